@@ -1,0 +1,1 @@
+"""Numbers only, from activations: verdicts, ablation, circuits, superposition measures."""

@@ -1,0 +1,209 @@
+"""Which head holds which representation: sole owner, distributed, not learnt.
+
+Definitions of the 2024 gated attention post. The layer is linear in its heads' outputs, so one
+forward pass is enough for every subset of heads.
+"""
+
+import dataclasses
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from gated_interp.analysis.writes import head_writes
+from gated_interp.core.errors import GatedInterpError
+from gated_interp.models.toy import HookedTransformer
+from gated_interp.tasks.skip_trigrams import SkipTrigramTask
+
+THRESHOLD = 0.99
+EXAMPLES = 1000
+SEED = 42
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """Who holds what in one model.
+
+    Attributes:
+        learnt: trigrams whose C tops the logits in more than 99% of their examples.
+        owners: per trigram the heads (ascending) that are its sole owner: that keep C on top
+            whichever non-empty set of other heads is removed, in more than 99% of its examples.
+        distributed: learnt trigrams without a sole owner.
+        not_learnt: the other trigrams.
+        accuracy: per trigram the share of its examples whose top logit is C.
+    """
+
+    learnt: list[int]
+    owners: dict[int, list[int]]
+    distributed: list[int]
+    not_learnt: list[int]
+    accuracy: dict[int, float]
+
+    @property
+    def success(self) -> bool:
+        """Every trigram is learnt and has a sole owner; none is distributed."""
+        return not self.not_learnt and not self.distributed
+
+    def to_json(self) -> dict[str, Any]:
+        """The verdict as published on the command line and in ``results.json``."""
+        return {
+            "learnt": self.learnt,
+            "owners": {str(b): heads for b, heads in self.owners.items()},
+            "distributed": self.distributed,
+            "not_learnt": self.not_learnt,
+        }
+
+
+def verdict(
+    model: HookedTransformer,
+    task: SkipTrigramTask,
+    *,
+    n: int = EXAMPLES,
+    seed: int = SEED,
+) -> Verdict:
+    """Who holds which trigram in a one-layer model, exactly, from one forward pass.
+
+    Args:
+        model: a toy, or a toy with a gated block spliced in.
+        task: the task it was trained on.
+        n: sequences, each with exactly one trigram.
+        seed: of those sequences (the post's is 42).
+
+    Raises:
+        GatedInterpError: the model is not one linear layer, its vocabulary is not the task's, or
+            some trigram never occurs in the sequences.
+    """
+    if model.cfg.d_vocab != task.d_vocab:
+        raise GatedInterpError(
+            f"the model has {model.cfg.d_vocab} tokens; a task of {task.n_trigrams} trigrams "
+            f"has {task.d_vocab}."
+        )
+    batch = task.sample_single(n, seed).to(model.embed.W_E.device)
+    writes, logits = head_writes(model, batch.tokens, batch.example, batch.destination_pos)
+    return verdict_from_writes(writes, logits, batch.trigram, task)
+
+
+def verdict_from_writes(
+    writes: Float[Tensor, "example head_index d_vocab"],
+    logits: Float[Tensor, "example d_vocab"],
+    trigram: Tensor,
+    task: SkipTrigramTask,
+) -> Verdict:
+    """The verdict from what each head writes at each example's B, see :func:`verdict`.
+
+    Raises:
+        GatedInterpError: some trigram never occurs.
+    """
+    owners: dict[int, list[int]] = {}
+    accuracy: dict[int, float] = {}
+    for b in task.trigrams:
+        mine = trigram == b
+        if not mine.any():
+            raise GatedInterpError(f"trigram {b} never occurs in the examples; take more of them.")
+        c = task.completion(b)
+        accuracy[b] = (logits[mine].argmax(-1) == c).double().mean().item()
+        owners[b] = sole_owners(writes[mine], c)
+    learnt = [b for b in task.trigrams if accuracy[b] > THRESHOLD]
+    return Verdict(
+        learnt=learnt,
+        owners=owners,
+        distributed=[b for b in learnt if not owners[b]],
+        not_learnt=[b for b in task.trigrams if b not in learnt],
+        accuracy=accuracy,
+    )
+
+
+def sole_owners(
+    writes: Float[Tensor, "example head_index d_vocab"], c: int, threshold: float = THRESHOLD
+) -> list[int]:
+    """The heads that alone guarantee ``c``, whichever non-empty set of other heads is removed.
+
+    Head ``h`` qualifies when for *every* such set the argmax of the summed writes of the heads
+    that stay is ``c`` in more than ``threshold`` of the examples.
+
+    Args:
+        writes: what each head writes to the logits, ``[example head_index d_vocab]``.
+        c: the token that must win.
+    """
+    lead = writes[..., c, None] - writes
+    lead = torch.cat([lead[..., :c], lead[..., c + 1 :]], -1)  # [example head_index other_token]
+    allowed = _allowed_failures(lead.shape[0], threshold)
+    worst = worst_leads(lead)
+    fails = (worst <= 0).any(-1).sum(0)  # [head_index]: examples that some subset breaks
+    return [
+        h
+        for h in range(lead.shape[1])
+        # Where few examples break at all, no single subset breaks many. Else look for one subset.
+        if fails[h] <= allowed or not _some_subset_breaks(lead, h, allowed)
+    ]
+
+
+def worst_leads(
+    lead: Float[Tensor, "example head_index token"],
+) -> Float[Tensor, "example head_index token"]:
+    """The smallest lead of C over each token when head ``h`` stays and some other head goes.
+
+    Keeping only the heads that hurt is the worst case: ``lead_h + sum_o min(0, lead_o)``. At least
+    one head must go, so where all the others hurt, the one that hurts least goes.
+    """
+    harm = lead.clamp(max=0)
+    others_harm = harm.sum(1, keepdim=True) - harm
+    heads = lead.shape[1]
+    if heads == 1:
+        return lead
+    top = lead.topk(2, dim=1)
+    is_top = torch.arange(heads, device=lead.device)[None, :, None] == top.indices[:, :1]
+    mildest_other = torch.where(is_top, top.values[:, 1:], top.values[:, :1])
+    return lead + others_harm - mildest_other.clamp(max=0)
+
+
+def _allowed_failures(examples: int, threshold: float) -> int:
+    """The most failing examples at which the share that holds still exceeds ``threshold``."""
+    return max(f for f in range(-1, examples + 1) if examples - f > threshold * examples)
+
+
+def _some_subset_breaks(lead: Float[Tensor, "example head token"], h: int, allowed: int) -> bool:
+    """Whether one single set of removed heads breaks ``c`` in more than ``allowed`` examples.
+
+    Different examples may be broken by different subsets, so the closed form per example is only
+    a bound. Branch and bound over the other heads makes it exact: a branch is left when even the
+    best choice per example for the undecided heads breaks too few.
+    """
+    heads = lead.shape[1]
+    if heads == 1:
+        return True  # no other head: the bound, one subset with nothing removed, was exact
+    others = [o for o in range(heads) if o != h]
+    # Only examples that can break matter; heads that move most are decided first.
+    lead = lead[(worst_leads(lead)[:, h] <= 0).any(-1)]
+    others.sort(key=lambda o: -float(lead[:, o].abs().sum()))
+    harm_after = torch.stack(
+        [lead[:, others[i:]].clamp(max=0).sum(1) for i in range(len(others))]
+        + [torch.zeros_like(lead[:, 0])]
+    )  # [decided example token]: the harm the undecided heads can still do
+
+    def breaks(total: Float[Tensor, "example token"]) -> Bool[Tensor, " example"]:
+        return (total <= 0).any(-1)
+
+    # (how many heads are decided, lead of the heads that stay, whether some head went)
+    stack = [(0, lead[:, h], False)]
+    while stack:
+        decided, kept, some_went = stack.pop()
+        possible = breaks(kept + harm_after[decided])
+        if int(possible.sum()) <= allowed:
+            continue
+        if decided == len(others):
+            if some_went:
+                return True
+            continue
+        # A greedy completion often answers at once: keep the heads that hurt on balance.
+        rest = others[decided:]
+        mean = lead[possible][:, rest].mean((0, 2))
+        stays = [o for o, m in zip(rest, mean.tolist(), strict=True) if m < 0]
+        went = some_went or len(stays) < len(rest)
+        if went and int(breaks(kept + lead[:, stays].sum(1)).sum()) > allowed:
+            return True
+        o = others[decided]
+        stack.append((decided + 1, kept, True))
+        stack.append((decided + 1, kept + lead[:, o], some_went))
+    return False

@@ -1,0 +1,98 @@
+"""Frozen configs that refuse unknown keys and travel as JSON with the weights."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any, Literal, Self, Union, get_args, get_origin
+
+from gated_interp.core.errors import GatedInterpError
+
+
+def _accepts(annotation: Any, value: Any) -> bool:
+    """Whether ``value`` is of the (simple) type that ``annotation`` names."""
+    origin = get_origin(annotation)
+    if origin is Literal:
+        # 1 == True in Python; a config must still tell them apart.
+        return any(type(value) is type(a) and value == a for a in get_args(annotation))
+    if origin is Union or type(annotation).__name__ == "UnionType":
+        return any(_accepts(a, value) for a in get_args(annotation))
+    if annotation is float:
+        return type(value) in (int, float) and math.isfinite(value)
+    if annotation is None or annotation is type(None):
+        return value is None
+    return type(value) is annotation
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """Base of every config. Wrong types, unknown keys and impossible values are refused.
+
+    Subclasses override :meth:`problems` to name impossible values.
+
+    Raises:
+        GatedInterpError: a field of the wrong type, or a value that :meth:`problems` names.
+    """
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if not _accepts(field.type, value):
+                raise GatedInterpError(
+                    f"{type(self).__name__}.{field.name} is {value!r}; "
+                    f"it must be {_words(field.type)}."
+                )
+        for problem in self.problems():
+            raise GatedInterpError(f"{type(self).__name__}: {problem}")
+
+    def problems(self) -> list[str]:
+        """Sentences that say what cannot be; empty when the config is sound."""
+        return []
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as JSON-ready values."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """The config with these fields.
+
+        Raises:
+            GatedInterpError: an unknown or missing key, or a bad value.
+        """
+        known = {f.name: f for f in dataclasses.fields(cls)}
+        unknown = sorted(set(values) - set(known))
+        if unknown:
+            raise GatedInterpError(
+                f"{cls.__name__} has no field {unknown[0]!r}; its fields are {', '.join(known)}."
+            )
+        missing = [
+            n
+            for n, f in known.items()
+            if n not in values
+            and f.default is dataclasses.MISSING
+            and f.default_factory is dataclasses.MISSING
+        ]
+        if missing:
+            raise GatedInterpError(f"{cls.__name__} needs the field {missing[0]!r}.")
+        return cls(**values)
+
+    def replace(self, **changes: Any) -> Self:
+        """A copy with some fields changed."""
+        return self.from_dict({**self.to_dict(), **changes})
+
+
+def _words(annotation: Any) -> str:
+    if get_origin(annotation) is Literal:
+        return "one of " + ", ".join(repr(a) for a in get_args(annotation))
+    if annotation is float:
+        return "a finite number"
+    return getattr(annotation, "__name__", str(annotation))
+
+
+def positive(config: Config, *names: str) -> list[str]:
+    """Problem sentences for the named fields that are not positive."""
+    return [
+        f"{name} is {getattr(config, name)}; it must be positive."
+        for name in names
+        if not getattr(config, name) > 0
+    ]

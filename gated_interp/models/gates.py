@@ -1,0 +1,71 @@
+"""Gate activations: from a gate score to how far the gate is open.
+
+``clamp`` is the post's; ``binary``, ``relu`` and ``tanh`` are the functions its appendix tried.
+``hard_concrete`` is from Louizos, Welling & Kingma, *Learning Sparse Neural Networks through L0
+Regularization* (2018).
+"""
+
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+GateActivation = Literal["clamp", "relu", "tanh", "binary", "hard_concrete"]
+
+# The stretch interval and temperature of the hard-concrete paper (section 2.2 and appendix).
+GAMMA, ZETA, TEMPERATURE = -0.1, 1.1, 2 / 3
+
+
+def gate_activation(
+    scores: Float[Tensor, "*shape"],
+    kind: GateActivation,
+    noise: Float[Tensor, "*shape"] | None = None,
+) -> Float[Tensor, "*shape"]:
+    """How far each gate is open, ``[*shape]``, from its score.
+
+    - ``clamp``: ``clamp(s, 0, 1)``.
+    - ``relu``: ``max(s, 0)``, unbounded above.
+    - ``tanh``: ``tanh(max(s, 0))``, so that it opens smoothly and shuts exactly.
+    - ``binary``: 1 where ``s > 0.5`` else 0; the gradient is that of ``clamp``
+      (straight-through).
+    - ``hard_concrete``: ``clamp(sigmoid(s + noise) * (zeta - gamma) + gamma, 0, 1)``; with noise
+      (logistic, see :func:`logistic_noise`) the sum is divided by the temperature 2/3.
+
+    Examples:
+        >>> gate_activation(torch.tensor([-1.0, 0.25, 3.0]), "clamp").tolist()
+        [0.0, 0.25, 1.0]
+    """
+    if kind == "clamp":
+        return scores.clamp(0, 1)
+    if kind == "relu":
+        return scores.relu()
+    if kind == "tanh":
+        return scores.relu().tanh()
+    if kind == "binary":
+        soft = scores.clamp(0, 1)
+        return soft + ((scores > 0.5).to(scores.dtype) - soft).detach()
+    concrete = scores if noise is None else (scores + noise) / TEMPERATURE
+    return (concrete.sigmoid() * (ZETA - GAMMA) + GAMMA).clamp(0, 1)
+
+
+def logistic_noise(
+    shape: tuple[int, ...], generator: torch.Generator, device: str | torch.device = "cpu"
+) -> Tensor:
+    """Logistic noise ``log(u) - log(1 - u)`` of ``shape`` for ``hard_concrete``."""
+    u = torch.rand(shape, generator=generator, device=generator.device).clamp(1e-6, 1 - 1e-6)
+    return (u.log() - (-u).log1p()).to(device)
+
+
+def head_norm(
+    gate: Float[Tensor, "*batch head_index query key"], p: float, eps: float = 1e-7
+) -> Float[Tensor, "*batch query key"]:
+    """The p-(quasi)norm over heads of each (query, key) pair, ``(sum_h |g|^p)^(1/p)``.
+
+    Where every gate is shut the norm and its gradient are zero. Below 1 the slope at zero is
+    infinite; gates below ``eps`` therefore count, with a zero gradient, as shut.
+    """
+    is_open = gate.abs() > eps
+    powers = torch.where(is_open, torch.where(is_open, gate, 1.0).abs() ** p, 0.0).sum(-3)
+    some = powers > 0
+    return torch.where(some, torch.where(some, powers, 1.0) ** (1 / p), 0.0)
