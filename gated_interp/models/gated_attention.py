@@ -86,12 +86,12 @@ class GatedAttention(nn.Module):
 
     For inputs ``r`` of shape ``[batch pos d_model]``::
 
-        pattern[h,q,k] = softmax over k <= q of (r_q W_Q[h] + b_Q[h]) . (r_k W_K[h] + b_K[h]) / scale
+        pattern[h,q,k] = softmax over k <= q of (r_q W_Q[h] + b_Q[h]) . (r_k W_K[h] + b_K[h]) / s
         gate[h,q,k]    = act((r_q W_gate_Q[h] + b_gate_Q[h]) . (r_k W_gate_K[h] + b_gate_K[h]))
         z[h,q]         = sum over k of gate[h,q,k] * pattern[h,q,k] * (r_k W_V[h] + b_V[h])
         output[q]      = sum over h of z[h,q] W_O[h]   (+ b_O)
 
-    ``W_V`` and ``W_O`` are the weights as they act: normalised where the config says so, ``W_O``
+    ``s`` is ``sqrt(d_head)``. ``W_V`` and ``W_O`` are the weights as they act: normalised where the config says so, ``W_O``
     times ``output_scale``. What trains is ``raw_W_V`` and ``raw_W_O``. Anything that reads
     ``W_Q .. W_O``, ``b_Q .. b_O``, ``hook_z`` or ``hook_pattern`` of a TransformerLens attention
     layer reads the same of this one.
@@ -224,7 +224,7 @@ class GatedAttention(nn.Module):
     @classmethod
     def from_attention(
         cls,
-        attn: nn.Module,
+        attn: Any,
         expansion: float = 2,
         *,
         init: Literal["random", "duplicate"] = "random",
@@ -274,10 +274,10 @@ class GatedAttention(nn.Module):
         source = generator(seed)
         with torch.no_grad():
             for weight in (block.W_Q, block.W_K, block.raw_W_V, block.raw_W_O):
-                weight += noise * torch.randn(weight.shape, generator=source)
+                weight.add_(noise * torch.randn(weight.shape, generator=source))
         return block.to(attn.W_Q.device)
 
-    def copy_heads(self, attn: nn.Module) -> None:
+    def copy_heads(self, attn: Any) -> None:
         """Copy the weights of ``attn``: head ``i mod n`` into head ``i``, output shared out."""
         n, heads = attn.W_Q.shape[0], self.config.n_heads
         origin = torch.arange(heads) % n
@@ -318,7 +318,7 @@ def causal_pairs(norms: Float[Tensor, "batch query_pos key_pos"]) -> int:
     return batch * int(torch.ones(query, key).tril().sum())
 
 
-def require_plain(attn: nn.Module) -> None:
+def require_plain(attn: Any) -> None:
     """Refuse an attention layer whose function a gated block cannot express.
 
     Raises:

@@ -1,8 +1,6 @@
 """Put a gated block in the place of a model's attention, and take it out again."""
 
-from typing import cast
-
-from torch import nn
+from typing import Any
 
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.models.gated_attention import GatedAttention
@@ -69,18 +67,18 @@ def unsplice(model: HookedTransformer, layer: int | None = None) -> HookedTransf
 
 
 def gated_block(model: HookedTransformer, layer: int = 0) -> GatedAttention | None:
-    """The gated block spliced in at ``layer``, or ``None`` where the attention is the model's own."""
+    """The gated block spliced in at ``layer``; ``None`` where the attention is the model's own."""
     require_layer(model, layer)
     attn = model.blocks[layer].attn
     return attn if isinstance(attn, GatedAttention) else None
 
 
-def _put(model: HookedTransformer, layer: int, attn: nn.Module) -> None:
+def _put(model: HookedTransformer, layer: int, attn: Any) -> None:
     model.blocks[layer].attn = attn
     if model.cfg.n_layers == 1:
         # TransformerLens' own head labels and stacks count heads by the config.
-        model.cfg.n_heads = cast(int, attn.W_Q.shape[0])
-        model.cfg.d_head = cast(int, attn.W_Q.shape[2])
+        model.cfg.n_heads = attn.W_Q.shape[0]
+        model.cfg.d_head = attn.W_Q.shape[2]
     model.mod_dict.clear()
     model.hook_dict.clear()
     model.setup()

@@ -72,9 +72,10 @@ class TrigramBatch:
 class SkipTrigramTask:
     """Skip trigrams ``[0] ... [b] -> [b + n_trigrams]`` for ``b`` in 1..n_trigrams.
 
-    Vocabulary: ``0`` = A; ``1..n`` = B; ``n+1..2n`` = C; ``2n+1`` = BOS. A sequence starts with BOS.
-    Every next token is uniform over the whole vocabulary, except: while an A is open (no B has come
-    since), A is not drawn again; the first B after an open A closes it and is followed by its C.
+    Vocabulary: ``0`` = A; ``1..n`` = B; ``n+1..2n`` = C; ``2n+1`` = BOS. A sequence starts with
+    BOS. Every next token is uniform over the whole vocabulary, except: while an A is open (no B
+    has come since), A is not drawn again; the first B after an open A closes it and is followed
+    by its C.
 
     Args:
         n_trigrams: how many trigrams.
