@@ -1,0 +1,62 @@
+"""The models that come with the package, and where a name or a path leads."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.resources import as_file, files
+from importlib.resources.abc import Traversable
+from pathlib import Path
+
+from gated_interp.core.errors import CheckpointError
+
+SUFFIX = ".safetensors"
+MODEL_FILE = f"model{SUFFIX}"  # the checkpoint in a folder or a hub repository
+
+
+def _folder() -> Traversable:
+    return files("gated_interp.models") / "shipped_models"
+
+
+def shipped_names() -> list[str]:
+    """Names of the models that come with the package, in alphabetical order."""
+    if not _folder().is_dir():
+        return []
+    inside = (entry.name for entry in _folder().iterdir())
+    return sorted(name.removesuffix(SUFFIX) for name in inside if name.endswith(SUFFIX))
+
+
+@contextmanager
+def located(source: str | os.PathLike[str]) -> Iterator[tuple[Path, str]]:
+    """The checkpoint file that ``source`` means, and a short name for the model in it.
+
+    Args:
+        source: the name of a shipped model (which a file of that name does not hide; write
+            ``./NAME`` for the file), a file, or a folder that holds ``model.safetensors``.
+
+    Raises:
+        CheckpointError: neither; the sentence lists the shipped names where a name was meant.
+    """
+    if isinstance(source, str) and source in shipped_names():
+        with as_file(_folder() / f"{source}{SUFFIX}") as path:
+            yield path, source
+        return
+    path = Path(source)
+    try:
+        is_folder, is_there = path.is_dir(), path.exists()
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{str(path)!r} cannot be a file's path: {error}.") from error
+    if is_folder:
+        if not (path / MODEL_FILE).exists():
+            raise CheckpointError(
+                f"{path} is a folder without {MODEL_FILE}; name a checkpoint file."
+            )
+        yield path / MODEL_FILE, path.resolve().name
+    elif is_there:
+        yield path, path.stem
+    elif isinstance(source, str) and path.name == source and not path.suffix:
+        names = ", ".join(shipped_names()) or "none in this release"
+        raise CheckpointError(
+            f"there is no shipped model and no file {source!r}; the shipped models: {names}."
+        )
+    else:
+        raise CheckpointError(f"there is no file {path}; name a checkpoint file.")

@@ -1,0 +1,140 @@
+"""Read a safetensors file that nobody vouches for: the header first, then only what was expected.
+
+Nothing is allocated for a tensor before its shape has been compared with what it should be, and
+every shape in a header that safetensors accepts is backed by that many bytes in the file.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from gated_interp.core.errors import CheckpointError
+
+MAX_BYTES = 2**28  # far above any model of one layer; keeps a wrong file from filling the memory
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Header:
+    """What stands before the tensors of a safetensors file.
+
+    Attributes:
+        metadata: the file's free strings.
+        shapes: shape of each tensor by name.
+        dtypes: safetensors' name of each tensor's type, such as ``F32``.
+    """
+
+    metadata: dict[str, str]
+    shapes: Shapes
+    dtypes: dict[str, str]
+
+
+def read_header(path: Path) -> Header:
+    """The header of ``path``; no tensor is read.
+
+    Raises:
+        CheckpointError: no such file, a folder, not a whole safetensors file, or one too large.
+    """
+    with _opened(path) as file:
+        slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+        return Header(
+            metadata=dict(file.metadata() or {}),
+            shapes={name: tuple(s.get_shape()) for name, s in slices.items()},
+            dtypes={name: str(s.get_dtype()) for name, s in slices.items()},
+        )
+
+
+def require_shapes(path: Path, header: Header, wanted: Mapping[str, tuple[int, ...]]) -> None:
+    """Refuse a file that does not hold exactly the ``wanted`` tensors, all float32.
+
+    Raises:
+        CheckpointError: naming the first tensor that is missing, extra, misshapen or of another
+            type.
+    """
+    for name, shape in wanted.items():
+        if name not in header.shapes:
+            raise CheckpointError(
+                f"{path} lacks the tensor {name!r}, which should have shape {list(shape)}."
+            )
+        if header.shapes[name] != shape:
+            raise CheckpointError(
+                f"{path} holds {name!r} of shape {list(header.shapes[name])}; "
+                f"by the model's configuration it must be {list(shape)}."
+            )
+        if header.dtypes[name] != "F32":
+            raise CheckpointError(
+                f"{path} holds {name!r} as {header.dtypes[name]}; it must be F32 (float32)."
+            )
+    extra = sorted(set(header.shapes) - set(wanted))
+    if extra:
+        raise CheckpointError(
+            f"{path} holds a tensor {extra[0]!r} that does not belong in it; "
+            f"its tensors must be {', '.join(wanted)}."
+        )
+
+
+def read_tensors(path: Path, wanted: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    """The ``wanted`` tensors of a file whose header was found sound.
+
+    Raises:
+        CheckpointError: a NaN or an infinity, or the file changed since its header was read.
+    """
+    with _opened(path) as file:
+        tensors = {name: file.get_tensor(name) for name in wanted}
+    for name, tensor in tensors.items():
+        if tuple(tensor.shape) != wanted[name] or tensor.dtype != torch.float32:
+            raise CheckpointError(f"{path} changed while it was read; load it again.")
+    require_finite(str(path), tensors)
+    return tensors
+
+
+def require_finite(where: str, tensors: Mapping[str, Tensor]) -> None:
+    """Refuse tensors with a NaN or an infinity in them.
+
+    Raises:
+        CheckpointError: naming ``where`` and the first such tensor.
+    """
+    for name, tensor in tensors.items():
+        bad = int((~tensor.isfinite()).sum())
+        if bad:
+            raise CheckpointError(
+                f"{where} has {bad} NaN or infinite of {math.prod(tensor.shape)} values in "
+                f"{name!r}; every weight must be finite."
+            )
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    try:
+        if path.is_dir():
+            raise CheckpointError(f"{path} is a folder; name a checkpoint file.")
+        if not path.exists():
+            raise CheckpointError(f"there is no file {path}; name a checkpoint file.")
+        if not path.is_file():
+            # A pipe or a device would be waited on for ever.
+            raise CheckpointError(f"{path} is not an ordinary file; name a checkpoint file.")
+        size = path.stat().st_size
+        if size > MAX_BYTES:
+            raise CheckpointError(
+                f"{path} has {size} bytes; a checkpoint of this package has at most {MAX_BYTES}."
+            )
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except SafetensorError as error:
+        reason = str(error).removeprefix("Error while deserializing header: ")
+        raise CheckpointError(
+            f"{path} is not a whole safetensors file ({reason}): it is of another kind, cut short "
+            "or damaged."
+        ) from error
+    except OSError as error:
+        raise CheckpointError(
+            f"cannot read {path}: {error.strerror or error}; name a file that can be read."
+        ) from error
