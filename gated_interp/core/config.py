@@ -1,11 +1,14 @@
 """Frozen configs that refuse unknown keys and travel as JSON with the weights."""
 
 import dataclasses
-import math
+import sys
 from collections.abc import Mapping
-from typing import Any, Literal, Self, Union, get_args, get_origin
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 from gated_interp.core.errors import GatedInterpError
+
+# Not Self: the shape checker decorates methods one by one, where Self means nothing.
+ConfigType = TypeVar("ConfigType", bound="Config")
 
 
 def _accepts(annotation: Any, value: Any) -> bool:
@@ -17,7 +20,7 @@ def _accepts(annotation: Any, value: Any) -> bool:
     if origin is Union or type(annotation).__name__ == "UnionType":
         return any(_accepts(a, value) for a in get_args(annotation))
     if annotation is float:
-        return type(value) in (int, float) and math.isfinite(value)
+        return type(value) in (int, float) and abs(value) <= sys.float_info.max
     if annotation is None or annotation is type(None):
         return value is None
     return type(value) is annotation
@@ -32,6 +35,9 @@ class Config:
     Raises:
         GatedInterpError: a field of the wrong type, or a value that :meth:`problems` names.
     """
+
+    # Wrong types get their sentence here, so the tests' shape checker must not come first.
+    __no_type_check__ = True
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -53,7 +59,7 @@ class Config:
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+    def from_dict(cls: type[ConfigType], values: Mapping[str, Any]) -> ConfigType:
         """The config with these fields.
 
         Raises:
@@ -76,7 +82,7 @@ class Config:
             raise GatedInterpError(f"{cls.__name__} needs the field {missing[0]!r}.")
         return cls(**values)
 
-    def replace(self, **changes: Any) -> Self:
+    def replace(self: ConfigType, **changes: Any) -> ConfigType:
         """A copy with some fields changed."""
         return self.from_dict({**self.to_dict(), **changes})
 
