@@ -188,7 +188,7 @@ def decode(path: Path, text: str) -> CheckpointInfo:
             gated_config=_config("gated_config", GatedConfig, said),
             notes=said["notes"],
         )
-    except (GatedInterpError, OverflowError) as error:
+    except GatedInterpError as error:
         raise CheckpointError(f"{path} cannot be loaded: {error}") from error
 
 

@@ -1,0 +1,526 @@
+"""Checkpoints come back bit for bit, and whatever is not one is refused in a sentence."""
+
+import json
+import os
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+from transformer_lens import HookedTransformer, HookedTransformerConfig
+
+from gated_interp.analysis.verdict import verdict
+from gated_interp.core.errors import CheckpointError, GatedInterpError
+from gated_interp.models import checkpoint, shipped
+from gated_interp.models.checkpoint import load, read_info, save, save_pretrained
+from gated_interp.models.checkpoint_format import KEY
+from gated_interp.models.gated_attention import GatedAttention, GatedConfig
+from gated_interp.models.splice import splice, unsplice
+from gated_interp.models.standalone import standalone
+from gated_interp.models.toy import ToyConfig, build_toy
+from gated_interp.tasks.skip_trigrams import SkipTrigramTask
+
+TOKENS = torch.tensor([[7, 0, 3, 6, 2, 1, 4, 5, 0, 0, 2]])
+
+
+def randomised(module: Any, seed: int) -> Any:
+    """``module`` with every trained weight, zero-initialised biases too, drawn anew."""
+    source = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            if parameter.requires_grad:
+                parameter.copy_(torch.randn(parameter.shape, generator=source))
+    return module
+
+
+def a_toy(**config: Any) -> HookedTransformer:
+    fields = {"n_trigrams": 3, "n_heads": 2, "seed": 5} | config
+    return randomised(build_toy(ToyConfig(**fields)), seed=1)
+
+
+def a_gated(toy: HookedTransformer | None = None, **config: Any) -> HookedTransformer:
+    block = GatedAttention(GatedConfig(**({"d_model": 8, "n_heads": 5, "seed": 7} | config)))
+    return splice(toy or a_toy(), 0, randomised(block, seed=2))
+
+
+def assert_same_bits(a: Any, b: Any) -> None:
+    """Two modules with the same parameters, to the last bit, training the same ones."""
+    mine, theirs = dict(a.named_parameters()), dict(b.named_parameters())
+    assert mine.keys() == theirs.keys()
+    for name, parameter in mine.items():
+        other = theirs[name]
+        assert torch.equal(parameter.view(torch.int32), other.view(torch.int32)), name
+        assert parameter.requires_grad == other.requires_grad, name
+
+
+def parts(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """The tensors and the metadata object of a file, read without the package."""
+    data = path.read_bytes()
+    size = struct.unpack("<Q", data[:8])[0]
+    said = json.loads(data[8 : 8 + size]).get("__metadata__", {})
+    return safetensors.torch.load(data), json.loads(said[KEY]) if KEY in said else {}
+
+
+def write(path: Path, tensors: dict[str, torch.Tensor], said: dict[str, Any] | str | None) -> Path:
+    text = said if isinstance(said, str) or said is None else json.dumps(said)
+    metadata = None if text is None else {KEY: text}
+    path.write_bytes(safetensors.torch.save(tensors, metadata))
+    return path
+
+
+# ---------------------------------------------------------------- what is saved comes back
+
+
+@pytest.mark.parametrize(
+    "config",
+    [{}, {"d_head": 3}, {"output_bias": True}, {"n_trigrams": 5, "n_heads": 7, "n_positions": 13}],
+)
+def test_a_toy_comes_back_bit_for_bit(tmp_path: Path, config: dict[str, Any]) -> None:
+    toy = a_toy(**config)
+    path = save(toy, tmp_path / "2H3ST.safetensors", notes={"fvu": 0.25, "steps": [1, 2]})
+    loaded = load(path)
+    assert_same_bits(loaded, toy)
+    assert torch.equal(loaded(TOKENS), toy(TOKENS))
+    assert loaded.toy_config == toy.toy_config
+    assert loaded.task == toy.toy_config.task
+    assert loaded.notes == {"fvu": 0.25, "steps": [1, 2]}
+    assert loaded.model_name == "2H3ST"
+    assert loaded.info == read_info(path)
+    assert loaded.info.n_parameters == sum(p.numel() for p in toy.parameters() if p.requires_grad)
+
+
+GATED_OPTIONS: list[dict[str, Any]] = [
+    {},
+    {"d_head": 3},
+    {"d_gate": 2, "n_heads": 4},
+    {"value_bias": False},
+    {"output_bias": True, "value_bias": False, "d_head": 3},
+    {"normalize_weights": False},
+    {"output_scale": 2.5, "attn_scale": 0.7},
+    {"penalty_p": 1.0, "penalty_pairs": "all", "gate_bias_init": -0.25},
+    {"gate": "relu"},
+    {"gate": "tanh"},
+    {"gate": "binary"},
+    {"gate": "hard_concrete"},
+]
+
+
+@pytest.mark.parametrize("config", GATED_OPTIONS, ids=str)
+def test_a_gated_model_and_its_original_come_back_bit_for_bit(
+    tmp_path: Path, config: dict[str, Any]
+) -> None:
+    toy = a_toy(d_head=3)
+    model = a_gated(toy, **config)
+    loaded = load(save(model, tmp_path / "gated.safetensors"))
+    assert_same_bits(loaded.blocks[0].attn, model.blocks[0].attn)
+    assert loaded.blocks[0].attn.config == model.blocks[0].attn.config
+    assert torch.equal(loaded(TOKENS), model(TOKENS))
+    assert loaded.toy_config == toy.toy_config
+
+    before = unsplice(loaded)
+    assert_same_bits(before, toy)
+    assert torch.equal(before(TOKENS), toy(TOKENS))
+    assert not torch.equal(before(TOKENS), loaded(TOKENS))
+
+    _, cache = loaded.run_with_cache(TOKENS)
+    assert cache["blocks.0.attn.hook_gate"].shape == (1, model.cfg.n_heads, 11, 11)
+
+
+def test_the_options_tested_name_every_field_of_the_block() -> None:
+    """A field added to the block's config must be added to the round trip above."""
+    always = {"d_model", "n_heads", "seed"}
+    tried = set().union(*GATED_OPTIONS) | always
+    assert tried == set(GatedConfig(d_model=8, n_heads=1).to_dict())
+
+
+def test_the_verdict_of_a_loaded_model_is_that_of_the_saved_one(tmp_path: Path) -> None:
+    model = a_gated()
+    loaded = load(save(model, tmp_path / "m.safetensors"))
+    assert verdict(loaded, loaded.task) == verdict(model, SkipTrigramTask(3))
+
+
+def test_a_block_alone_comes_back_without_an_original(tmp_path: Path) -> None:
+    block = randomised(GatedAttention(GatedConfig(d_model=8, n_heads=5, d_head=3)), seed=3)
+    model = standalone(block, SkipTrigramTask(3, n_positions=12))
+    path = save(model, tmp_path / "alone.safetensors")
+    assert not any(name.startswith("toy.") for name in parts(path)[0])
+    loaded = load(path)
+    assert_same_bits(loaded.blocks[0].attn, block)
+    assert torch.equal(loaded(TOKENS), model(TOKENS))
+    # identity in, identity out: logits are the one-hot token plus what the block writes
+    one_hot = torch.nn.functional.one_hot(TOKENS, 8).float()
+    torch.testing.assert_close(loaded(TOKENS), one_hot + block(one_hot))
+    assert loaded.toy_config is None
+    assert loaded.original_attention == {}
+    assert loaded.task == SkipTrigramTask(3, n_positions=12)
+    with pytest.raises(GatedInterpError, match="no block was spliced"):
+        unsplice(loaded)
+
+
+def test_a_block_alone_refuses_another_vocabulary() -> None:
+    with pytest.raises(GatedInterpError, match="d_model 8; the model has 10"):
+        standalone(GatedAttention(GatedConfig(d_model=8, n_heads=2)), SkipTrigramTask(4))
+
+
+def test_the_same_model_gives_the_same_bytes(tmp_path: Path) -> None:
+    model = a_gated()
+    first = save(model, tmp_path / "a.safetensors", notes={"a": 1, "b": 2}).read_bytes()
+    again = save(load(tmp_path / "a.safetensors"), tmp_path / "b.safetensors").read_bytes()
+    assert first == again
+    assert first != save(model, tmp_path / "c.safetensors", notes={"a": 2}).read_bytes()
+
+
+def test_notes_stay_with_the_model_they_were_written_about(tmp_path: Path) -> None:
+    path = save(a_toy(), tmp_path / "toy.safetensors", notes={"loss": 1.5})
+    toy = load(path)
+    assert read_info(save(toy, tmp_path / "again.safetensors")).notes == {"loss": 1.5}
+    assert read_info(save(a_gated(toy), tmp_path / "gated.safetensors")).notes == {}
+    assert read_info(save(toy, tmp_path / "new.safetensors", notes={})).notes == {}
+
+
+def test_a_folder_holds_one_model(tmp_path: Path) -> None:
+    toy = a_toy()
+    path = save_pretrained(toy, tmp_path / "some" / "my-toy")
+    assert path == tmp_path / "some" / "my-toy" / "model.safetensors"
+    loaded = load(str(path.parent))
+    assert_same_bits(loaded, toy)
+    assert loaded.model_name == "my-toy"
+
+
+def test_info_is_read_without_the_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = save(a_gated(), tmp_path / "m.safetensors")
+    monkeypatch.setattr(checkpoint, "read_tensors", None)
+    info = read_info(path)
+    assert (info.kind, info.toy_config.name, info.gated_config.n_heads) == ("gated", "2H3ST", 5)
+
+
+# ---------------------------------------------------------------- an interrupted or refused save
+
+
+def test_an_interrupted_save_leaves_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = save(a_toy(), tmp_path / "m.safetensors")
+    before = path.read_bytes()
+
+    def interrupted(_: int) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        save(a_gated(), path)
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == ["m.safetensors"]
+
+
+def test_a_full_disk_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(GatedInterpError, match=r"cannot write .*: No space left on device"):
+        save(a_toy(), tmp_path / "m.safetensors")
+    assert os.listdir(tmp_path) == []
+
+
+def spoilt_toy(name: str, value: float) -> HookedTransformer:
+    toy = a_toy()
+    with torch.no_grad():
+        toy.get_parameter(name).view(-1)[0] = value
+    return toy
+
+
+def without_layers(n_layers: int) -> HookedTransformer:
+    return HookedTransformer(
+        HookedTransformerConfig(
+            n_layers=n_layers, d_model=8, d_vocab=8, n_ctx=11, d_head=1, n_heads=2,
+            attn_only=True, normalization_type=None, device="cpu", init_weights=False,
+        ),
+        move_to_device=False,
+    )  # fmt: skip
+
+
+UNSAVEABLE: dict[str, tuple[Callable[[], Any], str]] = {
+    "another model": (lambda: without_layers(1), "only a toy"),
+    "a NaN": (lambda: spoilt_toy("blocks.0.attn.W_K", float("nan")), "1 NaN or infinite of 16"),
+    "an infinity": (lambda: spoilt_toy("blocks.0.attn.b_V", float("inf")), "'toy.b_V'"),
+    "an embedding": (lambda: spoilt_toy("embed.W_E", 0.5), "W_E is not what"),
+    "an unembedding": (lambda: spoilt_toy("unembed.b_U", 0.5), "b_U is not what"),
+    "a position": (lambda: spoilt_toy("pos_embed.W_pos", 0.5), "W_pos is not what"),
+    "a frozen bias": (lambda: spoilt_toy("blocks.0.attn.b_O", 0.5), "toy.b_O is not what"),
+    "doubles": (lambda: a_toy().double(), "torch.float64"),
+}
+
+
+@pytest.mark.parametrize("case", UNSAVEABLE)
+def test_what_would_not_come_back_is_not_saved(tmp_path: Path, case: str) -> None:
+    make, words = UNSAVEABLE[case]
+    with pytest.raises(GatedInterpError, match=words):
+        save(make(), tmp_path / "m.safetensors")
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_frozen_value_bias_that_is_not_zero_is_not_saved(tmp_path: Path) -> None:
+    model = a_gated(value_bias=False)
+    with torch.no_grad():
+        model.blocks[0].attn.b_V[0] = 1.0
+    with pytest.raises(GatedInterpError, match=r"block\.b_V is not what"):
+        save(model, tmp_path / "m.safetensors")
+
+
+@pytest.mark.parametrize("notes", [{"fvu": float("nan")}, {"x": {1, 2}}, {"t": torch.zeros(1)}])
+def test_notes_must_be_json(tmp_path: Path, notes: dict[str, Any]) -> None:
+    with pytest.raises(GatedInterpError, match="notes cannot be written as JSON"):
+        save(a_toy(), tmp_path / "m.safetensors", notes=notes)
+
+
+def test_a_folder_is_not_overwritten_by_a_file(tmp_path: Path) -> None:
+    with pytest.raises(GatedInterpError, match="it is a folder; name a file"):
+        save(a_toy(), tmp_path)
+
+
+# ---------------------------------------------------------------- what load refuses
+
+
+Spoil = Callable[[dict[str, torch.Tensor], dict[str, Any]], Any]
+
+
+def at(path: str, value: Any) -> Spoil:
+    """Put ``value`` at a dotted path of the metadata."""
+
+    def spoil(_: dict[str, torch.Tensor], said: dict[str, Any]) -> None:
+        *folders, last = path.split(".")
+        for folder in folders:
+            said = said[folder]
+        said[last] = value
+
+    return spoil
+
+
+REFUSED: dict[str, tuple[Spoil, str]] = {
+    "missing": (lambda t, m: t.pop("block.W_gate_K"), r"lacks the tensor 'block\.W_gate_K'"),
+    "missing of the toy": (lambda t, m: t.pop("toy.b_K"), r"lacks the tensor 'toy\.b_K'"),
+    "extra": (lambda t, m: t.update(W_E=torch.zeros(2)), r"holds a tensor 'W_E' that does not"),
+    "bias that is off": (
+        lambda t, m: t.update({"block.b_O": torch.zeros(8)}),
+        r"holds a tensor 'block\.b_O' that does not",
+    ),
+    "misshapen": (
+        lambda t, m: t.update({"block.W_Q": torch.zeros(8, 5, 1)}),
+        r"'block\.W_Q' of shape \[8, 5, 1\]; .* must be \[5, 8, 1\]",
+    ),
+    "flat": (lambda t, m: t.update({"toy.b_V": torch.zeros(2)}), r"must be \[2, 1\]"),
+    "half": (lambda t, m: t.update({"toy.W_V": t["toy.W_V"].half()}), "as F16; it must be F32"),
+    "double": (lambda t, m: t.update({"toy.W_V": t["toy.W_V"].double()}), "as F64"),
+    "integers": (lambda t, m: t.update({"toy.W_V": t["toy.W_V"].int()}), "as I32"),
+    "NaN": (lambda t, m: t["toy.W_O"].fill_(float("nan")), "16 NaN or infinite of 16 values"),
+    "infinity": (lambda t, m: t["block.b_V"][1].fill_(-float("inf")), r"in 'block\.b_V'"),
+    "newer version": (at("format_version", 2), "version 2; this release reads version 1"),
+    "version as text": (at("format_version", "1"), "version '1'"),
+    "version as truth": (at("format_version", True), "version True"),
+    "no version": (lambda t, m: m.pop("format_version"), "version None"),
+    "other kind": (at("kind", "mlp"), "kind is 'mlp'"),
+    "kind without its config": (at("gated_config", None), "needs a gated_config"),
+    "kind with too much": (at("kind", "toy"), "kind 'toy' has a toy_config and nothing else"),
+    "unknown key": (at("licence", 1), "the metadata has an unknown key 'licence'"),
+    "lacking key": (lambda t, m: m.pop("notes"), "the metadata lacks 'notes'"),
+    "notes": (at("notes", [1]), "notes are not a JSON object"),
+    "task": (at("task", 3), "the task is not a JSON object"),
+    "unknown task key": (at("task.language", "en"), "the task has an unknown key 'language'"),
+    "impossible task": (at("task.n_positions", 3), "n_positions is 3"),
+    "config that is a list": (at("toy_config", []), "the toy_config is not a JSON object"),
+    "unknown config key": (at("gated_config.dropout", 0), "unknown key 'dropout'"),
+    "lacking config key": (lambda t, m: m["gated_config"].pop("gate"), "gated_config lacks 'gate'"),
+    "wrong type": (at("toy_config.n_heads", "2"), "n_heads is '2'"),
+    "impossible value": (at("gated_config.penalty_p", 0), "penalty_p is 0; it must be positive"),
+    "unknown choice": (at("gated_config.gate", "sigmoid"), "gate is 'sigmoid'"),
+    "negative seed": (at("toy_config.seed", -1), "seed is -1"),
+    "contradicts the shapes": (at("gated_config.n_heads", 4), r"of shape \[5, 8, 1\]"),
+    "contradicts the task": (
+        at("gated_config.d_model", 10),
+        "d_model 10, but 3 trigrams make it 8",
+    ),
+    "toy contradicts the task": (at("toy_config.n_trigrams", 4), "toy_config is for"),
+    "positions contradict": (at("toy_config.n_positions", 12), "toy_config is for"),
+    "many positions": (
+        lambda t, m: [at(f"{c}.n_positions", 10**9)(t, m) for c in ("task", "toy_config")],
+        r"n_positions is 1000000000; a checkpoint may have at most 4096",
+    ),
+    "many trigrams": (at("task.n_trigrams", 10**12), "at most 2048"),
+    "many heads": (at("gated_config.n_heads", 10**30), "at most 4096"),
+    "huge number": (at("gated_config.gate_bias_init", -1e300), r"at most 1e\+30"),
+    "huge whole number": (at("gated_config.output_scale", 10**400), "a finite number"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_spoilt_checkpoint_is_refused_before_anything_is_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str
+) -> None:
+    spoil, words = REFUSED[case]
+    tensors, said = parts(save(a_gated(), tmp_path / "good.safetensors"))
+    spoil(tensors, said)
+    path = write(tmp_path / "bad.safetensors", tensors, said)
+    if case != "negative seed":  # the only one that building itself finds
+        monkeypatch.setattr(checkpoint, "_build", None)
+    with pytest.raises(CheckpointError, match=words) as refused:
+        load(path)
+    assert str(path) in str(refused.value)
+    assert "\n" not in str(refused.value)
+    assert str(refused.value).endswith(".")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "no", "[]", "1", "{", "\x00", '{"a": NaN}', '{"a": 1e999}', "[" * 9999, "9" * 9999],
+    ids=lambda t: t[:12],
+)
+def test_metadata_that_is_not_json_is_refused(tmp_path: Path, text: str) -> None:
+    tensors, _ = parts(save(a_toy(), tmp_path / "good.safetensors"))
+    path = write(tmp_path / "bad.safetensors", tensors, text)
+    with pytest.raises(CheckpointError, match=r"metadata of .* is not (JSON|a JSON object)"):
+        load(path)
+
+
+def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "other.safetensors", {"weight": torch.zeros(3)}, None)
+    with pytest.raises(CheckpointError, match="not a checkpoint of this package"):
+        load(path)
+
+
+def header(text: bytes, size: int | None = None, data: bytes = b"") -> bytes:
+    return struct.pack("<Q", len(text) if size is None else size) + text + data
+
+
+NOT_SAFETENSORS: dict[str, bytes] = {
+    "empty": b"",
+    "few bytes": b"abc",
+    "text": b"a model, honestly\n" * 9,
+    "header longer than the file": header(b"{}", size=1000),
+    "header of 2**63 bytes": header(b"{}", size=2**63),
+    "header is not JSON": header(b"{]"),
+    "header is not text": header(b'{"\xff": 1}'),
+    "deep header": header(b"[" * 50_000),
+    "terabytes of tensor": header(
+        b'{"W_Q":{"dtype":"F32","shape":[1099511627776,1099511627776],"data_offsets":[0,8]}}',
+        data=bytes(8),
+    ),
+    "tensor beyond the file": header(
+        b'{"W_Q":{"dtype":"F32","shape":[1024],"data_offsets":[0,4096]}}', data=bytes(8)
+    ),
+    "negative shape": header(b'{"W_Q":{"dtype":"F32","shape":[-2],"data_offsets":[0,8]}}'),
+}
+
+
+@pytest.mark.parametrize("case", NOT_SAFETENSORS)
+def test_what_is_not_safetensors_is_refused(tmp_path: Path, case: str) -> None:
+    path = tmp_path / "m.safetensors"
+    path.write_bytes(NOT_SAFETENSORS[case])
+    for read in (load, read_info):
+        with pytest.raises(CheckpointError, match="not a whole safetensors file"):
+            read(path)
+
+
+def test_a_tensor_with_no_elements_but_endless_axes_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    text = b'{"attn.W_Q":{"dtype":"F32","shape":[0,1152921504606846976,1],"data_offsets":[0,0]}}'
+    path.write_bytes(header(text))
+    with pytest.raises(CheckpointError, match=r"of shape \[0, 1152921504606846976, 1\]"):
+        load(path)
+
+
+def test_every_cut_of_a_file_is_refused(tmp_path: Path) -> None:
+    whole = save(a_toy(), tmp_path / "m.safetensors").read_bytes()
+    path = tmp_path / "cut.safetensors"
+    for length in range(0, len(whole), 7):
+        path.write_bytes(whole[:length])
+        with pytest.raises(CheckpointError, match="cut short"):
+            load(path)
+
+
+def test_a_file_beyond_the_limit_is_refused_unread(tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    with path.open("wb") as file:
+        file.truncate(2**28 + 1)  # sparse: nothing is written
+    with pytest.raises(CheckpointError, match="has 268435457 bytes"):
+        load(path)
+
+
+class Bomb:
+    """Unpickling it would leave a trace."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.trace),)
+
+
+def test_a_pickle_is_never_unpickled(tmp_path: Path) -> None:
+    path, trace = tmp_path / "m.safetensors", tmp_path / "trace"
+    torch.save(Bomb(trace), path)
+    with pytest.raises(CheckpointError, match="not a whole safetensors file"):
+        load(path)
+    assert not trace.exists()
+
+
+def test_places_without_a_checkpoint_are_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    cases: list[tuple[Any, str]] = [
+        (tmp_path / "none.safetensors", "there is no file .*none.safetensors"),
+        (tmp_path, "is a folder without model.safetensors"),
+        (tmp_path / "pipe", "is not an ordinary file"),
+        ("x" * 5000, "cannot be a file's path"),
+        ("a\0b", "no shipped model and no file"),
+    ]
+    for source, words in cases:
+        with pytest.raises(CheckpointError, match=words):
+            load(source)
+    (tmp_path / "model.safetensors").mkdir()
+    with pytest.raises(CheckpointError, match="is a folder; name a checkpoint file"):
+        load(tmp_path)
+
+
+# ---------------------------------------------------------------- models by name
+
+
+@pytest.fixture
+def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "shipped_models"
+    save(a_toy(), folder / "2H3ST.safetensors")
+    save(a_gated(), folder / "2H3ST-gated.safetensors", notes={"fvu": 0.02})
+    (folder / "README.md").write_text("not a model")
+    monkeypatch.setattr(shipped, "_folder", lambda: folder)
+    return folder
+
+
+def test_a_shipped_model_loads_by_name(shelf: Path) -> None:
+    assert shipped.shipped_names() == ["2H3ST", "2H3ST-gated"]
+    model = load("2H3ST-gated")
+    assert (model.model_name, model.notes) == ("2H3ST-gated", {"fvu": 0.02})
+    assert_same_bits(unsplice(model), load("2H3ST"))
+    assert read_info("2H3ST").kind == "toy"
+
+
+def test_an_unknown_name_lists_those_there_are(shelf: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"'4H9ST'; the shipped models: 2H3ST, 2H3ST-gated\."):
+        load("4H9ST")
+
+
+def test_a_file_does_not_hide_a_shipped_name(
+    shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    save(a_toy(n_heads=3), "2H3ST")
+    assert load("2H3ST").toy_config.n_heads == 2
+    assert load("./2H3ST").toy_config.n_heads == 3
+    assert load(Path("2H3ST")).toy_config.n_heads == 3
+
+
+def test_every_model_that_really_ships_loads() -> None:
+    for name in shipped.shipped_names():
+        assert load(name).model_name == name
+    assert all(not name.startswith(".") for name in shipped.shipped_names())
