@@ -18,7 +18,13 @@ from transformer_lens.hook_points import HookPoint
 from gated_interp.core.config import Config, positive
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.seeds import generator
-from gated_interp.models.gates import GateActivation, gate_activation, head_norm, logistic_noise
+from gated_interp.models.gates import (
+    GateActivation,
+    gate_activation,
+    head_norm,
+    logistic_noise,
+    overlap,
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -91,8 +97,8 @@ class GatedAttention(nn.Module):
         z[h,q]         = sum over k of gate[h,q,k] * pattern[h,q,k] * (r_k W_V[h] + b_V[h])
         output[q]      = sum over h of z[h,q] W_O[h]   (+ b_O)
 
-    ``s`` is ``sqrt(d_head)``. ``W_V`` and ``W_O`` are the weights as they act: normalised where the config says so, ``W_O``
-    times ``output_scale``. What trains is ``raw_W_V`` and ``raw_W_O``. Anything that reads
+    ``s`` is ``sqrt(d_head)``. ``W_V`` and ``W_O`` are the weights as they act: normalised where
+    the config says so, ``W_O`` times ``output_scale``. What trains is ``raw_W_V`` and ``raw_W_O``. Anything that reads
     ``W_Q .. W_O``, ``b_Q .. b_O``, ``hook_z`` or ``hook_pattern`` of a TransformerLens attention
     layer reads the same of this one.
 
@@ -221,14 +227,26 @@ class GatedAttention(nn.Module):
             return norms.mean()
         return norms.tril().sum() / causal_pairs(norms)
 
+    def overlap_penalty(self, z: Float[Tensor, "batch pos head_index d_head"]) -> Float[Tensor, ""]:
+        """How much heads write at the same position, whether they add or cancel.
+
+        Mean over batch and pos of ``(sum_h n_h)^2 - sum_h n_h^2``, divided by ``d_model``, where
+        ``n_h`` is the length of what head ``h`` writes. Zero where each position is written by
+        one head, however much it writes: unlike the gate penalty it shrinks no head that is
+        alone. (The cross terms of the exclusive lasso, Zhou, Jin & Hoi, 2010; not in the post.)
+        """
+        gram = torch.einsum("hdm,hem->hde", self.W_O, self.W_O)
+        squared = torch.einsum("bphd,hde,bphe->bph", z, gram, z)
+        return overlap(squared).mean() / self.config.d_model
+
     @classmethod
     def from_attention(
         cls,
         attn: Any,
-        expansion: float = 2,
+        expansion: int | float = 2,
         *,
         init: Literal["random", "duplicate"] = "random",
-        noise: float = 0.01,
+        noise: int | float = 0.01,
         seed: int = 0,
         **config: Any,
     ) -> "GatedAttention":
@@ -292,7 +310,7 @@ class GatedAttention(nn.Module):
             if self.config.output_bias:
                 self.b_O.copy_(attn.b_O)
 
-    def force_gates(self, value: float) -> None:
+    def force_gates(self, value: int | float) -> None:
         """Make every gate score ``value`` for every pair (1 opens clamp gates, 0 shuts them)."""
         with torch.no_grad():
             for weight in (self.W_gate_Q, self.W_gate_K):

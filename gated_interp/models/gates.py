@@ -69,3 +69,11 @@ def head_norm(
     powers = torch.where(is_open, torch.where(is_open, gate, 1.0).abs() ** p, 0.0).sum(-3)
     some = powers > 0
     return torch.where(some, torch.where(some, powers, 1.0) ** (1 / p), 0.0)
+
+
+def overlap(squared: Float[Tensor, "*batch head_index"]) -> Float[Tensor, "*batch"]:
+    """``(sum_h n_h)^2 - sum_h n_h^2`` from the squared lengths ``n_h^2`` of the heads' writes."""
+    # The square root's slope at zero is infinite; a head that writes nothing has no gradient.
+    writes = squared > 1e-12
+    lengths = torch.where(writes, torch.where(writes, squared, 1.0).sqrt(), 0.0)
+    return lengths.sum(-1).square() - lengths.square().sum(-1)

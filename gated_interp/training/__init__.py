@@ -1,0 +1,1 @@
+"""Training: losses, schedules, the hooked loop, and many runs stacked."""

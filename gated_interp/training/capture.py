@@ -1,0 +1,107 @@
+"""What one attention layer of any HookedTransformer receives and writes, read through hooks."""
+
+import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from gated_interp.core.errors import GatedInterpError
+from gated_interp.models.splice import require_layer
+from gated_interp.models.toy import HookedTransformer
+
+
+@dataclasses.dataclass(frozen=True)
+class AttentionIO:
+    """One layer's attention: what it was given and what was added to the residual stream.
+
+    Attributes:
+        query_input, key_input, value_input: ``[batch pos d_model]``, after the layer's norm. They
+            differ only where positional embeddings reach queries and keys alone.
+        output: ``[batch pos d_model]``, the activation at ``hook_attn_out``.
+    """
+
+    query_input: Float[Tensor, "batch pos d_model"]
+    key_input: Float[Tensor, "batch pos d_model"]
+    value_input: Float[Tensor, "batch pos d_model"]
+    output: Float[Tensor, "batch pos d_model"]
+
+    @property
+    def inputs(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The arguments to call a block with."""
+        return self.query_input, self.key_input, self.value_input
+
+
+@contextmanager
+def outputs_of(module: nn.Module) -> Iterator[list[Tensor]]:
+    """A list that grows by each output of ``module`` (a hook point) while the context is open."""
+    seen: list[Tensor] = []
+
+    def note(_module: nn.Module, _args: Any, output: Tensor) -> None:
+        seen.append(output)
+
+    handle = module.register_forward_hook(note)
+    try:
+        yield seen
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def inputs_of(module: nn.Module) -> Iterator[list[dict[str, Any]]]:
+    """A list that grows by the keyword arguments of each call of ``module``."""
+    seen: list[dict[str, Any]] = []
+
+    def note(_module: nn.Module, _args: Any, kwargs: dict[str, Any]) -> None:
+        seen.append(kwargs)
+
+    handle = module.register_forward_pre_hook(note, with_kwargs=True)
+    try:
+        yield seen
+    finally:
+        handle.remove()
+
+
+@torch.no_grad()
+def attention_io(
+    model: HookedTransformer, tokens: Int[Tensor, "batch pos"], layer: int = 0
+) -> AttentionIO:
+    """What the attention of ``layer`` receives and writes on ``tokens``, without gradients.
+
+    Layers behind it are not run; no hook outlives the call, whether it returns or raises.
+
+    Raises:
+        GatedInterpError: see :func:`require_capturable`.
+    """
+    require_capturable(model, layer)
+    block = model.blocks[layer]
+    with inputs_of(block.attn) as received, outputs_of(block.hook_attn_out) as written:
+        model(tokens, return_type=None, stop_at_layer=layer + 1)
+    given = received[-1]
+    return AttentionIO(
+        given["query_input"], given["key_input"], given["value_input"], output=written[-1]
+    )
+
+
+def require_capturable(model: HookedTransformer, layer: int) -> None:
+    """Refuse a layer whose ``hook_attn_out`` is not what one call of its attention returns.
+
+    Raises:
+        GatedInterpError: no such layer, a norm between attention and ``hook_attn_out``, or
+            inputs split by head.
+    """
+    require_layer(model, layer)
+    cfg = model.cfg
+    if cfg.use_normalization_before_and_after:
+        raise GatedInterpError(
+            "the model normalises what its attention writes (use_normalization_before_and_after); "
+            "a gated block needs a model that adds it to the residual stream as it is."
+        )
+    if cfg.use_split_qkv_input or cfg.use_attn_in:
+        raise GatedInterpError(
+            "the model gives each head its own input; switch it off with "
+            "model.set_use_split_qkv_input(False) and model.set_use_attn_in(False)."
+        )

@@ -1,0 +1,103 @@
+"""Everything that decides how a training goes, apart from the model and the data source."""
+
+import dataclasses
+from typing import Any, Literal
+
+from gated_interp.core.config import Config, positive
+from gated_interp.core.seeds import MAX_SEED
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainConfig(Config):
+    """How a toy or a gated block is trained, with Adam. The defaults suit a gated block.
+
+    Attributes:
+        steps: updates of the weights.
+        batch_size: sequences in each.
+        lr: learning rate.
+        lr_decay: the last fraction of the steps, over which the learning rate falls to 0.
+        alpha: weight of the gate penalty (a toy has none).
+        alpha_unit: ``absolute``, as in the post, or ``variance``: alpha times the variance (per
+            dimension) of the original's output, so that one alpha suits models of any size.
+        overlap: weight of the overlap penalty: heads that write at the same position.
+        penalty_off: the first fraction of the steps, without penalties.
+        penalty_ramp: the fraction after that, over which their weight rises from 0 to full.
+        fvu_target: hold the FVU here: after ``penalty_off`` both penalties are multiplied by a
+            factor that falls while the FVU is above it and rises while it is below; ``None``
+            leaves them alone.
+        fvu_rate: the most that factor's logarithm moves in a step.
+        data: ``fresh`` sequences in every step, or a ``fixed`` set read in order, over and over.
+        n_sequences: sequences in the fixed set, a multiple of ``batch_size``.
+        seed: of the data and of the gate noise (the model's own config holds that of its weights).
+        log_every: steps between rows of the history; the last step always has one.
+        checkpoint_every: steps between saved states; 0 saves only at the end or on Ctrl-C.
+        device: ``auto`` is the GPU where there is one.
+    """
+
+    steps: int = 3000
+    batch_size: int = 100
+    lr: float = 0.02
+    lr_decay: float = 0.5
+    alpha: float = 0.2
+    alpha_unit: Literal["absolute", "variance"] = "absolute"
+    overlap: float = 0.0
+    penalty_off: float = 0.2
+    penalty_ramp: float = 0.2
+    fvu_target: float | None = None
+    fvu_rate: float = 0.02
+    data: Literal["fresh", "fixed"] = "fresh"
+    n_sequences: int = 100_000
+    seed: int = 0
+    log_every: int = 10
+    checkpoint_every: int = 0
+    device: Literal["cpu", "cuda", "auto"] = "auto"
+
+    def problems(self) -> list[str]:
+        found = positive(self, "steps", "batch_size", "lr", "n_sequences", "log_every")
+        for name in ("lr_decay", "penalty_off", "penalty_ramp"):
+            if not 0 <= getattr(self, name) <= 1:
+                found.append(f"{name} is {getattr(self, name)}; it must be from 0 to 1.")
+        if self.penalty_off + self.penalty_ramp > 1 + 1e-9:
+            found.append(
+                f"penalty_off and penalty_ramp sum to {self.penalty_off + self.penalty_ramp}; "
+                "they are fractions of one training and must not exceed 1."
+            )
+        if self.fvu_target is not None:
+            found += positive(self, "fvu_target", "fvu_rate")
+        for name in ("alpha", "overlap", "checkpoint_every"):
+            if getattr(self, name) < 0:
+                found.append(f"{name} is {getattr(self, name)}; it must not be negative.")
+        if not 0 <= self.seed <= MAX_SEED:
+            found.append(f"seed is {self.seed}; it must be from 0 to 2**63 - 1.")
+        if not found and self.data == "fixed" and self.n_sequences % self.batch_size:
+            found.append(
+                f"n_sequences is {self.n_sequences}; it must be a multiple of batch_size "
+                f"({self.batch_size}), so that every batch is whole."
+            )
+        return found
+
+    @classmethod
+    def toy(cls, **changes: Any) -> "TrainConfig":
+        """For a toy model: all trigrams are learnt in most seeds, in seconds."""
+        return cls.from_dict({"lr": 0.03, "alpha": 0.0, **changes})
+
+    @classmethod
+    def reference(cls, lr: float = 1e-3, alpha: float = 0.0, **changes: Any) -> "TrainConfig":
+        """As the post trained: 1,000 epochs of the same 100 batches of 1,000, constant lr.
+
+        Its toys took lr 1e-3; its gated blocks 5e-4 and alpha 0.5 (2H3ST), 5e-4 and 0.1 (3H4ST),
+        1e-3 and 0.3 (4H5ST).
+        """
+        preset = {
+            "steps": 100_000,
+            "batch_size": 1000,
+            "lr": lr,
+            "lr_decay": 0.0,
+            "alpha": alpha,
+            "penalty_off": 0.0,
+            "penalty_ramp": 0.0,
+            "data": "fixed",
+            "n_sequences": 100_000,
+            "log_every": 100,
+        }
+        return cls.from_dict({**preset, **changes})

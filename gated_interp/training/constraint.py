@@ -1,0 +1,49 @@
+"""Hold the FVU at a target by moving the weight of the penalties."""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from gated_interp.training.config import TrainConfig
+
+# The running mean of the FVU forgets within some 50 steps.
+KEPT = 0.98
+LEAST, MOST = math.log(1e-3), math.log(10.0)
+
+
+class FvuControl:
+    """A factor per run on the penalties, like the multiplier of a constrained optimisation.
+
+    Args:
+        configs: one per run; a run without ``fvu_target`` keeps the factor 1.
+
+    Attributes:
+        state: ``[2 run]``, the factor's logarithm and the running mean of the FVU: all there is to
+            save and restore.
+    """
+
+    def __init__(self, configs: list[TrainConfig], device: str | torch.device = "cpu"):
+        targets = [math.nan if c.fvu_target is None else c.fvu_target for c in configs]
+        self.target = torch.tensor(targets, device=device)
+        self.rate = torch.tensor([c.fvu_rate for c in configs], device=device)
+        self.any_target = any(c.fvu_target is not None for c in configs)
+        self.state: Float[Tensor, "2 run"] = torch.zeros(2, len(configs), device=device)
+        self.state[1] = 1.0
+
+    @property
+    def factor(self) -> Float[Tensor, " run"]:
+        """What the penalties of each run are multiplied by."""
+        return self.state[0].exp()
+
+    @torch.no_grad()
+    def observe(self, fvu: Float[Tensor, " run"], penalized: Float[Tensor, " run"]) -> None:
+        """Take in a step's FVU; the factor moves in the runs that are ``penalized`` (not 0)."""
+        if not self.any_target:
+            return
+        log_factor, mean = self.state
+        mean.mul_(KEPT).add_(fvu, alpha=1 - KEPT)
+        too_high = ((mean - self.target) / self.target).clamp(-1, 1).nan_to_num(0.0)
+        moved = log_factor - self.rate * too_high * (penalized > 0)
+        log_factor.copy_(moved.clamp(LEAST, MOST))

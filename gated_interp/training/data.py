@@ -1,0 +1,114 @@
+"""Where the tokens of each step come from: every batch is a function of (seed, step)."""
+
+from collections.abc import Callable
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from gated_interp.core.errors import GatedInterpError
+from gated_interp.core.seeds import derive, generator
+from gated_interp.models.toy import HookedTransformer
+from gated_interp.tasks.skip_trigrams import SkipTrigramTask
+from gated_interp.training.config import TrainConfig
+
+# Streams of a training's seed; because each step has its own, resuming needs no generator state.
+FIXED_SET, FRESH_BATCH, GATE_NOISE, VARIANCE = 0, 1, 2, 3
+
+
+@runtime_checkable
+class Sampler(Protocol):
+    """Anything that samples sequences, such as a task."""
+
+    def sample(self, n: int, seed: int) -> Any:
+        """An object whose ``tokens`` are ``n`` sequences, ``[batch pos]``."""
+        ...
+
+
+DataSource = Sampler | Callable[[int, torch.Generator], Tensor]
+"""A :class:`Sampler`, or a function of (n, generator) that returns tokens ``[batch pos]``."""
+
+
+def data_for(model: HookedTransformer, data: DataSource | None) -> DataSource:
+    """``data``, or where there is none the task that ``model`` was built for.
+
+    Raises:
+        GatedInterpError: neither is there, or the task is not for this model.
+    """
+    if data is None:
+        toy = getattr(model, "toy_config", None)
+        if toy is None:
+            raise GatedInterpError("the model names no task; give data=, a task or a function.")
+        data = toy.task
+    if isinstance(data, SkipTrigramTask) and data.d_vocab != model.cfg.d_vocab:
+        raise GatedInterpError(
+            f"the model has {model.cfg.d_vocab} tokens; a task of {data.n_trigrams} trigrams has "
+            f"{data.d_vocab}."
+        )
+    return data
+
+
+def name_of(data: DataSource) -> str:
+    """How a saved state remembers its data: a task by its values, a function by its name."""
+    if isinstance(data, SkipTrigramTask):
+        return repr(data)
+    return getattr(data, "__qualname__", type(data).__name__)
+
+
+def draw(data: DataSource, n: int, seed: int) -> Tensor:
+    """``n`` sequences from ``data``."""
+    if isinstance(data, Sampler):
+        return data.sample(n, seed).tokens
+    return data(n, generator(seed))
+
+
+def batches(
+    data: DataSource, config: TrainConfig, model: HookedTransformer
+) -> Callable[[int], Int[Tensor, "batch pos"]]:
+    """The tokens of each step, as a function of the step.
+
+    Raises:
+        GatedInterpError: (by that function) tokens that ``model`` cannot read.
+    """
+
+    def checked(n: int, *stream: int) -> Int[Tensor, "batch pos"]:
+        tokens = draw(data, n, derive(config.seed, *stream))
+        require_batch(tokens, n, model)
+        return tokens.to(model.embed.W_E.device)
+
+    if config.data == "fresh":
+        return lambda step: checked(config.batch_size, FRESH_BATCH, step)
+
+    whole = checked(config.n_sequences, FIXED_SET)
+    per_epoch = config.n_sequences // config.batch_size
+
+    def in_order(step: int) -> Int[Tensor, "batch pos"]:
+        start = (step % per_epoch) * config.batch_size
+        return whole[start : start + config.batch_size]
+
+    return in_order
+
+
+def require_batch(tokens: Tensor, n: int, model: HookedTransformer) -> None:
+    """Refuse a batch that is not ``n`` sequences of next-token data for ``model``.
+
+    Raises:
+        GatedInterpError: wrong shape or type, outside the vocabulary, or longer than the context.
+    """
+    if tokens.ndim != 2 or tokens.is_floating_point() or len(tokens) != n or tokens.shape[1] < 2:
+        raise GatedInterpError(
+            f"the data source gave {tokens.dtype} of shape {tuple(tokens.shape)}; it must give "
+            f"whole numbers of shape [{n}, pos], pos at least 2."
+        )
+    if tokens.shape[1] > model.cfg.n_ctx:
+        raise GatedInterpError(
+            f"the data source gave {tokens.shape[1]} positions; the model's context has "
+            f"{model.cfg.n_ctx}."
+        )
+    low, high = int(tokens.min()), int(tokens.max())
+    if low < 0 or high >= model.cfg.d_vocab:
+        raise GatedInterpError(
+            f"the data source gave token {low if low < 0 else high}, which is outside the model's "
+            f"vocabulary 0 to {model.cfg.d_vocab - 1}."
+        )

@@ -1,0 +1,64 @@
+"""Where a training runs, and everything back in its place afterwards."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from gated_interp.core.errors import GatedInterpError
+from gated_interp.models.gated_attention import GatedAttention
+from gated_interp.models.toy import HookedTransformer, clone
+from gated_interp.training.config import TrainConfig
+
+
+def pick_device(config: TrainConfig) -> torch.device:
+    """Where to train.
+
+    Raises:
+        GatedInterpError: a GPU is asked for and there is none.
+    """
+    there = torch.cuda.is_available()
+    if config.device == "cuda" and not there:
+        raise GatedInterpError("device is 'cuda' and there is no GPU here; use 'cpu' or 'auto'.")
+    if config.device == "cpu" or not there:
+        return torch.device("cpu")
+    return torch.device("cuda", torch.cuda.current_device())
+
+
+def copied_to(model: HookedTransformer, device: torch.device) -> HookedTransformer:
+    """``model`` itself where it is on ``device`` already, else a copy that is."""
+    if model.embed.W_E.device == device:
+        return model
+    copied = clone(model)
+    _move(copied, device)
+    return copied
+
+
+@contextmanager
+def moved(module: nn.Module, device: torch.device) -> Iterator[None]:
+    """``module`` on ``device`` while the context is open, then back where it was."""
+    home = next(module.parameters()).device
+    _move(module, device)
+    try:
+        yield
+    finally:
+        _move(module, home)
+
+
+@contextmanager
+def noise_off_afterwards(block: GatedAttention) -> Iterator[None]:
+    """Hard-concrete gates draw noise only in training: none once the context ends."""
+    try:
+        yield
+    finally:
+        block.noise_generator = None
+
+
+def _move(module: nn.Module, device: torch.device) -> None:
+    if next(module.parameters()).device == device:
+        return
+    if isinstance(module, HookedTransformer):
+        module.to(device, print_details=False)  # also tells the model's config
+    else:
+        module.to(device)

@@ -1,0 +1,122 @@
+"""The same attention, from token tables and prefix counts.
+
+With one-hot inputs and no positional signal, scores, gates and values are tables over tokens. For
+a query token ``q`` with prefix counts ``c[k]``::
+
+    z[h] = sum_k c[k] exp(S[h,q,k]) G[h,q,k] V[h,k]  /  sum_k c[k] exp(S[h,q,k])
+
+which is one batched matrix product for all numerators and denominators of all runs.
+"""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+# exp(-GAP) is below float32's resolution even when the smaller side occurs in every position.
+GAP = 25.0
+# exp of this is still a normal float32, with room for counts and for squaring in the gradient.
+RANGE = 80.0
+
+
+def compress_scores(
+    scores: Float[Tensor, "run head_index query key"],
+) -> Float[Tensor, "run head_index query key"]:
+    """Scores with the same softmax over every subset of keys, to float32, but a small range.
+
+    A gap of more than ``GAP`` between two neighbouring scores already means that the lower ones
+    get nothing while a higher one is present; a wider gap changes nothing. Gaps are cut to that
+    width and the largest score is made zero. The shift is a constant to the gradient.
+    """
+    with torch.no_grad():
+        top = scores.amax(-1, keepdim=True)
+        shift = top
+        if float((top - scores.amin(-1, keepdim=True)).max()) > RANGE:
+            ordered, order = scores.sort(-1, descending=True)
+            excess = (ordered[..., :-1] - ordered[..., 1:] - GAP).clamp(min=0).cumsum(-1)
+            lifted = torch.zeros_like(scores).scatter_(-1, order[..., 1:], excess)
+            shift = top - lifted
+    return scores - shift
+
+
+class _Ratio(torch.autograd.Function):
+    """``numerator / denominator`` per head from one product, with a lean backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, products: Tensor, n_heads: int) -> Tensor:
+        denominator = products[..., :n_heads]
+        numerator = products[..., n_heads:]
+        inverse = denominator.reciprocal()
+        d_head = numerator.shape[-1] // n_heads
+        if d_head > 1:
+            inverse = inverse.repeat(*[1] * (inverse.ndim - 1), d_head)
+        z = numerator * inverse
+        ctx.save_for_backward(z, inverse)
+        ctx.n_heads, ctx.d_head = n_heads, d_head
+        return z
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        z, inverse = ctx.saved_tensors
+        h, d = ctx.n_heads, ctx.d_head
+        out = z.new_empty(*z.shape[:-1], h * (1 + d))
+        d_numerator = torch.mul(grads[0], inverse, out=out[..., h:])
+        if d == 1:
+            torch.mul(d_numerator, z, out=out[..., :h])
+        else:
+            product = (d_numerator * z).unflatten(-1, (d, h))
+            torch.sum(product, -2, out=out[..., :h])
+        out[..., :h].neg_()
+        return out, None
+
+
+def stacked_z(
+    counts: Float[Tensor, "run query context key"],
+    scores: Float[Tensor, "run head_index query key"],
+    gate: Float[Tensor, "run head_index query key"] | None,
+    values: Float[Tensor, "run head_index key d_head"],
+) -> Float[Tensor, "run query context d_head_x_head"]:
+    """``hook_z`` at every context, flattened as ``(d_head head_index)``.
+
+    Args:
+        counts: prefix counts of each context.
+        scores: attention score of each (query token, key token).
+        gate: its gate; ``None`` for plain attention.
+        values: value of each key token.
+    """
+    compressed = compress_scores(scores)
+    if float(compressed.detach().amin()) < -RANGE:
+        return _safe_z(counts, scores, gate, values)
+    weight = compressed.exp()
+    gated = weight if gate is None else weight * gate
+    h, d = values.shape[1], values.shape[3]
+    # [run query key (1 + d_head) * head_index]
+    numerators = [(gated * values[..., None, :, i]) for i in range(d)]
+    table = torch.cat([weight, *numerators], 1).permute(0, 2, 3, 1).contiguous()
+    products = torch.matmul(counts, table)
+    return _Ratio.apply(products, h)  # type: ignore[no-untyped-call]
+
+
+def _safe_z(
+    counts: Float[Tensor, "run query context key"],
+    scores: Float[Tensor, "run head_index query key"],
+    gate: Float[Tensor, "run head_index query key"] | None,
+    values: Float[Tensor, "run head_index key d_head"],
+) -> Float[Tensor, "run query context d_head_x_head"]:
+    """As :func:`stacked_z` for scores of any range: the softmax context by context, slower."""
+    table = scores.permute(0, 2, 1, 3)[:, :, None]  # [run query 1 head_index key]
+    there = counts[:, :, :, None] > 0
+    log_count = torch.where(there, counts[:, :, :, None], 1.0).log()
+    pattern = (table + log_count).masked_fill(~there, -torch.inf).softmax(-1)
+    if gate is not None:
+        pattern = pattern * gate.permute(0, 2, 1, 3)[:, :, None]
+    z = torch.einsum("rqchk,rhkd->rqcdh", pattern, values)
+    return z.flatten(-2)
+
+
+def flat_W_O(
+    W_O: Float[Tensor, "run head_index d_head d_model"],
+) -> Float[Tensor, "run 1 d_head_x_head d_model"]:
+    """``W_O`` in the order in which :func:`stacked_z` flattens heads."""
+    return W_O.transpose(1, 2).flatten(1, 2)[:, None]

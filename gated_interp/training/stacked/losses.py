@@ -1,0 +1,115 @@
+"""Per-run losses of stacked runs, with lean backward passes."""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from gated_interp.models.gates import overlap
+
+
+class _Reconstruction(torch.autograd.Function):
+    """Weighted mean squared difference of two blocks' outputs, per run.
+
+    The original's output is never made on its own; it is subtracted within the product.
+    """
+
+    @staticmethod
+    def forward(  # type: ignore[no-untyped-def]
+        ctx: Any, z: Tensor, W_O: Tensor, bias: Tensor, z_0: Tensor, W_O_0: Tensor, weight: Tensor
+    ):
+        runs, m = z.shape[0], W_O.shape[-1]
+        flat_z = z.flatten(1, 2)
+        residual = torch.bmm(flat_z, W_O[:, 0])
+        residual.baddbmm_(z_0.flatten(1, 2), W_O_0[:, 0], alpha=-1)
+        residual += bias[:, None]
+        weighted = residual * (weight.reshape(runs, -1, 1) / m)
+        ctx.save_for_backward(flat_z, W_O, weighted)
+        ctx.shape = z.shape
+        return torch.linalg.vecdot(residual.flatten(1), weighted.flatten(1))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor):  # type: ignore[no-untyped-def]
+        z, W_O, weighted = ctx.saved_tensors
+        # A run's loss scales everything that flows to that run.
+        d_out = weighted * (2 * grads[0])[:, None, None]
+        d_z = torch.bmm(d_out, W_O[:, 0].transpose(1, 2)).view(ctx.shape)
+        d_W_O = torch.bmm(z.transpose(1, 2), d_out)[:, None]
+        d_bias = d_out.sum(1) if ctx.needs_input_grad[2] else None
+        return d_z, d_W_O, d_bias, None, None, None
+
+
+def reconstruction(
+    z: Float[Tensor, "run query context head"],
+    W_O: Float[Tensor, "run 1 head d_model"],
+    bias: Float[Tensor, "run d_model"],
+    original_z: Float[Tensor, "run query context original_head"],
+    original_W_O: Float[Tensor, "run 1 original_head d_model"],
+    weight: Float[Tensor, "run query context"],
+) -> Float[Tensor, " run"]:
+    """Mean squared error over positions and ``d_model`` of ``z W_O + bias``, per run.
+
+    Args:
+        bias: the block's output bias less the original's.
+        original_z, original_W_O: the original's, without gradient.
+    """
+    return _Reconstruction.apply(  # type: ignore[no-untyped-call]
+        z, W_O, bias, original_z, original_W_O, weight
+    )
+
+
+class _Overlap(torch.autograd.Function):
+    """``(sum_h n_h)^2 - sum_h n_h^2`` with ``n_h = |z_h| * scale_h``, weighted mean, per run."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, scale: Tensor, weight: Tensor):  # type: ignore[no-untyped-def]
+        lengths = z.abs() * scale[:, None, None]
+        total = lengths.sum(-1, keepdim=True)
+        # n_h d(overlap)/d(n_h) / 2 = n_h (total - n_h), which also sums to the overlap.
+        products = lengths * (total - lengths)
+        products *= weight[..., None]
+        ctx.save_for_backward(z, scale, products)
+        return products.sum((1, 2, 3))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor):  # type: ignore[no-untyped-def]
+        z, scale, products = ctx.saved_tensors
+        grad = products * (2 * grads[0])[:, None, None, None]
+        d_scale = grad.sum((1, 2)) / scale.clamp(min=1e-12) if ctx.needs_input_grad[1] else None
+        return torch.where(z == 0, 0.0, grad / z), d_scale, None
+
+
+def overlap_penalty(
+    z: Float[Tensor, "run query context d_head_x_head"],
+    W_O: Float[Tensor, "run 1 d_head_x_head d_model"],
+    n_heads: int,
+    weight: Float[Tensor, "run query context"],
+) -> Float[Tensor, " run"]:
+    """The overlap penalty of :meth:`GatedAttention.overlap_penalty`, per run."""
+    d_model = W_O.shape[-1]
+    if z.shape[-1] == n_heads:
+        summed = _Overlap.apply(z, W_O[:, 0].norm(dim=-1), weight)  # type: ignore[no-untyped-call]
+        return summed / d_model
+    heads = W_O[:, 0].view(len(W_O), -1, n_heads, d_model)  # [run d_head head_index d_model]
+    gram = torch.einsum("rdhm,rehm->rhde", heads, heads)
+    split = z.view(*z.shape[:-1], -1, n_heads)
+    squared = torch.einsum("rqcdh,rhde,rqceh->rqch", split, gram, split)
+    return (overlap(squared) * weight).sum((1, 2)) / d_model
+
+
+def cross_entropy(
+    z: Float[Tensor, "run query context head"],
+    W_O: Float[Tensor, "run 1 head d_model"],
+    bias: Float[Tensor, "run d_model"],
+    target: Int[Tensor, "run query context"],
+    weight: Float[Tensor, "run query context"],
+) -> Float[Tensor, " run"]:
+    """Next-token cross-entropy of the toy, ``logits = onehot(query) + z W_O + bias``, per run."""
+    v = W_O.shape[-1]
+    constant = torch.eye(v, device=z.device)[None, :, None] + bias[:, None, None]
+    logits = torch.matmul(z, W_O) + constant
+    loss = torch.nn.functional.cross_entropy(
+        logits.flatten(0, 2), target.flatten(), reduction="none"
+    )
+    return (loss.view_as(weight) * weight).sum((1, 2))

@@ -1,0 +1,341 @@
+"""Many runs for little more than the price of one.
+
+Runs of one shape step together on a leading axis. What the fast path cannot express goes through
+the hooked loop, and is said to.
+"""
+
+import dataclasses
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from gated_interp.core.errors import GatedInterpError
+from gated_interp.models.gated_attention import GatedAttention
+from gated_interp.models.gates import head_norm
+from gated_interp.models.toy import HookedTransformer, ToyConfig, build_toy
+from gated_interp.tasks.skip_trigrams import SkipTrigramTask
+from gated_interp.training.config import TrainConfig
+from gated_interp.training.constraint import FvuControl
+from gated_interp.training.device import pick_device
+from gated_interp.training.loop import TrainResult, train_gated
+from gated_interp.training.losses import OPEN
+from gated_interp.training.schedule import learning_rate, penalty_weight
+from gated_interp.training.stacked.blocks import StackedAttention, StackedGated
+from gated_interp.training.stacked.data import ContextPool, StackedBatch
+from gated_interp.training.stacked.losses import cross_entropy, overlap_penalty, reconstruction
+from gated_interp.training.stacked.optimizer import StackedAdam
+
+# Fresh data come in pools of this many sequences per run, used once.
+FRESH_POOL = 1000
+# What may differ between runs of one stack.
+PER_RUN = ("lr", "lr_decay", "alpha", "alpha_unit", "overlap", "penalty_off", "penalty_ramp",
+           "fvu_target", "fvu_rate", "seed")  # fmt: skip
+
+
+def say_on_stderr(sentence: str) -> None:
+    """Print a sentence where it does not mix with results."""
+    print(sentence, file=sys.stderr)
+
+
+@dataclasses.dataclass(frozen=True)
+class ToyRun:
+    """A toy to train: ``model`` says what, ``config`` how; both hold their own seed."""
+
+    model: ToyConfig
+    config: TrainConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class GatedRun:
+    """A gated block to train, in place, to write what layer 0 of ``original`` writes."""
+
+    original: HookedTransformer
+    block: GatedAttention
+    config: TrainConfig
+    task: SkipTrigramTask
+
+
+def train_toys(
+    runs: Sequence[ToyRun],
+    *,
+    progress: bool = True,
+) -> list[TrainResult[HookedTransformer]]:
+    """Train toys, stacked where their shapes agree; results in the order given.
+
+    Each result's ``seconds`` is its share of its stack's time.
+
+    Raises:
+        GatedInterpError: no run, or data too small for a batch.
+    """
+    return _in_stacks(
+        list(runs),
+        lambda run: (run.model.replace(seed=0), _structure(run.config)),
+        lambda stack: _toy_stack(stack, progress),
+    )
+
+
+def train_gated_runs(
+    runs: Sequence[GatedRun],
+    *,
+    progress: bool = True,
+    say: Callable[[str], None] = say_on_stderr,
+) -> list[TrainResult[GatedAttention]]:
+    """Train gated blocks, stacked where their shapes agree; results in the order given.
+
+    A run the fast path cannot express (see :func:`why_not_stackable`) is trained by the hooked
+    loop, and ``say`` is told why.
+
+    Raises:
+        GatedInterpError: no run, or data too small for a batch.
+    """
+    reasons = {id(run): why_not_stackable(run) for run in runs}
+    for reason in sorted({r for r in reasons.values() if r}):
+        count = sum(r == reason for r in reasons.values())
+        say(f"{count} of {len(runs)} runs go through the hooked loop, one by one: {reason}.")
+
+    def shape(run: GatedRun) -> Any:
+        if reasons[id(run)]:
+            return id(run)
+        block = run.block.config.replace(seed=0, output_scale=1.0)
+        attn = run.original.blocks[0].attn
+        shapes = (tuple(attn.W_Q.shape), float(attn.attn_scale))
+        return (block, shapes, run.task, _structure(run.config))
+
+    def train(stack: list[GatedRun]) -> list[TrainResult[GatedAttention]]:
+        if not reasons[id(stack[0])]:
+            return _gated_stack(stack, progress)
+        (run,) = stack
+        return [train_gated(run.original, run.block, run.config, data=run.task, progress=progress)]
+
+    return _in_stacks(list(runs), shape, train)
+
+
+def why_not_stackable(run: GatedRun) -> str | None:
+    """Why the fast path cannot express ``run``; ``None`` where it can."""
+    model, cfg = run.original, run.original.cfg
+    if run.block.config.gate == "hard_concrete":
+        return "hard_concrete gates draw noise for every position"
+    if cfg.n_layers != 1 or not cfg.attn_only or cfg.normalization_type is not None:
+        return "the original is not one attention-only layer without normalisation"
+    v = cfg.d_vocab
+    identity = torch.eye(v, device=model.embed.W_E.device)
+    if cfg.d_model != v or not torch.equal(model.embed.W_E, identity):
+        return "the original's embedding is not the identity"
+    if hasattr(model, "pos_embed") and bool(model.pos_embed.W_pos.any()):
+        return "the original has a positional signal"
+    if run.task.d_vocab != v:
+        raise GatedInterpError(
+            f"the model has {v} tokens; a task of {run.task.n_trigrams} trigrams has "
+            f"{run.task.d_vocab}."
+        )
+    return None
+
+
+def _structure(config: TrainConfig) -> TrainConfig:
+    """The config with everything that may differ within a stack set to the default."""
+    fixed = {k: v for k, v in config.to_dict().items() if k not in PER_RUN}
+    return TrainConfig.from_dict(fixed)
+
+
+def _in_stacks(runs: list[Any], shape: Callable[[Any], Any], train: Callable[..., Any]) -> Any:
+    if not runs:
+        raise GatedInterpError("there is nothing to train; give at least one run.")
+    stacks: dict[Any, list[int]] = {}
+    for i, run in enumerate(runs):
+        stacks.setdefault(shape(run), []).append(i)
+    results: dict[int, Any] = {}
+    for members in stacks.values():
+        results |= zip(members, train([runs[i] for i in members]), strict=True)
+    return [results[i] for i in range(len(runs))]
+
+
+class _Batches:
+    """The batch of each step: one fixed pool, or pools that are used once."""
+
+    def __init__(self, task: SkipTrigramTask, configs: list[TrainConfig], **options: Any):
+        self.task, self.configs, self.options = task, configs, options
+        config = configs[0]
+        self.fixed = config.data == "fixed"
+        self.n_sequences = (
+            config.n_sequences if self.fixed else max(FRESH_POOL, 2 * config.batch_size)
+        )
+        self.per_query = max(1, config.batch_size * task.n_positions // task.d_vocab)
+        self.number = -1
+        self.started = 0
+        self.pool: ContextPool | None = None
+
+    def __call__(self, step: int) -> tuple[StackedBatch, int]:
+        """The batch, and the number of its slice in the pool."""
+        if self.pool is None or (not self.fixed and step - self.started >= self.pool.n_slices):
+            self.number += 1
+            self.started = step
+            self.pool = ContextPool(
+                self.task,
+                [c.seed for c in self.configs],
+                stream=self.number,
+                n_sequences=self.n_sequences,
+                per_query=self.per_query,
+                **self.options,
+            )
+        at = (step - self.started) % self.pool.n_slices
+        return self.pool.batch(at), at
+
+
+def _toy_stack(runs: list[ToyRun], progress: bool) -> list[TrainResult[HookedTransformer]]:
+    started = time.perf_counter()
+    configs = [r.config for r in runs]
+    device = pick_device(configs[0])
+    models = [build_toy(r.model) for r in runs]
+    stack = StackedAttention([m.blocks[0].attn for m in models], device)
+    batches = _Batches(runs[0].model.task, configs, scored_only=True, device=device)
+
+    def loss_of(step: int, rates: dict[str, Tensor]) -> tuple[Tensor, Callable[[], Any]]:
+        batch, _ = batches(step)
+        z = stack.z(batch.counts)
+        bias = stack.weights["b_O"]
+        loss = cross_entropy(z, stack.W_O, bias, batch.target, batch.weight)
+        return loss, lambda: {"cross_entropy": loss.detach()}
+
+    histories = _train_stack(stack.weights, configs, loss_of, progress, logged=("lr",))
+    for run, model in enumerate(models):
+        stack.weights.copy_into(run, model.blocks[0].attn)
+    seconds = (time.perf_counter() - started) / len(runs)
+    return [
+        TrainResult(model, history, config, seconds)
+        for model, history, config in zip(models, histories, configs, strict=True)
+    ]
+
+
+def _gated_stack(runs: list[GatedRun], progress: bool) -> list[TrainResult[GatedAttention]]:
+    started = time.perf_counter()
+    configs = [r.config for r in runs]
+    device = pick_device(configs[0])
+    original = StackedAttention([r.original.blocks[0].attn for r in runs], device)
+    stack = StackedGated([r.block for r in runs], device)
+    batches = _Batches(
+        runs[0].task, configs, all_pairs=stack.config.penalty_pairs == "all", device=device
+    )
+    with torch.no_grad():
+        first, _ = batches(0)
+        variance = output_variance(original, batches.pool)
+    unit = torch.tensor([c.alpha_unit == "variance" for c in configs], device=device)
+    alpha_unit = torch.where(unit, variance, 1.0)
+    control = FvuControl(configs, device)
+    overlap_weight = torch.tensor([c.overlap for c in configs], device=device)
+    original_z: dict[int, Tensor] = {}
+    del first
+
+    def loss_of(step: int, rates: dict[str, Tensor]) -> tuple[Tensor, Callable[[], Any]]:
+        batch, at = batches(step)
+        if at not in original_z or not batches.fixed:
+            with torch.no_grad():
+                original_z[at] = original.z(batch.counts)
+        gate = stack.gate()
+        z, W_O = stack.z(batch.counts, gate), stack.W_O
+        bias = stack.weights["b_O"] - original.weights["b_O"]
+        error = reconstruction(z, W_O, bias, original_z[at], original.W_O, batch.weight)
+        penalty = (head_norm(gate, stack.config.penalty_p) * batch.pairs).sum((1, 2))
+        alpha = rates["alpha"] * alpha_unit * control.factor
+        loss = error + alpha * penalty
+        if bool(overlap_weight.any()):
+            shared = overlap_penalty(z, W_O, stack.config.n_heads, batch.weight)
+            loss = loss + rates["penalty"] * overlap_weight * control.factor * shared
+        fvu = error.detach() / variance
+        control.observe(fvu, rates["penalty"])
+
+        def measure() -> dict[str, Tensor]:
+            is_open = (gate.detach() > OPEN).float().sum(1)
+            return {
+                "reconstruction": error.detach(),
+                "fvu": fvu,
+                "penalty": penalty.detach(),
+                "l0": (is_open * batch.pairs).sum((1, 2)) / batch.pairs.sum((1, 2)),
+                "factor": control.factor,
+            }
+
+        return loss, measure
+
+    histories = _train_stack(stack.weights, configs, loss_of, progress, logged=("lr", "alpha"))
+    for i, run in enumerate(runs):
+        stack.weights.copy_into(i, run.block)
+    seconds = (time.perf_counter() - started) / len(runs)
+    return [
+        TrainResult(run.block, history, config, seconds)
+        for run, history, config in zip(runs, histories, configs, strict=True)
+    ]
+
+
+def output_variance(
+    original: StackedAttention, pool: ContextPool | None, slices: int = 4
+) -> Float[Tensor, " run"]:
+    """Variance per dimension of each original's output, from the first slices of its data."""
+    assert pool is not None
+    first = squares = torch.zeros(())
+    slices = min(slices, pool.n_slices)
+    for at in range(slices):
+        batch = pool.batch(at)
+        output = original.output(batch.counts)
+        weight = batch.weight[..., None] / slices
+        first = first + (weight * output).sum((1, 2))
+        squares = squares + (weight * output.square()).sum((1, 2))
+    return (squares - first.square()).mean(-1)
+
+
+def _train_stack(
+    weights: Any,
+    configs: list[TrainConfig],
+    loss_of: Callable[[int, dict[str, Tensor]], tuple[Tensor, Callable[[], Any]]],
+    progress: bool,
+    logged: tuple[str, ...],
+) -> list[pd.DataFrame]:
+    """The loop over steps of one stack; returns each run's history."""
+    config, device = configs[0], weights.flat.device
+    optimizer = StackedAdam(weights.flat)
+    rows: list[dict[str, Tensor]] = []
+    steps: list[int] = []
+    bar = tqdm(total=config.steps, disable=not progress, unit="step", desc=f"{len(configs)} runs")
+    with bar, torch.enable_grad():
+        for step in range(config.steps):
+            rates = _rates(configs, step, device)
+            weights.grad.zero_()
+            loss, measure = loss_of(step, rates)
+            loss.sum().backward()  # type: ignore[no-untyped-call]
+            optimizer.step(weights.grad, rates["lr"][:, None])
+            if step % config.log_every == 0 or step == config.steps - 1:
+                row = {"loss": loss.detach(), **measure(), **{n: rates[n] for n in logged}}
+                rows.append(row)
+                steps.append(step)
+                if not bool(torch.isfinite(row["loss"]).all()):
+                    run = int((~torch.isfinite(row["loss"])).nonzero()[0])
+                    raise GatedInterpError(
+                        f"the loss of run {run} is not finite at step {step}; use a learning rate "
+                        f"below {configs[run].lr} or other initial weights."
+                    )
+                bar.set_postfix({"median loss": f"{float(row['loss'].median()):.4f}"})
+            bar.update()
+    columns = {n: torch.stack([r[n] for r in rows]).cpu().double() for n in rows[0]}
+    return [
+        pd.DataFrame({"step": steps, **{n: c[:, run].numpy() for n, c in columns.items()}})
+        for run in range(len(configs))
+    ]
+
+
+def _rates(configs: list[TrainConfig], step: int, device: Any) -> dict[str, Tensor]:
+    """Learning rate, alpha and share of the full penalties of each run in this step."""
+    rows = [
+        (
+            learning_rate(step, c.steps, c.lr, c.lr_decay),
+            penalty_weight(step, c.steps, 1.0, c.penalty_off, c.penalty_ramp),
+            c.alpha,
+        )
+        for c in configs
+    ]
+    lr, penalty, alpha = torch.tensor(rows, device=device).T
+    return {"lr": lr, "penalty": penalty, "alpha": penalty * alpha}
