@@ -1,0 +1,99 @@
+"""Heads by (layer, head), counted where they are: spliced layers may hold more than the config."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from difflib import get_close_matches
+from typing import Any
+
+from torch import Tensor
+
+from gated_interp.core.errors import GatedInterpError
+from gated_interp.models.splice import require_layer
+from gated_interp.models.toy import HookedTransformer
+
+Head = tuple[int, int]
+
+
+def head_counts(model: HookedTransformer) -> list[int]:
+    """How many heads each layer has."""
+    return [int(block.attn.W_Q.shape[0]) for block in model.blocks]
+
+
+def all_heads(model: HookedTransformer) -> list[Head]:
+    """Every ``(layer, head)``, layer by layer."""
+    return [(layer, head) for layer, n in enumerate(head_counts(model)) for head in range(n)]
+
+
+def head_name(head: Head) -> str:
+    """TransformerLens' name of a head.
+
+    Examples:
+        >>> head_name((0, 3))
+        'L0H3'
+    """
+    return f"L{head[0]}H{head[1]}"
+
+
+def require_heads(model: HookedTransformer, heads: Sequence[Any]) -> list[Head]:
+    """``heads`` as a list of ``(layer, head)`` that are all there, each once.
+
+    Raises:
+        GatedInterpError: no head, a head or layer that is not there, or one named twice.
+    """
+    named: list[Head] = []
+    for entry in heads:
+        if not isinstance(entry, tuple | list) or [type(i) for i in entry] != [int, int]:
+            raise GatedInterpError(f"{entry!r} is not a head; name each as (layer, head).")
+        layer, head = entry
+        require_layer(model, layer)
+        n = head_counts(model)[layer]
+        if not 0 <= head < n:
+            raise GatedInterpError(
+                f"head {head} is not there; layer {layer} has heads 0 to {n - 1}."
+            )
+        if (layer, head) in named:
+            raise GatedInterpError(f"{head_name((layer, head))} is named twice; name it once.")
+        named.append((layer, head))
+    if not named:
+        raise GatedInterpError("no head is named; name at least one as (layer, head).")
+    return named
+
+
+def require_hook(model: HookedTransformer, name: str) -> None:
+    """Refuse the name of a hook point that is not there.
+
+    Raises:
+        GatedInterpError: naming the closest one that is.
+    """
+    if name not in model.hook_dict:
+        close = get_close_matches(name, list(model.hook_dict), 1, 0)
+        raise GatedInterpError(f"there is no hook point {name!r}; the closest is {close[0]!r}.")
+
+
+@contextmanager
+def intervened(
+    model: HookedTransformer, edits: dict[str, Callable[[Tensor], Tensor | None]]
+) -> Iterator[HookedTransformer]:
+    """``model`` with the activation at each named hook point replaced by its edit's return.
+
+    An edit that returns ``None`` only looks. The hooks go however the block is left (normally,
+    by an exception, by an interrupt), and no other hook is touched. Hooks added inside, such as
+    those of ``run_with_cache``, see the replaced activation.
+
+    Raises:
+        GatedInterpError: no such hook point.
+    """
+    for name in edits:
+        require_hook(model, name)
+    handles = []
+    try:
+        for name, edit in edits.items():
+            handles.append(
+                model.hook_dict[name].register_forward_hook(
+                    lambda _module, _inputs, output, edit=edit: edit(output)
+                )
+            )
+        yield model
+    finally:
+        for handle in handles:
+            handle.remove()

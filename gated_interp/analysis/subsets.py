@@ -1,0 +1,308 @@
+"""The value of every subset of heads from one forward pass, and what each head adds.
+
+A subset is a number: bit ``h`` set means head ``h`` stays, the others are zero-ablated. Its value
+at a trigram's B is the mean of
+
+- ``logit``: the logit of C,
+- ``lead``: the logit of C minus the largest other logit,
+- ``accuracy``: 1 where that lead is positive, else 0.
+
+The logits are linear in the heads of one layer, so the logit of C is additive: its Shapley values
+are the heads' mean writes and its interactions are zero. Lead and accuracy are not.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from math import comb
+from typing import Literal, get_args
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from gated_interp.analysis.verdict import EXAMPLES, SEED
+from gated_interp.analysis.writes import head_writes
+from gated_interp.core.errors import GatedInterpError
+from gated_interp.core.seeds import generator
+from gated_interp.models.toy import HookedTransformer
+from gated_interp.tasks.skip_trigrams import SkipTrigramTask
+
+Metric = Literal["logit", "lead", "accuracy"]
+MAX_EXACT = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class SubsetValues:
+    """The value of every subset of heads for every trigram.
+
+    Attributes:
+        n_heads: heads; there are ``2 ** n_heads`` subsets.
+        logit, lead, accuracy: ``[trigram subset]``, means over the trigram's examples.
+    """
+
+    n_heads: int
+    logit: Float[Tensor, "trigram subset"]
+    lead: Float[Tensor, "trigram subset"]
+    accuracy: Float[Tensor, "trigram subset"]
+
+    def heads(self, subset: int) -> list[int]:
+        """The heads that stay in ``subset``."""
+        return [h for h in range(self.n_heads) if subset >> h & 1]
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per trigram and subset: ``trigram``, ``subset``, ``heads``, the three values."""
+        rows = [
+            {
+                "trigram": b + 1,
+                "subset": subset,
+                "heads": "+".join(f"L0H{h}" for h in self.heads(subset)) or "none",
+                **{m: getattr(self, m)[b, subset].item() for m in get_args(Metric)},
+            }
+            for b in range(self.logit.shape[0])
+            for subset in range(2**self.n_heads)
+        ]
+        return pd.DataFrame(rows)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Examples:
+    """One trigram's examples: what C's logit and its lead over each other token are made of."""
+
+    logit: Float[Tensor, " example"]  # without any head
+    logit_writes: Float[Tensor, "example head_index"]
+    lead: Float[Tensor, "example other"]  # without any head
+    lead_writes: Float[Tensor, "example head_index other"]
+
+    def values(self, keep: Float[Tensor, "subset head_index"]) -> dict[str, Tensor]:
+        """Mean logit, lead and accuracy of each subset, ``[subset]``."""
+        logit = self.logit.mean() + keep @ self.logit_writes.mean(0)
+        e, h, v = self.lead_writes.shape
+        flat = self.lead_writes.transpose(0, 1).reshape(h, e * v)
+        lead, accuracy = [], []
+        for part in torch.split(keep, max(1, 2**22 // (e * v))):
+            least = (part @ flat).view(-1, e, v).add_(self.lead).amin(-1)
+            lead.append(least.mean(-1))
+            accuracy.append((least > 0).double().mean(-1))
+        return {"logit": logit, "lead": torch.cat(lead), "accuracy": torch.cat(accuracy)}
+
+
+def subset_values(
+    model: HookedTransformer,
+    task: SkipTrigramTask,
+    *,
+    n: int = EXAMPLES,
+    seed: int = SEED,
+) -> SubsetValues:
+    """The value of all ``2 ** n_heads`` subsets of a one-layer model's heads, from one pass.
+
+    Args:
+        n, seed: sequences with exactly one trigram each (the verdict's by default).
+
+    Raises:
+        GatedInterpError: more than 16 heads, a model that is not linear in its heads or not of
+            the task's vocabulary, or a trigram that never occurs.
+    """
+    examples = list(_examples(model, task, n, seed))
+    heads = examples[0].logit_writes.shape[1]
+    if heads > MAX_EXACT:
+        raise GatedInterpError(
+            f"the model has {heads} heads; all subsets are listed for up to {MAX_EXACT} "
+            "(shapley and pair_interactions take more)."
+        )
+    numbers = torch.arange(2**heads)
+    keep = (numbers[:, None] >> torch.arange(heads) & 1).double()
+    each = [e.values(keep) for e in examples]
+    return SubsetValues(heads, **{m: torch.stack([v[m] for v in each]) for m in get_args(Metric)})
+
+
+def shapley_values(
+    values: Float[Tensor, "*shape subset"],
+) -> Float[Tensor, "*shape head_index"]:
+    """Shapley value per head of a game given by the value of every subset.
+
+    ``phi_h = sum over S without h of |S|! (H - |S| - 1)! / H! (v(S + h) - v(S))``. They add up to
+    the value of all heads minus that of none (Shapley, 1953).
+
+    Examples:
+        >>> shapley_values(torch.tensor([0.0, 1.0, 2.0, 6.0])).tolist()
+        [2.5, 3.5]
+    """
+    heads = _n_heads(values)
+    numbers = torch.arange(2**heads, device=values.device)
+    size = sum((numbers >> h & 1 for h in range(heads)), torch.zeros_like(numbers))
+    weight = torch.tensor(
+        [1 / (heads * comb(heads - 1, s)) for s in range(heads)],
+        dtype=values.dtype,
+        device=values.device,
+    )
+    phi = []
+    for h in range(heads):
+        without = numbers[(numbers >> h & 1) == 0]
+        gain = values[..., without | 1 << h] - values[..., without]
+        phi.append((gain * weight[size[without]]).sum(-1))
+    return torch.stack(phi, -1)
+
+
+def harsanyi_dividends(
+    values: Float[Tensor, "*shape subset"],
+) -> Float[Tensor, "*shape subset"]:
+    """What each set of heads adds beyond all its proper subsets.
+
+    ``m(S) = sum over T in S of (-1)^(|S| - |T|) v(T)``; summed over the subsets of any ``S``
+    they give ``v(S)`` back, and ``phi_h = sum over S with h of m(S) / |S|`` (Harsanyi, 1963).
+
+    Examples:
+        >>> harsanyi_dividends(torch.tensor([0.0, 1.0, 2.0, 6.0])).tolist()
+        [0.0, 1.0, 2.0, 3.0]
+    """
+    heads = _n_heads(values)
+    dividends = values.clone()
+    for h in range(heads):
+        # Axes: higher bits, bit h, lower bits.
+        view = dividends.view(*values.shape[:-1], -1, 2, 2**h)
+        view[..., 1, :] -= view[..., 0, :]
+    return dividends
+
+
+def shapley(
+    model: HookedTransformer,
+    task: SkipTrigramTask,
+    *,
+    n: int = EXAMPLES,
+    seed: int = SEED,
+    permutations: int | None = None,
+    permutation_seed: int | None = None,
+) -> pd.DataFrame:
+    """Shapley value of every head for every trigram and metric.
+
+    Exact up to 16 heads. Beyond, or where ``permutations`` is given, the mean gain of each head
+    over random orders of arrival, with a 95% interval (normal approximation over orders).
+
+    Args:
+        n, seed: sequences with exactly one trigram each.
+        permutations, permutation_seed: how many orders, and their seed.
+
+    Returns:
+        Columns ``metric``, ``trigram``, ``head``, ``value``, ``low``, ``high``, ``exact``.
+
+    Raises:
+        GatedInterpError: as :func:`subset_values`; more than 16 heads without ``permutations``;
+            fewer than two permutations, or no seed for them.
+    """
+    if permutations is None:
+        exact = subset_values(model, task, n=n, seed=seed)
+        gains = {m: shapley_values(getattr(exact, m))[:, None] for m in get_args(Metric)}
+    else:
+        if permutations < 2 or permutation_seed is None:
+            raise GatedInterpError(
+                f"sampling takes at least 2 permutations and a permutation_seed; got "
+                f"{permutations} and {permutation_seed}."
+            )
+        gains = _sampled_gains(
+            list(_examples(model, task, n, seed)), permutations, permutation_seed
+        )
+    rows = []
+    for metric, gain in gains.items():  # [trigram order head_index]
+        mean = gain.mean(1)
+        margin = torch.zeros_like(mean)
+        if permutations is not None:
+            margin = 1.96 * gain.std(1) / permutations**0.5
+        for i, b in enumerate(task.trigrams):
+            for h in range(gain.shape[2]):
+                value, width = mean[i, h].item(), margin[i, h].item()
+                rows.append(
+                    {
+                        "metric": metric,
+                        "trigram": b,
+                        "head": f"L0H{h}",
+                        "value": value,
+                        "low": value - width,
+                        "high": value + width,
+                        "exact": permutations is None,
+                    }
+                )
+    return pd.DataFrame(rows)
+
+
+def pair_interactions(
+    model: HookedTransformer,
+    task: SkipTrigramTask,
+    *,
+    n: int = EXAMPLES,
+    seed: int = SEED,
+) -> dict[str, Float[Tensor, "trigram head_index head_index"]]:
+    """Harsanyi dividends of single heads (diagonal) and pairs, per metric; exact for any number.
+
+    ``m(i) = v(i) - v(none)`` and ``m(i, j) = v(i, j) - v(i) - v(j) + v(none)``: positive where
+    two heads do together what neither does alone, negative where one makes the other superfluous.
+
+    Raises:
+        GatedInterpError: as :func:`subset_values`, at any number of heads.
+    """
+    examples = list(_examples(model, task, n, seed))
+    heads = examples[0].logit_writes.shape[1]
+    eye = torch.eye(heads, dtype=torch.double)
+    pairs = (eye[:, None] + eye[None]).clamp(max=1).reshape(heads * heads, heads)
+    keep = torch.cat([pairs, torch.zeros(1, heads, dtype=torch.double)])
+    found: dict[str, list[Tensor]] = {m: [] for m in get_args(Metric)}
+    for example in examples:
+        for metric, value in example.values(keep).items():
+            v = value[:-1].view(heads, heads) - value[-1]
+            alone = v.diagonal()
+            found[metric].append(v - (alone[:, None] + alone[None]) * (1 - eye))
+    return {metric: torch.stack(each) for metric, each in found.items()}
+
+
+def _sampled_gains(
+    examples: list[_Examples], permutations: int, seed: int
+) -> dict[str, Float[Tensor, "trigram order head_index"]]:
+    heads = examples[0].logit_writes.shape[1]
+    source = generator(seed)
+    orders = torch.stack([torch.randperm(heads, generator=source) for _ in range(permutations)])
+    arrived = torch.tril(torch.ones(heads + 1, heads, dtype=torch.double), -1)
+    # keep[order, step, head]: whether the head is among the first `step` of its order.
+    rank = orders.argsort(1)
+    keep = arrived[:, rank].transpose(0, 1)
+    gains: dict[str, list[Tensor]] = {m: [] for m in get_args(Metric)}
+    for example in examples:
+        for metric, value in example.values(keep.reshape(-1, heads)).items():
+            steps = value.view(permutations, heads + 1).diff(dim=1)
+            gains[metric].append(steps.gather(1, rank))
+    return {metric: torch.stack(each) for metric, each in gains.items()}
+
+
+def _examples(
+    model: HookedTransformer, task: SkipTrigramTask, n: int, seed: int
+) -> Iterator[_Examples]:
+    if model.cfg.d_vocab != task.d_vocab:
+        raise GatedInterpError(
+            f"the model has {model.cfg.d_vocab} tokens; a task of {task.n_trigrams} trigrams "
+            f"has {task.d_vocab}."
+        )
+    batch = task.sample_single(n, seed).to(model.embed.W_E.device)
+    writes, logits = head_writes(model, batch.tokens, batch.example, batch.destination_pos)
+    # Sums of many heads in another order: doubles keep ties and near-ties where they are.
+    writes, logits = writes.double().cpu(), logits.double().cpu()
+    base = logits - writes.sum(1)
+    for b in task.trigrams:
+        mine = (batch.trigram == b).cpu()
+        if not mine.any():
+            raise GatedInterpError(f"trigram {b} never occurs in the examples; take more of them.")
+        c = task.completion(b)
+        others = [v for v in range(task.d_vocab) if v != c]
+        yield _Examples(
+            logit=base[mine, c],
+            logit_writes=writes[mine][..., c],
+            lead=(base[mine][:, c, None] - base[mine])[:, others],
+            lead_writes=(writes[mine][..., c, None] - writes[mine])[..., others],
+        )
+
+
+def _n_heads(values: Tensor) -> int:
+    heads = values.shape[-1].bit_length() - 1
+    if 2**heads != values.shape[-1]:
+        raise GatedInterpError(
+            f"there are {values.shape[-1]} subset values; there must be one for each of 2**n_heads."
+        )
+    return heads

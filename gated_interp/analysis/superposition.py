@@ -1,0 +1,303 @@
+"""Is a model's attention in superposition? One report per model and task.
+
+Words that the report keeps apart, each about one representation (trigram):
+
+- ``learnt``: its C tops the logits in more than 99% of its examples.
+- ``distributed``: learnt, and no single head is its sole owner (the verdict's definition).
+- ``composed``: it has a sole owner where the trigram occurs, but the owner alone also answers C
+  where B stands without any A before it, which the whole model does not: another head decides. This
+  is the two-head model of Conerly, Jermyn & Olah (July 2023), a computation distributed over two
+  heads, whose heads still do one thing each.
+- ``superposed``: distributed, **and** some head that carries it also carries another learnt
+  representation. Distributed is not yet superposed: two heads that hold one thing together and
+  nothing else are not in superposition.
+
+The formulas are in :mod:`~gated_interp.analysis.measures` and
+:mod:`~gated_interp.analysis.faithfulness`.
+"""
+
+from typing import Any
+
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from gated_interp.analysis.faithfulness import dead_heads, faithfulness
+from gated_interp.analysis.logits import leads
+from gated_interp.analysis.measures import (
+    cancellation,
+    carries,
+    example_loadings,
+    heads_per_representation,
+    participation_ratio,
+    purity,
+    representations_per_head,
+    shares,
+    top1_mass,
+)
+from gated_interp.analysis.verdict import EXAMPLES, SEED, THRESHOLD, Verdict, verdict_from_writes
+from gated_interp.analysis.writes import head_writes, require_linear
+from gated_interp.core.errors import GatedInterpError
+from gated_interp.core.seeds import derive, generator
+from gated_interp.models.toy import HookedTransformer
+from gated_interp.tasks.skip_trigrams import SkipTrigramTask
+
+COLUMNS = ["scope", "measure", "trigram", "head", "value", "low", "high"]
+
+
+def loading_matrix(
+    model: HookedTransformer,
+    task: SkipTrigramTask,
+    *,
+    n: int = EXAMPLES,
+    seed: int = SEED,
+) -> Float[Tensor, "representation head_index"]:
+    """The loading of every representation (row, trigram 1 first) on every head, in logits.
+
+    See :func:`~gated_interp.analysis.measures.example_loadings`.
+
+    Args:
+        n, seed: sequences with exactly one trigram each (the verdict's by default).
+
+    Raises:
+        GatedInterpError: a model that is not linear in its heads or not of the task's
+            vocabulary, or a trigram that never occurs.
+    """
+    writes, _, trigram = _trigram_writes(model, task, n, seed)
+    each = example_loadings(writes, trigram + task.n_trigrams)
+    return torch.stack([each[trigram == b].mean(0) for b in task.trigrams])
+
+
+def superposition_report(
+    model: HookedTransformer,
+    task: SkipTrigramTask,
+    *,
+    n: int = EXAMPLES,
+    seed: int = SEED,
+    replicates: int = 200,
+) -> pd.DataFrame:
+    """Every superposition measure of a one-layer model, with 95% bootstrap intervals.
+
+    Args:
+        model: a toy, or one with a gated block spliced in (which adds ``fvu``, ``kl`` and
+            ``original_cross_entropy``).
+        n, seed: ``n`` sequences with exactly one trigram (as the verdict's) for what is measured
+            at trigrams, and ``n`` ordinary ones for the rest; the seed also draws the bootstrap.
+        replicates: bootstrap samples: examples within each trigram, or whole sequences.
+
+    Returns:
+        One row per value. Columns: ``scope`` (``model``, ``representation``, ``head`` or
+        ``loading``), ``measure``, ``trigram`` and ``head`` (missing where not of one), ``value``,
+        ``low``, ``high`` (missing for counts and yes/no measures). Measures by scope:
+
+        - representation: ``learnt``, ``distributed``, ``composed``, ``superposed`` (1 or 0),
+          ``accuracy``, ``false_alarms`` (share of Bs without an A at which C is on top),
+          ``participation_ratio``, ``top1_mass``, ``heads_per_representation``, ``cancellation``;
+        - head: ``representations_per_head``, ``dead`` (1 or 0);
+        - loading: ``loading`` (logits) and ``share``, per representation and head;
+        - model: the numbers of learnt, distributed, composed and superposed representations and
+          of dead heads (``n_learnt``...), ``purity``, the means over representations or heads of
+          the measures above, ``l0``, ``cross_entropy`` and, if spliced, ``fvu``, ``kl``,
+          ``original_cross_entropy``.
+
+    Raises:
+        GatedInterpError: as :func:`loading_matrix`; fewer than 2 replicates.
+    """
+    if replicates < 2:
+        raise GatedInterpError(f"replicates is {replicates}; it must be at least 2.")
+    writes, logits, trigram = _trigram_writes(model, task, n, seed)
+    found = verdict_from_writes(writes, logits, trigram, task)
+    tokens = task.sample(n, derive(seed, 1)).tokens.to(model.embed.W_E.device)
+    source = generator(derive(seed, 2))
+    alarms, alone = false_alarms(model, task, tokens)
+    dead = dead_heads(model, tokens)
+    rows = _loading_rows(task, writes, trigram, replicates, source)
+
+    loading = loading_from(rows, task.n_trigrams, writes.shape[1])
+    words = classify(found, loading, alarms, alone)
+    for b in task.trigrams:
+        for word, members in words.items():
+            rows.append(_row("representation", word, float(b in members), trigram=b))
+        rows.append(_row("representation", "accuracy", found.accuracy[b], trigram=b))
+        rows.append(_row("representation", "false_alarms", alarms[b - 1].item(), trigram=b))
+    for h in range(writes.shape[1]):
+        rows.append(_row("head", "dead", float(h in dead), head=h))
+    for word, members in words.items():
+        rows.append(_row("model", f"n_{word}", float(len(members))))
+    rows.append(_row("model", "n_dead_heads", float(len(dead))))
+
+    faithful = faithfulness(model, tokens)
+    weights = _resampled(tokens.shape[0], replicates, source)
+    spread = faithful.measures(weights)
+    for measure, value in faithful.measures().items():
+        rows.append(_row("model", measure, value[0].item(), spread[measure]))
+    return pd.DataFrame(rows, columns=COLUMNS).astype({"trigram": "Int64", "head": "Int64"})
+
+
+def classify(
+    found: Verdict,
+    loading: Float[Tensor, "representation head_index"],
+    alarms: Float[Tensor, " representation"],
+    alone: Float[Tensor, "representation head_index"],
+) -> dict[str, list[int]]:
+    """The trigrams that are learnt, distributed, composed and superposed.
+
+    Args:
+        found: the verdict.
+        loading: the loading matrix.
+        alarms: false alarms of the model.
+        alone: false alarms of each head on its own.
+    """
+    carried = carries(loading)
+    learnt = [b - 1 for b in found.learnt]
+    busy = carried[learnt].sum(0) > 1  # [head_index]: carries two learnt representations
+    superposed = [b for b in found.distributed if bool((busy & (carried[b - 1] > 0)).any())]
+    composed = []
+    for b in found.learnt:
+        owners = found.owners[b]
+        quiet = 1 - alarms[b - 1] > THRESHOLD
+        if owners and quiet and bool((1 - alone[b - 1, owners] <= THRESHOLD).all()):
+            composed.append(b)
+    return {
+        "learnt": found.learnt,
+        "distributed": found.distributed,
+        "composed": composed,
+        "superposed": superposed,
+    }
+
+
+def false_alarms(
+    model: HookedTransformer, task: SkipTrigramTask, tokens: Int[Tensor, "batch pos"]
+) -> tuple[Float[Tensor, " representation"], Float[Tensor, "representation head_index"]]:
+    """How often C is on top at a B that no A precedes: of the model, and of each head alone.
+
+    Alone: every other head zero-ablated, embedding and biases left. From 0 (the model knows that
+    A has to come first) to 1 (it answers the query token).
+
+    Raises:
+        GatedInterpError: a model that is not linear in its heads, tokens it cannot read, or a
+            trigram whose B never stands without an A before it.
+    """
+    seen = (tokens == task.source).cumsum(1) > 0
+    is_b = (tokens >= 1) & (tokens <= task.n_trigrams)
+    rows, positions = (is_b & ~seen).nonzero(as_tuple=True)
+    b = tokens[rows, positions]
+    _require_examples(task, b, "the B of trigram {} never stands without an A before it")
+    writes, logits = head_writes(model, tokens, rows, positions)
+    c = b + task.n_trigrams
+    whole = (leads(logits, c) > 0).double()
+    base = logits - writes.sum(1)
+    only = base[:, None] + writes  # [example head_index d_vocab]
+    each = (leads(only, c[:, None].expand(-1, writes.shape[1])) > 0).double()
+    of_model, of_head = [], []
+    for trigram in task.trigrams:
+        mine = b == trigram
+        of_model.append(whole[mine].mean())
+        of_head.append(each[mine].mean(0))
+    return torch.stack(of_model).cpu(), torch.stack(of_head).cpu()
+
+
+def loading_from(
+    rows: list[dict[str, Any]], n_trigrams: int, n_heads: int
+) -> Float[Tensor, "representation head_index"]:
+    """The loading matrix out of a report's rows (``report.to_dict("records")``)."""
+    loading = torch.zeros(n_trigrams, n_heads, dtype=torch.double)
+    for row in rows:
+        if row["measure"] == "loading":
+            loading[row["trigram"] - 1, row["head"]] = row["value"]
+    return loading
+
+
+def _trigram_writes(
+    model: HookedTransformer, task: SkipTrigramTask, n: int, seed: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    require_linear(model)
+    if model.cfg.d_vocab != task.d_vocab:
+        raise GatedInterpError(
+            f"the model has {model.cfg.d_vocab} tokens; a task of {task.n_trigrams} trigrams "
+            f"has {task.d_vocab}."
+        )
+    batch = task.sample_single(n, seed).to(model.embed.W_E.device)
+    _require_examples(task, batch.trigram, "trigram {} never occurs in the examples")
+    writes, logits = head_writes(model, batch.tokens, batch.example, batch.destination_pos)
+    return writes.double().cpu(), logits.double().cpu(), batch.trigram.cpu()
+
+
+def _require_examples(task: SkipTrigramTask, trigram: Tensor, complaint: str) -> None:
+    for b in task.trigrams:
+        if not (trigram == b).any():
+            raise GatedInterpError(f"{complaint.format(b)}; take more sequences.")
+
+
+def _loading_rows(
+    task: SkipTrigramTask,
+    writes: Float[Tensor, "example head_index d_vocab"],
+    trigram: Int[Tensor, " example"],
+    replicates: int,
+    source: torch.Generator,
+) -> list[dict[str, Any]]:
+    """Rows for everything that follows from what heads write at trigrams."""
+    each = example_loadings(writes, trigram + task.n_trigrams)
+    undone = cancellation(writes)
+    # Replicate 0 is the sample itself: one computation gives values and intervals.
+    loading, undoing = [], []
+    for b in task.trigrams:
+        mine = trigram == b
+        count = int(mine.sum())
+        weights = _resampled(count, replicates, source)
+        weights = torch.cat([torch.ones(1, count, dtype=torch.double), weights]) / count
+        loading.append(weights @ each[mine])
+        undoing.append(weights @ undone[mine])
+    L, undo = torch.stack(loading, 1), torch.stack(undoing, 1)  # [replicate representation (head)]
+
+    rows = []
+    by_representation = {
+        "participation_ratio": participation_ratio(L),
+        "top1_mass": top1_mass(L),
+        "heads_per_representation": heads_per_representation(L),
+        "cancellation": undo,
+    }
+    by_head = {"representations_per_head": representations_per_head(L)}
+    for measure, values in {"loading": L, "share": shares(L)}.items():
+        for b in task.trigrams:
+            for h in range(L.shape[-1]):
+                value = values[:, b - 1, h]
+                rows.append(_row("loading", measure, value[0].item(), value[1:], trigram=b, head=h))
+    for measure, values in by_representation.items():
+        for b in task.trigrams:
+            value = values[:, b - 1]
+            rows.append(_row("representation", measure, value[0].item(), value[1:], trigram=b))
+    for measure, values in by_head.items():
+        for h in range(L.shape[-1]):
+            value = values[:, h]
+            rows.append(_row("head", measure, value[0].item(), value[1:], head=h))
+    means = {name: values.mean(-1) for name, values in {**by_representation, **by_head}.items()}
+    for measure, value in {"purity": purity(L), **means}.items():
+        rows.append(_row("model", measure, value[0].item(), value[1:]))
+    return rows
+
+
+def _resampled(
+    count: int, replicates: int, source: torch.Generator
+) -> Float[Tensor, "replicate example"]:
+    """How often each example is drawn in each bootstrap sample."""
+    drawn = torch.randint(count, (replicates, count), generator=source)
+    weights = torch.zeros(replicates, count, dtype=torch.double)
+    return weights.scatter_add_(1, drawn, torch.ones_like(weights))
+
+
+def _row(
+    scope: str,
+    measure: str,
+    value: float,
+    replicates: Tensor | None = None,
+    *,
+    trigram: int | None = None,
+    head: int | None = None,
+) -> dict[str, Any]:
+    low = high = float("nan")
+    if replicates is not None:
+        ends = torch.quantile(replicates.double(), torch.tensor([0.025, 0.975]).double())
+        low, high = ends.tolist()
+    return dict(zip(COLUMNS, (scope, measure, trigram, head, value, low, high), strict=True))

@@ -1,0 +1,277 @@
+"""Models whose answer is known: weights written down by rule, not trained.
+
+Three ways to solve OV-incoherent skip trigrams, each with what an analysis must find in it:
+
+- :func:`manual_model`: every trigram is held by its own *set* of heads and the sets overlap. With
+  2 heads and 3 trigrams these are the hand-set weights published with the 2024 gated attention
+  post. What several overlapping heads hold is distributed **and** superposed.
+- :func:`paired_model`: every trigram is held by two heads of its own that each need the other.
+  Everything is distributed, nothing is superposed: no head carries two representations.
+- :func:`conditional_pair`: two heads solve any number of trigrams. One writes the answer to the
+  query token whether or not A came, the other cancels it unless A came (Conerly, Jermyn & Olah,
+  Transformer Circuits updates, July 2023). The *computation* is distributed over the two heads,
+  one writing and one deciding, but no representation is superposed.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from fractions import Fraction
+from itertools import combinations
+
+import torch
+
+from gated_interp.core.errors import GatedInterpError
+from gated_interp.models.toy import HookedTransformer, ToyConfig, build_toy
+from gated_interp.tasks.skip_trigrams import SkipTrigramTask
+
+# The published manual model's weights: a score of 1 is attended to, one of -100 is not.
+ATTEND, IGNORE = 1.0, -100.0
+WRITE = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class AnalyticModel:
+    """A model and the truth about it.
+
+    Attributes:
+        model: one attention layer, as :func:`build_toy` makes it.
+        task: what it solves.
+        heads_of: per trigram, the heads whose writes hold it.
+        owners: per trigram, its sole owners as the verdict defines them.
+        distributed: trigrams without a sole owner.
+        composed: trigrams whose owner writes the answer but needs another head to keep quiet when
+            there is no A.
+        superposed: distributed trigrams that share a head with another trigram.
+    """
+
+    model: HookedTransformer
+    task: SkipTrigramTask
+    heads_of: dict[int, list[int]]
+    owners: dict[int, list[int]]
+    distributed: list[int]
+    composed: list[int]
+    superposed: list[int]
+
+
+def manual_model(
+    n_heads: int,
+    n_trigrams: int,
+    heads_of: Sequence[Sequence[int]] | None = None,
+    *,
+    n_positions: int = 11,
+) -> AnalyticModel:
+    """A model that holds each trigram in a set of heads of its own.
+
+    Head ``h`` attends to A where the query is a B it holds, and elsewhere to anything but A. From
+    A it writes ``2 / |heads of c|`` to the C of every trigram ``c`` it holds and -2 to every other
+    C. Summed over the heads of ``b`` that is 2 for C(b) and less for every other C, whatever the
+    (distinct) sets.
+
+    Args:
+        n_heads, n_trigrams: of the model.
+        heads_of: the set of heads of each trigram 1..n; by default single heads first, then
+            pairs, then triples: 2 heads and 3 trigrams give {0}, {1}, {0, 1}.
+        n_positions: longest sequence.
+
+    Raises:
+        GatedInterpError: more trigrams than there are sets of heads, two trigrams with one set,
+            an empty set, or a head that is not there.
+
+    Examples:
+        >>> manual_model(2, 3).distributed
+        [3]
+    """
+    config = ToyConfig(n_trigrams=n_trigrams, n_heads=n_heads, n_positions=n_positions)
+    sets = _head_sets(n_heads, n_trigrams, heads_of)
+    task = config.task
+    model = _blank(config)
+    attn = model.blocks[0].attn
+    with torch.no_grad():
+        attn.W_K.fill_(IGNORE)
+        attn.W_Q.fill_(IGNORE)
+        attn.W_K[:, task.source] = ATTEND
+        attn.W_V[:, task.source] = 1
+        for b, heads in zip(task.trigrams, sets, strict=True):
+            for h in range(n_heads):
+                held = h in heads
+                attn.W_O[h, 0, task.completion(b)] = WRITE / len(heads) if held else -WRITE
+                if held:
+                    attn.W_Q[h, b] = ATTEND
+    owners = {b: _sole_owners(b - 1, sets) for b in task.trigrams}
+    distributed = [b for b in task.trigrams if not owners[b]]
+    shared = {
+        b: any(sets[b - 1] & other for i, other in enumerate(sets) if i != b - 1)
+        for b in task.trigrams
+    }
+    return AnalyticModel(
+        model=model,
+        task=task,
+        heads_of={b: sorted(sets[b - 1]) for b in task.trigrams},
+        owners=owners,
+        distributed=distributed,
+        composed=[],
+        superposed=[b for b in distributed if shared[b]],
+    )
+
+
+def paired_model(n_trigrams: int, *, n_positions: int = 11) -> AnalyticModel:
+    """A model that holds each trigram in two heads of its own: distributed, not superposed.
+
+    Heads ``2b - 2`` and ``2b - 1`` attend to A where the query is B(b). Both write +2 to C(b);
+    one adds +3 to A and -3 to BOS, the other the opposite. Alone each is wrong, together right.
+
+    Raises:
+        GatedInterpError: no trigram, or too few positions for one.
+
+    Examples:
+        >>> truth = paired_model(2)
+        >>> truth.distributed, truth.superposed
+        ([1, 2], [])
+    """
+    config = ToyConfig(n_trigrams=n_trigrams, n_heads=2 * n_trigrams, n_positions=n_positions)
+    task = config.task
+    model = _blank(config)
+    attn = model.blocks[0].attn
+    heads_of = {b: [2 * b - 2, 2 * b - 1] for b in task.trigrams}
+    with torch.no_grad():
+        attn.W_K.fill_(IGNORE)
+        attn.W_Q.fill_(IGNORE)
+        attn.W_K[:, task.source] = ATTEND
+        attn.W_V[:, task.source] = 1
+        for b, heads in heads_of.items():
+            for h, sign in zip(heads, (1, -1), strict=True):
+                attn.W_Q[h, b] = ATTEND
+                attn.W_O[h, 0, task.completion(b)] = WRITE
+                attn.W_O[h, 0, task.source] = sign * (WRITE + 1)
+                attn.W_O[h, 0, task.bos] = -sign * (WRITE + 1)
+    return AnalyticModel(
+        model=model,
+        task=task,
+        heads_of=heads_of,
+        owners={b: [] for b in task.trigrams},
+        distributed=list(task.trigrams),
+        composed=[],
+        superposed=[],
+    )
+
+
+def conditional_pair(
+    n_trigrams: int, *, n_positions: int = 11, sharpness: float = 50.0
+) -> AnalyticModel:
+    """Two heads that solve any number of OV-incoherent trigrams, ``d_head = n_trigrams + 2``.
+
+    Both attend from B(b) to B(b) itself and both read b there; head 0 writes +2 to C(b), head 1
+    writes -2, so without an A nothing is written. An A draws head 1's attention, it writes
+    nothing, and head 0's answer stands. Other queries rest on BOS, from which nothing is written.
+
+    The verdict looks at sequences that hold the trigram, where head 0 is right whether or not
+    head 1 is there: it is the sole owner of every trigram. But alone it answers C(b) to every
+    B(b): deciding whether A came is head 1's work (``composed``).
+
+    Args:
+        sharpness: the score of what is attended to, over 0 for the rest.
+
+    Raises:
+        GatedInterpError: no trigram, too few positions for one, or a sharpness that is not
+            positive.
+
+    Examples:
+        >>> truth = conditional_pair(5)
+        >>> truth.model.cfg.n_heads, truth.owners[5], truth.superposed
+        (2, [0], [])
+    """
+    if not (math.isfinite(sharpness) and sharpness > 0):
+        raise GatedInterpError(f"sharpness is {sharpness}; it must be a positive number.")
+    d_head = n_trigrams + 2
+    config = ToyConfig(n_trigrams=n_trigrams, n_heads=2, d_head=d_head, n_positions=n_positions)
+    task = config.task
+    model = _blank(config)
+    attn = model.blocks[0].attn
+    score = sharpness * math.sqrt(d_head)
+    on_source, on_bos = n_trigrams, n_trigrams + 1
+    with torch.no_grad():
+        attn.W_Q[:, :, on_bos] = score
+        attn.W_K[:, task.bos, on_bos] = 1
+        attn.W_K[1, task.source, on_source] = 1
+        for b in task.trigrams:
+            attn.W_Q[:, b, on_bos] = 0
+            attn.W_Q[:, b, b - 1] = score
+            attn.W_Q[1, b, on_source] = 2 * score
+            attn.W_K[:, b, b - 1] = 1
+            attn.W_V[:, b, b - 1] = 1
+            attn.W_O[0, b - 1, task.completion(b)] = WRITE
+            attn.W_O[1, b - 1, task.completion(b)] = -WRITE
+    return AnalyticModel(
+        model=model,
+        task=task,
+        heads_of={b: [0] for b in task.trigrams},
+        owners={b: [0] for b in task.trigrams},
+        distributed=[],
+        composed=list(task.trigrams),
+        superposed=[],
+    )
+
+
+def _blank(config: ToyConfig) -> HookedTransformer:
+    """The toy with attention weights of zero."""
+    model = build_toy(config)
+    with torch.no_grad():
+        for parameter in model.blocks[0].attn.parameters():
+            parameter.zero_()
+    return model
+
+
+def _head_sets(
+    n_heads: int, n_trigrams: int, heads_of: Sequence[Sequence[int]] | None
+) -> list[frozenset[int]]:
+    if n_trigrams > 2**n_heads - 1:
+        raise GatedInterpError(
+            f"{n_heads} heads make {2**n_heads - 1} different sets; "
+            f"{n_trigrams} trigrams need as many, so take more heads."
+        )
+    if heads_of is None:
+        sizes = range(1, n_heads + 1)
+        every = (frozenset(s) for k in sizes for s in combinations(range(n_heads), k))
+        return [s for s, _ in zip(every, range(n_trigrams), strict=False)]
+    sets = [frozenset(heads) for heads in heads_of]
+    if len(sets) != n_trigrams:
+        raise GatedInterpError(
+            f"heads_of has {len(sets)} sets; there must be one for each of {n_trigrams} trigrams."
+        )
+    for b, heads in enumerate(sets, 1):
+        if not heads:
+            raise GatedInterpError(f"trigram {b} has no head; give it at least one.")
+        if not heads <= set(range(n_heads)):
+            raise GatedInterpError(
+                f"trigram {b} has heads {sorted(heads)}; the model has heads 0 to {n_heads - 1}."
+            )
+        if heads in sets[: b - 1]:
+            raise GatedInterpError(
+                f"trigrams {sets.index(heads) + 1} and {b} have the same heads {sorted(heads)}; "
+                "one set of heads can write only one answer."
+            )
+    return sets
+
+
+def _sole_owners(b: int, sets: list[frozenset[int]]) -> list[int]:
+    """The heads of set ``b`` that are right with any part of it, by exact arithmetic.
+
+    Heads outside the set write nothing at this B, so only its own members matter; a head outside
+    it, left alone, writes nothing and so owns nothing.
+    """
+
+    def right(kept: set[int]) -> bool:
+        def total(s: frozenset[int]) -> Fraction:
+            return Fraction(WRITE * len(kept & s), len(s)) - WRITE * len(kept - s)
+
+        mine = total(sets[b])
+        return mine > 0 and all(mine > total(s) for i, s in enumerate(sets) if i != b)
+
+    owners = []
+    for h in sorted(sets[b]):
+        rest = sorted(sets[b] - {h})
+        parts = ({h, *more} for k in range(len(rest) + 1) for more in combinations(rest, k))
+        if all(right(kept) for kept in parts):
+            owners.append(h)
+    return owners

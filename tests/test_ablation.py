@@ -1,0 +1,303 @@
+"""Head ablation: exact identities, methods against their definitions, no hook left behind."""
+
+import attention_models as models
+import pytest
+import torch
+
+from gated_interp.analysis.ablation import ablate, ablated
+from gated_interp.analysis.heads import all_heads, head_counts, intervened, require_heads
+from gated_interp.core.errors import GatedInterpError
+from gated_interp.models.analytic import manual_model
+from gated_interp.tasks.skip_trigrams import SkipTrigramTask
+
+TASK = SkipTrigramTask(3)
+BATCH = TASK.sample(101, seed=0)
+TOKENS = BATCH.tokens
+REFERENCE = TASK.sample(53, seed=1).tokens
+
+MAKE = {
+    "toy": lambda: models.toy(TASK),
+    "gated": lambda: models.gated(TASK),
+    "two layers": lambda: models.two_layers(TASK),
+    "two layers, RMS": lambda: models.two_layers(TASK, normalization_type="RMS"),
+    "two layers, one gated": lambda: models.gated_layer(TASK),
+}
+
+
+@pytest.fixture(params=MAKE)
+def model(request):
+    return MAKE[request.param]()
+
+
+def hooks_of(model):
+    return sum(len(p._forward_hooks) + len(p.fwd_hooks) for p in model.hook_dict.values())
+
+
+def test_heads_are_counted_where_they_are():
+    spliced = models.gated_layer(TASK)
+    assert head_counts(spliced) == [3, 5]
+    assert all_heads(spliced)[-1] == (1, 4)
+    assert require_heads(spliced, [(1, 4), (0, 2)]) == [(1, 4), (0, 2)]
+
+
+def test_ablating_every_head_is_the_model_without_attention(model):
+    without = {
+        f"blocks.{i}.hook_attn_out": lambda out, b=block.attn.b_O: b.expand_as(out)
+        for i, block in enumerate(model.blocks)
+    }
+    with intervened(model, without):
+        expected = model(TOKENS)
+    with ablated(model, all_heads(model)) as bare:
+        assert torch.equal(bare(TOKENS), expected)
+    assert not torch.allclose(model(TOKENS), expected, atol=1e-2)
+
+
+def test_a_toy_without_heads_is_its_embedding():
+    model = models.toy(TASK)
+    with ablated(model, all_heads(model)):
+        logits = model(TOKENS)
+    expected = model.embed.W_E[TOKENS] + model.blocks[0].attn.b_O
+    assert torch.equal(logits, expected @ model.unembed.W_U)
+
+
+def test_one_head_is_removed_and_b_O_stays(model):
+    """Ablating head 1 takes away z W_O of head 1 and nothing else."""
+    _, cache = model.run_with_cache(TOKENS)
+    z, W_O = cache["blocks.0.attn.hook_z"], model.blocks[0].attn.W_O
+    with ablated(model, [(0, 1)]):
+        _, after = model.run_with_cache(TOKENS)
+    lost = cache["blocks.0.hook_attn_out"] - after["blocks.0.hook_attn_out"]
+    torch.testing.assert_close(lost, z[:, :, 1] @ W_O[1], atol=1e-5, rtol=1e-4)
+    assert lost.abs().max() > 1e-2
+
+
+def test_mean_and_resample_put_what_they_say(model):
+    name = "blocks.0.attn.hook_z"
+    _, cache = model.run_with_cache(REFERENCE)
+    reference = cache[name][:, :, 2]
+    with ablated(model, [(0, 2)], "mean", reference_tokens=REFERENCE):
+        _, seen = model.run_with_cache(TOKENS)
+    expected = reference.mean((0, 1)).expand_as(seen[name][:, :, 2])
+    torch.testing.assert_close(seen[name][:, :, 2], expected)
+
+    with ablated(model, [(0, 2)], "resample", reference_tokens=REFERENCE, seed=7):
+        _, seen = model.run_with_cache(TOKENS)
+        again = model(TOKENS)
+        assert torch.equal(again, model(TOKENS))
+    distance = (seen[name][:, None, :, 2] - reference[None]).abs().amax((2, 3))
+    assert (distance.amin(1) == 0).all()  # every row is some reference row
+    assert len(set(distance.argmin(1).tolist())) > 20
+    with ablated(model, [(0, 2)], "resample", reference_tokens=REFERENCE, seed=8):
+        assert not torch.equal(again, model(TOKENS))
+
+
+def test_resampled_heads_of_all_layers_come_from_one_row():
+    model = models.two_layers(TASK)
+    _, cache = model.run_with_cache(REFERENCE)
+    heads = [(0, 0), (1, 2)]
+    with ablated(model, heads, "resample", reference_tokens=REFERENCE, seed=3):
+        _, seen = model.run_with_cache(TOKENS)
+    rows = []
+    for layer, head in heads:
+        name = f"blocks.{layer}.attn.hook_z"
+        distance = (seen[name][:, None, :, head] - cache[name][None, :, :, head]).abs()
+        rows.append(distance.amax((2, 3)).argmin(1))
+    assert torch.equal(*rows)
+
+
+@pytest.mark.parametrize("objective", ["loss", "kl"])
+@pytest.mark.parametrize("name", ["toy", "two layers, one gated"])
+def test_optimal_is_better_than_mean_and_zero(name, objective):
+    model, reference = MAKE[name](), REFERENCE[:17]
+    heads = [(0, 0), (model.cfg.n_layers - 1, 2)]
+    costs = {}
+    for method in ("zero", "mean", "optimal"):
+        table = ablate(
+            model, reference, heads, method, reference_tokens=reference, objective=objective
+        )
+        rows = table[(table.metric == objective) & (table.kind == "set")]
+        costs[method] = rows.ablated.item()
+    assert costs["optimal"] < costs["mean"] - 1e-4
+    assert costs["optimal"] < costs["zero"] - 1e-4
+
+
+def test_optimal_constant_of_a_linear_layer_is_stationary():
+    """In one linear layer the problem is convex: a zero gradient is the optimum."""
+    model = models.toy(TASK, n_heads=2, d_head=1)
+    name = "blocks.0.attn.hook_z"
+    with (
+        ablated(model, [(0, 0)], "optimal", reference_tokens=REFERENCE, objective="loss"),
+        torch.no_grad(),
+    ):
+        _, cache = model.run_with_cache(REFERENCE)
+    constant = cache[name][0, 0, 0].item()
+
+    def loss(value):
+        def edit(z):
+            return torch.cat([torch.full_like(z[:, :, :1], value), z[:, :, 1:]], 2)
+
+        with intervened(model, {name: edit}), torch.no_grad():
+            log_p = model(REFERENCE).double().log_softmax(-1)
+        return -log_p[:, :-1].gather(-1, REFERENCE[:, 1:, None]).mean().item()
+
+    at = loss(constant)
+    assert loss(constant + 0.1) > at
+    assert loss(constant - 0.1) > at
+    assert (
+        abs(loss(constant + 0.1) - loss(constant - 0.1)) < 0.2 * (loss(constant + 0.1) - at) + 1e-4
+    )
+
+
+def test_optimal_leaves_gradients_alone():
+    model = models.toy(TASK)
+    with ablated(model, [(0, 0)], "optimal", reference_tokens=REFERENCE):
+        pass
+    assert all(p.grad is None for p in model.parameters())
+    assert torch.is_grad_enabled()
+
+
+@pytest.mark.parametrize("method", ["zero", "mean", "resample", "optimal"])
+def test_no_hook_survives(model, method):
+    kept = []
+    model.hook_dict["hook_embed"].add_hook(lambda x, hook: kept.append(1))
+    before, intact = hooks_of(model), model(TOKENS[:5])
+    with (
+        pytest.raises(KeyboardInterrupt),
+        ablated(model, [(0, 0)], method, reference_tokens=REFERENCE[:5], seed=0),
+    ):
+        raise KeyboardInterrupt
+    with (
+        pytest.raises(IndexError),
+        ablated(model, [(0, 0)], method, reference_tokens=REFERENCE[:5], seed=0),
+    ):
+        model(TOKENS[:5] + 1000)
+    assert hooks_of(model) == before == 2
+    seen = len(kept)
+    assert torch.equal(model(TOKENS[:5]), intact)
+    assert len(kept) == seen + 1  # somebody else's hook is still there
+
+
+def test_no_hook_survives_an_interrupt_in_the_forward_pass():
+    model = models.toy(TASK)
+
+    def interrupt(scores, hook):
+        raise KeyboardInterrupt
+
+    with (
+        pytest.raises(KeyboardInterrupt),
+        model.hooks(fwd_hooks=[("blocks.0.attn.hook_pattern", interrupt)]),
+    ):
+        ablate(model, TOKENS)
+    assert hooks_of(model) == 0
+
+
+def test_tidy_table_of_the_manual_model():
+    """Known weights: head 0 holds trigram 1, head 1 holds 2, both hold 3."""
+    truth = manual_model(2, 3)
+    batch = truth.task.sample(500, seed=0)
+    table = ablate(truth.model, batch, task=truth.task)
+    assert table.groupby(["kind", "heads"], sort=False).ngroups == 3
+    assert list(table.columns) == [
+        *("kind", "heads", "method", "metric", "trigram"),
+        *("intact", "ablated", "change", "low", "high", "n"),
+    ]
+
+    def value(heads, metric, trigram, column="change", kind="head"):
+        t = table[(table.kind == kind) & (table.heads == heads) & (table.metric == metric)]
+        return t[t.trigram == trigram][column].item()
+
+    # Head 0 writes +2 to C1 (on 1), -2 to C2 (never on 2), +1 of the 2 to C3.
+    assert value("L0H0", "logit", 1) == pytest.approx(-2)
+    assert value("L0H0", "logit", 2) == pytest.approx(0)
+    assert value("L0H0", "logit", 3) == pytest.approx(-1)
+    assert [value("L0H0", "accuracy", b, "ablated") for b in (1, 2, 3)] == [0, 1, 0]
+    assert [value("L0H1", "accuracy", b, "ablated") for b in (1, 2, 3)] == [1, 0, 0]
+    assert [value("L0H0+L0H1", "accuracy", b, kind="all") for b in (1, 2, 3)] == [-1, -1, -1]
+    kl = table[table.metric == "kl"]
+    assert (kl.intact == 0).all()
+    assert (kl.change > 0).all()
+    loss = table[(table.metric == "loss") & (table.kind == "all")]
+    assert loss.change.item() == pytest.approx(loss.ablated.item() - loss.intact.item())
+    assert loss.change.item() > 0
+    assert loss.low.item() < loss.change.item() < loss.high.item()
+
+
+def test_table_equals_the_model(model):
+    """Loss, KL, logits and accuracy worked out a second way from the logits."""
+    table = ablate(model, BATCH, [(0, 1), (0, 2)], task=TASK)
+    assert set(table.kind) == {"head", "set", "all"}
+    with ablated(model, [(0, 1), (0, 2)]):
+        after = model(TOKENS).double()
+    before = model(TOKENS).double()
+    rows = table[table.kind == "set"].set_index(["metric", "trigram"])
+    ce = torch.nn.functional.cross_entropy(after[:, :-1].flatten(0, 1), TOKENS[:, 1:].flatten())
+    assert rows.ablated["loss"].item() == pytest.approx(ce.item(), rel=1e-4)
+    kl = torch.nn.functional.kl_div(
+        after.log_softmax(-1), before.log_softmax(-1), log_target=True, reduction="sum"
+    )
+    assert rows.ablated["kl"].item() == pytest.approx(kl.item() / TOKENS.numel(), rel=1e-3)
+    mine = BATCH.trigram == 2
+    at = after[BATCH.example[mine], BATCH.destination_pos[mine]]
+    assert rows.ablated["logit", 2] == pytest.approx(at[:, 5].mean().item(), abs=1e-4)
+    assert rows.ablated["accuracy", 2] == pytest.approx((at.argmax(-1) == 5).double().mean().item())
+    assert rows.n["logit", 2] == int(mine.sum())
+
+
+@pytest.mark.parametrize(
+    ("heads", "says"),
+    [
+        ([(0, 3)], "head 3 is not there; layer 0 has heads 0 to 2"),
+        ([(2, 0)], "layer 2 is not there"),
+        ([(-1, 0)], "layer -1 is not there"),
+        ([], "no head is named"),
+        ([(0, 0), (0, 0)], "L0H0 is named twice"),
+    ],
+)
+def test_heads_that_are_not_there(heads, says):
+    model = models.two_layers(TASK)
+    with pytest.raises(GatedInterpError, match=says), ablated(model, heads):
+        pass
+    with pytest.raises(GatedInterpError, match=says):
+        ablate(model, TOKENS, heads)
+
+
+def test_a_head_is_a_pair():
+    with pytest.raises(GatedInterpError, match="0 is not a head; name each as"):
+        require_heads(models.toy(TASK), [0])
+
+
+def test_bad_input_in_one_sentence():
+    model = models.toy(TASK)
+    two = TASK.sample(2, seed=0)
+    bad = [
+        ({"tokens": TOKENS + 8}, "outside the vocabulary 0 to 7"),
+        ({"tokens": TOKENS.repeat(1, 2)}, "context has 11"),
+        ({"tokens": TOKENS[:0]}, "at least one row"),
+        ({"tokens": TOKENS.to("meta")}, "on meta; the model is on cpu"),
+        ({"tokens": TOKENS, "method": "mean"}, "mean ablation needs reference_tokens"),
+        ({"tokens": TOKENS, "method": "resample"}, "needs reference_tokens"),
+        ({"tokens": TOKENS, "method": "optimal"}, "needs reference_tokens"),
+        ({"tokens": TOKENS, "method": "resample", "reference_tokens": REFERENCE}, "needs a seed"),
+        (
+            {
+                "tokens": TOKENS,
+                "method": "resample",
+                "reference_tokens": REFERENCE[:, :5],
+                "seed": 0,
+            },
+            "have 5 positions",
+        ),
+        (
+            {"tokens": TOKENS, "method": "mean", "reference_tokens": REFERENCE[:0]},
+            "at least one row",
+        ),
+        ({"tokens": TOKENS, "task": TASK}, "give a TrigramBatch"),
+        ({"tokens": two, "task": TASK}, "never occurs in the batch"),
+    ]
+    for arguments, says in bad:
+        with pytest.raises(GatedInterpError, match=says):
+            ablate(model, **arguments)
+    with pytest.raises(GatedInterpError, match="on cpu; the model is on meta"):
+        ablate(models.toy(TASK).to("meta"), TOKENS)
+    with pytest.raises(GatedInterpError, match="no hook point 'hook_embd'; the closest is"):
+        intervened(model, {"hook_embd": lambda x: x}).__enter__()

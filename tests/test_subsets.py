@@ -1,0 +1,167 @@
+"""Every subset from one pass equals every subset through hooks; the games' identities hold."""
+
+from itertools import permutations
+
+import attention_models as models
+import pytest
+import torch
+
+from gated_interp.analysis.ablation import ablated
+from gated_interp.analysis.heads import all_heads
+from gated_interp.analysis.logits import leads
+from gated_interp.analysis.subsets import (
+    harsanyi_dividends,
+    pair_interactions,
+    shapley,
+    shapley_values,
+    subset_values,
+)
+from gated_interp.core.errors import GatedInterpError
+from gated_interp.models.analytic import manual_model
+from gated_interp.tasks.skip_trigrams import SkipTrigramTask
+
+TASK = SkipTrigramTask(3)
+MAKE = {"toy": models.toy, "gated": models.gated}
+
+
+@pytest.mark.parametrize("make", MAKE)
+def test_subsets_from_one_pass_equal_hooks(make):
+    model = MAKE[make](TASK)
+    values = subset_values(model, TASK, n=200, seed=5)
+    batch = TASK.sample_single(200, 5)
+    heads = all_heads(model)
+    for subset in range(2 ** len(heads)):
+        kept = values.heads(subset)
+        gone = [h for h in heads if h[1] not in kept]
+        with torch.no_grad():
+            if gone:
+                with ablated(model, gone):
+                    logits = model(batch.tokens)
+            else:
+                logits = model(batch.tokens)
+        at = logits[batch.example, batch.destination_pos].double()
+        for b in TASK.trigrams:
+            mine = at[batch.trigram == b]
+            lead = leads(mine, torch.full((len(mine),), b + 3))
+            got = [getattr(values, m)[b - 1, subset].item() for m in ("logit", "lead", "accuracy")]
+            want = [mine[:, b + 3].mean(), lead.mean(), (mine.argmax(-1) == b + 3).double().mean()]
+            assert got == pytest.approx([w.item() for w in want], abs=1e-4)
+
+
+def test_values_of_the_manual_model_by_hand():
+    """On 3 head 0 writes C1 +2, C2 -2, C3 +1 and head 1 C1 -2, C2 +2, C3 +1; B3 itself is 1."""
+    truth = manual_model(2, 3)
+    values = subset_values(truth.model, truth.task)
+    # Subsets: none, {0}, {1}, both.
+    assert values.logit[2].tolist() == pytest.approx([0, 1, 1, 2])
+    assert values.lead[2].tolist() == pytest.approx([-1, -1, -1, 1])
+    assert values.accuracy[2].tolist() == [0, 0, 0, 1]
+    assert values.accuracy[0].tolist() == [0, 1, 0, 1]
+    # Accuracy on 3 is worth 1 only together: half each, all of it interaction.
+    assert shapley_values(values.accuracy)[2].tolist() == pytest.approx([0.5, 0.5])
+    assert harsanyi_dividends(values.accuracy)[2].tolist() == pytest.approx([0, 0, 0, 1])
+    pairs = pair_interactions(truth.model, truth.task)["accuracy"]
+    assert pairs[2].tolist() == [[0, 1], [1, 0]]
+    assert pairs[0].tolist() == [[1, 0], [0, 0]]
+    frame = values.to_frame()
+    assert len(frame) == 12
+    assert frame[(frame.trigram == 3) & (frame.heads == "L0H0+L0H1")].lead.item() == 1
+    assert set(frame.heads) == {"none", "L0H0", "L0H1", "L0H0+L0H1"}
+
+
+def test_shapley_equals_the_mean_over_orders():
+    """The definition, with a plain loop over all orders of 4 heads; two games at once."""
+    source = torch.Generator().manual_seed(0)
+    values = torch.randn(2, 16, generator=source, dtype=torch.double)
+    expected = torch.zeros(2, 4, dtype=torch.double)
+    for order in permutations(range(4)):
+        subset = 0
+        for h in order:
+            expected[:, h] += (values[:, subset | 1 << h] - values[:, subset]) / 24
+            subset |= 1 << h
+    torch.testing.assert_close(shapley_values(values), expected)
+    torch.testing.assert_close(expected.sum(1), values[:, -1] - values[:, 0])
+
+
+def test_dividends_add_up_to_values_and_to_shapley():
+    source = torch.Generator().manual_seed(1)
+    values = torch.randn(3, 32, generator=source, dtype=torch.double)
+    dividends = harsanyi_dividends(values)
+    for s in range(32):
+        parts = [t for t in range(32) if t & s == t]
+        torch.testing.assert_close(dividends[:, parts].sum(1), values[:, s])
+    for h in range(5):
+        with_h = [(t, bin(t).count("1")) for t in range(32) if t >> h & 1]
+        share = sum(dividends[:, t] / size for t, size in with_h)
+        torch.testing.assert_close(share, shapley_values(values)[:, h])
+
+
+def test_pairs_equal_the_dividends_and_logit_is_additive():
+    model = models.gated(TASK, n_heads=5)
+    values = subset_values(model, TASK, n=100)
+    pairs = pair_interactions(model, TASK, n=100)
+    for metric, found in pairs.items():
+        dividends = harsanyi_dividends(getattr(values, metric))
+        for i in range(5):
+            for j in range(5):
+                torch.testing.assert_close(found[:, i, j], dividends[:, 1 << i | 1 << j])
+    off_diagonal = pairs["logit"] * (1 - torch.eye(5))
+    assert off_diagonal.abs().max() < 1e-9
+    assert (pairs["lead"] * (1 - torch.eye(5))).abs().max() > 0.1
+
+
+def test_sampling_covers_the_exact_values():
+    model = models.gated(TASK, n_heads=5)
+    exact = shapley(model, TASK, n=100)
+    sampled = shapley(model, TASK, n=100, permutations=400, permutation_seed=0)
+    assert exact.exact.all()
+    assert not sampled.exact.any()
+    assert (exact.low == exact.value).all()
+    lead = sampled.metric != "logit"
+    inside = (sampled.low - 1e-9 <= exact.value) & (exact.value <= sampled.high + 1e-9)
+    assert inside[lead].mean() > 0.85
+    assert (sampled.high - sampled.low)[sampled.metric == "lead"].max() > 0.01
+    # The logit is additive: any order gives the same gain.
+    assert (sampled.value - exact.value)[~lead].abs().max() < 1e-6
+    same = shapley(model, TASK, n=100, permutations=400, permutation_seed=0)
+    assert same.equals(sampled)
+    other = shapley(model, TASK, n=100, permutations=400, permutation_seed=1)
+    assert not other.equals(sampled)
+    # Each metric's values add up to all heads minus none.
+    values = subset_values(model, TASK, n=100)
+    for table in (exact, sampled):
+        total = table[(table.metric == "lead") & (table.trigram == 2)].value.sum()
+        assert total == pytest.approx((values.lead[1, -1] - values.lead[1, 0]).item())
+
+
+def test_more_than_sixteen_heads():
+    model = models.gated(TASK, n_heads=17)
+    with pytest.raises(GatedInterpError, match="has 17 heads; all subsets are listed for up to 16"):
+        subset_values(model, TASK, n=50)
+    with pytest.raises(GatedInterpError, match="17 heads"):
+        shapley(model, TASK, n=50)
+    table = shapley(model, TASK, n=50, permutations=30, permutation_seed=0)
+    assert len(table) == 3 * 3 * 17
+    assert pair_interactions(model, TASK, n=50)["lead"].shape == (3, 17, 17)
+
+
+def test_sixteen_heads_exactly():
+    values = subset_values(models.gated(TASK, n_heads=16), TASK, n=300)
+    assert values.accuracy.shape == (3, 2**16)
+    total = shapley_values(values.lead).sum(1)
+    torch.testing.assert_close(total, values.lead[:, -1] - values.lead[:, 0])
+
+
+def test_bad_input_in_one_sentence():
+    model = models.toy(TASK)
+    for call in (subset_values, shapley, pair_interactions):
+        with pytest.raises(GatedInterpError, match="a task of 4 trigrams has 10"):
+            call(model, SkipTrigramTask(4))
+        with pytest.raises(GatedInterpError, match="never occurs"):
+            call(model, TASK, n=1)
+        with pytest.raises(GatedInterpError, match="one attention-only layer"):
+            call(models.two_layers(TASK), TASK)
+    with pytest.raises(GatedInterpError, match="at least 2 permutations and a permutation_seed"):
+        shapley(model, TASK, permutations=10)
+    with pytest.raises(GatedInterpError, match="one for each of"):
+        shapley_values(torch.zeros(6))
