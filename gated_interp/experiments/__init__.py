@@ -1,0 +1,1 @@
+"""Named runs: config in, a run folder with tables and figures out."""
