@@ -47,6 +47,8 @@ class Config:
                     f"{type(self).__name__}.{field.name} is {value!r}; "
                     f"it must be {_words(field.type)}."
                 )
+            if field.type is float:
+                object.__setattr__(self, field.name, float(value))  # 1 was meant as 1.0
         for problem in self.problems():
             raise GatedInterpError(f"{type(self).__name__}: {problem}")
 

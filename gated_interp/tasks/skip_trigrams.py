@@ -48,8 +48,9 @@ class TrigramBatch:
 
     def select(self, rows: Int[Tensor, " kept"]) -> "TrigramBatch":
         """The batch with only ``rows`` (ascending, each at most once), renumbered."""
-        new_row = torch.full((len(self),), -1)
-        new_row[rows] = torch.arange(rows.numel())
+        device = self.tokens.device
+        new_row = torch.full((len(self),), -1, device=device)
+        new_row[rows] = torch.arange(rows.numel(), device=device)
         keep = new_row[self.example] >= 0
         cut = new_row[self.truncated]
         return TrigramBatch(
@@ -145,8 +146,7 @@ class SkipTrigramTask:
         Raises:
             GatedInterpError: ``n`` is not positive, or a bad seed.
         """
-        if type(n) is not int or n < 1:
-            raise GatedInterpError(f"n is {n!r}; it must be a whole number, at least 1.")
+        _require_count(n)
         source = generator(seed)
         v = self.d_vocab
         # One draw serves both cases exactly: x % v is uniform over v tokens and x % (v - 1)
@@ -189,6 +189,7 @@ class SkipTrigramTask:
         Raises:
             GatedInterpError: ``n`` is not positive, or a bad seed.
         """
+        _require_count(n)
         kept: list[TrigramBatch] = []
         found, stream = 0, 0
         while found < n:
@@ -234,7 +235,9 @@ class SkipTrigramTask:
                 problems.append(
                     f"trigram {b} is completed {count} times; at least {min_examples} are wanted."
                 )
-        wrong = (tokens[batch.example, at + 1] != batch.trigram + self.n_trigrams).sum()
+        # A B at the last position has no C behind it; the pad stands for none.
+        behind = torch.nn.functional.pad(tokens, (0, 1), value=-1)[batch.example, at + 1]
+        wrong = (behind != batch.trigram + self.n_trigrams).sum()
         if wrong:
             problems.append(f"{int(wrong)} scored trigrams are not followed by their C.")
         if (tokens[batch.example, at] != batch.trigram).any():
@@ -267,6 +270,11 @@ class SkipTrigramTask:
                     "twice a uniform share."
                 )
         return problems
+
+
+def _require_count(n: int) -> None:
+    if type(n) is not int or n < 1:
+        raise GatedInterpError(f"n is {n!r}; it must be a whole number, at least 1.")
 
 
 def concatenate(batches: list[TrigramBatch]) -> TrigramBatch:
