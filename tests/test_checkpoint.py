@@ -335,7 +335,10 @@ REFUSED: dict[str, tuple[Spoil, str]] = {
     "unknown config key": (at("gated_config.dropout", 0), "unknown key 'dropout'"),
     "lacking config key": (lambda t, m: m["gated_config"].pop("gate"), "gated_config lacks 'gate'"),
     "wrong type": (at("toy_config.n_heads", "2"), "n_heads is '2'"),
-    "impossible value": (at("gated_config.penalty_p", 0), "penalty_p is 0; it must be positive"),
+    "impossible value": (
+        at("gated_config.penalty_p", 0.0),
+        r"penalty_p is 0\.0; it must be positive",
+    ),
     "unknown choice": (at("gated_config.gate", "sigmoid"), "gate is 'sigmoid'"),
     "negative seed": (at("toy_config.seed", -1), "seed is -1"),
     "contradicts the shapes": (at("gated_config.n_heads", 4), r"of shape \[5, 8, 1\]"),

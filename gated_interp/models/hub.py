@@ -145,9 +145,11 @@ def _explained(
         return GatedInterpError(
             f"the repository {repo_id!r} has no file {filename!r}; pass filename= for another."
         )
-    # An answer the hub gave may hide behind "not in the local cache".
-    answer = error.__cause__ if isinstance(error, errors.LocalEntryNotFoundError) else error
-    response = getattr(answer, "response", None)
+    # What really happened may hide behind "not in the local cache" or "error while uploading".
+    reason: BaseException = error
+    while reason.__cause__ is not None and getattr(reason, "response", None) is None:
+        reason = reason.__cause__
+    response = getattr(reason, "response", None)
     if response is not None:
         may = "; pass a token that may" if response.status_code in (401, 403) else ""
         return GatedInterpError(
@@ -155,8 +157,12 @@ def _explained(
         )
     if isinstance(error, errors.LocalTokenNotFoundError):
         return GatedInterpError("no access token is stored; pass token= or log in to the hub.")
-    reason = str(answer or error).strip().splitlines() or [type(error).__name__]
+    if isinstance(reason, OSError) and reason.filename is not None:
+        return GatedInterpError(
+            f"cannot use {reason.filename} ({reason.strerror}); name another folder as cache_dir."
+        )
+    words = str(reason).strip().splitlines() or [type(reason).__name__]
     return GatedInterpError(
-        f"the hub cannot be reached for {repo_id!r} ({reason[0]}); check the network, or load a "
+        f"the hub cannot be reached for {repo_id!r} ({words[0]}); check the network, or load a "
         "local file."
     )

@@ -1,0 +1,220 @@
+"""Pushing to and loading from a hub, against a local fake of its file interface."""
+
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import pytest
+import torch
+from fake_hub import TOKEN, FakeHub, serving
+
+from gated_interp.core.errors import CheckpointError, GatedInterpError
+from gated_interp.models.gated_attention import GatedAttention, GatedConfig
+from gated_interp.models.hub import from_hub, push_to_hub
+from gated_interp.models.splice import splice, unsplice
+from gated_interp.models.toy import HookedTransformer, ToyConfig, build_toy
+
+REPO = "someone/2H3ST-gated"
+
+
+@pytest.fixture(autouse=True)
+def loopback_only(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No request leaves this machine: connecting anywhere but to loopback fails the test."""
+    connect = socket.socket.connect
+
+    def guarded(self: socket.socket, address: Any) -> None:
+        assert self.family == socket.AF_UNIX or address[0] in ("127.0.0.1", "::1"), address
+        connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", guarded)
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_TELEMETRY", True)
+    # The library waits seconds between its retries; what it does in the end is the same.
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    huggingface_hub.close_session()
+    yield
+    huggingface_hub.close_session()
+
+
+@pytest.fixture
+def hub() -> Iterator[FakeHub]:
+    with serving() as running:
+        yield running
+
+
+@pytest.fixture
+def model() -> HookedTransformer:
+    toy = build_toy(ToyConfig(n_trigrams=3, n_heads=2))
+    return splice(toy, 0, GatedAttention(GatedConfig(d_model=8, n_heads=5, d_head=3)))
+
+
+def fetch(hub: FakeHub, folder: Path, **options: Any) -> HookedTransformer:
+    return from_hub(
+        options.pop("repo_id", REPO),
+        endpoint=hub.endpoint,
+        token=TOKEN,
+        cache_dir=folder,
+        **options,
+    )
+
+
+def test_a_pushed_model_comes_back(hub: FakeHub, model: HookedTransformer, tmp_path: Path) -> None:
+    address = push_to_hub(model, REPO, notes={"l0": 0.4}, token=TOKEN, endpoint=hub.endpoint)
+    assert address == f"{hub.endpoint}/{REPO}/commit/{hub.commit_id(REPO, 1)}"
+    assert list(hub.repositories[REPO][-1]) == ["model.safetensors"]
+
+    loaded = fetch(hub, tmp_path)
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, loaded.state_dict()[name]), name
+    assert unsplice(loaded).toy_config == model.toy_config
+    assert (loaded.model_name, loaded.notes) == (REPO, {"l0": 0.4})
+
+
+def test_a_revision_is_the_model_as_it_was_then(
+    hub: FakeHub, model: HookedTransformer, tmp_path: Path
+) -> None:
+    for kind in (unsplice(model), model):
+        push_to_hub(kind, REPO, token=TOKEN, endpoint=hub.endpoint)
+    assert fetch(hub, tmp_path).info.kind == "gated"
+    assert fetch(hub, tmp_path, revision=hub.commit_id(REPO, 1)).info.kind == "toy"
+
+
+def test_several_models_share_a_repository(
+    hub: FakeHub, model: HookedTransformer, tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {"token": TOKEN, "endpoint": hub.endpoint}
+    push_to_hub(unsplice(model), REPO, filename="toy.safetensors", **options)
+    push_to_hub(model, REPO, filename="gated/a.safetensors", **options)
+    assert fetch(hub, tmp_path, filename="toy.safetensors").info.kind == "toy"
+    assert fetch(hub, tmp_path, filename="gated/a.safetensors").info.kind == "gated"
+
+
+def test_what_was_downloaded_loads_from_the_cache_without_the_hub(
+    model: HookedTransformer, tmp_path: Path
+) -> None:
+    with serving() as hub:
+        push_to_hub(model, REPO, token=TOKEN, endpoint=hub.endpoint)
+        before = fetch(hub, tmp_path)
+    after = fetch(hub, tmp_path)  # the server is gone
+    assert torch.equal(before.blocks[0].attn.W_Q, after.blocks[0].attn.W_Q)
+
+
+def test_a_private_repository_is_asked_for(model: HookedTransformer) -> None:
+    with serving() as hub:
+        push_to_hub(model, REPO, private=True, token=TOKEN, endpoint=hub.endpoint)
+        assert hub.private[REPO] in (True, "private")
+
+
+# ---------------------------------------------------------------- refusals
+
+
+def sentence(refused: pytest.ExceptionInfo[GatedInterpError]) -> str:
+    text = str(refused.value)
+    assert text.endswith(".")
+    assert "\n" not in text
+    assert TOKEN not in text
+    return text
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"repo_id": "someone/else"}, "no model repository 'someone/else' that you may use"),
+        ({"revision": "v9"}, "has no revision 'v9'"),
+        ({"filename": "none.safetensors"}, "has no file 'none.safetensors'"),
+        ({"repo_id": "a/b/c"}, "'a/b/c' is not a hub repository; write 'user/name'"),
+    ],
+)
+def test_what_is_not_there_is_named(
+    model: HookedTransformer, tmp_path: Path, options: dict[str, Any], words: str
+) -> None:
+    with serving() as hub:
+        push_to_hub(model, REPO, token=TOKEN, endpoint=hub.endpoint)
+        with pytest.raises(GatedInterpError, match=words) as refused:
+            fetch(hub, tmp_path, **options)
+    sentence(refused)
+
+
+def test_a_file_that_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
+    with serving() as hub:
+        hub.repositories[REPO] = [{"model.safetensors": b"not a model at all"}]
+        with pytest.raises(CheckpointError, match="not a whole safetensors file"):
+            fetch(hub, tmp_path)
+
+
+def test_a_cache_that_cannot_be_written_is_named(model: HookedTransformer, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    with serving() as hub:
+        push_to_hub(model, REPO, token=TOKEN, endpoint=hub.endpoint)
+        with pytest.raises(GatedInterpError, match=r"cannot use .*file.* as cache_dir") as refused:
+            fetch(hub, tmp_path / "file")
+    sentence(refused)
+
+
+def test_an_unreachable_hub_is_a_sentence(model: HookedTransformer, tmp_path: Path) -> None:
+    with serving() as hub:
+        pass  # its port is free again: nobody answers
+    with pytest.raises(GatedInterpError, match="hub cannot be reached") as refused:
+        fetch(hub, tmp_path)
+    assert "load a local file" in sentence(refused)
+    with pytest.raises(GatedInterpError, match="hub cannot be reached") as refused:
+        push_to_hub(model, REPO, token=TOKEN, endpoint=hub.endpoint)
+    sentence(refused)
+
+
+def test_offline_mode_is_a_sentence(
+    model: HookedTransformer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving() as hub:
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+        with pytest.raises(GatedInterpError, match=r"cannot be reached .*offline") as refused:
+            fetch(hub, tmp_path)
+        sentence(refused)
+        with pytest.raises(GatedInterpError, match=r"cannot be reached .*offline") as refused:
+            push_to_hub(model, REPO, token=TOKEN, endpoint=hub.endpoint)
+        sentence(refused)
+        assert hub.requests == []
+
+
+@pytest.mark.parametrize("status", [403, 500])
+def test_a_refusing_hub_is_quoted(model: HookedTransformer, tmp_path: Path, status: int) -> None:
+    with serving() as hub:
+        hub.broken_with = status
+        with pytest.raises(GatedInterpError, match=f"with status {status}") as refused:
+            fetch(hub, tmp_path)
+        assert ("token" in sentence(refused)) == (status == 403)
+        with pytest.raises(GatedInterpError, match=f"with status {status}") as refused:
+            push_to_hub(model, REPO, token=TOKEN, endpoint=hub.endpoint)
+        sentence(refused)
+
+
+def test_a_wrong_token_may_not_push(model: HookedTransformer) -> None:
+    with serving() as hub:
+        with pytest.raises(GatedInterpError, match="token that may"):
+            push_to_hub(model, REPO, token="another", endpoint=hub.endpoint)
+        assert hub.repositories == {}
+
+
+def test_a_model_that_cannot_be_saved_is_not_pushed(model: HookedTransformer) -> None:
+    with torch.no_grad():
+        model.blocks[0].attn.W_Q.fill_(torch.nan)
+    with serving() as hub:
+        with pytest.raises(CheckpointError, match="120 NaN"):
+            push_to_hub(model, REPO, token=TOKEN, endpoint=hub.endpoint)
+        assert hub.requests == []
+
+
+def test_without_the_extra_the_sentence_names_it(
+    model: HookedTransformer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    for use in (lambda: from_hub(REPO), lambda: push_to_hub(model, REPO)):
+        with pytest.raises(GatedInterpError, match=r"install gated-interp\[hub\]"):
+            use()
