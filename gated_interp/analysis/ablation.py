@@ -55,7 +55,8 @@ def ablated(
         model: any ``HookedTransformer``, with gated blocks spliced in or not.
         heads: ``(layer, head)`` pairs.
         method: see the module's text.
-        reference_tokens: ``[reference reference_pos]``, what ``mean``, ``resample`` and ``optimal`` refer to.
+        reference_tokens: ``[reference reference_pos]``, what ``mean``, ``resample`` and
+            ``optimal`` refer to.
         seed: of the rows that ``resample`` draws; every forward pass draws the same.
         objective: what ``optimal`` minimises over the reference: ``kl`` to the intact model, or
             the next-token ``loss``.

@@ -53,8 +53,8 @@ class Faithfulness:
         The last three need a spliced block.
         """
         n = self.l0.shape[0]
-        w = torch.full((1, n), 1 / n) if weights is None else weights / weights.sum(1, keepdim=True)
-        w = w.to(self.l0)
+        w = torch.ones(1, n) if weights is None else weights
+        w = w.to(self.l0) / w.sum(1, keepdim=True).to(self.l0)
         found = {"l0": w @ self.l0, "cross_entropy": w @ self.cross_entropy}
         for name, each in (
             ("original_cross_entropy", self.original_cross_entropy),

@@ -43,7 +43,7 @@ HEAD_AXIS = {
 def activation_patch(
     model: HookedTransformer,
     tokens: Int[Tensor, "batch pos"],
-    source_tokens: Int[Tensor, "batch pos"],
+    source_tokens: Int[Tensor, "source_batch source_pos"],
     name: str,
     *,
     head: int | None = None,
@@ -78,7 +78,7 @@ def activation_patch(
 def path_patch(
     model: HookedTransformer,
     tokens: Int[Tensor, "batch pos"],
-    source_tokens: Int[Tensor, "batch pos"],
+    source_tokens: Int[Tensor, "source_batch source_pos"],
     sender: Head,
     receiver: str,
     *,
@@ -147,7 +147,7 @@ def path_patch(
 def patch_effects(
     model: HookedTransformer,
     tokens: Int[Tensor, "batch pos"],
-    source_tokens: Int[Tensor, "batch pos"],
+    source_tokens: Int[Tensor, "source_batch source_pos"],
     names: Sequence[str],
     *,
     position: int,
