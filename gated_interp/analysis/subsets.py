@@ -13,7 +13,6 @@ are the heads' mean writes and its interactions are zero. Lead and accuracy are 
 
 import dataclasses
 from collections.abc import Iterator
-from math import comb
 from typing import Literal, get_args
 
 import pandas as pd
@@ -21,12 +20,22 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from gated_interp.analysis.games import harsanyi_dividends, shapley_values
 from gated_interp.analysis.verdict import EXAMPLES, SEED
 from gated_interp.analysis.writes import head_writes
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.seeds import generator
 from gated_interp.models.toy import HookedTransformer
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
+
+__all__ = [
+    "SubsetValues",
+    "harsanyi_dividends",
+    "pair_interactions",
+    "shapley",
+    "shapley_values",
+    "subset_values",
+]
 
 Metric = Literal["logit", "lead", "accuracy"]
 MAX_EXACT = 16
@@ -114,55 +123,6 @@ def subset_values(
     keep = (numbers[:, None] >> torch.arange(heads) & 1).double()
     each = [e.values(keep) for e in examples]
     return SubsetValues(heads, **{m: torch.stack([v[m] for v in each]) for m in get_args(Metric)})
-
-
-def shapley_values(
-    values: Float[Tensor, "*shape subset"],
-) -> Float[Tensor, "*shape head_index"]:
-    """Shapley value per head of a game given by the value of every subset.
-
-    ``phi_h = sum over S without h of |S|! (H - |S| - 1)! / H! (v(S + h) - v(S))``. They add up to
-    the value of all heads minus that of none (Shapley, 1953).
-
-    Examples:
-        >>> shapley_values(torch.tensor([0.0, 1.0, 2.0, 6.0])).tolist()
-        [2.5, 3.5]
-    """
-    heads = _n_heads(values)
-    numbers = torch.arange(2**heads, device=values.device)
-    size = sum((numbers >> h & 1 for h in range(heads)), torch.zeros_like(numbers))
-    weight = torch.tensor(
-        [1 / (heads * comb(heads - 1, s)) for s in range(heads)],
-        dtype=values.dtype,
-        device=values.device,
-    )
-    phi = []
-    for h in range(heads):
-        without = numbers[(numbers >> h & 1) == 0]
-        gain = values[..., without | 1 << h] - values[..., without]
-        phi.append((gain * weight[size[without]]).sum(-1))
-    return torch.stack(phi, -1)
-
-
-def harsanyi_dividends(
-    values: Float[Tensor, "*shape subset"],
-) -> Float[Tensor, "*shape subset"]:
-    """What each set of heads adds beyond all its proper subsets.
-
-    ``m(S) = sum over T in S of (-1)^(|S| - |T|) v(T)``; summed over the subsets of any ``S``
-    they give ``v(S)`` back, and ``phi_h = sum over S with h of m(S) / |S|`` (Harsanyi, 1963).
-
-    Examples:
-        >>> harsanyi_dividends(torch.tensor([0.0, 1.0, 2.0, 6.0])).tolist()
-        [0.0, 1.0, 2.0, 3.0]
-    """
-    heads = _n_heads(values)
-    dividends = values.clone()
-    for h in range(heads):
-        # Axes: higher bits, bit h, lower bits.
-        view = dividends.view(*values.shape[:-1], -1, 2, 2**h)
-        view[..., 1, :] -= view[..., 0, :]
-    return dividends
 
 
 def shapley(
@@ -297,12 +257,3 @@ def _examples(
             lead=(base[mine][:, c, None] - base[mine])[:, others],
             lead_writes=(writes[mine][..., c, None] - writes[mine])[..., others],
         )
-
-
-def _n_heads(values: Tensor) -> int:
-    heads = values.shape[-1].bit_length() - 1
-    if 2**heads != values.shape[-1]:
-        raise GatedInterpError(
-            f"there are {values.shape[-1]} subset values; there must be one for each of 2**n_heads."
-        )
-    return heads
