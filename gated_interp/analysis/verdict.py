@@ -129,13 +129,13 @@ def sole_owners(
     lead = writes[..., c, None] - writes
     lead = torch.cat([lead[..., :c], lead[..., c + 1 :]], -1)  # [example head_index other_token]
     allowed = _allowed_failures(lead.shape[0], threshold)
-    worst = worst_leads(lead)
-    fails = (worst <= 0).any(-1).sum(0)  # [head_index]: examples that some subset breaks
+    breakable = (worst_leads(lead) <= 0).any(-1)  # [example head_index]: by some subset
+    fails = breakable.sum(0)
     return [
         h
         for h in range(lead.shape[1])
         # Where few examples break at all, no single subset breaks many. Else look for one subset.
-        if fails[h] <= allowed or not _some_subset_breaks(lead, h, allowed)
+        if fails[h] <= allowed or not _some_subset_breaks(lead[breakable[:, h]], h, allowed)
     ]
 
 
@@ -168,19 +168,19 @@ def _some_subset_breaks(lead: Float[Tensor, "example head token"], h: int, allow
 
     Different examples may be broken by different subsets, so the closed form per example is only
     a bound. Branch and bound over the other heads makes it exact: a branch is left when even the
-    best choice per example for the undecided heads breaks too few.
+    best choice per example for the undecided heads breaks too few. ``lead`` holds only the examples
+    that some subset breaks.
     """
     heads = lead.shape[1]
     if heads == 1:
         return True  # no other head: the bound, one subset with nothing removed, was exact
     others = [o for o in range(heads) if o != h]
-    # Only examples that can break matter; heads that move most are decided first.
-    lead = lead[(worst_leads(lead)[:, h] <= 0).any(-1)]
-    others.sort(key=lambda o: -float(lead[:, o].abs().sum()))
-    harm_after = torch.stack(
-        [lead[:, others[i:]].clamp(max=0).sum(1) for i in range(len(others))]
-        + [torch.zeros_like(lead[:, 0])]
-    )  # [decided example token]: the harm the undecided heads can still do
+    # Heads that move most are decided first.
+    size = lead.abs().sum((0, 2)).tolist()
+    others.sort(key=lambda o: -size[o])
+    harm = lead[:, others].clamp(max=0).flip(1).cumsum(1).flip(1).unbind(1)
+    # [decided][example token]: the harm the undecided heads can still do
+    harm_after = [*harm, torch.zeros_like(lead[:, 0])]
 
     def breaks(total: Float[Tensor, "example token"]) -> Bool[Tensor, " example"]:
         return (total <= 0).any(-1)

@@ -267,7 +267,7 @@ class GatedAttention(nn.Module):
         """
         require_plain(attn)
         n, m, d = attn.W_Q.shape
-        heads = round(n * expansion)
+        heads = round(n * expansion) if math.isfinite(expansion) else 0
         if heads < 1 or not math.isclose(heads, n * expansion):
             raise GatedInterpError(
                 f"expansion is {expansion}, which makes {n * expansion} heads of {n}; "
