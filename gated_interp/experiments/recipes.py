@@ -43,6 +43,7 @@ class Recipe(Config):
     alpha_unit: Literal["absolute", "variance"] = "variance"
     overlap: float = 0.5
     fvu_target: float | None = 0.018
+    fvu_from: float = 0.2
     penalty_off: float = 0.2
     penalty_ramp: float = 0.2
     steps: int = 3000
@@ -104,6 +105,7 @@ class Recipe(Config):
             penalty_off=self.penalty_off,
             penalty_ramp=self.penalty_ramp,
             fvu_target=self.fvu_target,
+            fvu_from=self.fvu_from,
             data="fixed",
             n_sequences=self.n_sequences,
             seed=seed,
@@ -132,9 +134,7 @@ def reference_recipe(n_heads: int, n_trigrams: int) -> Recipe:
 
     As published but for one thing: a step sees some 1,000 positions instead of 11,000.
     """
-    nearest = min(
-        REFERENCE_SETTINGS, key=lambda s: abs(s[0] - n_heads) + abs(s[1] - n_trigrams)
-    )
+    nearest = min(REFERENCE_SETTINGS, key=lambda s: abs(s[0] - n_heads) + abs(s[1] - n_trigrams))
     alpha, lr = REFERENCE_SETTINGS[nearest]
     return Recipe(
         expansion=2,

@@ -26,6 +26,8 @@ class TrainConfig(Config):
             factor that falls while the FVU is above it and rises while it is below; ``None``
             leaves them alone.
         fvu_rate: the most that factor's logarithm moves in a step.
+        fvu_from: the first fraction of the steps, in which the factor stays 1: heads part company
+            under full penalties, then are let back to the target.
         data: ``fresh`` sequences in every step, or a ``fixed`` set read in order, over and over.
         n_sequences: sequences in the fixed set, a multiple of ``batch_size``.
         seed: of the data and of the gate noise (the model's own config holds that of its weights).
@@ -45,6 +47,7 @@ class TrainConfig(Config):
     penalty_ramp: float = 0.2
     fvu_target: float | None = None
     fvu_rate: float = 0.02
+    fvu_from: float = 0.2
     data: Literal["fresh", "fixed"] = "fresh"
     n_sequences: int = 100_000
     seed: int = 0
@@ -54,7 +57,7 @@ class TrainConfig(Config):
 
     def problems(self) -> list[str]:
         found = positive(self, "steps", "batch_size", "lr", "n_sequences", "log_every")
-        for name in ("lr_decay", "penalty_off", "penalty_ramp"):
+        for name in ("lr_decay", "penalty_off", "penalty_ramp", "fvu_from"):
             if not 0 <= getattr(self, name) <= 1:
                 found.append(f"{name} is {getattr(self, name)}; it must be from 0 to 1.")
         if self.penalty_off + self.penalty_ramp > 1 + 1e-9:

@@ -28,6 +28,8 @@ class FvuControl:
         targets = [math.nan if c.fvu_target is None else c.fvu_target for c in configs]
         self.target = torch.tensor(targets, device=device)
         self.rate = torch.tensor([c.fvu_rate for c in configs], device=device)
+        starts = [c.fvu_from * c.steps for c in configs]
+        self.start = torch.tensor(starts, device=device)
         self.any_target = any(c.fvu_target is not None for c in configs)
         self.state: Float[Tensor, "2 run"] = torch.zeros(2, len(configs), device=device)
         self.state[1] = 1.0
@@ -38,12 +40,12 @@ class FvuControl:
         return self.state[0].exp()
 
     @torch.no_grad()
-    def observe(self, fvu: Float[Tensor, " run"], penalized: Float[Tensor, " run"]) -> None:
-        """Take in a step's FVU; the factor moves in the runs that are ``penalized`` (not 0)."""
+    def observe(self, fvu: Float[Tensor, " run"], step: int) -> None:
+        """Take in a step's FVU; the factor moves in the runs whose ``fvu_from`` is past."""
         if not self.any_target:
             return
         log_factor, mean = self.state
         mean.mul_(KEPT).add_(fvu, alpha=1 - KEPT)
-        too_high = ((mean - self.target) / self.target).clamp(-1, 1).nan_to_num(0.0)
-        moved = log_factor - self.rate * too_high * (penalized > 0)
+        too_high = (4 * (mean - self.target) / self.target).clamp(-1, 1).nan_to_num(0.0)
+        moved = log_factor - self.rate * too_high * (step >= self.start)
         log_factor.copy_(moved.clamp(LEAST, MOST))

@@ -160,7 +160,7 @@ def train_gated(
         >>> block = GatedAttention.from_attention(toy.blocks[0].attn, expansion=2)
         >>> history = train_gated(toy, block, TrainConfig(steps=20), progress=False).history
         >>> history.columns.tolist()
-        ['step', 'loss', 'reconstruction', 'fvu', 'penalty', 'l0', 'factor', 'lr', 'alpha']
+        ['step', 'loss', 'reconstruction', 'fvu', 'penalty', 'overlap', 'l0', 'factor', 'lr', 'alpha']
     """
     config = TrainConfig() if config is None else config
     require_capturable(model, layer)
@@ -179,7 +179,7 @@ def train_gated(
     sample = draw(data, VARIANCE_SAMPLE, derive(config.seed, VARIANCE)).to(device)
     variance = output_variance(attention_io(original, sample, layer).output)
     unit = variance if config.alpha_unit == "variance" else 1.0
-    seen_fvu: list[Tensor] = []
+    seen_fvu: list[tuple[Tensor, int]] = []
 
     def objective(step: int, tokens: Int[Tensor, "batch pos"], alpha: float) -> Any:
         if block.config.gate == "hard_concrete":
@@ -192,15 +192,18 @@ def train_gated(
         factor = float(control.factor)
         loss = error + alpha * unit * factor * penalty
         full = penalty_weight(step, config.steps, 1.0, config.penalty_off, config.penalty_ramp)
+        shared = torch.zeros(())
         if config.overlap:
-            loss = loss + full * config.overlap * factor * block.overlap_penalty(writes[-1])
-        seen_fvu[:] = [(error.detach() / variance)[None], torch.tensor([full], device=device)]
+            shared = block.overlap_penalty(writes[-1])
+            loss = loss + full * config.overlap * factor * shared
+        seen_fvu[:] = [((error.detach() / variance)[None], step)]
 
         def measure() -> Row:
             return {
                 "reconstruction": error.item(),
                 "fvu": fvu(output.detach(), target).item(),
                 "penalty": penalty.item(),
+                "overlap": shared.item(),
                 "l0": l0(gate.detach()).item(),
                 "factor": factor,
             }
@@ -219,7 +222,7 @@ def train_gated(
         return _train(
             block, objective, batches(data, config, original), config, identity,
             checkpoint, resume, progress, logged=("lr", "alpha"),
-            control=control.state, settle=lambda: control.observe(*seen_fvu),
+            control=control.state, settle=lambda: control.observe(*seen_fvu[0]),
         )  # fmt: skip
 
 

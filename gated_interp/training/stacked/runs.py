@@ -7,7 +7,8 @@ the hooked loop, and is said to.
 import dataclasses
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import pandas as pd
@@ -36,7 +37,7 @@ from gated_interp.training.stacked.optimizer import StackedAdam
 FRESH_POOL = 1000
 # What may differ between runs of one stack.
 PER_RUN = ("lr", "lr_decay", "alpha", "alpha_unit", "overlap", "penalty_off", "penalty_ramp",
-           "fvu_target", "fvu_rate", "seed")  # fmt: skip
+           "fvu_target", "fvu_rate", "fvu_from", "seed")  # fmt: skip
 
 
 def say_on_stderr(sentence: str) -> None:
@@ -229,6 +230,7 @@ def _gated_stack(runs: list[GatedRun], progress: bool) -> list[TrainResult[Gated
     alpha_unit = torch.where(unit, variance, 1.0)
     control = FvuControl(configs, device)
     overlap_weight = torch.tensor([c.overlap for c in configs], device=device)
+    any_overlap = bool(overlap_weight.any())
     original_z: dict[int, Tensor] = {}
     del first
 
@@ -244,11 +246,12 @@ def _gated_stack(runs: list[GatedRun], progress: bool) -> list[TrainResult[Gated
         penalty = (head_norm(gate, stack.config.penalty_p) * batch.pairs).sum((1, 2))
         alpha = rates["alpha"] * alpha_unit * control.factor
         loss = error + alpha * penalty
-        if bool(overlap_weight.any()):
+        shared = torch.zeros_like(error.detach())
+        if any_overlap:
             shared = overlap_penalty(z, W_O, stack.config.n_heads, batch.weight)
             loss = loss + rates["penalty"] * overlap_weight * control.factor * shared
         fvu = error.detach() / variance
-        control.observe(fvu, rates["penalty"])
+        control.observe(fvu, step)
 
         def measure() -> dict[str, Tensor]:
             is_open = (gate.detach() > OPEN).float().sum(1)
@@ -256,6 +259,7 @@ def _gated_stack(runs: list[GatedRun], progress: bool) -> list[TrainResult[Gated
                 "reconstruction": error.detach(),
                 "fvu": fvu,
                 "penalty": penalty.detach(),
+                "overlap": shared.detach(),
                 "l0": (is_open * batch.pairs).sum((1, 2)) / batch.pairs.sum((1, 2)),
                 "factor": control.factor,
             }
@@ -301,7 +305,7 @@ def _train_stack(
     rows: list[dict[str, Tensor]] = []
     steps: list[int] = []
     bar = tqdm(total=config.steps, disable=not progress, unit="step", desc=f"{len(configs)} runs")
-    with bar, torch.enable_grad():
+    with bar, torch.enable_grad(), denormals_flushed():
         for step in range(config.steps):
             rates = _rates(configs, step, device)
             weights.grad.zero_()
@@ -325,6 +329,19 @@ def _train_stack(
         pd.DataFrame({"step": steps, **{n: c[:, run].numpy() for n, c in columns.items()}})
         for run in range(len(configs))
     ]
+
+
+@contextmanager
+def denormals_flushed() -> Iterator[None]:
+    """Numbers below 1e-38 count as zero while the context is open.
+
+    Attention to what is not attended to is full of them, and processors are slow at them.
+    """
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
 
 
 def _rates(configs: list[TrainConfig], step: int, device: Any) -> dict[str, Tensor]:

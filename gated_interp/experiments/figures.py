@@ -1,0 +1,166 @@
+"""Figures of a finished run, drawn from its files alone."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+import torch
+
+from gated_interp.analysis.faithfulness import dead_heads
+from gated_interp.analysis.measures import shares
+from gated_interp.analysis.superposition import loading_matrix
+from gated_interp.analysis.verdict import SEED, verdict
+from gated_interp.core.errors import GatedInterpError
+from gated_interp.experiments.paper import read_results
+from gated_interp.models.checkpoint import load
+from gated_interp.models.splice import gated_block, unsplice
+from gated_interp.models.toy import HookedTransformer
+from gated_interp.plots import (
+    Holdings,
+    before_after,
+    gate_maps,
+    loss_curves,
+    reliability,
+    save_figures,
+)
+from gated_interp.tasks.skip_trigrams import SkipTrigramTask
+
+Figure = tuple[go.Figure, pd.DataFrame]
+
+
+def draw_run(
+    run: Path | str,
+    out: Path | str,
+    formats: Sequence[str] = ("svg", "png"),
+    *,
+    say: Callable[[str], object] | None = None,
+) -> list[Path]:
+    """Write the figures of the run folder ``run`` to ``out``, each with its CSV.
+
+    Raises:
+        GatedInterpError: no finished run, a format that does not exist, or a file missing from it.
+    """
+    run, out = Path(run), Path(out)
+    results = read_results(run)
+    figures: dict[Path | str, tuple[go.Figure, Any]] = {}
+    for name in results["experiments"]:
+        gated = load(run / f"{name}-gated.safetensors")
+        task: SkipTrigramTask = gated.task
+        figures[out / f"{name}-before-after"] = before_after_of(gated, task, name)
+        figures[out / f"{name}-gates"] = gates_of(gated, task, name)
+        history = _read_csv(run / f"{name}-history.csv")
+        selected = results["experiments"][name]["selected_seed"]
+        curves = loss_curves(
+            history,
+            selected=selected,
+            quantities=("reconstruction", "fvu", "penalty", "l0"),
+            title=f"{name}: {history['run'].nunique()} gated blocks in training",
+        )
+        figures[out / f"{name}-training"] = (curves, history)
+    table = reliability_table(results)
+    figures[out / "reliability"] = (reliability(table, target=0.95), table)
+    return save_figures(figures, formats, say=say)
+
+
+def before_after_of(gated: HookedTransformer, task: SkipTrigramTask, name: str) -> Figure:
+    """The post's picture: who holds each representation, in the toy and in the gated block."""
+    sides = {"before": (unsplice(gated), "the toy"), "after": (gated, "the gated block")}
+    held = {key: holdings(model, task, label) for key, (model, label) in sides.items()}
+    words = {b: f"A…B{b}→C{b}" for b in task.trigrams}
+    rows = []
+    for key, side in held.items():
+        share = np.asarray(side.shares)
+        for b in task.trigrams:
+            for h, head in enumerate(side.heads):
+                rows.append(
+                    {
+                        "model": key,
+                        "representation": words[b],
+                        "head": head,
+                        "share_of_loading": share[b - 1, h],
+                        "sole_owner": h in side.owners[b],
+                        "distributed": b in side.distributed,
+                    }
+                )
+    fig = before_after(held["before"], held["after"], words, title=f"{name}: who holds what")
+    return fig, pd.DataFrame(rows)
+
+
+def holdings(model: HookedTransformer, task: SkipTrigramTask, name: str) -> Holdings:
+    """A model's verdict and loadings, as the plots want them."""
+    found = verdict(model, task)
+    n_heads = model.blocks[0].attn.W_Q.shape[0]
+    return Holdings(
+        name=name,
+        heads=[f"L0H{h}" for h in range(n_heads)],
+        shares=shares(loading_matrix(model, task)).cpu().numpy(),
+        owners=found.owners,
+        distributed=found.distributed,
+        not_learnt=found.not_learnt,
+        dead=dead_heads(model, task.sample(1000, SEED).tokens),
+    )
+
+
+def gates_of(gated: HookedTransformer, task: SkipTrigramTask, name: str) -> Figure:
+    """How far each head's gate opens for every (query token, key token)."""
+    gates = gate_table(gated)
+    heads = [f"L0H{h}" for h in range(len(gates))]
+    frames = [
+        pd.DataFrame(gate, index=task.token_names, columns=task.token_names)
+        .rename_axis("query_token")
+        .reset_index()
+        .melt("query_token", var_name="key_token", value_name="gate")
+        .assign(head=head)
+        for head, gate in zip(heads, gates, strict=True)
+    ]
+    fig = gate_maps(gates, task.token_names, heads, title=f"{name}: when each head's gate opens")
+    return fig, pd.concat(frames, ignore_index=True)
+
+
+@torch.no_grad()
+def gate_table(gated: HookedTransformer) -> np.ndarray:
+    """Each gate as a function of the tokens, ``[head, query_token, key_token]``, by hooks.
+
+    Raises:
+        GatedInterpError: the model has no gated block.
+    """
+    if gated_block(gated) is None:
+        raise GatedInterpError("the model has no gated block; splice one in or load a gated model.")
+    # Without positional signal every pair of tokens can be read off two-token sequences.
+    tokens = torch.arange(gated.cfg.d_vocab)
+    pairs = torch.cartesian_prod(tokens, tokens)  # (query, key)
+    name = "blocks.0.attn.hook_gate"
+    _, cache = gated.run_with_cache(pairs.flip(1), names_filter=name)
+    gate = cache[name][:, :, 1, 0]
+    return gate.T.reshape(-1, len(tokens), len(tokens)).cpu().numpy()
+
+
+def reliability_table(results: dict[str, Any]) -> pd.DataFrame:
+    """The rows of the reliability figure from ``results.json``."""
+    rows = []
+    for name, e in results["experiments"].items():
+        low, high = e["success_interval"]
+        rows.append(
+            {
+                "experiment": name,
+                "recipe": e["recipe"],
+                "runs": e["seeds"],
+                "successes": e["successes"],
+                "low": low,
+                "high": high,
+                "fvu": e["fvu_median"],
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _read_csv(path: Path) -> pd.DataFrame:
+    try:
+        return pd.read_csv(path)
+    except (OSError, ValueError) as error:
+        raise GatedInterpError(f"{path} cannot be read; run `gated-interp reproduce` anew.") from (
+            error
+        )

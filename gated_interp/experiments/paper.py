@@ -1,0 +1,261 @@
+"""The main job: the post's three experiments, many seeds each, into one run folder."""
+
+import dataclasses
+import json
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+
+from gated_interp.core.config import Config, positive
+from gated_interp.core.errors import GatedInterpError
+from gated_interp.core.files import write_text, write_whole
+from gated_interp.experiments.intervals import wilson
+from gated_interp.experiments.recipes import recipe_named
+from gated_interp.experiments.seeds import (
+    STACK,
+    Job,
+    SeedsOutcome,
+    in_processes,
+    merged,
+    original_of,
+    train_seeds,
+)
+from gated_interp.models.checkpoint import save
+from gated_interp.tasks.skip_trigrams import SkipTrigramTask
+
+PUBLISHED = {"2H3ST": (2, 3), "3H4ST": (3, 4), "4H5ST": (4, 5)}
+LARGER = {"6H8ST": (6, 8), "8H12ST": (8, 12)}
+RESULTS = "results.json"
+PARTS = "parts"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PaperConfig(Config):
+    """What the main job runs.
+
+    Attributes:
+        only: the name of one experiment, or ``None`` for the three published ones.
+        seeds: runs of each experiment.
+        recipe: ``reliable`` or ``reference``.
+        first_seed: seeds count up from here.
+        steps: of the gated training; ``None`` leaves it to the recipe.
+    """
+
+    only: str | None = None
+    seeds: int = 64
+    recipe: Literal["reliable", "reference"] = "reliable"
+    first_seed: int = 0
+    steps: int | None = None
+
+    def problems(self) -> list[str]:
+        found = positive(self, "seeds")
+        if self.steps is not None:
+            found += positive(self, "steps")
+        if self.first_seed < 0:
+            found.append(f"first_seed is {self.first_seed}; it must not be negative.")
+        if self.only is not None and self.only not in PUBLISHED | LARGER:
+            found.append(
+                f"there is no experiment {self.only!r}; there are {', '.join(PUBLISHED | LARGER)}."
+            )
+        return found
+
+    @property
+    def experiments(self) -> dict[str, tuple[int, int]]:
+        """Toy heads and trigrams by name."""
+        return PUBLISHED if self.only is None else {self.only: (PUBLISHED | LARGER)[self.only]}
+
+
+def run_paper(
+    config: PaperConfig,
+    out: Path | str,
+    *,
+    workers: int | None = None,
+    say: Callable[[str], None] = lambda _: None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, Any]:
+    """Run the experiments and write ``out``: checkpoints, tables, ``results.json``.
+
+    Each experiment is written when it ends. Started again after an interruption with the same
+    config, those that ended are not run again; a run that had ended is run anew.
+
+    Args:
+        workers: processes; all cores unless given.
+        say: told a sentence when an experiment ends.
+        on_progress: told how many batches of seeds are done, of how many.
+
+    Raises:
+        GatedInterpError: no toy of an experiment learnt its task, or ``out`` cannot be written.
+    """
+    out = Path(out)
+    if out.exists() and not out.is_dir():
+        raise GatedInterpError(f"{out} is a file; name a folder to write the run to.")
+    parts = out / PARTS
+    if _finished(out):
+        shutil.rmtree(parts, ignore_errors=True)
+    write_text(out / "config.json", json.dumps(config.to_dict(), indent=2) + "\n")
+
+    wanted = {}
+    done: dict[str, dict[str, Any]] = {}
+    for name, shape in config.experiments.items():
+        earlier = _part(parts, name, config)
+        if earlier is not None:
+            done[name] = earlier
+            say(f"{name} is done already; its results are kept.")
+        else:
+            wanted[name] = shape
+
+    jobs, batches = _jobs(wanted, config)
+    outcomes: dict[str, list[SeedsOutcome]] = {name: [] for name in wanted}
+    started = time.perf_counter()
+    for finished, (name, outcome) in enumerate(in_processes(jobs, workers), 1):
+        outcomes[name].append(outcome)
+        on_progress(finished, len(jobs))
+        if len(outcomes[name]) == batches[name]:
+            seconds = sum(o.seconds for o in outcomes[name])
+            done[name] = _write_experiment(name, merged(outcomes[name], seconds), config, out)
+            part = {"config": config.replace(only=None).to_dict(), "result": done[name]}
+            write_text(parts / f"{name}.json", json.dumps(part))
+            say(f"{name}: {done[name]['successes']} of {done[name]['seeds']} seeds succeed.")
+    results = {
+        "config": config.to_dict(),
+        "seconds": time.perf_counter() - started,
+        "experiments": {name: done[name] for name in config.experiments},
+    }
+    write_text(out / RESULTS, json.dumps(results, indent=2) + "\n")
+    shutil.rmtree(parts, ignore_errors=True)
+    return results
+
+
+def _finished(out: Path) -> bool:
+    """Whether the folder holds a run that ended (its parts, if any, are leftovers)."""
+    return (out / RESULTS).exists() and not (out / PARTS).is_dir()
+
+
+def _part(parts: Path, name: str, config: PaperConfig) -> dict[str, Any] | None:
+    """The result of an experiment that an interrupted run of this config finished."""
+    path = parts / f"{name}.json"
+    if not path.is_file():
+        return None
+    part = json.loads(path.read_text(encoding="utf-8"))
+    same = part["config"] == config.replace(only=None).to_dict()
+    return part["result"] if same else None
+
+
+def _jobs(
+    experiments: dict[str, tuple[int, int]], config: PaperConfig
+) -> tuple[list[Job], dict[str, int]]:
+    """Batches of seeds, the dearest first, and how many each experiment has."""
+    jobs: list[Job] = []
+    batches = {}
+    for name, (heads, trigrams) in sorted(
+        experiments.items(), key=lambda item: -item[1][0] * item[1][1]
+    ):
+        recipe = recipe_named(config.recipe, heads, trigrams)
+        if config.steps is not None:
+            recipe = recipe.replace(steps=config.steps)
+        seeds = list(range(config.first_seed, config.first_seed + config.seeds))
+        stacks = [seeds[i : i + STACK] for i in range(0, len(seeds), STACK)]
+        batches[name] = len(stacks)
+        task = SkipTrigramTask(trigrams)
+        jobs += [(name, train_seeds, (heads, task, recipe, stack)) for stack in stacks]
+    return jobs, batches
+
+
+def _write_experiment(
+    name: str, outcome: SeedsOutcome, config: PaperConfig, out: Path
+) -> dict[str, Any]:
+    """Write an experiment's checkpoints and tables; returns its entry of ``results.json``."""
+    run = outcome.selected
+    toy = original_of(run)
+    toy_run = next(t for t in outcome.toys if t.seed == run.toy_seed)
+    notes = {"experiment": name, "recipe": config.recipe, "seed": run.seed, "fvu": run.fvu}
+    save(run.model, out / f"{name}-gated.safetensors", notes=notes | {"l0": run.l0})
+    save(toy, out / f"{name}-toy.safetensors", notes={"experiment": name, "seed": run.toy_seed})
+    table, toys = outcome.table(), outcome.toy_table()
+    _write_csv(table, out / f"{name}-runs.csv")
+    _write_csv(toys, out / f"{name}-toys.csv")
+    _write_csv(histories(outcome), out / f"{name}-history.csv")
+
+    successes = int(table["success"].sum())
+    low, high = wilson(successes, len(table))
+    learnt = int(toys["learnt_all"].sum())
+    distributed = int((toys["learnt_all"] & (toys["distributed"] > 0)).sum())
+    return {
+        "toy": toy_run.verdict.to_json(),
+        "gated": run.verdict.to_json(),
+        "recipe": config.recipe,
+        "heads": int(toy.blocks[0].attn.W_Q.shape[0]),
+        "gated_heads": int(run.model.blocks[0].attn.W_Q.shape[0]),
+        "trigrams": len(run.verdict.accuracy),
+        "seeds": len(table),
+        "successes": successes,
+        "success_rate": successes / len(table),
+        "success_interval": [low, high],
+        "toys_trained": len(toys),
+        "toys_learnt": learnt,
+        "toys_distributed": distributed,
+        "selected_seed": run.seed,
+        "selected_toy_seed": run.toy_seed,
+        "fvu_selected": run.fvu,
+        "fvu_median": float(table["fvu"].median()),
+        "l0_selected": run.l0,
+        "l0_median": float(table["l0"].median()),
+        "kl_median": float(table["kl"].median()),
+        "seconds": outcome.seconds,
+    }
+
+
+def histories(outcome: SeedsOutcome) -> pd.DataFrame:
+    """The gated runs' histories, one after the other, with a column ``run`` (the seed)."""
+    return pd.concat([g.history.assign(run=g.seed) for g in outcome.gated], ignore_index=True)
+
+
+def _write_csv(table: pd.DataFrame, path: Path) -> None:
+    write_whole(path, lambda p: table.to_csv(p, index=False, float_format="%.6g"))
+
+
+def results_table(results: dict[str, Any]) -> pd.DataFrame:
+    """One row per experiment of ``results.json``: what the screen shows."""
+    rows = []
+    for name, e in results["experiments"].items():
+        low, high = e["success_interval"]
+        rows.append(
+            {
+                "experiment": name,
+                "heads": f"{e['heads']} → {e['gated_heads']}",
+                "toys learnt": f"{e['toys_learnt']} of {e['toys_trained']}",
+                "success": f"{e['successes']} of {e['seeds']}",
+                "95% interval": f"{low:.0%} to {high:.0%}",
+                "median FVU": f"{e['fvu_median']:.4f}",
+                "shown FVU": f"{e['fvu_selected']:.4f}",
+                "shown L0": f"{e['l0_selected']:.2f}",
+                "toy, distributed": _numbers(e["toy"]["distributed"]),
+                "gated, distributed": _numbers(e["gated"]["distributed"]),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _numbers(values: Sequence[int]) -> str:
+    return ", ".join(map(str, values)) or "none"
+
+
+def read_results(run: Path | str) -> dict[str, Any]:
+    """The ``results.json`` of a run folder.
+
+    Raises:
+        GatedInterpError: no finished run there.
+    """
+    path = Path(run) / RESULTS
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        found["experiments"].items()
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise GatedInterpError(
+            f"{run} holds no finished run; name a folder that `gated-interp reproduce` wrote."
+        ) from error
+    return dict(found)

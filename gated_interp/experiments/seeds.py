@@ -1,0 +1,239 @@
+"""One shape, many seeds: toys, gated blocks on those that learnt, verdicts, faithfulness."""
+
+import dataclasses
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import joblib
+import pandas as pd
+import torch
+
+from gated_interp.analysis.faithfulness import faithfulness
+from gated_interp.analysis.verdict import Verdict, verdict
+from gated_interp.core.errors import GatedInterpError
+from gated_interp.core.seeds import derive
+from gated_interp.experiments.recipes import Recipe
+from gated_interp.models.splice import splice, unsplice
+from gated_interp.models.toy import HookedTransformer
+from gated_interp.tasks.skip_trigrams import SkipTrigramTask
+from gated_interp.training.stacked.runs import train_gated_runs, train_toys
+
+# Seeds in one stack: enough to share every product, few enough to stay in the cache.
+STACK = 32
+# Sub-streams of a seed, and the seed of the sequences every run is measured on.
+TOY_STREAM, GATED_STREAM = 21, 22
+HELD_OUT_SEED, HELD_OUT = 4242, 500
+# The selection loss averages over the last logged steps: one step is noisy.
+LAST_ROWS = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class ToyOutcome:
+    """A trained toy of one seed."""
+
+    seed: int
+    model: HookedTransformer
+    verdict: Verdict
+    loss: float
+
+
+@dataclasses.dataclass(frozen=True)
+class GatedOutcome:
+    """A trained gated block of one seed, spliced into its toy (``unsplice`` gives that back).
+
+    Attributes:
+        toy_seed: the toy it was trained on.
+        fvu, l0, cross_entropy, original_cross_entropy, kl: on held-out sequences.
+        selection_loss: reconstruction error plus both penalties at their full weight, over the
+            variance of the original's output: what picks the run to show, without its verdict.
+        history: of the training.
+    """
+
+    seed: int
+    toy_seed: int
+    model: HookedTransformer
+    verdict: Verdict
+    fvu: float
+    l0: float
+    cross_entropy: float
+    original_cross_entropy: float
+    kl: float
+    selection_loss: float
+    history: pd.DataFrame
+
+
+@dataclasses.dataclass(frozen=True)
+class SeedsOutcome:
+    """All runs of one shape and recipe.
+
+    Attributes:
+        seconds: wall-clock time.
+    """
+
+    toys: list[ToyOutcome]
+    gated: list[GatedOutcome]
+    seconds: float
+
+    @property
+    def selected(self) -> GatedOutcome:
+        """The run to show: the lowest selection loss.
+
+        Raises:
+            GatedInterpError: no toy learnt its task, so no block was trained.
+        """
+        if not self.gated:
+            raise GatedInterpError(
+                f"none of {len(self.toys)} toys learnt every trigram, so no gated block was "
+                "trained; use more seeds."
+            )
+        return min(self.gated, key=lambda run: run.selection_loss)
+
+    def table(self) -> pd.DataFrame:
+        """One row per gated run."""
+        return pd.DataFrame(
+            [
+                {
+                    "seed": g.seed,
+                    "toy_seed": g.toy_seed,
+                    "success": g.verdict.success,
+                    "learnt": len(g.verdict.learnt),
+                    "distributed": len(g.verdict.distributed),
+                    "fvu": g.fvu,
+                    "l0": g.l0,
+                    "cross_entropy": g.cross_entropy,
+                    "original_cross_entropy": g.original_cross_entropy,
+                    "kl": g.kl,
+                    "selection_loss": g.selection_loss,
+                }
+                for g in self.gated
+            ]
+        )
+
+    def toy_table(self) -> pd.DataFrame:
+        """One row per toy."""
+        return pd.DataFrame(
+            [
+                {
+                    "seed": t.seed,
+                    "learnt_all": not t.verdict.not_learnt,
+                    "learnt": len(t.verdict.learnt),
+                    "distributed": len(t.verdict.distributed),
+                    "loss": t.loss,
+                }
+                for t in self.toys
+            ]
+        )
+
+
+def train_seeds(
+    n_heads: int,
+    task: SkipTrigramTask,
+    recipe: Recipe,
+    seeds: Sequence[int],
+    *,
+    progress: bool = False,
+) -> SeedsOutcome:
+    """Toys of all ``seeds``, then as many gated runs on the toys that learnt, stacked.
+
+    The gated run of the i-th seed stands in for the i-th learnt toy (starting over when they run
+    out), so that as many different toys as possible are tried.
+    """
+    started = time.perf_counter()
+    toy_runs = [recipe.toy_run(n_heads, task, derive(s, TOY_STREAM)) for s in seeds]
+    trained = train_toys(toy_runs, progress=progress)
+    toys = [
+        ToyOutcome(s, r.model, verdict(r.model, task), last(r.history, "cross_entropy"))
+        for s, r in zip(seeds, trained, strict=True)
+    ]
+    learnt = [t for t in toys if not t.verdict.not_learnt]
+    if not learnt:
+        return SeedsOutcome(toys, [], time.perf_counter() - started)
+    originals = [learnt[i % len(learnt)] for i in range(len(seeds))]
+    runs = [
+        recipe.gated_run(toy.model, task, derive(s, GATED_STREAM))
+        for s, toy in zip(seeds, originals, strict=True)
+    ]
+    results = train_gated_runs(runs, progress=progress)
+    tokens = task.sample(HELD_OUT, HELD_OUT_SEED).tokens
+    gated = []
+    for seed, toy, run, result in zip(seeds, originals, runs, results, strict=True):
+        model = splice(toy.model, 0, run.block)
+        measured = {k: float(v) for k, v in faithfulness(model, tokens).measures().items()}
+        gated.append(
+            GatedOutcome(
+                seed=seed,
+                toy_seed=toy.seed,
+                model=model,
+                verdict=verdict(model, task),
+                selection_loss=selection_loss(result.history, recipe),
+                history=result.history,
+                **measured,
+            )
+        )
+    return SeedsOutcome(toys, gated, time.perf_counter() - started)
+
+
+def selection_loss(history: pd.DataFrame, recipe: Recipe) -> float:
+    """The full loss at the end of training, in units of the original's variance."""
+    end = history.tail(LAST_ROWS).mean()
+    variance = end["reconstruction"] / end["fvu"]
+    alpha = recipe.alpha * (variance if recipe.alpha_unit == "variance" else 1.0)
+    penalties = alpha * end["penalty"] + recipe.overlap * end["overlap"]
+    return float((end["reconstruction"] + penalties) / variance)
+
+
+def last(history: pd.DataFrame, column: str) -> float:
+    """The mean of ``column`` over the last logged steps."""
+    return float(history[column].tail(LAST_ROWS).mean())
+
+
+def original_of(run: GatedOutcome) -> HookedTransformer:
+    """The toy a gated run stands in for."""
+    return unsplice(run.model)
+
+
+Job = tuple[Any, Callable[..., SeedsOutcome], tuple[Any, ...]]
+
+
+def in_processes(jobs: Sequence[Job], workers: int | None = None) -> Iterator[tuple[Any, Any]]:
+    """``(key, function(*args))`` of each job as it finishes, in processes of one thread each.
+
+    Small tensors gain little from two threads; two processes gain nearly two.
+    """
+    count = min(len(jobs), workers or os.cpu_count() or 1)
+    if count <= 1:
+        for key, function, args in jobs:
+            with one_thread():
+                yield key, function(*args)
+        return
+    parallel = joblib.Parallel(n_jobs=count, return_as="generator_unordered")
+    yield from parallel(joblib.delayed(_job)(job) for job in jobs)
+
+
+def _job(job: Job) -> tuple[Any, Any]:
+    key, function, args = job
+    with one_thread():
+        return key, function(*args)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """torch on one thread while the context is open."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def merged(parts: Sequence[SeedsOutcome], seconds: float) -> SeedsOutcome:
+    """The outcomes of several batches of seeds as one, in the order of their seeds."""
+    return SeedsOutcome(
+        toys=sorted((t for p in parts for t in p.toys), key=lambda t: t.seed),
+        gated=sorted((g for p in parts for g in p.gated), key=lambda g: g.seed),
+        seconds=seconds,
+    )
