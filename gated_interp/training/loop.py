@@ -159,8 +159,8 @@ def train_gated(
         >>> toy = build_toy(ToyConfig(n_trigrams=3, n_heads=2))
         >>> block = GatedAttention.from_attention(toy.blocks[0].attn, expansion=2)
         >>> history = train_gated(toy, block, TrainConfig(steps=20), progress=False).history
-        >>> history.columns.tolist()
-        ['step', 'loss', 'reconstruction', 'fvu', 'penalty', 'overlap', 'l0', 'factor', 'lr', 'alpha']
+        >>> history.columns.tolist()[:6]
+        ['step', 'loss', 'reconstruction', 'fvu', 'penalty', 'overlap']
     """
     config = TrainConfig() if config is None else config
     require_capturable(model, layer)

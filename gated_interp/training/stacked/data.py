@@ -1,18 +1,23 @@
 """Each run's own positions, sorted by query token so that a step is a few matrix products."""
 
 import dataclasses
+from typing import Any
 
+import numpy as np
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int, Integer
 from torch import Tensor
 
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.seeds import derive
-from gated_interp.tasks.contexts import Contexts, contexts_of
+from gated_interp.tasks.contexts import Contexts
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
+from gated_interp.tasks.tokens import sample_tokens
 
 # The sub-stream of a run's seed that its sequences come from.
 DATA_STREAM = 1
+# Sequences that are sampled together: they fit into a core's cache.
+GROUP = 64_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,40 +111,44 @@ class ContextPool:
         all_pairs: bool = False,
         device: str | torch.device = "cpu",
     ):
-        v = task.d_vocab
+        v, runs = task.d_vocab, len(seeds)
         self.per_query = per_query
-        buckets: list[tuple[Contexts, Tensor, Tensor]] = []
-        for seed in seeds:
-            tokens = task.sample(n_sequences, derive(seed, DATA_STREAM, stream)).tokens
-            c = contexts_of(tokens, v)
-            if scored_only:
-                c = _select(c, c.target >= 0)
-            order = c.query.argsort(stable=True)
-            buckets.append((c, order, torch.bincount(c.query, minlength=v)))
-        size = min(int(sizes.min()) for _, _, sizes in buckets) // per_query * per_query
+        if n_sequences < 1 or per_query < 1:
+            raise GatedInterpError(
+                f"n_sequences is {n_sequences} and per_query {per_query}; both must be positive."
+            )
+        samples: list[np.ndarray] = []
+        group = max(1, GROUP // n_sequences)
+        for at in range(0, runs, group):
+            derived = [derive(seed, DATA_STREAM, stream) for seed in seeds[at : at + group]]
+            samples.extend(sample_tokens(task, n_sequences, derived))
+        last = task.n_positions - 1 if scored_only else task.n_positions
+        sizes = np.stack([np.bincount(s[:, :last].ravel(), minlength=v) for s in samples])
+        size = int(sizes.min()) // per_query * per_query
         if size == 0:
             raise GatedInterpError(
                 f"{n_sequences} sequences do not hold {per_query} positions of every query token; "
                 "take more sequences or a smaller batch."
             )
         self.n_slices = size // per_query
-        counts, targets, frequency, totals = [], [], [], []
-        for c, order, sizes in buckets:
-            start = sizes.cumsum(0) - sizes
-            rows = order[(start[:, None] + torch.arange(size)).flatten()]
-            counts.append(c.counts[rows].to(torch.uint8).view(v, size, v))
-            targets.append(c.target[rows].clamp(min=0).view(v, size))
-            frequency.append(sizes / sizes.sum())
-            keys = c.total_counts if all_pairs else c.counts
-            per = task.n_positions if all_pairs else (task.n_positions + 1) / 2
-            pairs = torch.zeros(v, v).index_add_(0, c.query, keys / (len(c) * per))
-            totals.append(pairs)
-        self.counts: UInt8[Tensor, "run query size key"] = torch.stack(counts).to(device)
-        self.target: Int[Tensor, "run query size"] = torch.stack(targets).to(device)
-        self.frequency: Float[Tensor, "run query"] = torch.stack(frequency).to(device)
+        # A prefix holds at most every position, so this type holds every count.
+        count_type = np.min_scalar_type(task.n_positions)
+        counts = np.empty((runs, v, size, v), dtype=count_type)
+        targets = np.empty((runs, v, size), dtype=np.int64)
+        pairs = np.empty((runs, v, v), dtype=np.float32)
+        for run, tokens in enumerate(samples):
+            counts[run], targets[run], pairs[run] = _buckets(
+                tokens, last, size, sizes[run], counts.dtype, all_pairs
+            )
+        per_context = task.n_positions if all_pairs else (task.n_positions + 1) / 2
+        pairs /= n_sequences * last * per_context
+        self.counts: Integer[Tensor, "run query size key"] = torch.from_numpy(counts).to(device)
+        self.target: Int[Tensor, "run query size"] = torch.from_numpy(targets).to(device)
+        frequency = torch.from_numpy(sizes / sizes.sum(1, keepdims=True)).float()
+        self.frequency: Float[Tensor, "run query"] = frequency.to(device)
         # The mean number of pairs per (query, key) over the whole data set: the penalty needs no
         # sampling, because gates depend on the two tokens only.
-        self.pairs: Float[Tensor, "run query key"] = torch.stack(totals).to(device)
+        self.pairs: Float[Tensor, "run query key"] = torch.from_numpy(pairs).to(device)
 
     def batch(self, step: int) -> StackedBatch:
         """The batch of ``step``."""
@@ -149,3 +158,41 @@ class ContextPool:
         return StackedBatch(
             self.counts[:, :, here].float(), weight, self.target[:, :, here], self.pairs
         )
+
+
+def _buckets(
+    tokens: Integer[np.ndarray, "batch pos"],
+    last: int,
+    size: int,
+    sizes: Integer[np.ndarray, " query"],
+    count_type: Any,
+    all_pairs: bool,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """One run's first ``size`` positions per query token, in reading order, and all its pairs.
+
+    Args:
+        last: positions of each sequence that count.
+        sizes: how many of those each query token has.
+
+    Returns:
+        prefix counts ``[query size key]``, next tokens ``[query size]`` (0 behind the end of a
+        sequence) and the summed counts ``[query key]`` of all positions.
+    """
+    n, v = len(tokens), len(sizes)
+    # Position first, so that adding up a prefix is a few contiguous sums.
+    one_hot = np.eye(v, dtype=count_type)[tokens.T]
+    counts = one_hot.copy()
+    for pos in range(1, counts.shape[0]):
+        counts[pos] += counts[pos - 1]
+    query = np.ascontiguousarray(tokens[:, :last]).ravel()
+    start = sizes.cumsum() - sizes
+    # A stable sort of small integers is a radix sort.
+    kept = query.argsort(kind="stable")[(start[:, None] + np.arange(size)).ravel()]
+    following = np.pad(tokens, ((0, 0), (0, 1)))[:, 1 : last + 1].ravel()
+    position_first = np.arange(last * n).reshape(last, n).T.ravel()
+    rows = counts.reshape(-1, v)[position_first[kept]]
+
+    keys = np.broadcast_to(counts[-1:], counts.shape) if all_pairs else counts
+    queries = one_hot[:last].reshape(-1, v).astype(np.float32)
+    pairs = queries.T @ keys[:last].reshape(-1, v).astype(np.float32)
+    return rows.reshape(v, size, v), following[kept].reshape(v, size), pairs
