@@ -1,0 +1,43 @@
+"""Arrays and labels in, plotly figures out; and from figures to files.
+
+Nothing here computes a metric, shows a figure or holds a model.
+"""
+
+from gated_interp.plots.ablation import ablation_bars, shapley_and_interactions
+from gated_interp.plots.heatmaps import (
+    attention_patterns,
+    circuit_maps,
+    gate_maps,
+    loading_matrix,
+)
+from gated_interp.plots.holdings import Holdings
+from gated_interp.plots.lattice import subset_lattice
+from gated_interp.plots.reliability import reliability
+from gated_interp.plots.save import browser_found, save_figure, save_figures
+from gated_interp.plots.style import TEMPLATE, WIDTHS
+from gated_interp.plots.sweeps import phase_diagram, sweep_curves
+from gated_interp.plots.training import loss_curves
+from gated_interp.plots.verdicts import before_after
+from gated_interp.plots.wiring import wiring_diagram
+
+__all__ = [
+    "TEMPLATE",
+    "WIDTHS",
+    "Holdings",
+    "ablation_bars",
+    "attention_patterns",
+    "before_after",
+    "browser_found",
+    "circuit_maps",
+    "gate_maps",
+    "loading_matrix",
+    "loss_curves",
+    "phase_diagram",
+    "reliability",
+    "save_figure",
+    "save_figures",
+    "shapley_and_interactions",
+    "subset_lattice",
+    "sweep_curves",
+    "wiring_diagram",
+]

@@ -1,0 +1,263 @@
+"""Heat maps: gates, circuits and attention of each head; loadings of each representation."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import plotly.graph_objects as go
+from numpy.typing import ArrayLike
+
+from gated_interp.core.errors import GatedInterpError
+from gated_interp.plots.inputs import array, between, labels
+from gated_interp.plots.layout import Area, Box, framed, label_space
+from gated_interp.plots.panels import Maps, heat_panels
+from gated_interp.plots.style import (
+    ATTENTION,
+    GATE,
+    SIGNED,
+    Columns,
+    finish,
+    symmetric_limit,
+    text,
+    text_width,
+    ticks,
+    width_of,
+)
+
+
+def gate_maps(
+    gates: ArrayLike,
+    token_names: Sequence[str],
+    heads: Sequence[str],
+    *,
+    title: str | None = None,
+    columns: Columns = 2,
+) -> go.Figure:
+    """How far each head's gate opens for every (query token, key token), one panel per head.
+
+    Args:
+        gates: ``[head, query_token, key_token]``, 0 (shut) to 1 (open; more for ReLU gates).
+        token_names: one per token of the vocabulary.
+        heads: one label per head, as in ``"L0H0"``.
+        title: above the figure.
+        columns: paper columns it spans.
+
+    Raises:
+        GatedInterpError: another shape, a negative gate, or a label too few or too many.
+
+    Examples:
+        >>> fig = gate_maps([[[0.0, 1.0], [0.5, 0.0]]], ["A", "B1"], ["L0H0"])
+        >>> fig.data[0].z.tolist()
+        [[0.0, 1.0], [0.5, 0.0]]
+    """
+    sizes: dict[str, int] = {}
+    values = _square("gates", array("gates", gates, "head query_token key_token", sizes))
+    heads = labels("heads", heads, sizes["head"], "heads")
+    tokens = labels("token_names", token_names, sizes["key_token"], "tokens")
+    return heat_panels([_gate(values, tokens)], heads, columns=columns, title=title)
+
+
+def circuit_maps(
+    ov: ArrayLike,
+    qk: ArrayLike,
+    token_names: Sequence[str],
+    heads: Sequence[str],
+    *,
+    gates: ArrayLike | None = None,
+    title: str | None = None,
+    columns: Columns = 2,
+) -> go.Figure:
+    """Each head's full OV and QK circuit, and its gate circuit where it has one.
+
+    Args:
+        ov: ``[head, source_token, output_token]``, what attending to a token writes (logits).
+        qk: ``[head, query_token, key_token]``, attention scores before the softmax.
+        token_names: one per token of the vocabulary.
+        heads: one label per head.
+        gates: ``[head, query_token, key_token]``, 0 to 1.
+        title: above the figure.
+        columns: paper columns it spans.
+
+    Raises:
+        GatedInterpError: another shape, a negative gate, or a label too few or too many.
+    """
+    sizes: dict[str, int] = {}
+    write = array("ov", ov, "head source_token output_token", sizes)
+    sizes |= {"query_token": write.shape[1], "key_token": write.shape[1]}
+    score = array("qk", qk, "head query_token key_token", sizes)
+    _square("ov", write)
+    heads = labels("heads", heads, sizes["head"], "heads")
+    tokens = labels("token_names", token_names, sizes["source_token"], "tokens")
+    quantities = [
+        Maps(
+            write,
+            "OV",
+            "logit written",
+            SIGNED,
+            _mirrored(write),
+            "output token",
+            "source token",
+            tokens,
+            tokens,
+        ),
+        Maps(
+            score,
+            "QK",
+            "QK score",
+            SIGNED,
+            _mirrored(score),
+            "key token",
+            "query token",
+            tokens,
+            tokens,
+        ),
+    ]
+    if gates is not None:
+        quantities.append(_gate(array("gates", gates, "head query_token key_token", sizes), tokens))
+    return heat_panels(quantities, heads, columns=columns, title=title)
+
+
+def attention_patterns(
+    pattern: ArrayLike,
+    tokens: Sequence[str],
+    heads: Sequence[str],
+    *,
+    gated: ArrayLike | None = None,
+    title: str | None = None,
+    columns: Columns = 2,
+) -> go.Figure:
+    """Attention of one example, and what of it the gates let through.
+
+    Args:
+        pattern: ``[head, query_pos, key_pos]``, rows sum to 1.
+        tokens: one per position, from the first to the last.
+        heads: one label per head.
+        gated: ``[head, query_pos, key_pos]``, gate times pattern.
+        title: above the figure.
+        columns: paper columns it spans.
+
+    Raises:
+        GatedInterpError: another shape, attention outside 0 to 1, or labels that do not fit.
+    """
+    sizes: dict[str, int] = {}
+    attention = _square("pattern", array("pattern", pattern, "head query_pos key_pos", sizes))
+    between("pattern", attention, 0, 1)
+    heads = labels("heads", heads, sizes["head"], "heads")
+    tokens = labels("tokens", tokens, sizes["key_pos"], "positions")
+    shown = [("attention", attention)]
+    if gated is not None:
+        shown.append(("gated", array("gated", gated, "head query_pos key_pos", sizes)))
+    # Both are weights on the same values, so they share one ramp and one range.
+    top = max(1.0, *(float(v.max()) for _, v in shown))
+    quantities = [
+        Maps(v, name, unit, ATTENTION, (0.0, top), "key position", "query position", tokens, tokens)
+        for (name, v), unit in zip(shown, ("attention", "gated attention"), strict=False)
+    ]
+    return heat_panels(quantities, heads, columns=columns, title=title)
+
+
+def loading_matrix(
+    loadings: Mapping[str, ArrayLike],
+    representations: Sequence[str],
+    heads: Mapping[str, Sequence[str]],
+    *,
+    unit: str = "loading (logits)",
+    title: str | None = None,
+    columns: Columns = 2,
+) -> go.Figure:
+    """How much each head carries of each representation, on one zero-centred scale.
+
+    Args:
+        loadings: by panel name (``{"before": …, "after": …}``), ``[representation, head]``.
+        representations: one label per row.
+        heads: by panel name, one label per head.
+        unit: of the loadings.
+        title: above the figure.
+        columns: paper columns it spans.
+
+    Raises:
+        GatedInterpError: no panel, another shape, or labels that do not fit.
+    """
+    if not loadings or set(loadings) != set(heads):
+        raise GatedInterpError(
+            "loadings and heads must name the same panels, at least one; they name "
+            f"{', '.join(loadings) or 'none'} and {', '.join(heads) or 'none'}."
+        )
+    sizes: dict[str, int] = {}
+    values: dict[str, np.ndarray] = {}
+    for name, given in loadings.items():
+        sizes.pop("head", None)
+        values[name] = array(f"loadings {name!r}", given, "representation head", sizes)
+    rows = labels("representations", representations, sizes["representation"], "representations")
+    names = {n: labels(f"heads {n!r}", heads[n], v.shape[1], "heads") for n, v in values.items()}
+    limit = symmetric_limit(*values.values())
+
+    left, gap, bar = max(map(text_width, rows)) + 30, 14.0, 62.0
+    room = width_of(columns) - left - bar
+    total = sum(v.shape[1] for v in values.values())
+    stacked = (room - gap * (len(values) - 1)) / total < 14 and len(values) > 1
+    most = max(v.shape[1] for v in values.values()) if stacked else total
+    cell = min(44.0, (room - (0 if stacked else gap * (len(values) - 1))) / most)
+    tall = len(rows) * min(max(cell, 15.0), 26.0)
+    below = {n: label_space(t, ticks(t, cell * len(t))) for n, t in names.items()}
+    boxes, x, y = {}, 0.0, 17.0
+    for name, panel in values.items():
+        boxes[name] = Box(x, y, cell * panel.shape[1], tall)
+        if stacked:
+            y += tall + below[name] + 20
+        else:
+            x += boxes[name].width + gap
+    area = Area(max(b.right for b in boxes.values()), max(b.bottom for b in boxes.values()))
+
+    fig = go.Figure()
+    for number, (name, box) in enumerate(boxes.items(), start=1):
+        axes = area.place(
+            fig,
+            number,
+            box,
+            framed(ticks(names[name], box.width), "head", shown=True),
+            framed(
+                ticks(rows, tall, vertical=True), "representation", shown=stacked or number == 1
+            ),
+        )
+        fig.add_heatmap(
+            z=values[name],
+            coloraxis="coloraxis",
+            name=name,
+            texttemplate="%{z:.2f}" if cell >= 26 else None,
+            textfont={"size": 9.5 if cell >= 32 else 8.5},
+            hovertemplate=f"%{{y}}, %{{x}}: %{{z:.3f}}<extra>{text(name)}</extra>",
+            **axes,
+        )
+        area.note(fig, text(name), box.left, box.top - 2, align="left")
+    length = min(max(tall, 70.0), 150.0)
+    where = Box(area.width + 10, min(17.0, area.height - length), 8, length)
+    fig.update_layout(coloraxis=area.color_bar(SIGNED, (-limit, limit), unit, where))
+    return finish(
+        fig,
+        columns=columns,
+        height=area.height,
+        title=title,
+        left=left,
+        right=width_of(columns) - left - area.width,
+        bottom=max(below.values()),
+    )
+
+
+def _square(name: str, values: np.ndarray) -> np.ndarray:
+    if values.shape[1] != values.shape[2]:
+        raise GatedInterpError(
+            f"{name} has shape {values.shape}; its last two axes must be of the same size."
+        )
+    return values
+
+
+def _mirrored(values: np.ndarray) -> tuple[float, float]:
+    limit = symmetric_limit(values)
+    return -limit, limit
+
+
+def _gate(values: np.ndarray, tokens: list[str]) -> Maps:
+    between("gates", values, 0, np.inf)
+    top = max(1.0, float(values.max()))
+    unit = "gate (0 shut, 1 open)"
+    return Maps(values, "gate", unit, GATE, (0.0, top), "key token", "query token", tokens, tokens)

@@ -1,0 +1,108 @@
+"""What a figure may be drawn from: arrays, labels and tables are checked where they enter."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+from numpy.typing import ArrayLike
+
+from gated_interp.core.errors import GatedInterpError
+from gated_interp.plots.style import Number, text
+
+
+def array(
+    name: str,
+    values: ArrayLike,
+    axes: str,
+    sizes: dict[str, int] | None = None,
+    *,
+    allow_nan: bool = False,
+) -> Float[np.ndarray, "..."]:
+    """``values`` as floats, once its axes fit.
+
+    Args:
+        name: what the array is called in an error.
+        values: a numpy array, nested lists, or a tensor on the CPU without gradient.
+        axes: names of its axes, as in ``"head query_token key_token"``.
+        sizes: sizes of axes known so far; new ones are added, known ones must agree.
+        allow_nan: NaN stands for "nothing here".
+
+    Raises:
+        GatedInterpError: not numbers, another shape, an empty axis, or not finite.
+
+    Examples:
+        >>> array("gates", [[0.0, 1.0]], "head token").shape
+        (1, 2)
+    """
+    try:
+        out = np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise GatedInterpError(
+            f"{name} cannot be read as an array of numbers [{axes.replace(' ', ', ')}] "
+            "(a tensor must be detached and on the CPU)."
+        ) from error
+    sizes = {} if sizes is None else sizes
+    names = axes.split()
+    fits = out.ndim == len(names) and all(
+        n == sizes.get(a, n) for a, n in zip(names, out.shape, strict=True)
+    )
+    if not fits or 0 in out.shape:
+        wanted = ", ".join(f"{a}={sizes[a]}" if a in sizes else a for a in names)
+        raise GatedInterpError(f"{name} has shape {out.shape}; it must be [{wanted}], not empty.")
+    sizes.update(zip(names, out.shape, strict=True))
+    if not (np.isfinite(out) | (np.isnan(out) & allow_nan)).all():
+        raise GatedInterpError(f"{name} holds values that are not finite; every one must be.")
+    return out
+
+
+def labels(name: str, values: Sequence[str], count: int, things: str) -> list[str]:
+    """``values`` as they are shown literally, once there is one for each thing.
+
+    Raises:
+        GatedInterpError: too few or too many labels.
+    """
+    if isinstance(values, str) or len(values) != count:
+        n = 1 if isinstance(values, str) else len(values)
+        raise GatedInterpError(f"{name} gives {n} labels for {count} {things}; give one for each.")
+    return [text(v) for v in values]
+
+
+def table(name: str, frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+    """``frame``, once it has rows and these columns.
+
+    Raises:
+        GatedInterpError: no rows, or a column is missing.
+    """
+    missing = [c for c in columns if c not in frame.columns]
+    if missing:
+        raise GatedInterpError(
+            f"the {name} table has no column {missing[0]!r}; it needs {', '.join(columns)}."
+        )
+    if frame.empty:
+        raise GatedInterpError(f"the {name} table has no rows; there is nothing to draw.")
+    return frame
+
+
+def one_of(name: str, value: Any, choices: Sequence[Any]) -> None:
+    """Refuse a ``value`` that is not among ``choices``.
+
+    Raises:
+        GatedInterpError: it is not.
+    """
+    if value not in choices:
+        raise GatedInterpError(
+            f"{name} is {value!r}; it must be one of {', '.join(map(repr, choices))}."
+        )
+
+
+def between(name: str, values: np.ndarray, low: Number, high: Number) -> None:
+    """Refuse ``values`` outside ``low`` to ``high`` (NaN passes).
+
+    Raises:
+        GatedInterpError: one is outside.
+    """
+    slack = 1e-6
+    if (values < low - slack).any() or (values > high + slack).any():
+        raise GatedInterpError(f"{name} must lie between {low:g} and {high:g}.")

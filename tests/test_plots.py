@@ -1,0 +1,535 @@
+"""Figures hold what they were given, look alike, and refuse what does not fit."""
+
+import itertools
+import re
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+import plotly.io as pio
+import pytest
+import torch
+
+from gated_interp.core.errors import GatedInterpError
+from gated_interp.plots import (
+    TEMPLATE,
+    WIDTHS,
+    Holdings,
+    ablation_bars,
+    attention_patterns,
+    before_after,
+    circuit_maps,
+    gate_maps,
+    loading_matrix,
+    loss_curves,
+    phase_diagram,
+    reliability,
+    shapley_and_interactions,
+    style,
+    subset_lattice,
+    sweep_curves,
+    wiring_diagram,
+)
+from gated_interp.plots.layout import log_axis
+
+RNG = np.random.default_rng(0)
+HEADS = ["L0H0", "L0H1", "L0H2"]
+TOKENS = ["A", "B1", "B2", "C1", "BOS"]
+GATES = RNG.random((3, 5, 5))
+OV, QK = RNG.normal(size=(2, 3, 5, 5))
+PATTERN = np.tril(RNG.random((3, 7, 7)))
+PATTERN /= PATTERN.sum(-1, keepdims=True)
+POSITIONS = ["BOS", "A", "C1", "B1", "C1", "A", "B2"]
+ROWS = {1: "A…B1→C1", 2: "A…B2→C2"}
+
+
+def before() -> Holdings:
+    return Holdings("toy", ["L0H0", "L0H1"], [[0.9, 0.1], [0.4, 0.6]], {1: [0], 2: []}, [2])
+
+
+def after(**changes: object) -> Holdings:
+    shares = [[0.0, 0.97, 0.03], [1.0, 0.0, 0.0]]
+    given = {"owners": {1: [1], 2: [0]}, "dead": [2], **changes}
+    return Holdings("gated block", HEADS, shares, **given)
+
+
+def history(runs: int) -> pd.DataFrame:
+    parts = []
+    for run in range(runs):
+        fall = np.exp(-np.arange(6) / 2) * (1 + run)
+        columns = {"loss": fall, "fvu": fall / 2, "penalty": fall * 0, "l0": fall / 3}
+        parts.append(pd.DataFrame({"step": np.arange(6) * 10, **columns, "run": run}))
+    return pd.concat(parts, ignore_index=True)
+
+
+def results() -> pd.DataFrame:
+    columns = ["experiment", "recipe", "runs", "successes", "low", "high", "fvu"]
+    rows = [
+        ["2H3ST", "ours", 64, 64, 0.94, 1.0, 0.01],
+        ["2H3ST", "reference", 64, 2, 0.01, 0.11, 0.6],
+        ["3H4ST", "ours", 64, 48, 0.63, 0.84, 0.02],
+    ]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def phases() -> pd.DataFrame:
+    rows = [[1, 1, 1.0, 0.0, 1.0], [1, 3, 0.0, np.nan, np.nan], [2, 2, 0.75, 0.5, 0.25]]
+    return pd.DataFrame(rows, columns=["heads", "trigrams", "learnt", "distributed", "success"])
+
+
+def sweep() -> pd.DataFrame:
+    rows = [["2H3ST", 0.2, 0.5, 0.4, 0.6, 0.02], ["2H3ST", 0.1, 0.25, 0.2, 0.4, 0.01]]
+    return pd.DataFrame(rows, columns=["experiment", "alpha", "success", "low", "high", "fvu"])
+
+
+def effects() -> pd.DataFrame:
+    rows = [
+        {"heads": h, "method": m, "trigram": t, "change": c, "low": c - 0.5, "high": c + 0.25}
+        for t in (1, 2)
+        for i, h in enumerate(["L0H0", "L0H1", "L0H0+L0H1"])
+        for j, m in enumerate(["zero", "mean", "resample", "optimal"])
+        for c in [-(i + 1.0) * (j + 2) * t]
+    ]
+    return pd.DataFrame(rows)
+
+
+FIGURES = {
+    "gate_maps": lambda **k: gate_maps(GATES, TOKENS, HEADS, **k),
+    "circuit_maps": lambda **k: circuit_maps(OV, QK, TOKENS, HEADS, gates=GATES, **k),
+    "attention": lambda **k: attention_patterns(
+        PATTERN, POSITIONS, HEADS, gated=PATTERN * 0.5, **k
+    ),
+    "loadings": lambda **k: loading_matrix(
+        {"before": OV[0, :2], "after": QK[0, :2, :3]},
+        list(ROWS.values()),
+        {"before": TOKENS, "after": HEADS},
+        **k,
+    ),
+    "before_after": lambda **k: before_after(before(), after(), ROWS, **k),
+    "loss": lambda **k: loss_curves(history(5), selected=3, **k),
+    "sweep": lambda **k: sweep_curves(sweep(), **k),
+    "reliability": lambda **k: reliability(results(), target=0.95, **k),
+    "phases": lambda **k: phase_diagram(phases(), **k),
+    "ablation": lambda **k: ablation_bars(effects(), panel="trigram", **k),
+    "lattice": lambda **k: subset_lattice(np.arange(8.0) - 3, HEADS, **k),
+    "shapley": lambda **k: shapley_and_interactions([1.0, -2.0, 0.5], OV[0, :3, :3], HEADS, **k),
+    "wiring": lambda **k: wiring_diagram(
+        PATTERN[:, -1], OV[:, 0], POSITIONS, HEADS, TOKENS, gate=GATES[:, :, :1].repeat(7, 2)[:, 0],
+        predicted=3, **k,
+    ),
+}  # fmt: skip
+
+
+def axes_of(fig: go.Figure) -> list[object]:
+    return [fig.layout[name] for name in fig.layout if re.fullmatch(r"[xy]axis\d*", name)]
+
+
+def heat(fig: go.Figure) -> list[np.ndarray]:
+    return [np.asarray(t.z, dtype=float) for t in fig.data if t.type == "heatmap"]
+
+
+@pytest.mark.parametrize("columns", [1, 2])
+@pytest.mark.parametrize("name", FIGURES)
+def test_every_figure_has_the_look_and_names_its_axes(name: str, columns: int) -> None:
+    fig = FIGURES[name](title="What <it> shows", columns=columns)
+    assert fig.layout.template == go.Figure(layout={"template": TEMPLATE}).layout.template
+    assert fig.layout.width == WIDTHS[columns]
+    assert fig.layout.title.text == "What &lt;it&gt; shows"
+    axes = axes_of(fig)
+    assert axes
+    for axis in axes:
+        # An axis that shows labels says what they are; inner panels show neither.
+        shows = axis.visible is not False and axis.showticklabels is not False
+        assert bool(axis.title.text) == shows
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_panels_lie_inside_the_figure_and_apart(name: str) -> None:
+    fig = FIGURES[name]()
+    boxes = []
+    for key in fig.layout:
+        if re.fullmatch(r"xaxis\d*", key):
+            x, y = fig.layout[key].domain, fig.layout["y" + key[1:]].domain
+            assert 0 <= x[0] < x[1] <= 1
+            assert 0 <= y[0] < y[1] <= 1
+            boxes.append((*x, *y))
+    for i, a in enumerate(boxes):
+        for b in boxes[:i]:
+            apart = a[0] >= b[1] or b[0] >= a[1] or a[2] >= b[3] or b[2] >= a[3]
+            assert apart, (a, b)
+
+
+def test_the_default_template_of_plotly_is_left_alone() -> None:
+    assert TEMPLATE in pio.templates
+    assert pio.templates.default == "plotly"
+    assert go.Figure().layout.template != pio.templates[TEMPLATE]
+
+
+def luminance(color: str) -> float:
+    r, g, b = (int(color[i : i + 2], 16) / 255 for i in (1, 3, 5))
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b
+
+
+def test_ramps_darken_steadily_and_the_signed_one_is_white_at_zero() -> None:
+    for scale in (style.GATE, style.ATTENTION, style.FRACTION):
+        values = [luminance(c) for _, c in scale]
+        assert all(a - b > 0.1 for a, b in itertools.pairwise(values))
+    assert [p for p, _ in style.SIGNED] == [0, 0.25, 0.5, 0.75, 1]
+    assert style.SIGNED[2][1] == "#FFFFFF"
+    values = [luminance(c) for _, c in style.SIGNED]
+    assert values[0] < values[1] < values[2] > values[3] > values[4]
+
+
+def test_gate_maps_hold_the_gates_on_a_fixed_range() -> None:
+    fig = gate_maps(torch.tensor(GATES), TOKENS, HEADS)
+    np.testing.assert_array_equal(heat(fig), GATES)
+    assert (fig.layout.coloraxis.cmin, fig.layout.coloraxis.cmax) == (0, 1)
+    assert fig.layout.xaxis.labelalias == {str(i): t for i, t in enumerate(TOKENS)}
+    titles = [a.text for a in fig.layout.annotations]
+    assert titles == HEADS
+    wide = gate_maps(2 * GATES, TOKENS, HEADS)
+    assert wide.layout.coloraxis.cmax == pytest.approx(2 * GATES.max())
+
+
+def test_circuit_maps_are_signed_around_zero_and_gates_are_not() -> None:
+    fig = circuit_maps(OV, QK, TOKENS, HEADS, gates=GATES)
+    np.testing.assert_array_equal(heat(fig), np.concatenate([OV, QK, GATES]))
+    for axis, values in ((fig.layout.coloraxis, OV), (fig.layout.coloraxis2, QK)):
+        assert axis.cmax == np.abs(values).max() == -axis.cmin
+        assert axis.colorscale[2] == (0.5, "#FFFFFF")
+    assert fig.layout.coloraxis3.cmin == 0
+    assert len(heat(circuit_maps(OV, QK, TOKENS, HEADS))) == 6
+
+
+def test_attention_and_gated_attention_share_one_range() -> None:
+    fig = attention_patterns(PATTERN, POSITIONS, HEADS, gated=PATTERN * 0.25)
+    np.testing.assert_array_equal(heat(fig), np.concatenate([PATTERN, PATTERN * 0.25]))
+    assert fig.layout.coloraxis.cmax == fig.layout.coloraxis2.cmax == 1
+
+
+@pytest.mark.parametrize("n_heads", [1, 2, 3, 5, 7, 8, 13, 32])
+def test_any_number_of_heads_fits_the_page(n_heads: int) -> None:
+    gates = RNG.random((n_heads, 26, 26))
+    names = [f"L0H{h}" for h in range(n_heads)]
+    tokens = [f"t{i}" for i in range(26)]
+    fig = gate_maps(gates, tokens, names)
+    np.testing.assert_array_equal(heat(fig), gates)
+    assert fig.layout.height < 9.5 * 96
+    # Labels are thinned where they would overlap, and always start with the first.
+    axis = fig.layout.yaxis
+    panel = fig.layout.height * (axis.domain[1] - axis.domain[0])
+    assert axis.tickvals[0] == 0
+    assert len(axis.tickvals) * style.SMALL < panel
+
+
+def test_loading_matrix_shares_one_scale_centred_on_zero() -> None:
+    left, right = np.array([[0.5, -3.0]]), np.array([[1.0, 2.0, -0.5]])
+    fig = loading_matrix(
+        {"before": left, "after": right}, ["A…B1→C1"], {"before": HEADS[:2], "after": HEADS}
+    )
+    np.testing.assert_array_equal(heat(fig)[0], left)
+    np.testing.assert_array_equal(heat(fig)[1], right)
+    assert (fig.layout.coloraxis.cmin, fig.layout.coloraxis.cmax) == (-3, 3)
+
+
+def test_before_after_draws_owners_shared_and_dead_heads() -> None:
+    fig = before_after(before(), after(), ROWS)
+
+    def cells(axis: str) -> dict[str, list[tuple[int, float]]]:
+        bars = [t for t in fig.data if t.type == "bar" and t.xaxis == axis]
+        return {t.name.split(",")[0]: list(zip(t.base, t.x, strict=True)) for t in bars}
+
+    # (top of the row, head)
+    assert cells("x") == {"sole owner": [(-0.5, 0)], "shared": [(0.5, 0), (0.5, 1)]}
+    assert cells("x2") == {"sole owner": [(-0.5, 1), (0.5, 0)], "dead head": [(-0.5, 2), (0.5, 2)]}
+    shown = [t.name for t in fig.data if t.showlegend]
+    assert len(shown) == len(set(shown)) == 3
+    words = [a.text for a in fig.layout.annotations]
+    assert "A…B2→C2 held by no single head" in words
+    assert "each of 2 trigrams held by one head" in words
+    assert {"90", "10", "40", "60", "97"} <= set(words)
+    assert words.count("no single head") == 1
+
+
+def test_before_after_says_what_is_not_learnt() -> None:
+    lost = Holdings("toy", HEADS[:2], [[0.5, 0.5], [0.5, 0.5]], {1: [], 2: []}, [1], [2])
+    fig = before_after(lost, after(), ROWS)
+    words = [a.text for a in fig.layout.annotations]
+    assert "A…B1→C1 held by no single head, 1 not learnt" in words
+    assert "not learnt" in words
+
+
+def test_loss_curves_draw_each_run_the_median_and_the_selected_one() -> None:
+    table = history(3)
+    fig = loss_curves(table, selected=2, quantities=["loss"])
+    by_name = {t.name: t for t in fig.data if t.x[0] is not None}
+    every = by_name["3 runs"]
+    steps = np.arange(6) * 10.0
+    assert [x for x in every.x if x is not None] == list(steps) * 3
+    assert [y for y in every.y if y is not None] == pytest.approx(table["loss"].tolist())
+    assert list(by_name["median"].y) == pytest.approx(table[table["run"] == 1]["loss"].tolist())
+    mine = by_name["selected run (2)"]
+    assert list(mine.y) == pytest.approx(table[table["run"] == 2]["loss"].tolist())
+    assert fig.layout.yaxis.type == "log"
+    assert loss_curves(table, quantities=["penalty"]).layout.yaxis.type is None
+
+
+def test_loss_curves_of_one_run_leave_out_what_is_not_there() -> None:
+    fig = loss_curves(history(1)[["step", "loss"]])
+    (line,) = fig.data
+    assert list(line.y) == pytest.approx(history(1)["loss"].tolist())
+    assert {a.title.text for a in axes_of(fig)} == {"training step", "loss"}
+
+
+def test_sweep_curves_are_in_the_order_of_alpha() -> None:
+    fig = sweep_curves(sweep())
+    rate, fvu = fig.data
+    assert list(rate.x) == [0.1, 0.2]
+    assert list(rate.y) == [0.25, 0.5]
+    assert list(rate.error_y.array) == pytest.approx([0.15, 0.1])
+    assert list(rate.error_y.arrayminus) == pytest.approx([0.05, 0.1])
+    assert list(fvu.y) == [0.01, 0.02]
+
+
+def test_reliability_places_rates_intervals_and_counts() -> None:
+    fig = reliability(results(), target=0.95)
+    ours = [t for t in fig.data if t.name == "ours"]
+    assert list(ours[0].x) == [1.0, 0.75]
+    assert list(ours[0].error_x.arrayminus) == pytest.approx([0.06, 0.12])
+    assert list(ours[0].error_x.array) == pytest.approx([0.0, 0.09])
+    assert list(ours[1].x) == [0.01, 0.02]
+    (target,) = [t for t in fig.data if t.name == "target 95%"]
+    assert list(target.x) == [0.95, 0.95]
+    assert {"64/64", "2/64", "48/64"} == {a.text for a in fig.layout.annotations}
+
+
+def test_phase_diagram_tells_zero_from_not_run_from_undefined() -> None:
+    fig = phase_diagram(phases())
+    learnt, distributed, success = heat(fig)
+    nan = np.nan
+    np.testing.assert_array_equal(learnt, [[1, nan, 0], [nan, 0.75, nan]])
+    np.testing.assert_array_equal(distributed, [[0, nan, nan], [nan, 0.5, nan]])
+    np.testing.assert_array_equal(success, [[1, nan, nan], [nan, 0.25, nan]])
+    texts = [t.text for t in fig.data if t.type == "heatmap"]
+    assert [list(row) for row in texts[0]] == [["100", "", "0"], ["", "75", ""]]
+    hatched = [t for t in fig.data if t.name == "not run"]
+    assert len(hatched) == 3
+    for bars in hatched:
+        cells = {(b + 0.5, x) for b, x in zip(bars.base, bars.x, strict=True)}
+        assert cells == {(0, 1), (1, 0), (1, 2)}
+        assert bars.marker.pattern.shape == "/"
+    marked = [t for t in fig.data if t.name == "no toy learnt them"]
+    assert [(t.x[0], t.y[0]) for t in marked] == [(2, 0), (2, 0)]
+    assert [t.showlegend for t in marked] == [True, False]
+
+
+def test_ablation_bars_stand_side_by_side_with_their_intervals() -> None:
+    table = effects()
+    fig = ablation_bars(table[table["trigram"] == 2])
+    assert [t.name for t in fig.data] == ["zero", "mean", "resample", "optimal"]
+    assert fig.layout.barmode == "group"
+    for j, bars in enumerate(fig.data):
+        assert list(bars.x) == [0, 1, 2]
+        assert list(bars.y) == [-2.0 * (i + 1) * (j + 2) for i in range(3)]
+        assert list(bars.error_y.array) == pytest.approx([0.25] * 3)
+        assert list(bars.error_y.arrayminus) == pytest.approx([0.5] * 3)
+    panels = ablation_bars(table, panel="trigram")
+    assert len(panels.data) == 8
+    assert panels.layout.yaxis.range == panels.layout.yaxis2.range
+
+
+def test_subset_lattice_joins_subsets_that_differ_by_one_head() -> None:
+    values = np.arange(8.0) - 3
+    fig = subset_lattice(values, HEADS)
+    edges, nodes = fig.data
+    np.testing.assert_array_equal(nodes.marker.color, values)
+    np.testing.assert_array_equal(nodes.y, [bin(s).count("1") for s in range(8)])
+    assert nodes.customdata[5][0] == "L0H0+L0H2"
+    assert list(edges.x).count(None) == 12  # 3 * 2**2 edges of a cube
+    assert (fig.layout.coloraxis.cmin, fig.layout.coloraxis.cmax) == (-4, 4)
+    plain = subset_lattice(values + 3, HEADS)
+    assert (plain.layout.coloraxis.cmin, plain.layout.coloraxis.cmax) == (0, 7)
+
+
+def test_shapley_bars_and_a_blank_diagonal() -> None:
+    pairs = np.array([[9.0, 0.5, -2.0], [0.5, 9.0, 1.0], [-2.0, 1.0, 9.0]])
+    fig = shapley_and_interactions(
+        [1.0, -2.0, 0.5], pairs, HEADS, low=[0.5, -3, 0], high=[2, -1, 1]
+    )
+    assert list(fig.data[0].y) == [1.0, -2.0, 0.5]
+    assert list(fig.data[0].error_y.array) == [1.0, 1.0, 0.5]
+    assert list(fig.data[0].error_y.arrayminus) == [0.5, 1.0, 0.5]
+    (shown,) = heat(fig)
+    np.testing.assert_array_equal(shown, np.where(np.eye(3) > 0, np.nan, pairs))
+    assert (fig.layout.coloraxis.cmin, fig.layout.coloraxis.cmax) == (-2, 2)
+
+
+def test_wires_are_as_thick_as_what_they_carry() -> None:
+    pattern, gate = np.array([[0.75, 0.25], [0.0, 1.0]]), np.array([[1.0, 0.5], [1.0, 0.0]])
+    effects = np.array([[4.0, -2.0], [0.0, 1.0]])
+    fig = wiring_diagram(pattern, effects, ["A", "B1"], HEADS[:2], ["x", "y"], gate=gate)
+    ribbons = {t.name: t for t in fig.data if t.fill == "toself"}
+
+    def thickness(name: str) -> list[float]:
+        parts, part = [], []
+        for y in ribbons[name].y:
+            if y is None:
+                parts.append(part)
+                part = []
+            else:
+                part.append(y)
+        return [abs(p[0] - p[-1]) for p in parts]
+
+    attended, passed = thickness("attention"), thickness("let through by the gate")
+    assert np.divide(attended, attended[0]) == pytest.approx([1, 1 / 3, 4 / 3], rel=0.02)
+    assert np.divide(passed, attended[0]) == pytest.approx([1, 1 / 6], rel=0.02)
+    raised, lowered = thickness("raises the logit"), thickness("lowers the logit")
+    assert np.divide(raised, raised[0]) == pytest.approx([1, 1 / 4], rel=0.02)
+    assert np.divide(lowered, raised[0]) == pytest.approx([1 / 2], rel=0.02)
+    said = next(t.text for t in fig.data if t.mode == "markers")
+    assert said[0] == "L0H0 on A: attention 0.750, gate 1.000"
+
+
+def test_wiring_leaves_out_the_least_of_many_heads_and_says_so() -> None:
+    heads = [f"L0H{h}" for h in range(20)]
+    effects = np.ones((20, 14))
+    effects[7], effects[:, 3] = 5.0, 0.01
+    fig = wiring_diagram(
+        np.full((20, 2), 0.5),
+        effects,
+        ["A", "B1"],
+        heads,
+        [f"t{v}" for v in range(14)],
+        predicted=3,
+    )
+    words = " ".join(a.text for a in fig.layout.annotations)
+    assert "4 heads and 2 output tokens" in words
+    assert "L0H7" in words
+    assert "<b>t3 " in words  # the predicted one stays, however small
+
+
+def test_labels_are_shown_literally() -> None:
+    fig = gate_maps([[[0.0, 1.0], [0.5, 0.0]]], ["<b>x</b>", "&lt;"], ["</script>"])
+    assert fig.layout.xaxis.labelalias == {"0": "&lt;b&gt;x&lt;/b&gt;", "1": "&amp;lt;"}
+    assert fig.layout.annotations[0].text == "&lt;/script&gt;"
+
+
+BAD = {
+    "a misshapen array": (
+        lambda: gate_maps(GATES[0], TOKENS, HEADS),
+        r"gates has shape \(5, 5\); it must be \[head, query_token, key_token\]",
+    ),
+    "an empty array": (lambda: gate_maps(GATES[:0], TOKENS, []), "not empty"),
+    "too few head labels": (lambda: gate_maps(GATES, TOKENS, HEADS[:2]), "2 labels for 3 heads"),
+    "one string for labels": (lambda: gate_maps(GATES, TOKENS, "abc"), "1 labels for 3 heads"),
+    "too many token labels": (lambda: gate_maps(GATES, [*TOKENS, "x"], HEADS), "6 labels for 5"),
+    "negative gates": (lambda: gate_maps(-GATES, TOKENS, HEADS), "gates must lie between"),
+    "NaN": (lambda: gate_maps(GATES * np.nan, TOKENS, HEADS), "not finite"),
+    "a ragged list": (lambda: gate_maps([[[1.0]], [[1.0, 2.0]]], [], []), "array of numbers"),
+    "a tensor with gradient": (
+        lambda: gate_maps(torch.zeros(3, 5, 5, requires_grad=True), TOKENS, HEADS),
+        "detached",
+    ),
+    "a map that is not square": (lambda: gate_maps(GATES[:, :4], TOKENS, HEADS), "same size"),
+    "circuits of different heads": (lambda: circuit_maps(OV, QK[:2], TOKENS, HEADS), "head=3"),
+    "attention above 1": (
+        lambda: attention_patterns(2 * PATTERN, POSITIONS, HEADS),
+        "pattern must lie between 0 and 1",
+    ),
+    "panels that differ": (
+        lambda: loading_matrix({"a": OV[0]}, TOKENS, {"b": TOKENS}),
+        "name the same panels",
+    ),
+    "loadings of other rows": (
+        lambda: loading_matrix(
+            {"a": OV[0], "b": OV[0, :2]}, TOKENS, {"a": TOKENS, "b": TOKENS}
+        ),
+        "representation=5",
+    ),
+    "a share above 1": (
+        lambda: before_after(
+            Holdings("toy", HEADS[:1], [[1.5], [1.0]], {}), after(), ROWS
+        ),
+        "shares of 'toy' must lie between 0 and 1",
+    ),
+    "a head that is not there": (
+        lambda: before_after(before(), after(dead=[3]), ROWS),
+        "names head 3; its heads are 0 to 2",
+    ),
+    "a representation that is not there": (
+        lambda: before_after(before(), after(distributed=[7]), ROWS),
+        "names representation 7",
+    ),
+    "owned and distributed": (
+        lambda: before_after(before(), after(distributed=[1]), ROWS),
+        "distributed and names a sole owner",
+    ),
+    "no representations": (lambda: before_after(before(), after(), {}), "at least one"),
+    "a history without steps": (
+        lambda: loss_curves(history(1).drop(columns="step")),
+        "no column 'step'",
+    ),
+    "an empty history": (lambda: loss_curves(history(1)[:0]), "no rows"),
+    "a history of nothing": (lambda: loss_curves(history(1)[["step"]]), "one of loss"),
+    "a run that is not there": (lambda: loss_curves(history(2), selected=9), "run 9 is not"),
+    "alpha zero": (lambda: sweep_curves(sweep().assign(alpha=0.0)), "alpha must be positive"),
+    "more successes than runs": (
+        lambda: reliability(results().assign(runs=1)),
+        "no more successes than runs",
+    ),
+    "a recipe twice": (lambda: reliability(pd.concat([results()] * 2)), "two rows for one"),
+    "a cell twice": (lambda: phase_diagram(pd.concat([phases()] * 2)), "two rows for one cell"),
+    "a fraction above 1": (
+        lambda: phase_diagram(phases().assign(learnt=2.0)),
+        "learnt must lie between 0 and 1",
+    ),
+    "phases of nothing": (
+        lambda: phase_diagram(phases()[["heads", "trigrams"]]),
+        "learnt, distributed or success",
+    ),
+    "several metrics at once": (lambda: ablation_bars(effects()), "keep one metric"),
+    "a number of subsets": (
+        lambda: subset_lattice(np.zeros(7), HEADS),
+        "7 entries; 3 heads have 8 subsets",
+    ),
+    "too many heads for a lattice": (
+        lambda: subset_lattice(np.zeros(512), [f"H{h}" for h in range(9)]),
+        "take 1 to 8 heads",
+    ),
+    "half an interval": (
+        lambda: shapley_and_interactions([1.0], [[0.0]], ["a"], low=[0.0]),
+        "both low and high",
+    ),
+    "a prediction outside": (
+        lambda: wiring_diagram(PATTERN[:, -1], OV[:, 0], POSITIONS, HEADS, TOKENS, predicted=5),
+        "output tokens are 0 to 4",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("values", [[0.01], [0.009, 0.016], [0.02, 3.0], [1e-9, 1.0], [0.3, 0.3]])
+def test_log_axes_hold_their_values_and_at_least_one_label(values: list[float]) -> None:
+    axis = log_axis(values, "FVU")
+    low, high = axis["range"]
+    assert low < np.log10(min(values)) <= np.log10(max(values)) < high
+    shown = [v for v in axis["tickvals"] if low <= np.log10(v) <= high]
+    assert 1 <= len(shown) <= 8
+    assert all(
+        float(t) == pytest.approx(v)
+        for t, v in zip(axis["ticktext"], axis["tickvals"], strict=True)
+    )
+
+
+def test_a_figure_spans_one_or_two_columns() -> None:
+    with pytest.raises(GatedInterpError, match="spans 1 or 2 paper columns"):
+        style.width_of(3)
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_refused_in_one_sentence(name: str) -> None:
+    draw, words = BAD[name]
+    with pytest.raises(GatedInterpError, match=words) as caught:
+        draw()
+    sentence = str(caught.value)
+    assert sentence.endswith(".")
+    assert "\n" not in sentence
