@@ -6,6 +6,7 @@ from itertools import combinations
 import pytest
 import torch
 
+from gated_interp.analysis import breaking
 from gated_interp.analysis.verdict import (
     Verdict,
     sole_owners,
@@ -137,6 +138,27 @@ def test_64_heads_of_which_each_breaks_another_example_answer():
     writes = torch.stack([lead, torch.zeros_like(lead)], -1)
     assert 0 in sole_owners(writes, 0, threshold=0.9)
     assert 0 not in sole_owners(writes, 0)
+
+
+def test_64_heads_on_the_edge_answer():
+    # Random writes at the strength where a search over subsets of heads alone takes minutes:
+    # sets break single examples, hardly any set breaks more than the three of 333 allowed.
+    writes = 0.2 * torch.randn(333, 64, 17, generator=generator(1))
+    writes[:, 0, 0] += 2.6 * 0.2 * 0.56 * 32
+    assert sole_owners(writes, 0) == [0]
+    # By the bound per example alone head 0 would not own.
+    lead = writes[:, :, :1] - writes[:, :, 1:]
+    assert (worst_leads(lead)[:, 0] <= 0).any(-1).sum() > 3
+
+
+@pytest.mark.parametrize("heads", [2, 4, 6])
+def test_the_proof_alone_agrees_with_brute_force(heads, monkeypatch):
+    # Without the search for a likely subset, branch and bound has to find or refute each.
+    monkeypatch.setattr(breaking, "_found", lambda items, allowed: False)
+    for seed in range(15):
+        writes = random_writes(500 * heads + seed, 29, heads, d_vocab=7, c=3)
+        for threshold in (0.99, 0.9, 0.6):
+            assert sole_owners(writes, 3, threshold) == brute_owners(writes, 3, threshold)
 
 
 # Real models.

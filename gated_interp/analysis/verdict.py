@@ -8,9 +8,10 @@ import dataclasses
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
+from gated_interp.analysis.breaking import some_set_breaks
 from gated_interp.analysis.writes import head_writes
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.models.toy import HookedTransformer
@@ -129,13 +130,13 @@ def sole_owners(
     lead = writes[..., c, None] - writes
     lead = torch.cat([lead[..., :c], lead[..., c + 1 :]], -1)  # [example head_index other_token]
     allowed = _allowed_failures(lead.shape[0], threshold)
-    breakable = (worst_leads(lead) <= 0).any(-1)  # [example head_index]: by some subset
-    fails = breakable.sum(0)
+    worst = worst_leads(lead)
+    fails = (worst <= 0).any(-1).sum(0)  # [head_index]: examples that some subset breaks
     return [
         h
         for h in range(lead.shape[1])
         # Where few examples break at all, no single subset breaks many. Else look for one subset.
-        if fails[h] <= allowed or not _some_subset_breaks(lead[breakable[:, h]], h, allowed)
+        if fails[h] <= allowed or not some_set_breaks(lead, worst[:, h], h, allowed)
     ]
 
 
@@ -161,49 +162,3 @@ def worst_leads(
 def _allowed_failures(examples: int, threshold: float) -> int:
     """The most failing examples at which the share that holds still exceeds ``threshold``."""
     return max(f for f in range(-1, examples + 1) if examples - f > threshold * examples)
-
-
-def _some_subset_breaks(lead: Float[Tensor, "example head token"], h: int, allowed: int) -> bool:
-    """Whether one single set of removed heads breaks ``c`` in more than ``allowed`` examples.
-
-    Different examples may be broken by different subsets, so the closed form per example is only
-    a bound. Branch and bound over the other heads makes it exact: a branch is left when even the
-    best choice per example for the undecided heads breaks too few. ``lead`` holds only the examples
-    that some subset breaks.
-    """
-    heads = lead.shape[1]
-    if heads == 1:
-        return True  # no other head: the bound, one subset with nothing removed, was exact
-    others = [o for o in range(heads) if o != h]
-    # Heads that move most are decided first.
-    size = lead.abs().sum((0, 2)).tolist()
-    others.sort(key=lambda o: -size[o])
-    harm = lead[:, others].clamp(max=0).flip(1).cumsum(1).flip(1).unbind(1)
-    # [decided][example token]: the harm the undecided heads can still do
-    harm_after = [*harm, torch.zeros_like(lead[:, 0])]
-
-    def breaks(total: Float[Tensor, "example token"]) -> Bool[Tensor, " example"]:
-        return (total <= 0).any(-1)
-
-    # (how many heads are decided, lead of the heads that stay, whether some head went)
-    stack = [(0, lead[:, h], False)]
-    while stack:
-        decided, kept, some_went = stack.pop()
-        possible = breaks(kept + harm_after[decided])
-        if int(possible.sum()) <= allowed:
-            continue
-        if decided == len(others):
-            if some_went:
-                return True
-            continue
-        # A greedy completion often answers at once: keep the heads that hurt on balance.
-        rest = others[decided:]
-        mean = lead[possible][:, rest].mean((0, 2))
-        stays = [o for o, m in zip(rest, mean.tolist(), strict=True) if m < 0]
-        went = some_went or len(stays) < len(rest)
-        if went and int(breaks(kept + lead[:, stays].sum(1)).sum()) > allowed:
-            return True
-        o = others[decided]
-        stack.append((decided + 1, kept, True))
-        stack.append((decided + 1, kept + lead[:, o], some_went))
-    return False
