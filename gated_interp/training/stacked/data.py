@@ -179,8 +179,9 @@ def _buckets(
         sequence) and the summed counts ``[query key]`` of all positions.
     """
     n, v = len(tokens), len(sizes)
-    # Position first, so that adding up a prefix is a few contiguous sums.
-    one_hot = np.eye(v, dtype=count_type)[tokens.T]
+    # Position first, so that adding up a prefix is a few contiguous sums; take, because it is
+    # several times faster than an index.
+    one_hot = np.eye(v, dtype=count_type).take(tokens.T, axis=0)
     counts = one_hot.copy()
     for pos in range(1, counts.shape[0]):
         counts[pos] += counts[pos - 1]
@@ -188,11 +189,12 @@ def _buckets(
     start = sizes.cumsum() - sizes
     # A stable sort of small integers is a radix sort.
     kept = query.argsort(kind="stable")[(start[:, None] + np.arange(size)).ravel()]
-    following = np.pad(tokens, ((0, 0), (0, 1)))[:, 1 : last + 1].ravel()
+    following = np.zeros_like(tokens)
+    following[:, :-1] = tokens[:, 1:]
     position_first = np.arange(last * n).reshape(last, n).T.ravel()
-    rows = counts.reshape(-1, v)[position_first[kept]]
+    rows = counts.reshape(-1, v).take(position_first.take(kept), axis=0)
 
     keys = np.broadcast_to(counts[-1:], counts.shape) if all_pairs else counts
     queries = one_hot[:last].reshape(-1, v).astype(np.float32)
     pairs = queries.T @ keys[:last].reshape(-1, v).astype(np.float32)
-    return rows.reshape(v, size, v), following[kept].reshape(v, size), pairs
+    return rows.reshape(v, size, v), following[:, :last].ravel().take(kept).reshape(v, size), pairs
