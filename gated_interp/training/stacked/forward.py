@@ -16,8 +16,8 @@ from torch import Tensor
 
 # exp(-GAP) is below float32's resolution even when the smaller side occurs in every position.
 GAP = 25.0
-# exp of this is still a normal float32, with room for counts and for squaring in the gradient.
-RANGE = 80.0
+# exp(-RANGE) is a normal float32, with room for small gates before numbers count as zero.
+RANGE = 70.0
 
 
 def compress_scores(
