@@ -56,11 +56,15 @@ def name_of(data: DataSource) -> str:
     return getattr(data, "__qualname__", type(data).__name__)
 
 
-def draw(data: DataSource, n: int, seed: int) -> Tensor:
-    """``n`` sequences from ``data``."""
-    if isinstance(data, Sampler):
-        return data.sample(n, seed).tokens
-    return data(n, generator(seed))
+def draw(data: DataSource, n: int, seed: int, model: HookedTransformer) -> Int[Tensor, "n pos"]:
+    """``n`` sequences from ``data``, on the device of ``model``.
+
+    Raises:
+        GatedInterpError: what came is not for ``model``, see :func:`require_batch`.
+    """
+    given = data.sample(n, seed).tokens if isinstance(data, Sampler) else data(n, generator(seed))
+    require_batch(given, n, model)
+    return given.to(model.embed.W_E.device)
 
 
 def batches(
@@ -72,15 +76,14 @@ def batches(
         GatedInterpError: (by that function) tokens that ``model`` cannot read.
     """
 
-    def checked(n: int, *stream: int) -> Int[Tensor, "batch pos"]:
-        tokens = draw(data, n, derive(config.seed, *stream))
-        require_batch(tokens, n, model)
-        return tokens.to(model.embed.W_E.device)
-
     if config.data == "fresh":
-        return lambda step: checked(config.batch_size, FRESH_BATCH, step)
 
-    whole = checked(config.n_sequences, FIXED_SET)
+        def fresh(step: int) -> Int[Tensor, "batch pos"]:
+            return draw(data, config.batch_size, derive(config.seed, FRESH_BATCH, step), model)
+
+        return fresh
+
+    whole = draw(data, config.n_sequences, derive(config.seed, FIXED_SET), model)
     per_epoch = config.n_sequences // config.batch_size
 
     def in_order(step: int) -> Int[Tensor, "batch pos"]:
@@ -90,12 +93,16 @@ def batches(
     return in_order
 
 
-def require_batch(tokens: Tensor, n: int, model: HookedTransformer) -> None:
+def require_batch(tokens: Any, n: int, model: HookedTransformer) -> None:
     """Refuse a batch that is not ``n`` sequences of next-token data for ``model``.
 
     Raises:
         GatedInterpError: wrong shape or type, outside the vocabulary, or longer than the context.
     """
+    if not isinstance(tokens, Tensor):
+        raise GatedInterpError(
+            f"the data source gave a {type(tokens).__name__}; it must give a tensor of tokens."
+        )
     if tokens.ndim != 2 or tokens.is_floating_point() or len(tokens) != n or tokens.shape[1] < 2:
         raise GatedInterpError(
             f"the data source gave {tokens.dtype} of shape {tuple(tokens.shape)}; it must give "

@@ -57,9 +57,9 @@ class TrainResult(Generic[Model]):
         model: what was trained (in place).
         history: one row per logged step, measured on its batch before its update: ``step``,
             ``loss``, ``lr`` and, for a toy, ``cross_entropy`` (nats); for a gated block
-            ``reconstruction`` (mean squared error), ``fvu``, ``penalty`` (before alpha), ``l0``,
-            ``factor`` (what the FVU target multiplies
-            the penalties by), ``alpha`` (as it was in that step, before ``factor``).
+            ``reconstruction`` (mean squared error), ``fvu``, ``penalty`` and ``overlap`` (before
+            their weights), ``l0``, ``factor`` (what the FVU target multiplies the penalties by),
+            ``alpha`` (as it was in that step, before ``factor``).
         config: how it was trained.
         seconds: wall-clock time of this call.
     """
@@ -176,7 +176,7 @@ def train_gated(
     original = copied_to(model, device)
     control = FvuControl([config], device)
     # Measured once, on data of the training's own: it scales penalties and the FVU they answer to.
-    sample = draw(data, VARIANCE_SAMPLE, derive(config.seed, VARIANCE)).to(device)
+    sample = draw(data, VARIANCE_SAMPLE, derive(config.seed, VARIANCE), original)
     variance = output_variance(attention_io(original, sample, layer).output)
     unit = variance if config.alpha_unit == "variance" else 1.0
     seen_fvu: list[tuple[Tensor, int]] = []
@@ -278,7 +278,7 @@ def _train(
 
                 row: Row = {}
                 if step % config.log_every == 0 or step == config.steps - 1:
-                    row = {"step": step, "loss": loss.item(), **measure()}
+                    row = {"step": float(step), "loss": loss.item(), **measure()}
                     row |= {name: rates[name] for name in logged}
                 with uninterrupted():
                     optimizer.step()

@@ -79,22 +79,25 @@ def load_state(
         CheckpointError: no such file, not a training state, or one of another training.
     """
     tensors, metadata = _read(path)
-    _require_same(path, json.loads(metadata["identity"]), json.loads(json.dumps(identity)))
+    try:
+        saved = json.loads(metadata["identity"])
+        columns, done = json.loads(metadata["columns"]), int(metadata["done"])
+        rows = [dict(zip(columns, row, strict=True)) for row in tensors["history"].tolist()]
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"the metadata of {path} cannot be read; it is damaged.") from error
+    _require_same(path, saved, json.loads(json.dumps(identity)))
     _require_tensors(path, tensors, parameters)
     optimizer.state.clear()
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(tensors[f"weight.{name}"])
             if f"adam.{name}.step" in tensors:
-                moments = {m: tensors[f"adam.{name}.{m}"] for m in MOMENTS}
                 # Adam counts its steps on the CPU whatever the device.
                 optimizer.state[parameter] = {
-                    m: value if m == "step" else value.to(parameter.device)
-                    for m, value in moments.items()
+                    m: tensors[f"adam.{name}.{m}"].to("cpu" if m == "step" else parameter.device)
+                    for m in MOMENTS
                 }
-    columns = json.loads(metadata["columns"])
-    rows = tensors["history"].tolist()
-    return int(metadata["done"]), [dict(zip(columns, row, strict=True)) for row in rows]
+    return done, rows
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -138,7 +141,11 @@ def _require_tensors(
         names = [f"weight.{name}", *(f"adam.{name}.{m}" for m in MOMENTS)]
         there = [n for n in names if n in tensors]
         shapes = [tuple(tensors[n].shape) for n in there if not n.endswith(".step")]
-        if len(there) not in (1, 4) or any(s != tuple(parameter.shape) for s in shapes):
+        if (
+            len(there) not in (1, 4)
+            or names[0] not in there
+            or any(s != tuple(parameter.shape) for s in shapes)
+        ):
             raise CheckpointError(f"{path} lacks a whole state of {name}; it is damaged.")
 
 

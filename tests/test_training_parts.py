@@ -1,0 +1,312 @@
+"""What the loop is made of: losses, schedules, config, data, and what an attention layer does."""
+
+import math
+
+import pytest
+import torch
+from transformer_lens import HookedTransformerConfig
+
+from gated_interp.core.errors import GatedInterpError
+from gated_interp.core.seeds import generator
+from gated_interp.models.toy import HookedTransformer, attention_only
+from gated_interp.tasks import SkipTrigramTask
+from gated_interp.training.capture import attention_io
+from gated_interp.training.config import TrainConfig
+from gated_interp.training.constraint import FvuControl
+from gated_interp.training.data import batches, data_for
+from gated_interp.training.device import pick_device
+from gated_interp.training.losses import (
+    fvu,
+    l0,
+    next_token_cross_entropy,
+    output_variance,
+    reconstruction_error,
+)
+from gated_interp.training.schedule import learning_rate, penalty_weight
+
+BATCH, POS, D_MODEL, D_VOCAB = 2, 5, 11, 13
+
+
+def deep_model(**extras) -> HookedTransformer:
+    """Three layers of 3 heads of 7, with MLPs unless told otherwise, all weights random."""
+    fields = {"normalization_type": "LN", "attn_only": True, **extras}
+    model = attention_only(
+        HookedTransformerConfig(
+            n_layers=3,
+            d_model=D_MODEL,
+            d_vocab=D_VOCAB,
+            n_ctx=POS,
+            d_head=7,
+            n_heads=3,
+            act_fn="relu",
+            device="cpu",
+            **fields,
+        )
+    )
+    source = generator(3)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(0.4 * torch.randn(parameter.shape, generator=source))
+    return model
+
+
+# Losses.
+
+
+def test_cross_entropy_in_plain_loops():
+    logits = torch.randn(BATCH, POS, D_VOCAB, generator=generator(1)).double()
+    tokens = torch.randint(D_VOCAB, (BATCH, POS), generator=generator(2))
+    terms = []
+    for b in range(BATCH):
+        for p in range(POS - 1):
+            row = logits[b, p].tolist()
+            log_sum = math.log(sum(map(math.exp, row)))
+            terms.append(log_sum - row[int(tokens[b, p + 1])])
+    got = next_token_cross_entropy(logits, tokens).item()
+    assert got == pytest.approx(sum(terms) / len(terms), abs=1e-12)
+
+
+def test_reconstruction_error_and_fvu_by_hand():
+    # Two positions of width 2. Target (0, 0), (2, 4): mean (1, 2); variation 1 + 4 + 1 + 4 = 10.
+    # Output off by (1, 0) and (0, 2): squares 1 + 4 = 5, so MSE 5 / 4 and FVU 5 / 10.
+    target = torch.tensor([[[0.0, 0.0], [2.0, 4.0]]])
+    output = target + torch.tensor([[[1.0, 0.0], [0.0, 2.0]]])
+    assert reconstruction_error(output, target).item() == 1.25
+    assert fvu(output, target).item() == 0.5
+    assert output_variance(target).item() == 2.5
+    # The one over the other is the FVU.
+    assert fvu(output, target) == reconstruction_error(output, target) / output_variance(target)
+
+
+def test_fvu_is_0_for_the_target_and_1_for_its_mean():
+    target = torch.randn(BATCH, POS, D_MODEL, generator=generator(4))
+    assert fvu(target, target).item() == 0
+    mean = target.mean((0, 1)).expand_as(target)
+    assert fvu(mean, target).item() == pytest.approx(1, abs=1e-6)
+    # A shift or scale of both changes nothing.
+    output = target + 0.1 * torch.randn(target.shape, generator=generator(5))
+    assert fvu(3 * output + 7, 3 * target + 7).item() == pytest.approx(
+        fvu(output, target).item(), rel=1e-3
+    )
+
+
+def test_fvu_of_a_target_that_does_not_vary():
+    target = torch.ones(BATCH, POS, D_MODEL)
+    assert fvu(target, target).item() == 0
+    assert fvu(target + 1, target).item() > 1e30
+
+
+def test_l0_counts_open_gates_of_causal_pairs():
+    # Two heads, two positions; open: head 0 at (0, 0) and (1, 0), head 1 at (1, 0) and at the
+    # pair (0, 1), which is not causal. 3 open gates over 3 causal pairs. 0.001 is not open.
+    gate = torch.zeros(1, 2, 2, 2)
+    gate[0, 0, 0, 0], gate[0, 0, 1, 0], gate[0, 1, 1, 0], gate[0, 1, 0, 1] = 1, 0.5, 0.01, 1
+    gate[0, 1, 1, 1] = 0.001
+    assert l0(gate).item() == pytest.approx(1)
+    assert l0(gate, threshold=0.1).item() == pytest.approx(2 / 3)
+
+
+# Schedules.
+
+
+def test_the_learning_rate_falls_linearly_to_zero():
+    rates = [learning_rate(step, 10, 0.02, 0.4) for step in range(11)]
+    assert rates[:7] == [0.02] * 7
+    assert rates[7:] == pytest.approx([0.015, 0.01, 0.005, 0])
+    assert [learning_rate(step, 10, 0.02, 0.0) for step in (0, 9)] == [0.02, 0.02]
+    assert learning_rate(0, 10, 0.02, 1.0) == 0.02
+    assert learning_rate(5, 10, 0.02, 1.0) == pytest.approx(0.01)
+
+
+def test_the_penalty_is_off_then_ramps_then_stays():
+    weights = [penalty_weight(step, 20, 0.4, 0.25, 0.5) for step in range(20)]
+    assert weights[:6] == [0] * 6
+    assert weights[10] == pytest.approx(0.2)
+    assert weights[15:] == [0.4] * 5
+    assert weights == sorted(weights)
+    assert [penalty_weight(step, 10, 0.4, 0.0, 0.0) for step in (0, 9)] == [0.4, 0.4]
+    assert [penalty_weight(step, 10, 0.4, 0.5, 0.0) for step in (4, 5)] == [0, 0.4]
+
+
+def test_the_factor_on_the_penalties_answers_to_the_fvu():
+    config = TrainConfig(steps=100, fvu_target=0.02, fvu_rate=0.1, fvu_from=0.5)
+    free = config.replace(fvu_target=None)
+    control = FvuControl([config, config, free])
+    fvus = torch.tensor([0.5, 0.0, 0.5])
+    for step in range(50):
+        control.observe(fvus, step)
+    assert control.factor.tolist() == [1, 1, 1]  # not before fvu_from
+    for step in range(50, 450):
+        control.observe(fvus, step)
+    high, low, unheld = control.factor.tolist()
+    # Down to the least while the FVU is above its target, up while it is below.
+    assert high == pytest.approx(1e-3, rel=1e-4)
+    assert low > 1
+    assert unheld == 1
+
+
+# Config.
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"steps": 0}, "steps is 0; it must be positive"),
+        ({"lr": -0.1}, "lr is -0.1"),
+        ({"log_every": 0}, "log_every is 0"),
+        ({"lr_decay": 1.5}, "lr_decay is 1.5; it must be from 0 to 1"),
+        ({"penalty_off": -0.1}, "penalty_off is -0.1"),
+        ({"penalty_off": 0.7, "penalty_ramp": 0.6}, "must not exceed 1"),
+        ({"alpha": -1.0}, "alpha is -1.0; it must not be negative"),
+        ({"checkpoint_every": -1}, "checkpoint_every is -1"),
+        ({"seed": -1}, "seed is -1"),
+        ({"data": "fixed", "n_sequences": 250}, "must be a multiple of batch_size"),
+        ({"data": "stale"}, "data is 'stale'; it must be one of 'fresh', 'fixed'"),
+        ({"device": "tpu"}, "device is 'tpu'"),
+        ({"fvu_target": 0.0}, "fvu_target is 0.0; it must be positive"),
+    ],
+)
+def test_impossible_trainings_are_refused(change, words):
+    with pytest.raises(GatedInterpError, match=words):
+        TrainConfig(**change)
+
+
+def test_the_reference_preset_is_the_posts():
+    config = TrainConfig.reference(lr=5e-4, alpha=0.5)
+    # 1,000 epochs of the same 100 batches of 1,000 sequences.
+    assert config.steps * config.batch_size == 1000 * config.n_sequences
+    assert (config.n_sequences, config.batch_size, config.data) == (100_000, 1000, "fixed")
+    for step in (0, 50_000, 99_999):
+        assert learning_rate(step, config.steps, config.lr, config.lr_decay) == 5e-4
+        args = (config.steps, config.alpha, config.penalty_off, config.penalty_ramp)
+        assert penalty_weight(step, *args) == 0.5
+    assert TrainConfig.reference(steps=10).steps == 10
+
+
+def test_a_gpu_that_is_not_there_is_refused():
+    if torch.cuda.is_available():
+        assert pick_device(TrainConfig(device="cuda")).type == "cuda"
+        assert pick_device(TrainConfig(device="auto")).type == "cuda"
+        return
+    with pytest.raises(GatedInterpError, match="there is no GPU here; use 'cpu' or 'auto'"):
+        pick_device(TrainConfig(device="cuda"))
+    assert pick_device(TrainConfig(device="auto")) == torch.device("cpu")
+
+
+# Data.
+
+
+def test_fresh_data_differ_in_every_step_and_are_a_function_of_the_step(toy):
+    task, config = SkipTrigramTask(3), TrainConfig(batch_size=7, seed=3)
+    first, again = batches(task, config, toy), batches(task, config, toy)
+    other = batches(task, config.replace(seed=4), toy)
+    assert first(5).shape == (7, 11)
+    assert not torch.equal(first(5), first(6))
+    assert torch.equal(first(6), again(6))
+    assert not torch.equal(first(5), other(5))
+
+
+def test_a_fixed_set_is_read_in_order_over_and_over(toy):
+    config = TrainConfig(batch_size=7, n_sequences=21, data="fixed", seed=3)
+    tokens_of = batches(SkipTrigramTask(3), config, toy)
+    epoch = torch.cat([tokens_of(step) for step in range(3)])
+    assert torch.equal(torch.cat([tokens_of(step) for step in range(3, 6)]), epoch)
+    assert len({tuple(row) for row in epoch.tolist()}) == 21
+
+
+def test_a_function_is_a_source_and_gets_a_seeded_generator(toy):
+    def uniform(n, source):
+        return torch.randint(8, (n, 5), generator=source)
+
+    tokens_of = batches(uniform, TrainConfig(batch_size=7), toy)
+    assert torch.equal(tokens_of(3), tokens_of(3))
+    assert not torch.equal(tokens_of(3), tokens_of(4))
+    assert tokens_of(3).shape == (7, 5)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "words"),
+    [
+        (torch.zeros(7, 3), "torch.float32 of shape"),
+        (torch.zeros(6, 3, dtype=torch.long), r"must give whole numbers of shape \[7, pos\]"),
+        (torch.zeros(7, 1, dtype=torch.long), "pos at least 2"),
+        (torch.zeros(7, 12, dtype=torch.long), "12 positions; the model's context has 11"),
+        (torch.full((7, 3), 8), "token 8, which is outside the model's vocabulary 0 to 7"),
+        (torch.full((7, 3), -1), "token -1"),
+        ([[1, 2]], "gave a list; it must give a tensor"),
+    ],
+)
+def test_batches_the_model_cannot_read_are_refused(toy, tokens, words):
+    with pytest.raises(GatedInterpError, match=words):
+        batches(lambda n, source: tokens, TrainConfig(batch_size=7), toy)(0)
+
+
+def test_a_model_without_a_task_needs_data(toy):
+    assert data_for(toy, None) == SkipTrigramTask(3)
+    with pytest.raises(GatedInterpError, match="the model names no task; give data="):
+        data_for(deep_model(), None)
+    with pytest.raises(GatedInterpError, match="8 tokens; a task of 4 trigrams has 10"):
+        data_for(toy, SkipTrigramTask(4))
+
+
+# What an attention layer receives and writes.
+
+
+@pytest.mark.parametrize(
+    "extras",
+    [
+        {},
+        {"normalization_type": None},
+        {"normalization_type": "RMS"},
+        {"positional_embedding_type": "shortformer"},
+        {"attn_only": False, "d_mlp": 17},
+        {"attn_only": False, "d_mlp": 17, "parallel_attn_mlp": True},
+    ],
+)
+@pytest.mark.parametrize("layer", [0, 1, 2])
+def test_what_is_captured_is_what_the_cache_holds(layer, extras):
+    model = deep_model(**extras)
+    tokens = torch.randint(D_VOCAB, (BATCH, POS), generator=generator(6))
+    seen = attention_io(model, tokens, layer)
+    _, cache = model.run_with_cache(tokens)
+    assert torch.equal(seen.output, cache[f"blocks.{layer}.hook_attn_out"])
+    resid = cache[f"blocks.{layer}.hook_resid_pre"]
+    torch.testing.assert_close(seen.value_input, model.blocks[layer].ln1(resid))
+    same = extras.get("positional_embedding_type") != "shortformer"
+    assert torch.equal(seen.query_input, seen.value_input) is same
+    # The layer itself, given these, writes that.
+    again = model.blocks[layer].attn(*seen.inputs)
+    torch.testing.assert_close(again, seen.output)
+    assert not seen.output.requires_grad
+
+
+def test_capturing_leaves_no_hook_not_even_after_an_error():
+    model = deep_model()
+    modules = [m for m in model.modules() if m._forward_hooks or m._forward_pre_hooks]
+    assert modules == []
+    attention_io(model, torch.zeros(BATCH, POS, dtype=torch.long), 1)
+    with pytest.raises(IndexError):
+        attention_io(model, torch.full((BATCH, POS), D_VOCAB), 1)
+
+    def fail(out, hook):
+        raise KeyboardInterrupt
+
+    model.add_hook("blocks.1.hook_attn_out", fail)
+    with pytest.raises(KeyboardInterrupt):
+        attention_io(model, torch.zeros(BATCH, POS, dtype=torch.long), 1)
+    model.reset_hooks()
+    modules = [m for m in model.modules() if m._forward_hooks or m._forward_pre_hooks]
+    assert modules == []
+
+
+def test_layers_that_cannot_be_captured_are_refused():
+    tokens = torch.zeros(BATCH, POS, dtype=torch.long)
+    with pytest.raises(GatedInterpError, match="layer 3 is not there"):
+        attention_io(deep_model(), tokens, 3)
+    normalised = deep_model(normalization_type="RMS", use_normalization_before_and_after=True)
+    with pytest.raises(GatedInterpError, match="normalises what its attention writes"):
+        attention_io(normalised, tokens, 0)
+    split = deep_model()
+    split.set_use_split_qkv_input(True)
+    with pytest.raises(GatedInterpError, match="gives each head its own input"):
+        attention_io(split, tokens, 0)
