@@ -42,6 +42,7 @@ class Recipe(Config):
     alpha: float = 0.02
     alpha_unit: Literal["absolute", "variance"] = "variance"
     overlap: float = 0.5
+    overlap_power: float = 1.0
     fvu_target: float | None = 0.018
     fvu_from: float = 0.2
     penalty_off: float = 0.2
@@ -102,6 +103,7 @@ class Recipe(Config):
             alpha=self.alpha,
             alpha_unit=self.alpha_unit,
             overlap=self.overlap,
+            overlap_power=self.overlap_power,
             penalty_off=self.penalty_off,
             penalty_ramp=self.penalty_ramp,
             fvu_target=self.fvu_target,

@@ -24,6 +24,7 @@ from gated_interp.models.gates import (
     head_norm,
     logistic_noise,
     overlap,
+    overlap_cost,
 )
 
 
@@ -227,17 +228,24 @@ class GatedAttention(nn.Module):
             return norms.mean()
         return norms.tril().sum() / causal_pairs(norms)
 
-    def overlap_penalty(self, z: Float[Tensor, "batch pos head_index d_head"]) -> Float[Tensor, ""]:
+    def overlap_penalty(
+        self,
+        z: Float[Tensor, "batch pos head_index d_head"],
+        variance: float | Float[Tensor, ""] = 1.0,
+        power: float = 1.0,
+    ) -> Float[Tensor, ""]:
         """How much heads write at the same position, whether they add or cancel.
 
-        Mean over batch and pos of ``(sum_h n_h)^2 - sum_h n_h^2``, divided by ``d_model``, where
-        ``n_h`` is the length of what head ``h`` writes. Zero where each position is written by
-        one head, however much it writes: unlike the gate penalty it shrinks no head that is
-        alone. (The cross terms of the exclusive lasso, Zhou, Jin & Hoi, 2010; not in the post.)
+        Mean over batch and pos of ``v * (o / (v * d_model))^power``, where ``v`` is ``variance``,
+        ``o = (sum_h n_h)^2 - sum_h n_h^2`` and ``n_h`` is the length of what head ``h`` writes.
+        Zero where each position is written by one head, however much it writes: unlike the gate
+        penalty it shrinks no head that is alone. (The cross terms of the exclusive lasso, Zhou,
+        Jin & Hoi, 2010; not in the post.)
         """
         gram = torch.einsum("hdm,hem->hde", self.W_O, self.W_O)
         squared = torch.einsum("bphd,hde,bphe->bph", z, gram, z)
-        return overlap(squared).mean() / self.config.d_model
+        unit = torch.as_tensor(variance * self.config.d_model)
+        return overlap_cost(overlap(squared), unit, power).mean() / self.config.d_model
 
     @classmethod
     def from_attention(

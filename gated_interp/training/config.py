@@ -20,6 +20,7 @@ class TrainConfig(Config):
         alpha_unit: ``absolute``, as in the post, or ``variance``: alpha times the variance (per
             dimension) of the original's output, so that one alpha suits models of any size.
         overlap: weight of the overlap penalty: heads that write at the same position.
+        overlap_power: above 1, much overlap at few positions costs more than little at many.
         penalty_off: the first fraction of the steps, without penalties.
         penalty_ramp: the fraction after that, over which their weight rises from 0 to full.
         fvu_target: hold the FVU here: after ``penalty_off`` both penalties are multiplied by a
@@ -43,6 +44,7 @@ class TrainConfig(Config):
     alpha: float = 0.2
     alpha_unit: Literal["absolute", "variance"] = "absolute"
     overlap: float = 0.0
+    overlap_power: float = 1.0
     penalty_off: float = 0.2
     penalty_ramp: float = 0.2
     fvu_target: float | None = None
@@ -65,6 +67,8 @@ class TrainConfig(Config):
                 f"penalty_off and penalty_ramp sum to {self.penalty_off + self.penalty_ramp}; "
                 "they are fractions of one training and must not exceed 1."
             )
+        if not self.overlap_power >= 1:
+            found.append(f"overlap_power is {self.overlap_power}; it must be at least 1.")
         if self.fvu_target is not None:
             found += positive(self, "fvu_target", "fvu_rate")
         for name in ("alpha", "overlap", "checkpoint_every"):

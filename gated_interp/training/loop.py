@@ -194,7 +194,7 @@ def train_gated(
         full = penalty_weight(step, config.steps, 1.0, config.penalty_off, config.penalty_ramp)
         shared = torch.zeros(())
         if config.overlap:
-            shared = block.overlap_penalty(writes[-1])
+            shared = block.overlap_penalty(writes[-1], variance, config.overlap_power)
             loss = loss + full * config.overlap * factor * shared
         seen_fvu[:] = [((error.detach() / variance)[None], step)]
 

@@ -31,8 +31,12 @@ GATED = (
 class StackedWeights:
     """The named weights of R modules in one flat ``[run, n_weights]`` tensor.
 
-    Each name is a view that takes part in autograd; all gradients land in one flat tensor too, so
-    an optimiser step is a handful of operations whatever the number of weights.
+    Each name is a view that takes part in autograd; :meth:`backward` puts all gradients into one
+    flat tensor too, so an optimiser step is a handful of operations whatever the number of weights.
+
+    Attributes:
+        flat: the weights.
+        grad: the gradients of the last :meth:`backward`; zero for weights that do not train.
     """
 
     def __init__(self, modules: list[Any], names: tuple[str, ...], device: str | torch.device):
@@ -53,8 +57,19 @@ class StackedWeights:
             view = self.flat[:, span].view(shape).detach()
             if trains[name]:
                 view.requires_grad_()
-                view.grad = self.grad[:, span].view(shape)
             self.views[name] = view
+
+    def backward(self, loss: Float[Tensor, ""]) -> None:
+        """The gradients of ``loss``, into :attr:`grad`."""
+        trained = {n: v for n, v in self.views.items() if v.requires_grad}
+        grads = torch.autograd.grad(loss, list(trained.values()), materialize_grads=True)
+        for name, grad in zip(trained, grads, strict=True):
+            self.grad[:, self.spans[name][0]] = grad.flatten(1)
+
+    def grad_of(self, name: str) -> Tensor:
+        """The part of :attr:`grad` that belongs to ``name``, in its shape."""
+        span, shape = self.spans[name]
+        return self.grad[:, span].view(shape)
 
     def __getitem__(self, name: str) -> Tensor:
         return self.views[name]

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from gated_interp.models.gates import overlap
+from gated_interp.models.gates import overlap, overlap_cost
 
 
 class _Reconstruction(torch.autograd.Function):
@@ -60,24 +60,37 @@ def reconstruction(
 
 
 class _Overlap(torch.autograd.Function):
-    """``(sum_h n_h)^2 - sum_h n_h^2`` with ``n_h = |z_h| * scale_h``, weighted mean, per run."""
+    """Weighted mean of ``unit * (o / unit)^power``, ``o = (sum_h n_h)^2 - sum_h n_h^2``, per run.
+
+    ``n_h = |z_h| * scale_h`` is the length of what head ``h`` writes (``d_head = 1``).
+    """
 
     @staticmethod
-    def forward(ctx: Any, z: Tensor, scale: Tensor, weight: Tensor):  # type: ignore[no-untyped-def]
+    def forward(  # type: ignore[no-untyped-def]
+        ctx: Any, z: Tensor, scale: Tensor, weight: Tensor, unit: Tensor, power: float
+    ):
         lengths = z.abs() * scale[:, None, None]
         total = lengths.sum(-1, keepdim=True)
-        # n_h d(overlap)/d(n_h) / 2 = n_h (total - n_h), which also sums to the overlap.
+        # n_h d(o)/d(n_h) / 2 = n_h (total - n_h), which also sums to o.
         products = lengths * (total - lengths)
-        products *= weight[..., None]
+        shared = products.sum(-1)
+        if power == 1:
+            value = shared * weight
+            slope = weight
+        else:
+            relative = (shared / unit[:, None, None]).clamp(min=0)
+            slope = weight * power * relative ** (power - 1)
+            value = weight * unit[:, None, None] * relative**power
+        products *= slope[..., None]
         ctx.save_for_backward(z, scale, products)
-        return products.sum((1, 2, 3))
+        return value.sum((1, 2))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor):  # type: ignore[no-untyped-def]
         z, scale, products = ctx.saved_tensors
         grad = products * (2 * grads[0])[:, None, None, None]
         d_scale = grad.sum((1, 2)) / scale.clamp(min=1e-12) if ctx.needs_input_grad[1] else None
-        return torch.where(z == 0, 0.0, grad / z), d_scale, None
+        return torch.where(z == 0, 0.0, grad / z), d_scale, None, None, None
 
 
 def overlap_penalty(
@@ -85,17 +98,22 @@ def overlap_penalty(
     W_O: Float[Tensor, "run 1 d_head_x_head d_model"],
     n_heads: int,
     weight: Float[Tensor, "run query context"],
+    variance: Float[Tensor, " run"],
+    power: float,
 ) -> Float[Tensor, " run"]:
     """The overlap penalty of :meth:`GatedAttention.overlap_penalty`, per run."""
     d_model = W_O.shape[-1]
+    unit = variance * d_model
     if z.shape[-1] == n_heads:
-        summed = _Overlap.apply(z, W_O[:, 0].norm(dim=-1), weight)  # type: ignore[no-untyped-call]
+        length = W_O[:, 0].norm(dim=-1)
+        summed = _Overlap.apply(z, length, weight, unit, power)  # type: ignore[no-untyped-call]
         return summed / d_model
     heads = W_O[:, 0].view(len(W_O), -1, n_heads, d_model)  # [run d_head head_index d_model]
     gram = torch.einsum("rdhm,rehm->rhde", heads, heads)
     split = z.view(*z.shape[:-1], -1, n_heads)
     squared = torch.einsum("rqcdh,rhde,rqceh->rqch", split, gram, split)
-    return (overlap(squared) * weight).sum((1, 2)) / d_model
+    shared = overlap_cost(overlap(squared), unit[:, None, None], power)
+    return (shared * weight).sum((1, 2)) / d_model
 
 
 def cross_entropy(

@@ -18,7 +18,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from gated_interp.core.errors import GatedInterpError
-from gated_interp.models.gated_attention import GatedAttention
+from gated_interp.models.gated_attention import GatedAttention, require_plain
 from gated_interp.models.gates import head_norm
 from gated_interp.models.toy import HookedTransformer, ToyConfig, build_toy
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
@@ -94,7 +94,8 @@ def train_gated_runs(
     loop, and ``say`` is told why.
 
     Raises:
-        GatedInterpError: no run, or data too small for a batch.
+        GatedInterpError: no run, a block or task that does not fit its original, or data too
+            small for a batch.
     """
     reasons = {id(run): why_not_stackable(run) for run in runs}
     for reason in sorted({r for r in reasons.values() if r}):
@@ -119,23 +120,41 @@ def train_gated_runs(
 
 
 def why_not_stackable(run: GatedRun) -> str | None:
-    """Why the fast path cannot express ``run``; ``None`` where it can."""
+    """Why the fast path cannot express ``run``; ``None`` where it can.
+
+    Raises:
+        GatedInterpError: no path can: the block or the task does not fit the original.
+    """
     model, cfg = run.original, run.original.cfg
-    if run.block.config.gate == "hard_concrete":
-        return "hard_concrete gates draw noise for every position"
-    if cfg.n_layers != 1 or not cfg.attn_only or cfg.normalization_type is not None:
-        return "the original is not one attention-only layer without normalisation"
     v = cfg.d_vocab
-    identity = torch.eye(v, device=model.embed.W_E.device)
-    if cfg.d_model != v or not torch.equal(model.embed.W_E, identity):
-        return "the original's embedding is not the identity"
-    if hasattr(model, "pos_embed") and bool(model.pos_embed.W_pos.any()):
-        return "the original has a positional signal"
     if run.task.d_vocab != v:
         raise GatedInterpError(
             f"the model has {v} tokens; a task of {run.task.n_trigrams} trigrams has "
             f"{run.task.d_vocab}."
         )
+    if run.task.n_positions > cfg.n_ctx:
+        raise GatedInterpError(
+            f"the task has {run.task.n_positions} positions; the model's context has {cfg.n_ctx}."
+        )
+    if run.block.config.d_model != cfg.d_model:
+        raise GatedInterpError(
+            f"the block has d_model {run.block.config.d_model}; the model has {cfg.d_model}."
+        )
+    if run.block.config.gate == "hard_concrete":
+        return "hard_concrete gates draw noise for every position"
+    if cfg.n_layers != 1 or not cfg.attn_only or cfg.normalization_type is not None:
+        return "the original is not one attention-only layer without normalisation"
+    identity = torch.eye(v, device=model.embed.W_E.device)
+    if cfg.d_model != v or not torch.equal(model.embed.W_E, identity):
+        return "the original's embedding is not the identity"
+    if cfg.positional_embedding_type != "standard" or bool(model.pos_embed.W_pos.any()):
+        return "the original has a positional signal"
+    try:
+        require_plain(model.blocks[0].attn)
+    except GatedInterpError:
+        return "the original's attention is not plain causal attention"
+    if any(p.dtype != torch.float32 for p in (*model.parameters(), *run.block.parameters())):
+        return "the weights are not all float32"
     return None
 
 
@@ -244,12 +263,15 @@ def _gated_stack(runs: list[GatedRun], progress: bool) -> list[TrainResult[Gated
         bias = stack.weights["b_O"] - original.weights["b_O"]
         error = reconstruction(z, W_O, bias, original_z[at], original.W_O, batch.weight)
         penalty = (head_norm(gate, stack.config.penalty_p) * batch.pairs).sum((1, 2))
-        alpha = rates["alpha"] * alpha_unit * control.factor
+        factor = control.factor
+        alpha = rates["alpha"] * alpha_unit * factor
         loss = error + alpha * penalty
         shared = torch.zeros_like(error.detach())
         if any_overlap:
-            shared = overlap_penalty(z, W_O, stack.config.n_heads, batch.weight)
-            loss = loss + rates["penalty"] * overlap_weight * control.factor * shared
+            shared = overlap_penalty(
+                z, W_O, stack.config.n_heads, batch.weight, variance, configs[0].overlap_power
+            )
+            loss = loss + rates["penalty"] * overlap_weight * factor * shared
         fvu = error.detach() / variance
         control.observe(fvu, step)
 
@@ -261,7 +283,7 @@ def _gated_stack(runs: list[GatedRun], progress: bool) -> list[TrainResult[Gated
                 "penalty": penalty.detach(),
                 "overlap": shared.detach(),
                 "l0": (is_open * batch.pairs).sum((1, 2)) / batch.pairs.sum((1, 2)),
-                "factor": control.factor,
+                "factor": factor,
             }
 
         return loss, measure
@@ -308,9 +330,8 @@ def _train_stack(
     with bar, torch.enable_grad(), denormals_flushed():
         for step in range(config.steps):
             rates = _rates(configs, step, device)
-            weights.grad.zero_()
             loss, measure = loss_of(step, rates)
-            loss.sum().backward()  # type: ignore[no-untyped-call]
+            weights.backward(loss.sum())
             optimizer.step(weights.grad, rates["lr"][:, None])
             if step % config.log_every == 0 or step == config.steps - 1:
                 row = {"loss": loss.detach(), **measure(), **{n: rates[n] for n in logged}}
