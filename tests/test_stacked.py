@@ -17,7 +17,7 @@ from gated_interp.training.losses import next_token_cross_entropy
 from gated_interp.training.stacked import forward
 from gated_interp.training.stacked.blocks import StackedAttention, StackedGated
 from gated_interp.training.stacked.data import batch_of
-from gated_interp.training.stacked.forward import compress_scores, stacked_z
+from gated_interp.training.stacked.forward import GAP, TOP, compress_scores, stacked_z
 from gated_interp.training.stacked.losses import cross_entropy, overlap_penalty, reconstruction
 from gated_interp.training.stacked.optimizer import StackedAdam
 
@@ -333,8 +333,8 @@ def test_compressed_scores_keep_the_softmax_of_every_subset_of_keys():
     source = torch.Generator().manual_seed(3)
     scores = 100 * torch.randn(2, 3, 5, 6, generator=source)
     small = compress_scores(scores)
-    assert (small.amax(-1) == 0).all()
-    assert small.amin() >= -25 * 5 - 1e-3
+    torch.testing.assert_close(small.amax(-1), torch.full((2, 3, 5), TOP))
+    assert small.amin() >= TOP - 5 * GAP - 1e-3
     for subset in range(1, 2**6):
         keys = [k for k in range(6) if subset >> k & 1]
         close(small[..., keys].softmax(-1), scores[..., keys].softmax(-1))
@@ -342,7 +342,7 @@ def test_compressed_scores_keep_the_softmax_of_every_subset_of_keys():
 
 def test_small_ranges_of_scores_are_only_shifted():
     scores = torch.tensor([[[[3.0, -60.0, 1.0]]]])
-    assert compress_scores(scores).flatten().tolist() == [0.0, -63.0, -2.0]
+    assert compress_scores(scores).flatten().tolist() == [TOP, TOP - 63.0, TOP - 2.0]
 
 
 @pytest.mark.parametrize("d_head", [1, 3])

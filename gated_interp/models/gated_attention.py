@@ -100,7 +100,8 @@ class GatedAttention(nn.Module):
 
     ``s`` is ``sqrt(d_head)``. ``W_V`` and ``W_O`` are the weights as they act: normalised where
     the config says so, ``W_O`` times ``output_scale``. What trains is ``raw_W_V`` and ``raw_W_O``.
-    Anything that reads ``W_Q .. W_O``, ``b_Q .. b_O``, ``hook_z`` or ``hook_pattern`` of a TransformerLens attention
+    Anything that reads ``W_Q .. W_O``, ``b_Q .. b_O``, ``hook_z`` or ``hook_pattern`` of a
+    TransformerLens attention
     layer reads the same of this one.
 
     Examples:

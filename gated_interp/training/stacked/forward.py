@@ -15,9 +15,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 # exp(-GAP) is below float32's resolution even when the smaller side occurs in every position.
-GAP = 25.0
-# exp(-RANGE) is a normal float32, with room for small gates before numbers count as zero.
-RANGE = 70.0
+GAP = 20.0
+# Scores are moved to [TOP - RANGE, TOP]: exp of each is a normal float32, with room above for
+# counts and values and below for small gates.
+TOP = 60.0
+RANGE = 138.0
 
 
 def compress_scores(
@@ -26,17 +28,18 @@ def compress_scores(
     """Scores with the same softmax over every subset of keys, to float32, but a small range.
 
     A gap of more than ``GAP`` between two neighbouring scores already means that the lower ones
-    get nothing while a higher one is present; a wider gap changes nothing. Gaps are cut to that
-    width and the largest score is made zero. The shift is a constant to the gradient.
+    get nothing while a higher one is present; a wider gap changes nothing. Where scores spread over
+    more than ``RANGE``, gaps are cut to that width. The largest score becomes ``TOP``. The shift
+    is a constant to the gradient.
     """
     with torch.no_grad():
         top = scores.amax(-1, keepdim=True)
-        shift = top
+        shift = top - TOP
         if float((top - scores.amin(-1, keepdim=True)).max()) > RANGE:
             ordered, order = scores.sort(-1, descending=True)
             excess = (ordered[..., :-1] - ordered[..., 1:] - GAP).clamp(min=0).cumsum(-1)
             lifted = torch.zeros_like(scores).scatter_(-1, order[..., 1:], excess)
-            shift = top - lifted
+            shift = shift - lifted
     return scores - shift
 
 
@@ -86,7 +89,7 @@ def stacked_z(
         values: value of each key token.
     """
     compressed = compress_scores(scores)
-    if float(compressed.detach().amin()) < -RANGE:
+    if float(compressed.detach().amin()) < TOP - RANGE:
         return _safe_z(counts, scores, gate, values)
     weight = compressed.exp()
     gated = weight if gate is None else weight * gate
