@@ -14,6 +14,7 @@ from gated_interp.analysis.measures import shares
 from gated_interp.analysis.superposition import loading_matrix
 from gated_interp.analysis.verdict import SEED, verdict
 from gated_interp.core.errors import GatedInterpError
+from gated_interp.experiments.inspect_figures import gallery_figures
 from gated_interp.experiments.paper import read_results
 from gated_interp.models.checkpoint import load
 from gated_interp.models.splice import gated_block, unsplice
@@ -29,6 +30,9 @@ from gated_interp.plots import (
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
 
 Figure = tuple[go.Figure, pd.DataFrame]
+
+# The experiment whose heads are drawn one by one, for the README.
+GALLERY = "2H3ST"
 
 
 def draw_run(
@@ -60,6 +64,9 @@ def draw_run(
             title=f"{name}: {history['run'].nunique()} gated blocks in training",
         )
         figures[out / f"{name}-training"] = (curves, history)
+        if name == GALLERY:
+            found = gallery_figures(gated, task, name)
+            figures |= {out / stem: figure for stem, figure in found.items()}
     table = reliability_table(results)
     figures[out / "reliability"] = (reliability(table, target=0.95), table)
     return save_figures(figures, formats, say=say)
