@@ -1,0 +1,96 @@
+"""Where the square patterns of many heads sit in one heat map: one trace answers fastest."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float
+
+Outline = tuple[list[float | None], list[float | None]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Tiles:
+    """``n_heads`` squares of ``size`` cells, ``across`` in a row, one empty cell between them.
+
+    Cell (row, column) of the sheet is at (x = column, y = row), y counting down.
+
+    Examples:
+        >>> Tiles(n_heads=3, size=2, across=2).shape
+        (10, 5)
+    """
+
+    n_heads: int
+    size: int
+    across: int
+
+    # Above each row of squares stands a row of names, three cells high.
+    GAP, NAME = 1, 3
+
+    @property
+    def rows(self) -> int:
+        """Rows of squares."""
+        return math.ceil(self.n_heads / self.across)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns of the sheet, in cells."""
+        return (
+            self.rows * (self.size + self.NAME),
+            self.across * (self.size + self.GAP) - self.GAP,
+        )
+
+    def corner(self, head: int) -> tuple[int, int]:
+        """(row, column) of the first cell of a head's square."""
+        return (
+            self.NAME + (head // self.across) * (self.size + self.NAME),
+            (head % self.across) * (self.size + self.GAP),
+        )
+
+    def sheet(
+        self, patterns: Float[np.ndarray, "head_index query_pos key_pos"], off: frozenset[int]
+    ) -> Float[np.ndarray, "row column"]:
+        """The patterns on one sheet; NaN (blank) between them and where a head is off."""
+        out = np.full(self.shape, np.nan)
+        length = patterns.shape[1]
+        for head in set(range(self.n_heads)) - off:
+            row, column = self.corner(head)
+            out[row : row + length, column : column + length] = patterns[head]
+        return out
+
+    def words(self, heads: Sequence[str], tokens: Sequence[str]) -> list[list[str]]:
+        """What each cell is, for its hover: head, query token, key token."""
+        out = [[""] * self.shape[1] for _ in range(self.shape[0])]
+        for head, name in enumerate(heads):
+            row, column = self.corner(head)
+            for q, query in enumerate(tokens):
+                for k, key in enumerate(tokens):
+                    out[row + q][column + k] = f"{name}: {query} ({q}) → {key} ({k})"
+        return out
+
+    def outlines(self) -> Outline:
+        """Lines around every square."""
+        return _boxes([(*self.corner(h), self.size, self.size) for h in range(self.n_heads)])
+
+    def query_outlines(self, position: int, length: int) -> Outline:
+        """Lines around the row of one query in every square."""
+        corners = [self.corner(h) for h in range(self.n_heads)]
+        return _boxes([(row + position, column, 1, length) for row, column in corners])
+
+    def centers(self) -> list[tuple[float, float]]:
+        """(x, y) of the middle of every square."""
+        half = (self.size - 1) / 2
+        return [(c + half, r + half) for r, c in map(self.corner, range(self.n_heads))]
+
+
+def _boxes(boxes: Sequence[tuple[int, int, int, int]]) -> Outline:
+    """One broken line around each (row, column, height, width)."""
+    x: list[float | None] = []
+    y: list[float | None] = []
+    for row, column, height, width in boxes:
+        left, top = column - 0.5, row - 0.5
+        right, bottom = left + width, top + height
+        x += [left, right, right, left, left, None]
+        y += [top, top, bottom, bottom, top, None]
+    return x, y
