@@ -1,0 +1,104 @@
+"""The commands together, and how a command ends: 0, 1, 2 or 130."""
+
+import os
+import shlex
+import sys
+from concurrent.futures import BrokenExecutor
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from gated_interp import __version__
+from gated_interp.cli import heads, paper, read, train
+from gated_interp.cli.console import tell
+from gated_interp.core.errors import GatedInterpError
+
+FAILED, INTERRUPTED = 1, 130
+# Commands that go on where they were when the same command is given again.
+GOES_ON = ("reproduce", "sweep")
+
+
+class Commands(TyperGroup):
+    """Runs a command; what goes wrong becomes one sentence on stderr and an exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as stop:
+            tell(_stopped(ctx.invoked_subcommand, stop))
+            raise typer.Exit(INTERRUPTED) from None
+        except GatedInterpError as error:
+            tell(f"Error: {error}")
+        except BrokenPipeError:
+            raise  # whoever read has left; main() ends in silence
+        except OSError as error:
+            where = f"{error.filename}: " if error.filename else ""
+            tell(f"Error: {where}{error.strerror or error}.")
+        except BrokenExecutor:
+            tell(
+                "Error: a worker process ended by itself, perhaps for want of memory; give fewer "
+                "--workers and run the command again."
+            )
+        except MemoryError:
+            tell("Error: there is not enough memory; ask for fewer heads or seeds.")
+        raise typer.Exit(FAILED)
+
+
+def _stopped(command: str | None, stop: KeyboardInterrupt) -> str:
+    again = shlex.join(["gated-interp", *sys.argv[1:]])
+    checkpoint = getattr(stop, "checkpoint", None)
+    if checkpoint is not None:
+        resume = again if "--resume" in sys.argv else f"{again} --resume"
+        steps = f"after {stop.step} steps" if hasattr(stop, "step") else ""
+        return f"Interrupted {steps}; to go on: {resume}"
+    if command in GOES_ON:
+        return f"Interrupted; what had finished is kept. To go on: {again}"
+    return "Interrupted."
+
+
+app = typer.Typer(
+    cls=Commands,
+    name="gated-interp",
+    help="Find and undo attention head superposition with gated attention blocks.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    # Boxes only where somebody sees them as boxes.
+    rich_markup_mode="rich" if sys.stdout.isatty() else None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"gated-interp {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: bool = typer.Option(
+        False, "--version", callback=_version, is_eager=True, help="Print the version and leave."
+    ),
+) -> None:
+    """Find and undo attention head superposition with gated attention blocks."""
+
+
+for _group in (paper, train, read, heads):
+    for _name, _command in _group.COMMANDS.items():
+        app.command(_name)(_command)
+
+
+def main() -> None:
+    """The console script."""
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that cannot show an arrow shows a question mark.
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+    try:
+        app(prog_name="gated-interp")
+    except BrokenPipeError:
+        # Python would complain once more when it flushes stdout at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(FAILED)

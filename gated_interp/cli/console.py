@@ -1,0 +1,130 @@
+"""What goes to the terminal: tables and colours there, plain text into a pipe or a file."""
+
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+# Wide enough that nothing wraps where nobody looks.
+PLAIN_WIDTH = 10_000
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Whoever read has left: go on without a word, files may still have to be written."""
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self.file.fileno())
+
+
+def _console(*, stderr: bool = False) -> Console:
+    console = _Console(stderr=stderr, highlight=False, emoji=False)
+    if not console.is_terminal:
+        console = _Console(
+            stderr=stderr, highlight=False, emoji=False, width=PLAIN_WIDTH, no_color=True
+        )
+    return console
+
+
+def say(sentence: str = "") -> None:
+    """A sentence on stdout."""
+    _console().print(escape(sentence))
+
+
+def tell(sentence: str) -> None:
+    """A sentence on stderr, where it does not mix with results."""
+    _console(stderr=True).print(escape(sentence))
+
+
+def say_exactly(text: str) -> None:
+    """``text`` as it is, for programs to read."""
+    _console().out(text, highlight=False)
+
+
+def show(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """A table on stdout; columns after the first stand to the right."""
+    console = _console()
+    pretty = console.is_terminal
+    table = Table(
+        header_style="bold" if pretty else "",
+        box=box.SIMPLE_HEAD if pretty else None,
+        pad_edge=False,
+    )
+    for i, name in enumerate(columns):
+        table.add_column(escape(name), justify="left" if i == 0 else "right")
+    for row in rows:
+        table.add_row(*(escape(cell(value)) for value in row))
+    _print(console, title, table)
+
+
+def show_facts(title: str, facts: Iterable[tuple[str, Any]]) -> None:
+    """A table of names and values."""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column()
+    table.add_column(overflow="fold")
+    for name, value in facts:
+        table.add_row(escape(name), escape(cell(value)))
+    _print(_console(), title, table)
+
+
+def _print(console: Console, title: str, table: Table) -> None:
+    console.print(escape(title), style="bold")
+    if console.is_terminal:
+        console.print(table)
+    else:  # without the spaces that fill a cell
+        with console.capture() as captured:
+            console.print(table)
+        lines = [line.rstrip() for line in captured.get().splitlines()]
+        console.out("\n".join(lines), highlight=False)
+    console.print()
+
+
+def cell(value: Any) -> str:
+    """A value as a table shows it: four digits, and a dash where there is none."""
+    if value is None or value != value:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(str, value)) or "none"
+    return str(value)
+
+
+def on_terminal() -> bool:
+    """Whether somebody watches stderr, where progress is shown."""
+    return sys.stderr.isatty()
+
+
+@contextmanager
+def progress(what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on stderr with the time left; yields what takes (done, total)."""
+    console = _console(stderr=True)
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn(unit),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+        transient=True,
+        speed_estimate_period=24 * 3600,
+    )
+    with bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

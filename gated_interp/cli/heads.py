@@ -1,0 +1,177 @@
+"""What single heads do: ``ablate`` and ``circuits``."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from gated_interp.cli.console import progress, say, show, tell
+from gated_interp.cli.options import File, Formats, formats_of
+
+Out = Annotated[
+    Path | None, typer.Option(help="Folder for figures, each with its CSV; none if absent.")
+]
+Trigram = Annotated[
+    int | None,
+    typer.Option(min=1, help="Drawn where a figure is of one; a distributed one if absent."),
+]
+STRONGEST = 5
+
+
+def ablate(
+    file: File,
+    method: Annotated[
+        Literal["zero", "mean", "resample", "optimal"],
+        typer.Option(help="For the table of trigrams; the others show all four."),
+    ] = "zero",
+    out: Out = None,
+    formats: Formats = "svg,png",
+    trigram: Trigram = None,
+) -> None:
+    """Say what is lost without each head.
+
+    By four methods of ablation, and by Shapley values and interactions over all subsets of heads.
+    """
+    kinds = formats_of(formats)
+    from gated_interp.analysis.subsets import pair_interactions
+    from gated_interp.experiments import inspect_figures, inspect_tables
+    from gated_interp.models.checkpoint import load
+
+    model = load(file)
+    task, name = model.task, model.model_name
+    if trigram is not None:
+        inspect_tables.require_trigram(task, trigram)
+    effects = inspect_tables.ablations(model, task)
+    labels = {b: inspect_tables.trigram_label(b) for b in task.trigrams}
+
+    loss = effects[effects["metric"] == "loss"].pivot(index="heads", columns="method")["change"]
+    order = effects["heads"].unique()
+    loss = loss.loc[order, list(inspect_tables.METHODS)]
+    show(
+        f"{name}: change in cross-entropy (nats) without each head, by method",
+        ["ablated", *loss.columns],
+        [[head, *map(_signed, row)] for head, row in zip(order, loss.to_numpy(), strict=True)],
+    )
+    for metric, words in (
+        ("logit", "change in the logit of C"),
+        ("accuracy", "change in accuracy"),
+    ):
+        mine = effects[(effects["metric"] == metric) & (effects["method"] == method)]
+        table = mine.pivot(index="heads", columns="trigram", values="change").loc[order]
+        show(
+            f"{words} at each trigram's B ({method} ablation)",
+            ["ablated", *labels.values()],
+            [[head, *map(_signed, row)] for head, row in zip(order, table.to_numpy(), strict=True)],
+        )
+
+    shapley = inspect_tables.shapley_table(model, task)
+    leads = shapley[shapley["metric"] == "lead"]
+    table = leads.pivot(index="head", columns="trigram", values="value")
+    heads = leads["head"].unique()
+    show(
+        "Shapley value of each head for the lead of C over the next token (logits)",
+        ["head", *labels.values()],
+        [
+            [h, *map(_signed, row)]
+            for h, row in zip(heads, table.loc[heads].to_numpy(), strict=True)
+        ],
+    )
+    pairs = pair_interactions(model, task)["lead"]
+    rows = [
+        (labels[b], f"{a} with {c}", float(pairs[b - 1, i, j]))
+        for b in task.trigrams
+        for i, a in enumerate(heads)
+        for j, c in enumerate(heads)
+        if i < j
+    ]
+    rows = sorted((r for r in rows if abs(r[2]) >= 0.01), key=lambda r: -abs(r[2]))[:STRONGEST]
+    if rows:
+        show(
+            "strongest interactions of two heads (lead of C, logits)",
+            ["trigram", "heads", "together beyond each alone"],
+            [(label, both, _signed(value)) for label, both, value in rows],
+        )
+    else:
+        say("No two heads interact: what each adds does not depend on any other.")
+    if out is not None:
+        with progress("drawing", "") as _:
+            drawn = inspect_figures.ablation_figures(
+                model, task, name, effects=effects, shapley=shapley, trigram=trigram
+            )
+            _save(drawn, name, out, kinds)
+
+
+def circuits(
+    file: File,
+    out: Out = None,
+    formats: Formats = "svg,png",
+    trigram: Trigram = None,
+) -> None:
+    """Say what each head's circuits do.
+
+    OV, QK and gate; and how far the model's representations are in superposition.
+    """
+    kinds = formats_of(formats)
+    from gated_interp.analysis.superposition import superposition_report
+    from gated_interp.experiments import inspect_figures, inspect_tables
+    from gated_interp.models.checkpoint import load
+
+    model = load(file)
+    task, name = model.task, model.model_name
+    if trigram is not None:
+        inspect_tables.require_trigram(task, trigram)
+    summary = inspect_tables.circuit_summary(model, task)
+    show(
+        f"{name}: what each head's circuits do most",
+        summary.columns.tolist(),
+        summary.to_numpy().tolist(),
+    )
+
+    report = superposition_report(model, task)
+    mine = report[report["scope"] == "representation"]
+    table = mine.pivot(index="trigram", columns="measure", values="value")
+    table = table[list(mine["measure"].unique())]
+    yes_no = [c for c in table if c in ("learnt", "distributed", "composed", "superposed")]
+    for column in yes_no:
+        table[column] = table[column].map({1.0: "yes", 0.0: "no"})
+    # One column per trigram: there are more measures than trigrams.
+    show(
+        "each representation",
+        ["measure", *map(inspect_tables.trigram_label, table.index)],
+        [[str(measure).replace("_", " "), *table[measure]] for measure in table],
+    )
+    whole = report[report["scope"] == "model"]
+    show(
+        "the model",
+        ["measure", "value", "95% interval"],
+        [
+            (r["measure"].replace("_", " "), r["value"], _interval(r["low"], r["high"]))
+            for r in whole.to_dict("records")
+        ],
+    )
+    if out is not None:
+        with progress("drawing", "") as _:
+            _save(
+                inspect_figures.circuit_figures(model, task, name, trigram=trigram),
+                name,
+                out,
+                kinds,
+            )
+
+
+def _save(drawn: dict[str, Any], name: str, out: Path, kinds: list[str]) -> None:
+    from gated_interp.experiments.inspect_figures import save_under
+
+    files = save_under({f"{name}-{stem}": f for stem, f in drawn.items()}, out, kinds, say=tell)
+    say(f"{len(files)} files are in {out}.")
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.3f}" if abs(value) >= 5e-4 else "0"
+
+
+def _interval(low: float, high: float) -> str:
+    return f"{low:.3g} to {high:.3g}" if low == low else "-"
+
+
+COMMANDS = {"ablate": ablate, "circuits": circuits}

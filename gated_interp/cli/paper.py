@@ -1,0 +1,116 @@
+"""The main job and its figures: ``reproduce`` and ``figures``."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from gated_interp.cli.console import progress, say, show, tell
+from gated_interp.cli.options import Formats, formats_of
+
+SEEDS, QUICK_SEEDS = 64, 8
+# Nothing to import for a list of five names when --help is all that is wanted.
+Experiment = Literal["2H3ST", "3H4ST", "4H5ST", "6H8ST", "8H12ST"]
+RUNS = {"reliable": Path("runs/paper"), "reference": Path("runs/reference")}
+
+
+def reproduce(
+    only: Annotated[
+        Experiment | None, typer.Option(help="One experiment; the three published ones if absent.")
+    ] = None,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="Runs of each experiment: 64, or 8 with --quick.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Run folder: runs/paper, or runs/reference for that recipe."),
+    ] = None,
+    figures: Annotated[
+        Path | None,
+        typer.Option(help="Folder for the figures: figures for runs/paper, else OUT/figures."),
+    ] = None,
+    recipe: Annotated[
+        Literal["reliable", "reference"],
+        typer.Option(help="How blocks are trained: this package's way, or the post's (hours)."),
+    ] = "reliable",
+    quick: Annotated[bool, typer.Option("--quick", help="Few seeds, under a minute.")] = False,
+    first_seed: Annotated[int, typer.Option(min=0, help="Seeds count up from here.")] = 0,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Steps of the gated training; the recipe's if absent.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes; all cores if absent.")
+    ] = None,
+    formats: Formats = "svg,png",
+) -> None:
+    """Run the post's experiments and draw them.
+
+    Trains toys and gated blocks of many seeds, says which head holds what before and after, and
+    writes checkpoints, tables and figures. Experiments that have finished are kept: interrupted
+    and given again, the command goes on.
+    """
+    kinds = formats_of(formats)
+    from gated_interp.experiments.figures import draw_run
+    from gated_interp.experiments.paper import PaperConfig, results_table, run_paper
+
+    config = PaperConfig(
+        only=only,
+        seeds=seeds or (QUICK_SEEDS if quick else SEEDS),
+        recipe=recipe,
+        first_seed=first_seed,
+        steps=steps,
+    )
+    folder = RUNS[recipe] if out is None else out
+    if figures is None:
+        figures = Path("figures") if folder == RUNS["reliable"] else folder / "figures"
+    with progress("training", "batches of seeds") as update:
+        results = run_paper(config, folder, workers=workers, say=tell, on_progress=update)
+    with progress("drawing", "") as _:
+        drawn = draw_run(folder, figures, kinds, say=tell)
+    table = results_table(results)
+    show(
+        f"{recipe} recipe, {config.seeds} seeds each",
+        table.columns.tolist(),
+        table.to_numpy().tolist(),
+    )
+    for name, entry in results["experiments"].items():
+        say(f"{name}: {in_words(entry)}")
+    say(f"Checkpoints and tables are in {folder}, {len(drawn)} files of figures in {figures}.")
+
+
+def in_words(entry: dict[str, Any]) -> str:
+    """Who holds what in the run that is shown, before and after, as a sentence."""
+    parts = []
+    for key, what in (("toy", "the toy"), ("gated", "the gated block")):
+        found = entry[key]
+        shared = [f"trigram {b}" for b in found["distributed"]]
+        missing = [f"trigram {b}" for b in found["not_learnt"]]
+        owned = len(found["learnt"]) - len(shared)
+        words = f"in {what} {owned} of {entry['trigrams']} trigrams are held by one head"
+        words += f", {', '.join(shared)} by no single one" if shared else ""
+        words += f", {', '.join(missing)} not learnt" if missing else ""
+        parts.append(words)
+    return "; ".join(parts) + "."
+
+
+def figures(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A folder that reproduce wrote.")],
+    formats: Formats = "svg,png",
+    out: Annotated[
+        Path | None, typer.Option(help="Where to write them: RUN/figures if absent.")
+    ] = None,
+) -> None:
+    """Draw a finished run anew.
+
+    Each figure comes with the CSV it was drawn from.
+    """
+    kinds = formats_of(formats)
+    from gated_interp.experiments.figures import draw_run
+
+    folder = run / "figures" if out is None else out
+    with progress("drawing", "") as _:
+        drawn = draw_run(run, folder, kinds, say=tell)
+    say(f"{len(drawn)} files are in {folder}.")
+
+
+COMMANDS = {"reproduce": reproduce, "figures": figures}

@@ -1,0 +1,64 @@
+"""What a model is and who holds what in it: ``verdict`` and ``info``."""
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from gated_interp.cli.console import cell, say_exactly, show, show_facts
+from gated_interp.cli.options import File, Json
+
+if TYPE_CHECKING:
+    from gated_interp.analysis.verdict import Verdict
+
+
+def verdict(file: File, as_json: Json = False) -> None:
+    """Say which head holds which trigram."""
+    from gated_interp.analysis.verdict import verdict as verdict_of
+    from gated_interp.models.checkpoint import load
+
+    model = load(file)
+    found = verdict_of(model, model.task)
+    if as_json:
+        say_exactly(json.dumps(found.to_json()))
+    else:
+        show_verdict(model.model_name, found)
+
+
+def show_verdict(name: str, found: "Verdict") -> None:
+    """A verdict as a table: each trigram, who holds it, and how often C is on top."""
+    rows = []
+    for b, accuracy in found.accuracy.items():
+        holders = ", ".join(f"L0H{h}" for h in found.owners[b])
+        state = "not learnt" if b in found.not_learnt else holders or "no single head"
+        rows.append((f"A…B{b}→C{b}", state, f"{accuracy:.1%}"))
+    show(name, ["trigram", "sole owner", "accuracy"], rows)
+
+
+def info(file: File, as_json: Json = False) -> None:
+    """Say what a checkpoint is.
+
+    Its task, configs and notes; only the header is read.
+    """
+    from gated_interp.models.checkpoint import read_info
+
+    found = read_info(file)
+    if as_json:
+        say_exactly(json.dumps({**found.to_json(), "n_parameters": found.n_parameters}))
+        return
+    facts: list[tuple[str, Any]] = [
+        ("kind", found.kind),
+        ("format", found.format),
+        ("trained parameters", found.n_parameters),
+        ("task", found.task),
+    ]
+    for part in (found.toy_config, found.gated_config):
+        if part is not None:
+            own = ", ".join(f"{k}={v}" for k, v in part.to_dict().items())
+            facts.append((type(part).__name__, own))
+    notes = found.notes.items()
+    facts += [
+        (f"notes.{k}", cell(v) if not isinstance(v, dict) else json.dumps(v)) for k, v in notes
+    ]
+    show_facts(file, facts)
+
+
+COMMANDS = {"verdict": verdict, "info": info}

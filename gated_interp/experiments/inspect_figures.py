@@ -1,0 +1,336 @@
+"""What one model's heads do, as figures: for ``ablate``, ``circuits`` and the README's gallery."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from gated_interp.analysis.subsets import MAX_EXACT, pair_interactions, subset_values
+from gated_interp.analysis.superposition import loading_matrix
+from gated_interp.experiments.inspect_tables import (
+    Example,
+    ablations,
+    circuit_table,
+    circuits_of,
+    example_of,
+    head_names,
+    shapley_table,
+    stacked,
+    trigram_label,
+)
+from gated_interp.models.splice import unsplice
+from gated_interp.models.toy import HookedTransformer
+from gated_interp.plots import (
+    ablation_bars,
+    attention_patterns,
+    circuit_maps,
+    save_figures,
+    shapley_and_interactions,
+    subset_lattice,
+    wiring_diagram,
+)
+from gated_interp.plots import loading_matrix as loading_maps
+from gated_interp.tasks.skip_trigrams import SkipTrigramTask
+
+Figure = tuple[go.Figure, pd.DataFrame | Mapping[str, pd.DataFrame]]
+
+# The lattice of more heads than this is a cloud of dots.
+LATTICE_HEADS = 4
+SMALLEST = 1e-4  # logits
+LEAD = "lead of C over the next token (logits)"
+
+
+def ablation_figures(
+    model: HookedTransformer,
+    task: SkipTrigramTask,
+    name: str,
+    *,
+    effects: pd.DataFrame | None = None,
+    shapley: pd.DataFrame | None = None,
+    trigram: int | None = None,
+) -> dict[str, Figure]:
+    """``ablation`` (four methods side by side), and of one trigram ``shapley`` and ``subsets``.
+
+    Args:
+        name: of the model, in the titles.
+        effects, shapley: what :func:`~gated_interp.experiments.inspect_tables.ablations` and
+            ``shapley_table`` returned, where that is at hand.
+        trigram: unless given, one that is distributed, or else the first.
+
+    Raises:
+        GatedInterpError: no such trigram.
+    """
+    table = shapley_table(model, task) if shapley is None else shapley
+    chosen = example_of(model, task, trigram).trigram
+    found = {
+        "ablation": ablation_figure(model, task, name, effects),
+        "shapley": shapley_figure(model, task, name, chosen, table),
+    }
+    if len(head_names(model)) <= MAX_EXACT:
+        found["subsets"] = subset_figure(model, task, name, chosen, table)
+    return found
+
+
+def ablation_figure(
+    model: HookedTransformer,
+    task: SkipTrigramTask,
+    name: str,
+    effects: pd.DataFrame | None = None,
+) -> Figure:
+    """The change in the logit of each trigram's C without each head, by the four methods."""
+    effects = ablations(model, task) if effects is None else effects
+    of_c = effects[effects["metric"] == "logit"].copy()
+    of_c["trigram"] = [trigram_label(b) for b in of_c["trigram"]]
+    title = f"{name}: what is lost without each head"
+    return ablation_bars(of_c, panel="trigram", title=title), effects
+
+
+def shapley_figure(
+    model: HookedTransformer,
+    task: SkipTrigramTask,
+    name: str,
+    trigram: int,
+    table: pd.DataFrame | None = None,
+) -> Figure:
+    """What each head, and each pair, adds to the lead of one trigram's C."""
+    mine = _leads_of(shapley_table(model, task) if table is None else table, trigram)
+    names = head_names(model)
+    pairs = pair_interactions(model, task)["lead"][trigram - 1].numpy()
+    # Rounding leaves interactions of 1e-7 logits, which a colour scale would blow up.
+    pairs = np.where(np.abs(pairs) < SMALLEST, 0.0, pairs)
+    sampled = not bool(mine["exact"].all())
+    fig = shapley_and_interactions(
+        mine["value"].tolist(),
+        pairs,
+        names,
+        low=mine["low"].tolist() if sampled else None,
+        high=mine["high"].tolist() if sampled else None,
+        unit="lead of C",
+        title=f"{name}: what heads add for {trigram_label(trigram)}",
+    )
+    interactions = pd.DataFrame(
+        [
+            {"trigram": trigram, "head": a, "other_head": b, "interaction": pairs[i, j]}
+            for i, a in enumerate(names)
+            for j, b in enumerate(names)
+            if i != j
+        ],
+        columns=["trigram", "head", "other_head", "interaction"],
+    )
+    return fig, {"values": mine, "interactions": interactions}
+
+
+def subset_figure(
+    model: HookedTransformer,
+    task: SkipTrigramTask,
+    name: str,
+    trigram: int,
+    table: pd.DataFrame | None = None,
+) -> Figure:
+    """The lead of one trigram's C for every subset of the heads that matter most for it.
+
+    Those are the heads of the largest Shapley values, up to four; the others stay on throughout.
+
+    Raises:
+        GatedInterpError: more than 16 heads.
+    """
+    values = subset_values(model, task)
+    names = head_names(model)
+    size = _leads_of(shapley_table(model, task) if table is None else table, trigram)["value"].abs()
+    shown = sorted(range(len(names)), key=lambda h: -size.iloc[h])[:LATTICE_HEADS]
+    shown.sort()
+    others = sum(1 << h for h in range(len(names)) if h not in shown)
+    subsets = [
+        others | sum(1 << h for i, h in enumerate(shown) if s >> i & 1)
+        for s in range(2 ** len(shown))
+    ]
+    rest = len(names) - len(shown)
+    title = f"{name}: {trigram_label(trigram)} with every subset of heads"
+    fig = subset_lattice(
+        values.lead[trigram - 1][subsets].numpy(),
+        [names[h] for h in shown],
+        unit=LEAD,
+        title=f"{title} ({rest} others stay)" if rest else title,
+    )
+    frame = values.to_frame()
+    return fig, frame[(frame["trigram"] == trigram) & frame["subset"].isin(subsets)]
+
+
+def _leads_of(shapley: pd.DataFrame, trigram: int) -> pd.DataFrame:
+    return shapley[(shapley["metric"] == "lead") & (shapley["trigram"] == trigram)]
+
+
+def circuit_figures(
+    model: HookedTransformer, task: SkipTrigramTask, name: str, *, trigram: int | None = None
+) -> dict[str, Figure]:
+    """``circuits``, ``loadings``, and of one example ``wiring`` and ``attention``.
+
+    Args:
+        name: of the model, in the titles.
+        trigram: of the example; unless given, one that is distributed, or else the first.
+    """
+    example = example_of(model, task, trigram)
+    return {
+        "circuits": circuits_figure(model, task, name),
+        "loadings": loadings_figure(model, task, name),
+        "wiring": wiring_figure(model, task, name, example),
+        "attention": attention_figure(model, name, example),
+    }
+
+
+def circuits_figure(model: HookedTransformer, task: SkipTrigramTask, name: str) -> Figure:
+    """OV, QK and gate circuit of every head, over tokens."""
+    matrices = {kind: stacked(circuits).numpy() for kind, circuits in circuits_of(model).items()}
+    fig = circuit_maps(
+        matrices["OV"],
+        matrices["QK"],
+        task.token_names,
+        head_names(model),
+        gates=matrices.get("gate"),
+        title=f"{name}: the circuits of each head",
+    )
+    return fig, circuit_table(model, task)
+
+
+def loadings_figure(model: HookedTransformer, task: SkipTrigramTask, name: str) -> Figure:
+    """How much each head carries of each trigram: of a spliced model, before and after."""
+    models = {"the model": model}
+    if getattr(model, "original_attention", {}):
+        models = {"before (toy)": unsplice(model), "after (gated block)": model}
+    heads = {key: head_names(one) for key, one in models.items()}
+    loadings = {key: loading_matrix(one, task).cpu().numpy() for key, one in models.items()}
+    rows = [trigram_label(b) for b in task.trigrams]
+    fig = loading_maps(
+        loadings, rows, heads, title=f"{name}: how much each head carries of each trigram"
+    )
+    table = [
+        {"model": key, "representation": row, "head": head, "loading": loadings[key][i, h]}
+        for key in models
+        for i, row in enumerate(rows)
+        for h, head in enumerate(heads[key])
+    ]
+    return fig, pd.DataFrame(table)
+
+
+def wiring_figure(
+    model: HookedTransformer, task: SkipTrigramTask, name: str, example: Example
+) -> Figure:
+    """What B reads in one example, through which heads, and what they write."""
+    heads, end = head_names(model), example.position + 1
+    pattern = example.pattern[:, example.position, :end].numpy()
+    gate = None if example.gate is None else example.gate[:, example.position, :end].numpy()
+    effects = example.effects.numpy()
+    fig = wiring_diagram(
+        pattern,
+        effects,
+        example.tokens[:end],
+        heads,
+        task.token_names,
+        gate=gate,
+        predicted=example.predicted,
+        title=f"{name}: one example of {trigram_label(example.trigram)}",
+    )
+    reads = [
+        {"head": head, "key_pos": k, "token": example.tokens[k], "attention": pattern[h, k]}
+        | ({} if gate is None else {"gate": gate[h, k]})
+        for h, head in enumerate(heads)
+        for k in range(end)
+    ]
+    writes = [
+        {"head": head, "output_token": token, "logit": effects[h, v]}
+        for h, head in enumerate(heads)
+        for v, token in enumerate(task.token_names)
+    ]
+    return fig, {"reads": pd.DataFrame(reads), "writes": pd.DataFrame(writes)}
+
+
+def attention_figure(model: HookedTransformer, name: str, example: Example) -> Figure:
+    """Attention in one example, and what of it the gates let through."""
+    gated = None if example.gate is None else (example.gate * example.pattern).numpy()
+    fig = attention_patterns(
+        example.pattern.numpy(),
+        example.tokens,
+        head_names(model),
+        gated=gated,
+        title=f"{name}: attention in one example of {trigram_label(example.trigram)}",
+    )
+    positions = range(len(example.tokens))
+    rows = [
+        {
+            "head": head,
+            "query_pos": q,
+            "query_token": example.tokens[q],
+            "key_pos": k,
+            "key_token": example.tokens[k],
+            "attention": float(example.pattern[h, q, k]),
+        }
+        | ({} if gated is None else {"gated_attention": gated[h, q, k]})
+        for h, head in enumerate(head_names(model))
+        for q in positions
+        for k in positions
+        if k <= q
+    ]
+    return fig, pd.DataFrame(rows)
+
+
+def gallery_figures(
+    model: HookedTransformer, task: SkipTrigramTask, name: str
+) -> dict[str, Figure]:
+    """The README's gallery, by stem: what the heads of ``model`` do, and those of its original.
+
+    The original (of a spliced model) gets the figures in which heads share work: ablation,
+    Shapley values with interactions, and the wiring of the same example.
+    """
+    toy = unsplice(model) if getattr(model, "original_attention", {}) else model
+    example = example_of(toy, task)
+    after = example_of(model, task, example.trigram)
+    found = {
+        f"{name}-ablation": ablation_figure(model, task, name),
+        f"{name}-circuits": circuits_figure(model, task, name),
+        f"{name}-loadings": loadings_figure(model, task, name),
+        f"{name}-wiring": wiring_figure(model, task, name, after),
+        f"{name}-attention": attention_figure(model, name, after),
+    }
+    if len(head_names(model)) <= MAX_EXACT:
+        found[f"{name}-subsets"] = subset_figure(model, task, name, example.trigram)
+    label = name if toy is model else f"{name} toy"
+    stem = label.replace(" ", "-")
+    found[f"{stem}-shapley"] = shapley_figure(toy, task, label, example.trigram)
+    if toy is not model:
+        found[f"{stem}-ablation"] = ablation_figure(toy, task, label)
+        found[f"{stem}-wiring"] = wiring_figure(toy, task, label, example)
+    return found
+
+
+def draw_gallery(
+    model: HookedTransformer,
+    task: SkipTrigramTask,
+    name: str,
+    out: Path | str,
+    formats: Sequence[str] = ("svg", "png"),
+    say: Callable[[str], object] | None = None,
+) -> list[Path]:
+    """Write :func:`gallery_figures` to ``out``, each with its CSV.
+
+    Raises:
+        GatedInterpError: a format that does not exist, or a folder that cannot be written.
+    """
+    return save_under(gallery_figures(model, task, name), out, formats, say=say)
+
+
+def save_under(
+    figures: Mapping[str, Figure],
+    out: Path | str,
+    formats: Sequence[str],
+    *,
+    say: Callable[[str], object] | None = None,
+) -> list[Path]:
+    """Write figures, by stem, to the folder ``out``; returns the files.
+
+    Raises:
+        GatedInterpError: as :func:`draw_gallery`.
+    """
+    placed: dict[Path | str, Figure] = {Path(out) / stem: fig for stem, fig in figures.items()}
+    return save_figures(placed, formats, say=say)

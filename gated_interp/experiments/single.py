@@ -1,0 +1,220 @@
+"""One toy, or one gated block, trained by the hooked loop and written with its history.
+
+The settings that are not given are those of a recipe, as in the main job.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from gated_interp.analysis.faithfulness import faithfulness
+from gated_interp.analysis.verdict import Verdict, verdict
+from gated_interp.core.config import Config
+from gated_interp.core.errors import GatedInterpError
+from gated_interp.core.files import write_whole
+from gated_interp.experiments.recipes import RELIABLE, recipe_named
+from gated_interp.experiments.seeds import HELD_OUT, HELD_OUT_SEED
+from gated_interp.models.checkpoint import load, save
+from gated_interp.models.gated_attention import GatedAttention
+from gated_interp.models.splice import splice
+from gated_interp.models.toy import HookedTransformer
+from gated_interp.tasks.skip_trigrams import SkipTrigramTask
+from gated_interp.training.loop import train_gated, train_toy
+from gated_interp.training.stacked.runs import GatedRun, ToyRun
+
+STATE = ".state"
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """A model that was trained and written.
+
+    Attributes:
+        path: its checkpoint; the history lies beside it as ``<stem>-history.csv``.
+        measures: cross-entropy, L0 and, of a gated block, FVU and KL, on held-out sequences.
+    """
+
+    model: HookedTransformer
+    verdict: Verdict
+    measures: dict[str, float]
+    history: pd.DataFrame
+    path: Path
+
+
+def toy_settings(n_heads: int, n_trigrams: int, seed: int = 0, **given: Any) -> ToyRun:
+    """What trains a toy: the main job's settings, except those that are given.
+
+    Args:
+        **given: fields of :class:`~gated_interp.models.toy.ToyConfig` or of
+            :class:`~gated_interp.training.config.TrainConfig`; ``None`` leaves one as it is.
+
+    Raises:
+        GatedInterpError: a setting that cannot be.
+
+    Examples:
+        >>> toy_settings(2, 3, lr=0.01).config.lr
+        0.01
+    """
+    run = RELIABLE.toy_run(n_heads, SkipTrigramTask(n_trigrams), seed)
+    model, rest = _changed(run.model, given)
+    config, unknown = _changed(run.config, rest)
+    _refuse(unknown)
+    return ToyRun(model, config)
+
+
+def gated_settings(
+    toy: HookedTransformer,
+    task: SkipTrigramTask,
+    seed: int = 0,
+    *,
+    recipe: str = "reliable",
+    n_heads: int | None = None,
+    duplicate: bool = False,
+    noise: float = 0.01,
+    **given: Any,
+) -> GatedRun:
+    """What trains a gated block on ``toy``: a recipe's settings, except those that are given.
+
+    Args:
+        n_heads: gated heads; the recipe's multiple of the toy's unless given.
+        duplicate: start from copies of the toy's heads plus ``noise``.
+        **given: fields of :class:`~gated_interp.experiments.recipes.Recipe`,
+            :class:`~gated_interp.models.gated_attention.GatedConfig` or
+            :class:`~gated_interp.training.config.TrainConfig`; ``None`` leaves one as it is, and
+            an ``fvu_target`` of 0 means none.
+
+    Raises:
+        GatedInterpError: a setting that cannot be.
+    """
+    heads = int(toy.blocks[0].attn.W_Q.shape[0])
+    base = recipe_named(recipe, heads, task.n_trigrams)
+    if given.get("fvu_target") == 0:
+        given["fvu_target"], base = None, base.replace(fvu_target=None)
+    chosen, rest = _changed(base, given)
+    run = chosen.gated_run(toy, task, seed)
+    config, rest = _changed(run.config, rest)
+    shape, unknown = _changed(run.block.config, rest | {"n_heads": n_heads})
+    _refuse(unknown)
+    block = GatedAttention(shape)
+    if duplicate:
+        fields = {k: v for k, v in shape.to_dict().items() if k not in ("d_model", "n_heads")}
+        block = GatedAttention.from_attention(
+            toy.blocks[0].attn, shape.n_heads / heads, init="duplicate", noise=noise, **fields
+        )
+    return GatedRun(toy, block, config, task)
+
+
+def run_toy(
+    run: ToyRun, path: Path | str, *, resume: bool = False, progress: bool = False
+) -> Trained:
+    """Train a toy and write it to ``path``.
+
+    The state of the training lies beside it as ``<path>.state`` until it ends.
+
+    Args:
+        resume: go on from that state.
+
+    Raises:
+        GatedInterpError: no state to resume, one that would be overwritten, or as
+            :func:`~gated_interp.training.loop.train_toy`.
+        TrainingInterrupted: on Ctrl-C, the state saved.
+    """
+    state = state_of(path)
+    _require_state(state, resume)
+    result = train_toy(
+        run.model,
+        run.config,
+        checkpoint=state,
+        resume=state if resume else None,
+        progress=progress,
+    )
+    return _written(result.model, run.model.task, result.history, run.config, Path(path))
+
+
+def run_gated(
+    run: GatedRun, path: Path | str, *, resume: bool = False, progress: bool = False
+) -> Trained:
+    """Train a gated block, splice it into its toy and write that to ``path``; see :func:`run_toy`.
+
+    Raises:
+        GatedInterpError: as :func:`run_toy`.
+        TrainingInterrupted: on Ctrl-C, the state saved.
+    """
+    state = state_of(path)
+    _require_state(state, resume)
+    result = train_gated(
+        run.original,
+        run.block,
+        run.config,
+        data=run.task,
+        checkpoint=state,
+        resume=state if resume else None,
+        progress=progress,
+    )
+    model = splice(run.original, 0, result.model)
+    return _written(model, run.task, result.history, run.config, Path(path))
+
+
+def load_toy(source: str) -> HookedTransformer:
+    """The toy in a checkpoint file, or of that name.
+
+    Raises:
+        GatedInterpError: no sound checkpoint, or a gated model.
+    """
+    model = load(source)
+    if model.info.kind != "toy":
+        raise GatedInterpError(
+            f"{source} is a gated model; name the toy that its block should stand in for."
+        )
+    return model
+
+
+def state_of(path: Path | str) -> Path:
+    """Where the state of the training of ``path`` lies."""
+    path = Path(path)
+    return path.with_name(path.name + STATE)
+
+
+def _require_state(state: Path, resume: bool) -> None:
+    if resume and not state.is_file():
+        raise GatedInterpError(f"there is no {state} to resume from; leave --resume out.")
+    if not resume and state.is_file():
+        raise GatedInterpError(
+            f"{state} holds a training that was interrupted; add --resume to go on with it, or "
+            "delete it to start anew."
+        )
+
+
+def _written(
+    model: HookedTransformer,
+    task: SkipTrigramTask,
+    history: pd.DataFrame,
+    config: Config,
+    path: Path,
+) -> Trained:
+    found = verdict(model, task)
+    tokens = task.sample(HELD_OUT, HELD_OUT_SEED).tokens
+    measures = {k: float(v) for k, v in faithfulness(model, tokens).measures().items()}
+    save(model, path, notes={"training": config.to_dict(), **measures})
+    write_whole(
+        path.with_name(path.stem + "-history.csv"),
+        lambda p: history.to_csv(p, index=False, float_format="%.6g"),
+    )
+    state_of(path).unlink(missing_ok=True)
+    return Trained(model, found, measures, history, path)
+
+
+def _changed(config: Any, given: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """``config`` with those settings that are its own, and the others; ``None`` is not given."""
+    own = {f.name for f in dataclasses.fields(config)}
+    wanted = {k: v for k, v in given.items() if v is not None}
+    mine = {k: v for k, v in wanted.items() if k in own}
+    return config.replace(**mine), {k: v for k, v in wanted.items() if k not in own}
+
+
+def _refuse(unknown: Mapping[str, Any]) -> None:
+    for name in unknown:
+        raise GatedInterpError(f"there is no setting {name!r}.")
