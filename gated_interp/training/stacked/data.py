@@ -1,6 +1,7 @@
 """Each run's own positions, sorted by query token so that a step is a few matrix products."""
 
 import dataclasses
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,8 @@ from gated_interp.tasks.tokens import sample_tokens
 DATA_STREAM = 1
 # Sequences that are sampled together: they fit into a core's cache.
 GROUP = 64_000
+# Sequences on which the tokens' frequencies are measured.
+CALIBRATION = 20_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,9 +84,10 @@ def _select(c: Contexts, keep: Tensor) -> Contexts:
 class ContextPool:
     """R fixed data sets, one per run's data seed, served as slices without any gathering.
 
-    Every bucket (query token) of every run holds the same number of positions; a step takes the
-    next ``per_query`` of each, weighted by how frequent the token is, so that means are the data
-    set's own. After the last slice it starts over.
+    Every bucket (query token) of every run holds the same number of positions, what the rarest
+    token is expected to have; a step takes the next ``per_query`` of each, weighted by how
+    frequent the token is, so that means are the data set's own. After the last slice it starts
+    over. What one run gets does not depend on the other runs.
 
     Args:
         task: what to sample.
@@ -124,8 +128,9 @@ class ContextPool:
             samples.extend(sample_tokens(task, n_sequences, derived))
         last = task.n_positions - 1 if scored_only else task.n_positions
         sizes = np.stack([np.bincount(s[:, :last].ravel(), minlength=v) for s in samples])
-        size = int(sizes.min()) // per_query * per_query
-        if size == 0:
+        # Not the smallest bucket there is: what a run sees must not depend on the runs beside it.
+        size = int(rarest_per_sequence(task, last) * n_sequences) // per_query * per_query
+        if size == 0 or not sizes.all():
             raise GatedInterpError(
                 f"{n_sequences} sequences do not hold {per_query} positions of every query token; "
                 "take more sequences or a smaller batch."
@@ -160,6 +165,16 @@ class ContextPool:
         )
 
 
+@cache
+def rarest_per_sequence(task: SkipTrigramTask, last: int) -> float:
+    """How often the rarest token occurs in the first ``last`` positions of a sequence, on average.
+
+    Measured on a fixed sample.
+    """
+    tokens = sample_tokens(task, CALIBRATION, [0])[0, :, :last]
+    return float(np.bincount(tokens.ravel(), minlength=task.d_vocab).min() / CALIBRATION)
+
+
 def _buckets(
     tokens: Integer[np.ndarray, "batch pos"],
     last: int,
@@ -169,6 +184,8 @@ def _buckets(
     all_pairs: bool,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """One run's first ``size`` positions per query token, in reading order, and all its pairs.
+
+    A token that occurs less often starts over.
 
     Args:
         last: positions of each sequence that count.
@@ -188,7 +205,8 @@ def _buckets(
     query = np.ascontiguousarray(tokens[:, :last]).ravel()
     start = sizes.cumsum() - sizes
     # A stable sort of small integers is a radix sort.
-    kept = query.argsort(kind="stable")[(start[:, None] + np.arange(size)).ravel()]
+    wanted = start[:, None] + np.arange(size) % sizes[:, None]
+    kept = query.argsort(kind="stable").take(wanted.ravel())
     following = np.zeros_like(tokens)
     following[:, :-1] = tokens[:, 1:]
     position_first = np.arange(last * n).reshape(last, n).T.ravel()
