@@ -281,7 +281,7 @@ def _gated_stack(runs: list[GatedRun], progress: bool) -> list[TrainResult[Gated
                 "reconstruction": error.detach(),
                 "fvu": fvu,
                 "penalty": penalty.detach(),
-                "overlap": shared.detach(),
+                "overlap": torch.where(overlap_weight > 0, shared.detach(), 0.0),
                 "l0": (is_open * batch.pairs).sum((1, 2)) / batch.pairs.sum((1, 2)),
                 "factor": factor,
             }
