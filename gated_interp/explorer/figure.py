@@ -44,7 +44,7 @@ class ExplorerFigure:
         widget: to show.
     """
 
-    def __init__(self, session: Session):
+    def __init__(self, session: Session, state: ExplorerState, readings: dict[str, Reading]):
         self.session = session
         self.widths = column_widths(session)
         self.tiles = {
@@ -58,7 +58,12 @@ class ExplorerFigure:
         most = max(b.n_heads for b in session.benches.values())
         self.row = 19.0 if most <= 10 else 15.0  # px of a head's writes
         self._build(fig)
+        self.widget = fig
+        self.update(state, readings)
         self.widget = go.FigureWidget(fig)
+        # plotly updates a widget by messages only, and shows whoever comes later (a second view,
+        # a page loaded again) the figure as it was made. The list now holds the live traces.
+        self.widget._widget_data[:] = self.widget._data
         self.widget._config = {**self.widget._config, "displayModeBar": False}
 
     def update(self, state: ExplorerState, readings: dict[str, Reading]) -> None:
@@ -102,7 +107,7 @@ class ExplorerFigure:
             )
             self._set(name, f"{quantity} query", x=x_query, y=y_query)
             said = ["off" if h in off else "" for h in range(bench.n_heads)]
-            self._set(name, f"{quantity} off", text=said)
+            self._set(name, f"{quantity} labels", text=[*bench.head_names, *said])
 
     def _set(self, name: str, part: str, **properties: Any) -> None:
         """Assign what differs from what is shown."""
@@ -155,8 +160,8 @@ class ExplorerFigure:
         fig.update_layout(
             template=TEMPLATE,
             width=round(area.width + LABELS + 74),
-            height=round(area.height + 10),
-            margin={"l": LABELS, "r": 74, "t": 2, "b": 8},
+            height=round(area.height + 18),
+            margin={"l": LABELS, "r": 74, "t": 2, "b": 16},
             showlegend=False,
             dragmode=False,
             transition={"duration": 0},
@@ -276,7 +281,7 @@ class ExplorerFigure:
     def _patterns(
         self, fig: go.Figure, name: str, part: str, number: int, area: Area, box: Box
     ) -> None:
-        tiles, heads = self.tiles[name], self.session.benches[name].head_names
+        tiles = self.tiles[name]
         rows, columns = tiles.shape
         hidden = {"visible": False, "fixedrange": True}
         axes = area.place(
@@ -304,31 +309,19 @@ class ExplorerFigure:
             (name, f"{part} query"),
             go.Scatter(line={"color": PALETTE[1], "width": 1.5}, **plain),
         )
-        centers = tiles.centers()
+        x, y = tiles.labels()
         self._add(
             fig,
-            (name, f"{part} off"),
+            (name, f"{part} labels"),
             go.Scatter(
-                x=[c[0] for c in centers],
-                y=[c[1] for c in centers],
+                x=x,
+                y=y,
                 mode="text",
-                textfont={"color": MUTED, "size": 12},
+                textfont={"color": MUTED, "size": SMALL},
                 hoverinfo="skip",
                 **axes,
             ),
         )
-        scale = box.width / columns
-        for head, label in enumerate(heads):
-            row, column = tiles.corner(head)
-            area.note(
-                fig,
-                label,
-                box.left + column * scale,
-                box.top + row * box.height / rows,
-                align="left",
-                size=SMALL,
-                color=MUTED,
-            )
         words = {
             "attention": "<b>attention</b>: query ↓, key →, first token at the top left",
             "gate": "<b>gates</b>",

@@ -5,7 +5,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 
 Outline = tuple[list[float | None], list[float | None]]
 
@@ -50,9 +50,10 @@ class Tiles:
 
     def sheet(
         self, patterns: Float[np.ndarray, "head_index query_pos key_pos"], off: frozenset[int]
-    ) -> Float[np.ndarray, "row column"]:
-        """The patterns on one sheet; NaN (blank) between them and where a head is off."""
-        out = np.full(self.shape, np.nan)
+    ) -> Shaped[np.ndarray, "row column"]:
+        """The patterns on one sheet; ``None`` (blank) between them and where a head is off."""
+        # None, not NaN: the table travels to the browser as JSON, which has no NaN.
+        out = np.full(self.shape, None)
         length = patterns.shape[1]
         for head in set(range(self.n_heads)) - off:
             row, column = self.corner(head)
@@ -78,10 +79,13 @@ class Tiles:
         corners = [self.corner(h) for h in range(self.n_heads)]
         return _boxes([(row + position, column, 1, length) for row, column in corners])
 
-    def centers(self) -> list[tuple[float, float]]:
-        """(x, y) of the middle of every square."""
+    def labels(self) -> tuple[list[float], list[float]]:
+        """x and y of the middle of the name row above every square, then of every square."""
         half = (self.size - 1) / 2
-        return [(c + half, r + half) for r, c in map(self.corner, range(self.n_heads))]
+        corners = [self.corner(h) for h in range(self.n_heads)]
+        x = [column + half for _, column in corners]
+        above = [row - self.NAME / 2 - 0.5 for row, _ in corners]
+        return x + x, above + [row + half for row, _ in corners]
 
 
 def _boxes(boxes: Sequence[tuple[int, int, int, int]]) -> Outline:

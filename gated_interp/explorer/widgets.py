@@ -182,7 +182,7 @@ class HeadExplorer:
 
     def _make_widgets(self) -> None:
         w = ipywidgets
-        self.figure = ExplorerFigure(self.session)
+        self.figure = ExplorerFigure(self.session, self.state, self.readings)
         self.method_box = w.Dropdown(
             options=list(get_args(Method)),
             description="ablation",
@@ -205,7 +205,7 @@ class HeadExplorer:
         self.tokens_box.observe(lambda c: self._attempt(self.type_tokens, c["new"]), "value")
         self.message_box = w.HTML(layout={"width": "100%"}).add_class("gi-message")
         self.position_buttons = w.ToggleButtons(
-            description="read at", style={"button_width": "46px", "description_width": "60px"}
+            style={"button_width": "54px"}, layout={"width": "auto"}
         ).add_class("gi-tokens")
         self.position_buttons.observe(self._moved, "index")
         self.switches: dict[str, list[Any]] = {}
@@ -224,7 +224,7 @@ class HeadExplorer:
                 layout={"flex_flow": "row wrap", "align_items": "center"},
             ),
             self.message_box,
-            self.position_buttons,
+            w.HBox([w.Label("read at"), self.position_buttons], layout={"align_items": "center"}),
             w.HBox(columns),
             self.figure.widget,
         ]
@@ -246,25 +246,30 @@ class HeadExplorer:
         everything = _button("all on", f"switch every head of the {name} model on", "58px")
         everything.on_click(lambda _: self._attempt(self.all_on, name))
         wide = {"flex_flow": "row wrap", "width": "100%"}
-        switches = w.HBox([*self.switches[name], everything], layout=wide)
+        top = w.HBox([title, everything], layout={"align_items": "center"})
+        switches = w.HBox(self.switches[name], layout=wide)
         width = round(LABELS + column_widths(self.session)[name])
-        pad = f"0 0 0 {round(LABELS)}px"
-        layout = {"width": f"{width}px", "padding": pad, "justify_content": "flex-end"}
-        return w.VBox([title, self.answers[name], switches], layout=layout)
+        layout = {"width": f"{width}px", "padding": f"0 0 0 {round(LABELS)}px"}
+        return w.VBox([top, self.answers[name], switches], layout=layout)
 
     def _draw(self) -> None:
         """Make every widget say what the state is; their own events are not heard meanwhile."""
         self._drawing = True
         try:
-            self.figure.update(self.state, self.readings)
+            # The answer first: the browser works through messages in order.
             self._draw_controls()
             self._draw_message()
+            self.figure.update(self.state, self.readings)
         finally:
             self._drawing = False
 
     def _draw_controls(self) -> None:
         state, names = self.state, self.session.task.token_names
         said = [names[t] for t in state.tokens]
+        for name, reading in self.readings.items():
+            self.answers[name].value = self._answer(reading, said[state.position])
+            for h, switch in enumerate(self.switches[name]):
+                switch.value = h not in state.off[name]
         self.tokens_box.value = " ".join(said)
         self.method_box.value = state.method
         number = "typed" if state.example is None else f"example {state.example + 1} of {EXAMPLES}"
@@ -273,10 +278,6 @@ class HeadExplorer:
         if list(self.position_buttons.options) != options:
             self.position_buttons.options = options
         self.position_buttons.index = state.position
-        for name, reading in self.readings.items():
-            for h, switch in enumerate(self.switches[name]):
-                switch.value = h not in state.off[name]
-            self.answers[name].value = self._answer(reading, said[state.position])
 
     def _answer(self, reading: Reading, token: str) -> str:
         names = self.session.task.token_names

@@ -1,0 +1,5 @@
+"""The explorer as a local page: ``gated-interp explore``."""
+
+from gated_interp.explorer_server.serve import serve
+
+__all__ = ["serve"]
