@@ -1,0 +1,280 @@
+"""Benchmarks, as ratios within one run: ``make bench``.
+
+Every time is the smallest of several repeats in this process, on one thread where two things are
+compared step by step. The slow twins are in ``slow_twins.py``; where a figure of the post's own
+code is quoted it is marked so, with where it was measured.
+"""
+
+import argparse
+import gc
+import json
+import random
+import resource
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from gated_interp.analysis.verdict import EXAMPLES, SEED, verdict
+from gated_interp.core.files import write_text
+from gated_interp.experiments.recipes import RELIABLE
+from gated_interp.experiments.seeds import STACK, in_processes, merged, one_thread, train_seeds
+from gated_interp.experiments.slow_twins import (
+    PlainGatedStep,
+    owners_by_every_subset,
+    sample_token_by_token,
+)
+from gated_interp.models.gated_attention import GatedAttention, GatedConfig
+from gated_interp.models.toy import ToyConfig, build_toy
+from gated_interp.tasks.skip_trigrams import SkipTrigramTask
+from gated_interp.training.config import TrainConfig
+from gated_interp.training.loop import train_gated
+from gated_interp.training.stacked.runs import GatedRun, train_gated_runs
+
+# The post's own code on two cores of the machines this was first measured on, in seconds.
+POST = {"generate 100,000": 4.7, "verdict 2 heads": 7.4, "verdict 8 heads": 31.0, "step": 0.050}
+POST_STEPS = 100_000
+
+
+def best_of(function: Callable[[], object], repeats: int) -> float:
+    """Seconds of the fastest of ``repeats`` calls."""
+    times = []
+    for _ in range(repeats):
+        gc.collect()
+        started = time.perf_counter()
+        function()
+        times.append(time.perf_counter() - started)
+    return min(times)
+
+
+def bench_generator() -> list[dict[str, Any]]:
+    """100,000 sequences against a loop per token (timed on 5,000 and scaled)."""
+    task = SkipTrigramTask(3)
+    ours = best_of(lambda: task.sample(100_000, 0), 5)
+    source = random.Random(0)
+    loop = best_of(lambda: sample_token_by_token(task, 5_000, source), 3) * 20
+    return [
+        {
+            "what": "100,000 sequences",
+            "ours (s)": ours,
+            "plain loop (s)": loop,
+            "ratio": loop / ours,
+            "post (s, quoted)": POST["generate 100,000"],
+        }
+    ]
+
+
+def bench_verdict() -> list[dict[str, Any]]:
+    """The verdict on 1,000 sequences against one pass per subset of removed heads."""
+    rows = []
+    for heads, trigrams in ((2, 3), (8, 5), (64, 5)):
+        task = SkipTrigramTask(trigrams)
+        model = build_toy(ToyConfig(n_trigrams=trigrams, n_heads=heads, seed=1))
+        ours = best_of(lambda m=model, t=task: verdict(m, t), 3)  # type: ignore[misc]
+        row = {"what": f"verdict, {heads} heads", "ours (s)": ours}
+        if heads <= 8:
+            batch = task.sample_single(EXAMPLES, SEED)
+            loop = best_of(lambda m=model, t=task, b=batch: owners_by_every_subset(m, t, b), 1)  # type: ignore[misc]
+            row |= {"plain loop (s)": loop, "ratio": loop / ours}
+            row["post (s, quoted)"] = POST[f"verdict {heads} heads"]
+        rows.append(row)
+    return rows
+
+
+def _runs(heads: int, trigrams: int, gated: int, count: int, config: TrainConfig) -> list[GatedRun]:
+    task = SkipTrigramTask(trigrams)
+    made = []
+    for seed in range(count):
+        toy = build_toy(ToyConfig(n_trigrams=trigrams, n_heads=heads, seed=seed))
+        block = GatedAttention(
+            GatedConfig(d_model=task.d_vocab, n_heads=gated, value_bias=False, seed=seed)
+        )
+        made.append(GatedRun(toy, block, config.replace(seed=seed), task))
+    return made
+
+
+def stacked_step(
+    heads: int, trigrams: int, gated: int, count: int, batch_size: int, overlap: float = 0.2
+) -> tuple[float, int]:
+    """Seconds per step of a stack, and positions per run in it (start-up subtracted)."""
+    config = TrainConfig(
+        steps=1, batch_size=batch_size, overlap=overlap, alpha_unit="variance", data="fixed",
+        n_sequences=10 * batch_size, device="cpu", log_every=10_000,
+    )  # fmt: skip
+    steps = max(12, 1600 // count)
+
+    def run(n: int) -> float:
+        runs = _runs(heads, trigrams, gated, count, config.replace(steps=n))
+        started = time.perf_counter()
+        train_gated_runs(runs, progress=False)
+        return time.perf_counter() - started
+
+    seconds = min((run(3 * steps) - run(steps)) / (2 * steps) for _ in range(2))
+    v = 2 * trigrams + 2
+    return seconds, (batch_size * 11 // v) * v
+
+
+def bench_steps() -> list[dict[str, Any]]:
+    """A training step of 2H3ST with 4 gated heads: plain, hooked, stacked."""
+    task = SkipTrigramTask(3)
+    toy = build_toy(ToyConfig(n_trigrams=3, n_heads=2, seed=0))
+    block = GatedAttention(GatedConfig.reference(d_model=8, n_heads=4))
+    tokens = task.sample(1000, 0).tokens
+    x = toy.embed(tokens)
+    with torch.no_grad():
+        target = toy.run_with_cache(tokens)[1]["blocks.0.hook_attn_out"]
+    plain_step = PlainGatedStep(block, 5e-4, 0.5)
+    plain = best_of(lambda: plain_step(x.detach(), target), 10)
+    rows = [_step_row("plain step, 1,000 sequences", plain, 1, 11_000)]
+
+    config = TrainConfig(steps=1, batch_size=1000, device="cpu", log_every=10_000)
+
+    def hooked(n: int) -> float:
+        return train_gated(
+            toy, GatedAttention(GatedConfig(d_model=8, n_heads=4)),
+            config.replace(steps=n), data=task, progress=False,
+        ).seconds  # fmt: skip
+
+    rows.append(_step_row("hooked loop, fresh data", (hooked(24) - hooked(4)) / 20, 1, 11_000))
+    for count in (1, 8, 64, 256):
+        seconds, positions = stacked_step(2, 3, 4, count, 100)
+        rows.append(_step_row(f"stacked, R={count}", seconds, count, positions))
+    per_position = rows[0]["ns per run and position"]
+    for row in rows:
+        row["ratio to plain"] = per_position / row["ns per run and position"]
+    return rows
+
+
+def _step_row(what: str, seconds: float, runs: int, positions: int) -> dict[str, Any]:
+    return {
+        "what": what,
+        "ms per step": 1e3 * seconds,
+        "us per run": 1e6 * seconds / runs,
+        "ns per run and position": 1e9 * seconds / runs / positions,
+    }
+
+
+def bench_growth() -> list[dict[str, Any]]:
+    """How a stacked step's cost grows with heads, trigrams and batch."""
+    rows = []
+    for heads, trigrams, gated, batch in (
+        (2, 3, 4, 100), (2, 3, 8, 100), (2, 3, 16, 100), (4, 5, 16, 100), (6, 8, 24, 100),
+        (8, 12, 32, 100), (2, 3, 8, 25), (2, 3, 8, 400),
+    ):  # fmt: skip
+        seconds, positions = stacked_step(heads, trigrams, gated, 16, batch)
+        name = f"{heads}H{trigrams}ST, {gated} gated heads, {batch} sequences"
+        rows.append(_step_row(name, seconds, 16, positions))
+    return rows
+
+
+def bench_floor() -> list[dict[str, Any]]:
+    """The matrix products of a stacked step alone, forward and backward, against the step."""
+    rows = []
+    for heads, trigrams, gated in ((2, 3, 4), (4, 5, 16), (8, 12, 32)):
+        runs, v = 32, 2 * trigrams + 2
+        n = 1100 // v
+        counts = torch.rand(runs, v, n, v)
+        table = torch.rand(runs, v, v, 2 * gated)
+        z, W_O = torch.rand(runs, v * n, gated), torch.rand(runs, gated, v)
+        z_0, W_0 = torch.rand(runs, v * n, heads), torch.rand(runs, heads, v)
+        d_products, d_out = torch.rand(runs, v, n, 2 * gated), torch.rand(runs, v * n, v)
+
+        def products() -> None:
+            counts @ table
+            torch.bmm(z, W_O)
+            torch.bmm(z_0, W_0)
+            torch.bmm(d_out, W_O.mT)
+            torch.bmm(z.mT, d_out)
+            counts.mT @ d_products
+
+        products()
+        floor = best_of(products, 10)
+        seconds, _ = stacked_step(heads, trigrams, gated, runs, 100)
+        rows.append(
+            {
+                "what": f"{heads}H{trigrams}ST, {gated} gated heads, R={runs}",
+                "step (ms)": 1e3 * seconds,
+                "products alone (ms)": 1e3 * floor,
+                "step / floor": seconds / floor,
+            }
+        )
+    return rows
+
+
+def bench_experiment() -> list[dict[str, Any]]:
+    """The 64-seed 2H3ST experiment on all cores, and the time to one success."""
+    task = SkipTrigramTask(3)
+    jobs = [(i, train_seeds, (2, task, RELIABLE, list(range(i, i + STACK)))) for i in (0, STACK)]
+    started = time.perf_counter()
+    parts = [outcome for _, outcome in in_processes(jobs)]
+    seconds = time.perf_counter() - started
+    outcome = merged(parts, seconds)
+    successes = sum(g.verdict.success for g in outcome.gated)
+    post = POST["step"] * POST_STEPS
+    return [
+        {
+            "what": "2H3ST, 64 seeds: toys, gated blocks, verdicts",
+            "seconds": seconds,
+            "successes": successes,
+            "seconds per success": seconds / max(successes, 1),
+            "post, one run (s, quoted step x 100,000)": post,
+            "ratio": post / (seconds / max(successes, 1)),
+        }
+    ]
+
+
+SECTIONS = {
+    "Generating data": bench_generator,
+    "The verdict": bench_verdict,
+    "A training step (2H3ST, 4 gated heads, one thread)": bench_steps,
+    "How a stacked step grows (R = 16, one thread)": bench_growth,
+    "Distance from the matrix products alone (one thread)": bench_floor,
+    "The whole experiment (all cores)": bench_experiment,
+}
+
+
+def main() -> None:
+    """Run the benchmarks, print tables, write them as JSON where asked."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, help="also write the figures here, as JSON")
+    parser.add_argument("--only", help="sections whose name contains this")
+    options = parser.parse_args()
+    console = Console(width=120)
+    console.print(
+        f"torch {torch.__version__}, {torch.get_num_threads()} threads. Times are the best of "
+        "several repeats in this process; 'quoted' figures were measured elsewhere, on 2 cores."
+    )
+    found: dict[str, Any] = {}
+    for title, section in SECTIONS.items():
+        if options.only and options.only.lower() not in title.lower():
+            continue
+        if "one thread" in title:
+            with one_thread():
+                rows = section()
+        else:
+            rows = section()
+        found[title] = rows
+        table = Table(title=title, title_justify="left")
+        names = list(dict.fromkeys(name for row in rows for name in row))
+        for name in names:
+            table.add_column(name, justify="left" if name == "what" else "right")
+        for row in rows:
+            table.add_row(*(_shown(row.get(name, "")) for name in names))
+        console.print(table)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    console.print(f"Peak memory of this process: {peak:.0f} MiB.")
+    found["peak memory (MiB)"] = peak
+    if options.out:
+        write_text(options.out, json.dumps(found, indent=2) + "\n")
+
+
+def _shown(value: Any) -> str:
+    return f"{value:,.4g}" if isinstance(value, float) else str(value)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,200 @@
+"""The main job: selection without the verdict, what is written, and going on after a stop."""
+
+import json
+import math
+
+import pandas as pd
+import pytest
+import torch
+
+from gated_interp.analysis.verdict import verdict
+from gated_interp.core.errors import GatedInterpError
+from gated_interp.core.seeds import derive
+from gated_interp.experiments import paper, seeds
+from gated_interp.experiments.figures import draw_run, gate_table
+from gated_interp.experiments.intervals import wilson
+from gated_interp.experiments.paper import PaperConfig, read_results, results_table, run_paper
+from gated_interp.experiments.recipes import RELIABLE, Recipe, recipe_named, reference_recipe
+from gated_interp.models.checkpoint import load
+from gated_interp.models.gated_attention import GatedConfig
+from gated_interp.models.splice import unsplice
+from gated_interp.models.toy import ToyConfig, build_toy
+from gated_interp.tasks.skip_trigrams import SkipTrigramTask
+
+TINY = PaperConfig(only="3H4ST", seeds=4, steps=40)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    out = tmp_path_factory.mktemp("paper")
+    said = []
+    with pytest.MonkeyPatch.context() as patch:
+        quick = RELIABLE.replace(toy_steps=1500, n_sequences=4000)
+        patch.setattr(paper, "recipe_named", lambda *_: quick)
+        results = run_paper(TINY, out, workers=1, say=said.append)
+    return out, results, said
+
+
+def test_results_hold_what_is_promised_and_agree_with_the_tables(run):
+    out, results, said = run
+    assert json.loads((out / "results.json").read_text()) == results
+    entry = results["experiments"]["3H4ST"]
+    table = pd.read_csv(out / "3H4ST-runs.csv")
+    assert entry["seeds"] == len(table) == 4
+    assert entry["successes"] == table["success"].sum()
+    assert entry["success_rate"] == entry["successes"] / 4
+    assert entry["success_interval"] == list(wilson(entry["successes"], 4))
+    assert entry["fvu_median"] == pytest.approx(table["fvu"].median(), rel=1e-4)
+    assert set(entry["gated"]) == {"learnt", "owners", "distributed", "not_learnt"}
+    assert entry["seconds"] > 0
+    assert len(said) == 1
+    assert "3H4ST" in said[0]
+
+
+def test_the_shown_run_has_the_lowest_loss_and_its_files_give_its_verdicts(run):
+    out, results, _ = run
+    entry = results["experiments"]["3H4ST"]
+    table = pd.read_csv(out / "3H4ST-runs.csv").set_index("seed")
+    assert entry["selected_seed"] == table["selection_loss"].idxmin()
+    gated, toy = load(out / "3H4ST-gated.safetensors"), load(out / "3H4ST-toy.safetensors")
+    assert verdict(gated, gated.task).to_json() == entry["gated"]
+    assert verdict(toy, toy.task).to_json() == entry["toy"]
+    tokens = gated.task.sample(5, 0).tokens
+    assert torch.equal(unsplice(gated)(tokens), toy(tokens))
+    assert gated.notes["seed"] == entry["selected_seed"]
+
+
+def test_gated_runs_stand_in_for_toys_that_learnt(run):
+    out, _, _ = run
+    toys = pd.read_csv(out / "3H4ST-toys.csv").set_index("seed")
+    for seed in pd.read_csv(out / "3H4ST-runs.csv")["toy_seed"]:
+        assert toys.loc[seed, "learnt_all"]
+
+
+def test_figures_come_from_the_run_folder_with_their_tables(run, tmp_path):
+    out, _, _ = run
+    written = draw_run(out, tmp_path, formats=("html",))
+    names = {p.name for p in written}
+    for stem in ("3H4ST-before-after", "3H4ST-gates", "3H4ST-training", "reliability"):
+        assert {f"{stem}.html", f"{stem}.csv"} <= names
+    gates = pd.read_csv(tmp_path / "3H4ST-gates.csv")
+    assert len(gates) == 12 * 10 * 10
+
+
+def test_the_gate_table_is_the_gate_of_each_pair_of_tokens(run):
+    out, _, _ = run
+    model = load(out / "3H4ST-gated.safetensors")
+    block = model.blocks[0].attn
+    q = block.W_gate_Q[..., 0] + block.b_gate_Q
+    k = block.W_gate_K[..., 0] + block.b_gate_K
+    by_hand = (q[:, :, None] * k[:, None, :]).clamp(0, 1)
+    torch.testing.assert_close(torch.from_numpy(gate_table(model)), by_hand.detach())
+    with pytest.raises(GatedInterpError, match="no gated block"):
+        gate_table(unsplice(model))
+
+
+def test_a_stopped_run_goes_on_with_what_it_had_and_a_finished_one_starts_anew(
+    tmp_path, monkeypatch
+):
+    started = []
+    whole = seeds.train_seeds
+
+    def counted(heads, task, recipe, some):
+        started.append(heads)
+        if len(started) == 2:
+            raise KeyboardInterrupt
+        return whole(heads, task, recipe.replace(toy_steps=600, steps=20), some)
+
+    monkeypatch.setattr(paper, "train_seeds", counted)
+    monkeypatch.setattr(paper, "PUBLISHED", {"3H4ST": (3, 4), "4H4ST": (4, 4)})
+    config = PaperConfig(seeds=4, steps=20)
+    with pytest.raises(KeyboardInterrupt):
+        run_paper(config, tmp_path, workers=1)
+    assert started == [4, 3]  # the dearest first
+    assert not (tmp_path / "results.json").exists()
+    said = []
+    results = run_paper(config, tmp_path, workers=1, say=said.append)
+    assert started == [4, 3, 3]
+    assert "done already" in said[0]
+    assert set(results["experiments"]) == {"3H4ST", "4H4ST"}
+    run_paper(config, tmp_path, workers=1)
+    assert sorted(started[3:]) == [3, 4]
+
+
+def test_unlearnt_toys_are_said_in_a_sentence():
+    task = SkipTrigramTask(4)
+    recipe = RELIABLE.replace(toy_steps=1, steps=1)
+    outcome = seeds.train_seeds(2, task, recipe, [0, 1])
+    assert outcome.gated == []
+    with pytest.raises(GatedInterpError, match="none of 2 toys learnt"):
+        _ = outcome.selected
+
+
+def test_the_selection_loss_is_the_full_loss_over_the_variance():
+    history = pd.DataFrame(
+        {"reconstruction": [9.0] + [0.2] * 10, "fvu": [9.0] + [0.1] * 10,
+         "penalty": [9.0] + [0.5] * 10, "overlap": [9.0] + [0.4] * 10}
+    )  # fmt: skip
+    # variance 2: (0.2 + 0.1 * 2 * 0.5 + 0.3 * 0.4) / 2
+    recipe = Recipe(alpha=0.1, alpha_unit="variance", overlap=0.3)
+    assert math.isclose(seeds.selection_loss(history, recipe), 0.21)
+    # (0.2 + 0.1 * 0.5 + 0.3 * 0.4) / 2
+    assert math.isclose(seeds.selection_loss(history, recipe.replace(alpha_unit="absolute")), 0.185)
+
+
+def test_recipes_follow_their_seed_and_the_reference_is_the_posts():
+    task = SkipTrigramTask(3)
+    toy = build_toy(ToyConfig(n_trigrams=3, n_heads=2))
+    one, same, other = (RELIABLE.gated_run(toy, task, s) for s in (1, 1, 2))
+    assert torch.equal(one.block.W_Q, same.block.W_Q)
+    assert not torch.equal(one.block.W_Q, other.block.W_Q)
+    assert one.config.seed != other.config.seed
+    run = reference_recipe(2, 3).gated_run(toy, task, 1)
+    assert run.block.config.replace(seed=0) == GatedConfig.reference(8, 4)
+    assert (run.config.alpha, run.config.lr, run.config.lr_decay) == (0.5, 5e-4, 0.0)
+    assert run.config.overlap == run.config.penalty_off == 0
+    assert run.config.fvu_target is None
+    assert reference_recipe(4, 5).alpha == 0.3
+    with pytest.raises(GatedInterpError, match="reliable"):
+        recipe_named("lucky", 2, 3)
+    with pytest.raises(GatedInterpError, match="10 tokens"):
+        RELIABLE.gated_run(build_toy(ToyConfig(n_trigrams=4, n_heads=2)), task, 1)
+
+
+def test_processes_give_what_one_process_gives():
+    jobs = [(k, derive, (k, 5)) for k in range(4)]
+    assert dict(seeds.in_processes(jobs, workers=1)) == {k: derive(k, 5) for k in range(4)}
+
+
+@pytest.mark.slow
+def test_two_worker_processes_give_what_one_gives():
+    task = SkipTrigramTask(4)
+    recipe = RELIABLE.replace(toy_steps=200, steps=20)
+    jobs = [(s, seeds.train_seeds, (3, task, recipe, [s])) for s in (0, 1)]
+    alone = dict(seeds.in_processes(jobs, workers=1))
+    spread = dict(seeds.in_processes(jobs, workers=2))
+    for s in (0, 1):
+        assert alone[s].toy_table().equals(spread[s].toy_table())
+        assert alone[s].table().equals(spread[s].table())
+
+
+def test_wrong_configs_and_folders_get_a_sentence(tmp_path):
+    with pytest.raises(GatedInterpError, match="there is no experiment 'X'"):
+        PaperConfig(only="X")
+    with pytest.raises(GatedInterpError, match="seeds is 0"):
+        PaperConfig(seeds=0)
+    with pytest.raises(GatedInterpError, match="no finished run"):
+        read_results(tmp_path)
+    (tmp_path / "results.json").write_text("[]")
+    with pytest.raises(GatedInterpError, match="no finished run"):
+        read_results(tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(GatedInterpError, match="is a file"):
+        run_paper(TINY, tmp_path / "file")
+
+
+def test_the_screen_table_has_a_row_per_experiment(run):
+    _, results, _ = run
+    table = results_table(results)
+    assert table["experiment"].tolist() == ["3H4ST"]
+    assert table["heads"].tolist() == ["3 → 12"]
