@@ -134,20 +134,20 @@ def train_seeds(
     recipe: Recipe,
     seeds: Sequence[int],
     *,
+    toys: list[ToyOutcome] | None = None,
     progress: bool = False,
 ) -> SeedsOutcome:
     """Toys of all ``seeds``, then as many gated runs on the toys that learnt, stacked.
 
     The gated run of the i-th seed stands in for the i-th learnt toy (starting over when they run
     out), so that as many different toys as possible are tried.
+
+    Args:
+        toys: what :func:`train_toy_seeds` gave for these seeds, where they are trained already.
     """
     started = time.perf_counter()
-    toy_runs = [recipe.toy_run(n_heads, task, derive(s, TOY_STREAM)) for s in seeds]
-    trained = train_toys(toy_runs, progress=progress)
-    toys = [
-        ToyOutcome(s, r.model, verdict(r.model, task), last(r.history, "cross_entropy"))
-        for s, r in zip(seeds, trained, strict=True)
-    ]
+    if toys is None:
+        toys = train_toy_seeds(n_heads, task, recipe, seeds, progress=progress)
     learnt = [t for t in toys if not t.verdict.not_learnt]
     if not learnt:
         return SeedsOutcome(toys, [], time.perf_counter() - started)
@@ -176,6 +176,23 @@ def train_seeds(
     return SeedsOutcome(toys, gated, time.perf_counter() - started)
 
 
+def train_toy_seeds(
+    n_heads: int,
+    task: SkipTrigramTask,
+    recipe: Recipe,
+    seeds: Sequence[int],
+    *,
+    progress: bool = False,
+) -> list[ToyOutcome]:
+    """Toys of all ``seeds``, stacked, with their verdicts."""
+    runs = [recipe.toy_run(n_heads, task, derive(s, TOY_STREAM)) for s in seeds]
+    trained = train_toys(runs, progress=progress)
+    return [
+        ToyOutcome(s, r.model, verdict(r.model, task), last(r.history, "cross_entropy"))
+        for s, r in zip(seeds, trained, strict=True)
+    ]
+
+
 def selection_loss(history: pd.DataFrame, recipe: Recipe) -> float:
     """The full loss at the end of training, in units of the original's variance."""
     end = history.tail(LAST_ROWS).mean()
@@ -195,7 +212,7 @@ def original_of(run: GatedOutcome) -> HookedTransformer:
     return unsplice(run.model)
 
 
-Job = tuple[Any, Callable[..., SeedsOutcome], tuple[Any, ...]]
+Job = tuple[Any, Callable[..., Any], tuple[Any, ...]]
 
 
 def in_processes(jobs: Sequence[Job], workers: int | None = None) -> Iterator[tuple[Any, Any]]:

@@ -1,0 +1,141 @@
+"""How often it works: ``reliability`` (recipes over seeds) and ``phase`` (shapes over seeds)."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gated_interp.cli.console import progress, say, show, tell
+from gated_interp.cli.options import Formats, formats_of, whole_numbers
+
+OUT = {"reliability": Path("runs/reliability"), "phase": Path("runs/phase")}
+
+FirstSeed = Annotated[int, typer.Option(min=0, help="Seeds count up from here.")]
+Steps = Annotated[
+    int | None, typer.Option(min=1, help="Steps of the gated training; the recipe's if absent.")
+]
+ToySteps = Annotated[
+    int | None, typer.Option(min=1, help="Steps of the toys' training; the recipe's if absent.")
+]
+Workers = Annotated[int | None, typer.Option(min=1, help="Processes; all cores if absent.")]
+Figures = Annotated[
+    Path | None,
+    typer.Option(help="Folder for the figure: figures if OUT is the default, else OUT/figures."),
+]
+
+
+def reliability(
+    seeds: Annotated[int, typer.Option(min=1, help="Gated runs of each shape and recipe.")] = 64,
+    first_seed: FirstSeed = 1000,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A shape (as 2H3ST) or a recipe (as 'all pairs'); give it again for more. "
+            "All shapes or all recipes where none is named."
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Run folder.")] = OUT["reliability"],
+    figures: Figures = None,
+    steps: Steps = None,
+    reference_steps: Annotated[
+        int | None, typer.Option(min=1, help="Steps of the reference recipe instead of 100,000.")
+    ] = None,
+    toy_steps: ToySteps = None,
+    workers: Workers = None,
+    formats: Formats = "svg,png",
+) -> None:
+    """Say how often each recipe works, over seeds.
+
+    The recommended recipe, with one thing changed at a time, and the post's. A row of the table
+    is written when it is done; interrupted and given again, the command goes on.
+    """
+    kinds = formats_of(formats)
+    from gated_interp.core.files import write_text
+    from gated_interp.experiments.reliability import (
+        draw_reliability,
+        in_order,
+        markdown,
+        run_reliability,
+        selected,
+    )
+
+    shapes, variants = selected(only or [])
+    with progress("training", "batches of seeds") as update:
+        table = run_reliability(
+            out,
+            seeds=seeds,
+            first_seed=first_seed,
+            shapes=shapes,
+            variants=variants,
+            steps=steps,
+            reference_steps=reference_steps,
+            toy_steps=toy_steps,
+            workers=workers,
+            say=tell,
+            on_progress=update,
+        )
+    page = write_text(out / "reliability.md", markdown(table))
+    folder = _folder(figures, out, "reliability")
+    columns = ["experiment", "recipe", "gated_heads", "successes", "runs", "low", "high", "fvu"]
+    columns += ["exactly_one", "heads_left", "pruned_successes"]
+    show(f"{seeds} seeds each", columns, in_order(table)[columns].to_numpy().tolist())
+    if (table["runs"] > 0).any():
+        with progress("drawing", "") as _:
+            draw_reliability(out / "reliability.csv", folder, kinds, say=tell)
+        say(f"The table is in {out}, as Markdown in {page}; its figure is in {folder}.")
+    else:
+        say(f"No toy learnt its task, so nothing was drawn; the table is in {out}.")
+
+
+def phase(
+    heads: Annotated[str, typer.Option(help="Heads of the toys: a range or a list.")] = "1:8",
+    trigrams: Annotated[str, typer.Option(help="Trigrams: a range or a list.")] = "1:12",
+    seeds: Annotated[int, typer.Option(min=1, help="Toys, and gated runs, of each cell.")] = 8,
+    first_seed: FirstSeed = 2000,
+    out: Annotated[Path, typer.Option(help="Run folder.")] = OUT["phase"],
+    figures: Figures = None,
+    steps: Steps = None,
+    toy_steps: ToySteps = None,
+    workers: Workers = None,
+    formats: Formats = "svg,png",
+) -> None:
+    """Draw where toys learn, where that is distributed, and where gating undoes it.
+
+    Heads by trigrams. A cell is written when it is done; interrupted and given again, the command
+    goes on.
+    """
+    kinds = formats_of(formats)
+    wanted_heads = whole_numbers(heads, "--heads")
+    wanted_trigrams = whole_numbers(trigrams, "--trigrams")
+    from gated_interp.experiments.phase import draw_phase, run_phase
+
+    with progress("training", "cells") as update:
+        table = run_phase(
+            out,
+            heads=wanted_heads,
+            trigrams=wanted_trigrams,
+            seeds=seeds,
+            first_seed=first_seed,
+            steps=steps,
+            toy_steps=toy_steps,
+            workers=workers,
+            say=tell,
+            on_progress=update,
+        )
+    folder = _folder(figures, out, "phase")
+    columns = ["heads", "trigrams", "toys_trained", "toys_learnt", "toys_distributed"]
+    columns += ["runs", "successes", "fvu"]
+    rows = table.sort_values(["heads", "trigrams"])[columns].astype(object)
+    show(f"{seeds} seeds each", columns, rows.to_numpy().tolist())
+    with progress("drawing", "") as _:
+        draw_phase(out / "phase.csv", folder, kinds, say=tell)
+    say(f"The table is in {out}, its figure in {folder}.")
+
+
+def _folder(figures: Path | None, out: Path, command: str) -> Path:
+    if figures is not None:
+        return figures
+    return Path("figures") if out == OUT[command] else out / "figures"
+
+
+COMMANDS = {"reliability": reliability, "phase": phase}

@@ -1,0 +1,93 @@
+"""The phase diagram: what toys learn, how often it is distributed, how often gating undoes it."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from gated_interp.experiments.cells import Cell, CellsConfig, Row, Runs, read_table, run_cells
+from gated_interp.experiments.intervals import wilson
+from gated_interp.experiments.recipes import recipe_named
+from gated_interp.experiments.reliability import NOT_A_NUMBER
+from gated_interp.experiments.reliability import summary as reliability_summary
+from gated_interp.plots import phase_diagram, save_figures
+
+HEADS, TRIGRAMS = range(1, 9), range(1, 13)
+STEM = "phase"
+
+
+def run_phase(
+    out: Path | str,
+    *,
+    heads: Sequence[int] = HEADS,
+    trigrams: Sequence[int] = TRIGRAMS,
+    seeds: int = 8,
+    first_seed: int = 2000,
+    recipe: str = "reliable",
+    steps: int | None = None,
+    toy_steps: int | None = None,
+    workers: int | None = None,
+    say: Callable[[str], None] = lambda _: None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> pd.DataFrame:
+    """One row of ``out/phase.csv`` for each (heads, trigrams); see :func:`phases`.
+
+    A row is written when it is done; started again with the same seeds and steps, rows that are
+    there are kept.
+
+    Args:
+        out: run folder.
+        heads, trigrams: of the toys.
+        seeds: toys, and gated runs on those that learnt, per cell.
+        recipe: ``reliable`` or ``reference``.
+        steps, toy_steps: instead of the recipe's.
+        workers, say, on_progress: see :func:`run_cells`.
+
+    Returns:
+        The whole table.
+
+    Raises:
+        GatedInterpError: no such recipe, no cell, or a folder that holds something else.
+    """
+    config = CellsConfig(seeds=seeds, first_seed=first_seed, steps=steps, toy_steps=toy_steps)
+    cells = [Cell(recipe, h, t, recipe_named(recipe, h, t)) for h in heads for t in trigrams]
+    return run_cells(
+        out, STEM, cells, config, phases, workers=workers, say=say, on_progress=on_progress
+    )
+
+
+def phases(runs: Runs) -> Row:
+    """The row of :func:`reliability.summary`, and three fractions with 95% Wilson intervals.
+
+    ``learnt``: toys that learnt every trigram, of all; ``distributed``: of those, the ones with a
+    trigram that no single head holds; ``success``: gated runs that succeed. The last two are
+    missing where no toy learnt. Ends: ``learnt_low``, ``learnt_high`` and so on.
+    """
+    row = reliability_summary(runs)
+    for name, count, of in (
+        ("learnt", row["toys_learnt"], row["toys_trained"]),
+        ("distributed", row["toys_distributed"], row["toys_learnt"]),
+        ("success", row["successes"], row["runs"]),
+    ):
+        low, high = wilson(count, of) if of else (NOT_A_NUMBER, NOT_A_NUMBER)
+        fraction = count / of if of else NOT_A_NUMBER
+        row |= {name: fraction, f"{name}_low": low, f"{name}_high": high}
+    return row
+
+
+def draw_phase(
+    csv: Path | str,
+    out: Path | str,
+    formats: Sequence[str] = ("svg", "png"),
+    *,
+    say: Callable[[str], object] | None = None,
+) -> list[Path]:
+    """Draw ``phase.csv`` to ``out/phase-diagram.*``, with the rows it was drawn from.
+
+    Raises:
+        GatedInterpError: not such a table, two recipes in it, or a format that does not exist.
+    """
+    wanted = ["heads", "trigrams", "learnt", "distributed", "success"]
+    table = read_table(csv, wanted).sort_values(["heads", "trigrams"])
+    figure = phase_diagram(table, title="Toys and gated blocks, by heads and trigrams")
+    return save_figures({Path(out) / "phase-diagram": (figure, table)}, formats, say=say)

@@ -1,0 +1,108 @@
+"""Leave out the heads of a gated block that never write."""
+
+import dataclasses
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from gated_interp.core.errors import GatedInterpError
+from gated_interp.models.gated_attention import GatedAttention
+from gated_interp.models.gates import gate_activation
+from gated_interp.models.splice import gated_block, splice
+from gated_interp.models.toy import HookedTransformer
+
+SHUT = 1e-3
+"""A gate up to this counts as shut."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Pruned:
+    """A model without its dead heads.
+
+    Attributes:
+        model: the spliced model; its head ``i`` is head ``kept[i]`` of the one it came from.
+        kept: the heads that stay, ascending; at least one.
+        bound: the output of the block moves by no more than this (Euclidean length) at any
+            position of any sequence; 0 means it is the same.
+    """
+
+    model: HookedTransformer
+    kept: list[int]
+    bound: float
+
+
+def prune_dead_heads(
+    model: HookedTransformer, layer: int = 0, threshold: int | float = SHUT
+) -> Pruned:
+    """``model`` without the gated heads whose gate is shut for every pair of tokens.
+
+    A head goes if its gate is at most ``threshold`` for all (query token, key token), or if it
+    writes zero for all tokens. That is exhaustive: without positional signal a gate and a value
+    depend on tokens alone. A trigram's sole owners among the heads that stay are the same, for
+    learnt trigrams and gates that are exactly 0; where all heads are dead, the one that reaches
+    furthest stays. ``model`` is left as it was.
+
+    Raises:
+        GatedInterpError: no gated block in ``layer``, a layer whose input is not the token
+            embedding alone, or a negative threshold.
+    """
+    block = gated_block(model, layer)
+    if block is None:
+        raise GatedInterpError(f"layer {layer} holds no gated block; splice one in first.")
+    if not threshold >= 0:
+        raise GatedInterpError(f"threshold is {threshold}; it must not be negative.")
+    gates, writes = head_reach(model, layer)
+    reach = gates * writes
+    alive = (gates > threshold) & (writes > 0)
+    if not alive.any():
+        alive[reach.argmax()] = True
+    kept: list[int] = alive.nonzero().flatten().tolist()
+    bound = float(reach[~alive].sum())
+    return Pruned(splice(model, layer, with_heads(block, kept)), kept, bound)
+
+
+@torch.no_grad()
+def head_reach(
+    model: HookedTransformer, layer: int = 0
+) -> tuple[Float[Tensor, " head_index"], Float[Tensor, " head_index"]]:
+    """Each head's widest gate and longest write of one fully open key, over all tokens.
+
+    Their product bounds the length of what the head writes anywhere: a pattern sums to 1.
+
+    Raises:
+        GatedInterpError: no gated block, or an input that is not the token embedding alone.
+    """
+    block = gated_block(model, layer)
+    if block is None:
+        raise GatedInterpError(f"layer {layer} holds no gated block; splice one in first.")
+    cfg = model.cfg
+    positional = cfg.positional_embedding_type != "standard" or bool(model.pos_embed.W_pos.any())
+    if layer != 0 or positional or cfg.normalization_type is not None:
+        raise GatedInterpError(
+            "pruning looks at every pair of tokens, so it needs layer 0 of a model without "
+            "positional signal and without normalisation."
+        )
+    tokens = model.embed.W_E
+    gate_q = torch.einsum("vm,hmg->hvg", tokens, block.W_gate_Q) + block.b_gate_Q[:, None]
+    gate_k = torch.einsum("vm,hmg->hvg", tokens, block.W_gate_K) + block.b_gate_K[:, None]
+    gate = gate_activation(gate_q @ gate_k.mT, block.config.gate)
+    v = torch.einsum("vm,hmd->hvd", tokens, block.W_V) + block.b_V[:, None]
+    return gate.amax((1, 2)), (v @ block.W_O).norm(dim=-1).amax(1)
+
+
+@torch.no_grad()
+def with_heads(block: GatedAttention, heads: list[int]) -> GatedAttention:
+    """A block that is ``block`` with these heads only, in this order.
+
+    Raises:
+        GatedInterpError: no head, or one that is not there.
+    """
+    n = block.config.n_heads
+    if not heads or not all(0 <= h < n for h in heads):
+        raise GatedInterpError(f"heads are {heads}; name at least one of 0 to {n - 1}.")
+    smaller = GatedAttention(block.config.replace(n_heads=len(heads)), block.W_Q.device)
+    for name, parameter in smaller.named_parameters():
+        source = block.get_parameter(name)
+        parameter.copy_(source if name == "b_O" else source[heads])
+    return smaller

@@ -1,0 +1,374 @@
+"""Tables that grow row by row: reliability over recipes, the phase diagram; pruning."""
+
+import math
+
+import pandas as pd
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from gated_interp.analysis.verdict import verdict
+from gated_interp.analysis.writes import head_writes
+from gated_interp.cli.app import app
+from gated_interp.core.errors import GatedInterpError
+from gated_interp.experiments import cells
+from gated_interp.experiments.cells import CellsConfig, Runs, read_table
+from gated_interp.experiments.intervals import wilson
+from gated_interp.experiments.phase import draw_phase, phases, run_phase
+from gated_interp.experiments.recipes import RELIABLE, recipe_named
+from gated_interp.experiments.reliability import (
+    VARIANTS,
+    draw_reliability,
+    in_order,
+    markdown,
+    run_reliability,
+    selected,
+    summary,
+)
+from gated_interp.models.analytic import manual_model
+from gated_interp.models.gated_attention import GatedAttention, GatedConfig
+from gated_interp.models.pruning import head_reach, prune_dead_heads, with_heads
+from gated_interp.models.splice import splice, unsplice
+from gated_interp.models.toy import HookedTransformer, ToyConfig, build_toy
+
+TINY = {"seeds": 2, "steps": 30, "toy_steps": 200, "workers": 1}
+
+
+def tiny(out, **changes):
+    return run_reliability(out, **{**TINY, "shapes": [(3, 2)], "variants": ["reliable"], **changes})
+
+
+def never(*args):
+    raise AssertionError("a row that is there was trained again")
+
+
+def test_a_run_started_again_adds_only_what_is_missing(tmp_path, monkeypatch):
+    first = tiny(tmp_path)
+    (row,) = first.to_dict("records")
+    assert (row["experiment"], row["recipe"]) == ("3H2ST", "reliable")
+    assert (row["heads"], row["gated_heads"], row["trigrams"]) == (3, 12, 2)
+    assert row["runs"] == row["toys_trained"] == 2
+    assert row["toys_learnt"] >= row["toy_seeds_used"] > 0
+    assert (row["low"], row["high"]) == wilson(row["successes"], 2)
+
+    said, progress = [], []
+    second = tiny(
+        tmp_path,
+        variants=["reliable", "2x heads"],
+        say=said.append,
+        on_progress=lambda done, total: progress.append((done, total)),
+    )
+    assert progress == [(0, 1), (1, 1)]
+    assert said[0] == "1 of 2 rows are there already and are kept."
+    assert second["recipe"].tolist() == ["reliable", "2x heads"]
+    assert second["gated_heads"].tolist() == [12, 6]
+    on_disk = read_table(tmp_path / "reliability.csv")
+    assert on_disk["fvu"][0] == pytest.approx(row["fvu"], rel=1e-5)
+
+    monkeypatch.setattr(cells, "train_stack", never)
+    written = (tmp_path / "reliability.csv").read_bytes()
+    tiny(tmp_path, variants=["2x heads", "reliable"])
+    assert (tmp_path / "reliability.csv").read_bytes() == written
+
+
+def test_rows_done_before_an_interruption_are_kept(tmp_path, monkeypatch):
+    def stops(*args):
+        if args[2].expansion == 2:
+            raise KeyboardInterrupt
+        return train_stack(*args)
+
+    train_stack = cells.train_stack
+    monkeypatch.setattr(cells, "train_stack", stops)
+    with pytest.raises(KeyboardInterrupt):
+        tiny(tmp_path, variants=["reliable", "2x heads"])
+    assert read_table(tmp_path / "reliability.csv")["recipe"].tolist() == ["reliable"]
+
+
+def test_another_config_is_refused_and_nothing_is_overwritten(tmp_path, monkeypatch):
+    tiny(tmp_path)
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    monkeypatch.setattr(cells, "train_stack", never)
+    for other in ({"seeds": 3}, {"first_seed": 7}, {"steps": 31}, {"toy_steps": 201}):
+        with pytest.raises(GatedInterpError, match="of another config"):
+            tiny(tmp_path, **other)
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+
+
+def test_a_table_that_is_not_ours_is_refused(tmp_path):
+    table = tmp_path / "reliability.csv"
+    table.write_text("mine\n1\n")
+    with pytest.raises(GatedInterpError, match="does not say how the table beside it was made"):
+        tiny(tmp_path)
+    assert table.read_text() == "mine\n1\n"
+    with pytest.raises(GatedInterpError, match="is a file"):
+        tiny(table)
+    with pytest.raises(GatedInterpError, match="no column 'experiment'"):
+        draw_reliability(table, tmp_path)
+
+
+def test_bad_wishes_are_refused(tmp_path):
+    with pytest.raises(GatedInterpError, match="no recipe 'magic'"):
+        tiny(tmp_path, variants=["magic"])
+    with pytest.raises(GatedInterpError, match="at least one"):
+        tiny(tmp_path, shapes=[])
+    with pytest.raises(GatedInterpError, match="each once"):
+        tiny(tmp_path, shapes=[(3, 2), (3, 2)])
+    with pytest.raises(GatedInterpError, match="seeds is 0"):
+        CellsConfig(seeds=0)
+    with pytest.raises(GatedInterpError, match="no shape or recipe '9H9ST'"):
+        selected(["9H9ST"])
+    assert not list(tmp_path.iterdir())
+
+
+def test_variants_change_what_they_say_and_nothing_else():
+    def changed(name, heads=2, trigrams=3):
+        plain = recipe_named("reliable", heads, trigrams).to_dict()
+        other = VARIANTS[name](heads, trigrams).to_dict()
+        return {k: v for k, v in other.items() if v != plain[k]}
+
+    assert changed("reliable") == changed("reliable", 8, 12) == {}
+    assert changed("with value bias") == {"value_bias": True}
+    assert changed("all pairs") == {"penalty_pairs": "all"}
+    assert changed("fixed weights instead of an FVU target") == {"fvu_target": None}
+    assert changed("2x heads", 8, 12) == {"expansion": 2}
+    assert changed("binary gates") == {"gate": "binary"}
+    prototype = changed("no overlap penalty")
+    assert (prototype["overlap"], prototype["alpha"]) == (0.0, 0.2)
+    assert VARIANTS["reference"](4, 5) == recipe_named("reference", 4, 5)
+
+
+def runs_by_hand() -> Runs:
+    toys = pd.DataFrame(
+        {"learnt_all": [True, True, False, True], "distributed": [1, 0, 2, 3], "seed": range(4)}
+    )
+    gated = pd.DataFrame(
+        {
+            "toy_seed": [0, 1, 3, 0],
+            "success": [True, True, True, False],
+            "exactly_one": [True, False, True, False],
+            "fvu": [0.01, 0.02, 0.03, 0.06],
+            "l0": [0.5, 0.1, 0.2, 0.4],
+            "kl": [0.1, 0.1, 0.3, 0.3],
+            "heads_left": [3, 4, 4, 5],
+            "pruned_success": [True, True, True, False],
+            "pruned_bound": [0.0, 0.001, 0.0, 0.0],
+        }
+    )
+    return Runs(toys, gated, 7.0)
+
+
+def test_a_row_by_hand():
+    row = phases(runs_by_hand())
+    assert row["toys_learnt"] == 3
+    assert row["toys_distributed"] == 2  # the toy of seed 2 did not learn: it does not count
+    assert row["toy_seeds_used"] == 3
+    assert (row["successes"], row["exactly_one"], row["pruned_successes"]) == (3, 2, 3)
+    assert row["fvu"] == pytest.approx(0.025)
+    assert row["fvu_low"] == pytest.approx(0.0175)
+    assert row["fvu_high"] == pytest.approx(0.0375)
+    assert row["l0"] == pytest.approx(0.3)
+    assert (row["heads_left"], row["pruned_bound"], row["seconds"]) == (4.0, 0.001, 7.0)
+    assert (row["learnt"], row["distributed"], row["success"]) == (3 / 4, 2 / 3, 3 / 4)
+    assert (row["learnt_low"], row["learnt_high"]) == wilson(3, 4)
+    assert (row["distributed_low"], row["distributed_high"]) == wilson(2, 3)
+    assert (row["success_low"], row["success_high"]) == (row["low"], row["high"]) == wilson(3, 4)
+
+
+def test_where_no_toy_learns_there_is_a_row_without_runs():
+    toys = pd.DataFrame({"learnt_all": [False, False], "distributed": [0, 1]})
+    row = phases(Runs(toys, pd.DataFrame(), 1.0))
+    assert (row["runs"], row["toys_learnt"], row["learnt"]) == (0, 0, 0.0)
+    assert all(math.isnan(row[name]) for name in ("success", "distributed", "fvu"))
+    assert row["learnt_high"] == wilson(0, 2)[1]
+    assert set(row) == set(phases(runs_by_hand()))
+
+
+def table_by_hand() -> pd.DataFrame:
+    keys = [("3H4ST", "reliable", 3, 4), ("2H3ST", "all pairs", 2, 3), ("2H3ST", "reliable", 2, 3)]
+    return pd.DataFrame(
+        [
+            {"experiment": e, "recipe": r, "heads": h, "gated_heads": 4 * h, "trigrams": t}
+            | phases(runs_by_hand())
+            for e, r, h, t in keys
+        ]
+    )
+
+
+def test_markdown_has_a_line_per_row_in_order():
+    table = table_by_hand()
+    lines = markdown(table).splitlines()
+    assert in_order(table)["recipe"].tolist() == ["reliable", "all pairs", "reliable"]
+    assert lines[2].startswith("| 2H3ST | reliable | 8 | 3 of 4 | 30% to 95% | 2 of 4 | 0.025 |")
+    assert [line.split(" | ")[0] for line in lines[2:]] == ["| 2H3ST", "| 2H3ST", "| 3H4ST"]
+    none = table.assign(**summary(Runs(pd.DataFrame({"learnt_all": [False], "distributed": [0]}),
+                                       pd.DataFrame(), 1.0)))  # fmt: skip
+    assert "no toy learnt" in markdown(none)
+    assert "nan" not in markdown(none)
+
+
+def test_figures_are_drawn_from_the_tables(tmp_path):
+    table = table_by_hand()
+    cells.write_table(table, tmp_path / "reliability.csv")
+    drawn = draw_reliability(tmp_path / "reliability.csv", tmp_path / "figures", ["html"])
+    assert {p.name for p in drawn} == {"recipes.html", "recipes.csv"}
+    cells.write_table(table[:2], tmp_path / "phase.csv")
+    drawn = draw_phase(tmp_path / "phase.csv", tmp_path / "figures", ["html"])
+    assert {p.name for p in drawn} == {"phase-diagram.html", "phase-diagram.csv"}
+    assert len(pd.read_csv(tmp_path / "figures" / "phase-diagram.csv")) == 2
+
+
+def test_the_phase_diagram_has_a_row_per_cell_and_goes_on(tmp_path):
+    run_phase(tmp_path, heads=[3], trigrams=[1], **TINY)
+    progress = []
+    table = run_phase(
+        tmp_path, heads=[1, 3], trigrams=[1], on_progress=lambda *p: progress.append(p), **TINY
+    )
+    assert progress == [(0, 1), (1, 1)]
+    assert table[["heads", "trigrams"]].to_numpy().tolist() == [[3, 1], [1, 1]]
+    assert table["learnt"].between(0, 1).all()
+    with pytest.raises(GatedInterpError, match="of another config"):
+        run_phase(tmp_path, heads=[1], trigrams=[1], **{**TINY, "steps": 29})
+
+
+def test_the_commands(tmp_path):
+    def call(*words):
+        return CliRunner().invoke(app, [*map(str, words)])
+
+    few = ["--seeds", 1, "--steps", 20, "--toy-steps", 200, "--workers", 1, "--format", "html"]
+    cell = ["--heads", "3", "--trigrams", "2:2"]
+    done = call("phase", *cell, *few, "--out", tmp_path / "phase")
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "phase" / "figures" / "phase-diagram.html").exists()
+    refused = call("phase", *cell, *few[2:], "--out", tmp_path / "phase")
+    assert refused.exit_code == 1
+    assert "another config" in refused.stderr
+    assert call("phase", "--heads", "0", "--out", tmp_path / "x").exit_code == 2
+    unknown = call("reliability", "--only", "magic", *few, "--out", tmp_path / "x")
+    assert unknown.exit_code == 1
+    assert "no shape or recipe 'magic'" in unknown.stderr
+    assert not (tmp_path / "x").exists()
+    wanted = ["--only", "2H3ST", "--only", "2x heads"]
+    done = call("reliability", *wanted, *few, "--out", tmp_path / "rows")
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "rows" / "reliability.md").read_text().count("2H3ST") == 1
+
+
+def gated_with_dead_heads(gate="clamp", shut=(1, 4), small=0.0) -> HookedTransformer:
+    """Seven heads on a toy of 5 trigrams; the gates of ``shut`` are ``small`` for all tokens."""
+    toy = build_toy(ToyConfig(n_trigrams=5, n_heads=3, seed=3))
+    block = GatedAttention(
+        GatedConfig(
+            d_model=toy.cfg.d_model, n_heads=7, d_head=2, d_gate=3, gate=gate, output_bias=True
+        )
+    )
+    source = torch.Generator().manual_seed(8)
+    with torch.no_grad():
+        for parameter in block.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=source))
+        for h in shut:
+            block.W_gate_Q[h], block.W_gate_K[h] = 0.0, 0.0
+            block.b_gate_Q[h], block.b_gate_K[h] = small / 3 if small else -1.0, 1.0
+    return splice(toy, 0, block)
+
+
+@pytest.mark.parametrize("gate", ["clamp", "relu", "tanh", "binary"])
+def test_pruning_shut_heads_changes_no_output(gate):
+    model = gated_with_dead_heads(gate)
+    tokens = torch.randint(12, (64, 11), generator=torch.Generator().manual_seed(1))
+    before = model(tokens)
+    pruned = prune_dead_heads(model)
+    assert pruned.kept == [0, 2, 3, 5, 6]
+    assert pruned.bound == 0.0
+    assert pruned.model.blocks[0].attn.W_Q.shape[0] == 5
+    # Equal but for the order of the sums.
+    torch.testing.assert_close(pruned.model(tokens), before, rtol=1e-5, atol=1e-5)
+    assert torch.equal(model(tokens), before)
+    assert model.blocks[0].attn.config.n_heads == 7
+    assert torch.equal(unsplice(pruned.model)(tokens), unsplice(model)(tokens))
+
+
+def test_each_head_that_stays_writes_what_it_wrote():
+    model = gated_with_dead_heads()
+    pruned = prune_dead_heads(model)
+    tokens = torch.randint(12, (17, 11), generator=torch.Generator().manual_seed(2))
+    rows, at = torch.arange(17), torch.full((17,), 10)
+    before, after = (head_writes(m, tokens, rows, at)[0] for m in (model, pruned.model))
+    torch.testing.assert_close(after, before[:, pruned.kept], rtol=1e-5, atol=1e-6)
+    gone = [h for h in range(7) if h not in pruned.kept]
+    assert before[:, gone].abs().max() == 0
+    assert before[:, pruned.kept].abs().amax((0, 2)).min() > 0
+
+
+def test_gates_nearly_shut_move_the_output_by_no_more_than_the_bound():
+    model = gated_with_dead_heads(small=9e-4)
+    tokens = torch.randint(12, (200, 11), generator=torch.Generator().manual_seed(1))
+    pruned = prune_dead_heads(model)
+    assert pruned.kept == [0, 2, 3, 5, 6]
+    name = "blocks.0.hook_attn_out"
+    outputs = [m.run_with_cache(tokens, names_filter=name)[1][name] for m in (model, pruned.model)]
+    moved = float((outputs[0] - outputs[1]).norm(dim=-1).max())
+    assert 0.2 * pruned.bound < moved <= pruned.bound * (1 + 1e-4)
+    assert prune_dead_heads(model, threshold=1e-4).kept == list(range(7))
+
+
+def test_a_heads_reach_by_hand():
+    toy = build_toy(ToyConfig(n_trigrams=1, n_heads=1))  # 4 tokens
+    block = GatedAttention(GatedConfig(d_model=4, n_heads=2, output_scale=3.0))
+    with torch.no_grad():
+        block.force_gates(0.25)
+        block.raw_W_V.zero_()
+        block.raw_W_V[0, 2] = 5.0  # normalised to 1, at token 2
+        block.b_V[0] = 0.5
+    gates, writes = head_reach(splice(toy, 0, block))
+    assert gates.tolist() == [0.25, 0.25]
+    # v = 1 + 0.5 at token 2; W_O has length 3. The other head has no value at all.
+    assert writes.tolist() == pytest.approx([4.5, 0.0])
+    assert prune_dead_heads(splice(toy, 0, block)).kept == [0]
+
+
+def test_owners_map_over():
+    analytic = manual_model(3, 4)
+    block = GatedAttention.from_attention(analytic.model.blocks[0].attn, 2, init="duplicate",
+                                          noise=0, normalize_weights=False)  # fmt: skip
+    with torch.no_grad():
+        block.force_gates(1.0)
+        # Heads 0, 3 and 4 are shut; 5, 1 and 2 write the whole of what they share.
+        block.raw_W_O.mul_(2)
+        for h in (0, 4, 5):
+            block.b_gate_Q[h] = 0.0
+    model = splice(analytic.model, 0, block)
+    pruned = prune_dead_heads(model)
+    assert pruned.kept == [1, 2, 3]
+    before, after = (verdict(m, analytic.task) for m in (model, pruned.model))
+    assert after.learnt == before.learnt == [1, 2, 3, 4]
+    assert any(before.owners.values())
+    for b in analytic.task.trigrams:
+        assert [pruned.kept[h] for h in after.owners[b]] == before.owners[b]
+
+
+def test_where_every_head_is_dead_one_stays():
+    pruned = prune_dead_heads(gated_with_dead_heads(shut=range(7)))
+    assert len(pruned.kept) == 1
+    assert pruned.bound == 0.0
+
+
+def test_pruning_refuses_what_it_cannot_prune():
+    model = gated_with_dead_heads()
+    with pytest.raises(GatedInterpError, match="holds no gated block"):
+        prune_dead_heads(unsplice(model))
+    with pytest.raises(GatedInterpError, match="threshold is -1"):
+        prune_dead_heads(model, threshold=-1)
+    with pytest.raises(GatedInterpError, match="name at least one of 0 to 6"):
+        with_heads(model.blocks[0].attn, [])
+    with pytest.raises(GatedInterpError, match="name at least one of 0 to 6"):
+        with_heads(model.blocks[0].attn, [7])
+    with torch.no_grad():
+        model.pos_embed.W_pos[0, 0] = 1.0
+    with pytest.raises(GatedInterpError, match="positional signal"):
+        prune_dead_heads(model)
+
+
+def test_the_steps_of_a_config_replace_the_recipes():
+    config = CellsConfig(steps=5, toy_steps=7)
+    assert config.applied(RELIABLE) == RELIABLE.replace(steps=5, toy_steps=7)
+    assert CellsConfig().applied(RELIABLE) == RELIABLE
