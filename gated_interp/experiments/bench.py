@@ -177,22 +177,16 @@ def bench_floor() -> list[dict[str, Any]]:
     for heads, trigrams, gated in ((2, 3, 4), (4, 5, 16), (8, 12, 32)):
         runs, v = 32, 2 * trigrams + 2
         n = 1100 // v
-        counts = torch.rand(runs, v, n, v)
-        table = torch.rand(runs, v, v, 2 * gated)
-        z, W_O = torch.rand(runs, v * n, gated), torch.rand(runs, gated, v)
-        z_0, W_0 = torch.rand(runs, v * n, heads), torch.rand(runs, heads, v)
-        d_products, d_out = torch.rand(runs, v, n, 2 * gated), torch.rand(runs, v * n, v)
-
-        def products() -> None:
-            counts @ table
-            torch.bmm(z, W_O)
-            torch.bmm(z_0, W_0)
-            torch.bmm(d_out, W_O.mT)
-            torch.bmm(z.mT, d_out)
-            counts.mT @ d_products
-
-        products()
-        floor = best_of(products, 10)
+        shapes = [
+            ((runs, v, n, v), (runs, v, v, 2 * gated)),  # counts, tables of all heads
+            ((runs, v * n, gated), (runs, gated, v)),  # z W_O
+            ((runs, v * n, heads), (runs, heads, v)),  # the original's
+            ((runs, v * n, v), (runs, v, gated)),  # back to z
+            ((runs, gated, v * n), (runs, v * n, v)),  # back to W_O
+            ((runs, v, v, n), (runs, v, n, 2 * gated)),  # back to the tables
+        ]
+        factors = [(torch.rand(a), torch.rand(b)) for a, b in shapes]
+        floor = best_of(lambda f=factors: [a @ b for a, b in f], 10)  # type: ignore[misc]
         seconds, _ = stacked_step(heads, trigrams, gated, runs, 100)
         rows.append(
             {

@@ -55,7 +55,7 @@ def draw_run(
         task: SkipTrigramTask = gated.task
         figures[out / f"{name}-before-after"] = before_after_of(gated, task, name)
         figures[out / f"{name}-gates"] = gates_of(gated, task, name)
-        history = _read_csv(run / f"{name}-history.csv")
+        history = drawn_steps(_read_csv(run / f"{name}-history.csv"))
         selected = results["experiments"][name]["selected_seed"]
         curves = loss_curves(
             history,
@@ -70,6 +70,14 @@ def draw_run(
     table = reliability_table(results)
     figures[out / "reliability"] = (reliability(table, target=0.95), table)
     return save_figures(figures, formats, say=say)
+
+
+def drawn_steps(history: pd.DataFrame, at_most: int = 60) -> pd.DataFrame:
+    """The columns and steps of a history that the curves show, the last step among them."""
+    steps = sorted(history["step"].unique())
+    kept = {*steps[:: -(-len(steps) // at_most)], steps[-1]}
+    columns = ["run", "step", "reconstruction", "fvu", "penalty", "l0"]
+    return history.loc[history["step"].isin(kept), columns].reset_index(drop=True)
 
 
 def before_after_of(gated: HookedTransformer, task: SkipTrigramTask, name: str) -> Figure:
