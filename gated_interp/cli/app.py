@@ -10,13 +10,13 @@ import typer
 from typer.core import TyperGroup
 
 from gated_interp import __version__
-from gated_interp.cli import heads, paper, read, train
+from gated_interp.cli import heads, paper, read, reliability, train
 from gated_interp.cli.console import tell
 from gated_interp.core.errors import GatedInterpError
 
 FAILED, INTERRUPTED = 1, 130
 # Commands that go on where they were when the same command is given again.
-GOES_ON = ("reproduce", "sweep")
+GOES_ON = ("reproduce", "sweep", "reliability", "phase")
 
 
 class Commands(TyperGroup):
@@ -85,7 +85,7 @@ def _options(
     """Find and undo attention head superposition with gated attention blocks."""
 
 
-for _group in (paper, train, read, heads):
+for _group in (paper, train, read, heads, reliability):
     for _name, _command in _group.COMMANDS.items():
         app.command(_name)(_command)
 
