@@ -4,13 +4,13 @@ import os
 import shlex
 import sys
 from concurrent.futures import BrokenExecutor
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from gated_interp import __version__
-from gated_interp.cli import heads, paper, read, reliability, train
+from gated_interp.cli import explore, heads, paper, read, reliability, train
 from gated_interp.cli.console import tell
 from gated_interp.core.errors import GatedInterpError
 
@@ -70,7 +70,7 @@ app = typer.Typer(
 )
 
 
-def _version(wanted: bool) -> None:
+def _version(wanted: bool | None) -> None:
     if wanted:
         print(f"gated-interp {__version__}")
         raise typer.Exit
@@ -78,27 +78,34 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _options(
-    version: bool = typer.Option(
-        False, "--version", callback=_version, is_eager=True, help="Print the version and leave."
-    ),
+    version: Annotated[
+        bool | None,
+        typer.Option(
+            "--version", callback=_version, is_eager=True, help="Print the version and leave."
+        ),
+    ] = None,
 ) -> None:
     """Find and undo attention head superposition with gated attention blocks."""
 
 
-for _group in (paper, train, read, heads, reliability):
+for _group in (paper, train, read, heads, reliability, explore):
     for _name, _command in _group.COMMANDS.items():
         app.command(_name)(_command)
 
 
 def main() -> None:
     """The console script."""
-    for stream in (sys.stdout, sys.stderr):
-        # A terminal that cannot show an arrow shows a question mark.
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")
+    unicode_everywhere()
     try:
         app(prog_name="gated-interp")
     except BrokenPipeError:
         # Python would complain once more when it flushes stdout at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(FAILED)
+
+
+def unicode_everywhere() -> None:
+    """Let a terminal that cannot show an arrow show a question mark, instead of failing."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")

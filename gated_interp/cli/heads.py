@@ -137,7 +137,7 @@ def circuits(
     # One column per trigram: there are more measures than trigrams.
     show(
         "each representation",
-        ["measure", *map(inspect_tables.trigram_label, table.index)],
+        ["measure", *map(inspect_tables.trigram_label, task.trigrams)],
         [[str(measure).replace("_", " "), *table[measure]] for measure in table],
     )
     whole = report[report["scope"] == "model"]

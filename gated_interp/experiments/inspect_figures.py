@@ -82,7 +82,7 @@ def ablation_figure(
     """The change in the logit of each trigram's C without each head, by the four methods."""
     effects = ablations(model, task) if effects is None else effects
     of_c = effects[effects["metric"] == "logit"].copy()
-    of_c["trigram"] = [trigram_label(b) for b in of_c["trigram"]]
+    of_c["trigram"] = [trigram_label(int(b)) for b in of_c["trigram"]]
     title = f"{name}: what is lost without each head"
     return ablation_bars(of_c, panel="trigram", title=title), effects
 

@@ -111,6 +111,7 @@ def run_paper(
     jobs, batches = _jobs(wanted, config)
     outcomes: dict[str, list[SeedsOutcome]] = {name: [] for name in wanted}
     started = time.perf_counter()
+    on_progress(0, len(jobs))
     for finished, (name, outcome) in enumerate(in_processes(jobs, workers), 1):
         outcomes[name].append(outcome)
         on_progress(finished, len(jobs))

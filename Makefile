@@ -1,0 +1,57 @@
+# Everything runs in .venv, which `make setup` makes. The first target, `help`, is the default.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+CODE := gated_interp tests
+
+.PHONY: help setup reproduce test test-all check format bench constraints clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+setup: $(READY)  ## make .venv with the package and everything its development needs
+
+# Made anew whenever what is wanted or what was tested changes.
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV); this takes a minute or two"
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
+	@touch $@
+
+reproduce: $(READY)  ## run the post's experiments into runs/paper and figures
+	$(BIN)/gated-interp reproduce
+
+test: $(READY)  ## run the tests and doctests that take seconds
+	$(BIN)/python -m pytest -q -m "not slow"
+
+test-all: $(READY)  ## run all tests: also the slow ones, the notebooks and those in a browser
+	$(BIN)/python -m pytest -q -rs
+
+check: $(READY)  ## formatting, lint, types, and which floor imports which
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(READY)  ## format, and mend what the linter can mend
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+bench: $(READY)  ## measure the speeds that the README names, as ratios
+	$(BIN)/python -m gated_interp.experiments.bench
+
+# After installing other versions into .venv and testing them. Local builds ("+cpu"), the package
+# itself and pip are left out, so that plain pip finds every line anywhere.
+constraints:  ## write the versions in .venv to constraints.txt
+	@{ echo "# Every version that was tested; written by \`make constraints\`."; \
+	  $(BIN)/python -m pip list --format=freeze --exclude gated-interp --exclude pip \
+	    | sed -E 's/\+[A-Za-z0-9.]+$$//' | LC_ALL=C sort -f; \
+	} > constraints.txt.tmp
+	@mv constraints.txt.tmp constraints.txt
+	@touch $(READY)
+
+clean:  ## remove caches and built packages; .venv, runs and figures stay
+	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find $(CODE) notebooks -name __pycache__ -type d -prune -exec rm -rf {} +
