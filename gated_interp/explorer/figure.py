@@ -1,12 +1,13 @@
 """The explorer's figure: one column per model, four rows, updated in place."""
 
+import dataclasses
 import math
 from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
 
-from gated_interp.explorer.bench import Bench, Reading
+from gated_interp.explorer.bench import Reading
 from gated_interp.explorer.session import ExplorerState, Session
 from gated_interp.explorer.tiles import Tiles
 from gated_interp.plots.layout import Area, Box, framed
@@ -19,6 +20,7 @@ from gated_interp.plots.style import (
     SIGNED,
     SMALL,
     TEMPLATE,
+    Scale,
     ticks,
 )
 
@@ -35,6 +37,32 @@ def column_widths(session: Session) -> dict[str, float]:
     few = min(b.n_heads for b in session.benches.values()) <= 4
     first, second = session.benches
     return {first: 270.0 if few else 390.0, second: 510.0 if few else 390.0}
+
+
+@dataclasses.dataclass(frozen=True)
+class Ramp:
+    """What the colours of one kind of panel mean."""
+
+    name: str
+    scale: Scale
+    low: float
+    high: float
+
+
+def color_ramps(session: Session) -> dict[str, Ramp]:
+    """The ramp of each colour axis, one for all models.
+
+    They are drawn once, outside the figure: plotly would draw its colour bars at every update.
+    """
+    benches = session.benches.values()
+    limit = max(b.write_limit for b in benches)
+    ramps = {
+        "coloraxis": Ramp("logits", SIGNED, -limit, limit),
+        "coloraxis2": Ramp("attention", ATTENTION, 0.0, 1.0),
+    }
+    if any(b.gated for b in benches):
+        ramps["coloraxis3"] = Ramp("gate", GATE, 0.0, max(b.gate_limit for b in benches))
+    return ramps
 
 
 class ExplorerFigure:
@@ -72,6 +100,28 @@ class ExplorerFigure:
             for name, reading in readings.items():
                 self._update_model(name, state, reading)
 
+    def picture(self, captions: dict[str, str]) -> go.Figure:
+        """The figure as it stands, with a caption above each model's column."""
+        fig = go.Figure(self.widget)
+        room, left = 26, 0.0
+        total = sum(self.widths.values()) + LABELS * (len(self.widths) - 1)
+        for name, caption in captions.items():
+            fig.add_annotation(
+                text=caption,
+                xref="paper",
+                yref="paper",
+                x=left / total,
+                y=1,
+                yshift=4,
+                xanchor="left",
+                yanchor="bottom",
+                showarrow=False,
+                font={"size": 13},
+            )
+            left += self.widths[name] + LABELS
+        height, top = fig.layout.height, fig.layout.margin.t
+        return fig.update_layout(height=height + room, margin={"t": top + room})
+
     def _update_model(self, name: str, state: ExplorerState, reading: Reading) -> None:
         tiles, bench, off = self.tiles[name], self.session.benches[name], state.off[name]
         trigrams = list(reading.accuracy)
@@ -95,7 +145,7 @@ class ExplorerFigure:
             line_color=OPEN if expected is None else WRONG if wrong else RIGHT,
         )
         names = [self.session.task.token_names[t] for t in state.tokens]
-        x_query, y_query = tiles.query_outlines(state.position, len(names))
+        x_query, y_query = tiles.query_outlines(state.position, len(names), off)
         for quantity, patterns in (("attention", reading.attention), ("gate", reading.gates)):
             if patterns is None:
                 continue
@@ -106,7 +156,8 @@ class ExplorerFigure:
                 text=tiles.words(bench.head_names, names),
             )
             self._set(name, f"{quantity} query", x=x_query, y=y_query)
-            said = ["off" if h in off else "" for h in range(bench.n_heads)]
+            # A space where nothing is said: plotly takes empty texts away, and loses count.
+            said = ["off" if h in off else " " for h in range(bench.n_heads)]
             self._set(name, f"{quantity} labels", text=[*bench.head_names, *said])
 
     def _set(self, name: str, part: str, **properties: Any) -> None:
@@ -156,34 +207,20 @@ class ExplorerFigure:
                     continue
                 self._patterns(fig, name, part, number + 2 + step, area, box)
             left, number = left + width + LABELS, number + 4
-        self._color_axes(fig, area, tops, deepest * self.row)
         fig.update_layout(
             template=TEMPLATE,
-            width=round(area.width + LABELS + 74),
-            height=round(area.height + 18),
-            margin={"l": LABELS, "r": 74, "t": 2, "b": 16},
+            **{
+                axis: {"colorscale": ramp.scale, "cmin": ramp.low, "cmax": ramp.high}
+                | {"showscale": False}
+                for axis, ramp in color_ramps(session).items()
+            },
+            width=round(area.width + LABELS + 12),
+            height=round(area.height + 16),
+            margin={"l": LABELS, "r": 12, "t": 2, "b": 14},
             showlegend=False,
             dragmode=False,
             transition={"duration": 0},
         )
-
-    def _color_axes(
-        self, fig: go.Figure, area: Area, tops: dict[str, float], writes: float
-    ) -> None:
-        benches: list[Bench] = list(self.session.benches.values())
-        limit = max(b.write_limit for b in benches)
-        bar = Box(area.width + 10, tops["writes"], 8, min(writes, 150.0))
-        widest = max(b.gate_limit for b in benches)
-        reach = 78.0
-        fig.update_layout(
-            coloraxis=area.color_bar(SIGNED, (-limit, limit), "logits", bar),
-            coloraxis2=area.color_bar(
-                ATTENTION, (0.0, 1.0), "attention", Box(bar.left, tops["attention"], 8, reach)
-            ),
-        )
-        if any(b.gated for b in benches):
-            box = Box(bar.left, tops["gate"], 8, reach)
-            fig.update_layout(coloraxis3=area.color_bar(GATE, (0.0, widest), "gate", box))
 
     def _accuracy(self, fig: go.Figure, name: str, number: int, area: Area, box: Box) -> None:
         task = self.session.task

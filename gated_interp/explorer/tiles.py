@@ -74,9 +74,9 @@ class Tiles:
         """Lines around every square."""
         return _boxes([(*self.corner(h), self.size, self.size) for h in range(self.n_heads)])
 
-    def query_outlines(self, position: int, length: int) -> Outline:
-        """Lines around the row of one query in every square."""
-        corners = [self.corner(h) for h in range(self.n_heads)]
+    def query_outlines(self, position: int, length: int, off: frozenset[int]) -> Outline:
+        """Lines around the row of one query in the square of every head that is on."""
+        corners = [self.corner(h) for h in range(self.n_heads) if h not in off]
         return _boxes([(row + position, column, 1, length) for row, column in corners])
 
     def labels(self) -> tuple[list[float], list[float]]:

@@ -4,6 +4,8 @@ import html
 from collections.abc import Callable
 from typing import Any, get_args
 
+import plotly.graph_objects as go
+
 from gated_interp.analysis.ablation import Method
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.explorer.bench import Reading
@@ -15,7 +17,7 @@ from gated_interp.tasks.skip_trigrams import SkipTrigramTask
 try:
     import ipywidgets
 
-    from gated_interp.explorer.figure import LABELS, ExplorerFigure, column_widths
+    from gated_interp.explorer.figure import LABELS, ExplorerFigure, color_ramps, column_widths
 except ImportError as error:
     raise GatedInterpError(
         "the explorer needs the notebook packages; install them with "
@@ -29,7 +31,8 @@ RIGHT, WRONG = PALETTE[2], PALETTE[5]
 STYLE = f"""<style>
 .gi-explorer {{ font-family: Arial, "Liberation Sans", Helvetica, sans-serif; color: #222; }}
 .gi-explorer .gi-head.mod-active {{ background: {PALETTE[0]}; color: #fff; box-shadow: none; }}
-.gi-explorer .gi-head {{ background: #fff; color: #777; border: 1px solid {PALETTE[0]}; }}
+.gi-explorer .gi-head {{ background: #fff; color: #777; border: 1px solid {PALETTE[0]};
+  padding: 0; }}
 .gi-explorer .gi-head:not(.mod-active) {{ text-decoration: line-through; border-style: dashed; }}
 .gi-explorer .gi-plain {{ background: #fff; color: #222; border: 1px solid #bbb; }}
 .gi-explorer .gi-tokens .jupyter-button {{ background: #f1f1f1; color: #222; }}
@@ -38,6 +41,7 @@ STYLE = f"""<style>
 .gi-explorer .gi-answer {{ font-size: 15px; line-height: 22px; white-space: normal; }}
 .gi-explorer .gi-answer b {{ font-size: 19px; }}
 .gi-explorer .gi-title {{ font-size: 15px; font-weight: bold; }}
+.gi-explorer .gi-legend {{ font-size: 11px; padding: 4px 0 2px {round(LABELS)}px; }}
 .gi-explorer .gi-message {{ color: #a32a00; line-height: 20px; }}
 </style>"""
 
@@ -160,6 +164,17 @@ class HeadExplorer:
         name = self.session.name(model)
         return self.session.task.token_names[self.readings[name].prediction]
 
+    def snapshot(self) -> go.Figure:
+        """The state as a still figure, with what is off and what is predicted above it."""
+        token = self.session.task.token_names[self.state.tokens[self.state.position]]
+        captions = {}
+        for name, bench in self.session.benches.items():
+            off = [bench.head_names[h] for h in sorted(self.state.off[name])]
+            heads = f"without {', '.join(off)}" if off else "all heads"
+            answer = f"after {token} predicts {self.prediction(name)}"
+            captions[name] = f"<b>{name}</b>, {heads}: {answer}"
+        return self.figure.picture(captions)
+
     def _go(self, state: ExplorerState) -> None:
         """To another state: all of it, or none of it where it cannot be read."""
         readings = self.session.read(state)
@@ -226,6 +241,7 @@ class HeadExplorer:
             self.message_box,
             w.HBox([w.Label("read at"), self.position_buttons], layout={"align_items": "center"}),
             w.HBox(columns),
+            w.HTML(_legend(self.session)).add_class("gi-legend"),
             self.figure.widget,
         ]
         self.widget = w.VBox(rows, layout={"width": "max-content"}).add_class("gi-explorer")
@@ -300,11 +316,24 @@ class HeadExplorer:
         self.message_box.value = html.escape(self.message)
 
     def _repr_mimebundle_(self, **options: Any) -> Any:
-        return self.widget._repr_mimebundle_(**options)
+        return {**self.widget._repr_mimebundle_(**options), "text/plain": repr(self)}
 
     def __repr__(self) -> str:
         counts = ", ".join(f"{n}: {b.n_heads} heads" for n, b in self.session.benches.items())
         return f"HeadExplorer({counts}, {self.session.task.n_trigrams} trigrams)"
+
+
+def _legend(session: Session) -> str:
+    """What the colours mean, as one line."""
+    parts = []
+    for ramp in color_ramps(session).values():
+        stops = ", ".join(f"{color} {at:.0%}" for at, color in ramp.scale)
+        parts.append(
+            f"<b>{ramp.name}</b>&ensp;{ramp.low:.3g} <span style='display: inline-block; "
+            f"width: 90px; height: 9px; border: 1px solid #aaa; "
+            f"background: linear-gradient(to right, {stops})'></span> {ramp.high:.3g}"
+        )
+    return "&emsp;&emsp;".join(parts)
 
 
 def _button(label: str, tip: str, width: str) -> Any:

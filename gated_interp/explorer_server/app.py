@@ -54,6 +54,8 @@ class ExplorerApp(Voila):
         settings.Voila.ip, settings.Voila.port = host, port
         settings.Voila.log_level = logging.ERROR
         settings.Voila.config_file_paths = []
+        # The server's default time-out is longer than its interval, which tornado corrects aloud.
+        settings.Voila.tornado_settings = {"ws_ping_timeout": 30_000}
         settings.VoilaConfiguration.extension_allowlist = EXTENSIONS
         settings.VoilaConfiguration.kernel_spec_manager_class = ThisPython
         settings.VoilaConfiguration.file_allowlist = []
