@@ -43,7 +43,7 @@ class Recipe(Config):
     alpha_unit: Literal["absolute", "variance"] = "variance"
     overlap: float = 0.2
     overlap_power: float = 2.0
-    fvu_target: float | None = 0.0175
+    fvu_target: float | None = 0.0185
     fvu_from: float = 0.2
     penalty_off: float = 0.2
     penalty_ramp: float = 0.2

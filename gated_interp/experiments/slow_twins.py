@@ -64,7 +64,7 @@ class PlainGatedStep:
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
-        return float(loss)
+        return float(loss.detach())
 
 
 @torch.no_grad()
