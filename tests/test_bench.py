@@ -1,0 +1,78 @@
+"""The benchmarks' slow twins compute what the package computes; else their ratios mean nothing."""
+
+import random
+
+import pytest
+import torch
+
+from gated_interp.analysis.verdict import verdict
+from gated_interp.experiments import bench
+from gated_interp.experiments.slow_twins import (
+    PlainGatedStep,
+    owners_by_every_subset,
+    sample_token_by_token,
+)
+from gated_interp.models.gated_attention import GatedAttention, GatedConfig
+from gated_interp.models.toy import ToyConfig, build_toy
+from gated_interp.tasks.skip_trigrams import SkipTrigramTask
+
+
+def test_the_plain_sampler_follows_the_rules_and_the_frequencies():
+    task = SkipTrigramTask(3)
+    plain = torch.tensor(sample_token_by_token(task, 4000, random.Random(0)))
+    ours = task.sample(4000, 0).tokens
+    share = [torch.bincount(t[:, 1:].flatten(), minlength=8) / 40_000 for t in (plain, ours)]
+    torch.testing.assert_close(share[0], share[1], atol=0.01, rtol=0)
+    is_open = torch.zeros(4000, dtype=torch.bool)
+    for pos in range(1, 10):
+        token = plain[:, pos]
+        closes = is_open & (token >= 1) & (token <= 3)
+        assert (plain[closes, pos + 1] == token[closes] + 3).all()
+        assert not (is_open & (token == 0)).any()
+        is_open = (is_open | (token == 0)) & ~closes
+
+
+def test_the_plain_step_has_the_loss_of_the_hooked_block():
+    block = GatedAttention(GatedConfig.reference(d_model=8, n_heads=4, seed=1).replace(
+        gate_bias_init=0.5))  # fmt: skip
+    source = torch.Generator().manual_seed(0)
+    x, target = torch.randn(2, 7, 5, 8, generator=source)
+    gates = []
+    handle = block.hook_gate.register_forward_hook(lambda m, a, out: gates.append(out))
+    expected = torch.nn.functional.mse_loss(block(x), target)
+    handle.remove()
+    expected = expected + 0.5 * block.gate_penalty(gates[0])
+    before = block.W_Q.detach().clone()
+    assert PlainGatedStep(block, lr=1e-3, alpha=0.5)(x, target) == pytest.approx(
+        expected.item(), rel=1e-4
+    )
+    assert not torch.equal(before, block.W_Q)
+
+
+def test_the_plain_verdict_names_the_same_owners():
+    for heads, seed in ((2, 0), (3, 1), (4, 2)):
+        task = SkipTrigramTask(3)
+        model = build_toy(ToyConfig(n_trigrams=3, n_heads=heads, seed=seed))
+        with torch.no_grad():
+            model.blocks[0].attn.W_O[..., 4:7] += 1.0
+        batch = task.sample_single(1000, 42)
+        found = verdict(model, task)
+        assert owners_by_every_subset(model, task, batch) == found.owners
+
+
+def test_a_section_reports_the_ratio_of_its_times():
+    row = bench.bench_generator()[0]
+    assert row["ratio"] == pytest.approx(row["plain loop (s)"] / row["ours (s)"])
+
+
+def test_a_stacked_step_counts_its_positions(monkeypatch):
+    steps = []
+
+    def counted(runs, **_):
+        steps.append(runs[0].config.steps)
+        return []
+
+    monkeypatch.setattr(bench, "train_gated_runs", counted)
+    _, positions = bench.stacked_step(2, 3, 4, 200, 10)
+    assert positions == 104
+    assert steps == [36, 12, 36, 12]
