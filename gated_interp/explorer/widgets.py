@@ -209,7 +209,7 @@ class HeadExplorer:
         self.previous_button.on_click(lambda _: self._attempt(self.previous_example))
         self.next_button = _button("▶", "next example", "40px")
         self.next_button.on_click(lambda _: self._attempt(self.next_example))
-        self.counter = w.HTML(layout={"width": "130px"})
+        self.counter = w.HTML(layout={"width": "130px"}).add_class("gi-count")
         self.tokens_box = w.Text(
             continuous_update=False,
             description="tokens",

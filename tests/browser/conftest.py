@@ -1,0 +1,105 @@
+"""A real browser, a real JupyterLab and the served page."""
+
+import os
+import secrets
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from servers import READY, Lab, Tab, free_port, process, wait_until_answers
+
+CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Everything in this folder is slow and needs a browser."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.browser)
+            item.add_marker(pytest.mark.slow)
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Any]:
+    """Headless Chromium; without one the tests skip, and in CI fail."""
+    path = next(filter(None, map(shutil.which, CHROMIUM)), None)
+    if path is None:
+        if os.environ.get("CI") == "true":
+            pytest.fail("no Chromium is installed; CI must have one (Debian: apt install chromium)")
+        pytest.skip("no Chromium is installed")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+@pytest.fixture
+def tab(chromium: Any) -> Iterator[Tab]:
+    """An empty page of a fresh profile."""
+    context = chromium.new_context(viewport={"width": 1400, "height": 1000})
+    context.set_default_timeout(90_000)
+    try:
+        yield Tab(context.new_page())
+    finally:
+        context.close()
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Iterator[Lab]:
+    """JupyterLab on a free port of the loopback interface, over an empty folder."""
+    folder, log = tmp_path / "lab", tmp_path / "lab.log"
+    folder.mkdir()
+    port, token = free_port(), secrets.token_hex(16)
+    # Nobody is asked for news, and the first start's question about them does not cover the page.
+    settings = folder / "home/settings/@jupyterlab/apputils-extension"
+    settings.mkdir(parents=True)
+    (settings / "notification.jupyterlab-settings").write_text(
+        '{"fetchNews": "false", "checkForUpdates": false}'
+    )
+    command = [
+        *(sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root"),
+        *(f"--ServerApp.port={port}", "--ServerApp.port_retries=0", "--ServerApp.ip=127.0.0.1"),
+        *(f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={folder}"),
+        "--LabApp.expose_app_in_browser=True",
+        "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
+    ]
+    address = f"http://127.0.0.1:{port}/"
+    with process(command, folder, log) as running:
+        wait_until_answers(f"{address}api?token={token}", running, log)
+        yield Lab(folder, address, token)
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[str]:
+    """The address of ``gated-interp explore`` of a shipped model."""
+    log, port = tmp_path / "explore.log", free_port()
+    command = [
+        *(sys.executable, "-m", "gated_interp.cli", "explore", "2H3ST-gated"),
+        *("--no-browser", "--port", str(port)),
+    ]
+    address = f"http://127.0.0.1:{port}/"
+    with process(command, tmp_path, log) as running:
+        end = time.monotonic() + READY
+        while address not in log.read_text() and running.poll() is None:
+            assert time.monotonic() < end, log.read_text()
+            time.sleep(0.2)
+        assert running.poll() is None, log.read_text()
+        yield address
