@@ -5,6 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 CODE := gated_interp tests
+# Small tensors: a second thread gains little, and beside another process it costs a lot.
+ONE_THREAD := OMP_NUM_THREADS=1
 
 .PHONY: help setup reproduce test test-all check format bench constraints clean
 
@@ -24,10 +26,10 @@ reproduce: $(READY)  ## run the post's experiments into runs/paper and figures
 	$(BIN)/gated-interp reproduce
 
 test: $(READY)  ## run the tests and doctests that take seconds
-	$(BIN)/python -m pytest -q -m "not slow"
+	$(ONE_THREAD) $(BIN)/python -m pytest -q -m "not slow"
 
 test-all: $(READY)  ## run all tests: also the slow ones, the notebooks and those in a browser
-	$(BIN)/python -m pytest -q -rs
+	$(ONE_THREAD) $(BIN)/python -m pytest -q -rs
 
 check: $(READY)  ## formatting, lint, types, and which floor imports which
 	$(BIN)/ruff format --check

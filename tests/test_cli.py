@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
+from gated_interp import explorer_server
 from gated_interp.analysis.verdict import verdict
 from gated_interp.cli import app
 from gated_interp.cli import options as cli_options
@@ -28,7 +29,7 @@ from gated_interp.training.interrupt import TrainingInterrupted
 
 COMMAND = [sys.executable, "-m", "gated_interp.cli"]
 COMMANDS = ["reproduce", "figures", "train-toy", "train-gated", "verdict", "info", "ablate",
-            "circuits", "explore"]  # fmt: skip
+            "circuits", "sweep", "reliability", "phase", "explore"]  # fmt: skip
 # Trained in a second: what matters is what is written.
 SHORT = ["--steps", "4", "--log-every", "2", "--batch-size", "5", "--data", "fresh"]
 
@@ -163,6 +164,11 @@ def test_a_file_that_is_no_checkpoint_is_one_sentence(tmp_path):
         ["train-toy", "--heads", "0"],
         ["train-gated", "toy", "--gate", "open"],
         ["circuits", "model", "--trigram", "0"],
+        ["sweep", "--heads", "4:2"],
+        ["sweep", "--alpha", "much"],
+        ["sweep", "--backend", "dask"],
+        ["sweep", "--address", "tcp://127.0.0.1:1"],
+        ["explore", "--port", "65536"],
     ],
 )
 def test_wrong_usage_ends_with_2(args):
@@ -200,7 +206,9 @@ def test_what_reproduce_asks_for(monkeypatch, tmp_path):
     assert asked[1][2] == ["svg", "png"]
     assert "in the toy 2 of 3 trigrams are held by one head, trigram 2 by no single one" in printed
     assert "in the gated block 3 of 3 trigrams are held by one head." in printed
-    assert "60 of 64" in printed
+    rows = {line.split("  ")[0]: line.split()[-3:] for line in printed.splitlines()}
+    assert rows["success"] == ["60", "of", "64"]
+    assert rows["shown FVU"][-1] == "0.0180"
 
     asked.clear()
     cli("reproduce", "--quick", "--recipe", "reference", "--only", "3H4ST", "--steps", "7",
@@ -227,7 +235,18 @@ ENTRY = {
 }  # fmt: skip
 
 
-def test_toy_experiments_are_those_that_paper_has():
+def test_what_explore_asks_for(monkeypatch):
+    asked = []
+    monkeypatch.setattr(explorer_server, "serve", lambda *args, **rest: asked.append((args, rest)))
+    cli("explore")
+    cli("explore", "model.safetensors", "--port", 8123, "--no-browser")
+    assert asked[0][0] == ("2H3ST-gated",)
+    assert asked[0][1]["open_browser"] is True
+    assert asked[1][0] == ("model.safetensors",)
+    assert (asked[1][1]["port"], asked[1][1]["open_browser"]) == (8123, False)
+
+
+def test_experiments_named_in_the_help_are_those_there_are():
     from typing import get_args
 
     from gated_interp.cli.paper import Experiment
@@ -407,7 +426,7 @@ def test_lists_and_ranges():
     import typer
 
     assert cli_options.whole_numbers("2:4", "--heads") == [2, 3, 4]
-    assert cli_options.whole_numbers("5,2:3,2", "--heads") == [5, 2, 3]
+    assert cli_options.whole_numbers("5,2:3,2", "--heads") == [2, 3, 5]
     assert cli_options.numbers("0.05,0.2", "--alpha") == [0.05, 0.2]
     assert cli_options.formats_of("SVG, png") == ["svg", "png"]
     for bad in ("4:2", "", "a", "1.5", "0", "-1:2"):
@@ -443,6 +462,25 @@ def test_a_real_ctrl_c_and_resuming_give_the_same_as_no_stop(tmp_path):
     a, b = load(whole), load(parts)
     for name, weight in a.state_dict().items():
         assert torch.equal(weight, b.state_dict()[name]), name
+
+
+@pytest.mark.slow
+def test_sweep_writes_a_table_and_figures_and_goes_on(tmp_path):
+    grid = ["sweep", "--heads", "2", "--trigrams", "1:2", "--alpha", "0.05,0.2", "--seeds", 2,
+            "--steps", 30, "--toy-steps", 300, "--sequences", 500, "--workers", 1,
+            "--format", "html", "--out", tmp_path]  # fmt: skip
+    printed = cli(*grid).stdout
+    table = pd.read_csv(tmp_path / "sweep.csv")
+    assert len(table) == 4
+    assert "2 seeds in each of 4 cells" in printed
+    drawn = {p.name for p in (tmp_path / "figures").iterdir()}
+    assert {"sweep-phase-0.05.html", "sweep-phase-0.2.html", "sweep-phase-0.2.csv"} <= drawn
+    assert "all 4 cells are there already" in cli(*grid).stderr
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "sweep.csv"), table)
+    again = cli("figures", tmp_path, "--format", "html", "--out", tmp_path / "again")
+    assert f"{len(drawn)} files" in again.stdout
+    sentence = one_sentence(cli("sweep", "--heads", "3", "--out", tmp_path, code=1))
+    assert "another sweep" in sentence
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from gated_interp import __version__
-from gated_interp.cli import explore, heads, paper, read, reliability, train
+from gated_interp.cli import explore, heads, paper, read, reliability, sweep, train
 from gated_interp.cli.console import tell
 from gated_interp.core.errors import GatedInterpError
 
@@ -88,7 +88,7 @@ def _options(
     """Find and undo attention head superposition with gated attention blocks."""
 
 
-for _group in (paper, train, read, heads, reliability, explore):
+for _group in (paper, train, read, heads, sweep, reliability, explore):
     for _name, _command in _group.COMMANDS.items():
         app.command(_name)(_command)
 
@@ -96,6 +96,9 @@ for _group in (paper, train, read, heads, reliability, explore):
 def main() -> None:
     """The console script."""
     unicode_everywhere()
+    # Tensors are small here: a second thread gains little on a core that is free, and beside
+    # another process it makes everything ten times slower.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     try:
         app(prog_name="gated-interp")
     except BrokenPipeError:

@@ -13,6 +13,7 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    SpinnerColumn,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -109,20 +110,22 @@ def on_terminal() -> bool:
 
 
 @contextmanager
-def progress(what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on stderr with the time left; yields what takes (done, total)."""
+def progress(what: str, unit: str = "") -> Iterator[Callable[[int, int], None]]:
+    """A bar on stderr with the time left; yields what takes (done, total).
+
+    Args:
+        unit: what is counted; without one only the time that has passed is shown.
+    """
     console = _console(stderr=True)
+    counted = (BarColumn(), MofNCompleteColumn(), TextColumn(unit), TimeElapsedColumn(),
+               TextColumn("left"), TimeRemainingColumn())  # fmt: skip
     bar = Progress(
         TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn(unit),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
+        *(counted if unit else (SpinnerColumn(), TimeElapsedColumn())),
         console=console,
         disable=not console.is_terminal,
         transient=True,
+        # A batch may take longer than the half minute after which speeds are forgotten.
         speed_estimate_period=24 * 3600,
     )
     with bar:

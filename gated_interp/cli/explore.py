@@ -21,7 +21,7 @@ def explore(
 
     The page is served to this machine alone, until Ctrl-C.
     """
-    from gated_interp.explorer_server.serve import serve
+    from gated_interp.explorer_server import serve
 
     serve(file, port=port, open_browser=browser, say=say)
 

@@ -94,7 +94,7 @@ def ablate(
     else:
         say("No two heads interact: what each adds does not depend on any other.")
     if out is not None:
-        with progress("drawing", "") as _:
+        with progress("drawing"):
             drawn = inspect_figures.ablation_figures(
                 model, task, name, effects=effects, shapley=shapley, trigram=trigram
             )
@@ -150,7 +150,7 @@ def circuits(
         ],
     )
     if out is not None:
-        with progress("drawing", "") as _:
+        with progress("drawing"):
             _save(
                 inspect_figures.circuit_figures(model, task, name, trigram=trigram),
                 name,

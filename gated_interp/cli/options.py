@@ -1,8 +1,14 @@
 """Options that several commands share, and how lists and ranges are written."""
 
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, TypeVar
 
 import typer
+
+from gated_interp.core.errors import GatedInterpError
+from gated_interp.experiments import grid
+
+Number = TypeVar("Number", int, float)
 
 FORMATS = ("svg", "png", "pdf", "html")
 
@@ -33,24 +39,12 @@ def formats_of(written: str) -> list[str]:
 
 
 def whole_numbers(written: str, option: str) -> list[int]:
-    """``2:4`` (both ends count) or ``2,3,4`` as whole numbers.
+    """``2:4`` (both ends count) or ``2,3,7`` as whole numbers.
 
     Raises:
         typer.BadParameter: anything else, or a range without numbers.
     """
-    found: list[int] = []
-    try:
-        for part in written.split(","):
-            first, _, last = part.partition(":")
-            found += range(int(first), int(last or first) + 1)
-    except ValueError:
-        found = []
-    if not found or min(found) < 1:
-        raise typer.BadParameter(
-            f"{written!r} must be a range such as 2:4 or a list such as 2,3,4, from 1 up.",
-            param_hint=option,
-        )
-    return list(dict.fromkeys(found))
+    return _read(grid.whole_numbers, written, option)
 
 
 def numbers(written: str, option: str) -> list[float]:
@@ -59,10 +53,11 @@ def numbers(written: str, option: str) -> list[float]:
     Raises:
         typer.BadParameter: anything else.
     """
+    return _read(grid.numbers, written, option)
+
+
+def _read(reader: Callable[[str, str], list[Number]], written: str, option: str) -> list[Number]:
     try:
-        return list(dict.fromkeys(float(part) for part in written.split(",")))
-    except ValueError as error:
-        raise typer.BadParameter(
-            f"{written!r} must be numbers with commas between them, such as 0.05,0.2.",
-            param_hint=option,
-        ) from error
+        return reader(written, option.removeprefix("--"))
+    except GatedInterpError as error:
+        raise typer.BadParameter(str(error), param_hint=option) from error

@@ -65,14 +65,13 @@ def reproduce(
         figures = Path("figures") if folder == RUNS["reliable"] else folder / "figures"
     with progress("training", "batches of seeds") as update:
         results = run_paper(config, folder, workers=workers, say=tell, on_progress=update)
-    with progress("drawing", "") as _:
+    with progress("drawing"):
         drawn = draw_run(folder, figures, kinds, say=tell)
     table = results_table(results)
-    show(
-        f"{recipe} recipe, {config.seeds} seeds each",
-        table.columns.tolist(),
-        table.to_numpy().tolist(),
-    )
+    # Ten columns would not fit a terminal; three experiments do.
+    name, *measures = table.columns.tolist()
+    rows = [[measure, *table[measure]] for measure in measures]
+    show(f"{recipe} recipe, {config.seeds} seeds each", [name, *table[name]], rows)
     for name, entry in results["experiments"].items():
         say(f"{name}: {in_words(entry)}")
     say(f"Checkpoints and tables are in {folder}, {len(drawn)} files of figures in {figures}.")
@@ -94,7 +93,10 @@ def in_words(entry: dict[str, Any]) -> str:
 
 
 def figures(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A folder that reproduce wrote.")],
+    run: Annotated[
+        Path,
+        typer.Argument(metavar="RUN", help="A folder of reproduce, sweep, reliability or phase."),
+    ],
     formats: Formats = "svg,png",
     out: Annotated[
         Path | None, typer.Option(help="Where to write them: RUN/figures if absent.")
@@ -105,12 +107,29 @@ def figures(
     Each figure comes with the CSV it was drawn from.
     """
     kinds = formats_of(formats)
+    folder = run / "figures" if out is None else out
+    with progress("drawing"):
+        drawn = _draw(run, folder, kinds)
+    say(f"{len(drawn)} files are in {folder}.")
+
+
+def _draw(run: Path, folder: Path, kinds: list[str]) -> list[Path]:
+    """Draw what ``run`` holds, whichever command wrote it."""
+    if (run / "sweep.csv").exists():
+        from gated_interp.experiments.sweep_figures import draw_sweep
+
+        return draw_sweep(run / "sweep.csv", folder, kinds, say=tell)
+    if (run / "reliability.csv").exists():
+        from gated_interp.experiments.reliability import draw_reliability
+
+        return draw_reliability(run / "reliability.csv", folder, kinds, say=tell)
+    if (run / "phase.csv").exists():
+        from gated_interp.experiments.phase import draw_phase
+
+        return draw_phase(run / "phase.csv", folder, kinds, say=tell)
     from gated_interp.experiments.figures import draw_run
 
-    folder = run / "figures" if out is None else out
-    with progress("drawing", "") as _:
-        drawn = draw_run(run, folder, kinds, say=tell)
-    say(f"{len(drawn)} files are in {folder}.")
+    return draw_run(run, folder, kinds, say=tell)
 
 
 COMMANDS = {"reproduce": reproduce, "figures": figures}

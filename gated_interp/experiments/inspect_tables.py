@@ -116,19 +116,19 @@ def circuit_summary(model: HookedTransformer, task: SkipTrigramTask) -> pd.DataF
     """One row per head: its copying score and what stands out in each of its circuits.
 
     Columns: ``head``, ``copying_score``, ``writes`` and ``logit`` (the source and output token of
-    the largest OV entry), ``looks`` and ``score`` (the query and key token whose QK score is most
-    above the mean of its query's scores) and, in a gated model, ``opens`` and ``gate`` (of the
+    the largest OV entry), ``looks`` and ``attention`` (the query token that attends most to one
+    key token, where each token stands once) and, in a gated model, ``opens`` and ``gate`` (of the
     gate that opens widest; ``never``), ``open_pairs`` (share of all token pairs whose gate is
     open).
     """
     table = pd.DataFrame({"head": head_names(model)})
     table["copying_score"] = copying_scores(model)["copying_score"]
     names = task.token_names
-    labels = {"OV": ("writes", "logit"), "QK": ("looks", "score"), "gate": ("opens", "gate")}
+    labels = {"OV": ("writes", "logit"), "QK": ("looks", "attention"), "gate": ("opens", "gate")}
     for kind, circuits in circuits_of(model).items():
         matrices = stacked(circuits)
-        if kind == "QK":  # the softmax sees only differences within a query
-            matrices = matrices - matrices.mean(2, keepdim=True)
+        if kind == "QK":  # scores of two queries cannot be compared; attention can
+            matrices = matrices.softmax(2)
         top, index = matrices.flatten(1).max(1)
         pairs = [divmod(int(i), matrices.shape[2]) for i in index]
         where, value = labels[kind]

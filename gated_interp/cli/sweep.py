@@ -1,0 +1,93 @@
+"""Grids of shapes and settings, many seeds each: ``sweep``."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from gated_interp.cli.console import on_terminal, progress, say, show, tell
+from gated_interp.cli.options import Formats, formats_of, numbers, whole_numbers
+
+COLUMNS = ["heads", "trigrams", "alpha", "gated_heads", "seeds", "toys_learnt", "toys_distributed",
+           "gated_runs", "successes", "fvu_median"]  # fmt: skip
+
+
+def sweep(
+    heads: Annotated[str, typer.Option(help="Heads of the toys: a range or a list.")] = "2:4",
+    trigrams: Annotated[str, typer.Option(help="Trigrams: a range or a list.")] = "3:6",
+    alpha: Annotated[
+        str | None,
+        typer.Option(help="Weights of the gate penalty, commas between; the recipe's if absent."),
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Toys, and gated runs, of each cell.")] = 64,
+    first_seed: Annotated[int, typer.Option(min=0, help="Seeds count up from here.")] = 0,
+    out: Annotated[Path, typer.Option(help="Folder of the table.")] = Path("runs/sweep"),
+    figures: Annotated[
+        Path | None, typer.Option(help="Folder for the figures: OUT/figures if absent.")
+    ] = None,
+    recipe: Annotated[
+        Literal["reliable", "reference"], typer.Option(help="What the rest is taken from.")
+    ] = "reliable",
+    hold_fvu: Annotated[
+        bool,
+        typer.Option("--hold-fvu/--no-hold-fvu", help="Hold the recipe's FVU whatever alpha is."),
+    ] = True,
+    expansion: Annotated[int | None, typer.Option(min=1, help="Gated heads per toy head.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Of the gated training.")] = None,
+    toy_steps: Annotated[int | None, typer.Option(min=1, help="Of the toys' training.")] = None,
+    sequences: Annotated[
+        int | None, typer.Option(min=1, help="Sequences that each run trains on.")
+    ] = None,
+    backend: Annotated[
+        Literal["local", "dask"], typer.Option(help="Processes of this machine, or a cluster.")
+    ] = "local",
+    address: Annotated[
+        str | None, typer.Option(help="Of the Dask scheduler, such as tcp://127.0.0.1:8786.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Local processes; all cores if absent.")
+    ] = None,
+    formats: Formats = "svg,png",
+) -> None:
+    """Run a grid of cells into one table.
+
+    Each cell is one number of heads, of trigrams and one alpha. It is added to the table when it
+    is done; interrupted and given again, the command goes on with the others.
+    """
+    kinds = formats_of(formats)
+    whole_numbers(heads, "--heads")
+    whole_numbers(trigrams, "--trigrams")
+    if alpha is not None:
+        numbers(alpha, "--alpha")
+    if (backend == "dask") != (address is not None):
+        raise typer.BadParameter(
+            "the dask backend needs an address, and only that one takes it.",
+            param_hint="--address",
+        )
+    from gated_interp.experiments.sweep import SweepConfig, run_sweep
+    from gated_interp.experiments.sweep_figures import draw_sweep
+
+    config = SweepConfig(
+        heads=heads,
+        trigrams=trigrams,
+        alphas=alpha,
+        seeds=seeds,
+        first_seed=first_seed,
+        recipe=recipe,
+        hold_fvu=hold_fvu,
+        expansion=expansion,
+        steps=steps,
+        toy_steps=toy_steps,
+        n_sequences=sequences,
+        out=str(out),
+    )
+    table = run_sweep(config, backend, address, workers=workers, progress=on_terminal(), say=tell)
+    rows = table[COLUMNS].astype(object).to_numpy().tolist()
+    show(f"{seeds} seeds in each of {len(table)} cells", COLUMNS, rows)
+    folder = out / "figures" if figures is None else figures
+    with progress("drawing"):
+        drawn = draw_sweep(out / "sweep.csv", folder, kinds, say=tell)
+    say(f"The table is in {out}, {len(drawn)} files of figures in {folder}.")
+
+
+COMMANDS = {"sweep": sweep}

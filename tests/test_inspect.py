@@ -1,0 +1,174 @@
+"""Tables and figures of one model's heads say what the model does."""
+
+import pandas as pd
+import plotly.graph_objects as go
+import pytest
+import torch
+from attention_models import gated, toy
+
+from gated_interp.analysis.superposition import loading_matrix
+from gated_interp.core.errors import GatedInterpError
+from gated_interp.experiments.inspect_figures import (
+    LATTICE_HEADS,
+    ablation_figures,
+    circuit_figures,
+    draw_gallery,
+    gallery_figures,
+    save_under,
+    subset_figure,
+)
+from gated_interp.experiments.inspect_tables import (
+    METHODS,
+    ablations,
+    circuit_summary,
+    circuit_table,
+    example_of,
+    head_names,
+    shapley_table,
+)
+from gated_interp.models.analytic import manual_model
+from gated_interp.models.splice import unsplice
+from gated_interp.tasks.skip_trigrams import SkipTrigramTask
+
+TASK = SkipTrigramTask(3)
+
+
+@pytest.fixture(scope="module")
+def manual():
+    """Heads 0 and 1 own trigrams 1 and 2 and hold trigram 3 together."""
+    return manual_model(2, 3).model
+
+
+@pytest.fixture(scope="module")
+def spliced():
+    return gated(TASK, n_heads=5)
+
+
+def test_ablations_have_every_head_by_every_method(manual):
+    effects = ablations(manual, TASK, n=120, n_reference=20)
+    assert effects["method"].unique().tolist() == list(METHODS)
+    assert effects["heads"].unique().tolist() == ["L0H0", "L0H1", "all heads"]
+    zero = effects[(effects["method"] == "zero") & (effects["metric"] == "accuracy")]
+    lost = zero.pivot(index="heads", columns="trigram", values="change")
+    assert lost.loc["L0H0"].tolist() == [-1, 0, -1]
+    assert lost.loc["L0H1"].tolist() == [0, -1, -1]
+
+
+def test_ablations_are_the_same_each_time(manual):
+    first, second = (ablations(manual, TASK, n=60, n_reference=11) for _ in range(2))
+    pd.testing.assert_frame_equal(first, second)
+
+
+def test_an_example_is_what_the_model_does_there(spliced):
+    example = example_of(spliced, TASK, 2)
+    tokens = torch.tensor([[TASK.token_names.index(name) for name in example.tokens]])
+    assert example.tokens[example.position] == "B2"
+    assert "A" in example.tokens[: example.position - 1]
+    logits = spliced(tokens)[0, example.position]
+    direct = torch.eye(TASK.d_vocab)[tokens[0, example.position]] + spliced.blocks[0].attn.b_O
+    torch.testing.assert_close(example.effects.sum(0) + direct, logits, atol=1e-4, rtol=1e-4)
+    assert example.predicted == int(logits.argmax())
+    torch.testing.assert_close(example.pattern.sum(-1), torch.ones(5, TASK.n_positions))
+    assert example.gate.shape == example.pattern.shape
+
+
+def test_an_example_is_of_a_distributed_trigram_unless_one_is_named(manual):
+    assert example_of(manual, TASK).trigram == 3
+    assert example_of(manual, TASK, 1).trigram == 1
+    assert example_of(manual, TASK).predicted == TASK.completion(3)
+    assert example_of(manual, TASK).gate is None
+    with pytest.raises(GatedInterpError, match="no trigram 4; the task has 1 to 3"):
+        example_of(manual, TASK, 4)
+
+
+def test_circuit_tables_hold_every_entry(spliced):
+    table = circuit_table(spliced, TASK)
+    v = TASK.d_vocab
+    assert table["circuit"].value_counts().to_dict() == dict.fromkeys(
+        ("OV", "QK", "gate"), 5 * v**2
+    )
+    attn = spliced.blocks[0].attn
+    row = table[(table["head"] == "L0H3") & (table["circuit"] == "OV")]
+    one = row[(row["row_token"] == "B2") & (row["column_token"] == "C1")]["value"].item()
+    by_hand = (attn.W_V[3, 2] + attn.b_V[3]) @ attn.W_O[3, :, 4]
+    assert one == pytest.approx(by_hand.item(), rel=1e-4)
+
+
+def test_the_summary_names_what_stands_out(manual):
+    summary = circuit_summary(manual, TASK).set_index("head")
+    # From A head 0 writes 2 to C1 and 1 to C3 (and less elsewhere); its B1 attends to A.
+    assert summary.loc["L0H0", "writes"] == "A → C1"
+    assert summary.loc["L0H0", "logit"] == pytest.approx(2)
+    assert summary.loc["L0H1", "writes"] == "A → C2"
+    assert summary.loc["L0H0", "looks"] == "B1 → A"
+    assert summary.loc["L0H0", "attention"] == pytest.approx(1)
+    assert "opens" not in summary
+
+
+def test_a_gate_that_never_opens_is_named_so(spliced):
+    spliced = gated(TASK, n_heads=5)
+    spliced.blocks[0].attn.force_gates(0)
+    summary = circuit_summary(spliced, TASK)
+    assert summary["opens"].unique().tolist() == ["never"]
+    assert summary["open_pairs"].unique().tolist() == [0]
+
+
+def test_shapley_values_are_sampled_beyond_sixteen_heads():
+    table = shapley_table(toy(TASK, n_heads=17), TASK)
+    assert not table["exact"].any()
+    assert shapley_table(toy(TASK, n_heads=2), TASK)["exact"].all()
+
+
+def test_figures_come_with_the_table_they_were_drawn_from(spliced):
+    figures = circuit_figures(spliced, TASK, "model", trigram=1)
+    assert list(figures) == ["circuits", "loadings", "wiring", "attention"]
+    figures |= ablation_figures(
+        spliced, TASK, "model", effects=ablations(spliced, TASK, n=60, n_reference=10)
+    )
+    assert list(figures)[4:] == ["ablation", "shapley", "subsets"]
+    for fig, data in figures.values():
+        assert isinstance(fig, go.Figure)
+        for frame in [data] if isinstance(data, pd.DataFrame) else data.values():
+            assert len(frame)
+    loadings = figures["loadings"][1]
+    after = loadings[loadings["model"].str.startswith("after")]["loading"].to_numpy()
+    expected = loading_matrix(spliced, TASK).flatten().numpy()
+    assert after == pytest.approx(expected)
+    before = loadings[loadings["model"].str.startswith("before")]["loading"].to_numpy()
+    assert before == pytest.approx(loading_matrix(unsplice(spliced), TASK).flatten().numpy())
+
+
+def test_wiring_tables_add_up(spliced):
+    reads = circuit_figures(spliced, TASK, "model", trigram=3)["wiring"][1]["reads"]
+    assert reads.groupby("head")["attention"].sum().to_numpy() == pytest.approx(1, abs=1e-5)
+    assert set(reads["head"]) == set(head_names(spliced))
+
+
+def test_the_lattice_shows_the_heads_that_matter_with_the_others_on(manual):
+    wide = toy(TASK, n_heads=6)
+    _, table = subset_figure(wide, TASK, "model", 1)
+    assert len(table) == 2**LATTICE_HEADS
+    whole = table.loc[table["subset"] == 2**6 - 1, "heads"]
+    assert whole.item() == "+".join(head_names(wide))
+    always = set.intersection(*(set(h.split("+")) for h in table["heads"]))
+    assert len(always) == 6 - LATTICE_HEADS
+    _, table = subset_figure(manual, TASK, "manual", 3)
+    accuracy = table.set_index("heads")["accuracy"]
+    assert accuracy.to_dict() == {"none": 0, "L0H0": 0, "L0H1": 0, "L0H0+L0H1": 1}
+
+
+@pytest.mark.slow
+def test_the_gallery_shows_the_model_and_its_original(spliced, manual, tmp_path):
+    stems = set(gallery_figures(spliced, TASK, "2H3ST"))
+    assert {"2H3ST-wiring", "2H3ST-toy-wiring", "2H3ST-subsets", "2H3ST-toy-shapley"} <= stems
+    alone = set(gallery_figures(manual, TASK, "manual"))
+    assert "manual-shapley" in alone
+    assert not any("toy" in stem for stem in alone)
+    files = draw_gallery(manual, TASK, "manual", tmp_path, ("html",))
+    assert set(files) == set(tmp_path.iterdir())
+    assert {p.stem for p in files if p.suffix == ".html"} == alone
+
+
+def test_saving_refuses_a_format_that_does_not_exist(manual, tmp_path):
+    with pytest.raises(GatedInterpError, match="gif"):
+        save_under({}, tmp_path, ("gif",))
