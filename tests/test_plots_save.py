@@ -80,7 +80,7 @@ def test_the_sentence_is_a_warning_by_default(tmp_path: Path, no_browser: None) 
 def test_a_browser_that_fails_is_told_and_the_rest_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def broken(_: object) -> list[bytes]:
+    async def broken(*_: object) -> list[bytes]:
         raise RuntimeError("it crashed.\nwith details")
 
     monkeypatch.setattr(save, "browser_found", lambda: "chromium")

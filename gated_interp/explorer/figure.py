@@ -346,13 +346,13 @@ class ExplorerFigure:
             (name, f"{part} query"),
             go.Scatter(line={"color": PALETTE[1], "width": 1.5}, **plain),
         )
-        x, y = tiles.labels()
+        label_x, label_y = tiles.labels()
         self._add(
             fig,
             (name, f"{part} labels"),
             go.Scatter(
-                x=x,
-                y=y,
+                x=label_x,
+                y=label_y,
                 mode="text",
                 textfont={"color": MUTED, "size": SMALL},
                 hoverinfo="skip",

@@ -54,8 +54,13 @@ class ExplorerApp(Voila):
         settings.Voila.ip, settings.Voila.port = host, port
         settings.Voila.log_level = logging.ERROR
         settings.Voila.config_file_paths = []
-        # The server's default time-out is longer than its interval, which tornado corrects aloud.
-        settings.Voila.tornado_settings = {"ws_ping_timeout": 30_000}
+        settings.Voila.tornado_settings = {
+            # The default time-out is longer than its interval, which tornado corrects aloud.
+            "ws_ping_timeout": 30_000,
+            # A page that closes asks for its kernel's end, without the token that this check wants.
+            # There is no log-in to protect, and a kernel is only named by an unguessable id.
+            "disable_check_xsrf": True,
+        }
         settings.VoilaConfiguration.extension_allowlist = EXTENSIONS
         settings.VoilaConfiguration.kernel_spec_manager_class = ThisPython
         settings.VoilaConfiguration.file_allowlist = []
@@ -69,7 +74,8 @@ class ExplorerApp(Voila):
     def setup_template_dirs(self) -> None:
         """Voilà's templates, ours first."""
         super().setup_template_dirs()
-        self.template_paths = [str(TEMPLATES), *self.template_paths]
+        paths: list[str] = getattr(self, "template_paths", [])
+        self.template_paths = [str(TEMPLATES), *paths]
 
     def listen(self) -> None:
         """Answer requests on the socket until interrupted."""

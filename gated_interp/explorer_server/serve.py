@@ -8,6 +8,7 @@ import threading
 import webbrowser
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.models.checkpoint import read_info
@@ -97,7 +98,7 @@ def _notebook(source: str) -> dict[str, object]:
         f"model = load({source!r})\n"
         "HeadExplorer(model, model.task)"
     )
-    cell = {
+    cell: dict[str, Any] = {
         "cell_type": "code",
         "id": "explorer",
         "metadata": {},

@@ -228,6 +228,6 @@ def _cell(shell: Any) -> tuple[str, object]:
 
     JupyterLab names its cells; elsewhere a cell is known by its text.
     """
-    metadata = (shell.parent_header or {}).get("metadata", {})
+    metadata = shell.get_parent().get("metadata", {})
     history = shell.user_ns.get("In") or [""]
     return str(metadata.get("cellId") or history[-1]), shell.execution_count

@@ -82,7 +82,7 @@ def save_figures(
     tables = {stem: _tables(Path(stem), data) for stem, (_, data) in figures.items()}
     static = [f for f in dict.fromkeys(formats) if f in STATIC]
     jobs = [(stem, f) for stem in figures for f in static]
-    images, trouble = _drawn([(figures[stem][0], f) for stem, f in jobs])
+    images, trouble = drawn([(figures[stem][0], f) for stem, f in jobs])
 
     written: list[Path] = []
     for (stem, kind), image in zip([] if trouble else jobs, images, strict=True):
@@ -140,8 +140,14 @@ def _write_html(fig: go.Figure, stem: Path, plotlyjs: str) -> list[Path]:
     return files
 
 
-def _drawn(jobs: Sequence[tuple[go.Figure, str]]) -> tuple[list[bytes], str]:
-    """Each figure in its format, or else a sentence that says why there are none."""
+def drawn(
+    jobs: Sequence[tuple[go.Figure, str]], scale: float | int = PNG_SCALE
+) -> tuple[list[bytes], str]:
+    """Each figure in its format, or else a sentence that says why there are none.
+
+    Args:
+        scale: PNG pixels per CSS pixel.
+    """
     if not jobs:
         return [], ""
     advice = "install Chromium or Chrome (or name one in BROWSER_PATH) and run this again"
@@ -154,7 +160,7 @@ def _drawn(jobs: Sequence[tuple[go.Figure, str]]) -> tuple[list[bytes], str]:
     def work() -> None:
         try:
             limit = SECONDS_TO_START + SECONDS_PER_IMAGE * len(jobs)
-            result.extend(asyncio.run(asyncio.wait_for(_render(jobs), limit)))
+            result.extend(asyncio.run(asyncio.wait_for(_render(jobs, scale), limit)))
         except Exception as error:  # whatever ails the browser, the other files are still written
             reason = str(error.args[0] if error.args else type(error).__name__)
             reason = reason.splitlines()[0].split(". ")[0].rstrip(".")
@@ -169,7 +175,7 @@ def _drawn(jobs: Sequence[tuple[go.Figure, str]]) -> tuple[list[bytes], str]:
     return ([], trouble[0]) if trouble else (result, "")
 
 
-async def _render(jobs: Sequence[tuple[go.Figure, str]]) -> list[bytes]:
+async def _render(jobs: Sequence[tuple[go.Figure, str]], scale: float | int) -> list[bytes]:
     import kaleido
 
     images = []
@@ -177,7 +183,7 @@ async def _render(jobs: Sequence[tuple[go.Figure, str]]) -> list[bytes]:
         n=1, timeout=SECONDS_PER_IMAGE, mathjax=False, proxy_server=NO_NETWORK
     ) as browser:
         for fig, kind in jobs:
-            options = {"format": kind, "scale": PNG_SCALE if kind == "png" else 1}
+            options = {"format": kind, "scale": scale if kind == "png" else 1}
             image = await browser.calc_fig(_with_fixed_ids(fig), opts=options)
             images.append(_fixed_svg(image) if kind == "svg" else image)
     return images

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from servers import READY, Lab, Tab, free_port, process, wait_until_answers
+from servers import READY, Lab, Served, Tab, free_port, process, wait_until_answers
 
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 FLAGS = [
@@ -88,8 +88,8 @@ def lab(tmp_path: Path) -> Iterator[Lab]:
 
 
 @pytest.fixture
-def served(tmp_path: Path) -> Iterator[str]:
-    """The address of ``gated-interp explore`` of a shipped model."""
+def served(tmp_path: Path) -> Iterator[Served]:
+    """``gated-interp explore`` of a shipped model."""
     log, port = tmp_path / "explore.log", free_port()
     command = [
         *(sys.executable, "-m", "gated_interp.cli", "explore", "2H3ST-gated"),
@@ -102,4 +102,4 @@ def served(tmp_path: Path) -> Iterator[str]:
             assert time.monotonic() < end, log.read_text()
             time.sleep(0.2)
         assert running.poll() is None, log.read_text()
-        yield address
+        yield Served(address, running.pid)

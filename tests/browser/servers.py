@@ -1,5 +1,6 @@
 """Servers and pages for tests in a browser; all end with the test, also a failed one."""
 
+import dataclasses
 import os
 import socket
 import subprocess
@@ -11,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+
+import psutil
 
 READY = 90.0  # seconds a server may take to answer
 
@@ -40,6 +43,19 @@ class Tab:
         """Nothing complained, and nobody but ``hosts`` was asked for anything."""
         assert not self.complaints, self.complaints
         assert self.hosts == hosts
+
+
+@dataclasses.dataclass(frozen=True)
+class Served:
+    """A served page: where, and by which process."""
+
+    address: str
+    pid: int
+
+    def kernels(self) -> int:
+        """How many kernels run for it."""
+        children = psutil.Process(self.pid).children(recursive=True)
+        return sum("ipykernel" in " ".join(c.cmdline()) for c in children)
 
 
 def free_port() -> int:

@@ -3,11 +3,12 @@
 import shutil
 import statistics
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 from explorer_page import SWITCH_TIME, ExplorerPage, predicted
-from servers import Lab, Tab
+from servers import Lab, Served, Tab
 
 from gated_interp.models.checkpoint import load
 from gated_interp.models.splice import unsplice
@@ -126,16 +127,16 @@ def test_the_notebook_in_jupyterlab(
 
 
 def test_the_served_page(
-    served: str, tab: Tab, record_property: Callable[[str, object], None]
+    served: Served, tab: Tab, record_property: Callable[[str, object], None]
 ) -> None:
-    tab.page.goto(served)
+    tab.page.goto(served.address)
     use(ExplorerPage(tab.page))
     time_switches(tab, record_property)
     tab.assert_quiet({"127.0.0.1"})
 
 
-def test_a_page_loaded_again_starts_again(served: str, tab: Tab) -> None:
-    tab.page.goto(served)
+def test_a_page_loaded_again_starts_again(served: Served, tab: Tab) -> None:
+    tab.page.goto(served.address)
     first = ExplorerPage(tab.page)
     words, bars = first.tokens(), first.bars()
     first.switch(0).click()
@@ -144,4 +145,8 @@ def test_a_page_loaded_again_starts_again(served: str, tab: Tab) -> None:
     again = ExplorerPage(tab.page)
     again.expect_off(0)
     assert (again.tokens(), again.bars()) == (words, bars)
+    end = time.monotonic() + 30
+    while served.kernels() > 1 and time.monotonic() < end:
+        time.sleep(0.2)
+    assert served.kernels() == 1  # the first page's kernel ended with it
     tab.assert_quiet({"127.0.0.1"})

@@ -1,0 +1,177 @@
+"""Where the jobs of a sweep run: processes of this machine, or a Dask cluster."""
+
+import asyncio
+import dataclasses
+import os
+import warnings
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import BrokenExecutor, CancelledError
+from contextlib import contextmanager
+from typing import Any
+
+import joblib
+
+from gated_interp.core.errors import GatedInterpError
+from gated_interp.experiments.memory import machine_bytes
+from gated_interp.experiments.seeds import one_thread
+
+BACKENDS = ("local", "dask")
+# Seconds to wait for a scheduler to answer, and for its first worker.
+CONNECT, FIRST_WORKER = 5, 10
+
+# (function, the arguments of each job) -> what each returns, as it finishes, in any order
+Runner = Callable[[Callable[..., Any], Sequence[tuple[Any, ...]]], Generator[Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Backend:
+    """Something that runs jobs.
+
+    Attributes:
+        run: gives what each job returns, as it finishes.
+        at_once: jobs that share ``memory``.
+        memory: bytes; ``None`` where that is not known.
+    """
+
+    run: Runner
+    at_once: int
+    memory: int | None
+
+
+@contextmanager
+def connected(
+    backend: str, address: str | None = None, workers: int | None = None
+) -> Iterator[Backend]:
+    """What runs jobs, while the context is open.
+
+    Args:
+        backend: ``local`` or ``dask``.
+        address: of the Dask scheduler, such as ``tcp://127.0.0.1:8786``; only for ``dask``.
+        workers: local processes; all cores unless given.
+
+    Raises:
+        GatedInterpError: no such backend, an address too many or too few, a scheduler that cannot
+            be reached or has no workers.
+    """
+    if backend not in BACKENDS:
+        raise GatedInterpError(f"backend is {backend!r}; it must be 'local' or 'dask'.")
+    if (backend == "dask") != (address is not None):
+        raise GatedInterpError(
+            "the dask backend needs the address of a scheduler, such as tcp://127.0.0.1:8786; the "
+            "local one takes none."
+        )
+    if workers is not None and workers < 1:
+        raise GatedInterpError(f"workers is {workers}; it must be at least 1.")
+    if backend == "local":
+        count = workers or os.cpu_count() or 1
+        yield Backend(local(count), count, machine_bytes())
+        return
+    assert address is not None
+    with dask_client(address) as client:
+        members = client.scheduler_info(n_workers=-1)["workers"].values()
+        limits = [m["memory_limit"] for m in members if m["memory_limit"]]
+        threads = max(m["nthreads"] for m in members)
+        yield Backend(dask(client, address), threads, min(limits, default=None))
+
+
+def local(workers: int) -> Runner:
+    """Jobs in ``workers`` processes (in this one where one is enough), one thread each."""
+
+    def run(function: Callable[..., Any], jobs: Sequence[tuple[Any, ...]]) -> Generator[Any]:
+        count = min(workers, len(jobs))
+        if count <= 1:
+            for job in jobs:
+                yield on_one_thread(function, *job)
+            return
+        parallel = joblib.Parallel(
+            n_jobs=count, backend="loky", return_as="generator_unordered", pre_dispatch="n_jobs"
+        )
+        results = parallel(joblib.delayed(on_one_thread)(function, *job) for job in jobs)
+        try:
+            yield from results
+        except BrokenExecutor as error:
+            raise GatedInterpError(
+                "a worker process ended by itself, perhaps for want of memory; what had finished "
+                "is kept: run it again with fewer workers."
+            ) from error
+        finally:
+            # Where somebody stops half-way, that jobs are cancelled is no news.
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                results.close()
+
+    return run
+
+
+def on_one_thread(function: Callable[..., Any], *args: Any) -> Any:
+    """``function(*args)`` with torch on one thread: small tensors gain little from more."""
+    with one_thread():
+        return function(*args)
+
+
+@contextmanager
+def dask_client(address: str) -> Iterator[Any]:
+    """A client of the scheduler at ``address``, closed afterwards.
+
+    Raises:
+        GatedInterpError: the extra is not installed, nothing answers, or there are no workers.
+    """
+    try:
+        from distributed import Client
+    except ImportError as error:
+        raise GatedInterpError(
+            "the dask backend needs the extra: pip install 'gated-interp[distributed]'."
+        ) from error
+    # Of dask's warnings (versions that differ, a slow close) none changes a result.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            client = Client(address, timeout=CONNECT, set_as_default=False)
+        except (OSError, ValueError, TypeError, RuntimeError) as error:
+            raise GatedInterpError(
+                f"no Dask scheduler answers at {address}; start one with `dask scheduler` and give "
+                "the tcp:// address it prints."
+            ) from error
+    try:
+        try:
+            client.wait_for_workers(1, timeout=FIRST_WORKER)
+        except TimeoutError as error:
+            raise GatedInterpError(
+                f"the scheduler at {address} has no workers; start some with "
+                f"`dask worker {address}`."
+            ) from error
+        yield client
+    finally:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            client.close(timeout=CONNECT)
+
+
+def dask(client: Any, address: str) -> Runner:
+    """Jobs on the workers of a Dask cluster; those of a worker that dies go to another."""
+    from distributed import KilledWorker, as_completed
+
+    def run(function: Callable[..., Any], jobs: Sequence[tuple[Any, ...]]) -> Generator[Any]:
+        futures = [client.submit(on_one_thread, function, *job, pure=False) for job in jobs]
+        try:
+            for future in as_completed(futures, loop=client.loop):
+                yield future.result()
+        except KilledWorker as error:
+            raise GatedInterpError(
+                "a job ended several workers one after the other, perhaps for want of memory; "
+                "what had finished is kept: give the workers more."
+            ) from error
+        except ModuleNotFoundError as error:
+            raise GatedInterpError(
+                f"the workers cannot import {error.name}; install gated-interp where they run."
+            ) from error
+        except (CancelledError, asyncio.CancelledError, OSError) as error:
+            raise GatedInterpError(
+                f"the scheduler at {address} was lost; what had finished is kept: run it again "
+                "when the scheduler is back."
+            ) from error
+        finally:
+            if client.status == "running":
+                client.cancel(futures)
+
+    return run

@@ -1,0 +1,128 @@
+"""The cells of a sweep: what one is, and how those of one shape are run."""
+
+import dataclasses
+import hashlib
+import json
+import time
+from collections.abc import Sequence
+
+from gated_interp.experiments.intervals import wilson
+from gated_interp.experiments.recipes import Recipe
+from gated_interp.experiments.seeds import (
+    STACK,
+    SeedsOutcome,
+    merged,
+    train_seeds,
+    train_toy_seeds,
+)
+from gated_interp.experiments.table import Row
+from gated_interp.tasks.skip_trigrams import SkipTrigramTask
+
+COLUMNS: dict[str, type] = {
+    "key": str,
+    "heads": int,
+    "trigrams": int,
+    "alpha": float,
+    "gated_heads": int,
+    "seeds": int,
+    "toys_learnt": int,
+    "toys_distributed": int,
+    "gated_runs": int,
+    "successes": int,
+    "learnt": float,
+    "learnt_low": float,
+    "learnt_high": float,
+    "distributed": float,
+    "distributed_low": float,
+    "distributed_high": float,
+    "success": float,
+    "success_low": float,
+    "success_high": float,
+    "fvu_median": float,
+    "l0_median": float,
+    "seconds": float,
+}
+"""The columns of a sweep's table.
+
+- ``key``: a hash of everything that decides the row.
+- ``heads``, ``trigrams``: of the toys; ``alpha``: of the gated runs; ``seeds``: toys trained.
+- ``toys_learnt``: toys that learnt every trigram; ``toys_distributed``: of those, the ones with a
+  trigram that no single head holds; ``gated_runs``: as many as seeds, spread over the toys that
+  learnt (0 where none did); ``successes``: of those, with every trigram learnt and solely owned.
+- ``learnt`` (of the seeds), ``distributed`` (of the toys that learnt), ``success`` (of the gated
+  runs): fractions, with the ends of their 95% Wilson intervals; missing where nothing was run.
+- ``fvu_median``, ``l0_median``: over the gated runs, on held-out sequences.
+- ``seconds``: of one process; the toys' are shared out among the cells that use them.
+"""
+
+NOT_A_NUMBER = float("nan")
+
+
+@dataclasses.dataclass(frozen=True)
+class SweepCell:
+    """A shape of toy, how toys and gated blocks are trained, and over which seeds."""
+
+    heads: int
+    trigrams: int
+    recipe: Recipe
+    seeds: int
+    first_seed: int
+
+    @property
+    def key(self) -> str:
+        """A hash of all of it."""
+        text = json.dumps(dataclasses.asdict(self), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def run_shape(cells: Sequence[SweepCell]) -> list[Row]:
+    """The rows of cells that differ only in how their gated blocks are trained.
+
+    The toys are trained once for all of them.
+    """
+    first = cells[0]
+    task = SkipTrigramTask(first.trigrams)
+    seeds = list(range(first.first_seed, first.first_seed + first.seeds))
+    stacks = [seeds[i : i + STACK] for i in range(0, len(seeds), STACK)]
+    started = time.perf_counter()
+    toys = [train_toy_seeds(first.heads, task, first.recipe, stack) for stack in stacks]
+    shared = (time.perf_counter() - started) / len(cells)
+    rows = []
+    for cell in cells:
+        parts = [
+            train_seeds(cell.heads, task, cell.recipe, stack, toys=trained)
+            for stack, trained in zip(stacks, toys, strict=True)
+        ]
+        seconds = shared + sum(part.seconds for part in parts)
+        rows.append(row_of(cell, merged(parts, seconds)))
+    return rows
+
+
+def row_of(cell: SweepCell, outcome: SeedsOutcome) -> Row:
+    """The row of a finished cell, see ``COLUMNS``."""
+    gated, toys = outcome.table(), outcome.toy_table()
+    learnt = toys["learnt_all"]
+    row: Row = {
+        "key": cell.key,
+        "heads": cell.heads,
+        "trigrams": cell.trigrams,
+        "alpha": cell.recipe.alpha,
+        "gated_heads": cell.heads * cell.recipe.expansion,
+        "seeds": len(toys),
+        "toys_learnt": int(learnt.sum()),
+        "toys_distributed": int((learnt & (toys["distributed"] > 0)).sum()),
+        "gated_runs": len(gated),
+        "successes": int(gated["success"].sum()) if len(gated) else 0,
+        "fvu_median": float(gated["fvu"].median()) if len(gated) else NOT_A_NUMBER,
+        "l0_median": float(gated["l0"].median()) if len(gated) else NOT_A_NUMBER,
+        "seconds": outcome.seconds,
+    }
+    for name, count, of in (
+        ("learnt", row["toys_learnt"], row["seeds"]),
+        ("distributed", row["toys_distributed"], row["toys_learnt"]),
+        ("success", row["successes"], row["gated_runs"]),
+    ):
+        low, high = wilson(count, of) if of else (NOT_A_NUMBER, NOT_A_NUMBER)
+        fraction = count / of if of else NOT_A_NUMBER
+        row |= {name: fraction, f"{name}_low": low, f"{name}_high": high}
+    return {name: row[name] for name in COLUMNS}

@@ -1,0 +1,42 @@
+"""Figures in a notebook: interactive where it runs, a picture where it is only read."""
+
+import base64
+import json
+from typing import Any
+
+import plotly.graph_objects as go
+import plotly.io as pio
+from plotly.io.base_renderers import MimetypeRenderer
+
+from gated_interp.plots.save import drawn
+
+RENDERER = "gated_interp"
+MIMETYPE = "application/vnd.plotly.v1+json"
+SCALE = 1.25  # image pixels per CSS pixel: sharp enough, and a notebook stays small
+# What plotly chooses in a plain Jupyter; it puts a copy of its 5 MB script into the notebook.
+PLAIN_JUPYTER = ("plotly_mimetype", "plotly_mimetype+notebook")
+
+
+def show_with_pictures() -> str:
+    """From now on, show each figure with a PNG beside it, which code hosts display.
+
+    The PNG is drawn by a Chrome or Chromium, without network; where none works, a figure shows
+    without it. Outside a plain Jupyter (a hosted notebook service, an editor) plotly's own choice
+    for that place stays.
+
+    Returns:
+        The name of plotly's default renderer from now on.
+    """
+    if pio.renderers.default in PLAIN_JUPYTER:
+        pio.renderers[RENDERER] = _WithPicture()
+        pio.renderers.default = RENDERER
+    return str(pio.renderers.default)
+
+
+class _WithPicture(MimetypeRenderer):
+    def to_mimebundle(self, fig_dict: dict[str, Any]) -> dict[str, Any]:
+        bundle: dict[str, Any] = {MIMETYPE: json.loads(pio.to_json(fig_dict, validate=False))}
+        images, _ = drawn([(go.Figure(fig_dict), "png")], SCALE)
+        if images:
+            bundle["image/png"] = base64.b64encode(images[0]).decode("ascii")
+        return bundle

@@ -1,0 +1,71 @@
+"""Run notebooks in a fresh kernel of this interpreter.
+
+``python tests/notebook_runner.py NOTEBOOK...`` runs them and saves them with their outputs.
+"""
+
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from jupyter_client.kernelspec import KernelSpecManager
+from jupyter_client.manager import AsyncKernelManager
+from nbclient import NotebookClient
+
+PLOTLY = "application/vnd.plotly.v1+json"
+PICTURES = {PLOTLY, "image/png", "image/svg+xml"}
+TABLE = "text/html"
+SECONDS = 300
+
+
+def executed(path: Path) -> Any:
+    """The notebook with fresh outputs; an error in a cell is one of them."""
+    notebook = nbformat.read(path, as_version=4)
+    with warnings.catch_warnings():
+        # What Jupyter's own packages warn about says nothing of ours.
+        warnings.simplefilter("ignore")
+        # No folder but the interpreter's own kernel, whatever the machine has installed.
+        manager = AsyncKernelManager(kernel_spec_manager=KernelSpecManager(kernel_dirs=[]))
+        client = NotebookClient(
+            notebook, km=manager, timeout=SECONDS, allow_errors=True, record_timing=False
+        )
+        # The warnings a reader sees, not those of the process around it; and tensors this small
+        # gain nothing from a second thread.
+        environment = {k: v for k, v in os.environ.items() if k != "PYTHONWARNINGS"}
+        environment["OMP_NUM_THREADS"] = "1"
+        client.execute(env=environment)
+    return notebook
+
+
+def kinds(cell: Any) -> set[str]:
+    """What the cell's outputs are, whatever they say: pictures, tables, widgets, text, errors."""
+    return {kind for output in cell.get("outputs", []) for kind in _kinds(output)}
+
+
+def _kinds(output: Any) -> set[str]:
+    if output.output_type == "stream":
+        return {output.name}
+    if output.output_type == "error":
+        return {"error"}
+    found = set(output.data) - {"text/plain"}
+    # Saved with a PNG; where no browser draws one, run without it.
+    return {"picture" if kind in PICTURES else kind for kind in found} or {"text"}
+
+
+def tidy(notebook: Any) -> Any:
+    """The notebook as it is saved: pictures still, no state of the session that ran it."""
+    for cell in notebook.cells:
+        cell.metadata = {}
+        for output in cell.get("outputs", []):
+            if "image/png" in output.get("data", {}):
+                output.data.pop(PLOTLY, None)
+    kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    notebook.metadata = {"kernelspec": kernel, "language_info": {"name": "python"}}
+    return notebook
+
+
+if __name__ == "__main__":
+    for name in sys.argv[1:]:
+        nbformat.write(tidy(executed(Path(name))), name)

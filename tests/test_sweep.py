@@ -1,0 +1,654 @@
+"""Sweeps: the grid, the table that survives kills, resuming, refusals, processes and clusters."""
+
+import contextlib
+import fcntl
+import json
+import math
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from gated_interp.core.errors import GatedInterpError
+from gated_interp.experiments import sweep
+from gated_interp.experiments.backends import connected
+from gated_interp.experiments.grid import numbers, whole_numbers
+from gated_interp.experiments.intervals import wilson
+from gated_interp.experiments.memory import cell_bytes, require_memory
+from gated_interp.experiments.recipes import Recipe
+from gated_interp.experiments.seeds import train_seeds
+from gated_interp.experiments.sweep import SweepConfig, SweepInterrupted, run_sweep
+from gated_interp.experiments.sweep_cells import COLUMNS, run_shape
+from gated_interp.experiments.table import GrowingTable
+from gated_interp.tasks.skip_trigrams import SkipTrigramTask
+
+TINY = {"seeds": 2, "steps": 3, "toy_steps": 40, "n_sequences": 500}
+
+
+def config(out, **changes):
+    grid = {"heads": "1:2", "trigrams": "1:3", "alphas": "0.01,0.1", **TINY}
+    return SweepConfig(**{**grid, "out": str(out), **changes})
+
+
+def quiet(sentence):
+    pass
+
+
+def run(made, **options):
+    return run_sweep(made, **{"workers": 1, "progress": False, "say": quiet, **options})
+
+
+def a_row(cell):
+    """A row that is quick to make."""
+    row = {name: kind(1) for name, kind in COLUMNS.items()}
+    row |= {"key": cell.key, "heads": cell.heads, "trigrams": cell.trigrams}
+    return row | {"alpha": cell.recipe.alpha, "fvu_median": math.nan, "seconds": 0.1 + 0.2}
+
+
+@pytest.fixture
+def shapes_run(monkeypatch):
+    """Sweeps run nothing; what they would have run is listed here."""
+    ran = []
+
+    def fake(cells):
+        ran.append([(c.heads, c.trigrams, c.recipe.alpha) for c in cells])
+        return [a_row(c) for c in cells]
+
+    monkeypatch.setattr(sweep, "run_shape", fake)
+    return ran
+
+
+def contents(folder):
+    return {p.name: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def every_cell_once(out, made):
+    """The CSV, the Parquet file and the config hold each cell once."""
+    table = pd.read_csv(out / "sweep.csv")
+    assert sorted(table["key"]) == sorted(c.key for c in made.cells())
+    parquet = pd.read_parquet(out / "sweep.parquet")
+    order = ["heads", "trigrams", "alpha"]
+    csv = table.drop(columns="checksum").sort_values(order, ignore_index=True)
+    pd.testing.assert_frame_equal(csv, parquet, check_exact=True)
+    return parquet
+
+
+# ---- the grid
+
+
+@pytest.mark.parametrize(
+    ("written", "found"),
+    [("2:4", [2, 3, 4]), ("3", [3]), ("7,2", [2, 7]), ("1:2,2:3", [1, 2, 3]), (" 2 : 3 ", [2, 3])],
+)
+def test_whole_numbers_of_an_axis(written, found):
+    assert whole_numbers(written, "heads") == found
+
+
+@pytest.mark.parametrize(
+    ("written", "words"),
+    [
+        ("4:2", "holds no number; write FROM:TO"),
+        ("0:2", "must be at least 1"),
+        ("-1", "must be at least 1"),
+        ("", "write a range such as 2:4"),
+        ("2:", "write a range"),
+        ("2.5", "write a range"),
+        ("a:b", "write a range"),
+        ("1:1000000000000", "at most 10000 numbers"),
+    ],
+)
+def test_an_axis_that_cannot_be_is_refused(written, words):
+    with pytest.raises(GatedInterpError, match=words) as error:
+        whole_numbers(written, "heads")
+    assert str(error.value).startswith(f"heads is {written!r}")
+    with pytest.raises(GatedInterpError, match=words):
+        SweepConfig(heads=written)
+
+
+def test_alphas_of_a_grid():
+    assert numbers("0.5,0.05,0.5", "alphas") == [0.05, 0.5]
+    for bad in ("", "x", "-0.1", "nan", "inf", "0.1,"):
+        with pytest.raises(GatedInterpError, match=r"^alphas is .* numbers from 0 up"):
+            numbers(bad, "alphas")
+
+
+def test_the_cells_of_a_grid():
+    cells = SweepConfig(heads="2:4", trigrams="3:6", alphas="0.05,0.2,0.5", expansion=3).cells()
+    assert len(cells) == 3 * 4 * 3
+    found = {(c.heads, c.trigrams, c.recipe.alpha) for c in cells}
+    assert found == {(h, t, a) for h in (2, 3, 4) for t in (3, 4, 5, 6) for a in (0.05, 0.2, 0.5)}
+    assert len({c.key for c in cells}) == 36
+    assert (cells[0].heads, cells[0].trigrams) == (4, 6)  # the dearest first
+    assert {c.recipe.expansion for c in cells} == {3}
+    assert {c.seeds for c in cells} == {64}
+
+
+def test_what_decides_a_cell_is_in_its_key():
+    (cell,) = SweepConfig(heads="2", trigrams="3").cells()
+    keys = {cell.key}
+    for change in (
+        {"alphas": "0.3"}, {"seeds": 8}, {"first_seed": 1}, {"steps": 7}, {"toy_steps": 7},
+        {"n_sequences": 700}, {"expansion": 2}, {"hold_fvu": False}, {"recipe": "reference"},
+    ):  # fmt: skip
+        (other,) = SweepConfig(heads="2", trigrams="3", **change).cells()
+        keys.add(other.key)
+    assert len(keys) == 10
+    assert SweepConfig(heads="2", trigrams="3", out="elsewhere").cells() == [cell]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"seeds": 0}, "seeds is 0; it must be positive"),
+        ({"steps": -1}, "steps is -1"),
+        ({"first_seed": -2}, "first_seed is -2"),
+        ({"n_sequences": 150}, "n_sequences is 150; it must be a multiple"),
+        ({"recipe": "best"}, "it must be one of"),
+        ({"heads": 2}, "heads is 2; it must be str"),
+    ],
+)
+def test_configs_that_cannot_be_are_refused(change, words):
+    with pytest.raises(GatedInterpError, match=words):
+        SweepConfig(**change)
+
+
+def test_wilson_by_hand():
+    # z = 1.96: centre (1 + z^2/2) / (2 + z^2) = 0.5 for 1 of 2, half-width as in Wilson's paper.
+    z = 1.959964
+    half = z * math.sqrt(0.5 * 0.5 / 2 + z**2 / 16) / (1 + z**2 / 2)
+    assert wilson(1, 2) == pytest.approx((0.5 - half, 0.5 + half), abs=1e-6)
+    assert wilson(0, 5)[0] == 0
+    with pytest.raises(GatedInterpError, match="no interval"):
+        wilson(0, 0)
+
+
+# ---- the table
+
+SMALL = {"name": str, "heads": int, "fvu": float}
+
+
+def small_table(folder, rows=3):
+    table = GrowingTable(folder, "t", SMALL)
+    table.start()
+    for i in range(rows):
+        table.append({"name": f"r{i}", "heads": 10 - i, "fvu": math.nan if i == 1 else i / 3})
+    return table
+
+
+def test_rows_come_back_as_they_went_in(tmp_path):
+    table = small_table(tmp_path)
+    again = GrowingTable(tmp_path, "t", SMALL)
+    assert not again.torn
+    assert again.keys == {"r0", "r1", "r2"}
+    assert again.rows[2] == {"name": "r2", "heads": 8, "fvu": 2 / 3}
+    assert math.isnan(again.rows[1]["fvu"])
+    frame = again.frame()
+    assert frame["heads"].tolist() == [8, 9, 10]
+    assert frame["heads"].dtype == int
+    pd.testing.assert_frame_equal(frame, table.frame())
+    pd.testing.assert_frame_equal(frame, pd.read_parquet(tmp_path / "t.parquet"))
+    csv = pd.read_csv(tmp_path / "t.csv")
+    assert csv.columns.tolist() == ["name", "heads", "fvu", "checksum"]
+    assert csv["fvu"].tolist()[2] == 2 / 3
+
+
+def test_a_row_cut_off_anywhere_is_detected_and_dropped(tmp_path):
+    small_table(tmp_path)
+    path = tmp_path / "t.csv"
+    whole = path.read_bytes()
+    ends = [i + 1 for i, byte in enumerate(whole) if byte == ord("\n")]  # header, r0, r1, r2
+    for cut in range(1, len(whole)):
+        path.write_bytes(whole[:cut])
+        table = GrowingTable(tmp_path, "t", SMALL)
+        kept = sum(end <= cut for end in ends[1:])
+        assert [r["name"] for r in table.rows] == ["r0", "r1", "r2"][:kept]
+        assert table.torn == (cut not in ends)
+        assert path.read_bytes() == whole[:cut]  # reading writes nothing
+        table.start()
+        if cut >= ends[0]:
+            assert path.read_bytes() == whole[: ends[kept]]
+        assert len(pd.read_parquet(tmp_path / "t.parquet")) == kept
+    table.append({"name": "r2", "heads": 8, "fvu": 2 / 3})
+    assert path.read_bytes() == whole
+
+
+def test_a_last_row_of_rubbish_is_torn_too(tmp_path):
+    small_table(tmp_path)
+    path = tmp_path / "t.csv"
+    whole = path.read_bytes()
+    for rubbish in (b"\0" * 20, b"\xff\xfe\r\r\n", b"r3,1,0.5,00000000\n", b",,,\n", b"\n"):
+        path.write_bytes(whole + rubbish)
+        table = GrowingTable(tmp_path, "t", SMALL)
+        assert table.torn, rubbish
+        assert len(table.rows) == 3
+        table.start()
+        assert path.read_bytes() == whole
+
+
+def test_damage_before_the_last_row_is_refused(tmp_path):
+    small_table(tmp_path)
+    path = tmp_path / "t.csv"
+    whole = path.read_bytes()
+    lines = whole.splitlines(keepends=True)
+    damaged = [
+        (b"".join([lines[0], lines[1].replace(b"10", b"11"), *lines[2:]]), "line 2"),
+        (b"".join([lines[0], lines[1], lines[1], lines[2]]), "line 3"),
+    ]
+    for data, words in damaged:
+        path.write_bytes(data)
+        with pytest.raises(GatedInterpError, match=rf"{words} of .* is damaged or there twice"):
+            GrowingTable(tmp_path, "t", SMALL)
+        assert path.read_bytes() == data
+    path.write_text("a,b\n1,2\n")
+    with pytest.raises(GatedInterpError, match="not the table that belongs there"):
+        GrowingTable(tmp_path, "t", SMALL)
+
+
+def test_a_lost_parquet_file_comes_back(tmp_path):
+    small_table(tmp_path)
+    (tmp_path / "t.parquet").unlink()
+    GrowingTable(tmp_path, "t", SMALL).start()
+    assert len(pd.read_parquet(tmp_path / "t.parquet")) == 3
+
+
+# ---- cells
+
+
+def test_a_cell_says_what_its_seeds_did(tmp_path):
+    made = config(tmp_path, heads="2", trigrams="1", alphas="0.01,0.4", seeds=3, toy_steps=150)
+    cells = made.cells()
+    rows = run_shape(cells)
+    for cell, row in zip(cells, rows, strict=True):
+        # The toys are shared, and are what the cell alone would have trained.
+        outcome = train_seeds(2, SkipTrigramTask(1), cell.recipe, [0, 1, 2])
+        table, toys = outcome.table(), outcome.toy_table()
+        assert row["key"] == cell.key
+        assert row["gated_heads"] == 8
+        assert row["seeds"] == 3
+        assert row["toys_learnt"] == toys["learnt_all"].sum() > 0
+        assert row["gated_runs"] == len(table) == 3
+        assert row["successes"] == table["success"].sum()
+        assert row["success"] == row["successes"] / 3
+        assert (row["success_low"], row["success_high"]) == wilson(row["successes"], 3)
+        assert row["fvu_median"] == pytest.approx(table["fvu"].median())
+        assert row["l0_median"] == pytest.approx(table["l0"].median())
+        assert row["seconds"] > 0
+    assert rows[0]["fvu_median"] != rows[1]["fvu_median"]
+    assert [r["alpha"] for r in rows] == [0.01, 0.4]
+
+
+def test_a_cell_in_which_no_toy_learns_has_no_success_rate():
+    (row,) = run_shape(config("x", heads="1", trigrams="3", alphas="0.1", toy_steps=1).cells())
+    assert row["toys_learnt"] == row["gated_runs"] == row["successes"] == 0
+    assert row["learnt"] == 0
+    for name in ("success", "success_low", "success_high", "distributed", "fvu_median"):
+        assert math.isnan(row[name])
+
+
+# ---- running and resuming
+
+
+def test_a_sweep_fills_its_table(tmp_path):
+    made = config(tmp_path / "s", heads="1:2", trigrams="1", alphas="0.1")
+    seen = []
+    frame = run(made, on_progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(0, 2), (1, 2), (2, 2)]
+    assert frame["heads"].tolist() == [1, 2]
+    assert list(frame.columns) == list(COLUMNS)
+    pd.testing.assert_frame_equal(frame, every_cell_once(tmp_path / "s", made))
+    assert json.loads((tmp_path / "s" / "sweep.json").read_text()) == made.to_dict()
+
+
+def test_a_finished_sweep_runs_nothing_again(tmp_path, shapes_run):
+    made = config(tmp_path)
+    first = run(made)
+    assert len(shapes_run) == 6
+    assert all(len(shape) == 2 for shape in shapes_run)  # cells of one shape share a job
+    before, said = contents(tmp_path), []
+    # Not even a cluster is asked for.
+    again = run(made, say=said.append, backend="dask", address="tcp://127.0.0.1:1", workers=None)
+    assert len(shapes_run) == 6
+    assert said == ["all 12 cells are there already."]
+    assert contents(tmp_path) == before
+    pd.testing.assert_frame_equal(again, first)
+
+
+def test_a_torn_last_row_is_run_again_and_nothing_else(tmp_path, shapes_run):
+    made = config(tmp_path)
+    first = run(made)
+    path = tmp_path / "sweep.csv"
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:-1]) + lines[-1][:30])
+    shapes_run.clear()
+    said = []
+    again = run(made, say=said.append)
+    assert shapes_run == [[(1, 1, 0.1)]]
+    assert said[0].endswith("was cut off; its cell is run again.")
+    assert said[1] == "11 of 12 cells are there already and are kept."
+    pd.testing.assert_frame_equal(again, first)
+    every_cell_once(tmp_path, made)
+
+
+def test_ctrl_c_keeps_what_is_done(tmp_path, monkeypatch, shapes_run):
+    made = config(tmp_path)
+    real = sweep.run_shape
+
+    def interrupted(cells):
+        if len(shapes_run) == 2:
+            raise KeyboardInterrupt
+        return real(cells)
+
+    monkeypatch.setattr(sweep, "run_shape", interrupted)
+    with pytest.raises(SweepInterrupted, match=r"after 4 of 12 cells, which are kept"):
+        run(made)
+    kept = (tmp_path / "sweep.csv").read_bytes()
+    monkeypatch.setattr(sweep, "run_shape", real)
+    run(made)
+    assert len(shapes_run) == 6
+    assert (tmp_path / "sweep.csv").read_bytes().startswith(kept)
+    every_cell_once(tmp_path, made)
+
+
+def test_progress_shows_cells_rate_and_time_left(tmp_path, shapes_run, capsys):
+    run(config(tmp_path), progress=True)
+    shown = capsys.readouterr().err
+    assert "12/12" in shown
+    assert "cell/s" in shown or "s/cell" in shown
+    run(config(tmp_path / "other"), progress=False)
+    assert capsys.readouterr().err == ""
+
+
+def test_one_grid_may_be_written_in_two_ways(tmp_path, shapes_run):
+    run(config(tmp_path, heads="1:2", alphas="0.01,0.1"))
+    shapes_run.clear()
+    run(config(tmp_path, heads="2,1", alphas="0.10,0.01"))
+    assert shapes_run == []
+
+
+@pytest.mark.slow
+def test_two_processes_find_what_one_finds(tmp_path):
+    frames = [
+        run(config(tmp_path / str(workers), trigrams="1:2", alphas="0.1"), workers=workers)
+        for workers in (1, 2)
+    ]
+    one, two = (f.drop(columns="seconds") for f in frames)
+    pd.testing.assert_frame_equal(one, two)
+
+
+# ---- refusals: one sentence, nothing overwritten
+
+
+def refused(made, words, folder, **options):
+    before = contents(folder) if folder.is_dir() else None
+    with pytest.raises(GatedInterpError, match=words) as error:
+        run(made, **options)
+    sentence = str(error.value)
+    assert sentence.endswith(".")
+    assert "\n" not in sentence
+    assert (contents(folder) if folder.is_dir() else None) == before
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"heads": "1:3"}, "another sweep, with heads '1:2' instead of '1:3'"),
+        ({"alphas": None}, "with alphas '0.01,0.1' instead of None"),
+        ({"seeds": 5}, "with seeds 2 instead of 5"),
+        ({"hold_fvu": False}, "with hold_fvu True instead of False"),
+    ],
+)
+def test_a_folder_with_another_sweep_is_refused(change, words, tmp_path, shapes_run):
+    run(config(tmp_path))
+    refused(config(tmp_path, **change), words, tmp_path)
+    assert len(shapes_run) == 6
+
+
+def test_folders_that_hold_something_else_are_refused(tmp_path, shapes_run):
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "thesis.tex").write_text("years of work")
+    refused(config(other), "holds files that are no sweep's", other)
+    file = tmp_path / "file"
+    file.write_text("x")
+    refused(config(file), "is a file; name a folder", tmp_path)
+    refused(config(file / "below"), "cannot write|is a file", tmp_path)
+    damaged = tmp_path / "damaged"
+    run(config(damaged))
+    for text in ("{", "[]", '{"heads": 3}', '{"colour": "red"}'):
+        (damaged / "sweep.json").write_text(text)
+        refused(config(damaged), "does not say which sweep", damaged)
+    stale = tmp_path / "stale"
+    run(config(stale))
+    notes = (stale / "sweep.json").read_text().replace('"steps": 3', '"steps": 4')
+    (stale / "sweep.json").write_text(notes)
+    refused(config(stale, steps=4), "cells of another sweep, or of another version", stale)
+
+
+def test_a_folder_in_use_is_refused(tmp_path, shapes_run):
+    run(config(tmp_path, alphas="0.1"))
+    (tmp_path / "sweep.parquet").unlink()  # so that there is something to do
+    with (tmp_path / ".sweep.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        refused(config(tmp_path, alphas="0.1"), "another process is sweeping into", tmp_path)
+    run(config(tmp_path, alphas="0.1"))
+
+
+def test_more_heads_than_memory_allows_are_refused(tmp_path, shapes_run):
+    out = tmp_path / "s"
+    refused(config(out, heads="9999"), "need about .* GB", out)
+    refused(config(out, heads="1,1000000"), "1000000 heads and [123] trigrams need about", out)
+    assert shapes_run == []
+    with pytest.raises(GatedInterpError, match=r"need about 1\.\d GB, 2 at a time, and there"):
+        require_memory(2, 3, Recipe(), 8, 2, 2**30)
+    require_memory(2, 3, Recipe(), 8, 1, 2**30)
+    require_memory(10**9, 3, Recipe(), 8, 1, None)
+
+
+def test_memory_grows_with_all_that_costs_it():
+    base = cell_bytes(8, 12, Recipe(), 32)
+    assert cell_bytes(16, 12, Recipe(), 32) > base
+    assert cell_bytes(8, 24, Recipe(), 32) > base
+    assert cell_bytes(8, 12, Recipe(), 16) < base
+    assert cell_bytes(8, 12, Recipe(), 3200) == base  # stacks are of bounded size
+    assert cell_bytes(8, 12, Recipe(expansion=8), 32) > base
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def test_a_scheduler_that_does_not_answer_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("gated_interp.experiments.backends.CONNECT", 1)
+    out = tmp_path / "s"
+    for address in (f"tcp://127.0.0.1:{free_port()}", "nonsense://x", "tcp://", "127.0.0.1:x"):
+        refused(config(out), "no Dask scheduler answers at", out, backend="dask", address=address)
+
+
+def test_backends_and_addresses_go_together(tmp_path):
+    out = tmp_path / "s"
+    refused(config(out), "needs the address of a scheduler", out, backend="dask")
+    refused(config(out), "the local one takes none", out, address="tcp://127.0.0.1:1")
+    refused(config(out), "workers is 0", out, workers=0)
+    with (
+        pytest.raises(GatedInterpError, match="must be 'local' or 'dask'"),
+        connected("cloud"),
+    ):
+        pass
+
+
+# ---- kills
+
+
+def end_process(*_):
+    os._exit(9)
+
+
+@pytest.mark.slow
+def test_a_worker_that_ends_by_itself_is_a_sentence():
+    with (
+        connected("local", workers=2) as backend,
+        pytest.raises(GatedInterpError, match="a worker process ended by itself"),
+    ):
+        list(backend.run(end_process, [(1,), (2,), (3,)]))
+
+
+def wait_for_rows(path, n, process, seconds=120):
+    """Wait until the CSV holds ``n`` whole rows."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if path.exists() and path.read_bytes().count(b"\n") > n:
+            return
+        assert process.poll() is None, "the sweep ended by itself"
+        time.sleep(0.02)
+    raise AssertionError("the sweep was too slow")
+
+
+SWEEP = """
+import json, sys
+from gated_interp.experiments.sweep import SweepConfig, run_sweep
+if __name__ == "__main__":
+    made = SweepConfig.from_dict(json.loads(sys.argv[1]))
+    run_sweep(made, workers=int(sys.argv[2]), progress=False)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_sweep_killed_half_way_goes_on(workers, tmp_path):
+    out = tmp_path / "s"
+    made = config(out, heads="1:3", trigrams="1:3", alphas="0.01,0.1", steps=60, toy_steps=60)
+    script = tmp_path / "main.py"
+    script.write_text(SWEEP)
+    process = subprocess.Popen(
+        [sys.executable, script, json.dumps(made.to_dict()), str(workers)], start_new_session=True
+    )
+    try:
+        wait_for_rows(out / "sweep.csv", 4, process)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    kept = (out / "sweep.csv").read_bytes()
+    rows = kept.count(b"\n") - 1
+    assert 4 <= rows < 18
+    pd.read_parquet(out / "sweep.parquet")  # whole, whenever the kill came
+    frame = run(made, workers=1)
+    assert (out / "sweep.csv").read_bytes().startswith(kept[: kept.rindex(b"\n") + 1])
+    pd.testing.assert_frame_equal(frame, every_cell_once(out, made))
+    assert len(frame) == 18
+
+
+@pytest.mark.slow
+def test_ctrl_c_on_processes_leaves_a_table_that_resumes(tmp_path):
+    out = tmp_path / "s"
+    made = config(out, heads="1:3", trigrams="1:3", alphas="0.1", steps=60, toy_steps=60)
+    script = tmp_path / "main.py"
+    script.write_text(SWEEP)
+    process = subprocess.Popen(
+        [sys.executable, script, json.dumps(made.to_dict()), "2"],
+        start_new_session=True,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        wait_for_rows(out / "sweep.csv", 2, process)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+        _, err = process.communicate(timeout=60)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    assert "the sweep was interrupted after" in err
+    table = GrowingTable(out, "sweep", COLUMNS)
+    assert not table.torn
+    assert 2 <= len(table.rows) < 9
+    run(made)
+    every_cell_once(out, made)
+
+
+# ---- a Dask cluster
+
+
+@pytest.fixture
+def cluster(tmp_path):
+    """A function that starts a real scheduler with ``n`` workers, all on loopback."""
+    started = []
+
+    def dask(*arguments):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "dask", *arguments, "--no-dashboard"],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            cwd=tmp_path,
+        )
+        started.append(process)
+        return process
+
+    def start(n_workers):
+        file = tmp_path / "scheduler.json"
+        dask("scheduler", "--host", "127.0.0.1", "--port", "0", "--scheduler-file", str(file))
+        end = time.monotonic() + 60
+        address = None
+        while address is None and time.monotonic() < end:
+            with contextlib.suppress(OSError, ValueError):
+                address = json.loads(file.read_text())["address"]
+            time.sleep(0.05)
+        assert address is not None, "the scheduler did not start"
+        workers = [
+            dask("worker", address, "--host", "127.0.0.1", "--nthreads", "1", "--no-nanny",
+                 "--memory-limit", "0", "--local-directory", str(tmp_path))
+            for _ in range(n_workers)
+        ]  # fmt: skip
+        return address, workers
+
+    yield start
+    for process in reversed(started):
+        process.kill()
+    for process in started:
+        process.wait()
+
+
+@pytest.mark.slow
+def test_a_cluster_of_two_loses_a_worker_and_finishes(tmp_path, cluster):
+    address, workers = cluster(2)
+    out = tmp_path / "s"
+    made = config(out, heads="1:3", trigrams="1:3", alphas="0.01,0.1", steps=100, toy_steps=100)
+    killed_at = []
+
+    def kill_one(done, total):
+        if done >= 4 and not killed_at:
+            workers[0].kill()
+            workers[0].wait()
+            killed_at.append(done)
+
+    frame = run(made, backend="dask", address=address, workers=None, on_progress=kill_one)
+    assert killed_at
+    assert killed_at[0] < 18
+    assert workers[0].returncode == -signal.SIGKILL
+    assert workers[1].poll() is None
+    assert len(frame) == 18
+    pd.testing.assert_frame_equal(frame, every_cell_once(out, made))
+    # The cluster finds what this process finds.
+    here = run(config(tmp_path / "here", heads="3", trigrams="1", steps=100, toy_steps=100))
+    there = frame[(frame["heads"] == 3) & (frame["trigrams"] == 1)].reset_index(drop=True)
+    pd.testing.assert_frame_equal(there.drop(columns="seconds"), here.drop(columns="seconds"))
+
+
+@pytest.mark.slow
+def test_a_cluster_without_workers_is_refused(tmp_path, cluster, monkeypatch):
+    monkeypatch.setattr("gated_interp.experiments.backends.FIRST_WORKER", 1)
+    address, _ = cluster(0)
+    out = tmp_path / "s"
+    refused(config(out), "has no workers; start some", out, backend="dask", address=address)
+
+
+def test_configs_travel(tmp_path):
+    made = config(Path("here"))
+    assert SweepConfig.from_dict(json.loads(json.dumps(made.to_dict()))) == made
