@@ -214,7 +214,7 @@ def test_what_reproduce_asks_for(monkeypatch, tmp_path):
     cli("reproduce", "--quick", "--recipe", "reference", "--only", "3H4ST", "--steps", "7",
         "--workers", "2", "--format", "html")  # fmt: skip
     config, out, rest = asked[0]
-    assert (config.seeds, config.only, config.recipe) == (8, "3H4ST", "reference")
+    assert (config.seeds, config.only, config.recipe) == (6, "3H4ST", "reference")
     assert config.steps == 7
     assert rest["workers"] == 2
     assert [str(a) for a in asked[1][:2]] == ["runs/reference", "runs/reference/figures"]

@@ -8,7 +8,7 @@ import typer
 from gated_interp.cli.console import progress, say, show, tell
 from gated_interp.cli.options import Formats, formats_of
 
-SEEDS, QUICK_SEEDS = 64, 8
+SEEDS, QUICK_SEEDS = 64, 6
 # Nothing to import for a list of five names when --help is all that is wanted.
 Experiment = Literal["2H3ST", "3H4ST", "4H5ST", "6H8ST", "8H12ST"]
 RUNS = {"reliable": Path("runs/paper"), "reference": Path("runs/reference")}
@@ -19,7 +19,7 @@ def reproduce(
         Experiment | None, typer.Option(help="One experiment; the three published ones if absent.")
     ] = None,
     seeds: Annotated[
-        int | None, typer.Option(min=1, help="Runs of each experiment: 64, or 8 with --quick.")
+        int | None, typer.Option(min=1, help="Runs of each experiment: 64, or 6 with --quick.")
     ] = None,
     out: Annotated[
         Path | None,
