@@ -68,7 +68,7 @@ def connected(
         return
     assert address is not None
     with dask_client(address) as client:
-        members = client.scheduler_info(n_workers=-1)["workers"].values()
+        members = client.scheduler_info()["workers"].values()  # some of them, if many
         limits = [m["memory_limit"] for m in members if m["memory_limit"]]
         threads = max(m["nthreads"] for m in members)
         yield Backend(dask(client, address), threads, min(limits, default=None))

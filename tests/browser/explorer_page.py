@@ -57,10 +57,6 @@ class ExplorerPage:
         (at,) = [i for i, kind in enumerate(kinds) if "mod-active" in (kind or "")]
         return at
 
-    def message(self) -> str:
-        """What is said about the last input."""
-        return str(self.page.locator(".gi-message").inner_text()).strip()
-
     def button(self, label: str) -> Any:
         """A button by its label."""
         return self.page.locator(".gi-explorer button", has_text=label)
@@ -87,6 +83,10 @@ class ExplorerPage:
     def expect_message(self, words: str) -> None:
         """Wait until the message holds ``words``."""
         expect(self.page.locator(".gi-message")).to_contain_text(words)
+
+    def expect_no_message(self) -> None:
+        """Wait until nothing is said about the last input."""
+        expect(self.page.locator(".gi-message")).to_have_text("")
 
     def bars(self) -> list[str]:
         """What stands above the accuracy bars: the original's, then the gated model's."""
