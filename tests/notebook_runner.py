@@ -16,7 +16,6 @@ from nbclient import NotebookClient
 
 PLOTLY = "application/vnd.plotly.v1+json"
 PICTURES = {PLOTLY, "image/png", "image/svg+xml"}
-TABLE = "text/html"
 SECONDS = 300
 
 
@@ -35,23 +34,49 @@ def executed(path: Path) -> Any:
         # gain nothing from a second thread.
         environment = {k: v for k, v in os.environ.items() if k != "PYTHONWARNINGS"}
         environment["OMP_NUM_THREADS"] = "1"
-        client.execute(env=environment)
+        # The kernel and its sockets are closed for a manager of nbclient's own only, unless asked.
+        client.execute(cleanup_kc=True, env=environment)
     return notebook
 
 
-def kinds(cell: Any) -> set[str]:
-    """What the cell's outputs are, whatever they say: pictures, tables, widgets, text, errors."""
-    return {kind for output in cell.get("outputs", []) for kind in _kinds(output)}
+def differences(saved: Any, fresh: Any) -> list[str]:
+    """In which cells the outputs differ in kind from the saved ones, one sentence each."""
+    if len(saved.cells) != len(fresh.cells):
+        return [f"{len(fresh.cells)} cells, saved with {len(saved.cells)}"]
+    pairs = zip(saved.cells, fresh.cells, strict=True)
+    return [
+        f"cell {i}: {kinds(now)}, saved with {kinds(before)}{_trouble(now)}"
+        for i, (before, now) in enumerate(pairs)
+        if kinds(now) != kinds(before)
+    ]
+
+
+def kinds(cell: Any) -> list[str]:
+    """What the cell's outputs are, whatever they say: pictures, tables, widgets, text, errors.
+
+    Sorted, one of each for each output; a stream counts once, however it was cut into pieces.
+    """
+    outputs = cell.get("outputs", [])
+    streams = {output.name for output in outputs if output.output_type == "stream"}
+    return sorted([*streams, *(kind for output in outputs for kind in _kinds(output))])
 
 
 def _kinds(output: Any) -> set[str]:
     if output.output_type == "stream":
-        return {output.name}
+        return set()
     if output.output_type == "error":
         return {"error"}
     found = set(output.data) - {"text/plain"}
     # Saved with a PNG; where no browser draws one, run without it.
     return {"picture" if kind in PICTURES else kind for kind in found} or {"text"}
+
+
+def _trouble(cell: Any) -> str:
+    """What went wrong in the cell, where something did."""
+    outputs = cell.get("outputs", [])
+    errors = [f"{o.ename}: {o.evalue}" for o in outputs if o.output_type == "error"]
+    said = [o.text for o in outputs if o.output_type == "stream" and o.name == "stderr"]
+    return "".join(f"\n  {words.strip()}" for words in errors + said)
 
 
 def tidy(notebook: Any) -> Any:
