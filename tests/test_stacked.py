@@ -243,9 +243,10 @@ def saturated(dtype, keys, queries, d_head=1):
     return models
 
 
-# Scores of +-100 that tie in two groups, that spread evenly, and the manual model's +-10^4.
+# Scores of +-100 that tie in two groups, that spread evenly (BOS, alone with itself, gets the
+# lowest), and the manual model's +-10^4.
 TWO_LEVELS = ([10.0, -10.0, -9.9, 10.0, 9.9, -10.0, 10.0, -10.0], [10.0, -10.0] * 4)
-SPREAD = ([-10.0, -7.0, -4.0, -1.0, 2.0, 5.0, 8.0, 10.0], [10.0, -10.0, 5.0, -5.0] * 2)
+SPREAD = ([-10.0, -7.0, -4.0, -1.0, 2.0, 5.0, 8.0, 10.0], [5.0, -5.0, 10.0, -10.0] * 2)
 HUGE = ([1.0, -100.0, -100.0, 1.0, -100.0, 1.0, -100.0, -100.0], [100.0, 1.0] * 4)
 
 
@@ -338,6 +339,33 @@ def test_compressed_scores_keep_the_softmax_of_every_subset_of_keys():
     for subset in range(1, 2**6):
         keys = [k for k in range(6) if subset >> k & 1]
         close(small[..., keys].softmax(-1), scores[..., keys].softmax(-1))
+
+
+def test_what_lies_far_below_a_key_that_is_always_there_is_lifted():
+    scores = torch.tensor([[[[0.0, -40.0, -80.0, -120.0, -160.0, -200.0, -240.0, -280.0]]]])
+    always = torch.tensor([[[False, False, True] + [False] * 5]])
+    small = compress_scores(scores, always)
+    assert small.amin() == TOP - 80 - GAP
+    for subset in range(2**8):
+        keys = [k for k in range(8) if k == 2 or subset >> k & 1]
+        close(small[..., keys].softmax(-1), scores[..., keys].softmax(-1))
+    # Without it, gaps are cut as far as they can be.
+    assert compress_scores(scores).amin() == TOP - 7 * GAP
+
+
+def test_a_run_beyond_the_range_leaves_the_others_on_the_fast_path(monkeypatch):
+    source = torch.Generator().manual_seed(5)
+    scores = torch.randn(3, 2, 9, 9, generator=source)
+    scores[1] = -40.0 * torch.arange(9.0)
+    counts = torch.randint(0, 3, (3, 9, 7, 9), generator=source).float()
+    counts[..., 8] += 1  # the lowest
+    values = torch.randn(3, 2, 9, 1, generator=source)
+    wanted = forward._safe_z(counts, scores, None, values)
+    taken = []
+    real = forward._safe_z
+    monkeypatch.setattr(forward, "_safe_z", lambda *a: taken.append(len(a[0])) or real(*a))
+    close(stacked_z(counts, scores, None, values), wanted)
+    assert taken == [1]
 
 
 def test_small_ranges_of_scores_are_only_shifted():

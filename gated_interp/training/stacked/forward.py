@@ -11,7 +11,7 @@ which is one batched matrix product for all numerators and denominators of all r
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 # exp(-GAP) is below float32's resolution even when the smaller side occurs in every position.
@@ -24,23 +24,43 @@ RANGE = 138.0
 
 def compress_scores(
     scores: Float[Tensor, "run head_index query key"],
+    always: Bool[Tensor, "run query key"] | None = None,
 ) -> Float[Tensor, "run head_index query key"]:
-    """Scores with the same softmax over every subset of keys, to float32, but a small range.
+    """Scores with the same softmax over every set of keys that occurs, in a small range.
 
     A gap of more than ``GAP`` between two neighbouring scores already means that the lower ones
     get nothing while a higher one is present; a wider gap changes nothing. Where scores spread over
-    more than ``RANGE``, gaps are cut to that width. The largest score becomes ``TOP``. The shift
-    is a constant to the gradient.
+    more than ``RANGE``, gaps are cut to that width, and what lies that far below a key that is
+    always present is lifted up to there. The largest score becomes ``TOP``. The shift is a
+    constant to the gradient.
+
+    Args:
+        always: keys that are present in every context of a query; without it there are none.
     """
     with torch.no_grad():
         top = scores.amax(-1, keepdim=True)
         shift = top - TOP
-        if float((top - scores.amin(-1, keepdim=True)).max()) > RANGE:
-            ordered, order = scores.sort(-1, descending=True)
-            excess = (ordered[..., :-1] - ordered[..., 1:] - GAP).clamp(min=0).cumsum(-1)
-            lifted = torch.zeros_like(scores).scatter_(-1, order[..., 1:], excess)
-            shift = shift - lifted
+        wide = (top - scores.amin(-1, keepdim=True)).amax((1, 2, 3)) > RANGE
+        if bool(wide.any()):
+            shift = shift.repeat(1, 1, 1, scores.shape[-1])
+            shift[wide] -= _lift(scores[wide], None if always is None else always[wide])
     return scores - shift
+
+
+def _lift(
+    scores: Float[Tensor, "run head_index query key"],
+    always: Bool[Tensor, "run query key"] | None,
+) -> Float[Tensor, "run head_index query key"]:
+    """What is added to each score, relative to the largest."""
+    floored = scores
+    if always is not None:
+        floor = scores.masked_fill(~always[:, None], -torch.inf).amax(-1, keepdim=True)
+        floored = torch.maximum(scores, floor - GAP)
+    if float((floored.amax(-1) - floored.amin(-1)).max()) > RANGE:
+        ordered, order = floored.sort(-1, descending=True)
+        excess = (ordered[..., :-1] - ordered[..., 1:] - GAP).clamp(min=0).cumsum(-1)
+        floored = floored + torch.zeros_like(floored).scatter_(-1, order[..., 1:], excess)
+    return floored - scores
 
 
 class _Ratio(torch.autograd.Function):
@@ -88,9 +108,15 @@ def stacked_z(
         gate: its gate; ``None`` for plain attention.
         values: value of each key token.
     """
-    compressed = compress_scores(scores)
-    if float(compressed.detach().amin()) < TOP - RANGE:
-        return _safe_z(counts, scores, gate, values)
+    detached = scores.detach()
+    always = None
+    if float((detached.amax(-1) - detached.amin(-1)).max()) > RANGE:
+        always = (counts > 0).all(2)
+    compressed = compress_scores(scores, always)
+    # Runs whose scores still do not fit are done over.
+    beyond = (compressed.detach().amin((1, 2, 3)) < TOP - RANGE).nonzero()[:, 0]
+    if len(beyond):
+        compressed = compressed.clamp(min=TOP - RANGE)
     weight = compressed.exp()
     gated = weight if gate is None else weight * gate
     h, d = values.shape[1], values.shape[3]
@@ -98,7 +124,12 @@ def stacked_z(
     numerators = [(gated * values[..., None, :, i]) for i in range(d)]
     table = torch.cat([weight, *numerators], 1).permute(0, 2, 3, 1).contiguous()
     products = torch.matmul(counts, table)
-    return _Ratio.apply(products, h)  # type: ignore[no-untyped-call]
+    z: Tensor = _Ratio.apply(products, h)  # type: ignore[no-untyped-call]
+    if len(beyond):
+        some_gates = None if gate is None else gate[beyond]
+        safe = _safe_z(counts[beyond], scores[beyond], some_gates, values[beyond])
+        z = z.index_copy(0, beyond, safe)
+    return z
 
 
 def _safe_z(

@@ -69,28 +69,33 @@ class _Overlap(torch.autograd.Function):
     def forward(  # type: ignore[no-untyped-def]
         ctx: Any, z: Tensor, scale: Tensor, weight: Tensor, unit: Tensor, power: float
     ):
-        lengths = z.abs() * scale[:, None, None]
-        total = lengths.sum(-1, keepdim=True)
-        # n_h d(o)/d(n_h) / 2 = n_h (total - n_h), which also sums to o.
-        products = lengths * (total - lengths)
-        shared = products.sum(-1)
+        lengths = z.abs().mul_(scale[:, None, None])
+        others = lengths.sum(-1, keepdim=True) - lengths
+        shared = torch.linalg.vecdot(lengths, others)
         if power == 1:
-            value = shared * weight
-            slope = weight
+            value, slope = shared, weight.expand_as(shared)
         else:
-            relative = (shared / unit[:, None, None]).clamp(min=0)
-            slope = weight * power * relative ** (power - 1)
-            value = weight * unit[:, None, None] * relative**power
-        products *= slope[..., None]
-        ctx.save_for_backward(z, scale, products)
-        return value.sum((1, 2))
+            relative = (shared / unit[:, None, None]).clamp_(min=0)
+            steep = relative if power == 2 else relative ** (power - 1)
+            value = unit[:, None, None] * (steep * relative)
+            slope = weight * steep * power
+        # d(shared)/d(n_h) = 2 * others; what follows leaves the 2 to the backward pass.
+        d_scale = None
+        if ctx.needs_input_grad[1]:
+            products = torch.mul(lengths, others, out=lengths).flatten(1, 2)
+            d_scale = torch.bmm(slope.reshape(len(z), 1, -1), products)[:, 0]
+            d_scale = d_scale / scale.clamp(min=1e-12)
+        d_z = others.mul_(slope[..., None]).mul_(scale[:, None, None]).mul_(z.sign())
+        ctx.save_for_backward(d_z, d_scale)
+        return (value * weight).sum((1, 2))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor):  # type: ignore[no-untyped-def]
-        z, scale, products = ctx.saved_tensors
-        grad = products * (2 * grads[0])[:, None, None, None]
-        d_scale = grad.sum((1, 2)) / scale.clamp(min=1e-12) if ctx.needs_input_grad[1] else None
-        return torch.where(z == 0, 0.0, grad / z), d_scale, None, None, None
+        d_z, d_scale = ctx.saved_tensors
+        twice = 2 * grads[0]
+        if d_scale is not None:
+            d_scale = d_scale * twice[:, None]
+        return d_z * twice[:, None, None, None], d_scale, None, None, None
 
 
 def overlap_penalty(
