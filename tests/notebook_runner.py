@@ -3,7 +3,9 @@
 ``python tests/notebook_runner.py NOTEBOOK...`` runs them and saves them with their outputs.
 """
 
+import base64
 import os
+import struct
 import sys
 import warnings
 from pathlib import Path
@@ -15,12 +17,18 @@ from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 
 PLOTLY = "application/vnd.plotly.v1+json"
+WIDGET = "application/vnd.jupyter.widget-view+json"
 PICTURES = {PLOTLY, "image/png", "image/svg+xml"}
+SHARP = 2  # saved image pixels per CSS pixel
 SECONDS = 300
 
 
-def executed(path: Path) -> Any:
-    """The notebook with fresh outputs; an error in a cell is one of them."""
+def executed(path: Path, **variables: str) -> Any:
+    """The notebook with fresh outputs; an error in a cell is one of them.
+
+    Args:
+        variables: of the kernel's environment.
+    """
     notebook = nbformat.read(path, as_version=4)
     with warnings.catch_warnings():
         # What Jupyter's own packages warn about says nothing of ours.
@@ -33,7 +41,7 @@ def executed(path: Path) -> Any:
         # The warnings a reader sees, not those of the process around it; and tensors this small
         # gain nothing from a second thread.
         environment = {k: v for k, v in os.environ.items() if k != "PYTHONWARNINGS"}
-        environment["OMP_NUM_THREADS"] = "1"
+        environment |= {"OMP_NUM_THREADS": "1", **variables}
         # The kernel and its sockets are closed for a manager of nbclient's own only, unless asked.
         client.execute(cleanup_kc=True, env=environment)
     return notebook
@@ -67,6 +75,8 @@ def _kinds(output: Any) -> set[str]:
     if output.output_type == "error":
         return {"error"}
     found = set(output.data) - {"text/plain"}
+    if WIDGET in found:
+        return {WIDGET}  # with a picture or, where no browser draws one, without
     # Saved with a PNG; where no browser draws one, run without it.
     return {"picture" if kind in PICTURES else kind for kind in found} or {"text"}
 
@@ -86,11 +96,22 @@ def tidy(notebook: Any) -> Any:
         for output in cell.get("outputs", []):
             if "image/png" in output.get("data", {}):
                 output.data.pop(PLOTLY, None)
+                output.metadata = {"image/png": shown_size(output.data["image/png"])}
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
     notebook.metadata = {"kernelspec": kernel, "language_info": {"name": "python"}}
     return notebook
 
 
+def shown_size(png: str) -> dict[str, int]:
+    """Width and height, in CSS pixels, that a sharp picture is shown with."""
+    width, height = struct.unpack(">II", base64.b64decode(png)[16:24])
+    return {"width": width // SHARP, "height": height // SHARP}
+
+
 if __name__ == "__main__":
     for name in sys.argv[1:]:
-        nbformat.write(tidy(executed(Path(name))), name)
+        fresh = executed(Path(name), GATED_INTERP_PICTURE_SCALE=str(SHARP))
+        trouble = "".join(map(_trouble, fresh.cells))
+        if trouble:
+            sys.exit(f"{name} is not saved:{trouble}")
+        nbformat.write(tidy(fresh), name)

@@ -5,6 +5,7 @@ import base64
 import copy
 import importlib.util
 import re
+import struct
 import sys
 import types
 from pathlib import Path
@@ -14,7 +15,17 @@ import nbformat
 import pytest
 from IPython.core.inputtransformer2 import TransformerManager
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
-from notebook_runner import PICTURES, PLOTLY, differences, executed, kinds, tidy
+from notebook_runner import (
+    PICTURES,
+    PLOTLY,
+    SHARP,
+    WIDGET,
+    differences,
+    executed,
+    kinds,
+    shown_size,
+    tidy,
+)
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
@@ -26,7 +37,7 @@ NAMES = [
 ]
 LARGEST = 1_000_000  # bytes: code hosts stop showing notebooks of a few times this size
 LONGEST = 5  # lines of a function
-HTML, WIDGET = "text/html", "application/vnd.jupyter.widget-view+json"
+HTML = "text/html"
 PNG = b"\x89PNG\r\n\x1a\n"
 
 every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem[:2])
@@ -109,6 +120,11 @@ def notebook_of(*found: Any) -> Any:
         # A picture was saved without its plotly figure, or is run where nothing draws pictures.
         ([shown("image/png", "abc")], [shown(PLOTLY, {})]),
         ([shown("image/png", "abc")], [new_output("display_data", {PLOTLY: {}, "image/png": "d"})]),
+        # A widget has a picture beside it where something draws pictures.
+        (
+            [new_output("display_data", {WIDGET: {}, "image/png": "abc"})],
+            [shown(WIDGET, {})],
+        ),
         # The kernel cuts what is printed as it likes.
         ([said("stdout"), said("stdout")], [said("stdout")]),
     ],
@@ -159,7 +175,8 @@ def test_an_error_in_a_cell_is_an_output_and_the_rest_still_runs(tmp_path: Path)
 
 
 def test_it_is_saved_still() -> None:
-    both = new_output("display_data", {PLOTLY: {}, "image/png": "d"})
+    png = picture(640, 360)
+    both = new_output("display_data", {PLOTLY: {}, "image/png": png})
     alone = new_output("display_data", {PLOTLY: {}})
     notebook = notebook_of(both, alone)
     notebook.metadata = {"widgets": {"state": {}}}
@@ -167,9 +184,19 @@ def test_it_is_saved_still() -> None:
     before = copy.deepcopy(notebook)
     tidied = tidy(notebook)
     assert [set(o.data) for o in tidied.cells[1].outputs] == [{"image/png"}, {PLOTLY}]
+    assert [o.metadata for o in tidied.cells[1].outputs] == [
+        {"image/png": {"width": 640 // SHARP, "height": 360 // SHARP}},
+        {},
+    ]
     assert differences(before, tidied) == []
     assert "widgets" not in tidied.metadata
     assert tidied.cells[1].metadata == {}
+
+
+def picture(width: int, height: int) -> str:
+    """The beginning of a PNG of this size."""
+    start = PNG + struct.pack(">I4sII", 13, b"IHDR", width, height)
+    return base64.b64encode(start).decode("ascii")
 
 
 # What is saved.
@@ -295,15 +322,17 @@ def test_a_place_would_be_found_and_a_link_is_none() -> None:
 
 
 @every_notebook
-def test_every_figure_has_a_picture_that_code_hosts_show(path: Path) -> None:
-    figures = [o for o in outputs(saved(path)) if set(o.get("data", {})) & PICTURES]
+def test_every_figure_and_widget_has_a_picture_that_code_hosts_show(path: Path) -> None:
+    still = PICTURES | {WIDGET}
+    figures = [o for o in outputs(saved(path)) if set(o.get("data", {})) & still]
     assert len(figures) >= 2
     for output in figures:
-        assert set(output.data) & {"image/png", "image/svg+xml"}
-        if "image/png" in output.data:
-            assert base64.b64decode(output.data["image/png"]).startswith(PNG)
-    # None hides as a bare `Figure({...})`.
-    assert not any("Figure({" in o.data.get("text/plain", "") for o in figures)
+        assert base64.b64decode(output.data["image/png"]).startswith(PNG)
+        size = shown_size(output.data["image/png"])
+        # Sharp, and as large as the live figure: no wider than a page.
+        assert output.metadata == {"image/png": size}
+        assert 300 < size["width"] < 1000
+        assert size["height"] > 100
 
 
 @every_notebook

@@ -35,8 +35,8 @@ class Attribution:
     """
 
     components: list[str]
-    values: Float[Tensor, "example component"]
-    logits: Float[Tensor, " example"]
+    values: Float[Tensor, "example component"] = dataclasses.field(repr=False)
+    logits: Float[Tensor, " example"] = dataclasses.field(repr=False)
 
     def to_frame(self) -> pd.DataFrame:
         """One row per example and component: ``example``, ``component``, ``value``."""
@@ -63,9 +63,9 @@ class EdgeLoadings:
     """
 
     heads: list[str]
-    values: Float[Tensor, "trigram head_index d_vocab"]
-    direct: Float[Tensor, " trigram"]
-    logits: Float[Tensor, " trigram"]
+    values: Float[Tensor, "trigram head_index d_vocab"] = dataclasses.field(repr=False)
+    direct: Float[Tensor, " trigram"] = dataclasses.field(repr=False)
+    logits: Float[Tensor, " trigram"] = dataclasses.field(repr=False)
 
     def to_frame(self, token_names: list[str]) -> pd.DataFrame:
         """One row per trigram, head and source token."""

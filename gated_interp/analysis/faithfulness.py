@@ -17,7 +17,7 @@ OPEN = 1e-3
 """A gate above this counts as open."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Faithfulness:
     """Per-sequence parts, so that any set of sequences can be summed up (or bootstrapped).
 
@@ -36,6 +36,10 @@ class Faithfulness:
     kl: Float[Tensor, " sequence"] | None = None
     squared_error: Float[Tensor, " sequence"] | None = None
     variation: Float[Tensor, " sequence"] | None = None
+
+    def __repr__(self) -> str:
+        values = ", ".join(f"{name}={v.item():.4g}" for name, v in self.measures().items())
+        return f"Faithfulness({len(self.l0)} sequences: {values})"
 
     def measures(
         self, weights: Float[Tensor, "replicate sequence"] | None = None

@@ -51,9 +51,9 @@ class SubsetValues:
     """
 
     n_heads: int
-    logit: Float[Tensor, "trigram subset"]
-    lead: Float[Tensor, "trigram subset"]
-    accuracy: Float[Tensor, "trigram subset"]
+    logit: Float[Tensor, "trigram subset"] = dataclasses.field(repr=False)
+    lead: Float[Tensor, "trigram subset"] = dataclasses.field(repr=False)
+    accuracy: Float[Tensor, "trigram subset"] = dataclasses.field(repr=False)
 
     def heads(self, subset: int) -> list[int]:
         """The heads that stay in ``subset``."""

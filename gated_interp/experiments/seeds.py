@@ -35,7 +35,7 @@ class ToyOutcome:
     """A trained toy of one seed."""
 
     seed: int
-    model: HookedTransformer
+    model: HookedTransformer = dataclasses.field(repr=False)
     verdict: Verdict
     loss: float
 
@@ -54,7 +54,7 @@ class GatedOutcome:
 
     seed: int
     toy_seed: int
-    model: HookedTransformer
+    model: HookedTransformer = dataclasses.field(repr=False)
     verdict: Verdict
     fvu: float
     l0: float
@@ -62,10 +62,10 @@ class GatedOutcome:
     original_cross_entropy: float
     kl: float
     selection_loss: float
-    history: pd.DataFrame
+    history: pd.DataFrame = dataclasses.field(repr=False)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class SeedsOutcome:
     """All runs of one shape and recipe.
 
@@ -76,6 +76,12 @@ class SeedsOutcome:
     toys: list[ToyOutcome]
     gated: list[GatedOutcome]
     seconds: float
+
+    def __repr__(self) -> str:
+        learnt = sum(not toy.verdict.not_learnt for toy in self.toys)
+        won = sum(run.verdict.success for run in self.gated)
+        runs = f"{won} of {len(self.gated)} gated runs succeeded"
+        return f"SeedsOutcome({learnt} of {len(self.toys)} toys learnt, {runs})"
 
     @property
     def selected(self) -> GatedOutcome:

@@ -11,6 +11,7 @@ from gated_interp.core.errors import GatedInterpError
 from gated_interp.explorer.bench import Reading
 from gated_interp.explorer.session import EXAMPLES, ExplorerState, Session
 from gated_interp.models.toy import HookedTransformer
+from gated_interp.plots.pictures import picture_beside
 from gated_interp.plots.style import PALETTE
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
 
@@ -38,7 +39,9 @@ STYLE = f"""<style>
 .gi-explorer .gi-tokens .jupyter-button {{ background: #f1f1f1; color: #222; }}
 .gi-explorer .gi-tokens .jupyter-button.mod-active {{
   background: {PALETTE[1]}; color: #000; box-shadow: none; font-weight: bold; }}
-.gi-explorer .gi-answer {{ font-size: 15px; line-height: 22px; white-space: normal; }}
+/* Two lines high also with one, so that a longer answer moves no switch from under the mouse. */
+.gi-explorer .gi-answer {{ font-size: 15px; line-height: 22px; min-height: 46px;
+  white-space: normal; }}
 .gi-explorer .gi-answer b {{ font-size: 19px; }}
 .gi-explorer .gi-title {{ font-size: 15px; font-weight: bold; }}
 .gi-explorer .gi-legend {{ font-size: 11px; padding: 4px 0 2px {round(LABELS)}px; }}
@@ -316,7 +319,8 @@ class HeadExplorer:
         self.message_box.value = html.escape(self.message)
 
     def _repr_mimebundle_(self, **options: Any) -> Any:
-        return {**self.widget._repr_mimebundle_(**options), "text/plain": repr(self)}
+        bundle = {**self.widget._repr_mimebundle_(**options), "text/plain": repr(self)}
+        return bundle | picture_beside(self.snapshot)
 
     def __repr__(self) -> str:
         counts = ", ".join(f"{n}: {b.n_heads} heads" for n, b in self.session.benches.items())

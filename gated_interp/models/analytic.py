@@ -45,7 +45,7 @@ class AnalyticModel:
         superposed: distributed trigrams that share a head with another trigram.
     """
 
-    model: HookedTransformer
+    model: HookedTransformer = dataclasses.field(repr=False)
     task: SkipTrigramTask
     heads_of: dict[int, list[int]]
     owners: dict[int, list[int]]

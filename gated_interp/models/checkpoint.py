@@ -171,6 +171,8 @@ def _build(info: CheckpointInfo, tensors: dict[str, Tensor]) -> HookedTransforme
         return model
     block = GatedAttention(info.gated_config)
     _fill(block, "block.", tensors)
+    l0 = info.notes.get("l0")
+    block.l0 = float(l0) if isinstance(l0, int | float) else None
     return standalone(block, info.task) if model is None else splice(model, 0, block)
 
 

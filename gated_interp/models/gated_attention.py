@@ -106,6 +106,8 @@ class GatedAttention(nn.Module):
 
     Examples:
         >>> block = GatedAttention(GatedConfig(d_model=8, n_heads=4))
+        >>> block
+        GatedAttention(4 heads, gate=clamp)
         >>> block(torch.zeros(2, 5, 8)).shape
         torch.Size([2, 5, 8])
     """
@@ -141,6 +143,10 @@ class GatedAttention(nn.Module):
         self.hook_z = HookPoint()  # [batch pos head_index d_head]
         self.hook_result = HookPoint()  # [batch pos head_index d_model]
 
+        # What is known of it, for its repr: splicing it into a toy tells the trigrams, training
+        # and loading the open gates per causal pair, as last measured.
+        self.n_trigrams: int | None = None
+        self.l0: float | None = None
         # Set by the training loop: hard_concrete gates draw noise while it is there.
         self.noise_generator: torch.Generator | None = None
         self.to(device)
@@ -326,10 +332,16 @@ class GatedAttention(nn.Module):
                 weight.zero_()
             self.b_gate_Q.fill_(value)
             self.b_gate_K.fill_(1 / self.config.d_gate)
+        self.l0 = None
 
-    def extra_repr(self) -> str:
+    def __repr__(self) -> str:
         c = self.config
-        return f"{c.n_heads} heads, d_head={c.d_head}, d_gate={c.d_gate}, gate={c.gate}"
+        known = [f"{c.n_heads} heads"]
+        known += [] if self.n_trigrams is None else [f"{self.n_trigrams} trigrams"]
+        known += [f"{n}={v}" for n, v in (("d_head", c.d_head), ("d_gate", c.d_gate)) if v != 1]
+        known += [f"gate={c.gate}"]
+        known += [] if self.l0 is None else [f"L0={self.l0:.2f}"]
+        return f"GatedAttention({', '.join(known)})"
 
 
 def project(

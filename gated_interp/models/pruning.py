@@ -27,7 +27,7 @@ class Pruned:
             position of any sequence; 0 means it is the same.
     """
 
-    model: HookedTransformer
+    model: HookedTransformer = dataclasses.field(repr=False)
     kept: list[int]
     bound: float
 

@@ -27,6 +27,13 @@ def splice(model: HookedTransformer, layer: int, block: GatedAttention) -> Hooke
 
     Raises:
         GatedInterpError: no such layer, or a block of another width or on another device.
+
+    Examples:
+        >>> from gated_interp.models.toy import ToyConfig, build_toy
+        >>> toy = build_toy(ToyConfig(n_trigrams=3, n_heads=2))
+        >>> spliced = splice(toy, 0, GatedAttention.from_attention(toy.blocks[0].attn))
+        >>> spliced.blocks[0].attn
+        GatedAttention(4 heads, 3 trigrams, gate=clamp)
     """
     require_layer(model, layer)
     if block.config.d_model != model.cfg.d_model:
@@ -40,6 +47,8 @@ def splice(model: HookedTransformer, layer: int, block: GatedAttention) -> Hooke
     originals = dict(getattr(spliced, "original_attention", {}))
     originals.setdefault(layer, spliced.blocks[layer].attn)
     _put(spliced, layer, block)
+    toy_config = getattr(spliced, "toy_config", None)
+    block.n_trigrams = None if toy_config is None else toy_config.n_trigrams
     # A dict, so that the original's weights are not counted as the spliced model's.
     spliced.original_attention = originals
     return spliced
@@ -50,6 +59,13 @@ def unsplice(model: HookedTransformer, layer: int | None = None) -> HookedTransf
 
     Raises:
         GatedInterpError: nothing was spliced there.
+
+    Examples:
+        >>> from gated_interp.models.toy import ToyConfig, build_toy
+        >>> toy = build_toy(ToyConfig(n_trigrams=3, n_heads=2))
+        >>> spliced = splice(toy, 0, GatedAttention.from_attention(toy.blocks[0].attn))
+        >>> (unsplice(spliced).blocks[0].attn.W_O == toy.blocks[0].attn.W_O).all().item()
+        True
     """
     originals = getattr(model, "original_attention", {})
     layers = list(originals) if layer is None else [layer]

@@ -2,6 +2,8 @@
 
 import base64
 import json
+import os
+from collections.abc import Callable
 from typing import Any
 
 import plotly.graph_objects as go
@@ -12,7 +14,10 @@ from gated_interp.plots.save import drawn
 
 RENDERER = "gated_interp"
 MIMETYPE = "application/vnd.plotly.v1+json"
-SCALE = 1.25  # image pixels per CSS pixel: sharp enough, and a notebook stays small
+# Image pixels per CSS pixel. JupyterLab shows a picture pixel for pixel until the mouse enters it
+# and the figure takes its place: it must have the figure's size. Who saves a notebook for readers
+# names more, and shows the pictures smaller.
+SCALE = "GATED_INTERP_PICTURE_SCALE"
 # What plotly chooses in a plain Jupyter; it puts a copy of its 5 MB script into the notebook.
 PLAIN_JUPYTER = ("plotly_mimetype", "plotly_mimetype+notebook")
 
@@ -33,10 +38,18 @@ def show_with_pictures() -> str:
     return str(pio.renderers.default)
 
 
+def picture_beside(figure: Callable[[], go.Figure]) -> dict[str, str]:
+    """``{"image/png": ...}`` of a figure, for what is shown beside it; only if pictures are wanted.
+
+    That is after :func:`show_with_pictures`, and where a browser draws it; else empty.
+    """
+    if pio.renderers.default != RENDERER:
+        return {}
+    images, _ = drawn([(figure(), "png")], float(os.environ.get(SCALE, 1)))
+    return {"image/png": base64.b64encode(images[0]).decode("ascii")} if images else {}
+
+
 class _WithPicture(MimetypeRenderer):
     def to_mimebundle(self, fig_dict: dict[str, Any]) -> dict[str, Any]:
         bundle: dict[str, Any] = {MIMETYPE: json.loads(pio.to_json(fig_dict, validate=False))}
-        images, _ = drawn([(go.Figure(fig_dict), "png")], SCALE)
-        if images:
-            bundle["image/png"] = base64.b64encode(images[0]).decode("ascii")
-        return bundle
+        return bundle | picture_beside(lambda: go.Figure(fig_dict))

@@ -17,7 +17,7 @@ from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.seeds import derive, generator
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class TrigramBatch:
     """Sequences and the trigrams completed in them.
 
@@ -40,6 +40,10 @@ class TrigramBatch:
 
     def __len__(self) -> int:
         return self.tokens.shape[0]
+
+    def __repr__(self) -> str:
+        rows, pos = self.tokens.shape
+        return f"TrigramBatch({rows} sequences of {pos} tokens, {len(self.trigram)} trigrams)"
 
     @cached_property
     def trigrams_per_example(self) -> Int[Tensor, " batch"]:

@@ -49,7 +49,7 @@ Model = TypeVar("Model", HookedTransformer, GatedAttention)
 Objective = Callable[[int, Tensor, float], tuple[Tensor, Callable[[], Row]]]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class TrainResult(Generic[Model]):
     """A finished training.
 
@@ -68,6 +68,11 @@ class TrainResult(Generic[Model]):
     history: pd.DataFrame
     config: TrainConfig
     seconds: float
+
+    def __repr__(self) -> str:
+        what = type(self.model).__name__
+        loss = self.history["loss"].iloc[-1]
+        return f"TrainResult({what}, {self.config.steps} steps, loss={loss:.4g})"
 
 
 def train_toy(
@@ -219,11 +224,13 @@ def train_gated(
         "original weights": fingerprint(model, trained=True),
     }
     with moved(block, device), noise_off_afterwards(block):
-        return _train(
+        result = _train(
             block, objective, batches(data, config, original), config, identity,
             checkpoint, resume, progress, logged=("lr", "alpha"),
             control=control.state, settle=lambda: control.observe(*seen_fvu[0]),
         )  # fmt: skip
+    block.l0 = float(result.history["l0"].iloc[-1])
+    return result
 
 
 def _train(

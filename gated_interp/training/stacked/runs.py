@@ -57,7 +57,7 @@ class ToyRun:
 class GatedRun:
     """A gated block to train, in place, to write what layer 0 of ``original`` writes."""
 
-    original: HookedTransformer
+    original: HookedTransformer = dataclasses.field(repr=False)
     block: GatedAttention
     config: TrainConfig
     task: SkipTrigramTask
@@ -291,6 +291,7 @@ def _gated_stack(runs: list[GatedRun], progress: bool) -> list[TrainResult[Gated
     histories = _train_stack(stack.weights, configs, loss_of, progress, logged=("lr", "alpha"))
     for i, run in enumerate(runs):
         stack.weights.copy_into(i, run.block)
+        run.block.l0 = float(histories[i]["l0"].iloc[-1])
     seconds = (time.perf_counter() - started) / len(runs)
     return [
         TrainResult(run.block, history, config, seconds)
