@@ -14,6 +14,22 @@ def test_every_public_name_is_there(name):
     assert name in dir(gated_interp)
 
 
+# Their examples need the network, so they are no doctests.
+ON_THE_NETWORK = {"from_hub", "push_to_hub"}
+
+
+@pytest.mark.parametrize("name", [n for n in gated_interp.__all__ if n != "__version__"])
+def test_every_public_name_is_explained_with_an_example(name):
+    thing = getattr(gated_interp, name)
+    # Its own words, not those that dataclasses or a base class make up.
+    words = vars(thing)["__doc__"] if isinstance(thing, type) else thing.__doc__
+    assert words
+    assert not words.startswith(f"{name}(")
+    assert "Examples:" in words
+    assert (">>> " in words) is (name not in ON_THE_NETWORK)
+    assert "+SKIP" not in words
+
+
 def test_an_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = gated_interp.nothing

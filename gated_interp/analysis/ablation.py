@@ -107,6 +107,14 @@ def ablate(
     Raises:
         GatedInterpError: as :func:`ablated`; tokens the model cannot read; a trigram that never
             occurs; a task without a batch.
+
+    Examples:
+        >>> from gated_interp.models.analytic import manual_model
+        >>> truth = manual_model(2, 3)  # trigram 1 is held by head 0, 2 by head 1, 3 by both
+        >>> table = ablate(truth.model, truth.task.sample_single(100, seed=0), [(0, 0)])
+        >>> rows = table.query("kind == 'head' and metric == 'accuracy'")
+        >>> rows["ablated"].tolist()
+        [0.0, 1.0, 0.0]
     """
     batch = tokens if isinstance(tokens, TrigramBatch) else None
     ids = tokens.tokens if isinstance(tokens, TrigramBatch) else tokens

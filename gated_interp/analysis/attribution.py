@@ -100,6 +100,14 @@ def logit_attribution(
     Raises:
         GatedInterpError: a model with MLPs, tokens it cannot read, targets or positions that are
             not there, or parts that do not add up (an architecture this does not cover).
+
+    Examples:
+        >>> from gated_interp.models.analytic import manual_model
+        >>> truth = manual_model(2, 3)  # trigram 1 is held by head 0, 2 by head 1, 3 by both
+        >>> tokens, row, pos, c1 = torch.tensor([[7, 0, 1]]), *torch.tensor([[0], [2], [4]])
+        >>> split = logit_attribution(truth.model, tokens, row, pos, c1)
+        >>> dict(zip(split.components, split.values[0].tolist(), strict=True))["L0H0"]
+        2.0
     """
     cache, logits = _run(model, tokens, rows, positions, targets)
     direction, bias = _logit_direction(model, cache, rows, positions, targets)
@@ -137,6 +145,13 @@ def source_attribution(
 
     Raises:
         GatedInterpError: as :func:`logit_attribution`.
+
+    Examples:
+        >>> from gated_interp.models.analytic import manual_model
+        >>> truth = manual_model(2, 3)  # trigram 1 is held by head 0, 2 by head 1, 3 by both
+        >>> tokens, row, pos, c1 = torch.tensor([[7, 0, 1]]), *torch.tensor([[0], [2], [4]])
+        >>> source_attribution(truth.model, tokens, row, pos, c1)[0, 0].tolist()  # all from A
+        [0.0, 2.0, 0.0]
     """
     cache, _ = _run(model, tokens, rows, positions, targets)
     direction, _ = _logit_direction(model, cache, rows, positions, targets)
@@ -151,6 +166,13 @@ def edge_loadings(
 
     Raises:
         GatedInterpError: as :func:`logit_attribution`, or a trigram that never occurs.
+
+    Examples:
+        >>> from gated_interp.models.analytic import manual_model
+        >>> truth = manual_model(2, 3)  # trigram 1 is held by head 0, 2 by head 1, 3 by both
+        >>> edges = edge_loadings(truth.model, truth.task.sample_single(100, seed=0), truth.task)
+        >>> edges.values[:, :, 0].tolist()  # from A, over each head
+        [[2.0, 0.0], [0.0, 2.0], [1.0, 1.0]]
     """
     at = batch.example, batch.destination_pos
     targets = batch.trigram + task.n_trigrams

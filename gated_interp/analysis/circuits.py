@@ -142,6 +142,14 @@ def ov_circuit(
 
     Raises:
         GatedInterpError: no such head, position or space.
+
+    Examples:
+        >>> from gated_interp.models.analytic import manual_model
+        >>> truth = manual_model(2, 3)  # trigram 1 is held by head 0, 2 by head 1, 3 by both
+        >>> ov_circuit(truth.model, 0, 0)
+        Circuit(OV of L0H0, 8 x 8, rank 1)
+        >>> ov_circuit(truth.model, 0, 0).matrix[0].tolist()  # from A: C1, not C2, a little C3
+        [0.0, 0.0, 0.0, 0.0, 2.0, -2.0, 1.0, 0.0]
     """
     attn = _attention(model, layer, head, space)
     if space == "residual":
@@ -169,6 +177,12 @@ def qk_circuit(
 
     Raises:
         GatedInterpError: no such head, position or space.
+
+    Examples:
+        >>> from gated_interp.models.analytic import manual_model
+        >>> truth = manual_model(2, 3)  # trigram 1 is held by head 0, 2 by head 1, 3 by both
+        >>> qk_circuit(truth.model, 0, 0).matrix[1, :3].tolist()  # from B1: to A, and nowhere else
+        [1.0, -100.0, -100.0]
     """
     attn = _attention(model, layer, head, space)
     if space == "residual":
@@ -198,6 +212,16 @@ def gate_circuit(
 
     Raises:
         GatedInterpError: no such head, position or space, or no gated block in that layer.
+
+    Examples:
+        >>> from gated_interp.models.gated_attention import GatedAttention
+        >>> from gated_interp.models.splice import splice
+        >>> from gated_interp.models.toy import ToyConfig, build_toy
+        >>> toy = build_toy(ToyConfig(n_trigrams=1, n_heads=2))
+        >>> block = GatedAttention.from_attention(toy.blocks[0].attn)
+        >>> block.force_gates(0.25)
+        >>> gate_circuit(splice(toy, 0, block), 0, 3).matrix[0].tolist()
+        [0.25, 0.25, 0.25, 0.25]
     """
     _attention(model, layer, head, space)
     block = gated_block(model, layer)
@@ -237,6 +261,13 @@ def copying_scores(model: HookedTransformer) -> pd.DataFrame:
     """The copying score of every head's token-space OV circuit, biases left out.
 
     Columns ``layer``, ``head``, ``copying_score``.
+
+    Examples:
+        >>> from gated_interp.models.toy import ToyConfig, build_toy
+        >>> model = build_toy(ToyConfig(n_trigrams=3, n_heads=2))
+        >>> model.blocks[0].attn.W_O.data = model.blocks[0].attn.W_V.data.mT  # writes what it reads
+        >>> copying_scores(model)["copying_score"].round(4).tolist()
+        [1.0, 1.0]
     """
     return pd.DataFrame(
         [
@@ -262,6 +293,16 @@ def composition_scores(model: HookedTransformer) -> pd.DataFrame:
     Returns:
         Columns ``sender_layer``, ``sender_head``, ``receiver_layer``, ``receiver_head``, ``kind``
         (``Q``, ``K`` or ``V``), ``score``; no rows for a model of one layer.
+
+    Examples:
+        >>> from transformer_lens import HookedTransformerConfig
+        >>> from gated_interp.models.toy import attention_only
+        >>> config = HookedTransformerConfig(
+        ...     n_layers=2, d_model=4, n_heads=3, d_head=2, n_ctx=5, d_vocab=7,
+        ...     attn_only=True, normalization_type=None,
+        ... )
+        >>> len(composition_scores(attention_only(config)))  # 3 senders, 3 receivers, Q, K and V
+        27
     """
     rows = []
     for layer, head in all_heads(model):
@@ -303,6 +344,13 @@ def predict_from_circuits(
     Raises:
         GatedInterpError: not one linear layer, a positional signal, an attention scale or
             activation the circuits do not hold, or tokens the model cannot read.
+
+    Examples:
+        >>> from gated_interp.models.analytic import manual_model
+        >>> truth = manual_model(2, 3)  # trigram 1 is held by head 0, 2 by head 1, 3 by both
+        >>> tokens = truth.task.sample(5, seed=0).tokens
+        >>> torch.allclose(predict_from_circuits(truth.model, tokens), truth.model(tokens))
+        True
     """
     require_linear(model)
     require_tokens(model, tokens)

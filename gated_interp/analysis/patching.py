@@ -58,6 +58,15 @@ def activation_patch(
 
     Raises:
         GatedInterpError: no such hook point, head or position, or batches that do not match.
+
+    Examples:
+        >>> from gated_interp.models.analytic import manual_model
+        >>> truth = manual_model(2, 3)  # trigram 1 is held by head 0, 2 by head 1, 3 by both
+        >>> with_a = torch.tensor([[7, 0, 1]])  # BOS A B1
+        >>> without = torch.tensor([[7, 4, 1]])  # BOS C1 B1
+        >>> logits = activation_patch(truth.model, with_a, without, "blocks.0.attn.hook_z", head=0)
+        >>> truth.model(with_a)[0, 2].argmax().item(), logits[0, 2].argmax().item()  # C1, B1
+        (4, 1)
     """
     _require_pair(model, tokens, source_tokens)
     require_hook(model, name)
@@ -98,6 +107,15 @@ def path_patch(
     Raises:
         GatedInterpError: a sender or receiver that is not there, a receiver that does not come
             after the sender, or batches that do not match.
+
+    Examples:
+        >>> from gated_interp.models.analytic import manual_model
+        >>> truth = manual_model(2, 3)  # trigram 1 is held by head 0, 2 by head 1, 3 by both
+        >>> with_a = torch.tensor([[7, 0, 1]])  # BOS A B1
+        >>> without = torch.tensor([[7, 4, 1]])  # BOS C1 B1
+        >>> logits = path_patch(truth.model, with_a, without, (0, 0), "blocks.0.hook_resid_post")
+        >>> logits[0, 2].argmax().item()  # B1: nobody says C1 any more
+        1
     """
     _require_pair(model, tokens, source_tokens)
     (layer, head) = require_heads(model, [sender])[0]
@@ -164,6 +182,16 @@ def patch_effects(
 
     Raises:
         GatedInterpError: as :func:`activation_patch`, or a target outside the vocabulary.
+
+    Examples:
+        >>> from gated_interp.models.analytic import manual_model
+        >>> truth = manual_model(2, 3)  # trigram 1 is held by head 0, 2 by head 1, 3 by both
+        >>> with_a = torch.tensor([[7, 0, 1]])  # BOS A B1
+        >>> without = torch.tensor([[7, 4, 1]])  # BOS C1 B1
+        >>> names = ["blocks.0.attn.hook_z"]
+        >>> table = patch_effects(truth.model, with_a, without, names, position=2, target=4)
+        >>> table["recovered"].abs().tolist()
+        [1.0, 0.0]
     """
     _require_pair(model, tokens, source_tokens)
     if not 0 <= target < model.cfg.d_vocab:

@@ -111,6 +111,13 @@ def subset_values(
     Raises:
         GatedInterpError: more than 16 heads, a model that is not linear in its heads or not of
             the task's vocabulary, or a trigram that never occurs.
+
+    Examples:
+        >>> from gated_interp.models.analytic import manual_model
+        >>> truth = manual_model(2, 3)  # trigram 1 is held by head 0, 2 by head 1, 3 by both
+        >>> values = subset_values(truth.model, truth.task, n=100).accuracy[2]  # of trigram 3
+        >>> values.tolist()  # with no head, head 0, head 1, both
+        [0.0, 0.0, 0.0, 1.0]
     """
     examples = list(_examples(model, task, n, seed))
     heads = examples[0].logit_writes.shape[1]
@@ -149,6 +156,13 @@ def shapley(
     Raises:
         GatedInterpError: as :func:`subset_values`; more than 16 heads without ``permutations``;
             fewer than two permutations, or no seed for them.
+
+    Examples:
+        >>> from gated_interp.models.analytic import manual_model
+        >>> truth = manual_model(2, 3)  # trigram 1 is held by head 0, 2 by head 1, 3 by both
+        >>> table = shapley(truth.model, truth.task, n=100)
+        >>> table.query("metric == 'accuracy' and trigram == 3")["value"].tolist()
+        [0.5, 0.5]
     """
     if permutations is None:
         exact = subset_values(model, task, n=n, seed=seed)
@@ -199,6 +213,13 @@ def pair_interactions(
 
     Raises:
         GatedInterpError: as :func:`subset_values`, at any number of heads.
+
+    Examples:
+        >>> from gated_interp.models.analytic import manual_model
+        >>> truth = manual_model(2, 3)  # trigram 1 is held by head 0, 2 by head 1, 3 by both
+        >>> found = pair_interactions(truth.model, truth.task, n=100)["accuracy"]
+        >>> found[2].tolist()  # of trigram 3: neither head alone, only both
+        [[0.0, 1.0], [1.0, 0.0]]
     """
     examples = list(_examples(model, task, n, seed))
     heads = examples[0].logit_writes.shape[1]

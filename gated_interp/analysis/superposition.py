@@ -63,6 +63,12 @@ def loading_matrix(
     Raises:
         GatedInterpError: a model that is not linear in its heads or not of the task's
             vocabulary, or a trigram that never occurs.
+
+    Examples:
+        >>> from gated_interp.models.analytic import manual_model
+        >>> truth = manual_model(2, 3)  # trigram 1 is held by head 0, 2 by head 1, 3 by both
+        >>> loading_matrix(truth.model, truth.task)[:2].round(decimals=2).tolist()
+        [[2.14, 0.0], [0.0, 2.14]]
     """
     writes, _, trigram = _trigram_writes(model, task, n, seed)
     each = example_loadings(writes, trigram + task.n_trigrams)
@@ -103,6 +109,14 @@ def superposition_report(
 
     Raises:
         GatedInterpError: as :func:`loading_matrix`; fewer than 2 replicates.
+
+    Examples:
+        >>> from gated_interp.models.analytic import manual_model
+        >>> truth = manual_model(2, 3)  # trigram 1 is held by head 0, 2 by head 1, 3 by both
+        >>> report = superposition_report(truth.model, truth.task, n=100, replicates=2)
+        >>> rows = report.query("scope == 'representation' and measure == 'superposed'")
+        >>> rows["value"].tolist()
+        [0.0, 0.0, 1.0]
     """
     if replicates < 2:
         raise GatedInterpError(f"replicates is {replicates}; it must be at least 2.")

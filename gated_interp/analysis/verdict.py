@@ -33,6 +33,14 @@ class Verdict:
         distributed: learnt trigrams without a sole owner.
         not_learnt: the other trigrams.
         accuracy: per trigram the share of its examples whose top logit is C.
+
+    Examples:
+        >>> found = Verdict(
+        ...     learnt=[1, 2], owners={1: [0], 2: []}, distributed=[2], not_learnt=[],
+        ...     accuracy={1: 1.0, 2: 0.995},
+        ... )
+        >>> found.success
+        False
     """
 
     learnt: list[int]
@@ -74,6 +82,13 @@ def verdict(
     Raises:
         GatedInterpError: the model is not one linear layer, its vocabulary is not the task's, or
             some trigram never occurs in the sequences.
+
+    Examples:
+        >>> from gated_interp.models.analytic import manual_model
+        >>> truth = manual_model(2, 3)  # trigram 1 is held by head 0, 2 by head 1, 3 by both
+        >>> found = verdict(truth.model, truth.task)
+        >>> found.owners, found.distributed
+        ({1: [0], 2: [1], 3: []}, [3])
     """
     if model.cfg.d_vocab != task.d_vocab:
         raise GatedInterpError(

@@ -2,8 +2,22 @@
 
 
 class GatedInterpError(ValueError):
-    """Bad input: one sentence that names what is wrong and what would be right."""
+    """Bad input: one sentence that names what is wrong and what would be right.
+
+    Examples:
+        >>> from gated_interp.tasks.skip_trigrams import SkipTrigramTask
+        >>> SkipTrigramTask(n_trigrams=0)  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        gated_interp.core.errors.GatedInterpError: n_trigrams is 0; it must be a whole number...
+    """
 
 
 class CheckpointError(GatedInterpError):
-    """A file that is not a checkpoint this version can load."""
+    """A file that is not a checkpoint this version can load.
+
+    Examples:
+        >>> from gated_interp.models.checkpoint import load
+        >>> load("model.bin")  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        gated_interp.core.errors.CheckpointError: there is no file model.bin; name a...
+    """

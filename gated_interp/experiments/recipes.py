@@ -31,6 +31,10 @@ class Recipe(Config):
     ``expansion`` is gated heads per toy head, ``scale_output`` sets the block's ``output_scale``
     to the longest output the original writes in a sample (else it is 1), and ``toy_steps``,
     ``toy_lr`` and ``toy_lr_decay`` train the toys.
+
+    Examples:
+        >>> Recipe().replace(overlap=0.1).overlap
+        0.1
     """
 
     expansion: int = 4
@@ -162,6 +166,10 @@ def recipe_named(name: str, n_heads: int, n_trigrams: int) -> Recipe:
 
     Raises:
         GatedInterpError: no such recipe.
+
+    Examples:
+        >>> recipe_named("reference", n_heads=2, n_trigrams=3).expansion
+        2
     """
     if name == "reference":
         return reference_recipe(n_heads, n_trigrams)

@@ -150,6 +150,11 @@ def train_seeds(
 
     Args:
         toys: what :func:`train_toy_seeds` gave for these seeds, where they are trained already.
+
+    Examples:
+        >>> quick = Recipe(steps=2, toy_steps=2, n_sequences=20, batch_size=10)
+        >>> train_seeds(2, SkipTrigramTask(n_trigrams=3), quick, seeds=range(2))
+        SeedsOutcome(0 of 2 toys learnt, 0 of 0 gated runs succeeded)
     """
     started = time.perf_counter()
     if toys is None:

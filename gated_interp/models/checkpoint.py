@@ -84,6 +84,11 @@ def read_info(source: str | os.PathLike[str]) -> CheckpointInfo:
 
     Raises:
         CheckpointError: as :func:`load`, except for what only the weights show.
+
+    Examples:
+        >>> info = read_info("2H3ST-gated")  # it comes with the package
+        >>> info.kind, info.toy_config.name, info.gated_config.n_heads
+        ('gated', '2H3ST', 8)
     """
     with located(source) as (path, _):
         return _checked(path)[0]
@@ -113,6 +118,15 @@ def save(
         GatedInterpError: a model that such a file cannot describe, notes that JSON cannot hold,
             or a place that cannot be written.
         CheckpointError: NaN or infinite weights, or a model beyond the format's limits.
+
+    Examples:
+        >>> import tempfile
+        >>> from gated_interp.models.toy import ToyConfig, build_toy
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     toy = build_toy(ToyConfig(n_trigrams=3, n_heads=2))
+        ...     path = save(toy, Path(folder) / "toy.safetensors", notes={"made": "by hand"})
+        ...     load(path).notes
+        {'made': 'by hand'}
     """
     info, tensors = _contents(model, notes)
     data = safetensors.torch.save(tensors, metadata={KEY: encode(info)})
@@ -136,6 +150,13 @@ def save_pretrained(
 
     Raises:
         GatedInterpError: as :func:`save`.
+
+    Examples:
+        >>> import tempfile
+        >>> from gated_interp.models.toy import ToyConfig, build_toy
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_pretrained(build_toy(ToyConfig(n_trigrams=3, n_heads=2)), folder).name
+        'model.safetensors'
     """
     return save(model, Path(folder) / MODEL_FILE, notes=notes)
 

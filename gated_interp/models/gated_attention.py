@@ -50,6 +50,10 @@ class GatedConfig(Config):
         gate_bias_init: initial value of both gate biases.
         attn_scale: what scores are divided by; ``None`` means ``sqrt(d_head)``.
         seed: of the initial weights.
+
+    Examples:
+        >>> GatedConfig(d_model=8, n_heads=4, gate="tanh").replace(n_heads=6).n_heads
+        6
     """
 
     d_model: int

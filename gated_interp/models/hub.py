@@ -44,6 +44,11 @@ def push_to_hub(
     Raises:
         GatedInterpError: the extra is missing, the model cannot be saved, or the hub cannot be
             reached or refuses.
+
+    Examples:
+        Not run by the tests, as it needs the network::
+
+            push_to_hub(load("2H3ST-gated"), "user/2H3ST-gated")
     """
     hub = _huggingface_hub()
     with tempfile.TemporaryDirectory() as folder:
@@ -92,6 +97,11 @@ def from_hub(
         GatedInterpError: the extra is missing, or the hub cannot be reached, has no such
             repository, revision or file.
         CheckpointError: the file is not a sound checkpoint.
+
+    Examples:
+        Not run by the tests, as it needs the network::
+
+            model = from_hub("user/2H3ST-gated")
     """
     hub = _huggingface_hub()
     try:

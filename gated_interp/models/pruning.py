@@ -46,6 +46,14 @@ def prune_dead_heads(
     Raises:
         GatedInterpError: no gated block in ``layer``, a layer whose input is not the token
             embedding alone, or a negative threshold.
+
+    Examples:
+        >>> from gated_interp.models.toy import ToyConfig, build_toy
+        >>> toy = build_toy(ToyConfig(n_trigrams=3, n_heads=2))
+        >>> block = GatedAttention.from_attention(toy.blocks[0].attn)
+        >>> block.b_gate_Q.data[1:3], block.W_gate_Q.data[1:3] = 0, 0  # heads 1 and 2 never open
+        >>> prune_dead_heads(splice(toy, 0, block))
+        Pruned(kept=[0, 3], bound=0.0)
     """
     block = gated_block(model, layer)
     if block is None:

@@ -18,7 +18,12 @@ def _folder() -> Traversable:
 
 
 def shipped_names() -> list[str]:
-    """Names of the models that come with the package, in alphabetical order."""
+    """Names of the models that come with the package, in alphabetical order.
+
+    Examples:
+        >>> shipped_names()[:2]
+        ['2H3ST-gated', '2H3ST-toy']
+    """
     if not _folder().is_dir():
         return []
     inside = (entry.name for entry in _folder().iterdir())

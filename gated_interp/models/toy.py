@@ -36,6 +36,11 @@ class ToyConfig(Config):
         n_positions: longest sequence.
         output_bias: whether ``b_O`` trains (off in every published run).
         seed: of the initial weights.
+
+    Examples:
+        >>> shape = ToyConfig(n_trigrams=3, n_heads=2)
+        >>> shape.name, shape.task.d_vocab
+        ('2H3ST', 8)
     """
 
     n_trigrams: int

@@ -29,6 +29,13 @@ class TrigramBatch:
         trigram: ``[trigram_occurrence]``, B's token, 1..n_trigrams.
         truncated: ``[truncated_occurrence]``, rows whose last token is a B that A had armed: there
             is no room for its C, so it is not scored.
+
+    Examples:
+        >>> batch = SkipTrigramTask(n_trigrams=3).sample_single(5, seed=0)
+        >>> batch
+        TrigramBatch(5 sequences of 11 tokens, 5 trigrams)
+        >>> bool((batch.tokens[batch.example, batch.source_pos] == 0).all())  # A
+        True
     """
 
     tokens: Int[Tensor, "batch pos"]

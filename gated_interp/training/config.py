@@ -35,6 +35,11 @@ class TrainConfig(Config):
         log_every: steps between rows of the history; the last step always has one.
         checkpoint_every: steps between saved states; 0 saves only at the end or on Ctrl-C.
         device: ``auto`` is the GPU where there is one.
+
+    Examples:
+        >>> config = TrainConfig(steps=1000, overlap=0.2)
+        >>> TrainConfig.from_dict(config.to_dict()) == config
+        True
     """
 
     steps: int = 3000

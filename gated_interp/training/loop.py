@@ -62,6 +62,12 @@ class TrainResult(Generic[Model]):
             ``alpha`` (as it was in that step, before ``factor``).
         config: how it was trained.
         seconds: wall-clock time of this call.
+
+    Examples:
+        >>> shape = ToyConfig(n_trigrams=3, n_heads=2)
+        >>> config = TrainConfig.toy(steps=5, log_every=2)
+        >>> train_toy(shape, config, progress=False).history["step"].tolist()
+        [0, 2, 4]
     """
 
     model: Model

@@ -47,7 +47,13 @@ def say_on_stderr(sentence: str) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class ToyRun:
-    """A toy to train: ``model`` says what, ``config`` how; both hold their own seed."""
+    """A toy to train: ``model`` says what, ``config`` how; both hold their own seed.
+
+    Examples:
+        >>> shape = ToyConfig(n_trigrams=3, n_heads=2, seed=7)
+        >>> ToyRun(shape, TrainConfig.toy(steps=2, seed=7)).model.name
+        '2H3ST'
+    """
 
     model: ToyConfig
     config: TrainConfig
@@ -55,7 +61,14 @@ class ToyRun:
 
 @dataclasses.dataclass(frozen=True)
 class GatedRun:
-    """A gated block to train, in place, to write what layer 0 of ``original`` writes."""
+    """A gated block to train, in place, to write what layer 0 of ``original`` writes.
+
+    Examples:
+        >>> toy = build_toy(ToyConfig(n_trigrams=3, n_heads=2))
+        >>> block = GatedAttention.from_attention(toy.blocks[0].attn, expansion=4)
+        >>> GatedRun(toy, block, TrainConfig(steps=2), SkipTrigramTask(n_trigrams=3)).block
+        GatedAttention(8 heads, gate=clamp)
+    """
 
     original: HookedTransformer = dataclasses.field(repr=False)
     block: GatedAttention
@@ -74,6 +87,12 @@ def train_toys(
 
     Raises:
         GatedInterpError: no run, or data too small for a batch.
+
+    Examples:
+        >>> shape, how = ToyConfig(n_trigrams=3, n_heads=2), TrainConfig.toy(steps=2)
+        >>> runs = [ToyRun(shape.replace(seed=s), how.replace(seed=s)) for s in range(8)]
+        >>> len(train_toys(runs, progress=False))
+        8
     """
     return _in_stacks(
         list(runs),
@@ -96,6 +115,14 @@ def train_gated_runs(
     Raises:
         GatedInterpError: no run, a block or task that does not fit its original, or data too
             small for a batch.
+
+    Examples:
+        >>> toy = build_toy(ToyConfig(n_trigrams=3, n_heads=2))
+        >>> blocks = [GatedAttention.from_attention(toy.blocks[0].attn, seed=s) for s in range(8)]
+        >>> runs = [GatedRun(toy, b, TrainConfig(steps=2), toy.toy_config.task) for b in blocks]
+        >>> [result.model is block for result, block in zip(
+        ...     train_gated_runs(runs, progress=False), blocks, strict=True)] == [True] * 8
+        True
     """
     reasons = {id(run): why_not_stackable(run) for run in runs}
     for reason in sorted({r for r in reasons.values() if r}):
