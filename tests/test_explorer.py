@@ -221,6 +221,13 @@ def test_widgets_and_methods_are_two_ways_to_one_state(explorer: HeadExplorer) -
         ("   ", "there is no token"),
         ("A " * 12, "too many"),
         ("<script>alert(1)</script>", "not a token"),
+        ("", "there is no token"),
+        ("BOS A B1 ²", "not a token"),  # a digit to Python, no token
+        ("BOS 01", "not a token"),
+        ("BOS\x00A", "not a token"),
+        ("BOS A 😀", "not a token"),
+        ("X" * 100_000, "XXXXXXXXXXXXXXXXXXXX…"),
+        ("A " * 100_000, "100000 tokens are too many; the model reads at most 11"),
     ],
 )
 def test_bad_input_leaves_the_last_good_state(
@@ -239,6 +246,46 @@ def test_bad_input_leaves_the_last_good_state(
     assert explorer.state == state
     explorer.set_head(2, on=True)
     assert explorer.message == explorer.message_box.value == ""
+
+
+def shown(explorer: HeadExplorer) -> tuple[object, ...]:
+    """All that the explorer shows, but for the message and the box that is typed into."""
+    return (
+        explorer.snapshot().to_json(),
+        [answer.value for answer in explorer.answers.values()],
+        [[s.value for s in switches] for switches in explorer.switches.values()],
+        explorer.position_buttons.options,
+        explorer.position_buttons.index,
+        explorer.counter.value,
+        explorer.method_box.value,
+    )
+
+
+@pytest.mark.parametrize("bad", ["BOS D1", "", "A " * 12])
+def test_what_is_shown_stays_until_the_input_is_mended(explorer: HeadExplorer, bad: str) -> None:
+    explorer.tokens_box.value = "BOS A C2 B1"
+    explorer.set_head(1, on=False)
+    before = shown(explorer)
+    explorer.tokens_box.value = bad
+    assert explorer.message
+    assert explorer.tokens_box.value == bad  # to be mended, not typed anew
+    assert shown(explorer) == before
+    # Mended to what it was: the message goes, all else stays.
+    explorer.tokens_box.value = "BOS A C2 B1"
+    assert explorer.message == explorer.message_box.value == ""
+    assert shown(explorer) == before
+    # Or left alone: whatever is done next starts from the last good state.
+    explorer.tokens_box.value = bad
+    explorer.switches["gated"][3].value = False
+    assert explorer.message == explorer.message_box.value == ""
+    assert explorer.tokens_box.value == "BOS A C2 B1"
+    assert explorer.state.off["gated"] == {1, 3}
+    assert shown(explorer) != before
+
+
+def test_a_long_message_is_short(explorer: HeadExplorer) -> None:
+    explorer.tokens_box.value = "X" * 100_000
+    assert len(explorer.message_box.value) < 120
 
 
 def test_what_is_not_there_gets_a_sentence(explorer: HeadExplorer) -> None:
