@@ -1,6 +1,7 @@
 """Figures in files: with a browser, without one, and without the network."""
 
 import html.parser
+import logging
 import os
 import re
 import socket
@@ -90,6 +91,23 @@ def test_a_browser_that_fails_is_told_and_the_rest_is_written(
     assert [p.suffix for p in written] == [".html", ".csv"]
     assert "failed in the browser (it crashed)" in said[0]
     assert "\n" not in said[0]
+
+
+def test_the_drivers_log_is_not_heard_and_the_users_is(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def chatty(jobs: list[object], scale: float) -> list[bytes]:
+        logging.getLogger("choreographer.channels.pipe").error("JSONError. Ignoring")
+        logging.getLogger("kaleido.kaleido").critical("something")
+        logging.getLogger("mine").error("heard")
+        return [b"picture"]
+
+    monkeypatch.setattr(save, "_render", chatty)
+    monkeypatch.setattr(save, "browser_found", lambda: "chromium")
+    assert save.drawn([(figure(), "png")]) == ([b"picture"], "")
+    assert caplog.messages == ["heard"]
+    logging.getLogger("choreographer.channels.pipe").error("its own user's")
+    assert caplog.messages == ["heard", "its own user's"]
 
 
 def test_csv_holds_the_data_and_several_tables_get_their_names(tmp_path: Path) -> None:

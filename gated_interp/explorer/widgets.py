@@ -40,8 +40,8 @@ STYLE = f"""<style>
 .gi-explorer .gi-tokens .jupyter-button.mod-active {{
   background: {PALETTE[1]}; color: #000; box-shadow: none; font-weight: bold; }}
 /* Two lines high also with one, so that a longer answer moves no switch from under the mouse. */
-.gi-explorer .gi-answer {{ font-size: 15px; line-height: 22px; min-height: 46px;
-  white-space: normal; }}
+.gi-explorer .gi-answer {{ font-size: 15px; white-space: normal; }}
+.gi-explorer .gi-answer .widget-html-content {{ line-height: 26px !important; min-height: 52px; }}
 .gi-explorer .gi-answer b {{ font-size: 19px; }}
 .gi-explorer .gi-title {{ font-size: 15px; font-weight: bold; }}
 .gi-explorer .gi-legend {{ font-size: 11px; padding: 4px 0 2px {round(LABELS)}px; }}

@@ -1,10 +1,12 @@
 """A figure to files: SVG, PNG or PDF, self-contained HTML, and the CSV it was drawn from."""
 
 import asyncio
+import logging
 import re
 import threading
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -160,7 +162,8 @@ def drawn(
     def work() -> None:
         try:
             limit = SECONDS_TO_START + SECONDS_PER_IMAGE * len(jobs)
-            result.extend(asyncio.run(asyncio.wait_for(_render(jobs, scale), limit)))
+            with _quiet():
+                result.extend(asyncio.run(asyncio.wait_for(_render(jobs, scale), limit)))
         except Exception as error:  # whatever ails the browser, the other files are still written
             reason = str(error.args[0] if error.args else type(error).__name__)
             reason = reason.splitlines()[0].split(". ")[0].rstrip(".")
@@ -187,6 +190,20 @@ async def _render(jobs: Sequence[tuple[go.Figure, str]], scale: float | int) -> 
             image = await browser.calc_fig(_with_fixed_ids(fig), opts=options)
             images.append(_fixed_svg(image) if kind == "svg" else image)
     return images
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """What the browser's driver logs stays off stderr: what matters of it is an exception too."""
+    loggers = [logging.getLogger(name) for name in ("choreographer", "kaleido")]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
 
 
 def _with_fixed_ids(fig: go.Figure) -> dict[str, Any]:
