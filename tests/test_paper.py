@@ -142,6 +142,37 @@ def test_the_selection_loss_is_the_full_loss_over_the_variance():
     assert math.isclose(seeds.selection_loss(history, recipe.replace(alpha_unit="absolute")), 0.185)
 
 
+def test_of_several_attempts_the_one_with_the_lowest_loss_is_kept():
+    task = SkipTrigramTask(2)
+    recipe = RELIABLE.replace(toy_steps=200, steps=30)
+    toys = seeds.train_toy_seeds(3, task, recipe, range(4))
+    alone, of_three = (
+        seeds.train_seeds(3, task, recipe.replace(attempts=n), range(4), toys=toys).table()
+        for n in (1, 3)
+    )
+    assert len(alone) == len(of_three) == 4
+    better = of_three["selection_loss"] < alone["selection_loss"] - 1e-6
+    same = (of_three["selection_loss"] - alone["selection_loss"]).abs() < 1e-6
+    assert (better | same).all()
+    assert better.any()
+    # A run that stays the first attempt's is the same run.
+    assert torch.allclose(
+        torch.tensor(of_three["fvu"][same].tolist()), torch.tensor(alone["fvu"][same].tolist())
+    )
+    with pytest.raises(GatedInterpError, match="attempts is 0; it must be positive"):
+        Recipe(attempts=0)
+
+
+@pytest.mark.parametrize(("count", "heads"), [(64, 2), (64, 3), (10, 8), (1, 64), (0, 2)])
+def test_stacks_hold_every_seed_once_and_fit_the_cache(count, heads):
+    given = list(range(7, 7 + count))
+    parts = seeds.stacks(given, heads, RELIABLE)
+    assert [s for part in parts for s in part] == given
+    sizes = [len(part) for part in parts]
+    assert all(0 < size <= seeds.stack_size(heads, RELIABLE) for size in sizes)
+    assert max(sizes, default=0) - min(sizes, default=0) <= 1
+
+
 def test_recipes_follow_their_seed_and_the_reference_is_the_posts():
     task = SkipTrigramTask(3)
     toy = build_toy(ToyConfig(n_trigrams=3, n_heads=2))

@@ -454,7 +454,7 @@ def test_memory_grows_with_all_that_costs_it():
     base = cell_bytes(8, 12, Recipe(), 32)
     assert cell_bytes(16, 12, Recipe(), 32) > base
     assert cell_bytes(8, 24, Recipe(), 32) > base
-    assert cell_bytes(8, 12, Recipe(), 16) < base
+    assert cell_bytes(8, 12, Recipe(), 4) < base
     assert cell_bytes(8, 12, Recipe(), 3200) == base  # stacks are of bounded size
     assert cell_bytes(8, 12, Recipe(expansion=8), 32) > base
 

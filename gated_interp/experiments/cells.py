@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from gated_interp.core.config import Config, positive
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.files import write_text, write_whole
 from gated_interp.experiments.recipes import Recipe
-from gated_interp.experiments.seeds import STACK, SeedsOutcome, in_processes, train_seeds
+from gated_interp.experiments.seeds import SeedsOutcome, in_processes, stacks, train_seeds
 from gated_interp.models.pruning import prune_dead_heads
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
 
@@ -122,17 +123,17 @@ def run_cells(
     missing = {key: c for key, c in zip(names, cells, strict=True) if key not in there}
 
     seeds = list(range(config.first_seed, config.first_seed + config.seeds))
-    stacks = [seeds[i : i + STACK] for i in range(0, len(seeds), STACK)]
     jobs = [
         (key, train_stack, (c.heads, SkipTrigramTask(c.trigrams), recipes["/".join(key)], stack))
         for key, c in missing.items()
-        for stack in stacks
+        for stack in stacks(seeds, c.heads, recipes["/".join(key)])
     ]
+    parts_of = Counter(key for key, _, _ in jobs)
     parts: dict[tuple[str, str], list[Runs]] = {key: [] for key in missing}
     on_progress(0, len(jobs))
     for finished, (key, runs) in enumerate(in_processes(jobs, workers), 1):
         parts[key].append(runs)
-        if len(parts[key]) == len(stacks):
+        if len(parts[key]) == parts_of[key]:
             cell = missing[key]
             row = {"experiment": cell.experiment, "recipe": cell.name, "heads": cell.heads}
             row |= {"gated_heads": cell.heads * cell.recipe.expansion, "trigrams": cell.trigrams}

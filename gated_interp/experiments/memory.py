@@ -4,7 +4,7 @@ import os
 
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.experiments.recipes import Recipe
-from gated_interp.experiments.seeds import HELD_OUT, STACK
+from gated_interp.experiments.seeds import HELD_OUT, stack_size
 
 # A process with torch and TransformerLens imported, before it does anything.
 PROCESS = 500 * 2**20
@@ -21,7 +21,8 @@ def cell_bytes(heads: int, trigrams: int, recipe: Recipe, seeds: int, n_position
     the hooked model's activations. Measured from 2 to 64 heads it is right within a factor of
     two.
     """
-    runs, v, gated = min(seeds, STACK), 2 * trigrams + 2, heads * recipe.expansion
+    runs, v = min(seeds, stack_size(heads, recipe)), 2 * trigrams + 2
+    gated = heads * recipe.expansion
     positions = recipe.batch_size * n_positions  # of each run in a step
     pool = runs * recipe.n_sequences * n_positions * (v + 8)
     original = runs * recipe.n_sequences * n_positions * heads * 4

@@ -16,12 +16,12 @@ from gated_interp.core.files import write_text, write_whole
 from gated_interp.experiments.intervals import wilson
 from gated_interp.experiments.recipes import recipe_named
 from gated_interp.experiments.seeds import (
-    STACK,
     Job,
     SeedsOutcome,
     in_processes,
     merged,
     original_of,
+    stacks,
     train_seeds,
 )
 from gated_interp.models.checkpoint import save
@@ -159,10 +159,10 @@ def _jobs(
         if config.steps is not None:
             recipe = recipe.replace(steps=config.steps)
         seeds = list(range(config.first_seed, config.first_seed + config.seeds))
-        stacks = [seeds[i : i + STACK] for i in range(0, len(seeds), STACK)]
-        batches[name] = len(stacks)
+        together = stacks(seeds, heads, recipe)
+        batches[name] = len(together)
         task = SkipTrigramTask(trigrams)
-        jobs += [(name, train_seeds, (heads, task, recipe, stack)) for stack in stacks]
+        jobs += [(name, train_seeds, (heads, task, recipe, stack)) for stack in together]
     return jobs, batches
 
 

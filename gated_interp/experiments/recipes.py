@@ -9,7 +9,7 @@ from typing import Literal
 
 import torch
 
-from gated_interp.core.config import Config
+from gated_interp.core.config import Config, positive
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.seeds import derive
 from gated_interp.models.gated_attention import GatedAttention, GatedConfig
@@ -30,7 +30,9 @@ class Recipe(Config):
     The fields are those of :class:`GatedConfig` and :class:`TrainConfig` that recipes vary;
     ``expansion`` is gated heads per toy head, ``scale_output`` sets the block's ``output_scale``
     to the longest output the original writes in a sample (else it is 1), and ``toy_steps``,
-    ``toy_lr`` and ``toy_lr_decay`` train the toys.
+    ``toy_lr`` and ``toy_lr_decay`` train the toys. Of ``attempts`` blocks that are trained for a
+    seed, the one with the lowest loss is kept: the loss, penalties at full weight, knows nothing
+    of trigrams, verdicts or owners.
 
     Examples:
         >>> Recipe().replace(overlap=0.1).overlap
@@ -43,11 +45,11 @@ class Recipe(Config):
     scale_output: bool = True
     penalty_pairs: Literal["causal", "all"] = "causal"
     gate_bias_init: float = 0.5
-    alpha: float = 0.01
+    alpha: float = 0.005
     alpha_unit: Literal["absolute", "variance"] = "variance"
-    overlap: float = 0.2
+    overlap: float = 1.0
     overlap_power: float = 2.0
-    fvu_target: float | None = 0.0185
+    fvu_target: float | None = 0.007
     fvu_from: float = 0.2
     penalty_off: float = 0.2
     penalty_ramp: float = 0.2
@@ -56,9 +58,13 @@ class Recipe(Config):
     n_sequences: int = 10_000
     lr: float = 0.02
     lr_decay: float = 0.5
-    toy_steps: int = 3000
+    toy_steps: int = 6000
     toy_lr: float = 0.03
     toy_lr_decay: float = 0.5
+    attempts: int = 1
+
+    def problems(self) -> list[str]:
+        return positive(self, "expansion", "steps", "toy_steps", "attempts")
 
     def toy_run(self, n_heads: int, task: SkipTrigramTask, seed: int) -> ToyRun:
         """The toy of ``seed``: its initial weights and its data both come from it."""
@@ -130,6 +136,11 @@ def longest_output(model: HookedTransformer, task: SkipTrigramTask, seed: int) -
 
 
 RELIABLE = Recipe()
+# More trigrams leave more to explain, and a block in a few settles with two heads on one trigram,
+# which its loss tells; their toys learn sooner.
+RELIABLE_LARGE = RELIABLE.replace(
+    fvu_target=0.0285, overlap=0.2, alpha=0.01, toy_steps=3000, attempts=3
+)
 
 # alpha and lr of the post's three published experiments, by the toy's (heads, trigrams).
 REFERENCE_SETTINGS = {(2, 3): (0.5, 5e-4), (3, 4): (0.1, 5e-4), (4, 5): (0.3, 1e-3)}
@@ -174,6 +185,5 @@ def recipe_named(name: str, n_heads: int, n_trigrams: int) -> Recipe:
     if name == "reference":
         return reference_recipe(n_heads, n_trigrams)
     if name == "reliable":
-        # More trigrams leave more to explain and take longer to part.
-        return RELIABLE if n_trigrams <= 5 else RELIABLE.replace(fvu_target=0.031, steps=6000)
+        return RELIABLE if n_trigrams <= 5 else RELIABLE_LARGE
     raise GatedInterpError(f"recipe is {name!r}; it must be 'reliable' or 'reference'.")

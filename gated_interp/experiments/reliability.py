@@ -34,6 +34,7 @@ VARIANTS: dict[str, Callable[[int, int], Recipe]] = {
     "with value bias": _changed(value_bias=True),
     "all pairs": _changed(penalty_pairs="all"),
     "fixed weights instead of an FVU target": _changed(fvu_target=None),
+    "overlap of power 1": _changed(overlap_power=1.0),
     "no overlap penalty": _changed(**PROTOTYPE),
     "2x heads": _changed(expansion=2),
     "binary gates": _changed(gate="binary"),

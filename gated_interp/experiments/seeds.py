@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any
 
 import joblib
@@ -19,12 +20,13 @@ from gated_interp.experiments.recipes import Recipe
 from gated_interp.models.splice import splice, unsplice
 from gated_interp.models.toy import HookedTransformer
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
-from gated_interp.training.stacked.runs import train_gated_runs, train_toys
+from gated_interp.training.stacked.runs import GatedRun, train_gated_runs, train_toys
 
-# Seeds in one stack: enough to share every product, few enough to stay in the cache.
-STACK = 32
+# Seeds in one stack: enough to share every product, few enough to stay in the cache. Past the
+# cache a run costs twice as much: 32 heads are best trained 8 runs at a time, 8 heads 32.
+MOST_RUNS, LEAST_RUNS, HEADS_IN_CACHE = 32, 4, 256
 # Sub-streams of a seed, and the seed of the sequences every run is measured on.
-TOY_STREAM, GATED_STREAM = 21, 22
+TOY_STREAM, GATED_STREAM, ATTEMPT_STREAM = 21, 22, 23
 HELD_OUT_SEED, HELD_OUT = 4242, 500
 # The selection loss averages over the last logged steps: one step is noisy.
 LAST_ROWS = 10
@@ -134,6 +136,29 @@ class SeedsOutcome:
         )
 
 
+def stack_size(n_heads: int, recipe: Recipe) -> int:
+    """How many runs of a shape step together at most.
+
+    Examples:
+        >>> stack_size(2, Recipe()), stack_size(8, Recipe())
+        (32, 8)
+    """
+    gated = n_heads * recipe.expansion
+    return max(LEAST_RUNS, min(MOST_RUNS, HEADS_IN_CACHE // max(gated, 1)))
+
+
+def stacks(seeds: Sequence[int], n_heads: int, recipe: Recipe) -> list[list[int]]:
+    """``seeds``, in order, in as few stacks as :func:`stack_size` allows, all about as long.
+
+    Examples:
+        >>> stacks(range(10), 8, Recipe())
+        [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]]
+    """
+    count = -(-len(seeds) // stack_size(n_heads, recipe))
+    cuts = [len(seeds) * i // max(count, 1) for i in range(count + 1)]
+    return [list(seeds[a:b]) for a, b in pairwise(cuts)]
+
+
 def train_seeds(
     n_heads: int,
     task: SkipTrigramTask,
@@ -146,7 +171,8 @@ def train_seeds(
     """Toys of all ``seeds``, then as many gated runs on the toys that learnt, stacked.
 
     The gated run of the i-th seed stands in for the i-th learnt toy (starting over when they run
-    out), so that as many different toys as possible are tried.
+    out), so that as many different toys as possible are tried. Where the recipe makes several
+    attempts, a seed's run is the one with the lowest :func:`selection_loss`.
 
     Args:
         toys: what :func:`train_toy_seeds` gave for these seeds, where they are trained already.
@@ -163,14 +189,10 @@ def train_seeds(
     if not learnt:
         return SeedsOutcome(toys, [], time.perf_counter() - started)
     originals = [learnt[i % len(learnt)] for i in range(len(seeds))]
-    runs = [
-        recipe.gated_run(toy.model, task, derive(s, GATED_STREAM))
-        for s, toy in zip(seeds, originals, strict=True)
-    ]
-    results = train_gated_runs(runs, progress=progress)
+    runs, histories = _best_attempts(originals, task, recipe, seeds, progress)
     tokens = task.sample(HELD_OUT, HELD_OUT_SEED).tokens
     gated = []
-    for seed, toy, run, result in zip(seeds, originals, runs, results, strict=True):
+    for seed, toy, run, history in zip(seeds, originals, runs, histories, strict=True):
         model = splice(toy.model, 0, run.block)
         measured = {k: float(v) for k, v in faithfulness(model, tokens).measures().items()}
         gated.append(
@@ -179,12 +201,37 @@ def train_seeds(
                 toy_seed=toy.seed,
                 model=model,
                 verdict=verdict(model, task),
-                selection_loss=selection_loss(result.history, recipe),
-                history=result.history,
+                selection_loss=selection_loss(history, recipe),
+                history=history,
                 **measured,
             )
         )
     return SeedsOutcome(toys, gated, time.perf_counter() - started)
+
+
+def _best_attempts(
+    originals: Sequence[ToyOutcome],
+    task: SkipTrigramTask,
+    recipe: Recipe,
+    seeds: Sequence[int],
+    progress: bool,
+) -> tuple[list[GatedRun], list[pd.DataFrame]]:
+    """For each seed the run with the lowest selection loss of ``recipe.attempts``, trained."""
+    kept: list[tuple[float, GatedRun, pd.DataFrame]] = []
+    for attempt in range(recipe.attempts):
+        streams = (ATTEMPT_STREAM, attempt) if attempt else (GATED_STREAM,)
+        runs = [
+            recipe.gated_run(toy.model, task, derive(seed, *streams))
+            for seed, toy in zip(seeds, originals, strict=True)
+        ]
+        histories = [result.history for result in train_gated_runs(runs, progress=progress)]
+        tried = [
+            (selection_loss(history, recipe), run, history)
+            for run, history in zip(runs, histories, strict=True)
+        ]
+        pairs = zip(kept or tried, tried, strict=True)
+        kept = [min(pair, key=lambda run: run[0]) for pair in pairs]
+    return [run for _, run, _ in kept], [history for _, _, history in kept]
 
 
 def train_toy_seeds(

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from gated_interp.experiments.intervals import wilson
 from gated_interp.experiments.recipes import Recipe
 from gated_interp.experiments.seeds import (
-    STACK,
     SeedsOutcome,
     merged,
+    stacks,
     train_seeds,
     train_toy_seeds,
 )
@@ -83,15 +83,15 @@ def run_shape(cells: Sequence[SweepCell]) -> list[Row]:
     first = cells[0]
     task = SkipTrigramTask(first.trigrams)
     seeds = list(range(first.first_seed, first.first_seed + first.seeds))
-    stacks = [seeds[i : i + STACK] for i in range(0, len(seeds), STACK)]
+    batches = stacks(seeds, first.heads, first.recipe)
     started = time.perf_counter()
-    toys = [train_toy_seeds(first.heads, task, first.recipe, stack) for stack in stacks]
+    toys = [train_toy_seeds(first.heads, task, first.recipe, stack) for stack in batches]
     shared = (time.perf_counter() - started) / len(cells)
     rows = []
     for cell in cells:
         parts = [
             train_seeds(cell.heads, task, cell.recipe, stack, toys=trained)
-            for stack, trained in zip(stacks, toys, strict=True)
+            for stack, trained in zip(batches, toys, strict=True)
         ]
         seconds = shared + sum(part.seconds for part in parts)
         rows.append(row_of(cell, merged(parts, seconds)))
