@@ -136,10 +136,19 @@ def longest_output(model: HookedTransformer, task: SkipTrigramTask, seed: int) -
 
 
 RELIABLE = Recipe()
-# More trigrams leave more to explain, and a block in a few settles with two heads on one trigram,
-# which its loss tells; their toys learn sooner.
+# More trigrams leave more to explain. Gates that start shut and penalties that rise from the first
+# step part the heads better here; where two still settle on one trigram, the loss tells.
 RELIABLE_LARGE = RELIABLE.replace(
-    fvu_target=0.0285, overlap=0.2, alpha=0.01, toy_steps=3000, attempts=3
+    gate_bias_init=0.0,
+    penalty_off=0.0,
+    penalty_ramp=0.8,
+    fvu_from=0.0,
+    fvu_target=0.029,
+    overlap=0.2,
+    overlap_power=1.5,
+    alpha=0.01,
+    toy_steps=3000,
+    attempts=2,
 )
 
 # alpha and lr of the post's three published experiments, by the toy's (heads, trigrams).
