@@ -131,6 +131,8 @@ def test_variants_change_what_they_say_and_nothing_else():
     assert changed("all pairs") == {"penalty_pairs": "all"}
     assert changed("fixed weights instead of an FVU target") == {"fvu_target": None}
     assert changed("overlap of power 1") == {"overlap_power": 1.0}
+    sparser = {"fvu_target": 0.0185, "overlap": 0.2, "alpha": 0.01}
+    assert changed("fewer open gates, higher FVU") == sparser
     assert changed("2x heads", 8, 12) == {"expansion": 2}
     assert changed("binary gates") == {"gate": "binary"}
     prototype = changed("no overlap penalty")

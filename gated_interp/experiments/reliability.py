@@ -35,6 +35,7 @@ VARIANTS: dict[str, Callable[[int, int], Recipe]] = {
     "all pairs": _changed(penalty_pairs="all"),
     "fixed weights instead of an FVU target": _changed(fvu_target=None),
     "overlap of power 1": _changed(overlap_power=1.0),
+    "fewer open gates, higher FVU": _changed(fvu_target=0.0185, overlap=0.2, alpha=0.01),
     "no overlap penalty": _changed(**PROTOTYPE),
     "2x heads": _changed(expansion=2),
     "binary gates": _changed(gate="binary"),

@@ -87,7 +87,9 @@ class SeedsOutcome:
 
     @property
     def selected(self) -> GatedOutcome:
-        """The run to show: the lowest selection loss.
+        """The run to show: the lowest selection loss in the half nearer to its toy (by KL).
+
+        The loss alone favours toys that are easy to write as over blocks that behave as they do.
 
         Raises:
             GatedInterpError: no toy learnt its task, so no block was trained.
@@ -97,7 +99,8 @@ class SeedsOutcome:
                 f"none of {len(self.toys)} toys learnt every trigram, so no gated block was "
                 "trained; use more seeds."
             )
-        return min(self.gated, key=lambda run: run.selection_loss)
+        faithful = sorted(self.gated, key=lambda run: run.kl)[: (len(self.gated) + 1) // 2]
+        return min(faithful, key=lambda run: run.selection_loss)
 
     def table(self) -> pd.DataFrame:
         """One row per gated run."""
