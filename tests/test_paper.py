@@ -51,7 +51,7 @@ def test_results_hold_what_is_promised_and_agree_with_the_tables(run):
     assert "3H4ST" in said[0]
 
 
-def test_the_shown_run_has_the_lowest_loss_of_the_more_faithful_half_and_its_files_give_its_verdicts(
+def test_the_shown_run_is_the_best_of_the_faithful_half_and_its_files_give_its_verdicts(
     run,
 ):
     out, results, _ = run

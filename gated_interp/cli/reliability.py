@@ -26,7 +26,7 @@ Figures = Annotated[
 
 def reliability(
     seeds: Annotated[int, typer.Option(min=1, help="Gated runs of each shape and recipe.")] = 64,
-    first_seed: FirstSeed = 1000,
+    first_seed: FirstSeed = 7000,
     only: Annotated[
         list[str] | None,
         typer.Option(
@@ -91,7 +91,7 @@ def phase(
     heads: Annotated[str, typer.Option(help="Heads of the toys: a range or a list.")] = "1:8",
     trigrams: Annotated[str, typer.Option(help="Trigrams: a range or a list.")] = "1:12",
     seeds: Annotated[int, typer.Option(min=1, help="Toys, and gated runs, of each cell.")] = 8,
-    first_seed: FirstSeed = 2000,
+    first_seed: FirstSeed = 10_000,
     out: Annotated[Path, typer.Option(help="Run folder.")] = OUT["phase"],
     figures: Figures = None,
     steps: Steps = None,

@@ -48,7 +48,7 @@ class CellsConfig(Config):
     """
 
     seeds: int = 64
-    first_seed: int = 1000
+    first_seed: int = 7000
     steps: int | None = None
     toy_steps: int | None = None
 

@@ -22,7 +22,7 @@ def run_phase(
     heads: Sequence[int] = HEADS,
     trigrams: Sequence[int] = TRIGRAMS,
     seeds: int = 8,
-    first_seed: int = 2000,
+    first_seed: int = 10_000,
     recipe: str = "reliable",
     steps: int | None = None,
     toy_steps: int | None = None,

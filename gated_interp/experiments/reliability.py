@@ -47,7 +47,7 @@ def run_reliability(
     out: Path | str,
     *,
     seeds: int = 64,
-    first_seed: int = 1000,
+    first_seed: int = 7000,
     shapes: Sequence[tuple[int, int]] = SHAPES,
     variants: Sequence[str] = tuple(VARIANTS),
     steps: int | None = None,
