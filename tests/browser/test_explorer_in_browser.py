@@ -114,7 +114,7 @@ def test_the_notebook_in_jupyterlab(
     assert {kind for cell in kinds for kind in cell} == {"execute_result", "display_data"}
     page = ExplorerPage(tab.page)
     # The notebook's later cells have used the same explorer by code: it shows where they left it.
-    assert page.tokens() == "BOS A C2 B1"
+    assert page.tokens() == "BOS A C1 B2"
     assert page.shown_off() == 3
     tab.page.locator(".gi-explorer button", has_text="all on").nth(0).click()
     tab.page.locator(".gi-explorer button", has_text="all on").nth(1).click()
