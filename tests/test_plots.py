@@ -291,6 +291,14 @@ def test_sweep_curves_are_in_the_order_of_alpha() -> None:
     assert list(fvu.y) == [0.01, 0.02]
 
 
+def test_more_recipes_than_colours_still_look_different() -> None:
+    row = results().iloc[:1]
+    many = pd.concat([row.assign(recipe=f"recipe {i}") for i in range(12)])
+    fig = reliability(many)
+    looks = {(t.marker.color, t.marker.symbol) for t in fig.data if t.name and t.showlegend is None}
+    assert len(looks) == 12
+
+
 def test_reliability_places_rates_intervals_and_counts() -> None:
     fig = reliability(results(), target=0.95)
     ours = [t for t in fig.data if t.name == "ours"]

@@ -82,9 +82,12 @@ def reliability(
         part = results[results["recipe"] == recipe]
         y = [names.index(e) + (i - (len(recipes) - 1) / 2) * 15 / pitch for e in part["experiment"]]
         color = PALETTE[i % len(PALETTE)]
+        # Past the palette, colours come again with hollow symbols.
+        hollow = "-open" if i >= len(PALETTE) else ""
+        symbol = SYMBOLS[i % len(SYMBOLS)] + hollow
         look = {
             "mode": "markers",
-            "marker": {"color": color, "symbol": SYMBOLS[i % len(SYMBOLS)], "size": 7},
+            "marker": {"color": color, "symbol": symbol, "size": 7},
             "cliponaxis": False,
             "name": text(recipe),
             "legendgroup": text(recipe),
