@@ -1,7 +1,15 @@
-"""Which head holds which representation: sole owner, distributed, not learnt.
+"""Which head holds which representation: holder, sole owner, distributed, not learnt.
 
-Definitions of the 2024 gated attention post. The layer is linear in its heads' outputs, so one
-forward pass is enough for every subset of heads.
+*Holder* and *clean* are :mod:`~gated_interp.analysis.holders`' words, by ablation. *Sole owner* and
+*distributed* are the 2024 gated attention post's, kept for comparison. The layer is linear in its
+heads' outputs, so one forward pass is enough for every subset of heads.
+
+What the post's rule leaves out: only what heads write is compared, not the query token's own logit
+(nor biases), so an owner alone need not make the model answer C; the set in which nothing is
+removed is not asked; a head may own several trigrams, and a trigram have several owners. Where this
+differs from the post's code drop: a B at the last position has no room for its C and is never an
+example; a share must exceed 99% of all the examples of a trigram (not of the last batch's); and a
+trigram that is not learnt has no owner.
 """
 
 import dataclasses
@@ -12,6 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gated_interp.analysis.breaking import some_set_breaks
+from gated_interp.analysis.holders import holders_from_writes, is_clean
 from gated_interp.analysis.writes import head_writes
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.models.toy import HookedTransformer
@@ -28,8 +37,11 @@ class Verdict:
 
     Attributes:
         learnt: trigrams whose C tops the logits in more than 99% of their examples.
-        owners: per trigram the heads (ascending) that are its sole owner: that keep C on top
-            whichever non-empty set of other heads is removed, in more than 99% of its examples.
+        holders: per trigram the heads (ascending) that hold it: sufficient, necessary and specific
+            by ablation (:mod:`~gated_interp.analysis.holders`); none where it is not learnt.
+        owners: per trigram the heads (ascending) that are its sole owner by the post's rule: what
+            they and the heads that stay write keeps C on top, whichever non-empty set of other
+            heads is removed, in more than 99% of its examples; none where it is not learnt.
         distributed: learnt trigrams without a sole owner.
         not_learnt: the other trigrams.
         accuracy: per trigram the share of its examples whose top logit is C.
@@ -37,10 +49,10 @@ class Verdict:
     Examples:
         >>> found = Verdict(
         ...     learnt=[1, 2], owners={1: [0], 2: []}, distributed=[2], not_learnt=[],
-        ...     accuracy={1: 1.0, 2: 0.995},
+        ...     accuracy={1: 1.0, 2: 0.995}, holders={1: [0], 2: []},
         ... )
-        >>> found.success
-        False
+        >>> found.success, found.clean
+        (False, False)
     """
 
     learnt: list[int]
@@ -48,16 +60,24 @@ class Verdict:
     distributed: list[int]
     not_learnt: list[int]
     accuracy: dict[int, float]
+    holders: dict[int, list[int]]
 
     @property
     def success(self) -> bool:
-        """Every trigram is learnt and has a sole owner; none is distributed."""
+        """The post's success: every trigram is learnt and has a sole owner."""
         return not self.not_learnt and not self.distributed
+
+    @property
+    def clean(self) -> bool:
+        """Every trigram is held by exactly one head, and these heads differ."""
+        return is_clean(self.holders)
 
     def to_json(self) -> dict[str, Any]:
         """The verdict as published on the command line and in ``results.json``."""
         return {
             "learnt": self.learnt,
+            "holders": {str(b): heads for b, heads in self.holders.items()},
+            "clean": self.clean,
             "owners": {str(b): heads for b, heads in self.owners.items()},
             "distributed": self.distributed,
             "not_learnt": self.not_learnt,
@@ -71,7 +91,7 @@ def verdict(
     n: int = EXAMPLES,
     seed: int = SEED,
 ) -> Verdict:
-    """Who holds which trigram in a one-layer model, exactly, from one forward pass.
+    """Who holds and who owns which trigram in a one-layer model, exactly, from one forward pass.
 
     Args:
         model: a toy, or a toy with a gated block spliced in.
@@ -87,8 +107,8 @@ def verdict(
         >>> from gated_interp.models.analytic import manual_model
         >>> truth = manual_model(2, 3)  # trigram 1 is held by head 0, 2 by head 1, 3 by both
         >>> found = verdict(truth.model, truth.task)
-        >>> found.owners, found.distributed
-        ({1: [0], 2: [1], 3: []}, [3])
+        >>> found.owners, found.distributed, found.holders
+        ({1: [0], 2: [1], 3: []}, [3], {1: [], 2: [], 3: []})
     """
     if model.cfg.d_vocab != task.d_vocab:
         raise GatedInterpError(
@@ -121,12 +141,14 @@ def verdict_from_writes(
         accuracy[b] = (logits[mine].argmax(-1) == c).double().mean().item()
         owners[b] = sole_owners(writes[mine], c)
     learnt = [b for b in task.trigrams if accuracy[b] > THRESHOLD]
+    owners = {b: heads if b in learnt else [] for b, heads in owners.items()}
     return Verdict(
         learnt=learnt,
         owners=owners,
         distributed=[b for b in learnt if not owners[b]],
         not_learnt=[b for b in task.trigrams if b not in learnt],
         accuracy=accuracy,
+        holders=holders_from_writes(writes, logits, trigram, task).holders,
     )
 
 

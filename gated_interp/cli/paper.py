@@ -7,6 +7,7 @@ import typer
 
 from gated_interp.cli.console import progress, say, show, tell
 from gated_interp.cli.options import Formats, formats_of
+from gated_interp.core.errors import GatedInterpError
 
 SEEDS, QUICK_SEEDS = 64, 6
 # Nothing to import for a list of five names when --help is all that is wanted.
@@ -27,7 +28,7 @@ def reproduce(
     ] = None,
     figures: Annotated[
         Path | None,
-        typer.Option(help="Folder for the figures: figures for runs/paper, else OUT/figures."),
+        typer.Option(help="Folder for the figures: OUT/figures. README's are in `figures`."),
     ] = None,
     recipe: Annotated[
         Literal["reliable", "reference"],
@@ -47,11 +48,12 @@ def reproduce(
 
     Trains toys and gated blocks of many seeds, says which head holds what before and after, and
     writes checkpoints, tables and figures. Experiments that have finished are kept: interrupted
-    and given again, the command goes on.
+    and given again, the command goes on. Where a run to show is not clean (some trigram is not held
+    by exactly one head of its own), no figure is touched and the exit code is 1.
     """
     kinds = formats_of(formats)
     from gated_interp.experiments.figures import draw_run
-    from gated_interp.experiments.paper import PaperConfig, results_table, run_paper
+    from gated_interp.experiments.paper import PaperConfig, results_table, run_paper, unclean
 
     config = PaperConfig(
         only=only,
@@ -61,12 +63,14 @@ def reproduce(
         steps=steps,
     )
     folder = RUNS[recipe] if out is None else out
-    if figures is None:
-        figures = Path("figures") if folder == RUNS["reliable"] else folder / "figures"
+    figures = folder / "figures" if figures is None else figures
     with progress("training", "batches of seeds") as update:
         results = run_paper(config, folder, workers=workers, say=tell, on_progress=update)
-    with progress("drawing"):
-        drawn = draw_run(folder, figures, kinds, say=tell)
+    faults = unclean(results)
+    drawn: list[Path] = []
+    if not faults:
+        with progress("drawing"):
+            drawn = draw_run(folder, figures, kinds, say=tell)
     table = results_table(results)
     # Ten columns would not fit a terminal; three experiments do.
     name, *measures = table.columns.tolist()
@@ -74,6 +78,11 @@ def reproduce(
     show(f"{recipe} recipe, {config.seeds} seeds each", [name, *table[name]], rows)
     for name, entry in results["experiments"].items():
         say(f"{name}: {in_words(entry)}")
+    if faults:
+        raise GatedInterpError(
+            f"{'; '.join(faults)}. The tables are in {folder}, and {figures} was left as it was; "
+            "use more seeds or steps."
+        )
     say(f"Checkpoints and tables are in {folder}, {len(drawn)} files of figures in {figures}.")
 
 
@@ -82,11 +91,9 @@ def in_words(entry: dict[str, Any]) -> str:
     parts = []
     for key, what in (("toy", "the toy"), ("gated", "the gated block")):
         found = entry[key]
-        shared = [f"trigram {b}" for b in found["distributed"]]
+        held = sum(len(heads) == 1 for heads in found["holders"].values())
+        words = f"in {what} {held} of {entry['trigrams']} trigrams are held by exactly one head"
         missing = [f"trigram {b}" for b in found["not_learnt"]]
-        owned = len(found["learnt"]) - len(shared)
-        words = f"in {what} {owned} of {entry['trigrams']} trigrams are held by one head"
-        words += f", {', '.join(shared)} by no single one" if shared else ""
         words += f", {', '.join(missing)} not learnt" if missing else ""
         parts.append(words)
     return "; ".join(parts) + "."

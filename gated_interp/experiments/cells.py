@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,9 @@ from gated_interp.analysis.verdict import verdict
 from gated_interp.core.config import Config, positive
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.files import write_text, write_whole
+from gated_interp.experiments.batches import train_batches
 from gated_interp.experiments.recipes import Recipe
-from gated_interp.experiments.seeds import SeedsOutcome, in_processes, stacks, train_seeds
+from gated_interp.experiments.seeds import SeedsOutcome, ToyOutcome, train_gated_seeds
 from gated_interp.models.pruning import prune_dead_heads
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
 
@@ -69,12 +69,12 @@ class CellsConfig(Config):
 
 @dataclasses.dataclass(frozen=True)
 class Runs:
-    """The runs of a cell, or of a stack of its seeds.
+    """The runs of a cell.
 
     Attributes:
         toys: :meth:`SeedsOutcome.toy_table`.
         gated: :meth:`SeedsOutcome.table`, with ``exactly_one`` (each trigram has exactly one sole
-            owner) and, of the block without its dead heads, ``heads_left``, ``pruned_success``
+            owner) and, of the block without its dead heads, ``heads_left``, ``pruned_clean``
             and ``pruned_bound`` (see :class:`Pruned`); no rows where no toy learnt.
         seconds: of one process.
     """
@@ -97,6 +97,8 @@ def run_cells(
 ) -> pd.DataFrame:
     """Train every cell that ``out/stem.csv`` lacks and add its row when its last seed is done.
 
+    ``out/stem-runs.csv`` gets a row for each gated run. Cells that agree in their toys share them.
+
     Args:
         out: a new folder, or one that holds rows of the same config.
         summary: the columns of a row, after those that name the cell.
@@ -116,68 +118,55 @@ def run_cells(
         raise GatedInterpError(f"there are {len(names)} cells; name at least one, each once.")
     path = out / f"{stem}.csv"
     recipes = {"/".join(key): config.applied(c.recipe) for key, c in zip(names, cells, strict=True)}
+    runs_path = out / f"{stem}-runs.csv"
     table = _open_table(path, config, recipes)
+    runs = read_table(runs_path, KEY) if len(table) else pd.DataFrame()
     there = set(table[KEY].itertuples(index=False, name=None))
     if there & set(names):
         say(f"{len(there & set(names))} of {len(names)} rows are there already and are kept.")
     missing = {key: c for key, c in zip(names, cells, strict=True) if key not in there}
+    if len(runs):  # a command that ended between the two files left runs without their row
+        kept = [key in there for key in runs[KEY].itertuples(index=False, name=None)]
+        runs = runs[kept]
 
-    seeds = list(range(config.first_seed, config.first_seed + config.seeds))
-    jobs = [
-        (key, train_stack, (c.heads, SkipTrigramTask(c.trigrams), recipes["/".join(key)], stack))
+    seeds = range(config.first_seed, config.first_seed + config.seeds)
+    shapes = {
+        key: (c.heads, SkipTrigramTask(c.trigrams), recipes["/".join(key)])
         for key, c in missing.items()
-        for stack in stacks(seeds, c.heads, recipes["/".join(key)])
-    ]
-    parts_of = Counter(key for key, _, _ in jobs)
-    parts: dict[tuple[str, str], list[Runs]] = {key: [] for key in missing}
-    on_progress(0, len(jobs))
-    for finished, (key, runs) in enumerate(in_processes(jobs, workers), 1):
-        parts[key].append(runs)
-        if len(parts[key]) == parts_of[key]:
-            cell = missing[key]
-            row = {"experiment": cell.experiment, "recipe": cell.name, "heads": cell.heads}
-            row |= {"gated_heads": cell.heads * cell.recipe.expansion, "trigrams": cell.trigrams}
-            row |= summary(_together(parts.pop(key)))
-            table = pd.DataFrame([*table.to_dict("records"), row])
-            write_table(table, path)
-            say(f"{cell.experiment}, {cell.name}: {row['successes']} of {row['runs']} succeed.")
-        on_progress(finished, len(jobs))
+    }
+    trained = train_batches(shapes, seeds, measured, workers=workers, on_progress=on_progress)
+    for key, toys, gated, seconds in trained:
+        cell = missing[key]
+        row = {"experiment": cell.experiment, "recipe": cell.name, "heads": cell.heads}
+        row |= {"gated_heads": cell.heads * cell.recipe.expansion, "trigrams": cell.trigrams}
+        each = pd.DataFrame([{**dict(zip(KEY, key, strict=True)), **run} for run in gated])
+        row |= summary(Runs(SeedsOutcome(toys, [], seconds).toy_table(), each, seconds))
+        table = pd.DataFrame([*table.to_dict("records"), row])
+        runs = pd.concat([runs, each], ignore_index=True) if len(runs) else each
+        write_table(runs, runs_path)
+        write_table(table, path)
+        say(f"{cell.experiment}, {cell.name}: {row['clean']} of {row['runs']} are clean.")
     return table
 
 
-def train_stack(heads: int, task: SkipTrigramTask, recipe: Recipe, seeds: Sequence[int]) -> Runs:
-    """Toys and gated blocks of ``seeds``, measured."""
-    outcome = train_seeds(heads, task, recipe, seeds)
-    gated = outcome.table()
-    if len(gated):
-        gated = gated.join(pd.DataFrame(_ownership(outcome, task)))
-    return Runs(outcome.toy_table(), gated, outcome.seconds)
-
-
-def _ownership(outcome: SeedsOutcome, task: SkipTrigramTask) -> list[Row]:
+def measured(
+    task: SkipTrigramTask, recipe: Recipe, seeds: Sequence[int], originals: Sequence[ToyOutcome]
+) -> list[Row]:
+    """A row for each seed's gated run, see :class:`Runs`."""
     rows = []
-    for run in outcome.gated:
+    for run in train_gated_seeds(task, recipe, seeds, originals):
         pruned = prune_dead_heads(run.model)
-        found = verdict(pruned.model, task)
         owners = run.verdict.owners.values()
         rows.append(
             {
+                **run.row(),
                 "exactly_one": run.verdict.success and all(len(heads) == 1 for heads in owners),
                 "heads_left": len(pruned.kept),
-                "pruned_success": found.success,
+                "pruned_clean": verdict(pruned.model, task).clean,
                 "pruned_bound": pruned.bound,
             }
         )
     return rows
-
-
-def _together(parts: Sequence[Runs]) -> Runs:
-    gated = [p.gated for p in parts if len(p.gated)]
-    return Runs(
-        pd.concat([p.toys for p in parts], ignore_index=True),
-        pd.concat(gated, ignore_index=True) if gated else pd.DataFrame(),
-        sum(p.seconds for p in parts),
-    )
 
 
 def write_table(table: pd.DataFrame, path: Path | str) -> None:

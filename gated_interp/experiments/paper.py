@@ -2,9 +2,10 @@
 
 import dataclasses
 import json
+import math
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,22 +14,26 @@ import pandas as pd
 from gated_interp.core.config import Config, positive
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.files import write_text, write_whole
-from gated_interp.experiments.intervals import wilson
+from gated_interp.experiments.batches import Shape, train_batches
+from gated_interp.experiments.intervals import clustered
 from gated_interp.experiments.recipes import recipe_named
-from gated_interp.experiments.seeds import (
-    Job,
-    SeedsOutcome,
-    in_processes,
-    merged,
-    original_of,
-    stacks,
-    train_seeds,
-)
+from gated_interp.experiments.seeds import SeedsOutcome, original_of, train_gated_seeds
 from gated_interp.models.checkpoint import save
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
 
 PUBLISHED = {"2H3ST": (2, 3), "3H4ST": (3, 4), "4H5ST": (4, 5)}
 LARGER = {"6H8ST": (6, 8), "8H12ST": (8, 12)}
+# Of a run's holders, and of what is left without them and with nothing else.
+OF_HOLDERS = (
+    "purity",
+    "open_there",
+    "fvu_without_holders",
+    "kl_without_holders",
+    "accuracy_without_holders",
+    "fvu_only_holders",
+    "kl_only_holders",
+    "accuracy_only_holders",
+)
 RESULTS = "results.json"
 PARTS = "parts"
 
@@ -108,19 +113,17 @@ def run_paper(
         else:
             wanted[name] = shape
 
-    jobs, batches = _jobs(wanted, config)
-    outcomes: dict[str, list[SeedsOutcome]] = {name: [] for name in wanted}
     started = time.perf_counter()
-    on_progress(0, len(jobs))
-    for finished, (name, outcome) in enumerate(in_processes(jobs, workers), 1):
-        outcomes[name].append(outcome)
-        on_progress(finished, len(jobs))
-        if len(outcomes[name]) == batches[name]:
-            seconds = sum(o.seconds for o in outcomes[name])
-            done[name] = _write_experiment(name, merged(outcomes[name], seconds), config, out)
-            part = {"config": config.replace(only=None).to_dict(), "result": done[name]}
-            write_text(parts / f"{name}.json", json.dumps(part))
-            say(f"{name}: {done[name]['successes']} of {done[name]['seeds']} seeds succeed.")
+    shapes = {name: _shape(shape, config) for name, shape in wanted.items()}
+    seeds = range(config.first_seed, config.first_seed + config.seeds)
+    trained = train_batches(
+        shapes, seeds, train_gated_seeds, workers=workers, on_progress=on_progress
+    )
+    for name, toys, gated, seconds in trained:
+        done[name] = _write_experiment(name, SeedsOutcome(toys, gated, seconds), config, out)
+        part = {"config": config.replace(only=None).to_dict(), "result": done[name]}
+        write_text(parts / f"{name}.json", json.dumps(part))
+        say(f"{name}: {done[name]['clean']} of {done[name]['seeds']} runs are clean.")
     results = {
         "config": config.to_dict(),
         "seconds": time.perf_counter() - started,
@@ -146,24 +149,12 @@ def _part(parts: Path, name: str, config: PaperConfig) -> dict[str, Any] | None:
     return part["result"] if same else None
 
 
-def _jobs(
-    experiments: dict[str, tuple[int, int]], config: PaperConfig
-) -> tuple[list[Job], dict[str, int]]:
-    """Batches of seeds, the dearest first, and how many each experiment has."""
-    jobs: list[Job] = []
-    batches = {}
-    for name, (heads, trigrams) in sorted(
-        experiments.items(), key=lambda item: -item[1][0] * item[1][1]
-    ):
-        recipe = recipe_named(config.recipe, heads, trigrams)
-        if config.steps is not None:
-            recipe = recipe.replace(steps=config.steps)
-        seeds = list(range(config.first_seed, config.first_seed + config.seeds))
-        together = stacks(seeds, heads, recipe)
-        batches[name] = len(together)
-        task = SkipTrigramTask(trigrams)
-        jobs += [(name, train_seeds, (heads, task, recipe, stack)) for stack in together]
-    return jobs, batches
+def _shape(shape: tuple[int, int], config: PaperConfig) -> Shape:
+    heads, trigrams = shape
+    recipe = recipe_named(config.recipe, heads, trigrams)
+    if config.steps is not None:
+        recipe = recipe.replace(steps=config.steps)
+    return heads, SkipTrigramTask(trigrams), recipe
 
 
 def _write_experiment(
@@ -182,7 +173,7 @@ def _write_experiment(
     _write_csv(histories(outcome), out / f"{name}-history.csv")
 
     successes = int(table["success"].sum())
-    low, high = wilson(successes, len(table))
+    clean = int(table["clean"].sum())
     learnt = int(toys["learnt_all"].sum())
     distributed = int((toys["learnt_all"] & (toys["distributed"] > 0)).sum())
     return {
@@ -193,12 +184,18 @@ def _write_experiment(
         "gated_heads": int(run.model.blocks[0].attn.W_Q.shape[0]),
         "trigrams": len(run.verdict.accuracy),
         "seeds": len(table),
+        "clean": clean,
+        "clean_rate": clean / len(table),
+        "clean_interval": list(clustered(table["clean"].tolist(), table["toy_seed"].tolist())),
         "successes": successes,
         "success_rate": successes / len(table),
-        "success_interval": [low, high],
+        "success_interval": list(clustered(table["success"].tolist(), table["toy_seed"].tolist())),
         "toys_trained": len(toys),
         "toys_learnt": learnt,
+        "toys_firm": int(toys["firm"].sum()),
+        "toys_used": int(table["toy_seed"].nunique()),
         "toys_distributed": distributed,
+        "toys_clean": int(toys["clean"].sum()),
         "selected_seed": run.seed,
         "selected_toy_seed": run.toy_seed,
         "fvu_selected": run.fvu,
@@ -206,6 +203,8 @@ def _write_experiment(
         "l0_selected": run.l0,
         "l0_median": float(table["l0"].median()),
         "kl_median": float(table["kl"].median()),
+        "kept_selected": run.kept,
+        **{f"{name}_median": _median(table[name]) for name in OF_HOLDERS},
         "seconds": outcome.seconds,
     }
 
@@ -219,30 +218,56 @@ def _write_csv(table: pd.DataFrame, path: Path) -> None:
     write_whole(path, lambda p: table.to_csv(p, index=False, float_format="%.6g"))
 
 
+def _median(values: pd.Series) -> float | None:
+    """The median of the numbers there are; ``None`` (JSON's null) where there is none."""
+    middle = float(values.median())
+    return None if math.isnan(middle) else middle
+
+
+def unclean(results: dict[str, Any]) -> list[str]:
+    """The experiments whose shown run is not clean, each with the reason, as sentences."""
+    sentences = []
+    for name, e in results["experiments"].items():
+        found = e["gated"]
+        if found["clean"]:
+            continue
+        missing = [f"trigram {b} is not learnt" for b in found["not_learnt"]]
+        heads = {b: h for b, h in found["holders"].items() if int(b) not in found["not_learnt"]}
+        missing += [f"no head holds trigram {b}" for b, h in heads.items() if not h]
+        missing += [f"{len(h)} heads hold trigram {b}" for b, h in heads.items() if len(h) > 1]
+        reason = ", ".join(missing) or "one head holds two trigrams"
+        sentences.append(
+            f"the run shown for {name} (seed {e['selected_seed']}) is not clean: {reason}"
+        )
+    return sentences
+
+
 def results_table(results: dict[str, Any]) -> pd.DataFrame:
     """One row per experiment of ``results.json``: what the screen shows."""
     rows = []
     for name, e in results["experiments"].items():
-        low, high = e["success_interval"]
+        low, high = e["clean_interval"]
         rows.append(
             {
                 "experiment": name,
                 "heads": f"{e['heads']} → {e['gated_heads']}",
                 "toys learnt": f"{e['toys_learnt']} of {e['toys_trained']}",
-                "success": f"{e['successes']} of {e['seeds']}",
+                "toys used": e["toys_used"],
+                "clean": f"{e['clean']} of {e['seeds']}",
                 "95% interval": f"{low:.0%} to {high:.0%}",
+                "success (the post's)": f"{e['successes']} of {e['seeds']}",
                 "median FVU": f"{e['fvu_median']:.4f}",
                 "shown FVU": f"{e['fvu_selected']:.4f}",
                 "shown L0": f"{e['l0_selected']:.2f}",
-                "toy, distributed": _numbers(e["toy"]["distributed"]),
-                "gated, distributed": _numbers(e["gated"]["distributed"]),
+                "toy, held by one": _held(e["toy"]),
+                "gated, held by one": _held(e["gated"]),
             }
         )
     return pd.DataFrame(rows)
 
 
-def _numbers(values: Sequence[int]) -> str:
-    return ", ".join(map(str, values)) or "none"
+def _held(found: dict[str, Any]) -> str:
+    return f"{sum(len(h) == 1 for h in found['holders'].values())} of {len(found['holders'])}"
 
 
 def read_results(run: Path | str) -> dict[str, Any]:

@@ -30,7 +30,8 @@ class Recipe(Config):
     The fields are those of :class:`GatedConfig` and :class:`TrainConfig` that recipes vary;
     ``expansion`` is gated heads per toy head, ``scale_output`` sets the block's ``output_scale``
     to the longest output the original writes in a sample (else it is 1), and ``toy_steps``,
-    ``toy_lr`` and ``toy_lr_decay`` train the toys. Of ``attempts`` blocks that are trained for a
+    ``toy_lr`` and ``toy_lr_decay`` train the toys; ``gates_open`` fixes every gate at 1, a control.
+    Of ``attempts`` blocks that are trained for a
     seed, the one with the lowest loss is kept: the loss, penalties at full weight, knows nothing
     of trigrams, verdicts or owners.
 
@@ -41,9 +42,11 @@ class Recipe(Config):
 
     expansion: int = 4
     gate: GateActivation = "clamp"
+    d_gate: int = 1
     value_bias: bool = False
     scale_output: bool = True
     penalty_pairs: Literal["causal", "all"] = "causal"
+    gates_open: bool = False
     gate_bias_init: float = 0.5
     alpha: float = 0.005
     alpha_unit: Literal["absolute", "variance"] = "variance"
@@ -51,6 +54,7 @@ class Recipe(Config):
     overlap_power: float = 2.0
     fvu_target: float | None = 0.007
     fvu_from: float = 0.2
+    factor_floor: float = 1e-3
     penalty_off: float = 0.2
     penalty_ramp: float = 0.2
     steps: int = 4000
@@ -64,7 +68,7 @@ class Recipe(Config):
     attempts: int = 1
 
     def problems(self) -> list[str]:
-        return positive(self, "expansion", "steps", "toy_steps", "attempts")
+        return positive(self, "expansion", "d_gate", "steps", "toy_steps", "attempts")
 
     def toy_run(self, n_heads: int, task: SkipTrigramTask, seed: int) -> ToyRun:
         """The toy of ``seed``: its initial weights and its data both come from it."""
@@ -98,6 +102,7 @@ class Recipe(Config):
                 d_model=original.cfg.d_model,
                 n_heads=self.expansion * original.blocks[0].attn.W_Q.shape[0],
                 gate=self.gate,
+                d_gate=self.d_gate,
                 value_bias=self.value_bias,
                 output_scale=longest_output(original, task, seed) if self.scale_output else 1.0,
                 penalty_pairs=self.penalty_pairs,
@@ -105,6 +110,10 @@ class Recipe(Config):
                 seed=derive(seed, BLOCK_STREAM),
             )
         )
+        if self.gates_open:
+            block.force_gates(1)
+            for weight in (block.W_gate_Q, block.W_gate_K, block.b_gate_Q, block.b_gate_K):
+                weight.requires_grad_(False)
         config = TrainConfig(
             steps=self.steps,
             batch_size=self.batch_size,
@@ -118,6 +127,7 @@ class Recipe(Config):
             penalty_ramp=self.penalty_ramp,
             fvu_target=self.fvu_target,
             fvu_from=self.fvu_from,
+            factor_floor=self.factor_floor,
             data="fixed",
             n_sequences=self.n_sequences,
             seed=seed,

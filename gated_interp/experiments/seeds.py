@@ -16,6 +16,7 @@ from gated_interp.analysis.faithfulness import faithfulness
 from gated_interp.analysis.verdict import Verdict, verdict
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.seeds import derive
+from gated_interp.experiments.behaviour import firm_lead, holder_measures, kept_answers
 from gated_interp.experiments.recipes import Recipe
 from gated_interp.models.splice import splice, unsplice
 from gated_interp.models.toy import HookedTransformer
@@ -28,18 +29,52 @@ MOST_RUNS, LEAST_RUNS, HEADS_IN_CACHE = 32, 4, 256
 # Sub-streams of a seed, and the seed of the sequences every run is measured on.
 TOY_STREAM, GATED_STREAM, ATTEMPT_STREAM = 21, 22, 23
 HELD_OUT_SEED, HELD_OUT = 4242, 500
+# A toy is firm when C leads by at least this many logits in 99% of each trigram's examples. Under
+# toys that lead by less, the block's own small error makes some of them wrong.
+FIRM_LEAD = 0.1
 # The selection loss averages over the last logged steps: one step is noisy.
 LAST_ROWS = 10
 
 
+MEASURES = (
+    "fvu",
+    "l0",
+    "cross_entropy",
+    "original_cross_entropy",
+    "kl",
+    "kept",
+    "purity",
+    "open_there",
+    "fvu_without_holders",
+    "kl_without_holders",
+    "accuracy_without_holders",
+    "fvu_only_holders",
+    "kl_only_holders",
+    "accuracy_only_holders",
+    "selection_loss",
+)
+
+
 @dataclasses.dataclass(frozen=True)
 class ToyOutcome:
-    """A trained toy of one seed."""
+    """A trained toy of one seed.
+
+    Attributes:
+        lead: by how many logits C leads in all but 1% of the examples of the trigram where that is
+            least; below 0 where the toy has not learnt one.
+        loss: next-token cross-entropy at the end of its training.
+    """
 
     seed: int
     model: HookedTransformer = dataclasses.field(repr=False)
     verdict: Verdict
+    lead: float
     loss: float
+
+    @property
+    def firm(self) -> bool:
+        """It has learnt every trigram, with a lead to spare."""
+        return not self.verdict.not_learnt and self.lead >= FIRM_LEAD
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +84,13 @@ class GatedOutcome:
     Attributes:
         toy_seed: the toy it was trained on.
         fvu, l0, cross_entropy, original_cross_entropy, kl: on held-out sequences.
+        kept: of the held-out positions at which the toy is confident (its first choice has more
+            than half the probability), the share at which the block's first choice is the same.
+        purity: mean over holders of the share of what each writes (energy, ordinary sequences) that
+            falls where its trigram is answered; NaN without holders.
+        open_there: mean over holders of the share of their open gates that lie there.
+        fvu_without_holders, kl_without_holders, accuracy_without_holders: with every holder
+            zero-ablated; ``..._only_holders`` with every other head zero-ablated.
         selection_loss: reconstruction error plus both penalties at their full weight, over the
             variance of the original's output: what picks the run to show, without its verdict.
         history: of the training.
@@ -63,8 +105,31 @@ class GatedOutcome:
     cross_entropy: float
     original_cross_entropy: float
     kl: float
+    kept: float
+    purity: float
+    open_there: float
+    fvu_without_holders: float
+    kl_without_holders: float
+    accuracy_without_holders: float
+    fvu_only_holders: float
+    kl_only_holders: float
+    accuracy_only_holders: float
     selection_loss: float
     history: pd.DataFrame = dataclasses.field(repr=False)
+
+    def row(self) -> dict[str, Any]:
+        """What a table of runs has of this one."""
+        found = self.verdict
+        return {
+            "seed": self.seed,
+            "toy_seed": self.toy_seed,
+            "clean": found.clean,
+            "success": found.success,
+            "learnt": len(found.learnt),
+            "held": sum(len(heads) == 1 for heads in found.holders.values()),
+            "distributed": len(found.distributed),
+            **{name: getattr(self, name) for name in MEASURES},
+        }
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -81,15 +146,16 @@ class SeedsOutcome:
 
     def __repr__(self) -> str:
         learnt = sum(not toy.verdict.not_learnt for toy in self.toys)
-        won = sum(run.verdict.success for run in self.gated)
-        runs = f"{won} of {len(self.gated)} gated runs succeeded"
+        clean = sum(run.verdict.clean for run in self.gated)
+        runs = f"{clean} of {len(self.gated)} gated runs are clean"
         return f"SeedsOutcome({learnt} of {len(self.toys)} toys learnt, {runs})"
 
     @property
     def selected(self) -> GatedOutcome:
-        """The run to show: the lowest selection loss in the half nearer to its toy (by KL).
+        """The run to show: of those that keep most of their toy's confident answers, the one with
+        the lowest selection loss.
 
-        The loss alone favours toys that are easy to write as over blocks that behave as they do.
+        The rule sees behaviour and the loss, no verdict.
 
         Raises:
             GatedInterpError: no toy learnt its task, so no block was trained.
@@ -99,29 +165,11 @@ class SeedsOutcome:
                 f"none of {len(self.toys)} toys learnt every trigram, so no gated block was "
                 "trained; use more seeds."
             )
-        faithful = sorted(self.gated, key=lambda run: run.kl)[: (len(self.gated) + 1) // 2]
-        return min(faithful, key=lambda run: run.selection_loss)
+        return min(self.gated, key=lambda run: (-run.kept, run.selection_loss))
 
     def table(self) -> pd.DataFrame:
-        """One row per gated run."""
-        return pd.DataFrame(
-            [
-                {
-                    "seed": g.seed,
-                    "toy_seed": g.toy_seed,
-                    "success": g.verdict.success,
-                    "learnt": len(g.verdict.learnt),
-                    "distributed": len(g.verdict.distributed),
-                    "fvu": g.fvu,
-                    "l0": g.l0,
-                    "cross_entropy": g.cross_entropy,
-                    "original_cross_entropy": g.original_cross_entropy,
-                    "kl": g.kl,
-                    "selection_loss": g.selection_loss,
-                }
-                for g in self.gated
-            ]
-        )
+        """One row per gated run, see :meth:`GatedOutcome.row`."""
+        return pd.DataFrame([g.row() for g in self.gated])
 
     def toy_table(self) -> pd.DataFrame:
         """One row per toy."""
@@ -130,6 +178,9 @@ class SeedsOutcome:
                 {
                     "seed": t.seed,
                     "learnt_all": not t.verdict.not_learnt,
+                    "firm": t.firm,
+                    "clean": t.verdict.clean,
+                    "lead": t.lead,
                     "learnt": len(t.verdict.learnt),
                     "distributed": len(t.verdict.distributed),
                     "loss": t.loss,
@@ -171,11 +222,7 @@ def train_seeds(
     toys: list[ToyOutcome] | None = None,
     progress: bool = False,
 ) -> SeedsOutcome:
-    """Toys of all ``seeds``, then as many gated runs on the toys that learnt, stacked.
-
-    The gated run of the i-th seed stands in for the i-th learnt toy (starting over when they run
-    out), so that as many different toys as possible are tried. Where the recipe makes several
-    attempts, a seed's run is the one with the lowest :func:`selection_loss`.
+    """Toys of all ``seeds``, then as many gated runs on them (see :func:`assigned`), stacked.
 
     Args:
         toys: what :func:`train_toy_seeds` gave for these seeds, where they are trained already.
@@ -183,33 +230,62 @@ def train_seeds(
     Examples:
         >>> quick = Recipe(steps=2, toy_steps=2, n_sequences=20, batch_size=10)
         >>> train_seeds(2, SkipTrigramTask(n_trigrams=3), quick, seeds=range(2))
-        SeedsOutcome(0 of 2 toys learnt, 0 of 0 gated runs succeeded)
+        SeedsOutcome(0 of 2 toys learnt, 0 of 0 gated runs are clean)
     """
     started = time.perf_counter()
     if toys is None:
         toys = train_toy_seeds(n_heads, task, recipe, seeds, progress=progress)
-    learnt = [t for t in toys if not t.verdict.not_learnt]
-    if not learnt:
-        return SeedsOutcome(toys, [], time.perf_counter() - started)
-    originals = [learnt[i % len(learnt)] for i in range(len(seeds))]
+    originals = assigned(toys, seeds)
+    gated = (
+        train_gated_seeds(task, recipe, seeds, originals, progress=progress) if originals else []
+    )
+    return SeedsOutcome(toys, gated, time.perf_counter() - started)
+
+
+def assigned(toys: Sequence[ToyOutcome], seeds: Sequence[int]) -> list[ToyOutcome]:
+    """The toy that the gated run of each seed stands in for; none where no toy learnt.
+
+    The i-th seed gets the i-th firm toy (starting over when they run out), so that as many
+    different toys as possible are tried; where none is firm, of those that learnt.
+    """
+    learnt = [t for t in toys if t.firm] or [t for t in toys if not t.verdict.not_learnt]
+    return [learnt[i % len(learnt)] for i in range(len(seeds))] if learnt else []
+
+
+def train_gated_seeds(
+    task: SkipTrigramTask,
+    recipe: Recipe,
+    seeds: Sequence[int],
+    originals: Sequence[ToyOutcome],
+    *,
+    progress: bool = False,
+) -> list[GatedOutcome]:
+    """The gated run of each seed on its toy, stacked and measured.
+
+    Where the recipe makes several attempts, a seed's run is the one with the lowest
+    :func:`selection_loss`.
+    """
     runs, histories = _best_attempts(originals, task, recipe, seeds, progress)
     tokens = task.sample(HELD_OUT, HELD_OUT_SEED).tokens
     gated = []
     for seed, toy, run, history in zip(seeds, originals, runs, histories, strict=True):
         model = splice(toy.model, 0, run.block)
         measured = {k: float(v) for k, v in faithfulness(model, tokens).measures().items()}
+        found = verdict(model, task)
+        measured |= holder_measures(model, task, found, n=HELD_OUT, seed=HELD_OUT_SEED)
+        measured["kept"] = kept_answers(toy.model, model, tokens)
         gated.append(
             GatedOutcome(
                 seed=seed,
                 toy_seed=toy.seed,
                 model=model,
-                verdict=verdict(model, task),
+                verdict=found,
                 selection_loss=selection_loss(history, recipe),
                 history=history,
                 **measured,
             )
         )
-    return SeedsOutcome(toys, gated, time.perf_counter() - started)
+    return gated
 
 
 def _best_attempts(
@@ -249,7 +325,13 @@ def train_toy_seeds(
     runs = [recipe.toy_run(n_heads, task, derive(s, TOY_STREAM)) for s in seeds]
     trained = train_toys(runs, progress=progress)
     return [
-        ToyOutcome(s, r.model, verdict(r.model, task), last(r.history, "cross_entropy"))
+        ToyOutcome(
+            s,
+            r.model,
+            verdict(r.model, task),
+            firm_lead(r.model, task, seed=HELD_OUT_SEED),
+            last(r.history, "cross_entropy"),
+        )
         for s, r in zip(seeds, trained, strict=True)
     ]
 
@@ -306,12 +388,3 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def merged(parts: Sequence[SeedsOutcome], seconds: float) -> SeedsOutcome:
-    """The outcomes of several batches of seeds as one, in the order of their seeds."""
-    return SeedsOutcome(
-        toys=sorted((t for p in parts for t in p.toys), key=lambda t: t.seed),
-        gated=sorted((g for p in parts for g in p.gated), key=lambda g: g.seed),
-        seconds=seconds,
-    )

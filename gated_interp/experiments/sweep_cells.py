@@ -9,10 +9,12 @@ from collections.abc import Sequence
 from gated_interp.experiments.intervals import wilson
 from gated_interp.experiments.recipes import Recipe
 from gated_interp.experiments.seeds import (
+    GatedOutcome,
     SeedsOutcome,
-    merged,
+    ToyOutcome,
+    assigned,
     stacks,
-    train_seeds,
+    train_gated_seeds,
     train_toy_seeds,
 )
 from gated_interp.experiments.table import Row
@@ -83,18 +85,21 @@ def run_shape(cells: Sequence[SweepCell]) -> list[Row]:
     first = cells[0]
     task = SkipTrigramTask(first.trigrams)
     seeds = list(range(first.first_seed, first.first_seed + first.seeds))
-    batches = stacks(seeds, first.heads, first.recipe)
     started = time.perf_counter()
-    toys = [train_toy_seeds(first.heads, task, first.recipe, stack) for stack in batches]
+    toys: list[ToyOutcome] = []
+    for stack in stacks(seeds, first.heads, first.recipe):
+        toys += train_toy_seeds(first.heads, task, first.recipe, stack)
+    originals = assigned(toys, seeds)
     shared = (time.perf_counter() - started) / len(cells)
     rows = []
     for cell in cells:
-        parts = [
-            train_seeds(cell.heads, task, cell.recipe, stack, toys=trained)
-            for stack, trained in zip(batches, toys, strict=True)
-        ]
-        seconds = shared + sum(part.seconds for part in parts)
-        rows.append(row_of(cell, merged(parts, seconds)))
+        started = time.perf_counter()
+        gated: list[GatedOutcome] = []
+        for part in stacks(range(len(originals)), cell.heads, cell.recipe):
+            mine = [seeds[i] for i in part], [originals[i] for i in part]
+            gated += train_gated_seeds(task, cell.recipe, *mine)
+        seconds = shared + time.perf_counter() - started
+        rows.append(row_of(cell, SeedsOutcome(toys, gated, seconds)))
     return rows
 
 

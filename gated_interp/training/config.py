@@ -29,6 +29,8 @@ class TrainConfig(Config):
         fvu_rate: the most that factor's logarithm moves in a step.
         fvu_from: the first fraction of the steps, in which the factor stays 1: heads part company
             under full penalties, then are let back to the target.
+        factor_floor: the least that factor can be. An original that only heads which share their
+            work can write to the target is then written less exactly instead.
         data: ``fresh`` sequences in every step, or a ``fixed`` set read in order, over and over.
         n_sequences: sequences in the fixed set, a multiple of ``batch_size``.
         seed: of the data and of the gate noise (the model's own config holds that of its weights).
@@ -55,6 +57,7 @@ class TrainConfig(Config):
     fvu_target: float | None = None
     fvu_rate: float = 0.02
     fvu_from: float = 0.2
+    factor_floor: float = 1e-3
     data: Literal["fresh", "fixed"] = "fresh"
     n_sequences: int = 100_000
     seed: int = 0
@@ -75,7 +78,7 @@ class TrainConfig(Config):
         if not self.overlap_power >= 1:
             found.append(f"overlap_power is {self.overlap_power}; it must be at least 1.")
         if self.fvu_target is not None:
-            found += positive(self, "fvu_target", "fvu_rate")
+            found += positive(self, "fvu_target", "fvu_rate", "factor_floor")
         for name in ("alpha", "overlap", "checkpoint_every"):
             if getattr(self, name) < 0:
                 found.append(f"{name} is {getattr(self, name)}; it must not be negative.")

@@ -10,7 +10,7 @@ from gated_interp.training.config import TrainConfig
 
 # The running mean of the FVU forgets within some 50 steps.
 KEPT = 0.98
-LEAST, MOST = math.log(1e-3), math.log(10.0)
+MOST = math.log(10.0)
 
 
 class FvuControl:
@@ -28,6 +28,8 @@ class FvuControl:
         targets = [math.nan if c.fvu_target is None else c.fvu_target for c in configs]
         self.target = torch.tensor(targets, device=device)
         self.rate = torch.tensor([c.fvu_rate for c in configs], device=device)
+        floors = [math.log(c.factor_floor) for c in configs]
+        self.least = torch.tensor(floors, device=device)
         starts = [c.fvu_from * c.steps for c in configs]
         self.start = torch.tensor(starts, device=device)
         self.any_target = any(c.fvu_target is not None for c in configs)
@@ -48,4 +50,4 @@ class FvuControl:
         mean.mul_(KEPT).add_(fvu, alpha=1 - KEPT)
         too_high = (4 * (mean - self.target) / self.target).clamp(-1, 1).nan_to_num(0.0)
         moved = log_factor - self.rate * too_high * (step >= self.start)
-        log_factor.copy_(moved.clamp(LEAST, MOST))
+        log_factor.copy_(moved.clamp(self.least, torch.full_like(self.least, MOST)))

@@ -37,7 +37,7 @@ from gated_interp.training.stacked.optimizer import StackedAdam
 FRESH_POOL = 1000
 # What may differ between runs of one stack.
 PER_RUN = ("lr", "lr_decay", "alpha", "alpha_unit", "overlap", "penalty_off", "penalty_ramp",
-           "fvu_target", "fvu_rate", "fvu_from", "seed")  # fmt: skip
+           "fvu_target", "fvu_rate", "fvu_from", "factor_floor", "seed")  # fmt: skip
 
 
 def say_on_stderr(sentence: str) -> None:

@@ -1,0 +1,314 @@
+"""Which head holds which trigram, by intervention, and what is left without them.
+
+Head ``h`` *holds* trigram ``b`` when three ablations say so, each on examples that complete ``b``
+(or, for the third, another trigram):
+
+- *sufficient*: with every other head zero-ablated the model still answers C in more than 99%;
+- *necessary*: with ``h`` alone zero-ablated it answers C in less than half;
+- *specific*: with ``h`` alone zero-ablated every other trigram stays above 99%.
+
+A model is *clean* when every trigram is learnt and held by exactly one head, and these heads
+differ. The post's sole owner is another thing: it compares only what heads write, leaves the query
+token's own logit out, and asks neither for necessity nor for specificity.
+"""
+
+import dataclasses
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from gated_interp.analysis.heads import all_heads, head_counts, intervened
+from gated_interp.analysis.logits import kl_divergence, leads
+from gated_interp.analysis.replacements import replacements
+from gated_interp.core.errors import GatedInterpError
+from gated_interp.models.splice import unsplice
+from gated_interp.models.toy import HookedTransformer
+from gated_interp.tasks.skip_trigrams import SkipTrigramTask
+
+SUFFICIENT, NECESSARY, SPECIFIC = 0.99, 0.5, 0.99
+EXAMPLES, SEED = 1000, 42
+GATE_OPEN = 1e-3
+
+
+@dataclasses.dataclass(frozen=True)
+class Holders:
+    """Who holds which trigram, and the accuracies that say so.
+
+    Attributes:
+        holders: per trigram the heads (ascending) that hold it.
+        accuracy: ``[trigram]``, of the intact model; trigram 1 first.
+        alone: ``[trigram head_index]``, with every other head zero-ablated.
+        without: ``[trigram head_index]``, with the head alone zero-ablated.
+    """
+
+    holders: dict[int, list[int]]
+    accuracy: Float[Tensor, " trigram"] = dataclasses.field(repr=False)
+    alone: Float[Tensor, "trigram head_index"] = dataclasses.field(repr=False)
+    without: Float[Tensor, "trigram head_index"] = dataclasses.field(repr=False)
+
+    @property
+    def clean(self) -> bool:
+        """Every trigram is held by exactly one head, and these heads differ."""
+        return is_clean(self.holders)
+
+
+def is_clean(holders: dict[int, list[int]]) -> bool:
+    """Whether every trigram is held by exactly one head and these heads differ.
+
+    Examples:
+        >>> is_clean({1: [5], 2: [0]}), is_clean({1: [5], 2: [5]}), is_clean({1: [5], 2: []})
+        (True, False, False)
+    """
+    held_by = [h for heads in holders.values() for h in heads]
+    return all(len(heads) == 1 for heads in holders.values()) and len(set(held_by)) == len(held_by)
+
+
+def holders_from_accuracy(
+    accuracy: Float[Tensor, " trigram"],
+    alone: Float[Tensor, "trigram head_index"],
+    without: Float[Tensor, "trigram head_index"],
+) -> Holders:
+    """Apply the definition of the module's docstring to the three accuracies, each 0 to 1.
+
+    A trigram that is not learnt has no holder.
+    """
+    spared = without > SPECIFIC
+    found: dict[int, list[int]] = {}
+    for i in range(len(accuracy)):
+        others = torch.cat([spared[:i], spared[i + 1 :]]).all(0)
+        holds = (alone[i] > SUFFICIENT) & (without[i] < NECESSARY) & others
+        learnt = accuracy[i] > SUFFICIENT
+        found[i + 1] = holds.nonzero().flatten().tolist() if learnt else []
+    return Holders(found, accuracy, alone, without)
+
+
+def holders_from_writes(
+    writes: Float[Tensor, "example head_index d_vocab"],
+    logits: Float[Tensor, "example d_vocab"],
+    trigram: Tensor,
+    task: SkipTrigramTask,
+) -> Holders:
+    """The holders of a model that is linear in its heads, from one forward pass.
+
+    What is left when heads are zero-ablated is a sum: this equals :func:`holders` up to rounding.
+
+    Args:
+        writes, logits: of :func:`~gated_interp.analysis.writes.head_writes` at each B.
+        trigram: ``[example]``, which trigram each completes.
+    """
+    c = trigram + task.n_trigrams
+    base = logits - writes.sum(1)  # the embedding and the biases
+    every_head = c[:, None].expand(-1, writes.shape[1])
+    alone = leads(base[:, None] + writes, every_head) > 0
+    without = leads(logits[:, None] - writes, every_head) > 0
+    intact = leads(logits, c) > 0
+    mine = [trigram == b for b in task.trigrams]
+    return holders_from_accuracy(
+        *(
+            torch.stack([right[m].double().mean(0) for m in mine])
+            for right in (intact, alone, without)
+        )
+    )
+
+
+@torch.no_grad()
+def holders(
+    model: HookedTransformer, task: SkipTrigramTask, *, n: int = EXAMPLES, seed: int = SEED
+) -> Holders:
+    """Which head of a one-layer model holds which trigram, by ablating heads at ``hook_z``.
+
+    Two forward passes per head. :func:`~gated_interp.analysis.verdict.verdict` gives the same from
+    one pass where the model is linear in its heads.
+
+    Args:
+        model: a toy, or one with a gated block spliced in; the embedding and biases are never
+            ablated.
+        task: the task it was trained on.
+        n, seed: of the sequences, each with exactly one trigram (the verdict's by default).
+
+    Raises:
+        GatedInterpError: a model of several layers or of another vocabulary, or a trigram that
+            never occurs in the sequences.
+
+    Examples:
+        >>> from gated_interp.models.analytic import manual_model
+        >>> truth = manual_model(2, 3)  # trigram 1 is held by head 0, 2 by head 1, 3 by both
+        >>> found = holders(truth.model, truth.task, n=200)
+        >>> found.alone[2].tolist(), found.clean
+        ([0.0, 0.0], False)
+    """
+    _require_one_layer(model, task)
+    batch = task.sample_single(n, seed).to(model.embed.W_E.device)
+    for b in task.trigrams:
+        if not (batch.trigram == b).any():
+            raise GatedInterpError(f"trigram {b} never occurs in the examples; take more of them.")
+    c = batch.trigram + task.n_trigrams
+
+    def accuracy(ablated: list[tuple[int, int]]) -> Float[Tensor, " trigram"]:
+        at = _logits(model, batch.tokens, ablated)[batch.example, batch.destination_pos]
+        right = (leads(at, c) > 0).double()
+        return torch.stack([right[batch.trigram == b].mean() for b in task.trigrams])
+
+    every = all_heads(model)
+    alone = [accuracy([o for o in every if o != h]) for h in every]
+    without = [accuracy([h]) for h in every]
+    return holders_from_accuracy(accuracy([]), torch.stack(alone, 1), torch.stack(without, 1))
+
+
+@torch.no_grad()
+def head_roles(
+    model: HookedTransformer,
+    task: SkipTrigramTask,
+    found: dict[int, list[int]],
+    *,
+    n: int = EXAMPLES,
+    seed: int = SEED,
+) -> pd.DataFrame:
+    """What each head of a one-layer model writes for, on ordinary sequences.
+
+    Args:
+        found: the holders, per trigram.
+        n, seed: of the sequences.
+
+    Returns:
+        One row per head. ``head``; ``trigram``, the one it holds (missing where it holds none, the
+        first of several); ``energy``, its share of the sum over heads and positions of the squared
+        length of what each head writes; ``purity``, the share of its own energy that falls where
+        its trigram is answered (at its B, an A open before it); ``purity_any``, at any trigram's B
+        so; ``open_pairs``, the share of causal (query, key) pairs at which its gate is open (above
+        0.001); ``open_there``, the share of those pairs at (its B, the A that it answers).
+        Shares are 0 to 1; a head that writes nothing, has no gate or holds nothing has no number.
+
+    Raises:
+        GatedInterpError: a model of several layers or of another vocabulary.
+
+    Examples:
+        >>> from gated_interp.models.analytic import manual_model
+        >>> truth = manual_model(2, 3)
+        >>> roles = head_roles(truth.model, truth.task, {1: [0], 2: [1], 3: []}, n=200)
+        >>> roles["energy"].round(1).tolist()
+        [0.5, 0.5]
+    """
+    _require_one_layer(model, task)
+    batch = task.sample(n, seed).to(model.embed.W_E.device)
+    names = {"z": "blocks.0.attn.hook_z", "gate": "blocks.0.attn.hook_gate"}
+    _, cache = model.run_with_cache(batch.tokens, names_filter=list(names.values()))
+    attn = model.blocks[0].attn
+    gram = torch.einsum("hdm,hem->hde", attn.W_O, attn.W_O)
+    z = cache[names["z"]]
+    energy = torch.einsum("bphd,hde,bphe->bph", z, gram, z).double().clamp(min=0)
+    answered = torch.zeros_like(batch.tokens)  # the trigram that is answered, 0 for none
+    answered[batch.example, batch.destination_pos] = batch.trigram
+    answered[batch.truncated, -1] = batch.tokens[batch.truncated, -1]
+    totals = energy.sum((0, 1))
+    gate = cache[names["gate"]] > GATE_OPEN if names["gate"] in cache else None
+    causal = torch.ones(2 * batch.tokens.shape[1:], dtype=torch.bool).tril()
+    rows: list[dict[str, float | None]] = []
+    for h in range(head_counts(model)[0]):
+        held = [b for b, heads in found.items() if h in heads]
+        row: dict[str, float | None] = {"head": h, "trigram": held[0] if held else None}
+        row["energy"] = _share(totals[h], totals.sum())
+        own = energy[..., h]
+        row["purity"] = _share(own[answered == held[0]].sum(), totals[h]) if held else None
+        row["purity_any"] = _share(own[answered > 0].sum(), totals[h])
+        row["open_pairs"] = row["open_there"] = None
+        if gate is not None:
+            is_open = gate[:, h] & causal.to(gate.device)
+            row["open_pairs"] = float(is_open.sum() / (len(batch) * causal.sum()))
+            mine = batch.trigram == (held[0] if held else -1)
+            place = (batch.example[mine], batch.destination_pos[mine], batch.source_pos[mine])
+            row["open_there"] = _share(is_open[place].sum(), is_open.sum()) if held else None
+        rows.append(row)
+    numbers = ["energy", "purity", "purity_any", "open_pairs", "open_there"]
+    types = {"trigram": "Int64", **dict.fromkeys(numbers, "float64")}
+    return pd.DataFrame(rows).astype(types)
+
+
+@torch.no_grad()
+def what_remains(
+    model: HookedTransformer,
+    task: SkipTrigramTask,
+    found: dict[int, list[int]],
+    *,
+    n: int = EXAMPLES,
+    seed: int = SEED,
+) -> pd.DataFrame:
+    """What a one-layer model still does without its holders, and with nothing but them.
+
+    Args:
+        found: the holders, per trigram.
+        n, seed: of the ordinary sequences.
+
+    Returns:
+        Three rows, ``ablated`` being ``nothing``, ``holders`` (every head that holds a trigram
+        zero-ablated) and ``others`` (every other head). Columns: ``heads`` (how many are ablated);
+        ``fvu``, fraction of the variance of the original layer's output left unexplained; ``kl``,
+        KL(original || model) in nats per position; ``accuracy``, share of trigrams answered with
+        C, and ``worst``, that of the worst trigram. Of a model without a splice the original is
+        the model itself.
+
+    Raises:
+        GatedInterpError: a model of several layers or of another vocabulary.
+
+    Examples:
+        >>> from gated_interp.models.analytic import manual_model
+        >>> truth = manual_model(2, 3)
+        >>> found = {1: [0], 2: [1], 3: []}
+        >>> what_remains(truth.model, truth.task, found, n=200)["accuracy"].tolist()
+        [1.0, 0.0, 1.0]
+    """
+    _require_one_layer(model, task)
+    batch = task.sample(n, seed).to(model.embed.W_E.device)
+    original = unsplice(model) if getattr(model, "original_attention", {}) else model
+    name = "blocks.0.hook_attn_out"
+    intact, cache = original.run_with_cache(batch.tokens, names_filter=name)
+    target = cache[name].double()
+    log_p = intact.log_softmax(-1)
+    variation = (target - target.mean((0, 1))).square().sum()
+    c = batch.trigram + task.n_trigrams
+    hold = {(0, h) for heads in found.values() for h in heads}
+    sets = {
+        "nothing": [],
+        "holders": [h for h in all_heads(model) if h in hold],
+        "others": [h for h in all_heads(model) if h not in hold],
+    }
+    rows = []
+    for ablated, heads in sets.items():
+        with intervened(model, replacements(model, heads, "zero", None, None, "kl")):
+            logits, after = model.run_with_cache(batch.tokens, names_filter=name)
+        right = (leads(logits[batch.example, batch.destination_pos], c) > 0).double()
+        by_trigram = torch.stack([right[batch.trigram == b].mean() for b in task.trigrams])
+        rows.append(
+            {
+                "ablated": ablated,
+                "heads": len(heads),
+                "fvu": float((after[name].double() - target).square().sum() / variation),
+                "kl": float(kl_divergence(log_p, logits.log_softmax(-1)).mean()),
+                "accuracy": float(right.mean()),
+                "worst": float(by_trigram.min()),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _logits(
+    model: HookedTransformer, tokens: Tensor, ablated: list[tuple[int, int]]
+) -> Float[Tensor, "batch pos d_vocab"]:
+    with intervened(model, replacements(model, ablated, "zero", None, None, "kl")):
+        logits: Tensor = model(tokens)
+    return logits
+
+
+def _share(part: Tensor, whole: Tensor) -> float | None:
+    return float(part / whole) if whole > 0 else None
+
+
+def _require_one_layer(model: HookedTransformer, task: SkipTrigramTask) -> None:
+    if model.cfg.n_layers != 1 or model.cfg.d_vocab != task.d_vocab:
+        raise GatedInterpError(
+            f"the model has {model.cfg.n_layers} layers and {model.cfg.d_vocab} tokens; holders of "
+            f"{task.n_trigrams} trigrams are found in a model of one layer and "
+            f"{task.d_vocab} tokens."
+        )
