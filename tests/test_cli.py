@@ -99,7 +99,8 @@ def test_version():
 def test_verdict_as_json_is_the_published_line(manual):
     printed = cli("verdict", manual, "--json").stdout
     assert printed == (
-        '{"learnt": [1, 2, 3], "owners": {"1": [0], "2": [1], "3": []}, '
+        '{"learnt": [1, 2, 3], "holders": {"1": [], "2": [], "3": []}, "clean": false, '
+        '"owners": {"1": [0], "2": [1], "3": []}, '
         '"distributed": [3], "not_learnt": []}\n'
     )
 
@@ -189,6 +190,22 @@ def test_an_operating_system_error_is_one_sentence(monkeypatch, manual):
     assert one_sentence(cli("verdict", manual, code=1)) == "Error: somewhere: Permission denied."
 
 
+def test_a_shown_run_that_is_not_clean_is_said_and_no_figure_is_touched(monkeypatch, tmp_path):
+    faulty = json.loads(json.dumps({"experiments": {"2H3ST": ENTRY, "3H4ST": ENTRY}}))
+    found = {"holders": {"1": [5], "2": [], "3": [0, 1]}, "clean": False, "not_learnt": []}
+    faulty["experiments"]["2H3ST"]["gated"] |= found
+    monkeypatch.setattr(paper, "run_paper", lambda *args, **rest: faulty)
+    monkeypatch.setattr(figures, "draw_run", lambda *args, **rest: pytest.fail("drawn"))
+    monkeypatch.chdir(tmp_path)
+    shown = cli("reproduce", "--figures", "figures", code=1)
+    said = " ".join(shown.stderr.split())
+    assert "the run shown for 2H3ST (seed 7) is not clean" in said
+    assert "no head holds trigram 2, 2 heads hold trigram 3" in said
+    assert "figures was left as it was" in said
+    assert "3H4ST" not in said
+    assert not (tmp_path / "figures").exists()
+
+
 def test_what_reproduce_asks_for(monkeypatch, tmp_path):
     asked = []
     results = json.loads(json.dumps({"experiments": {"2H3ST": ENTRY}}))
@@ -202,12 +219,13 @@ def test_what_reproduce_asks_for(monkeypatch, tmp_path):
     config, out, _ = asked[0]
     assert (config.seeds, config.only, config.recipe) == (64, None, "reliable")
     assert str(out) == "runs/paper"
-    assert [str(a) for a in asked[1][:2]] == ["runs/paper", "figures"]
+    assert [str(a) for a in asked[1][:2]] == ["runs/paper", "runs/paper/figures"]
     assert asked[1][2] == ["svg", "png"]
-    assert "in the toy 2 of 3 trigrams are held by one head, trigram 2 by no single one" in printed
-    assert "in the gated block 3 of 3 trigrams are held by one head." in printed
+    assert "in the toy 1 of 3 trigrams are held by exactly one head" in printed
+    assert "in the gated block 3 of 3 trigrams are held by exactly one head." in printed
     rows = {line.split("  ")[0]: line.split()[-3:] for line in printed.splitlines()}
-    assert rows["success"] == ["60", "of", "64"]
+    assert rows["clean"] == ["58", "of", "64"]
+    assert rows["success (the post's)"] == ["60", "of", "64"]
     assert rows["shown FVU"][-1] == "0.0180"
 
     asked.clear()
@@ -227,8 +245,11 @@ def test_what_reproduce_asks_for(monkeypatch, tmp_path):
 
 
 ENTRY = {
-    "toy": {"learnt": [1, 2, 3], "owners": {}, "distributed": [2], "not_learnt": []},
-    "gated": {"learnt": [1, 2, 3], "owners": {}, "distributed": [], "not_learnt": []},
+    "toy": {"learnt": [1, 2, 3], "holders": {"1": [0], "2": [], "3": []}, "clean": False,
+            "owners": {}, "distributed": [2], "not_learnt": []},
+    "gated": {"learnt": [1, 2, 3], "holders": {"1": [5], "2": [0], "3": [1]}, "clean": True,
+              "owners": {}, "distributed": [], "not_learnt": []},
+    "clean": 58, "clean_interval": [0.8, 0.96], "toys_used": 40, "selected_seed": 7,
     "recipe": "reliable", "heads": 2, "gated_heads": 8, "trigrams": 3, "seeds": 64,
     "successes": 60, "success_interval": [0.85, 0.975], "toys_trained": 64, "toys_learnt": 44,
     "fvu_selected": 0.018, "fvu_median": 0.018, "l0_selected": 0.6,

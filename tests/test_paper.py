@@ -12,7 +12,7 @@ from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.seeds import derive
 from gated_interp.experiments import paper, seeds
 from gated_interp.experiments.figures import draw_run, gate_table
-from gated_interp.experiments.intervals import wilson
+from gated_interp.experiments.intervals import clustered
 from gated_interp.experiments.paper import PaperConfig, read_results, results_table, run_paper
 from gated_interp.experiments.recipes import RELIABLE, Recipe, recipe_named, reference_recipe
 from gated_interp.models.checkpoint import load
@@ -43,22 +43,26 @@ def test_results_hold_what_is_promised_and_agree_with_the_tables(run):
     assert entry["seeds"] == len(table) == 4
     assert entry["successes"] == table["success"].sum()
     assert entry["success_rate"] == entry["successes"] / 4
-    assert entry["success_interval"] == list(wilson(entry["successes"], 4))
+    by_toy = table["toy_seed"].tolist()
+    assert entry["success_interval"] == list(clustered(table["success"].tolist(), by_toy))
+    assert entry["clean"] == table["clean"].sum()
+    assert entry["clean_rate"] == entry["clean"] / 4
+    assert entry["clean_interval"] == list(clustered(table["clean"].tolist(), by_toy))
+    assert entry["toys_used"] == table["toy_seed"].nunique()
     assert entry["fvu_median"] == pytest.approx(table["fvu"].median(), rel=1e-4)
-    assert set(entry["gated"]) == {"learnt", "owners", "distributed", "not_learnt"}
+    assert set(entry["gated"]) == {
+        "learnt", "holders", "clean", "owners", "distributed", "not_learnt"
+    }  # fmt: skip
     assert entry["seconds"] > 0
     assert len(said) == 1
     assert "3H4ST" in said[0]
 
 
-def test_the_shown_run_is_the_best_of_the_faithful_half_and_its_files_give_its_verdicts(
-    run,
-):
+def test_the_shown_run_keeps_most_answers_at_the_least_loss_and_its_files_give_its_verdicts(run):
     out, results, _ = run
     entry = results["experiments"]["3H4ST"]
     table = pd.read_csv(out / "3H4ST-runs.csv").set_index("seed")
-    faithful = table[table["kl"] <= table["kl"].quantile(0.5, interpolation="lower")]
-    assert len(faithful) == 2
+    faithful = table[table["kept"] == table["kept"].max()]
     assert entry["selected_seed"] == faithful["selection_loss"].idxmin()
     gated, toy = load(out / "3H4ST-gated.safetensors"), load(out / "3H4ST-toy.safetensors")
     assert verdict(gated, gated.task).to_json() == entry["gated"]
@@ -101,15 +105,16 @@ def test_a_stopped_run_goes_on_with_what_it_had_and_a_finished_one_starts_anew(
     tmp_path, monkeypatch
 ):
     started = []
-    whole = seeds.train_seeds
+    quick = RELIABLE.replace(toy_steps=600)
+    monkeypatch.setattr(paper, "recipe_named", lambda *_: quick)
 
-    def counted(heads, task, recipe, some):
-        started.append(heads)
+    def counted(task, recipe, some, originals):
+        started.append(originals[0].model.cfg.n_heads)
         if len(started) == 2:
             raise KeyboardInterrupt
-        return whole(heads, task, recipe.replace(toy_steps=600, steps=20), some)
+        return seeds.train_gated_seeds(task, recipe, some, originals)
 
-    monkeypatch.setattr(paper, "train_seeds", counted)
+    monkeypatch.setattr(paper, "train_gated_seeds", counted)
     monkeypatch.setattr(paper, "PUBLISHED", {"3H4ST": (3, 4), "4H4ST": (4, 4)})
     config = PaperConfig(seeds=4, steps=20)
     with pytest.raises(KeyboardInterrupt):

@@ -13,10 +13,13 @@ from gated_interp.cli.app import app
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.experiments import cells
 from gated_interp.experiments.cells import CellsConfig, Runs, read_table
-from gated_interp.experiments.intervals import wilson
+from gated_interp.experiments.intervals import clustered, paired_difference, wilson
 from gated_interp.experiments.phase import draw_phase, phases, run_phase
 from gated_interp.experiments.recipes import RELIABLE, recipe_named
 from gated_interp.experiments.reliability import (
+    CONTROLS,
+    FRONTIER,
+    MEDIANS,
     VARIANTS,
     draw_reliability,
     in_order,
@@ -48,8 +51,11 @@ def test_a_run_started_again_adds_only_what_is_missing(tmp_path, monkeypatch):
     assert (row["experiment"], row["recipe"]) == ("3H2ST", "reliable")
     assert (row["heads"], row["gated_heads"], row["trigrams"]) == (3, 12, 2)
     assert row["runs"] == row["toys_trained"] == 2
-    assert row["toys_learnt"] >= row["toy_seeds_used"] > 0
-    assert (row["low"], row["high"]) == wilson(row["successes"], 2)
+    assert row["toys_learnt"] >= row["toys_used"] > 0
+    each = read_table(tmp_path / "reliability-runs.csv")
+    assert each["seed"].tolist() == [7000, 7001]
+    by_toy = each["toy_seed"].tolist()
+    assert (row["low"], row["high"]) == clustered(each["clean"].tolist(), by_toy)
 
     said, progress = [], []
     second = tiny(
@@ -58,14 +64,20 @@ def test_a_run_started_again_adds_only_what_is_missing(tmp_path, monkeypatch):
         say=said.append,
         on_progress=lambda done, total: progress.append((done, total)),
     )
-    assert progress == [(0, 1), (1, 1)]
+    assert progress == [(0, 2), (1, 2), (2, 2)]  # the toys, the gated runs
     assert said[0] == "1 of 2 rows are there already and are kept."
     assert second["recipe"].tolist() == ["reliable", "2x heads"]
     assert second["gated_heads"].tolist() == [12, 6]
     on_disk = read_table(tmp_path / "reliability.csv")
     assert on_disk["fvu"][0] == pytest.approx(row["fvu"], rel=1e-5)
+    # The other recipe's runs are of the same seeds on the same toys: the change is paired.
+    each = read_table(tmp_path / "reliability-runs.csv")
+    assert each["toy_seed"][:2].tolist() == each["toy_seed"][2:].tolist()
+    ends = on_disk.loc[1, ["change", "change_low", "change_high"]].astype(float).tolist()
+    pairs = (each[each["recipe"] == r]["clean"].tolist() for r in ("2x heads", "reliable"))
+    assert ends == pytest.approx(paired_difference(*pairs, each["toy_seed"].tolist()[:2]), abs=1e-5)
 
-    monkeypatch.setattr(cells, "train_stack", never)
+    monkeypatch.setattr(cells, "measured", never)
     written = (tmp_path / "reliability.csv").read_bytes()
     tiny(tmp_path, variants=["2x heads", "reliable"])
     assert (tmp_path / "reliability.csv").read_bytes() == written
@@ -73,12 +85,12 @@ def test_a_run_started_again_adds_only_what_is_missing(tmp_path, monkeypatch):
 
 def test_rows_done_before_an_interruption_are_kept(tmp_path, monkeypatch):
     def stops(*args):
-        if args[2].expansion == 2:
+        if args[1].expansion == 2:
             raise KeyboardInterrupt
-        return train_stack(*args)
+        return measured(*args)
 
-    train_stack = cells.train_stack
-    monkeypatch.setattr(cells, "train_stack", stops)
+    measured = cells.measured
+    monkeypatch.setattr(cells, "measured", stops)
     with pytest.raises(KeyboardInterrupt):
         tiny(tmp_path, variants=["reliable", "2x heads"])
     assert read_table(tmp_path / "reliability.csv")["recipe"].tolist() == ["reliable"]
@@ -87,7 +99,7 @@ def test_rows_done_before_an_interruption_are_kept(tmp_path, monkeypatch):
 def test_another_config_is_refused_and_nothing_is_overwritten(tmp_path, monkeypatch):
     tiny(tmp_path)
     before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
-    monkeypatch.setattr(cells, "train_stack", never)
+    monkeypatch.setattr(cells, "measured", never)
     for other in ({"seeds": 3}, {"first_seed": 7}, {"steps": 31}, {"toy_steps": 201}):
         with pytest.raises(GatedInterpError, match="of another config"):
             tiny(tmp_path, **other)
@@ -129,31 +141,36 @@ def test_variants_change_what_they_say_and_nothing_else():
     assert changed("reliable") == changed("reliable", 8, 12) == {}
     assert changed("with value bias") == {"value_bias": True}
     assert changed("all pairs") == {"penalty_pairs": "all"}
-    assert changed("fixed weights instead of an FVU target") == {"fvu_target": None}
-    assert changed("overlap of power 1") == {"overlap_power": 1.0}
-    sparser = {"fvu_target": 0.0185, "overlap": 0.2, "alpha": 0.01}
-    assert changed("fewer open gates, higher FVU") == sparser
+    assert changed("no gate penalty") == {"alpha": 0.0}
+    assert changed("gates fixed open") == {"alpha": 0.0, "gates_open": True}
+    assert changed("no overlap penalty") == {"overlap": 0.0}
+    assert changed("neither penalty") == {"alpha": 0.0, "overlap": 0.0}
+    assert changed("FVU target 0.1") == {"fvu_target": 0.1}
+    assert selected(["controls"])[1] == list(CONTROLS)
+    assert selected(["4H5ST", "frontier"]) == ([(4, 5)], list(FRONTIER))
+    assert selected([])[1] == ["reliable", *CONTROLS]
     assert changed("2x heads", 8, 12) == {"expansion": 2}
     assert changed("binary gates") == {"gate": "binary"}
-    prototype = changed("no overlap penalty")
-    assert (prototype["overlap"], prototype["alpha"]) == (0.0, 0.2)
     assert VARIANTS["reference"](4, 5) == recipe_named("reference", 4, 5)
 
 
 def runs_by_hand() -> Runs:
     toys = pd.DataFrame(
-        {"learnt_all": [True, True, False, True], "distributed": [1, 0, 2, 3], "seed": range(4)}
-    )
+        {"learnt_all": [True, True, False, True], "distributed": [1, 0, 2, 3], "seed": range(4),
+         "firm": [True, True, False, False], "clean": [False, True, False, False]}
+    )  # fmt: skip
     gated = pd.DataFrame(
         {
             "toy_seed": [0, 1, 3, 0],
+            "clean": [True, True, False, False],
             "success": [True, True, True, False],
             "exactly_one": [True, False, True, False],
             "fvu": [0.01, 0.02, 0.03, 0.06],
             "l0": [0.5, 0.1, 0.2, 0.4],
             "kl": [0.1, 0.1, 0.3, 0.3],
             "heads_left": [3, 4, 4, 5],
-            "pruned_success": [True, True, True, False],
+            "pruned_clean": [True, False, False, False],
+            **{name: [0.5] * 4 for name in MEDIANS[3:-1]},
             "pruned_bound": [0.0, 0.001, 0.0, 0.0],
         }
     )
@@ -164,8 +181,9 @@ def test_a_row_by_hand():
     row = phases(runs_by_hand())
     assert row["toys_learnt"] == 3
     assert row["toys_distributed"] == 2  # the toy of seed 2 did not learn: it does not count
-    assert row["toy_seeds_used"] == 3
-    assert (row["successes"], row["exactly_one"], row["pruned_successes"]) == (3, 2, 3)
+    assert (row["toys_firm"], row["toys_clean"], row["toys_used"]) == (2, 1, 3)
+    assert (row["clean"], row["successes"], row["exactly_one"]) == (2, 3, 2)
+    assert row["pruned_clean"] == 1
     assert row["fvu"] == pytest.approx(0.025)
     assert row["fvu_low"] == pytest.approx(0.0175)
     assert row["fvu_high"] == pytest.approx(0.0375)
@@ -174,11 +192,15 @@ def test_a_row_by_hand():
     assert (row["learnt"], row["distributed"], row["success"]) == (3 / 4, 2 / 3, 3 / 4)
     assert (row["learnt_low"], row["learnt_high"]) == wilson(3, 4)
     assert (row["distributed_low"], row["distributed_high"]) == wilson(2, 3)
-    assert (row["success_low"], row["success_high"]) == (row["low"], row["high"]) == wilson(3, 4)
+    assert (row["success_low"], row["success_high"]) == wilson(3, 4)
+    assert (row["low"], row["high"]) == clustered([True, True, False, False], [0, 1, 3, 0])
 
 
 def test_where_no_toy_learns_there_is_a_row_without_runs():
-    toys = pd.DataFrame({"learnt_all": [False, False], "distributed": [0, 1]})
+    toys = pd.DataFrame(
+        {"learnt_all": [False] * 2, "distributed": [0, 1], "firm": [False] * 2,
+         "clean": [False] * 2}
+    )  # fmt: skip
     row = phases(Runs(toys, pd.DataFrame(), 1.0))
     assert (row["runs"], row["toys_learnt"], row["learnt"]) == (0, 0, 0.0)
     assert all(math.isnan(row[name]) for name in ("success", "distributed", "fvu"))
@@ -201,10 +223,14 @@ def test_markdown_has_a_line_per_row_in_order():
     table = table_by_hand()
     lines = markdown(table).splitlines()
     assert in_order(table)["recipe"].tolist() == ["reliable", "all pairs", "reliable"]
-    assert lines[2].startswith("| 2H3ST | reliable | 8 | 3 of 4 | 30% to 95% | 2 of 4 | 0.025 |")
+    assert lines[2].startswith(
+        "| 2H3ST | reliable | 8 | 2 of 4 | 15% to 85% | - | 3 of 4 | 0.025 |"
+    )
+    moved = table.assign(change=-0.25, change_low=-0.5, change_high=0.01)
+    assert "| -25 points (-50 to +1) |" in markdown(moved)
     assert [line.split(" | ")[0] for line in lines[2:]] == ["| 2H3ST", "| 2H3ST", "| 3H4ST"]
-    none = table.assign(**summary(Runs(pd.DataFrame({"learnt_all": [False], "distributed": [0]}),
-                                       pd.DataFrame(), 1.0)))  # fmt: skip
+    toys = {"learnt_all": [False], "distributed": [0], "firm": [False], "clean": [False]}
+    none = table.assign(**summary(Runs(pd.DataFrame(toys), pd.DataFrame(), 1.0)))
     assert "no toy learnt" in markdown(none)
     assert "nan" not in markdown(none)
 
@@ -226,7 +252,7 @@ def test_the_phase_diagram_has_a_row_per_cell_and_goes_on(tmp_path):
     table = run_phase(
         tmp_path, heads=[1, 3], trigrams=[1], on_progress=lambda *p: progress.append(p), **TINY
     )
-    assert progress == [(0, 1), (1, 1)]
+    assert progress == [(0, 2), (1, 2), (2, 2)]
     assert table[["heads", "trigrams"]].to_numpy().tolist() == [[3, 1], [1, 1]]
     assert table["learnt"].between(0, 1).all()
     with pytest.raises(GatedInterpError, match="of another config"):

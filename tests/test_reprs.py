@@ -97,7 +97,7 @@ def test_results_are_one_line_without_weights():
 
 def test_an_outcome_counts_what_was_learnt():
     outcome = train_seeds(2, TRUTH.task, QUICK, [0, 1])
-    assert repr(outcome) == "SeedsOutcome(0 of 2 toys learnt, 0 of 0 gated runs succeeded)"
+    assert repr(outcome) == "SeedsOutcome(0 of 2 toys learnt, 0 of 0 gated runs are clean)"
     assert "HookedTransformer" not in repr(outcome.toys[0])
     with pytest.raises(GatedInterpError, match="none of 2 toys learnt"):
         _ = outcome.selected

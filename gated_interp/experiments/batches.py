@@ -16,7 +16,8 @@ from gated_interp.tasks.skip_trigrams import SkipTrigramTask
 
 T = TypeVar("T")
 Shape = tuple[int, SkipTrigramTask, Recipe]
-TOY_FIELDS = ("toy_steps", "toy_lr", "toy_lr_decay", "batch_size", "n_sequences")
+TOY_FIELDS = ("toy_steps", "toy_lr", "toy_lr_decay", "batch_size", "n_sequences", "jitter",
+              "jitter_seed")  # fmt: skip
 
 
 def train_batches(

@@ -139,11 +139,14 @@ def run_cells(
         cell = missing[key]
         row = {"experiment": cell.experiment, "recipe": cell.name, "heads": cell.heads}
         row |= {"gated_heads": cell.heads * cell.recipe.expansion, "trigrams": cell.trigrams}
-        each = pd.DataFrame([{**dict(zip(KEY, key, strict=True)), **run} for run in gated])
+        named = dict(zip(KEY, key, strict=True))
+        each = pd.DataFrame([{**named, **run} for run in gated])
         row |= summary(Runs(SeedsOutcome(toys, [], seconds).toy_table(), each, seconds))
         table = pd.DataFrame([*table.to_dict("records"), row])
         runs = pd.concat([runs, each], ignore_index=True) if len(runs) else each
-        write_table(runs, runs_path)
+        write_table(
+            runs if len(runs) else pd.DataFrame(columns=[*KEY, "seed", "toy_seed"]), runs_path
+        )
         write_table(table, path)
         say(f"{cell.experiment}, {cell.name}: {row['clean']} of {row['runs']} are clean.")
     return table

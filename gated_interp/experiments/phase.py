@@ -60,8 +60,8 @@ def phases(runs: Runs) -> Row:
     """The row of :func:`reliability.summary`, and three fractions with 95% Wilson intervals.
 
     ``learnt``: toys that learnt every trigram, of all; ``distributed``: of those, the ones with a
-    trigram that no single head holds; ``success``: gated runs that succeed. The last two are
-    missing where no toy learnt. Ends: ``learnt_low``, ``learnt_high`` and so on.
+    trigram that has no sole owner; ``success``: gated runs that succeed by the post's rule. The
+    last two are missing where no toy learnt. Ends: ``learnt_low``, ``learnt_high`` and so on.
     """
     row = reliability_summary(runs)
     for name, count, of in (

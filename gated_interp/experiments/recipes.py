@@ -17,10 +17,10 @@ from gated_interp.models.gates import GateActivation
 from gated_interp.models.toy import HookedTransformer, ToyConfig
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
 from gated_interp.training.config import TrainConfig
-from gated_interp.training.stacked.runs import GatedRun, ToyRun
+from gated_interp.training.stacked.runs import GatedRun, ToyRun, disturb
 
 # Sub-streams of a run's seed.
-SCALE_STREAM, BLOCK_STREAM = 11, 12
+SCALE_STREAM, BLOCK_STREAM, JITTER_STREAM = 11, 12, 13
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,9 +31,9 @@ class Recipe(Config):
     ``expansion`` is gated heads per toy head, ``scale_output`` sets the block's ``output_scale``
     to the longest output the original writes in a sample (else it is 1), and ``toy_steps``,
     ``toy_lr`` and ``toy_lr_decay`` train the toys; ``gates_open`` fixes every gate at 1, a control.
-    Of ``attempts`` blocks that are trained for a
-    seed, the one with the lowest loss is kept: the loss, penalties at full weight, knows nothing
-    of trigrams, verdicts or owners.
+    Of ``attempts`` blocks that are trained for a seed, the one with the lowest loss is kept: the
+    loss, penalties at full weight, knows nothing of trigrams, verdicts or owners. ``jitter``
+    disturbs all initial weights, see :func:`~gated_interp.training.stacked.runs.disturb`.
 
     Examples:
         >>> Recipe().replace(overlap=0.1).overlap
@@ -66,6 +66,8 @@ class Recipe(Config):
     toy_lr: float = 0.03
     toy_lr_decay: float = 0.5
     attempts: int = 1
+    jitter: float = 0.0
+    jitter_seed: int = 0
 
     def problems(self) -> list[str]:
         return positive(self, "expansion", "d_gate", "steps", "toy_steps", "attempts")
@@ -85,7 +87,7 @@ class Recipe(Config):
             seed=seed,
             log_every=max(1, self.toy_steps // 100),
         )
-        return ToyRun(model, config)
+        return ToyRun(model, config, self.jitter, derive(seed, JITTER_STREAM, self.jitter_seed))
 
     def gated_run(self, original: HookedTransformer, task: SkipTrigramTask, seed: int) -> GatedRun:
         """The gated run of ``seed`` for a trained toy: initial weights and data both follow it.
@@ -110,6 +112,7 @@ class Recipe(Config):
                 seed=derive(seed, BLOCK_STREAM),
             )
         )
+        disturb(block, self.jitter, derive(seed, JITTER_STREAM, self.jitter_seed))
         if self.gates_open:
             block.force_gates(1)
             for weight in (block.W_gate_Q, block.W_gate_K, block.b_gate_Q, block.b_gate_K):

@@ -36,6 +36,8 @@ FIRM_LEAD = 0.1
 LAST_ROWS = 10
 
 
+# What the run to show is picked by, and whether small values of it come first.
+SELECTION = {"kept": False, "selection_loss": True}
 MEASURES = (
     "fvu",
     "l0",

@@ -30,6 +30,7 @@ COLUMNS: dict[str, type] = {
     "toys_learnt": int,
     "toys_distributed": int,
     "gated_runs": int,
+    "clean_runs": int,
     "successes": int,
     "learnt": float,
     "learnt_low": float,
@@ -37,6 +38,9 @@ COLUMNS: dict[str, type] = {
     "distributed": float,
     "distributed_low": float,
     "distributed_high": float,
+    "clean": float,
+    "clean_low": float,
+    "clean_high": float,
     "success": float,
     "success_low": float,
     "success_high": float,
@@ -49,10 +53,12 @@ COLUMNS: dict[str, type] = {
 - ``key``: a hash of everything that decides the row.
 - ``heads``, ``trigrams``: of the toys; ``alpha``: of the gated runs; ``seeds``: toys trained.
 - ``toys_learnt``: toys that learnt every trigram; ``toys_distributed``: of those, the ones with a
-  trigram that no single head holds; ``gated_runs``: as many as seeds, spread over the toys that
-  learnt (0 where none did); ``successes``: of those, with every trigram learnt and solely owned.
-- ``learnt`` (of the seeds), ``distributed`` (of the toys that learnt), ``success`` (of the gated
-  runs): fractions, with the ends of their 95% Wilson intervals; missing where nothing was run.
+  trigram without a sole owner; ``gated_runs``: as many as seeds, spread over the toys that learnt
+  (0 where none did); ``clean_runs``: of those, with every trigram held by one head of its own;
+  ``successes``: of those, with every trigram learnt and solely owned.
+- ``learnt`` (of the seeds), ``distributed`` (of the toys that learnt), ``clean`` and ``success``
+  (of the gated runs): fractions, with the ends of their 95% Wilson intervals; missing where nothing
+  was run.
 - ``fvu_median``, ``l0_median``: over the gated runs, on held-out sequences.
 - ``seconds``: of one process; the toys' are shared out among the cells that use them.
 """
@@ -117,6 +123,7 @@ def row_of(cell: SweepCell, outcome: SeedsOutcome) -> Row:
         "toys_learnt": int(learnt.sum()),
         "toys_distributed": int((learnt & (toys["distributed"] > 0)).sum()),
         "gated_runs": len(gated),
+        "clean_runs": int(gated["clean"].sum()) if len(gated) else 0,
         "successes": int(gated["success"].sum()) if len(gated) else 0,
         "fvu_median": float(gated["fvu"].median()) if len(gated) else NOT_A_NUMBER,
         "l0_median": float(gated["l0"].median()) if len(gated) else NOT_A_NUMBER,
@@ -125,6 +132,7 @@ def row_of(cell: SweepCell, outcome: SeedsOutcome) -> Row:
     for name, count, of in (
         ("learnt", row["toys_learnt"], row["seeds"]),
         ("distributed", row["toys_distributed"], row["toys_learnt"]),
+        ("clean", row["clean_runs"], row["gated_runs"]),
         ("success", row["successes"], row["gated_runs"]),
     ):
         low, high = wilson(count, of) if of else (NOT_A_NUMBER, NOT_A_NUMBER)

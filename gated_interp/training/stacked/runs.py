@@ -18,6 +18,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from gated_interp.core.errors import GatedInterpError
+from gated_interp.core.seeds import generator
 from gated_interp.models.gated_attention import GatedAttention, require_plain
 from gated_interp.models.gates import head_norm
 from gated_interp.models.toy import HookedTransformer, ToyConfig, build_toy
@@ -49,6 +50,8 @@ def say_on_stderr(sentence: str) -> None:
 class ToyRun:
     """A toy to train: ``model`` says what, ``config`` how; both hold their own seed.
 
+    ``jitter`` disturbs the initial weights, see :func:`disturb`; ``jitter_seed`` is of that noise.
+
     Examples:
         >>> shape = ToyConfig(n_trigrams=3, n_heads=2, seed=7)
         >>> ToyRun(shape, TrainConfig.toy(steps=2, seed=7)).model.name
@@ -57,6 +60,20 @@ class ToyRun:
 
     model: ToyConfig
     config: TrainConfig
+    jitter: float = 0.0
+    jitter_seed: int = 0
+
+
+@torch.no_grad()
+def disturb(module: torch.nn.Module, size: float, seed: int) -> None:
+    """Add Gaussian noise of standard deviation ``size`` to every weight that trains, in place.
+
+    What another machine's rounding does to a training: nothing that is claimed may hang on it.
+    """
+    source = generator(seed)
+    for weight in module.parameters():
+        if size and weight.requires_grad:
+            weight.add_(size * torch.randn(weight.shape, generator=source).to(weight))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -240,6 +257,8 @@ def _toy_stack(runs: list[ToyRun], progress: bool) -> list[TrainResult[HookedTra
     configs = [r.config for r in runs]
     device = pick_device(configs[0])
     models = [build_toy(r.model) for r in runs]
+    for toy, model in zip(runs, models, strict=True):
+        disturb(model.blocks[0].attn, toy.jitter, toy.jitter_seed)
     stack = StackedAttention([m.blocks[0].attn for m in models], device)
     batches = _Batches(runs[0].model.task, configs, scored_only=True, device=device)
 
