@@ -47,6 +47,7 @@ from gated_interp.models.shipped import shipped_names as shipped_names
 from gated_interp.models.splice import splice as splice
 from gated_interp.models.splice import unsplice as unsplice
 from gated_interp.models.toy import ToyConfig as ToyConfig
+from gated_interp.models.toy import ToyTransformer as ToyTransformer
 from gated_interp.models.toy import build_toy as build_toy
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask as SkipTrigramTask
 from gated_interp.tasks.skip_trigrams import TrigramBatch as TrigramBatch

@@ -10,7 +10,7 @@ from gated_interp.analysis.heads import head_counts
 from gated_interp.analysis.logits import kl_divergence, next_token_loss
 from gated_interp.analysis.writes import require_tokens
 from gated_interp.core.errors import GatedInterpError
-from gated_interp.models.splice import require_layer, unsplice
+from gated_interp.models.splice import originals, require_layer, unsplice
 from gated_interp.models.toy import HookedTransformer
 
 OPEN = 1e-3
@@ -100,7 +100,7 @@ def faithfulness(
         l0 = (is_open * causal).sum((1, 2)) / causal.sum()
     else:
         l0 = torch.full_like(cross_entropy, head_counts(model)[layer])
-    if layer not in getattr(model, "original_attention", {}):
+    if layer not in originals(model):
         return Faithfulness(l0, cross_entropy)
 
     original = unsplice(model, layer)

@@ -9,7 +9,7 @@ from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.seeds import derive
 from gated_interp.explorer.bench import Bench, Reading, one_thread
 from gated_interp.explorer.examples import armed_positions, parse_tokens
-from gated_interp.models.splice import gated_block, unsplice
+from gated_interp.models.splice import gated_block, originals, unsplice
 from gated_interp.models.toy import HookedTransformer
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
 
@@ -58,7 +58,7 @@ class Session:
         original: HookedTransformer | None = None,
         seed: int = 0,
     ):
-        if original is None and getattr(model, "original_attention", {}):
+        if original is None and originals(model):
             original = unsplice(model)
         name = "gated" if gated_block(model) is not None else "model"
         models = {name: model} if original is None else {"original": original, name: model}

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.seeds import derive, generator
-from gated_interp.models.toy import HookedTransformer
+from gated_interp.models.toy import HookedTransformer, ToyTransformer
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
 from gated_interp.training.config import TrainConfig
 
@@ -37,10 +37,9 @@ def data_for(model: HookedTransformer, data: DataSource | None) -> DataSource:
         GatedInterpError: neither is there, or the task is not for this model.
     """
     if data is None:
-        toy = getattr(model, "toy_config", None)
-        if toy is None:
+        if not isinstance(model, ToyTransformer):
             raise GatedInterpError("the model names no task; give data=, a task or a function.")
-        data = toy.task
+        data = model.task
     if isinstance(data, SkipTrigramTask) and data.d_vocab != model.cfg.d_vocab:
         raise GatedInterpError(
             f"the model has {model.cfg.d_vocab} tokens; a task of {data.n_trigrams} trigrams has "
