@@ -40,6 +40,7 @@ from gated_interp.analysis.verdict import EXAMPLES, SEED, THRESHOLD, Verdict, ve
 from gated_interp.analysis.writes import head_writes, require_linear
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.seeds import derive, generator
+from gated_interp.core.streams import Stream
 from gated_interp.models.toy import HookedTransformer
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
 
@@ -122,8 +123,8 @@ def superposition_report(
         raise GatedInterpError(f"replicates is {replicates}; it must be at least 2.")
     writes, logits, trigram = _trigram_writes(model, task, n, seed)
     found = verdict_from_writes(writes, logits, trigram, task)
-    tokens = task.sample(n, derive(seed, 1)).tokens.to(model.embed.W_E.device)
-    source = generator(derive(seed, 2))
+    tokens = task.sample(n, derive(seed, Stream.REPORT_SEQUENCES)).tokens.to(model.embed.W_E.device)
+    source = generator(derive(seed, Stream.REPORT_REPLICATES))
     alarms, alone = false_alarms(model, task, tokens)
     dead = dead_heads(model, tokens)
     rows = _loading_rows(task, writes, trigram, replicates, source)

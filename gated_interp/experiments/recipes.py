@@ -12,6 +12,7 @@ import torch
 from gated_interp.core.config import Config, positive
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.seeds import derive
+from gated_interp.core.streams import Stream
 from gated_interp.models.gated_attention import GatedAttention, GatedConfig
 from gated_interp.models.gates import GateActivation
 from gated_interp.models.toy import HookedTransformer, ToyConfig
@@ -20,7 +21,6 @@ from gated_interp.training.config import TrainConfig
 from gated_interp.training.stacked.runs import GatedRun, ToyRun
 
 # Sub-streams of a run's seed.
-SCALE_STREAM, BLOCK_STREAM = 11, 12
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -107,7 +107,7 @@ class Recipe(Config):
                 output_scale=longest_output(original, task, seed) if self.scale_output else 1.0,
                 penalty_pairs=self.penalty_pairs,
                 gate_bias_init=self.gate_bias_init,
-                seed=derive(seed, BLOCK_STREAM),
+                seed=derive(seed, Stream.BLOCK),
             )
         )
         if self.gates_open:
@@ -139,7 +139,7 @@ class Recipe(Config):
 @torch.no_grad()
 def longest_output(model: HookedTransformer, task: SkipTrigramTask, seed: int) -> float:
     """The length of the longest vector that layer 0 writes on 200 sequences."""
-    tokens = task.sample(200, derive(seed, SCALE_STREAM)).tokens.to(model.embed.W_E.device)
+    tokens = task.sample(200, derive(seed, Stream.OUTPUT_SCALE)).tokens.to(model.embed.W_E.device)
     name = "blocks.0.hook_attn_out"
     _, cache = model.run_with_cache(tokens, names_filter=name)
     return float(cache[name].norm(dim=-1).max())

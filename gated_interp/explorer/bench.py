@@ -16,12 +16,12 @@ from gated_interp.analysis.logits import leads
 from gated_interp.analysis.writes import head_writes, require_linear
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.seeds import derive
+from gated_interp.core.streams import Stream
 from gated_interp.models.splice import gated_block
 from gated_interp.models.toy import HookedTransformer
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
 
 # Sub-streams of the explorer's seed.
-ACCURACY_STREAM, REFERENCE_STREAM, RESAMPLE_STREAM = 21, 22, 23
 ACCURACY_SEQUENCES = 100  # per trigram
 REFERENCE_SEQUENCES = 200
 
@@ -86,10 +86,10 @@ class Bench:
         self.gated = gated_block(model) is not None
         self.device = model.embed.W_E.device
         n = ACCURACY_SEQUENCES * task.n_trigrams
-        self.batch = task.sample_single(n, derive(seed, ACCURACY_STREAM)).to(self.device)
-        reference = task.sample(REFERENCE_SEQUENCES, derive(seed, REFERENCE_STREAM)).tokens
+        self.batch = task.sample_single(n, derive(seed, Stream.EXPLORER_ACCURACY)).to(self.device)
+        reference = task.sample(REFERENCE_SEQUENCES, derive(seed, Stream.EXPLORER_REFERENCE)).tokens
         self.reference = reference.to(self.device)
-        self.resample_seed = derive(seed, RESAMPLE_STREAM)
+        self.resample_seed = derive(seed, Stream.EXPLORER_RESAMPLE)
         self.write_limit, self.gate_limit = self._limits()
         self._accuracies: dict[tuple[frozenset[int], Method], dict[int, float]] = {}
 

@@ -204,6 +204,7 @@ class SkipTrigramTask:
         kept: list[TrigramBatch] = []
         found, stream = 0, 0
         while found < n:
+            # Counted, not named: published verdicts on many trigrams take further batches.
             batch = self.sample(4 * n, derive(seed, stream) if stream else seed)
             rows = (batch.trigrams_per_example == 1).nonzero().flatten()[: n - found]
             kept.append(batch.select(rows))

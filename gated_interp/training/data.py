@@ -9,12 +9,12 @@ from torch import Tensor
 
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.seeds import derive, generator
+from gated_interp.core.streams import Stream
 from gated_interp.models.toy import HookedTransformer, ToyTransformer
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
 from gated_interp.training.config import TrainConfig
 
 # Streams of a training's seed; because each step has its own, resuming needs no generator state.
-FIXED_SET, FRESH_BATCH, GATE_NOISE, VARIANCE = 0, 1, 2, 3
 
 
 @runtime_checkable
@@ -78,11 +78,13 @@ def batches(
     if config.data == "fresh":
 
         def fresh(step: int) -> Int[Tensor, "batch pos"]:
-            return draw(data, config.batch_size, derive(config.seed, FRESH_BATCH, step), model)
+            return draw(
+                data, config.batch_size, derive(config.seed, Stream.FRESH_BATCH, step), model
+            )
 
         return fresh
 
-    whole = draw(data, config.n_sequences, derive(config.seed, FIXED_SET), model)
+    whole = draw(data, config.n_sequences, derive(config.seed, Stream.FIXED_SET), model)
     per_epoch = config.n_sequences // config.batch_size
 
     def in_order(step: int) -> Int[Tensor, "batch pos"]:

@@ -15,14 +15,13 @@ from tqdm.auto import tqdm
 
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.seeds import derive, generator
+from gated_interp.core.streams import Stream
 from gated_interp.models.gated_attention import GatedAttention
 from gated_interp.models.toy import HookedTransformer, ToyConfig, build_toy
 from gated_interp.training.capture import attention_io, outputs_of, require_capturable
 from gated_interp.training.config import TrainConfig
 from gated_interp.training.constraint import FvuControl
 from gated_interp.training.data import (
-    GATE_NOISE,
-    VARIANCE,
     DataSource,
     batches,
     data_for,
@@ -187,14 +186,14 @@ def train_gated(
     original = copied_to(model, device)
     control = FvuControl([config], device)
     # Measured once, on data of the training's own: it scales penalties and the FVU they answer to.
-    sample = draw(data, VARIANCE_SAMPLE, derive(config.seed, VARIANCE), original)
+    sample = draw(data, VARIANCE_SAMPLE, derive(config.seed, Stream.VARIANCE), original)
     variance = output_variance(attention_io(original, sample, layer).output)
     unit = variance if config.alpha_unit == "variance" else 1.0
     seen_fvu: list[tuple[Tensor, int]] = []
 
     def objective(step: int, tokens: Int[Tensor, "batch pos"], alpha: float) -> Any:
         if block.config.gate == "hard_concrete":
-            block.noise_generator = generator(derive(config.seed, GATE_NOISE, step))
+            block.noise_generator = generator(derive(config.seed, Stream.GATE_NOISE, step))
         seen = attention_io(original, tokens, layer)
         with outputs_of(block.hook_gate) as gates, outputs_of(block.hook_z) as writes:
             output = block(*(x.to(block.W_Q.dtype) for x in seen.inputs))
