@@ -15,7 +15,6 @@ from gated_interp.analysis.circuits import (
     ov_circuit,
     qk_circuit,
 )
-from gated_interp.analysis.faithfulness import OPEN
 from gated_interp.analysis.heads import all_heads, head_name
 from gated_interp.analysis.subsets import MAX_EXACT, shapley
 from gated_interp.analysis.verdict import EXAMPLES, SEED, verdict
@@ -23,6 +22,7 @@ from gated_interp.analysis.writes import head_writes
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.seeds import derive
 from gated_interp.core.streams import Stream
+from gated_interp.metrics.reconstruction import OPEN
 from gated_interp.models.splice import gated_block
 from gated_interp.models.toy import HookedTransformer
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask

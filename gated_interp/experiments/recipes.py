@@ -93,10 +93,7 @@ class Recipe(Config):
         Raises:
             GatedInterpError: the original is not a toy of this task.
         """
-        if original.cfg.d_vocab != task.d_vocab:
-            raise GatedInterpError(
-                f"the original has {original.cfg.d_vocab} tokens; this task has {task.d_vocab}."
-            )
+        task.require_vocabulary(original.cfg.d_vocab)
         block = GatedAttention(
             GatedConfig(
                 d_model=original.cfg.d_model,

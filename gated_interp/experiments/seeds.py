@@ -4,19 +4,18 @@ import dataclasses
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
 
 import joblib
 import pandas as pd
-import torch
 
 from gated_interp.analysis.faithfulness import faithfulness
 from gated_interp.analysis.verdict import Verdict, verdict
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.seeds import derive
 from gated_interp.core.streams import Stream
+from gated_interp.core.threads import one_thread
 from gated_interp.experiments.behaviour import firm_lead, holder_measures, kept_answers
 from gated_interp.experiments.recipes import Recipe
 from gated_interp.models.splice import splice, unsplice
@@ -377,14 +376,3 @@ def _job(job: Job) -> tuple[Any, Any]:
     key, function, args = job
     with one_thread():
         return key, function(*args)
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """torch on one thread while the context is open."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

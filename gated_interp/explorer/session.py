@@ -8,7 +8,8 @@ from gated_interp.analysis.ablation import Method
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.seeds import derive
 from gated_interp.core.streams import Stream
-from gated_interp.explorer.bench import Bench, Reading, one_thread
+from gated_interp.core.threads import one_thread
+from gated_interp.explorer.bench import Bench, Reading
 from gated_interp.explorer.examples import armed_positions, parse_tokens
 from gated_interp.models.splice import gated_block, originals, unsplice
 from gated_interp.models.toy import HookedTransformer

@@ -211,6 +211,31 @@ class SkipTrigramTask:
             found, stream = found + rows.numel(), stream + 1
         return kept[0] if len(kept) == 1 else concatenate(kept)
 
+    def require_vocabulary(self, d_vocab: int) -> None:
+        """Refuse a model of another vocabulary.
+
+        Raises:
+            GatedInterpError: ``d_vocab`` is not this task's.
+        """
+        if d_vocab != self.d_vocab:
+            raise GatedInterpError(
+                f"the model has {d_vocab} tokens; a task of {self.n_trigrams} trigrams has "
+                f"{self.d_vocab}."
+            )
+
+    def require_each(
+        self, trigram: Tensor, complaint: str = "trigram {} never occurs in the examples"
+    ) -> None:
+        """Refuse examples among whose trigrams, ``[example]``, one of the task's is missing.
+
+        Raises:
+            GatedInterpError: naming the first that is, in the words of ``complaint``.
+        """
+        there = set(trigram.tolist())
+        for b in self.trigrams:
+            if b not in there:
+                raise GatedInterpError(f"{complaint.format(b)}; take more sequences.")
+
     def validate_tokens(self, tokens: Tensor) -> None:
         """Refuse tokens this task cannot hold.
 

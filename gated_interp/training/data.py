@@ -40,11 +40,8 @@ def data_for(model: HookedTransformer, data: DataSource | None) -> DataSource:
         if not isinstance(model, ToyTransformer):
             raise GatedInterpError("the model names no task; give data=, a task or a function.")
         data = model.task
-    if isinstance(data, SkipTrigramTask) and data.d_vocab != model.cfg.d_vocab:
-        raise GatedInterpError(
-            f"the model has {model.cfg.d_vocab} tokens; a task of {data.n_trigrams} trigrams has "
-            f"{data.d_vocab}."
-        )
+    if isinstance(data, SkipTrigramTask):
+        data.require_vocabulary(model.cfg.d_vocab)
     return data
 
 

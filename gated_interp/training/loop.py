@@ -16,6 +16,8 @@ from tqdm.auto import tqdm
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.seeds import derive, generator
 from gated_interp.core.streams import Stream
+from gated_interp.metrics.predictions import next_token_loss
+from gated_interp.metrics.reconstruction import fvu, l0
 from gated_interp.models.gated_attention import GatedAttention
 from gated_interp.models.toy import HookedTransformer, ToyConfig, build_toy
 from gated_interp.training.capture import attention_io, outputs_of, require_capturable
@@ -30,13 +32,7 @@ from gated_interp.training.data import (
 )
 from gated_interp.training.device import copied_to, moved, noise_off_afterwards, pick_device
 from gated_interp.training.interrupt import TrainingInterrupted, uninterrupted
-from gated_interp.training.losses import (
-    fvu,
-    l0,
-    next_token_cross_entropy,
-    output_variance,
-    reconstruction_error,
-)
+from gated_interp.training.losses import output_variance, reconstruction_error
 from gated_interp.training.schedule import learning_rate, penalty_weight
 from gated_interp.training.state import Row, fingerprint, load_state, require_writable, save_state
 
@@ -121,7 +117,7 @@ def train_toy(
     device = pick_device(config)
 
     def objective(step: int, tokens: Int[Tensor, "batch pos"], alpha: float) -> Any:
-        loss = next_token_cross_entropy(model(tokens), tokens)
+        loss = next_token_loss(model(tokens), tokens).mean()
         return loss, lambda: {"cross_entropy": loss.item()}
 
     identity = {
