@@ -292,7 +292,7 @@ def test_bad_input_in_one_sentence():
             "at least one row",
         ),
         ({"tokens": TOKENS, "task": TASK}, "give a TrigramBatch"),
-        ({"tokens": two, "task": TASK}, "never occurs in the batch"),
+        ({"tokens": two, "task": TASK}, "never occurs in the examples"),
     ]
     for arguments, says in bad:
         with pytest.raises(GatedInterpError, match=says):

@@ -140,7 +140,7 @@ def test_bad_input_in_one_sentence():
         for call in (logit_attribution, source_attribution):
             with pytest.raises(GatedInterpError, match=says):
                 call(model, *arguments)
-    with pytest.raises(GatedInterpError, match="never occurs in the batch"):
+    with pytest.raises(GatedInterpError, match="never occurs in the examples"):
         edge_loadings(model, TASK.sample_single(1, 0), TASK)
     scaled = models.toy(TASK)
     scaled.blocks[0].hook_attn_out.add_perma_hook(lambda out, hook: 2 * out)

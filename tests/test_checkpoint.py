@@ -1,5 +1,6 @@
 """Checkpoints come back bit for bit, and whatever is not one is refused in a sentence."""
 
+import dataclasses
 import json
 import os
 import struct
@@ -14,7 +15,7 @@ from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 from gated_interp.analysis.verdict import verdict
 from gated_interp.core.errors import CheckpointError, GatedInterpError
-from gated_interp.models import checkpoint, shipped
+from gated_interp.models import checkpoint, checkpoint_format, shipped
 from gated_interp.models.checkpoint import load, read_info, save, save_pretrained
 from gated_interp.models.checkpoint_format import KEY
 from gated_interp.models.gated_attention import GatedAttention, GatedConfig
@@ -318,22 +319,36 @@ REFUSED: dict[str, tuple[Spoil, str]] = {
     "integers": (lambda t, m: t.update({"toy.W_V": t["toy.W_V"].int()}), "as I32"),
     "NaN": (lambda t, m: t["toy.W_O"].fill_(float("nan")), "16 NaN or infinite of 16 values"),
     "infinity": (lambda t, m: t["block.b_V"][1].fill_(-float("inf")), r"in 'block\.b_V'"),
-    "newer version": (at("format_version", 2), "version 2; this release reads version 1"),
+    "newer version": (
+        at("format_version", 2),
+        r"version 2; .* version 1: it was written by a newer version of gated_interp",
+    ),
+    "older version": (at("format_version", 0), r"version 0; this release reads version 1\.$"),
     "version as text": (at("format_version", "1"), "version '1'"),
     "version as truth": (at("format_version", True), "version True"),
     "no version": (lambda t, m: m.pop("format_version"), "version None"),
     "other kind": (at("kind", "mlp"), "kind is 'mlp'"),
     "kind without its config": (at("gated_config", None), "needs a gated_config"),
     "kind with too much": (at("kind", "toy"), "kind 'toy' has a toy_config and nothing else"),
-    "unknown key": (at("licence", 1), "the metadata has an unknown key 'licence'"),
+    "unknown key": (
+        at("licence", 1),
+        "the metadata has an unknown key 'licence': it was written by a newer version",
+    ),
     "lacking key": (lambda t, m: m.pop("notes"), "the metadata lacks 'notes'"),
     "notes": (at("notes", [1]), "notes are not a JSON object"),
     "task": (at("task", 3), "the task is not a JSON object"),
     "unknown task key": (at("task.language", "en"), "the task has an unknown key 'language'"),
     "impossible task": (at("task.n_positions", 3), "n_positions is 3"),
     "config that is a list": (at("toy_config", []), "the toy_config is not a JSON object"),
-    "unknown config key": (at("gated_config.dropout", 0), "unknown key 'dropout'"),
-    "lacking config key": (lambda t, m: m["gated_config"].pop("gate"), "gated_config lacks 'gate'"),
+    "unknown config key": (
+        at("gated_config.dropout", 0),
+        "unknown key 'dropout': it was written by a newer version",
+    ),
+    "lacking config key": (
+        lambda t, m: m["gated_config"].pop("n_heads"),
+        "gated_config lacks 'n_heads'",
+    ),
+    "lacking task key": (lambda t, m: m["task"].pop("n_trigrams"), "the task lacks 'n_trigrams'"),
     "wrong type": (at("toy_config.n_heads", "2"), "n_heads is '2'"),
     "impossible value": (
         at("gated_config.penalty_p", 0.0),
@@ -392,6 +407,44 @@ def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "other.safetensors", {"weight": torch.zeros(3)}, None)
     with pytest.raises(CheckpointError, match="not a checkpoint of this package"):
         load(path)
+
+
+def test_a_file_from_before_a_field_is_read_with_the_fields_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every shipped and every saved file goes on being read when a config gains a field."""
+
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class NewerToy(ToyConfig):
+        dropout: float = 0.0
+
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class NewerGated(GatedConfig):
+        temperature: float = 1.0
+
+    model, path = a_gated(), tmp_path / "old.safetensors"
+    save(model, path)
+    monkeypatch.setattr(checkpoint_format, "ToyConfig", NewerToy)
+    monkeypatch.setattr(checkpoint_format, "GatedConfig", NewerGated)
+    for source in (path, *shipped.shipped_names()):
+        loaded = load(source)
+        assert loaded.info.toy_config.dropout == 0.0
+        if loaded.info.kind == "gated":
+            assert loaded.info.gated_config.temperature == 1.0
+    assert_same_bits(load(path), model)
+
+
+@pytest.mark.parametrize("part", ["task", "toy_config", "gated_config"])
+def test_a_field_that_a_file_lacks_has_its_default(tmp_path: Path, part: str) -> None:
+    tensors, said = parts(save(a_gated(), tmp_path / "whole.safetensors"))
+    info = read_info(tmp_path / "whole.safetensors")
+    fields = dataclasses.fields(getattr(info, part))
+    optional = [f for f in fields if f.default is not dataclasses.MISSING]
+    assert optional
+    for field in optional:
+        without = {**said, part: {k: v for k, v in said[part].items() if k != field.name}}
+        path = write(tmp_path / "older.safetensors", tensors, without)
+        assert getattr(getattr(load(path).info, part), field.name) == field.default
 
 
 def header(text: bytes, size: int | None = None, data: bytes = b"") -> bytes:

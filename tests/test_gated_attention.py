@@ -331,6 +331,20 @@ def test_what_a_hook_on_the_results_returns_is_used():
     assert torch.equal(block(x), torch.zeros_like(x))
 
 
+@pytest.mark.parametrize("kind", ["forward", "forward_pre", "full_backward", "full_backward_pre"])
+def test_the_results_are_made_for_torch_hooks_too(kind):
+    block = block_of()
+    x = residual(BATCH, POS, D_MODEL).double()
+    seen = []
+    add = getattr(block.hook_result, f"register_{kind}_hook")
+    handle = add(lambda module, *given: seen.append(given[0]))
+    block(x).sum().backward()
+    assert [g[0].shape for g in seen] == [(BATCH, POS, HEADS, D_MODEL)]
+    handle.remove()
+    block(x).sum().backward()
+    assert len(seen) == 1
+
+
 def test_effective_weights_have_the_length_they_should():
     block = block_of(output_scale=3.0)
     ones = torch.ones(HEADS, D_HEAD).double()

@@ -4,6 +4,7 @@ import attention_models as models
 import pytest
 import torch
 
+from gated_interp.analysis.heads import intervened
 from gated_interp.analysis.patching import activation_patch, patch_effects, path_patch
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
@@ -134,6 +135,21 @@ def test_one_layer_has_only_direct_paths(name):
         got = path_patch(model, CLEAN, SOURCE, (0, head), "blocks.0.hook_resid_post")
         want = activation_patch(model, CLEAN, SOURCE, "blocks.0.attn.hook_z", head=head)
         close(got, want)
+
+
+@pytest.mark.parametrize("make", [lambda: models.gated(TASK), lambda: models.gated_layer(TASK, 0)])
+def test_a_gated_heads_result_can_be_replaced(make):
+    """A head's result is z W_O, so patching either is the same."""
+    model = make()
+    result, z = "blocks.0.attn.hook_result", "blocks.0.attn.hook_z"
+    got = activation_patch(model, CLEAN, SOURCE, result, head=1)
+    close(got, activation_patch(model, CLEAN, SOURCE, z, head=1))
+    assert (got - model(CLEAN)).abs().max() > 0.1
+    with intervened(model, {result: torch.zeros_like}):
+        silent = model(CLEAN)
+    with intervened(model, {z: torch.zeros_like}):
+        close(silent, model(CLEAN))
+    assert (silent - model(CLEAN)).abs().max() > 0.1
 
 
 def test_effects_table(model):

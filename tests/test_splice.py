@@ -7,7 +7,7 @@ from transformer_lens import HookedTransformerConfig
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.seeds import generator
 from gated_interp.models.gated_attention import GatedAttention, GatedConfig
-from gated_interp.models.splice import gated_block, splice, unsplice
+from gated_interp.models.splice import gated_block, originals, splice, unsplice
 from gated_interp.models.toy import HookedTransformer, attention_only
 
 BATCH, POS, HEADS, D_HEAD, D_MODEL, D_VOCAB, GATED_HEADS, D_GATE = 2, 5, 3, 7, 11, 13, 17, 1
@@ -123,6 +123,32 @@ def test_the_block_is_shared_and_nothing_else():
     assert (spliced(TOKENS) - before).abs().max() > 1e-3
     ours = {p.data_ptr() for p in model.parameters()}
     assert ours.isdisjoint({p.data_ptr() for p in spliced.parameters()})
+
+
+def test_splicing_writes_to_the_block_what_it_says_and_no_more(toy):
+    """Hook points are named for their place, and a toy tells its trigrams; nothing is unsaid."""
+    block = GatedAttention(GatedConfig(d_model=8, n_heads=5))
+    weights = {n: p.clone() for n, p in block.named_parameters()}
+    splice(toy, 0, block)
+    assert (block.hook_z.name, block.n_trigrams) == ("blocks.0.attn.hook_z", 3)
+    assert all(torch.equal(p, weights[n]) for n, p in block.named_parameters())
+    config = HookedTransformerConfig(
+        n_layers=2, d_model=8, d_vocab=4, n_ctx=POS, d_head=D_HEAD, n_heads=HEADS,
+        attn_only=True, device="cpu",
+    )  # fmt: skip
+    splice(attention_only(config), 1, block)  # no toy: there is nothing to tell
+    assert (block.hook_z.name, block.n_trigrams) == ("blocks.1.attn.hook_z", 3)
+
+
+def test_the_originals_are_kept_by_layer():
+    model = deep_model()
+    assert originals(model) == {}
+    spliced = splice(splice(model, 1, new_block()), 2, new_block(seed=3))
+    assert sorted(originals(spliced)) == [1, 2]
+    assert torch.equal(originals(spliced)[1].W_Q, model.blocks[1].attn.W_Q)
+    assert sorted(originals(unsplice(spliced, 1))) == [2]
+    originals(spliced).clear()  # a copy
+    assert sorted(originals(spliced)) == [1, 2]
 
 
 def test_unsplicing_gives_the_original_back_bit_by_bit():

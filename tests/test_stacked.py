@@ -7,13 +7,13 @@ import attention_models
 import pytest
 import torch
 
+from gated_interp.metrics.predictions import next_token_loss
 from gated_interp.models.analytic import manual_model
 from gated_interp.models.gated_attention import GatedAttention, GatedConfig
 from gated_interp.models.gates import head_norm
 from gated_interp.models.toy import ToyConfig, build_toy
 from gated_interp.tasks.contexts import contexts_of
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
-from gated_interp.training.losses import next_token_cross_entropy
 from gated_interp.training.stacked import forward
 from gated_interp.training.stacked.blocks import StackedAttention, StackedGated
 from gated_interp.training.stacked.data import batch_of
@@ -121,7 +121,7 @@ def test_cross_entropy_equals_the_hooked_model(n_heads, d_head):
     stack = StackedAttention([m.blocks[0].attn for m in models])
     z = stack.z(batch.counts)
     loss = cross_entropy(z, stack.W_O, stack.weights["b_O"], batch.target, batch.weight)
-    hooked = [next_token_cross_entropy(m(t), t) for m, t in zip(models, tokens, strict=True)]
+    hooked = [next_token_loss(m(t), t).mean() for m, t in zip(models, tokens, strict=True)]
     close(loss, torch.stack(hooked))
     assert loss.std() > 0.01  # the runs are different runs
     stack.weights.backward(loss.sum())

@@ -10,6 +10,7 @@ from gated_interp.analysis.faithfulness import faithfulness
 from gated_interp.analysis.verdict import verdict, verdict_from_writes
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.seeds import derive
+from gated_interp.core.streams import Stream
 from gated_interp.models.gated_attention import GatedAttention, GatedConfig
 from gated_interp.models.gates import head_norm
 from gated_interp.models.splice import splice
@@ -20,7 +21,7 @@ from gated_interp.tasks.tokens import sample_tokens
 from gated_interp.training.config import TrainConfig
 from gated_interp.training.loop import train_gated
 from gated_interp.training.stacked.blocks import StackedAttention, StackedGated
-from gated_interp.training.stacked.data import DATA_STREAM, ContextPool, batch_of
+from gated_interp.training.stacked.data import ContextPool, batch_of
 from gated_interp.training.stacked.runs import (
     GatedRun,
     ToyRun,
@@ -90,7 +91,7 @@ def test_a_pool_holds_the_contexts_of_the_sampled_sequences(scored_only, all_pai
     )  # fmt: skip
     last = 6 if scored_only else 7
     for run, seed in enumerate(seeds):
-        tokens = TASK.sample(n, derive(seed, DATA_STREAM, 3)).tokens
+        tokens = TASK.sample(n, derive(seed, Stream.FRESH_BATCH, 3)).tokens
         contexts = plain_contexts(tokens, last)
         pairs = torch.zeros(V, V)
         for query in range(V):

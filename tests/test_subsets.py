@@ -8,7 +8,6 @@ import torch
 
 from gated_interp.analysis.ablation import ablated
 from gated_interp.analysis.heads import all_heads
-from gated_interp.analysis.logits import leads
 from gated_interp.analysis.subsets import (
     harsanyi_dividends,
     pair_interactions,
@@ -17,6 +16,7 @@ from gated_interp.analysis.subsets import (
     subset_values,
 )
 from gated_interp.core.errors import GatedInterpError
+from gated_interp.metrics.predictions import leads
 from gated_interp.models.analytic import manual_model
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
 

@@ -24,11 +24,11 @@ from gated_interp.analysis.superposition import (
 )
 from gated_interp.analysis.verdict import verdict
 from gated_interp.core.errors import GatedInterpError
+from gated_interp.metrics.reconstruction import fvu, l0
 from gated_interp.models.analytic import conditional_pair, manual_model, paired_model
 from gated_interp.models.gated_attention import GatedAttention
 from gated_interp.models.splice import gated_block, splice
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
-from gated_interp.training.losses import fvu, l0
 
 TASK = SkipTrigramTask(3)
 TOKENS = TASK.sample(71, seed=0).tokens

@@ -279,3 +279,15 @@ def test_contexts_count_their_prefix():
     assert contexts.total_counts[0].tolist() == [1, 1, 0, 0, 1, 0, 0, 1]
     assert contexts.target.tolist() == [0, 1, 4, -1]
     assert len(contexts) == 4
+
+
+def test_a_model_of_another_vocabulary_and_missing_trigrams_are_refused():
+    task = SkipTrigramTask(3)
+    task.require_vocabulary(8)
+    task.require_each(torch.tensor([3, 1, 2, 1]))
+    with pytest.raises(GatedInterpError, match="has 10 tokens; a task of 3 trigrams has 8"):
+        task.require_vocabulary(10)
+    with pytest.raises(GatedInterpError, match="trigram 2 never occurs in the examples; take more"):
+        task.require_each(torch.tensor([3, 1]))
+    with pytest.raises(GatedInterpError, match="no B2; take more sequences"):
+        task.require_each(torch.tensor([1, 3]), "no B{}")

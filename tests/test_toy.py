@@ -8,7 +8,19 @@ import torch
 from transformer_lens import HookedTransformerConfig
 
 from gated_interp.core.errors import GatedInterpError
-from gated_interp.models.toy import ToyConfig, attention_only, build_toy, clone
+from gated_interp.models.checkpoint import load
+from gated_interp.models.gated_attention import GatedAttention, GatedConfig
+from gated_interp.models.splice import splice, unsplice
+from gated_interp.models.standalone import standalone
+from gated_interp.models.toy import (
+    HookedTransformer,
+    ToyConfig,
+    ToyTransformer,
+    attention_only,
+    build_toy,
+    clone,
+)
+from gated_interp.tasks.skip_trigrams import SkipTrigramTask
 
 SHAPES = [(2, 3, 1), (3, 4, 1), (5, 2, 3)]  # heads, trigrams, d_head
 
@@ -50,6 +62,21 @@ def test_embedding_and_unembedding_are_identities_that_do_not_train(heads, trigr
     trained = {n for n, p in model.named_parameters() if p.requires_grad}
     names = {"W_Q", "W_K", "W_V", "W_O", "b_Q", "b_K", "b_V"}
     assert trained == {f"blocks.0.attn.{n}" for n in names}
+
+
+def test_a_toy_says_what_it_is_however_it_is_copied_and_spliced():
+    model = build_toy(ToyConfig(n_trigrams=4, n_heads=3, n_positions=12))
+    block = GatedAttention(GatedConfig(d_model=10, n_heads=2))
+    spliced = splice(model, 0, block)
+    for one in (model, clone(model), spliced, unsplice(spliced)):
+        assert isinstance(one, ToyTransformer)
+        assert isinstance(one, HookedTransformer)
+        assert (one.task, one.model_name) == (SkipTrigramTask(4, 12), "3H4ST")
+        assert (one.toy_config, one.info, one.notes) == (model.toy_config, None, {})
+    alone = standalone(block, SkipTrigramTask(4))
+    assert (alone.task, alone.toy_config) == (SkipTrigramTask(4), None)
+    for kind in ("toy", "gated"):
+        assert isinstance(load(f"2H3ST-{kind}"), ToyTransformer)
 
 
 def test_the_output_bias_trains_only_when_asked_for():

@@ -18,12 +18,12 @@ from test_training_parts import D_MODEL, D_VOCAB, POS, deep_model
 from gated_interp.analysis.verdict import verdict
 from gated_interp.core.errors import CheckpointError, GatedInterpError
 from gated_interp.core.seeds import derive
+from gated_interp.core.streams import Stream
 from gated_interp.models.gated_attention import GatedAttention, GatedConfig
 from gated_interp.models.splice import splice
 from gated_interp.models.toy import HookedTransformer, ToyConfig, build_toy
 from gated_interp.tasks import SkipTrigramTask
 from gated_interp.training.config import TrainConfig
-from gated_interp.training.data import FRESH_BATCH
 from gated_interp.training.interrupt import TrainingInterrupted, uninterrupted
 from gated_interp.training.loop import train_gated, train_toy
 from gated_interp.training.state import FORMAT
@@ -54,7 +54,7 @@ class Interrupting:
     """The task, whose data raise on the way to one step's batch."""
 
     def __init__(self, at: int, config: TrainConfig, error=KeyboardInterrupt):
-        self.bad_seed = derive(config.seed, FRESH_BATCH, at)
+        self.bad_seed = derive(config.seed, Stream.FRESH_BATCH, at)
         self.error = error
 
     def sample(self, n, seed):
@@ -85,7 +85,7 @@ def test_toy_training_is_adam_on_the_cross_entropy():
     adam = torch.optim.Adam(trained, lr=0.03)
     losses = []
     for step in range(6):
-        tokens = TASK.sample(10, derive(3, FRESH_BATCH, step)).tokens
+        tokens = TASK.sample(10, derive(3, Stream.FRESH_BATCH, step)).tokens
         # Constant over the first half, then 0.03 * (6 - step) / 3.
         adam.param_groups[0]["lr"] = 0.03 * min(1, (6 - step) / 3)
         loss = model(tokens, return_type="loss")
@@ -111,7 +111,7 @@ def test_gated_training_is_adam_on_reconstruction_and_penalty(layer):
     adam = torch.optim.Adam([p for p in other.parameters() if p.requires_grad], lr=0.01)
     wanted = []
     for step, alpha in enumerate(alphas):
-        source = torch.Generator().manual_seed(derive(2, FRESH_BATCH, step))
+        source = torch.Generator().manual_seed(derive(2, Stream.FRESH_BATCH, step))
         _, cache = model.run_with_cache(uniform(10, source))
         inputs = model.blocks[layer].ln1(cache[f"blocks.{layer}.hook_resid_pre"]).detach()
         target = cache[f"blocks.{layer}.hook_attn_out"].detach()

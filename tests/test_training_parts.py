@@ -8,6 +8,8 @@ from transformer_lens import HookedTransformerConfig
 
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.seeds import generator
+from gated_interp.metrics.predictions import next_token_loss
+from gated_interp.metrics.reconstruction import fvu, l0
 from gated_interp.models.toy import HookedTransformer, attention_only
 from gated_interp.tasks import SkipTrigramTask
 from gated_interp.training.capture import attention_io
@@ -15,13 +17,7 @@ from gated_interp.training.config import TrainConfig
 from gated_interp.training.constraint import FvuControl
 from gated_interp.training.data import batches, data_for
 from gated_interp.training.device import pick_device
-from gated_interp.training.losses import (
-    fvu,
-    l0,
-    next_token_cross_entropy,
-    output_variance,
-    reconstruction_error,
-)
+from gated_interp.training.losses import output_variance, reconstruction_error
 from gated_interp.training.schedule import learning_rate, penalty_weight
 
 BATCH, POS, D_MODEL, D_VOCAB = 2, 5, 11, 13
@@ -62,7 +58,7 @@ def test_cross_entropy_in_plain_loops():
             row = logits[b, p].tolist()
             log_sum = math.log(sum(map(math.exp, row)))
             terms.append(log_sum - row[int(tokens[b, p + 1])])
-    got = next_token_cross_entropy(logits, tokens).item()
+    got = next_token_loss(logits, tokens).mean().item()
     assert got == pytest.approx(sum(terms) / len(terms), abs=1e-12)
 
 

@@ -171,6 +171,4 @@ def _require_trigrams(task: SkipTrigramTask, batch: TrigramBatch | None) -> None
         raise GatedInterpError(
             "with a task, give a TrigramBatch such as task.sample(1000, seed=0), not bare tokens."
         )
-    for b in task.trigrams:
-        if not (batch.trigram == b).any():
-            raise GatedInterpError(f"trigram {b} never occurs in the batch; take more sequences.")
+    task.require_each(batch.trigram)

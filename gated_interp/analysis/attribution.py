@@ -184,11 +184,10 @@ def edge_loadings(
     by_token = torch.einsum("ehk,ekv->ehv", edges, one_hot.to(edges))
     parts = torch.cat([by_token.flatten(1), torch.stack([*direct, bias], 1)], 1)
     _check_sum(parts, logits)
+    task.require_each(batch.trigram)
     mean: list[list[Tensor]] = []
     for b in task.trigrams:
         mine = batch.trigram == b
-        if not mine.any():
-            raise GatedInterpError(f"trigram {b} never occurs in the batch; take more sequences.")
         rest = torch.stack([*direct, bias], 1)[mine].sum(1)
         mean.append([by_token[mine].mean(0), rest.mean(0), logits[mine].mean(0)])
     values, rests, wholes = (torch.stack(part) for part in zip(*mean, strict=True))

@@ -7,14 +7,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from gated_interp.analysis.heads import head_counts
-from gated_interp.analysis.logits import kl_divergence, next_token_loss
 from gated_interp.analysis.writes import require_tokens
 from gated_interp.core.errors import GatedInterpError
-from gated_interp.models.splice import require_layer, unsplice
+from gated_interp.metrics.predictions import kl_divergence, next_token_loss
+from gated_interp.metrics.reconstruction import open_gates, squared_error, unexplained, variation
+from gated_interp.models.splice import originals, require_layer, unsplice
 from gated_interp.models.toy import HookedTransformer
-
-OPEN = 1e-3
-"""A gate above this counts as open."""
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -67,8 +65,7 @@ class Faithfulness:
             if each is not None:
                 found[name] = w @ each
         if self.squared_error is not None and self.variation is not None:
-            smallest = torch.finfo(self.variation.dtype).tiny
-            found["fvu"] = (w @ self.squared_error) / (w @ self.variation).clamp(min=smallest)
+            found["fvu"] = unexplained(w @ self.squared_error, w @ self.variation)
         return found
 
 
@@ -94,28 +91,24 @@ def faithfulness(
     logits, cache = model.run_with_cache(tokens, names_filter=[gate_name, out_name])
     cross_entropy = next_token_loss(logits, tokens).double()
     if gate_name in cache:
-        pos = tokens.shape[1]
-        causal = torch.ones(pos, pos, device=tokens.device).tril().double()
-        is_open = (cache[gate_name] > OPEN).sum(1).double()
-        l0 = (is_open * causal).sum((1, 2)) / causal.sum()
+        l0 = open_gates(cache[gate_name])
     else:
         l0 = torch.full_like(cross_entropy, head_counts(model)[layer])
-    if layer not in getattr(model, "original_attention", {}):
+    if layer not in originals(model):
         return Faithfulness(l0, cross_entropy)
 
     original = unsplice(model, layer)
     intact, before = original.run_with_cache(tokens, names_filter=out_name)
     target = before[out_name].double()
     # Earlier layers are the same in both, so the two layers read the same input.
-    error = (cache[out_name].double() - target).square().sum((1, 2))
-    variation = (target - target.mean((0, 1))).square().sum((1, 2))
+    error = squared_error(cache[out_name].double(), target)
     return Faithfulness(
         l0,
         cross_entropy,
         next_token_loss(intact, tokens).double(),
         kl_divergence(intact.log_softmax(-1), logits.log_softmax(-1)).double(),
         error,
-        variation,
+        variation(target),
     )
 
 

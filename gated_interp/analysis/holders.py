@@ -20,16 +20,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gated_interp.analysis.heads import all_heads, head_counts, intervened
-from gated_interp.analysis.logits import kl_divergence, leads
 from gated_interp.analysis.replacements import replacements
 from gated_interp.core.errors import GatedInterpError
-from gated_interp.models.splice import unsplice
+from gated_interp.metrics.predictions import kl_divergence, leads
+from gated_interp.metrics.reconstruction import OPEN, fvu
+from gated_interp.models.splice import originals, unsplice
 from gated_interp.models.toy import HookedTransformer
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
 
 SUFFICIENT, NECESSARY, SPECIFIC = 0.99, 0.5, 0.99
 EXAMPLES, SEED = 1000, 42
-GATE_OPEN = 1e-3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,9 +141,7 @@ def holders(
     """
     _require_one_layer(model, task)
     batch = task.sample_single(n, seed).to(model.embed.W_E.device)
-    for b in task.trigrams:
-        if not (batch.trigram == b).any():
-            raise GatedInterpError(f"trigram {b} never occurs in the examples; take more of them.")
+    task.require_each(batch.trigram)
     c = batch.trigram + task.n_trigrams
 
     def accuracy(ablated: list[tuple[int, int]]) -> Float[Tensor, " trigram"]:
@@ -203,7 +201,7 @@ def head_roles(
     answered[batch.example, batch.destination_pos] = batch.trigram
     answered[batch.truncated, -1] = batch.tokens[batch.truncated, -1]
     totals = energy.sum((0, 1))
-    gate = cache[names["gate"]] > GATE_OPEN if names["gate"] in cache else None
+    gate = cache[names["gate"]] > OPEN if names["gate"] in cache else None
     causal = torch.ones(2 * batch.tokens.shape[1:], dtype=torch.bool).tril()
     rows: list[dict[str, float | None]] = []
     for h in range(head_counts(model)[0]):
@@ -261,12 +259,11 @@ def what_remains(
     """
     _require_one_layer(model, task)
     batch = task.sample(n, seed).to(model.embed.W_E.device)
-    original = unsplice(model) if getattr(model, "original_attention", {}) else model
+    original = unsplice(model) if originals(model) else model
     name = "blocks.0.hook_attn_out"
     intact, cache = original.run_with_cache(batch.tokens, names_filter=name)
     target = cache[name].double()
     log_p = intact.log_softmax(-1)
-    variation = (target - target.mean((0, 1))).square().sum()
     c = batch.trigram + task.n_trigrams
     hold = {(0, h) for heads in found.values() for h in heads}
     sets = {
@@ -284,7 +281,7 @@ def what_remains(
             {
                 "ablated": ablated,
                 "heads": len(heads),
-                "fvu": float((after[name].double() - target).square().sum() / variation),
+                "fvu": float(fvu(after[name].double(), target)),
                 "kl": float(kl_divergence(log_p, logits.log_softmax(-1)).mean()),
                 "accuracy": float(right.mean()),
                 "worst": float(by_trigram.min()),

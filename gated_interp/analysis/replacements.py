@@ -8,10 +8,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gated_interp.analysis.heads import Head, intervened
-from gated_interp.analysis.logits import kl_divergence, next_token_loss
 from gated_interp.analysis.writes import require_tokens
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.seeds import generator
+from gated_interp.metrics.predictions import kl_divergence, next_token_loss
 from gated_interp.models.toy import HookedTransformer
 
 Method = Literal["zero", "mean", "resample", "optimal"]

@@ -256,20 +256,15 @@ def _sampled_gains(
 def _examples(
     model: HookedTransformer, task: SkipTrigramTask, n: int, seed: int
 ) -> Iterator[_Examples]:
-    if model.cfg.d_vocab != task.d_vocab:
-        raise GatedInterpError(
-            f"the model has {model.cfg.d_vocab} tokens; a task of {task.n_trigrams} trigrams "
-            f"has {task.d_vocab}."
-        )
+    task.require_vocabulary(model.cfg.d_vocab)
     batch = task.sample_single(n, seed).to(model.embed.W_E.device)
+    task.require_each(batch.trigram)
     writes, logits = head_writes(model, batch.tokens, batch.example, batch.destination_pos)
     # Sums of many heads in another order: doubles keep ties and near-ties where they are.
     writes, logits = writes.double().cpu(), logits.double().cpu()
     base = logits - writes.sum(1)
     for b in task.trigrams:
         mine = (batch.trigram == b).cpu()
-        if not mine.any():
-            raise GatedInterpError(f"trigram {b} never occurs in the examples; take more of them.")
         c = task.completion(b)
         others = [v for v in range(task.d_vocab) if v != c]
         yield _Examples(

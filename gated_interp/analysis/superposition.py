@@ -24,7 +24,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from gated_interp.analysis.faithfulness import dead_heads, faithfulness
-from gated_interp.analysis.logits import leads
 from gated_interp.analysis.measures import (
     cancellation,
     carries,
@@ -40,6 +39,8 @@ from gated_interp.analysis.verdict import EXAMPLES, SEED, THRESHOLD, Verdict, ve
 from gated_interp.analysis.writes import head_writes, require_linear
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.seeds import derive, generator
+from gated_interp.core.streams import Stream
+from gated_interp.metrics.predictions import leads
 from gated_interp.models.toy import HookedTransformer
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
 
@@ -122,8 +123,8 @@ def superposition_report(
         raise GatedInterpError(f"replicates is {replicates}; it must be at least 2.")
     writes, logits, trigram = _trigram_writes(model, task, n, seed)
     found = verdict_from_writes(writes, logits, trigram, task)
-    tokens = task.sample(n, derive(seed, 1)).tokens.to(model.embed.W_E.device)
-    source = generator(derive(seed, 2))
+    tokens = task.sample(n, derive(seed, Stream.REPORT_SEQUENCES)).tokens.to(model.embed.W_E.device)
+    source = generator(derive(seed, Stream.REPORT_REPLICATES))
     alarms, alone = false_alarms(model, task, tokens)
     dead = dead_heads(model, tokens)
     rows = _loading_rows(task, writes, trigram, replicates, source)
@@ -197,7 +198,7 @@ def false_alarms(
     is_b = (tokens >= 1) & (tokens <= task.n_trigrams)
     rows, positions = (is_b & ~seen).nonzero(as_tuple=True)
     b = tokens[rows, positions]
-    _require_examples(task, b, "the B of trigram {} never stands without an A before it")
+    task.require_each(b, "the B of trigram {} never stands without an A before it")
     writes, logits = head_writes(model, tokens, rows, positions)
     c = b + task.n_trigrams
     whole = (leads(logits, c) > 0).double()
@@ -227,21 +228,11 @@ def _trigram_writes(
     model: HookedTransformer, task: SkipTrigramTask, n: int, seed: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     require_linear(model)
-    if model.cfg.d_vocab != task.d_vocab:
-        raise GatedInterpError(
-            f"the model has {model.cfg.d_vocab} tokens; a task of {task.n_trigrams} trigrams "
-            f"has {task.d_vocab}."
-        )
+    task.require_vocabulary(model.cfg.d_vocab)
     batch = task.sample_single(n, seed).to(model.embed.W_E.device)
-    _require_examples(task, batch.trigram, "trigram {} never occurs in the examples")
+    task.require_each(batch.trigram)
     writes, logits = head_writes(model, batch.tokens, batch.example, batch.destination_pos)
     return writes.double().cpu(), logits.double().cpu(), batch.trigram.cpu()
-
-
-def _require_examples(task: SkipTrigramTask, trigram: Tensor, complaint: str) -> None:
-    for b in task.trigrams:
-        if not (trigram == b).any():
-            raise GatedInterpError(f"{complaint.format(b)}; take more sequences.")
 
 
 def _loading_rows(

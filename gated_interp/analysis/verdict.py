@@ -22,7 +22,6 @@ from torch import Tensor
 from gated_interp.analysis.breaking import some_set_breaks
 from gated_interp.analysis.holders import holders_from_writes, is_clean
 from gated_interp.analysis.writes import head_writes
-from gated_interp.core.errors import GatedInterpError
 from gated_interp.models.toy import HookedTransformer
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
 
@@ -110,11 +109,7 @@ def verdict(
         >>> found.owners, found.distributed, found.holders
         ({1: [0], 2: [1], 3: []}, [3], {1: [], 2: [], 3: []})
     """
-    if model.cfg.d_vocab != task.d_vocab:
-        raise GatedInterpError(
-            f"the model has {model.cfg.d_vocab} tokens; a task of {task.n_trigrams} trigrams "
-            f"has {task.d_vocab}."
-        )
+    task.require_vocabulary(model.cfg.d_vocab)
     batch = task.sample_single(n, seed).to(model.embed.W_E.device)
     writes, logits = head_writes(model, batch.tokens, batch.example, batch.destination_pos)
     return verdict_from_writes(writes, logits, batch.trigram, task)
@@ -131,12 +126,11 @@ def verdict_from_writes(
     Raises:
         GatedInterpError: some trigram never occurs.
     """
+    task.require_each(trigram)
     owners: dict[int, list[int]] = {}
     accuracy: dict[int, float] = {}
     for b in task.trigrams:
         mine = trigram == b
-        if not mine.any():
-            raise GatedInterpError(f"trigram {b} never occurs in the examples; take more of them.")
         c = task.completion(b)
         accuracy[b] = (logits[mine].argmax(-1) == c).double().mean().item()
         owners[b] = sole_owners(writes[mine], c)

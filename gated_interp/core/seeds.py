@@ -29,6 +29,7 @@ def generator(
 def derive(seed: int, *stream: int) -> int:
     """A seed for a named sub-stream of ``seed``, so that streams never share draws.
 
+    Streams have their names in :class:`gated_interp.core.streams.Stream`.
     A SplitMix64 step per stream number: cheap, stable across versions and platforms.
 
     Examples:

@@ -12,8 +12,8 @@ from typing import Any
 import joblib
 
 from gated_interp.core.errors import GatedInterpError
+from gated_interp.core.threads import one_thread
 from gated_interp.experiments.memory import machine_bytes
-from gated_interp.experiments.seeds import one_thread
 
 BACKENDS = ("local", "dask")
 # Seconds to wait for a scheduler to answer, and for its first worker.

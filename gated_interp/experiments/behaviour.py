@@ -5,9 +5,9 @@ from jaxtyping import Int
 from torch import Tensor
 
 from gated_interp.analysis.holders import head_roles, what_remains
-from gated_interp.analysis.logits import leads
 from gated_interp.analysis.verdict import THRESHOLD, Verdict
 from gated_interp.core.errors import GatedInterpError
+from gated_interp.metrics.predictions import leads
 from gated_interp.models.toy import HookedTransformer
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
 

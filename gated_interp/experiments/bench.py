@@ -21,9 +21,10 @@ from rich.table import Table
 
 from gated_interp.analysis.verdict import EXAMPLES, SEED, verdict
 from gated_interp.core.files import write_text
+from gated_interp.core.threads import one_thread
 from gated_interp.experiments.batches import train_batches
 from gated_interp.experiments.recipes import RELIABLE
-from gated_interp.experiments.seeds import one_thread, train_gated_seeds
+from gated_interp.experiments.seeds import train_gated_seeds
 from gated_interp.experiments.slow_twins import (
     PlainGatedStep,
     owners_by_every_subset,

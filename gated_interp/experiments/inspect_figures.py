@@ -20,7 +20,7 @@ from gated_interp.experiments.inspect_tables import (
     stacked,
     trigram_label,
 )
-from gated_interp.models.splice import unsplice
+from gated_interp.models.splice import originals, unsplice
 from gated_interp.models.toy import HookedTransformer
 from gated_interp.plots import (
     ablation_bars,
@@ -197,7 +197,7 @@ def circuits_figure(model: HookedTransformer, task: SkipTrigramTask, name: str) 
 def loadings_figure(model: HookedTransformer, task: SkipTrigramTask, name: str) -> Figure:
     """How much each head carries of each trigram: of a spliced model, before and after."""
     models = {"the model": model}
-    if getattr(model, "original_attention", {}):
+    if originals(model):
         models = {"before (toy)": unsplice(model), "after (gated block)": model}
     heads = {key: head_names(one) for key, one in models.items()}
     loadings = {key: loading_matrix(one, task).cpu().numpy() for key, one in models.items()}
@@ -283,7 +283,7 @@ def gallery_figures(
     The original (of a spliced model) gets the figures in which heads share work: ablation,
     Shapley values with interactions, and the wiring of the same example.
     """
-    toy = unsplice(model) if getattr(model, "original_attention", {}) else model
+    toy = unsplice(model) if originals(model) else model
     example = example_of(toy, task)
     after = example_of(model, task, example.trigram)
     found = {

@@ -15,20 +15,20 @@ from gated_interp.analysis.circuits import (
     ov_circuit,
     qk_circuit,
 )
-from gated_interp.analysis.faithfulness import OPEN
 from gated_interp.analysis.heads import all_heads, head_name
 from gated_interp.analysis.subsets import MAX_EXACT, shapley
 from gated_interp.analysis.verdict import EXAMPLES, SEED, verdict
 from gated_interp.analysis.writes import head_writes
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.seeds import derive
+from gated_interp.core.streams import Stream
+from gated_interp.metrics.reconstruction import OPEN
 from gated_interp.models.splice import gated_block
 from gated_interp.models.toy import HookedTransformer
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
 
 METHODS: tuple[Method, ...] = ("zero", "mean", "resample", "optimal")
 # Sub-streams of the verdict's seed: the reference batch, the rows resampled, orders of arrival.
-REFERENCE, RESAMPLE, ORDERS = 31, 32, 33
 PERMUTATIONS = 200
 
 
@@ -67,7 +67,7 @@ def ablations(
         As :func:`~gated_interp.analysis.ablation.ablate`; the set of all heads is ``all heads``.
     """
     batch = task.sample_single(n, SEED)
-    reference = task.sample(n_reference, derive(SEED, REFERENCE)).tokens
+    reference = task.sample(n_reference, derive(SEED, Stream.SHOWN_REFERENCE)).tokens
     parts = [
         ablate(
             model,
@@ -75,7 +75,7 @@ def ablations(
             method=method,
             task=task,
             reference_tokens=None if method == "zero" else reference,
-            seed=derive(SEED, RESAMPLE) if method == "resample" else None,
+            seed=derive(SEED, Stream.SHOWN_RESAMPLE) if method == "resample" else None,
         )
         for method in METHODS
     ]
@@ -91,7 +91,7 @@ def shapley_table(model: HookedTransformer, task: SkipTrigramTask) -> pd.DataFra
         model,
         task,
         permutations=PERMUTATIONS if many else None,
-        permutation_seed=derive(SEED, ORDERS) if many else None,
+        permutation_seed=derive(SEED, Stream.SHOWN_ORDERS) if many else None,
     )
 
 

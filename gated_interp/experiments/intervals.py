@@ -6,6 +6,7 @@ rate with the toys' sums taken as the units, over that of ``n`` independent runs
 those of ``n`` divided by it.
 """
 
+import math
 from collections.abc import Hashable, Sequence
 
 import numpy as np
@@ -37,6 +38,24 @@ def wilson(successes: int | float, n: int | float, confidence: float = 0.95) -> 
     middle = (p + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z / (1 + z**2 / n) * (p * (1 - p) / n + z**2 / (4 * n**2)) ** 0.5
     return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def fractions(**counts: tuple[int, int]) -> dict[str, float]:
+    """Each rate ``count of n`` under its name, the ends of its interval as ``_low`` and ``_high``.
+
+    All three are missing (NaN) where there are none to count.
+
+    Examples:
+        >>> found = fractions(success=(3, 4))
+        >>> found["success"], round(found["success_low"], 2), round(found["success_high"], 2)
+        (0.75, 0.3, 0.95)
+    """
+    found: dict[str, float] = {}
+    for name, (count, of) in counts.items():
+        low, high = wilson(count, of) if of else (math.nan, math.nan)
+        rate = count / of if of else math.nan
+        found |= {name: rate, f"{name}_low": low, f"{name}_high": high}
+    return found
 
 
 def clustered(

@@ -6,9 +6,8 @@ from pathlib import Path
 import pandas as pd
 
 from gated_interp.experiments.cells import Cell, CellsConfig, Row, Runs, read_table, run_cells
-from gated_interp.experiments.intervals import wilson
+from gated_interp.experiments.intervals import fractions
 from gated_interp.experiments.recipes import recipe_named
-from gated_interp.experiments.reliability import NOT_A_NUMBER
 from gated_interp.experiments.reliability import summary as reliability_summary
 from gated_interp.plots import phase_diagram, save_figures
 
@@ -64,15 +63,11 @@ def phases(runs: Runs) -> Row:
     last two are missing where no toy learnt. Ends: ``learnt_low``, ``learnt_high`` and so on.
     """
     row = reliability_summary(runs)
-    for name, count, of in (
-        ("learnt", row["toys_learnt"], row["toys_trained"]),
-        ("distributed", row["toys_distributed"], row["toys_learnt"]),
-        ("success", row["successes"], row["runs"]),
-    ):
-        low, high = wilson(count, of) if of else (NOT_A_NUMBER, NOT_A_NUMBER)
-        fraction = count / of if of else NOT_A_NUMBER
-        row |= {name: fraction, f"{name}_low": low, f"{name}_high": high}
-    return row
+    return row | fractions(
+        learnt=(row["toys_learnt"], row["toys_trained"]),
+        distributed=(row["toys_distributed"], row["toys_learnt"]),
+        success=(row["successes"], row["runs"]),
+    )
 
 
 def draw_phase(

@@ -12,15 +12,13 @@ import torch
 from gated_interp.core.config import Config, positive
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.seeds import derive
+from gated_interp.core.streams import Stream
 from gated_interp.models.gated_attention import GatedAttention, GatedConfig
 from gated_interp.models.gates import GateActivation
 from gated_interp.models.toy import HookedTransformer, ToyConfig
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
 from gated_interp.training.config import TrainConfig
 from gated_interp.training.stacked.runs import GatedRun, ToyRun, disturb
-
-# Sub-streams of a run's seed.
-SCALE_STREAM, BLOCK_STREAM, JITTER_STREAM = 11, 12, 13
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -87,7 +85,7 @@ class Recipe(Config):
             seed=seed,
             log_every=max(1, self.toy_steps // 100),
         )
-        return ToyRun(model, config, self.jitter, derive(seed, JITTER_STREAM, self.jitter_seed))
+        return ToyRun(model, config, self.jitter, derive(seed, Stream.JITTER, self.jitter_seed))
 
     def gated_run(self, original: HookedTransformer, task: SkipTrigramTask, seed: int) -> GatedRun:
         """The gated run of ``seed`` for a trained toy: initial weights and data both follow it.
@@ -95,10 +93,7 @@ class Recipe(Config):
         Raises:
             GatedInterpError: the original is not a toy of this task.
         """
-        if original.cfg.d_vocab != task.d_vocab:
-            raise GatedInterpError(
-                f"the original has {original.cfg.d_vocab} tokens; this task has {task.d_vocab}."
-            )
+        task.require_vocabulary(original.cfg.d_vocab)
         block = GatedAttention(
             GatedConfig(
                 d_model=original.cfg.d_model,
@@ -109,10 +104,10 @@ class Recipe(Config):
                 output_scale=longest_output(original, task, seed) if self.scale_output else 1.0,
                 penalty_pairs=self.penalty_pairs,
                 gate_bias_init=self.gate_bias_init,
-                seed=derive(seed, BLOCK_STREAM),
+                seed=derive(seed, Stream.BLOCK),
             )
         )
-        disturb(block, self.jitter, derive(seed, JITTER_STREAM, self.jitter_seed))
+        disturb(block, self.jitter, derive(seed, Stream.JITTER, self.jitter_seed))
         if self.gates_open:
             block.force_gates(1)
             for weight in (block.W_gate_Q, block.W_gate_K, block.b_gate_Q, block.b_gate_K):
@@ -142,7 +137,7 @@ class Recipe(Config):
 @torch.no_grad()
 def longest_output(model: HookedTransformer, task: SkipTrigramTask, seed: int) -> float:
     """The length of the longest vector that layer 0 writes on 200 sequences."""
-    tokens = task.sample(200, derive(seed, SCALE_STREAM)).tokens.to(model.embed.W_E.device)
+    tokens = task.sample(200, derive(seed, Stream.OUTPUT_SCALE)).tokens.to(model.embed.W_E.device)
     name = "blocks.0.hook_attn_out"
     _, cache = model.run_with_cache(tokens, names_filter=name)
     return float(cache[name].norm(dim=-1).max())

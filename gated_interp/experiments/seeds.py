@@ -4,18 +4,18 @@ import dataclasses
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
 
 import joblib
 import pandas as pd
-import torch
 
 from gated_interp.analysis.faithfulness import faithfulness
 from gated_interp.analysis.verdict import Verdict, verdict
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.seeds import derive
+from gated_interp.core.streams import Stream
+from gated_interp.core.threads import one_thread
 from gated_interp.experiments.behaviour import firm_lead, holder_measures, kept_answers
 from gated_interp.experiments.recipes import Recipe
 from gated_interp.models.splice import splice, unsplice
@@ -27,7 +27,6 @@ from gated_interp.training.stacked.runs import GatedRun, train_gated_runs, train
 # cache a run costs twice as much: 32 heads are best trained 8 runs at a time, 8 heads 32.
 MOST_RUNS, LEAST_RUNS, HEADS_IN_CACHE = 32, 4, 256
 # Sub-streams of a seed, and the seed of the sequences every run is measured on.
-TOY_STREAM, GATED_STREAM, ATTEMPT_STREAM = 21, 22, 23
 HELD_OUT_SEED, HELD_OUT = 4242, 500
 # A toy is firm when C leads by at least this many logits in 99% of each trigram's examples. Under
 # toys that lead by less, the block's own small error makes some of them wrong.
@@ -300,7 +299,7 @@ def _best_attempts(
     """For each seed the run with the lowest selection loss of ``recipe.attempts``, trained."""
     kept: list[tuple[float, GatedRun, pd.DataFrame]] = []
     for attempt in range(recipe.attempts):
-        streams = (ATTEMPT_STREAM, attempt) if attempt else (GATED_STREAM,)
+        streams = (Stream.ATTEMPT, attempt) if attempt else (Stream.GATED,)
         runs = [
             recipe.gated_run(toy.model, task, derive(seed, *streams))
             for seed, toy in zip(seeds, originals, strict=True)
@@ -324,7 +323,7 @@ def train_toy_seeds(
     progress: bool = False,
 ) -> list[ToyOutcome]:
     """Toys of all ``seeds``, stacked, with their verdicts."""
-    runs = [recipe.toy_run(n_heads, task, derive(s, TOY_STREAM)) for s in seeds]
+    runs = [recipe.toy_run(n_heads, task, derive(s, Stream.TOY)) for s in seeds]
     trained = train_toys(runs, progress=progress)
     return [
         ToyOutcome(
@@ -379,14 +378,3 @@ def _job(job: Job) -> tuple[Any, Any]:
     key, function, args = job
     with one_thread():
         return key, function(*args)
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """torch on one thread while the context is open."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

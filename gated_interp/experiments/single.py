@@ -19,8 +19,8 @@ from gated_interp.experiments.recipes import RELIABLE, recipe_named
 from gated_interp.experiments.seeds import HELD_OUT, HELD_OUT_SEED
 from gated_interp.models.checkpoint import load, save
 from gated_interp.models.gated_attention import GatedAttention
-from gated_interp.models.splice import splice
-from gated_interp.models.toy import HookedTransformer
+from gated_interp.models.splice import gated_block, splice
+from gated_interp.models.toy import HookedTransformer, ToyTransformer
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
 from gated_interp.training.loop import train_gated, train_toy
 from gated_interp.training.stacked.runs import GatedRun, ToyRun
@@ -158,14 +158,14 @@ def run_gated(
     return _written(model, run.task, result.history, run.config, Path(path))
 
 
-def load_toy(source: str) -> HookedTransformer:
+def load_toy(source: str) -> ToyTransformer:
     """The toy in a checkpoint file, or of that name.
 
     Raises:
         GatedInterpError: no sound checkpoint, or a gated model.
     """
     model = load(source)
-    if model.info.kind != "toy":
+    if gated_block(model) is not None:
         raise GatedInterpError(
             f"{source} is a gated model; name the toy that its block should stand in for."
         )

@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Sequence
 
-from gated_interp.experiments.intervals import wilson
+from gated_interp.experiments.intervals import fractions
 from gated_interp.experiments.recipes import Recipe
 from gated_interp.experiments.seeds import (
     GatedOutcome,
@@ -129,13 +129,10 @@ def row_of(cell: SweepCell, outcome: SeedsOutcome) -> Row:
         "l0_median": float(gated["l0"].median()) if len(gated) else NOT_A_NUMBER,
         "seconds": outcome.seconds,
     }
-    for name, count, of in (
-        ("learnt", row["toys_learnt"], row["seeds"]),
-        ("distributed", row["toys_distributed"], row["toys_learnt"]),
-        ("clean", row["clean_runs"], row["gated_runs"]),
-        ("success", row["successes"], row["gated_runs"]),
-    ):
-        low, high = wilson(count, of) if of else (NOT_A_NUMBER, NOT_A_NUMBER)
-        fraction = count / of if of else NOT_A_NUMBER
-        row |= {name: fraction, f"{name}_low": low, f"{name}_high": high}
+    row |= fractions(
+        learnt=(row["toys_learnt"], row["seeds"]),
+        distributed=(row["toys_distributed"], row["toys_learnt"]),
+        clean=(row["clean_runs"], row["gated_runs"]),
+        success=(row["successes"], row["gated_runs"]),
+    )
     return {name: row[name] for name in COLUMNS}

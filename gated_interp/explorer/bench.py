@@ -1,8 +1,7 @@
 """One model on the bench: what it does with an example while some of its heads are off."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -12,16 +11,16 @@ from transformer_lens import ActivationCache
 
 from gated_interp.analysis.ablation import Method, ablated
 from gated_interp.analysis.heads import head_counts, head_name
-from gated_interp.analysis.logits import leads
 from gated_interp.analysis.writes import head_writes, require_linear
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.seeds import derive
+from gated_interp.core.streams import Stream
+from gated_interp.metrics.predictions import leads
 from gated_interp.models.splice import gated_block
 from gated_interp.models.toy import HookedTransformer
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
 
 # Sub-streams of the explorer's seed.
-ACCURACY_STREAM, REFERENCE_STREAM, RESAMPLE_STREAM = 21, 22, 23
 ACCURACY_SEQUENCES = 100  # per trigram
 REFERENCE_SEQUENCES = 200
 
@@ -71,11 +70,7 @@ class Bench:
 
     def __init__(self, model: HookedTransformer, task: SkipTrigramTask, seed: int = 0):
         require_linear(model)
-        if model.cfg.d_vocab != task.d_vocab:
-            raise GatedInterpError(
-                f"the model has {model.cfg.d_vocab} tokens; a task of {task.n_trigrams} trigrams "
-                f"has {task.d_vocab}."
-            )
+        task.require_vocabulary(model.cfg.d_vocab)
         if model.cfg.n_ctx < task.n_positions:
             raise GatedInterpError(
                 f"the task has {task.n_positions} positions; the model reads {model.cfg.n_ctx}."
@@ -86,10 +81,10 @@ class Bench:
         self.gated = gated_block(model) is not None
         self.device = model.embed.W_E.device
         n = ACCURACY_SEQUENCES * task.n_trigrams
-        self.batch = task.sample_single(n, derive(seed, ACCURACY_STREAM)).to(self.device)
-        reference = task.sample(REFERENCE_SEQUENCES, derive(seed, REFERENCE_STREAM)).tokens
+        self.batch = task.sample_single(n, derive(seed, Stream.EXPLORER_ACCURACY)).to(self.device)
+        reference = task.sample(REFERENCE_SEQUENCES, derive(seed, Stream.EXPLORER_REFERENCE)).tokens
         self.reference = reference.to(self.device)
-        self.resample_seed = derive(seed, RESAMPLE_STREAM)
+        self.resample_seed = derive(seed, Stream.EXPLORER_RESAMPLE)
         self.write_limit, self.gate_limit = self._limits()
         self._accuracies: dict[tuple[frozenset[int], Method], dict[int, float]] = {}
 
@@ -171,21 +166,6 @@ class Bench:
                 b: float(right[batch.trigram == b].double().mean()) for b in self.task.trigrams
             }
         return self._accuracies[key]
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Torch on one thread inside, as before outside.
-
-    Toy batches take a millisecond each; handing them to several threads makes a switch answer
-    many times slower where other programs keep the cores busy.
-    """
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _numpy(values: Tensor) -> np.ndarray:

@@ -7,13 +7,14 @@ from typing import get_args
 from gated_interp.analysis.ablation import Method
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.seeds import derive
-from gated_interp.explorer.bench import Bench, Reading, one_thread
+from gated_interp.core.streams import Stream
+from gated_interp.core.threads import one_thread
+from gated_interp.explorer.bench import Bench, Reading
 from gated_interp.explorer.examples import armed_positions, parse_tokens
-from gated_interp.models.splice import gated_block, unsplice
+from gated_interp.models.splice import gated_block, originals, unsplice
 from gated_interp.models.toy import HookedTransformer
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
 
-EXAMPLE_STREAM = 20
 EXAMPLES = 100
 
 
@@ -58,7 +59,7 @@ class Session:
         original: HookedTransformer | None = None,
         seed: int = 0,
     ):
-        if original is None and getattr(model, "original_attention", {}):
+        if original is None and originals(model):
             original = unsplice(model)
         name = "gated" if gated_block(model) is not None else "model"
         models = {name: model} if original is None else {"original": original, name: model}
@@ -66,7 +67,7 @@ class Session:
         self.benches = {n: Bench(m, task, seed) for n, m in models.items()}
         self.main = name
         self.longest = min(b.model.cfg.n_ctx for b in self.benches.values())
-        self.examples = task.sample_single(EXAMPLES, derive(seed, EXAMPLE_STREAM))
+        self.examples = task.sample_single(EXAMPLES, derive(seed, Stream.EXPLORER_EXAMPLES))
         off: dict[str, frozenset[int]] = {n: frozenset() for n in self.benches}
         self.start = self.at_example(ExplorerState((task.bos,), 0, off), 0)
 

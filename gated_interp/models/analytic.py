@@ -22,7 +22,7 @@ from itertools import combinations
 import torch
 
 from gated_interp.core.errors import GatedInterpError
-from gated_interp.models.toy import HookedTransformer, ToyConfig, build_toy
+from gated_interp.models.toy import ToyConfig, ToyTransformer, build_toy
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
 
 # The published manual model's weights: a score of 1 is attended to, one of -100 is not.
@@ -45,7 +45,7 @@ class AnalyticModel:
         superposed: distributed trigrams that share a head with another trigram.
     """
 
-    model: HookedTransformer = dataclasses.field(repr=False)
+    model: ToyTransformer = dataclasses.field(repr=False)
     task: SkipTrigramTask
     heads_of: dict[int, list[int]]
     owners: dict[int, list[int]]
@@ -213,7 +213,7 @@ def conditional_pair(
     )
 
 
-def _blank(config: ToyConfig) -> HookedTransformer:
+def _blank(config: ToyConfig) -> ToyTransformer:
     """The toy with attention weights of zero."""
     model = build_toy(config)
     with torch.no_grad():

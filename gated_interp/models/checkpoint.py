@@ -18,7 +18,7 @@ from gated_interp.models.checkpoint_format import KEY, CheckpointInfo, decode, e
 from gated_interp.models.gated_attention import GatedAttention
 from gated_interp.models.published import IGNORE, is_published, published_info, require_mask
 from gated_interp.models.shipped import MODEL_FILE, located
-from gated_interp.models.splice import gated_block, splice
+from gated_interp.models.splice import gated_block, originals, splice
 from gated_interp.models.standalone import standalone
 from gated_interp.models.tensor_file import (
     MAX_BYTES,
@@ -27,13 +27,12 @@ from gated_interp.models.tensor_file import (
     require_finite,
     require_shapes,
 )
-from gated_interp.models.toy import HookedTransformer, build_toy
-from gated_interp.tasks.skip_trigrams import SkipTrigramTask
+from gated_interp.models.toy import HookedTransformer, ToyTransformer, build_toy
 
 __all__ = ["CheckpointInfo", "load", "read_info", "save", "save_pretrained"]
 
 
-def load(source: str | os.PathLike[str]) -> HookedTransformer:
+def load(source: str | os.PathLike[str]) -> ToyTransformer:
     """The model in a checkpoint, on the CPU.
 
     A gated model comes spliced: its attention *is* the block, and ``unsplice`` gives the toy it
@@ -45,9 +44,8 @@ def load(source: str | os.PathLike[str]) -> HookedTransformer:
             that comes with the package (:func:`gated_interp.models.shipped.shipped_names`).
 
     Returns:
-        A ``HookedTransformer`` that also carries ``task`` (:class:`SkipTrigramTask`), ``notes``
-        (dictionary), ``toy_config`` (:class:`ToyConfig` or ``None``), ``model_name`` and ``info``
-        (:class:`CheckpointInfo`). A published file names no seed; its configs say 0.
+        A ``HookedTransformer`` that knows its ``task``, ``notes``, ``toy_config``, ``model_name``
+        and ``info`` (:class:`CheckpointInfo`). A published file names no seed; its configs say 0.
 
     Raises:
         CheckpointError: no such file or name, or a file that is not a sound checkpoint.
@@ -74,8 +72,7 @@ def load(source: str | os.PathLike[str]) -> HookedTransformer:
             raise
         except GatedInterpError as error:
             raise CheckpointError(f"{path} cannot be loaded: {error}") from error
-    model.info, model.notes, model.task = info, info.notes, info.task
-    model.model_name = name
+    model.info, model.notes, model.model_name = info, info.notes, name
     return model
 
 
@@ -183,13 +180,14 @@ def _checked(path: Path) -> tuple[CheckpointInfo, dict[str, str]]:
     return info, theirs
 
 
-def _build(info: CheckpointInfo, tensors: dict[str, Tensor]) -> HookedTransformer:
-    model: HookedTransformer | None = None
+def _build(info: CheckpointInfo, tensors: dict[str, Tensor]) -> ToyTransformer:
+    model: ToyTransformer | None = None
     if info.toy_config is not None:
         model = build_toy(info.toy_config)
         _fill(model.blocks[0].attn, "toy.", tensors)
-    if info.gated_config is None:
-        return model
+        if info.gated_config is None:
+            return model
+    assert info.gated_config is not None  # CheckpointInfo has either or both
     block = GatedAttention(info.gated_config)
     _fill(block, "block.", tensors)
     l0 = info.notes.get("l0")
@@ -211,7 +209,7 @@ def _contents(
     model: HookedTransformer, notes: dict[str, Any] | None
 ) -> tuple[CheckpointInfo, dict[str, Tensor]]:
     """What the file of ``model`` says and holds; refuses what would not come back the same."""
-    if not hasattr(model, "toy_config") or model.cfg.n_layers != 1:
+    if not isinstance(model, ToyTransformer):
         raise GatedInterpError(
             "only a toy (build_toy) with or without a gated block spliced in can be saved; for "
             "another model save its own state and the block's config."
@@ -219,18 +217,16 @@ def _contents(
     block = gated_block(model)
     kind: Literal["toy", "gated"] = "toy" if block is None else "gated"
     if notes is None:
-        loaded = getattr(model, "info", None)
-        notes = getattr(model, "notes", {}) if loaded is None or loaded.kind == kind else {}
-    task: SkipTrigramTask = model.task if model.toy_config is None else model.toy_config.task
+        notes = model.notes if model.info is None or model.info.kind == kind else {}
     info = CheckpointInfo(
         kind=kind,
-        task=task,
+        task=model.task,
         toy_config=model.toy_config,
         gated_config=None if block is None else block.config,
         notes=notes,
     )
     parts: dict[str, Any] = {"block.": block}
-    parts["toy."] = model.original_attention.get(0) if block is not None else model.blocks[0].attn
+    parts["toy."] = originals(model).get(0) if block is not None else model.blocks[0].attn
     tensors = {}
     for name, shape in info.shapes.items():
         prefix = "toy." if name.startswith("toy.") else "block."

@@ -9,11 +9,15 @@ safetensors writes several in random order and the same model should give the sa
 Tensors, all float32: ``toy.*`` is the toy's attention as it was trained, ``block.*`` what trains in
 the gated block. A gated file holds both; one without a toy (a block that stands alone) only the
 latter. Identities, zeros and everything else that does not train is not stored.
+
+A file may lack any field of its task and configs that has a default: it was written before there
+was such a field, so the default must be what the field's absence meant.
 """
 
 import dataclasses
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -21,12 +25,13 @@ from gated_interp.core.config import Config
 from gated_interp.core.errors import CheckpointError, GatedInterpError
 from gated_interp.models.gated_attention import GatedConfig
 from gated_interp.models.tensor_file import Shapes
-from gated_interp.models.toy import ToyConfig
+from gated_interp.models.toy_config import ToyConfig
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
 
 KEY = "gated_interp"
-# Raise it with every new config field: a file must say everything about its model.
+# A new config field does not raise it, only what would make an older file mean something else.
 FORMAT_VERSION = 1
+NEWER = "it was written by a newer version of gated_interp, so update to read it"
 NATIVE = f"{KEY} {FORMAT_VERSION}"
 PUBLISHED = "published"
 
@@ -158,8 +163,8 @@ def decode(path: Path, text: str) -> CheckpointInfo:
     """What the metadata string ``text`` of the file ``path`` says.
 
     Raises:
-        CheckpointError: not JSON, of another version, or anything missing, unknown, impossible or
-            contradictory.
+        CheckpointError: not JSON, of a newer version, or anything missing that has no default,
+            unknown, impossible or contradictory.
     """
     try:
         said = json.loads(text, parse_constant=_refuse_number, parse_float=_finite)
@@ -168,19 +173,19 @@ def decode(path: Path, text: str) -> CheckpointInfo:
     if not isinstance(said, dict):
         raise CheckpointError(f"the metadata of {path} is not a JSON object.")
     version = said.get("format_version")
-    if type(version) is not int or version != FORMAT_VERSION:
+    if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
+        newer = f": {NEWER}" if type(version) is int and version > FORMAT_VERSION else ""
         raise CheckpointError(
-            f"{path} has format version {version!r}; this release reads version {FORMAT_VERSION}."
+            f"{path} has format version {version!r}; "
+            f"this release reads version {FORMAT_VERSION}{newer}."
         )
     try:
-        _require_keys("the metadata", said, FIELDS)
+        _require_keys("the metadata", said, FIELDS, FIELDS)
         if said["kind"] not in ("toy", "gated"):
             raise CheckpointError(f"the kind is {said['kind']!r}; it must be 'toy' or 'gated'.")
         if not isinstance(said["notes"], dict):
             raise CheckpointError("the notes are not a JSON object.")
-        _require_keys(
-            "the task", said["task"], [f.name for f in dataclasses.fields(SkipTrigramTask)]
-        )
+        _require_fields("the task", said["task"], SkipTrigramTask)
         return CheckpointInfo(
             kind=said["kind"],
             task=SkipTrigramTask(**said["task"]),
@@ -195,20 +200,25 @@ def decode(path: Path, text: str) -> CheckpointInfo:
 def _config(name: str, cls: type[ConfigKind], said: dict[str, Any]) -> ConfigKind | None:
     if said[name] is None:
         return None
-    # A field left out would silently become today's default.
-    _require_keys(f"the {name}", said[name], [f.name for f in dataclasses.fields(cls)])
+    _require_fields(f"the {name}", said[name], cls)
     return cls.from_dict(said[name])
 
 
-def _require_keys(what: str, values: Any, names: Any) -> None:
+def _require_fields(what: str, values: Any, cls: type[Any]) -> None:
+    fields = dataclasses.fields(cls)
+    needed = [f.name for f in fields if f.default is f.default_factory is dataclasses.MISSING]
+    _require_keys(what, values, needed, [f.name for f in fields])
+
+
+def _require_keys(what: str, values: Any, needed: Sequence[str], known: Sequence[str]) -> None:
     if not isinstance(values, dict):
         raise CheckpointError(f"{what} is not a JSON object.")
-    for name in names:
+    for name in needed:
         if name not in values:
             raise CheckpointError(f"{what} lacks {name!r}.")
     for name in values:
-        if name not in names:
-            raise CheckpointError(f"{what} has an unknown key {name!r}.")
+        if name not in known:
+            raise CheckpointError(f"{what} has an unknown key {name!r}: {NEWER}.")
 
 
 def _refuse_number(text: str) -> float:

@@ -224,7 +224,7 @@ class GatedAttention(nn.Module):
 
         gated_pattern = self.hook_gated_pattern(gate * pattern)
         z = self.hook_z(torch.einsum("bhqk,bkhd->bqhd", gated_pattern, v))
-        if self.hook_result.fwd_hooks or self.hook_result.bwd_hooks:
+        if _is_hooked(self.hook_result):
             # [batch pos head_index d_model] is large; it is made only when somebody looks.
             result = self.hook_result(torch.einsum("bqhd,hdm->bqhm", z, self.W_O))
             return cast(Tensor, result.sum(2) + self.b_O)
@@ -346,6 +346,14 @@ class GatedAttention(nn.Module):
         known += [f"gate={c.gate}"]
         known += [] if self.l0 is None else [f"L0={self.l0:.2f}"]
         return f"GatedAttention({', '.join(known)})"
+
+
+def _is_hooked(point: nn.Module) -> bool:
+    """Whether anybody looks: TransformerLens' hooks are torch's, and torch's own count too."""
+    return any(
+        getattr(point, f"_{kind}_hooks")
+        for kind in ("forward", "forward_pre", "backward", "backward_pre")
+    )
 
 
 def project(

@@ -2,9 +2,11 @@
 
 from typing import Any
 
+from torch import nn
+
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.models.gated_attention import GatedAttention
-from gated_interp.models.toy import HookedTransformer, clone
+from gated_interp.models.toy import HookedTransformer, Model, ToyTransformer, clone
 
 
 def require_layer(model: HookedTransformer, layer: int) -> None:
@@ -19,11 +21,13 @@ def require_layer(model: HookedTransformer, layer: int) -> None:
         )
 
 
-def splice(model: HookedTransformer, layer: int, block: GatedAttention) -> HookedTransformer:
+def splice(model: Model, layer: int, block: GatedAttention) -> Model:
     """A model like ``model`` whose attention at ``layer`` *is* ``block``.
 
-    ``model`` is left as it was; the new model shares ``block`` and nothing else. The block's hook
-    points appear under ``blocks.{layer}.attn.*``.
+    ``model`` is left as it was; the new model shares ``block`` and nothing else: what trains or
+    hooks the one does so to the other. The block's weights are left as they were. Its hook points
+    are named for their place, ``blocks.{layer}.attn.*``, so models that share a block must have it
+    in the same layer; in a toy its repr says the trigrams from now on.
 
     Raises:
         GatedInterpError: no such layer, or a block of another width or on another device.
@@ -44,17 +48,14 @@ def splice(model: HookedTransformer, layer: int, block: GatedAttention) -> Hooke
     if here != there:
         raise GatedInterpError(f"the block is on {there}; the model is on {here}: move one.")
     spliced = clone(model)
-    originals = dict(getattr(spliced, "original_attention", {}))
-    originals.setdefault(layer, spliced.blocks[layer].attn)
+    keep_originals(spliced, {layer: spliced.blocks[layer].attn} | originals(spliced))
     _put(spliced, layer, block)
-    toy_config = getattr(spliced, "toy_config", None)
-    block.n_trigrams = None if toy_config is None else toy_config.n_trigrams
-    # A dict, so that the original's weights are not counted as the spliced model's.
-    spliced.original_attention = originals
+    if isinstance(spliced, ToyTransformer):
+        block.n_trigrams = spliced.task.n_trigrams
     return spliced
 
 
-def unsplice(model: HookedTransformer, layer: int | None = None) -> HookedTransformer:
+def unsplice(model: Model, layer: int | None = None) -> Model:
     """The model as it was before :func:`splice`, at ``layer`` or (``None``) everywhere.
 
     Raises:
@@ -67,19 +68,30 @@ def unsplice(model: HookedTransformer, layer: int | None = None) -> HookedTransf
         >>> (unsplice(spliced).blocks[0].attn.W_O == toy.blocks[0].attn.W_O).all().item()
         True
     """
-    originals = getattr(model, "original_attention", {})
-    layers = list(originals) if layer is None else [layer]
-    if not layers or any(i not in originals for i in layers):
+    spliced = originals(model)
+    layers = list(spliced) if layer is None else [layer]
+    if not layers or any(i not in spliced for i in layers):
         raise GatedInterpError(
             f"no block was spliced into {'the model' if layer is None else f'layer {layer}'}; "
-            f"spliced layers are {sorted(originals)}."
+            f"spliced layers are {sorted(spliced)}."
         )
     restored = clone(model)
-    kept = dict(restored.original_attention)
+    kept = originals(restored)
     for i in layers:
         _put(restored, i, kept.pop(i))
-    restored.original_attention = kept
+    keep_originals(restored, kept)
     return restored
+
+
+def originals(model: HookedTransformer) -> dict[int, nn.Module]:
+    """By layer, the attention that gated blocks were spliced in the place of; ``unsplice``'s."""
+    return dict(getattr(model, "original_attention", {}))
+
+
+def keep_originals(model: HookedTransformer, attention: dict[int, nn.Module]) -> None:
+    """Let these be the :func:`originals` of ``model``."""
+    # A dict, so that their weights are not counted as the model's.
+    model.original_attention = attention
 
 
 def gated_block(model: HookedTransformer, layer: int = 0) -> GatedAttention | None:

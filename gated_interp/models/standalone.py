@@ -1,16 +1,16 @@
 """A model around a gated block that came without the toy it was trained to reproduce."""
 
 from gated_interp.models.gated_attention import GatedAttention
-from gated_interp.models.splice import splice
-from gated_interp.models.toy import HookedTransformer, ToyConfig, build_toy
+from gated_interp.models.splice import keep_originals, splice
+from gated_interp.models.toy import ToyConfig, ToyTransformer, build_toy
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
 
 
-def standalone(block: GatedAttention, task: SkipTrigramTask) -> HookedTransformer:
+def standalone(block: GatedAttention, task: SkipTrigramTask) -> ToyTransformer:
     """A one-layer model, identity embedding and unembedding, whose only attention is ``block``.
 
-    It has no original: ``model.toy_config`` is ``None``, ``model.original_attention`` is empty and
-    ``unsplice`` refuses. Only what compares with the original (such as FVU) needs one.
+    It has no original: ``model.toy_config`` is ``None`` and ``unsplice`` refuses. Only
+    what compares with the original (such as FVU) needs one.
 
     Args:
         block: shared with the model, not copied.
@@ -23,8 +23,8 @@ def standalone(block: GatedAttention, task: SkipTrigramTask) -> HookedTransforme
         >>> from gated_interp.models.gated_attention import GatedConfig
         >>> block = GatedAttention(GatedConfig(d_model=8, n_heads=4))
         >>> model = standalone(block, SkipTrigramTask(n_trigrams=3))
-        >>> model.blocks[0].attn is block, model.original_attention
-        (True, {})
+        >>> model.blocks[0].attn is block, model.toy_config
+        (True, None)
     """
     c = block.config
     shape = ToyConfig(
@@ -36,7 +36,6 @@ def standalone(block: GatedAttention, task: SkipTrigramTask) -> HookedTransforme
     toy = build_toy(shape).to(block.W_Q.device, print_details=False)
     model = splice(toy, 0, block)
     # What splice put aside are fresh random weights, nobody's original.
-    model.original_attention = {}
+    keep_originals(model, {})
     model.toy_config = None
-    model.task = task
     return model

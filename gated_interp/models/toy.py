@@ -4,80 +4,70 @@ The only file that imports HookedTransformer: 4.0 removes it, so a port has one 
 """
 
 import copy
-import dataclasses
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 
-from gated_interp.core.config import Config, positive
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.seeds import generator
+from gated_interp.models.checkpoint_format import CheckpointInfo
+from gated_interp.models.toy_config import ToyConfig
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
 
 __all__ = [
     "HookedTransformer",
+    "Model",
     "ToyConfig",
+    "ToyTransformer",
     "attention_only",
     "build_toy",
     "clone",
     "freeze_except",
 ]
 
+Model = TypeVar("Model", bound=HookedTransformer)
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ToyConfig(Config):
-    """An attention-only, one-layer, position-free transformer for skip trigrams.
+
+class ToyTransformer(HookedTransformer):
+    """A toy, with or without a gated block spliced in, and what is known of it.
 
     Attributes:
-        n_trigrams: trigrams of the task; ``d_vocab = d_model = 2 * n_trigrams + 2``.
-        n_heads: attention heads.
-        d_head: dimensions of each head (1 in the post).
-        n_positions: longest sequence.
-        output_bias: whether ``b_O`` trains (off in every published run).
-        seed: of the initial weights.
+        task: what it is for.
+        toy_config: what it was built as; ``None`` where a gated block came without its toy.
+        info: what the checkpoint it was loaded from says; ``None`` where there was none.
+        notes: what the checkpoint's writer recorded; empty where there was none.
+        model_name: of the file, the shipped model or the repository it was loaded from; else of
+            its shape, such as ``2H3ST``.
 
     Examples:
-        >>> shape = ToyConfig(n_trigrams=3, n_heads=2)
-        >>> shape.name, shape.task.d_vocab
-        ('2H3ST', 8)
+        >>> toy = build_toy(ToyConfig(n_trigrams=3, n_heads=2))
+        >>> toy.task, toy.model_name, toy.notes
+        (SkipTrigramTask(n_trigrams=3, n_positions=11), '2H3ST', {})
     """
 
-    n_trigrams: int
-    n_heads: int
-    d_head: int = 1
-    n_positions: int = 11
-    output_bias: bool = False
-    seed: int = 0
-
-    def problems(self) -> list[str]:
-        return positive(self, "n_trigrams", "n_heads", "d_head", "n_positions")
-
-    @property
-    def task(self) -> SkipTrigramTask:
-        """The task this model is for."""
-        return SkipTrigramTask(self.n_trigrams, self.n_positions)
-
-    @property
-    def name(self) -> str:
-        """The post's name for this shape, such as ``2H3ST``."""
-        return f"{self.n_heads}H{self.n_trigrams}ST"
+    task: SkipTrigramTask
+    toy_config: ToyConfig | None
+    info: CheckpointInfo | None
+    notes: dict[str, Any]
+    model_name: str
 
 
-def attention_only(config: HookedTransformerConfig) -> HookedTransformer:
-    """A ``HookedTransformer`` for ``config`` whose weights are all zero, so no draws are made."""
+def attention_only(config: HookedTransformerConfig, kind: type[Model] = HookedTransformer) -> Model:
+    """A ``kind`` of transformer for ``config`` whose weights are all zero, so no draws are made."""
     config.init_weights = False
     # The config seeds every global generator when it holds a seed; ours never does.
     if config.seed is not None:
         raise GatedInterpError("a config with a seed reseeds global state; give the seed to us.")
-    model = HookedTransformer(config, move_to_device=False)
+    model = kind(config, move_to_device=False)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.zero_()
     return model
 
 
-def build_toy(config: ToyConfig) -> HookedTransformer:
+def build_toy(config: ToyConfig) -> ToyTransformer:
     """The toy model with Xavier-normal weights from ``config.seed``; global state is untouched.
 
     Logits are ``onehot(token) + attention output``: embedding and unembedding are identities that
@@ -102,7 +92,8 @@ def build_toy(config: ToyConfig) -> HookedTransformer:
             normalization_type=None,
             act_fn="relu",
             device="cpu",
-        )
+        ),
+        ToyTransformer,
     )
     source = generator(config.seed)
     attn = model.blocks[0].attn
@@ -114,7 +105,8 @@ def build_toy(config: ToyConfig) -> HookedTransformer:
                 nn.init.xavier_normal_(head, generator=source)
     trained = ["W_Q", "W_K", "W_V", "W_O", "b_Q", "b_K", "b_V"]
     freeze_except(model, attn, trained + ["b_O"] * config.output_bias)
-    model.toy_config = config
+    model.task, model.toy_config, model.model_name = config.task, config, config.name
+    model.info, model.notes = None, {}
     return model
 
 
@@ -126,7 +118,7 @@ def freeze_except(model: nn.Module, attn: nn.Module, names: list[str]) -> None:
         attn.get_parameter(name).requires_grad_(True)
 
 
-def clone(model: HookedTransformer) -> HookedTransformer:
+def clone(model: Model) -> Model:
     """A copy that shares nothing with ``model`` and carries none of its hooks."""
     copied = copy.deepcopy(model)
     for point in copied.hook_dict.values():

@@ -204,11 +204,37 @@ class SkipTrigramTask:
         kept: list[TrigramBatch] = []
         found, stream = 0, 0
         while found < n:
+            # Counted, not named: published verdicts on many trigrams take further batches.
             batch = self.sample(4 * n, derive(seed, stream) if stream else seed)
             rows = (batch.trigrams_per_example == 1).nonzero().flatten()[: n - found]
             kept.append(batch.select(rows))
             found, stream = found + rows.numel(), stream + 1
         return kept[0] if len(kept) == 1 else concatenate(kept)
+
+    def require_vocabulary(self, d_vocab: int) -> None:
+        """Refuse a model of another vocabulary.
+
+        Raises:
+            GatedInterpError: ``d_vocab`` is not this task's.
+        """
+        if d_vocab != self.d_vocab:
+            raise GatedInterpError(
+                f"the model has {d_vocab} tokens; a task of {self.n_trigrams} trigrams has "
+                f"{self.d_vocab}."
+            )
+
+    def require_each(
+        self, trigram: Tensor, complaint: str = "trigram {} never occurs in the examples"
+    ) -> None:
+        """Refuse examples among whose trigrams, ``[example]``, one of the task's is missing.
+
+        Raises:
+            GatedInterpError: naming the first that is, in the words of ``complaint``.
+        """
+        there = set(trigram.tolist())
+        for b in self.trigrams:
+            if b not in there:
+                raise GatedInterpError(f"{complaint.format(b)}; take more sequences.")
 
     def validate_tokens(self, tokens: Tensor) -> None:
         """Refuse tokens this task cannot hold.

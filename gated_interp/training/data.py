@@ -9,12 +9,12 @@ from torch import Tensor
 
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.seeds import derive, generator
-from gated_interp.models.toy import HookedTransformer
+from gated_interp.core.streams import Stream
+from gated_interp.models.toy import HookedTransformer, ToyTransformer
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
 from gated_interp.training.config import TrainConfig
 
 # Streams of a training's seed; because each step has its own, resuming needs no generator state.
-FIXED_SET, FRESH_BATCH, GATE_NOISE, VARIANCE = 0, 1, 2, 3
 
 
 @runtime_checkable
@@ -37,15 +37,11 @@ def data_for(model: HookedTransformer, data: DataSource | None) -> DataSource:
         GatedInterpError: neither is there, or the task is not for this model.
     """
     if data is None:
-        toy = getattr(model, "toy_config", None)
-        if toy is None:
+        if not isinstance(model, ToyTransformer):
             raise GatedInterpError("the model names no task; give data=, a task or a function.")
-        data = toy.task
-    if isinstance(data, SkipTrigramTask) and data.d_vocab != model.cfg.d_vocab:
-        raise GatedInterpError(
-            f"the model has {model.cfg.d_vocab} tokens; a task of {data.n_trigrams} trigrams has "
-            f"{data.d_vocab}."
-        )
+        data = model.task
+    if isinstance(data, SkipTrigramTask):
+        data.require_vocabulary(model.cfg.d_vocab)
     return data
 
 
@@ -79,11 +75,13 @@ def batches(
     if config.data == "fresh":
 
         def fresh(step: int) -> Int[Tensor, "batch pos"]:
-            return draw(data, config.batch_size, derive(config.seed, FRESH_BATCH, step), model)
+            return draw(
+                data, config.batch_size, derive(config.seed, Stream.FRESH_BATCH, step), model
+            )
 
         return fresh
 
-    whole = draw(data, config.n_sequences, derive(config.seed, FIXED_SET), model)
+    whole = draw(data, config.n_sequences, derive(config.seed, Stream.FIXED_SET), model)
     per_epoch = config.n_sequences // config.batch_size
 
     def in_order(step: int) -> Int[Tensor, "batch pos"]:

@@ -15,14 +15,15 @@ from tqdm.auto import tqdm
 
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.seeds import derive, generator
+from gated_interp.core.streams import Stream
+from gated_interp.metrics.predictions import next_token_loss
+from gated_interp.metrics.reconstruction import fvu, l0
 from gated_interp.models.gated_attention import GatedAttention
 from gated_interp.models.toy import HookedTransformer, ToyConfig, build_toy
 from gated_interp.training.capture import attention_io, outputs_of, require_capturable
 from gated_interp.training.config import TrainConfig
 from gated_interp.training.constraint import FvuControl
 from gated_interp.training.data import (
-    GATE_NOISE,
-    VARIANCE,
     DataSource,
     batches,
     data_for,
@@ -31,13 +32,7 @@ from gated_interp.training.data import (
 )
 from gated_interp.training.device import copied_to, moved, noise_off_afterwards, pick_device
 from gated_interp.training.interrupt import TrainingInterrupted, uninterrupted
-from gated_interp.training.losses import (
-    fvu,
-    l0,
-    next_token_cross_entropy,
-    output_variance,
-    reconstruction_error,
-)
+from gated_interp.training.losses import output_variance, reconstruction_error
 from gated_interp.training.schedule import learning_rate, penalty_weight
 from gated_interp.training.state import Row, fingerprint, load_state, require_writable, save_state
 
@@ -122,7 +117,7 @@ def train_toy(
     device = pick_device(config)
 
     def objective(step: int, tokens: Int[Tensor, "batch pos"], alpha: float) -> Any:
-        loss = next_token_cross_entropy(model(tokens), tokens)
+        loss = next_token_loss(model(tokens), tokens).mean()
         return loss, lambda: {"cross_entropy": loss.item()}
 
     identity = {
@@ -187,14 +182,14 @@ def train_gated(
     original = copied_to(model, device)
     control = FvuControl([config], device)
     # Measured once, on data of the training's own: it scales penalties and the FVU they answer to.
-    sample = draw(data, VARIANCE_SAMPLE, derive(config.seed, VARIANCE), original)
+    sample = draw(data, VARIANCE_SAMPLE, derive(config.seed, Stream.VARIANCE), original)
     variance = output_variance(attention_io(original, sample, layer).output)
     unit = variance if config.alpha_unit == "variance" else 1.0
     seen_fvu: list[tuple[Tensor, int]] = []
 
     def objective(step: int, tokens: Int[Tensor, "batch pos"], alpha: float) -> Any:
         if block.config.gate == "hard_concrete":
-            block.noise_generator = generator(derive(config.seed, GATE_NOISE, step))
+            block.noise_generator = generator(derive(config.seed, Stream.GATE_NOISE, step))
         seen = attention_io(original, tokens, layer)
         with outputs_of(block.hook_gate) as gates, outputs_of(block.hook_z) as writes:
             output = block(*(x.to(block.W_Q.dtype) for x in seen.inputs))

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.seeds import derive
+from gated_interp.core.streams import Stream
 from gated_interp.tasks.contexts import Contexts
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
 from gated_interp.tasks.tokens import sample_tokens
 
 # The sub-stream of a run's seed that its sequences come from.
-DATA_STREAM = 1
 # Sequences that are sampled together: they fit into a core's cache.
 GROUP = 64_000
 # Sequences on which the tokens' frequencies are measured.
@@ -124,7 +124,7 @@ class ContextPool:
         samples: list[np.ndarray] = []
         group = max(1, GROUP // n_sequences)
         for at in range(0, runs, group):
-            derived = [derive(seed, DATA_STREAM, stream) for seed in seeds[at : at + group]]
+            derived = [derive(seed, Stream.FRESH_BATCH, stream) for seed in seeds[at : at + group]]
             samples.extend(sample_tokens(task, n_sequences, derived))
         last = task.n_positions - 1 if scored_only else task.n_positions
         sizes = np.stack([np.bincount(s[:, :last].ravel(), minlength=v) for s in samples])

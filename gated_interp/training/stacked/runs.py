@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.seeds import generator
+from gated_interp.metrics.reconstruction import OPEN
 from gated_interp.models.gated_attention import GatedAttention, require_plain
 from gated_interp.models.gates import head_norm
 from gated_interp.models.toy import HookedTransformer, ToyConfig, build_toy
@@ -27,7 +28,6 @@ from gated_interp.training.config import TrainConfig
 from gated_interp.training.constraint import FvuControl
 from gated_interp.training.device import pick_device
 from gated_interp.training.loop import TrainResult, train_gated
-from gated_interp.training.losses import OPEN
 from gated_interp.training.schedule import learning_rate, penalty_weight
 from gated_interp.training.stacked.blocks import StackedAttention, StackedGated
 from gated_interp.training.stacked.data import ContextPool, StackedBatch
@@ -171,11 +171,7 @@ def why_not_stackable(run: GatedRun) -> str | None:
     """
     model, cfg = run.original, run.original.cfg
     v = cfg.d_vocab
-    if run.task.d_vocab != v:
-        raise GatedInterpError(
-            f"the model has {v} tokens; a task of {run.task.n_trigrams} trigrams has "
-            f"{run.task.d_vocab}."
-        )
+    run.task.require_vocabulary(v)
     if run.task.n_positions > cfg.n_ctx:
         raise GatedInterpError(
             f"the task has {run.task.n_positions} positions; the model's context has {cfg.n_ctx}."

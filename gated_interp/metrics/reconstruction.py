@@ -1,0 +1,66 @@
+"""How much of a layer's output another reproduces (FVU), and how many gates that takes (L0)."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+OPEN = 1e-3
+"""A gate above this counts as open: below it, a head's write is a thousandth of its size."""
+
+
+def squared_error(
+    output: Float[Tensor, "batch pos d_model"], target: Float[Tensor, "batch pos d_model"]
+) -> Float[Tensor, " batch"]:
+    """Squared distance of ``output`` from ``target``, summed over pos and d_model."""
+    return (output - target).square().sum((1, 2))
+
+
+def variation(target: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, " batch"]:
+    """Squared distance of ``target`` from its mean over batch and pos, per sequence."""
+    return (target - target.mean((0, 1))).square().sum((1, 2))
+
+
+def unexplained(
+    error: Float[Tensor, "*set"], varies: Float[Tensor, "*set"]
+) -> Float[Tensor, "*set"]:
+    """The fraction that summed squared errors are of summed variations."""
+    return error / varies.clamp(min=torch.finfo(varies.dtype).tiny)
+
+
+def fvu(
+    output: Float[Tensor, "batch pos d_model"], target: Float[Tensor, "batch pos d_model"]
+) -> Float[Tensor, ""]:
+    """Fraction of the variance of ``target`` that ``output`` leaves unexplained.
+
+    Variance is about the mean over batch and pos: 0 is perfect, 1 is as good as writing that mean
+    everywhere, and it may exceed 1. Where ``target`` does not vary it is 0 if matched, else huge.
+
+    Examples:
+        >>> target = torch.tensor([[[1.0], [3.0]]])
+        >>> fvu(torch.full_like(target, 2.0), target).item(), fvu(target, target).item()
+        (1.0, 0.0)
+    """
+    return unexplained(squared_error(output, target).sum(), variation(target).sum())
+
+
+def open_gates(
+    gate: Float[Tensor, "batch head_index query_pos key_pos"], threshold: float = OPEN
+) -> Float[Tensor, " batch"]:
+    """How many heads' gates are open (> ``threshold``), mean over causal (query, key) pairs.
+
+    From 0 to the number of heads.
+    """
+    causal = torch.ones(gate.shape[-2:], dtype=torch.bool, device=gate.device).tril()
+    return (gate > threshold).sum(1)[:, causal].double().mean(1)
+
+
+def l0(
+    gate: Float[Tensor, "batch head_index query_pos key_pos"], threshold: float = OPEN
+) -> Float[Tensor, ""]:
+    """The mean of :func:`open_gates` over the batch.
+
+    Examples:
+        >>> l0(torch.ones(2, 4, 5, 5)).item()
+        4.0
+    """
+    return open_gates(gate, threshold).mean()
