@@ -109,9 +109,9 @@ def test_verdict_as_a_table(manual):
     lines = cli("verdict", manual).stdout.splitlines()
     assert lines[0] == "manual"
     assert [line.split() for line in lines[2:5]] == [
-        ["A…B1→C1", "L0H0", "100.0%"],
-        ["A…B2→C2", "L0H1", "100.0%"],
-        ["A…B3→C3", "no", "single", "head", "100.0%"],
+        ["A…B1→C1", "no", "single", "head", "L0H0", "100.0%"],
+        ["A…B2→C2", "no", "single", "head", "L0H1", "100.0%"],
+        ["A…B3→C3", "no", "single", "head", "-", "100.0%"],
     ]
 
 

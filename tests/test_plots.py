@@ -44,12 +44,12 @@ ROWS = {1: "A…B1→C1", 2: "A…B2→C2"}
 
 
 def before() -> Holdings:
-    return Holdings("toy", ["L0H0", "L0H1"], [[0.9, 0.1], [0.4, 0.6]], {1: [0], 2: []}, [2])
+    return Holdings("toy", ["L0H0", "L0H1"], [[0.9, 0.1], [0.4, 0.6]], {1: [0], 2: []})
 
 
 def after(**changes: object) -> Holdings:
     shares = [[0.0, 0.97, 0.03], [1.0, 0.0, 0.0]]
-    given = {"owners": {1: [1], 2: [0]}, "dead": [2], **changes}
+    given = {"holders": {1: [1], 2: [0]}, "dead": [2], **changes}
     return Holdings("gated block", HEADS, shares, **given)
 
 
@@ -232,7 +232,7 @@ def test_loading_matrix_shares_one_scale_centred_on_zero() -> None:
     assert (fig.layout.coloraxis.cmin, fig.layout.coloraxis.cmax) == (-3, 3)
 
 
-def test_before_after_draws_owners_shared_and_dead_heads() -> None:
+def test_before_after_draws_holders_shared_and_dead_heads() -> None:
     fig = before_after(before(), after(), ROWS)
 
     def cells(axis: str) -> dict[str, list[tuple[int, float]]]:
@@ -240,8 +240,8 @@ def test_before_after_draws_owners_shared_and_dead_heads() -> None:
         return {t.name.split(",")[0]: list(zip(t.base, t.x, strict=True)) for t in bars}
 
     # (top of the row, head)
-    assert cells("x") == {"sole owner": [(-0.5, 0)], "shared": [(0.5, 0), (0.5, 1)]}
-    assert cells("x2") == {"sole owner": [(-0.5, 1), (0.5, 0)], "dead head": [(-0.5, 2), (0.5, 2)]}
+    assert cells("x") == {"holds it": [(-0.5, 0)], "shares it": [(0.5, 0), (0.5, 1)]}
+    assert cells("x2") == {"holds it": [(-0.5, 1), (0.5, 0)], "dead head": [(-0.5, 2), (0.5, 2)]}
     shown = [t.name for t in fig.data if t.showlegend]
     assert len(shown) == len(set(shown)) == 3
     words = [a.text for a in fig.layout.annotations]
@@ -252,7 +252,7 @@ def test_before_after_draws_owners_shared_and_dead_heads() -> None:
 
 
 def test_before_after_says_what_is_not_learnt() -> None:
-    lost = Holdings("toy", HEADS[:2], [[0.5, 0.5], [0.5, 0.5]], {1: [], 2: []}, [1], [2])
+    lost = Holdings("toy", HEADS[:2], [[0.5, 0.5], [0.5, 0.5]], {1: [], 2: []}, [2])
     fig = before_after(lost, after(), ROWS)
     words = [a.text for a in fig.layout.annotations]
     assert "A…B1→C1 held by no single head, 1 not learnt" in words
@@ -465,12 +465,8 @@ BAD = {
         "names head 3; its heads are 0 to 2",
     ),
     "a representation that is not there": (
-        lambda: before_after(before(), after(distributed=[7]), ROWS),
+        lambda: before_after(before(), after(not_learnt=[7]), ROWS),
         "names representation 7",
-    ),
-    "owned and distributed": (
-        lambda: before_after(before(), after(distributed=[1]), ROWS),
-        "distributed and names a sole owner",
     ),
     "no representations": (lambda: before_after(before(), after(), {}), "at least one"),
     "a history without steps": (

@@ -11,7 +11,10 @@ if TYPE_CHECKING:
 
 
 def verdict(file: File, as_json: Json = False) -> None:
-    """Say which head holds which trigram."""
+    """Say which head holds which trigram, by ablation, and which is its sole owner.
+
+    Sole owner is the post's rule, for comparison.
+    """
     from gated_interp.analysis.verdict import verdict as verdict_of
     from gated_interp.models.checkpoint import load
 
@@ -24,13 +27,15 @@ def verdict(file: File, as_json: Json = False) -> None:
 
 
 def show_verdict(name: str, found: "Verdict") -> None:
-    """A verdict as a table: each trigram, who holds it, and how often C is on top."""
+    """A verdict as a table: each trigram, who holds and who owns it, how often C is on top."""
     rows = []
     for b, accuracy in found.accuracy.items():
-        holders = ", ".join(f"L0H{h}" for h in found.owners[b])
-        state = "not learnt" if b in found.not_learnt else holders or "no single head"
-        rows.append((f"A…B{b}→C{b}", state, f"{accuracy:.1%}"))
-    show(name, ["trigram", "sole owner", "accuracy"], rows)
+        held, owned = (
+            ", ".join(f"L0H{h}" for h in heads[b]) for heads in (found.holders, found.owners)
+        )
+        state = "not learnt" if b in found.not_learnt else held or "no single head"
+        rows.append((f"A…B{b}→C{b}", state, owned or "-", f"{accuracy:.1%}"))
+    show(name, ["trigram", "held by", "sole owner (the post's)", "accuracy"], rows)
 
 
 def info(file: File, as_json: Json = False) -> None:

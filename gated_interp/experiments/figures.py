@@ -96,8 +96,8 @@ def before_after_of(gated: HookedTransformer, task: SkipTrigramTask, name: str) 
                         "representation": words[b],
                         "head": head,
                         "share_of_loading": share[b - 1, h],
-                        "sole_owner": h in side.owners[b],
-                        "distributed": b in side.distributed,
+                        "holds": h in side.holders[b],
+                        "learnt": b not in side.not_learnt,
                     }
                 )
     fig = before_after(held["before"], held["after"], words, title=f"{name}: who holds what")
@@ -112,8 +112,7 @@ def holdings(model: HookedTransformer, task: SkipTrigramTask, name: str) -> Hold
         name=name,
         heads=[f"L0H{h}" for h in range(n_heads)],
         shares=shares(loading_matrix(model, task)).cpu().numpy(),
-        owners=found.owners,
-        distributed=found.distributed,
+        holders=found.holders,
         not_learnt=found.not_learnt,
         dead=dead_heads(model, task.sample(1000, SEED).tokens),
     )

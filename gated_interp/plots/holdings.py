@@ -11,7 +11,7 @@ from gated_interp.core.errors import GatedInterpError
 from gated_interp.plots.inputs import array, between
 from gated_interp.plots.style import MUTED, PALETTE, text
 
-OWNED, SHARED = PALETTE[0], PALETTE[1]
+HELD, SHARED = PALETTE[0], PALETTE[1]
 # The orange of what is shared, dark enough to be read as text.
 SHARED_TEXT = "#9A6600"
 
@@ -24,8 +24,8 @@ class Holdings:
         name: of the model, as in ``"toy"``.
         heads: one label per head, as in ``"L0H0"``.
         shares: ``[representation, head]``, each head's share of the representation, 0 to 1.
-        owners: by representation, the indices of the heads that are its sole owner.
-        distributed: the learnt representations without a sole owner.
+        holders: by representation, the indices of the heads that hold it (by ablation: sufficient,
+            necessary, specific); none where it is spread over heads.
         not_learnt: the representations that are not learnt.
         dead: indices of heads that write nothing.
     """
@@ -33,8 +33,7 @@ class Holdings:
     name: str
     heads: Sequence[str]
     shares: ArrayLike
-    owners: Mapping[int, Sequence[int]]
-    distributed: Sequence[int] = ()
+    holders: Mapping[int, Sequence[int]]
     not_learnt: Sequence[int] = ()
     dead: Sequence[int] = ()
 
@@ -44,43 +43,38 @@ def checked(side: Holdings, representations: Mapping[int, str]) -> np.ndarray:
 
     Raises:
         GatedInterpError: shapes that do not fit, shares outside 0 to 1, a representation or head
-            that is not there, or a representation both owned and distributed.
+            that is not there.
     """
     sizes = {"representation": len(representations)}
     name = f"the shares of {side.name!r}"
     shares = array(name, side.shares, "representation head", sizes)
     between(name, shares, 0, 1)
-    for b in [*side.owners, *side.distributed, *side.not_learnt]:
+    for b in [*side.holders, *side.not_learnt]:
         if b not in representations:
             raise GatedInterpError(
                 f"{side.name!r} names representation {b}; the rows are "
                 f"{', '.join(map(str, representations))}."
             )
-    for h in [*side.dead, *(h for heads in side.owners.values() for h in heads)]:
+    for h in [*side.dead, *(h for heads in side.holders.values() for h in heads)]:
         if not 0 <= h < sizes["head"]:
             raise GatedInterpError(
                 f"{side.name!r} names head {h}; its heads are 0 to {sizes['head'] - 1}."
             )
-    for b in side.distributed:
-        if side.owners.get(b):
-            raise GatedInterpError(
-                f"{side.name!r} calls representation {b} distributed and names a sole owner."
-            )
     return shares
 
 
-def state(side: Holdings, b: int) -> Literal["owned", "shared", "not learnt"]:
+def state(side: Holdings, b: int) -> Literal["held", "shared", "not learnt"]:
     """What representation ``b`` is in this model."""
     if b in side.not_learnt:
         return "not learnt"
-    return "owned" if side.owners.get(b) else "shared"
+    return "held" if side.holders.get(b) else "shared"
 
 
 def answers(side: Holdings, representations: Mapping[int, str]) -> list[tuple[str, str]]:
     """What stands at the right of each row: who holds it, and in which colour."""
     words = {"not learnt": ("not learnt", MUTED), "shared": ("no single head", SHARED_TEXT)}
     return [
-        words.get(state(side, b)) or (" or ".join(side.heads[h] for h in side.owners[b]), OWNED)
+        words.get(state(side, b)) or (" or ".join(side.heads[h] for h in side.holders[b]), HELD)
         for b in representations
     ]
 
@@ -90,7 +84,7 @@ def headline(side: Holdings, representations: Mapping[int, str]) -> tuple[str, s
     states = [state(side, b) for b in representations]
     shared, missing = states.count("shared"), states.count("not learnt")
     if not shared and not missing:
-        return f"each of {len(states)} trigrams held by one head", OWNED
+        return f"each of {len(states)} trigrams held by one head", HELD
     parts = []
     if shared == 1:
         label = list(representations.values())[states.index("shared")]

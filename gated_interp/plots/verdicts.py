@@ -8,7 +8,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from gated_interp.core.errors import GatedInterpError
-from gated_interp.plots.holdings import OWNED, SHARED, Holdings, answers, checked, headline, state
+from gated_interp.plots.holdings import HELD, SHARED, Holdings, answers, checked, headline, state
 from gated_interp.plots.inputs import labels
 from gated_interp.plots.layout import Area, Box, framed, label_space
 from gated_interp.plots.style import (
@@ -34,14 +34,14 @@ def _hatch(shape: str, line: str, ground: str, solidity: Number) -> dict[str, An
 
 # The hatching's ground, and the kinds of cell in the order of the legend.
 GROUND, DULL = "#FDF0D5", "#C4C4C4"
-OWNER, COMMON, MISSING, DEAD = (
-    "sole owner",
-    "shared, no sole owner (% of the loading)",
+HOLDER, COMMON, MISSING, DEAD = (
+    "holds it, by ablation (% of its logit)",
+    "shares it",
     "not learnt",
     "dead head",
 )
 LOOKS: dict[str, dict[str, Any]] = {
-    OWNER: {"color": OWNED},
+    HOLDER: {"color": HELD},
     COMMON: {"color": SHARED, "pattern": _hatch("/", SHARED, GROUND, 0.28)},
     MISSING: {"color": FAINT},
     DEAD: {"color": DULL, "pattern": _hatch("x", DULL, EMPTY, 0.12)},
@@ -58,7 +58,7 @@ def before_after(
     title: str | None = None,
     columns: Columns = 2,
 ) -> go.Figure:
-    """Representations × heads, twice: filled where a head is sole owner, hatched where shared.
+    """Representations × heads, twice: filled where a head holds it, hatched where shared.
 
     Args:
         before, after: two models that hold the same representations.
@@ -69,7 +69,7 @@ def before_after(
 
     Raises:
         GatedInterpError: shapes or labels that do not fit, shares outside 0 to 1, a
-            representation or head that is not there, or one both owned and distributed.
+            representation or head that is not there.
     """
     rows = labels(
         "representations", list(representations.values()), len(representations), "representations"
@@ -158,8 +158,8 @@ def _kinds(side: Holdings, share: np.ndarray, keys: list[int]) -> dict[tuple[int
     for i, b in enumerate(keys):
         held = state(side, b)
         for h in range(share.shape[1]):
-            if held == "owned" and h in side.owners[b]:
-                kinds[i, h] = OWNER
+            if held == "held" and h in side.holders[b]:
+                kinds[i, h] = HOLDER
             elif held == "shared" and share[i, h] >= SHOWN_SHARE:
                 kinds[i, h] = COMMON
             elif h in side.dead:
@@ -209,7 +209,7 @@ def _numbers(
     cell: Number,
 ) -> None:
     """Each share in percent, where there is room and something to say."""
-    colors = {OWNER: "white", COMMON: INK}
+    colors = {HOLDER: "white", COMMON: INK}
     for i, h in np.ndindex(share.shape):
         kind = kinds.get((i, h))
         percent = round(100 * float(share[i, h]))
