@@ -8,7 +8,7 @@ CODE := gated_interp tests
 # Small tensors: a second thread gains little, and beside another process it costs a lot.
 ONE_THREAD := OMP_NUM_THREADS=1
 
-.PHONY: help setup reproduce test test-all check format bench constraints clean
+.PHONY: help setup reproduce test test-all test-machines check format bench constraints clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -28,8 +28,12 @@ reproduce: $(READY)  ## run the post's experiments into runs/paper and figures
 test: $(READY)  ## run the tests and doctests that take seconds
 	$(ONE_THREAD) $(BIN)/python -m pytest -q -m "not slow"
 
-test-all: $(READY)  ## run all tests: also the slow ones, the notebooks and those in a browser
-	$(ONE_THREAD) $(BIN)/python -m pytest -q -rs
+test-all: $(READY)  ## run all tests: also the slow ones, the notebooks, those in a browser, as other machines
+	$(ONE_THREAD) $(BIN)/python -m pytest -q -rs --show-closeness
+	$(BIN)/python tests/machines.py
+
+test-machines: $(READY)  ## run the numeric tests with the settings of other machines
+	$(BIN)/python tests/machines.py
 
 check: $(READY)  ## formatting, lint, types, and which floor imports which
 	$(BIN)/ruff format --check

@@ -1,7 +1,11 @@
-"""Small models without training, for whoever wants them."""
+"""Small models without training, for whoever wants them; how close float arithmetic came."""
 
+import inspect
 import signal
+from collections.abc import Iterator
+from types import CodeType, FunctionType
 
+import closeness
 import pytest
 
 from gated_interp.models.toy import HookedTransformer, ToyConfig, build_toy
@@ -19,3 +23,52 @@ def _ctrl_c_is_heard():
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--show-closeness",
+        action="store_true",
+        help="print each float comparison's error as a share of its tolerance; more than "
+        f"{closeness.ALLOWED:g} fails",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    closeness.strict = config.getoption("--show-closeness")
+
+
+def _names(code: CodeType) -> Iterator[str]:
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _names(constant)
+
+
+def _compares(function: FunctionType, seen: set[FunctionType]) -> bool:
+    """Whether the function, or one of its module that it calls, calls ``assert_close``."""
+    seen.add(function)
+    used = [function.__globals__.get(name) for name in _names(function.__code__)]
+    return any(
+        f is closeness.assert_close
+        or (f.__module__ == function.__module__ and f not in seen and _compares(f, seen))
+        for f in used
+        if isinstance(f, FunctionType)
+    )
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m chooses
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that compare through ``assert_close`` are numeric; others may be marked by hand."""
+    for item in items:
+        function = inspect.unwrap(getattr(item, "obj", None))
+        if isinstance(function, FunctionType) and _compares(function, set()):
+            item.add_marker("numeric")
+
+
+def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:
+    if not config.getoption("--show-closeness"):
+        return
+    terminalreporter.section("error as a share of its tolerance")
+    for where, share in sorted(closeness.shares.items(), key=lambda x: -x[1]):
+        terminalreporter.write_line(f"{share:8.4f}  {where}")

@@ -3,6 +3,7 @@
 import attention_models as models
 import pytest
 import torch
+from closeness import assert_close
 
 from gated_interp.analysis.ablation import ablated
 from gated_interp.analysis.attribution import (
@@ -41,8 +42,8 @@ def model(request):
 def test_components_add_up_to_the_logit(model):
     parts = logit_attribution(model, BATCH.tokens, *AT, TARGETS)
     logits = model(BATCH.tokens)[*AT, TARGETS]
-    torch.testing.assert_close(parts.logits, logits)
-    torch.testing.assert_close(parts.values.sum(1), logits, atol=1e-4, rtol=1e-4)
+    assert_close(parts.logits, logits)
+    assert_close(parts.values.sum(1), logits)
     assert parts.values.shape == (len(TARGETS), len(parts.components))
     # Every kind of component is there and none is idle.
     size = dict(zip(parts.components, parts.values.abs().amax(0).tolist(), strict=True))
@@ -55,7 +56,7 @@ def test_sources_add_up_to_heads(model):
     parts = logit_attribution(model, BATCH.tokens, *AT, TARGETS)
     sources = source_attribution(model, BATCH.tokens, *AT, TARGETS)
     heads = [i for i, name in enumerate(parts.components) if "H" in name]
-    torch.testing.assert_close(sources.sum(-1), parts.values[:, heads], atol=1e-4, rtol=1e-4)
+    assert_close(sources.sum(-1), parts.values[:, heads])
     # Nothing comes from behind the query.
     behind = torch.arange(11)[None] > BATCH.destination_pos[:, None]
     assert sources.transpose(1, 2)[behind].abs().max() == 0
@@ -65,11 +66,11 @@ def test_sources_add_up_to_heads(model):
 def test_edges_and_direct_add_up_to_the_mean_logit(model):
     edges = edge_loadings(model, BATCH, TASK)
     whole = edges.values.sum((1, 2)) + edges.direct
-    torch.testing.assert_close(whole, edges.logits, atol=1e-4, rtol=1e-4)
+    assert_close(whole, edges.logits)
     logits = model(BATCH.tokens)[*AT, TARGETS]
     for b in TASK.trigrams:
-        assert edges.logits[b - 1].item() == pytest.approx(
-            logits[BATCH.trigram == b].mean().item(), abs=1e-4
+        assert_close(
+            edges.logits[b - 1], logits[BATCH.trigram == b].mean(), scale=logits.abs().max()
         )
     assert len(edges.to_frame(TASK.token_names)) == 3 * len(edges.heads) * 8
 
@@ -82,10 +83,10 @@ def test_a_heads_share_is_what_ablation_takes_away(name):
     with ablated(model, [(0, 1)]):
         after = model(BATCH.tokens)[*AT, TARGETS]
     share = parts.values[:, parts.components.index("L0H1")]
-    torch.testing.assert_close(parts.logits - after, share, atol=1e-4, rtol=1e-4)
+    assert_close(parts.logits - after, share)
     writes, _ = head_writes(model, BATCH.tokens, *AT)
     want = writes[:, 1].gather(1, TARGETS[:, None])[:, 0]
-    torch.testing.assert_close(share, want, atol=1e-4, rtol=1e-4)
+    assert_close(share, want)
 
 
 def test_layer_norm_agrees_with_transformer_lens():
@@ -99,7 +100,7 @@ def test_layer_norm_agrees_with_transformer_lens():
     weight = model.ln_final.w
     want = (frozen * weight * model.unembed.W_U[:, TARGETS].T).sum(-1)
     mine = parts.values[:, [parts.components.index(label) for label in labels]]
-    torch.testing.assert_close(mine, want.T, atol=1e-4, rtol=1e-4)
+    assert_close(mine, want.T)
 
 
 def test_edges_of_the_manual_model_by_hand():
@@ -110,7 +111,7 @@ def test_edges_of_the_manual_model_by_hand():
     want = torch.zeros(3, 2, 8)
     want[0, 0, 0] = want[1, 1, 0] = 2
     want[2, :, 0] = 1
-    torch.testing.assert_close(edges.values, want)
+    assert_close(edges.values, want)
     assert edges.direct.tolist() == [0, 0, 0]
     parts = logit_attribution(
         truth.model, batch.tokens, batch.example, batch.destination_pos, batch.trigram

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+from closeness import assert_close
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 from gated_interp.analysis.verdict import verdict
@@ -153,7 +154,7 @@ def test_a_block_alone_comes_back_without_an_original(tmp_path: Path) -> None:
     assert torch.equal(loaded(TOKENS), model(TOKENS))
     # identity in, identity out: logits are the one-hot token plus what the block writes
     one_hot = torch.nn.functional.one_hot(TOKENS, 8).float()
-    torch.testing.assert_close(loaded(TOKENS), one_hot + block(one_hot))
+    assert_close(loaded(TOKENS), one_hot + block(one_hot))
     assert loaded.toy_config is None
     assert loaded.original_attention == {}
     assert loaded.task == SkipTrigramTask(3, n_positions=12)

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from closeness import assert_close
 
 from gated_interp.analysis.ablation import ablate, ablated
 from gated_interp.core.errors import GatedInterpError
@@ -74,17 +75,17 @@ def test_a_reading_is_what_the_hooks_say(spliced: HookedTransformer, method: str
     result = torch.einsum(
         "phd,hdv->phv", cache["blocks.0.attn.hook_z"][0], spliced.blocks[0].attn.W_O
     )
-    np.testing.assert_allclose(reading.logits, logits[0, 3].detach(), atol=1e-6)
-    np.testing.assert_allclose(reading.writes, result[3].detach(), atol=1e-6)
-    np.testing.assert_allclose(reading.attention, cache["blocks.0.attn.hook_pattern"][0].detach())
-    gate = cache["blocks.0.attn.hook_gate"][0].detach().tril()
+    assert_close(reading.logits, logits[0, 3], dtype=torch.float32)
+    assert_close(reading.writes, result[3], dtype=torch.float32)
+    assert_close(reading.attention, cache["blocks.0.attn.hook_pattern"][0], dtype=torch.float32)
+    gate = cache["blocks.0.attn.hook_gate"][0].tril()
     assert reading.gates is not None
-    np.testing.assert_allclose(reading.gates, gate)
+    assert_close(reading.gates, gate, dtype=torch.float32)
     # The parts add up to the whole; past the heads comes the token itself.
-    np.testing.assert_allclose(reading.writes.sum(0) + reading.direct, reading.logits, atol=1e-6)
-    np.testing.assert_allclose(reading.direct, np.eye(8)[1], atol=1e-6)
+    assert_close(reading.writes.sum(0) + reading.direct, reading.logits, dtype=torch.float32)
+    assert_close(reading.direct, np.eye(8)[1], dtype=torch.float32)
     assert reading.prediction == int(logits[0, 3].argmax())
-    assert reading.probability == pytest.approx(float(logits[0, 3].softmax(-1).max()), abs=1e-6)
+    assert_close(reading.probability, logits[0, 3].softmax(-1).max(), dtype=torch.float32)
     assert reading.intact_prediction == int(spliced(tokens)[0, 3].argmax())
 
 

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from closeness import assert_close
 from torch import nn
 from transformer_lens import HookedTransformerConfig
 
@@ -76,7 +77,7 @@ def test_open_gates_and_copied_weights_are_the_original_attention(n_heads, d_hea
     else:
         x = residual(BATCH, POS, D_MODEL)
     assert block.config.output_bias
-    torch.testing.assert_close(block(x), attn(x, x, x), atol=1e-6, rtol=1e-6)
+    assert_close(block(x), attn(x, x, x))
 
 
 @pytest.mark.parametrize("expansion", [2, 3])
@@ -89,7 +90,7 @@ def test_duplicated_heads_share_the_output_out(expansion):
     assert block.config.n_heads == 3 * expansion
     assert torch.equal(block.W_Q[4], attn.W_Q[1])
     x = residual(BATCH, POS, D_MODEL)
-    torch.testing.assert_close(block(x), attn(x, x, x), atol=1e-6, rtol=1e-6)
+    assert_close(block(x), attn(x, x, x))
 
 
 def test_uneven_duplicates_share_the_output_out():
@@ -99,10 +100,10 @@ def test_uneven_duplicates_share_the_output_out():
         attn, 2.5, init="duplicate", noise=0, normalize_weights=False
     )
     block.force_gates(1)
-    torch.testing.assert_close(block.W_O[2], attn.W_O[0] / 3)
-    torch.testing.assert_close(block.W_O[3], attn.W_O[1] / 2)
+    assert_close(block.W_O[2], attn.W_O[0] / 3)
+    assert_close(block.W_O[3], attn.W_O[1] / 2)
     x = residual(BATCH, POS, D_MODEL)
-    torch.testing.assert_close(block(x), attn(x, x, x), atol=1e-6, rtol=1e-6)
+    assert_close(block(x), attn(x, x, x))
 
 
 def test_a_scale_of_its_own_is_kept():
@@ -114,7 +115,7 @@ def test_a_scale_of_its_own_is_kept():
     block.force_gates(1)
     assert block.config.attn_scale == 3.0
     x = residual(BATCH, POS, D_MODEL)
-    torch.testing.assert_close(block(x), attn(x, x, x), atol=1e-6, rtol=1e-6)
+    assert_close(block(x), attn(x, x, x))
 
 
 @pytest.mark.parametrize("gate", ["clamp", "relu", "tanh", "binary"])
@@ -147,7 +148,7 @@ def test_causality():
     x = residual(BATCH, POS, D_MODEL).double()
     changed = x.clone()
     changed[:, 4:] += 1
-    torch.testing.assert_close(block(changed)[:, :4], block(x)[:, :4], atol=1e-12, rtol=0)
+    assert_close(block(changed)[:, :4], block(x)[:, :4])
     assert (block(changed)[:, 4:] - block(x)[:, 4:]).abs().amax((0, 2)).min() > 1e-4
 
 
@@ -173,7 +174,7 @@ def test_two_tokens_by_hand():
         block.W_gate_K.copy_(torch.tensor([[[0.5], [2.0]]]))
         block.b_V.fill_(2.0)
     output = block(torch.eye(2)[None])
-    torch.testing.assert_close(output, torch.tensor([[[0.0, 0.0], [0.975, 1.3]]]))
+    assert_close(output, torch.tensor([[[0.0, 0.0], [0.975, 1.3]]]))
 
 
 def test_the_penalty_by_hand():
@@ -186,8 +187,8 @@ def test_the_penalty_by_hand():
     config = GatedConfig(d_model=2, n_heads=2, penalty_p=0.5)
     causal = GatedAttention(config).gate_penalty(gate)
     every = GatedAttention(config.replace(penalty_pairs="all")).gate_penalty(gate)
-    assert causal.item() == pytest.approx((1 + 0 + 0.64) / 3)
-    assert every.item() == pytest.approx((1 + 1 + 0 + 0.64) / 4)
+    assert_close(causal, (1 + 0 + 0.64) / 3)
+    assert_close(every, (1 + 1 + 0 + 0.64) / 4)
 
 
 @pytest.mark.parametrize("p", [0.6, 1, 2])
@@ -200,7 +201,7 @@ def test_the_penalty_is_the_mean_over_sequences_and_pairs(p):
         for q in range(POS)
         for k in range(q + 1)
     ]
-    assert block.gate_penalty(gate).item() == pytest.approx(sum(norms) / len(norms), rel=1e-5)
+    assert_close(block.gate_penalty(gate), sum(norms) / len(norms))
 
 
 def test_gate_activations_by_hand():
@@ -214,7 +215,7 @@ def test_gate_activations_by_hand():
     }
     for kind in ACTIVATIONS:
         got = gate_activation(scores, kind)
-        torch.testing.assert_close(got, torch.tensor(wanted[kind], dtype=torch.float32))
+        assert_close(got, torch.tensor(wanted[kind], dtype=torch.float32))
 
 
 def test_the_overlap_penalty_by_hand():
@@ -222,7 +223,7 @@ def test_the_overlap_penalty_by_hand():
     # Mean over the two positions, divided by d_model = 2: 6.
     config = GatedConfig(d_model=2, n_heads=2, normalize_weights=True, output_scale=1.0)
     z = torch.tensor([[[[3.0], [-4.0]], [[0.0], [5.0]]]])
-    assert GatedAttention(config).overlap_penalty(z).item() == pytest.approx(6)
+    assert_close(GatedAttention(config).overlap_penalty(z), 6)
 
 
 # The block equals the reference's formulas, in plain loops over heads, queries and keys.
@@ -283,8 +284,8 @@ def test_the_block_is_its_formulas(gate, normalize_weights, value_bias, d_gate):
     handle.remove()
     wanted, gates = plain_block(block, x.numpy())
     assert 0.1 < (gates > 0.1).mean() < 0.95
-    torch.testing.assert_close(output, torch.tensor(wanted), atol=1e-10, rtol=0)
-    torch.testing.assert_close(seen[0].detach(), torch.tensor(gates), atol=1e-10, rtol=0)
+    assert_close(output, torch.tensor(wanted))
+    assert_close(seen[0].detach(), torch.tensor(gates))
 
 
 def test_output_scale_and_output_bias_are_in_the_formulas():
@@ -292,7 +293,7 @@ def test_output_scale_and_output_bias_are_in_the_formulas():
     x = residual(BATCH, POS, D_MODEL).double()
     wanted, _ = plain_block(block, x.numpy())
     assert block.b_O.abs().min() > 1e-3
-    torch.testing.assert_close(block(x).detach(), torch.tensor(wanted), atol=1e-10, rtol=0)
+    assert_close(block(x).detach(), torch.tensor(wanted))
 
 
 def test_the_reference_preset():
@@ -305,7 +306,7 @@ def test_the_reference_preset():
     assert not block.b_gate_Q.any()
     assert not block.b_gate_K.any()
     # Orthogonal init of one column per head: length one.
-    torch.testing.assert_close(block.W_gate_Q.norm(dim=1), torch.ones(4, 1))
+    assert_close(block.W_gate_Q.norm(dim=1), torch.ones(4, 1))
 
 
 def test_per_head_results_sum_to_the_output():
@@ -316,12 +317,12 @@ def test_per_head_results_sum_to_the_output():
     block.hook_result.add_hook(lambda result, hook: seen.append(result))
     hooked = block(x)
     assert seen[0].shape == (BATCH, POS, HEADS, D_MODEL)
-    torch.testing.assert_close(seen[0].sum(2) + block.b_O, plain, atol=1e-12, rtol=0)
-    torch.testing.assert_close(hooked, plain, atol=1e-12, rtol=0)
+    assert_close(seen[0].sum(2) + block.b_O, plain)
+    assert_close(hooked, plain)
     block.hook_result.remove_hooks()
     # One head's result is what the block writes when the others' z is gone.
     block.hook_z.add_hook(lambda value, hook: value.index_fill(2, torch.arange(1, HEADS), 0.0))
-    torch.testing.assert_close(block(x), seen[0][:, :, 0] + block.b_O, atol=1e-12, rtol=0)
+    assert_close(block(x), seen[0][:, :, 0] + block.b_O)
 
 
 def test_what_a_hook_on_the_results_returns_is_used():
@@ -348,11 +349,11 @@ def test_the_results_are_made_for_torch_hooks_too(kind):
 def test_effective_weights_have_the_length_they_should():
     block = block_of(output_scale=3.0)
     ones = torch.ones(HEADS, D_HEAD).double()
-    torch.testing.assert_close(block.W_V.norm(dim=1), ones)
-    torch.testing.assert_close(block.W_O.norm(dim=2), 3 * ones)
+    assert_close(block.W_V.norm(dim=1), ones)
+    assert_close(block.W_O.norm(dim=2), 3 * ones)
     assert (block.raw_W_V.norm(dim=1) - 1).abs().max() > 0.1
-    torch.testing.assert_close(block.OV.AB, block.W_V @ block.W_O)
-    torch.testing.assert_close(block.QK.AB, block.W_Q @ block.W_K.mT)
+    assert_close(block.OV.AB, block.W_V @ block.W_O)
+    assert_close(block.QK.AB, block.W_Q @ block.W_K.mT)
     plain = block_of(normalize_weights=False)
     assert torch.equal(plain.W_V, plain.raw_W_V)
     assert torch.equal(plain.W_O, plain.raw_W_O)
@@ -374,8 +375,8 @@ def test_the_gradient_of_the_norm_by_hand():
     gate = torch.tensor([0.25, 0.25, 0.0])[:, None, None].requires_grad_()
     norm = head_norm(gate, 0.5)
     norm.sum().backward()
-    assert norm.item() == pytest.approx(1)
-    assert gate.grad.flatten().tolist() == pytest.approx([2, 2, 0])
+    assert_close(norm.flatten(), [1])
+    assert_close(gate.grad.flatten(), [2, 2, 0])
 
 
 @pytest.mark.parametrize("gate", ACTIVATIONS)
@@ -425,7 +426,7 @@ def test_noisy_gates_are_the_papers_formula():
     got = gate_activation(scores, "hard_concrete", noise)
     for s, n, g in zip(scores.flatten(), noise.flatten(), got.flatten(), strict=True):
         wanted = 1.2 / (1 + math.exp(-(float(s) + float(n)) * 1.5)) - 0.1
-        assert float(g) == pytest.approx(min(max(wanted, 0), 1), abs=1e-6)
+        assert_close(g, min(max(wanted, 0), 1), scale=1.0)
     many = logistic_noise((100_000,), generator(6))
     # Logistic noise: mean 0, variance pi^2 / 3.
     assert many.mean().item() == pytest.approx(0, abs=0.02)

@@ -6,6 +6,7 @@ import math
 import pandas as pd
 import pytest
 import torch
+from closeness import assert_close
 
 from gated_interp.analysis.verdict import verdict
 from gated_interp.core.errors import GatedInterpError
@@ -96,7 +97,7 @@ def test_the_gate_table_is_the_gate_of_each_pair_of_tokens(run):
     q = block.W_gate_Q[..., 0] + block.b_gate_Q
     k = block.W_gate_K[..., 0] + block.b_gate_K
     by_hand = (q[:, :, None] * k[:, None, :]).clamp(0, 1)
-    torch.testing.assert_close(torch.from_numpy(gate_table(model)), by_hand.detach())
+    assert_close(torch.from_numpy(gate_table(model)), by_hand.detach())
     with pytest.raises(GatedInterpError, match="no gated block"):
         gate_table(unsplice(model))
 
@@ -160,14 +161,15 @@ def test_of_several_attempts_the_one_with_the_lowest_loss_is_kept():
         for n in (1, 3)
     )
     assert len(alone) == len(of_three) == 4
-    better = of_three["selection_loss"] < alone["selection_loss"] - 1e-6
-    same = (of_three["selection_loss"] - alone["selection_loss"]).abs() < 1e-6
-    assert (better | same).all()
-    assert better.any()
+    # An attempt in another stack differs by rounding alone; two attempts differ by more.
+    ratio = of_three["selection_loss"] / alone["selection_loss"]
+    same = (ratio - 1).abs() < 1e-3
+    assert (same | (ratio < 1)).all()
+    assert not same.all()
     # A run that stays the first attempt's is the same run.
-    assert torch.allclose(
-        torch.tensor(of_three["fvu"][same].tolist()), torch.tensor(alone["fvu"][same].tolist())
-    )
+    if same.any():
+        fvu = of_three["fvu"][same], alone["fvu"][same]
+        assert_close(*(f.tolist() for f in fvu), roundings=1000)  # 30 steps of Adam
     with pytest.raises(GatedInterpError, match="attempts is 0; it must be positive"):
         Recipe(attempts=0)
 

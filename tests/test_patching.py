@@ -3,6 +3,7 @@
 import attention_models as models
 import pytest
 import torch
+from closeness import assert_close
 
 from gated_interp.analysis.heads import intervened
 from gated_interp.analysis.patching import activation_patch, patch_effects, path_patch
@@ -26,14 +27,10 @@ def model(request):
     return MAKE[request.param]()
 
 
-def close(a, b, **tolerance):
-    torch.testing.assert_close(a, b, **({"atol": 1e-4, "rtol": 1e-4} | tolerance))
-
-
 def test_patching_everything_is_the_source_run(model):
     last = f"blocks.{model.cfg.n_layers - 1}."
-    close(activation_patch(model, CLEAN, SOURCE, last + "hook_resid_post"), model(SOURCE))
-    close(activation_patch(model, CLEAN, CLEAN, last + "attn.hook_z"), model(CLEAN))
+    assert_close(activation_patch(model, CLEAN, SOURCE, last + "hook_resid_post"), model(SOURCE))
+    assert_close(activation_patch(model, CLEAN, CLEAN, last + "attn.hook_z"), model(CLEAN))
     assert not torch.allclose(model(CLEAN), model(SOURCE), atol=0.1)
 
 
@@ -44,10 +41,10 @@ def test_patching_one_head_by_hand(model):
     moved = (there - z) @ model.blocks[0].attn.W_O[1]
     if model.cfg.n_layers == 1:
         got = activation_patch(model, CLEAN, SOURCE, name, head=1)
-        close(got - model(CLEAN), moved @ model.unembed.W_U)
+        assert_close(got - model(CLEAN), moved @ model.unembed.W_U)
         got = activation_patch(model, CLEAN, SOURCE, name, head=1, position=4)
         effect = got - model(CLEAN)
-        close(effect[:, 4], (moved @ model.unembed.W_U)[:, 4])
+        assert_close(effect[:, 4], (moved @ model.unembed.W_U)[:, 4])
         assert effect[:, :4].abs().max() == effect[:, 5:].abs().max() == 0
     _, cache = model.run_with_cache(CLEAN)
     direct = cache["blocks.0.hook_resid_post"] + moved
@@ -56,7 +53,7 @@ def test_patching_one_head_by_hand(model):
         return direct
 
     want = model.run_with_hooks(CLEAN, fwd_hooks=[("blocks.0.hook_resid_post", put)])
-    close(activation_patch(model, CLEAN, SOURCE, name, head=1), want)
+    assert_close(activation_patch(model, CLEAN, SOURCE, name, head=1), want)
 
 
 def test_patching_a_pattern_by_head_and_query(model):
@@ -78,10 +75,10 @@ def test_patching_a_pattern_by_head_and_query(model):
     weight = source[name][:, 2, 3]
     if "blocks.0.attn.hook_gate" in clean:
         weight = weight * clean["blocks.0.attn.hook_gate"][:, 2, 3]
-    close(seen["patched"][:, 3, 2], torch.einsum("bk,bkd->bd", weight, v))
+    assert_close(seen["patched"][:, 3, 2], torch.einsum("bk,bkd->bd", weight, v))
     others = torch.ones(11, clean[z_name].shape[2], dtype=torch.bool)
     others[3, 2] = False
-    close(seen["patched"][:, others], clean[z_name][:, others])
+    assert_close(seen["patched"][:, others], clean[z_name][:, others])
 
 
 def test_direct_path_to_the_end_is_the_direct_effect():
@@ -92,7 +89,8 @@ def test_direct_path_to_the_end_is_the_direct_effect():
     )
     moved = (there - z) @ model.blocks[0].attn.W_O[2] @ model.unembed.W_U
     got = path_patch(model, CLEAN, SOURCE, (0, 2), "blocks.1.hook_resid_post")
-    close(got - model(CLEAN), moved)
+    logits = model(CLEAN)
+    assert_close(got - logits, moved, scale=logits.abs().max())
     whole = activation_patch(model, CLEAN, SOURCE, "blocks.0.attn.hook_z", head=2)
     assert (whole - got).abs().max() > 0.1  # later heads carry the rest
 
@@ -113,7 +111,7 @@ def test_path_to_a_query_by_hand():
 
     want = model.run_with_hooks(CLEAN, fwd_hooks=[("blocks.1.attn.hook_q", put)])
     got = path_patch(model, CLEAN, SOURCE, (0, 0), "blocks.1.attn.hook_q", receiver_head=1)
-    close(got, want)
+    assert_close(got, want)
     assert (got - model(CLEAN)).abs().max() > 0.01
     every = path_patch(model, CLEAN, SOURCE, (0, 0), "blocks.1.attn.hook_q")
     assert (every - got).abs().max() > 0.01
@@ -124,7 +122,7 @@ def test_path_to_a_later_z_and_to_itself():
     got = path_patch(model, CLEAN, SOURCE, (0, 0), "blocks.1.attn.hook_z", receiver_head=1)
     assert (got - model(CLEAN)).abs().max() > 0.01
     same = path_patch(model, CLEAN, CLEAN, (0, 0), "blocks.1.attn.hook_z")
-    close(same, model(CLEAN))
+    assert_close(same, model(CLEAN))
 
 
 @pytest.mark.parametrize("name", ["toy", "gated"])
@@ -134,7 +132,7 @@ def test_one_layer_has_only_direct_paths(name):
     for head in range(2):
         got = path_patch(model, CLEAN, SOURCE, (0, head), "blocks.0.hook_resid_post")
         want = activation_patch(model, CLEAN, SOURCE, "blocks.0.attn.hook_z", head=head)
-        close(got, want)
+        assert_close(got, want)
 
 
 @pytest.mark.parametrize("make", [lambda: models.gated(TASK), lambda: models.gated_layer(TASK, 0)])
@@ -159,16 +157,16 @@ def test_effects_table(model):
     heads = len(model.blocks[0].attn.W_Q)
     assert table["head"].tolist()[:heads] == list(range(heads))
     whole = table[table.name == last].iloc[0]
-    assert whole.recovered == pytest.approx(1, abs=1e-3)
-    assert whole["source"] == pytest.approx(model(SOURCE)[:, 10, 5].mean().item(), abs=1e-4)
+    assert_close(whole.recovered, 1)
+    assert_close(whole["source"], model(SOURCE)[:, 10, 5].mean())
     if model.cfg.n_layers == 1:
         # Heads and the token itself are all there is; a linear layer's effects add up.
         rest = patch_effects(model, CLEAN, SOURCE, ["hook_embed"], position=10, target=5)
         parts = table[table.name == names[0]].logit - table.intact[0]
         keep = activation_patch(model, CLEAN, SOURCE, "blocks.0.hook_attn_out")
         moved = keep[:, 10, 5].mean().item() - table.intact[0]
-        assert parts.sum() == pytest.approx(moved, abs=1e-4)
-        assert rest.recovered.item() == pytest.approx(1, abs=1e-3)
+        assert_close(parts.sum(), moved)
+        assert_close(rest.recovered.item(), 1)
 
 
 def test_no_hook_is_left_and_bad_input_in_one_sentence():

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
+from closeness import assert_close
 
 from gated_interp.core.errors import CheckpointError
 from gated_interp.models.checkpoint import load, read_info, save
@@ -52,7 +53,7 @@ def test_a_published_toy_is_what_its_formulas_say(tmp_path: Path, d_head: int) -
         scores = q @ k.T / d_head**0.5
         scores[torch.ones(5, 5).triu(1).bool()] = t["attn.IGNORE"]
         expected += scores.softmax(-1) @ v @ t["attn.W_O"][h]
-    torch.testing.assert_close(model(tokens)[0], expected, atol=1e-5, rtol=1e-5)
+    assert_close(model(tokens)[0], expected)
 
 
 def test_a_published_gated_block_is_what_its_formulas_say(tmp_path: Path) -> None:
@@ -76,7 +77,7 @@ def test_a_published_gated_block_is_what_its_formulas_say(tmp_path: Path) -> Non
         gate = (gate_q @ gate_k.T).clamp(0, 1)
         v = x @ (t["W_V"][h] / t["W_V"][h].norm()) + t["b_V"][h]
         expected += gate * scores.softmax(-1) @ v @ (t["W_O"][h] / t["W_O"][h].norm())
-    torch.testing.assert_close(model(tokens)[0], expected, atol=1e-5, rtol=1e-5)
+    assert_close(model(tokens)[0], expected)
 
 
 @pytest.mark.parametrize("tensors", [published_toy(), published_gated()], ids=["toy", "gated"])

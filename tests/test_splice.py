@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from closeness import assert_close
 from transformer_lens import HookedTransformerConfig
 
 from gated_interp.core.errors import GatedInterpError
@@ -67,11 +68,9 @@ def test_the_cache_holds_what_the_layer_wrote():
     logits, cache = spliced.run_with_cache(TOKENS)
     at = "blocks.1.attn.hook_"
     result, written = cache[at + "result"], cache["blocks.1.hook_attn_out"]
-    torch.testing.assert_close(result.sum(2) + spliced.blocks[1].attn.b_O, written)
-    torch.testing.assert_close(
-        cache[at + "gate"] * cache[at + "pattern"], cache[at + "gated_pattern"]
-    )
-    torch.testing.assert_close(logits, spliced(TOKENS))
+    assert_close(result.sum(2) + spliced.blocks[1].attn.b_O, written)
+    assert_close(cache[at + "gate"] * cache[at + "pattern"], cache[at + "gated_pattern"])
+    assert_close(logits, spliced(TOKENS))
     assert written.abs().max() > 1e-3
 
 
@@ -83,7 +82,7 @@ def test_a_hook_on_the_gate_is_obeyed():
     silent = spliced.run_with_hooks(
         TOKENS, fwd_hooks=[("blocks.1.hook_attn_out", lambda out, hook: out * 0)]
     )
-    torch.testing.assert_close(shut, silent, atol=1e-6, rtol=0)
+    assert_close(shut, silent)
     assert (shut - spliced(TOKENS)).abs().max() > 1e-3
     assert not any(point.fwd_hooks for point in spliced.hook_dict.values())
 
@@ -92,7 +91,7 @@ def test_a_hook_on_the_gate_is_obeyed():
 def test_an_equal_block_leaves_the_model_as_it_was(layer):
     model = deep_model()
     spliced = splice(model, layer, equal_block(model, layer))
-    torch.testing.assert_close(spliced(TOKENS), model(TOKENS), atol=1e-5, rtol=1e-5)
+    assert_close(spliced(TOKENS), model(TOKENS))
     other = splice(model, layer, new_block())
     assert (other(TOKENS) - model(TOKENS)).abs().max() > 1e-2
 
@@ -178,7 +177,7 @@ def test_a_one_layer_model_counts_the_heads_it_has(toy):
     _, cache = spliced.run_with_cache(torch.tensor([[7, 0, 1]]))
     stacked, labels = cache.stack_head_results(layer=1, return_labels=True)
     assert labels == ["L0H0", "L0H1", "L0H2", "L0H3"]
-    torch.testing.assert_close(stacked.sum(0), cache["blocks.0.hook_attn_out"])
+    assert_close(stacked.sum(0), cache["blocks.0.hook_attn_out"])
 
 
 def test_hooks_on_the_model_are_not_carried_over():
@@ -192,7 +191,7 @@ def test_hooks_on_the_model_are_not_carried_over():
     # The model's own hooks are still there.
     assert len(model.hook_dict["blocks.0.hook_attn_out"].fwd_hooks) == 1
     model.reset_hooks(including_permanent=True)
-    torch.testing.assert_close(spliced(TOKENS), model(TOKENS), atol=1e-5, rtol=1e-5)
+    assert_close(spliced(TOKENS), model(TOKENS))
 
 
 @pytest.mark.parametrize("layer", [-1, 3])

@@ -2,9 +2,9 @@
 
 import attention_models
 import numpy as np
-import pandas as pd
 import pytest
 import torch
+from closeness import assert_close, twin
 
 from gated_interp.analysis.faithfulness import faithfulness
 from gated_interp.analysis.verdict import verdict, verdict_from_writes
@@ -58,12 +58,24 @@ def weights_of(results):
     return [flat_weights(r.model) for r in results]
 
 
-def same_training(a, b):
-    """Where a gradient is next to nothing, Adam's first steps go by the sign of rounding."""
-    difference = (a - b).abs()
-    assert difference.mean() < 1e-4
-    assert difference.median() < 1e-6
-    assert difference.max() < 0.01
+STEADY = 0.02
+"""Adam divides a gradient by its size. Where that is this share of the largest gradient beside it,
+what it takes a step by has that much more of the rounding; where it is next to nothing, the step
+goes by the sign of rounding."""
+
+
+def steady(module):
+    """Which of ``flat_weights`` have a gradient that is no rounding."""
+    kept = [p for n, p in module.named_parameters() if not n.endswith("b_K")]
+    gradients = [p.new_zeros(p.shape) if p.grad is None else p.grad.abs() for p in kept]
+    return torch.cat([(g > STEADY * g.max()).flatten() for g in gradients])
+
+
+def same_training(start, a, b, steady):
+    """Five steps moved the steady weights alike: 32 roundings a step, each 1 / STEADY as large."""
+    assert steady.sum() > 0.5 * (b != start).sum()
+    moved, wanted = (a - start)[steady], (b - start)[steady]
+    assert_close(moved, wanted, roundings=round(5 * 32 / STEADY))
 
 
 # ---- the data
@@ -107,13 +119,13 @@ def test_a_pool_holds_the_contexts_of_the_sampled_sequences(scored_only, all_pai
             expected = [(prefix, target) for _, prefix, _, target in mine]
             assert held == [expected[i % len(mine)] for i in range(len(held))]
             assert len(held) == pool.n_slices * 5
-            assert pool.frequency[run, query] == pytest.approx(len(mine) / len(contexts))
+            assert_close(pool.frequency[run, query], len(mine) / len(contexts))
             for _, prefix, total, _ in mine:
                 pairs[query] += torch.tensor(total if all_pairs else prefix)
         pairs /= len(contexts) * (7 if all_pairs else 4)
-        torch.testing.assert_close(pool.pairs[run], pairs)
+        assert_close(pool.pairs[run], pairs)
     if not scored_only:
-        torch.testing.assert_close(pool.pairs.sum((1, 2)), torch.ones(3))
+        assert_close(pool.pairs.sum((1, 2)), torch.ones(3))
 
 
 def test_slices_of_a_pool_are_consecutive_and_start_over():
@@ -124,8 +136,8 @@ def test_slices_of_a_pool_are_consecutive_and_start_over():
         start = step % pool.n_slices * 7
         assert torch.equal(batch.counts, pool.counts[:, :, start : start + 7].float())
         assert torch.equal(batch.target, pool.target[:, :, start : start + 7])
-        torch.testing.assert_close(batch.weight.sum((1, 2)), torch.ones(2))
-        torch.testing.assert_close(batch.weight.sum(2), pool.frequency)
+        assert_close(batch.weight.sum((1, 2)), torch.ones(2))
+        assert_close(batch.weight.sum(2), pool.frequency)
 
 
 def test_what_a_run_sees_does_not_depend_on_the_runs_beside_it():
@@ -145,7 +157,7 @@ def test_a_batch_of_given_contexts_weighs_each_once():
         ]
         contexts = [(c[0], c[1]) for c in plain_contexts(rows, 7)]
         assert sorted(held) == sorted(contexts)
-        assert batch.weight[run].unique().tolist() == pytest.approx([0, 1 / rows.numel()])
+        assert_close(batch.weight[run].unique(), [0, 1 / rows.numel()])
     assert (batch.counts.sum(-1) > 0).all()
 
 
@@ -183,8 +195,9 @@ def one_hot(tokens):
 
 
 def test_toy_training_is_adam_on_the_hooked_model():
-    run = toy_run(3, steps=5, data="fixed", lr_decay=0.0, batch_size=4)
-    hooked = build_toy(run.model)
+    run = toy_run(3, steps=5, data="fixed", lr_decay=0.0, batch_size=10)
+    hooked = twin(build_toy(run.model))
+    start, kept = flat_weights(hooked).float(), True
     (result,) = train_toys([run], progress=False)
     batches = _Batches(TASK, [run.config], scored_only=True)
     adam = torch.optim.Adam([p for p in hooked.parameters() if p.requires_grad], lr=run.config.lr)
@@ -195,11 +208,12 @@ def test_toy_training_is_adam_on_the_hooked_model():
             logits = hooked(row[None])[0, -1]
             loss = loss + weight * torch.nn.functional.cross_entropy(logits, target)
         if step == 0:
-            assert result.history["loss"][0] == pytest.approx(loss.item(), rel=1e-5)
+            assert_close(result.history["loss"][0], loss)
         adam.zero_grad()
         loss.backward()
+        kept = kept & steady(hooked)
         adam.step()
-    same_training(flat_weights(result.model), flat_weights(hooked))
+    same_training(start, flat_weights(result.model), flat_weights(hooked), kept)
 
 
 @pytest.mark.parametrize("pairs", ["causal", "all"])
@@ -208,9 +222,9 @@ def test_gated_training_is_adam_on_the_hooked_block(pairs):
         3, steps=5, data="fixed", batch_size=4, lr_decay=0.5, penalty_off=0.2, penalty_ramp=0.4,
         alpha=0.3, overlap=0.2, block={"penalty_pairs": pairs, "output_scale": 2.0},
     )  # fmt: skip
-    hooked = GatedAttention(run.block.config)
-    attn = run.original.blocks[0].attn
-    start = flat_weights(hooked)
+    hooked = twin(GatedAttention(run.block.config))
+    attn = twin(run.original.blocks[0].attn)
+    start, kept = flat_weights(hooked).float(), True
     (result,) = train_gated_runs([run], progress=False)
     batches = _Batches(TASK, [run.config], all_pairs=pairs == "all")
     trained = [p for p in hooked.parameters() if p.requires_grad]
@@ -221,7 +235,7 @@ def test_gated_training_is_adam_on_the_hooked_block(pairs):
         batch, _ = batches(step)
         error = shared = 0.0
         for row, weight, _ in as_sequences(batch, 0):
-            x, seen = one_hot(row[None]), []
+            x, seen = one_hot(row[None]).double(), []
             hooked.hook_z.add_hook(lambda z, hook, seen=seen: seen.append(z))
             difference = (hooked(x) - attn(x, x, x).detach())[0, -1]
             hooked.hook_z.remove_hooks()
@@ -229,7 +243,7 @@ def test_gated_training_is_adam_on_the_hooked_block(pairs):
             shared = shared + weight * hooked.overlap_penalty(seen[0][:, -1:])
         seen = []
         hooked.hook_gate.add_hook(lambda gate, hook, seen=seen: seen.append(gate))
-        hooked(every_pair)
+        hooked(every_pair.double())
         hooked.hook_gate.remove_hooks()
         gate = seen[0][:, :, 1, 0].T.reshape(-1, V, V)
         penalty = (head_norm(gate, 0.6) * batch.pairs[0]).sum()
@@ -238,15 +252,21 @@ def test_gated_training_is_adam_on_the_hooked_block(pairs):
         adam.param_groups[0]["lr"] = 0.02 * [1.0, 1.0, 1.0, 0.8, 0.4][step]
         adam.zero_grad()
         loss.backward()
+        kept = kept & steady(hooked)
         adam.step()
     last = result.history.iloc[-1]
-    assert last["reconstruction"] == pytest.approx(error.item(), rel=1e-4)
-    assert last["penalty"] == pytest.approx(penalty.item(), rel=1e-4)
-    assert last["overlap"] == pytest.approx(shared.item(), rel=1e-4)
-    assert last["loss"] == pytest.approx(loss.item(), rel=1e-4)
+    # What four steps add: Adam's rounding, larger where a gradient is small, and not much of that.
+    for name, wanted in [
+        ("reconstruction", error), ("penalty", penalty), ("overlap", shared), ("loss", loss)
+    ]:  # fmt: skip
+        assert_close(last[name], wanted, roundings=200)
     end = flat_weights(hooked)
     assert (end - start).abs().max() > 0.05
-    same_training(flat_weights(result.model), end)
+    same_training(start, flat_weights(result.model), end, kept)
+
+
+EACH_STEP = 30
+"""Roundings that a step adds: those of a gradient, times what Adam makes of small ones."""
 
 
 @pytest.mark.parametrize("data", ["fixed", "fresh"])
@@ -269,9 +289,15 @@ def test_a_run_is_the_same_alone_and_in_a_stack(data):
     together = train_gated_runs(runs(), progress=False)
     alone = [train_gated_runs([r], progress=False)[0] for r in runs()]
     for a, b in zip(weights_of(together), weights_of(alone), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+        assert_close(a, b, roundings=30 * EACH_STEP)
     for a, b in zip(together, alone, strict=True):
-        pd.testing.assert_frame_equal(a.history, b.history, rtol=1e-3, atol=1e-5)
+        assert list(a.history) == list(b.history)
+        for name in set(a.history):
+            wanted = b.history[name]
+            if wanted.any():
+                assert_close(a.history[name].tolist(), wanted.tolist(), roundings=30 * EACH_STEP)
+            else:
+                assert not a.history[name].any()
     factors = [r.history["factor"].iloc[-1] for r in together]
     assert factors[:3] == [1, 1, 1]
     assert factors[3] < 1  # 30 steps do not reach the target
@@ -284,7 +310,7 @@ def test_toys_are_the_same_alone_and_in_a_stack():
     together = weights_of(train_toys(runs(), progress=False))
     alone = weights_of([train_toys([r], progress=False)[0] for r in runs()])
     for a, b in zip(together, alone, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+        assert_close(a, b, roundings=30 * EACH_STEP)
     assert len({round(float(w.sum()), 3) for w in together}) == 4
 
 
@@ -298,6 +324,7 @@ def test_runs_of_several_shapes_come_back_in_order():
         assert result.seconds > 0
 
 
+@pytest.mark.numeric
 def test_the_same_seeds_give_the_same_runs_and_global_randomness_is_untouched():
     torch.manual_seed(11)
     np.random.seed(11)  # noqa: NPY002
@@ -371,7 +398,8 @@ def test_verdict_and_fvu_of_trained_runs_agree_with_the_hooked_ones():
         mean = (w * target).sum((0, 1))
         fvu = (w * (output - target).square()).sum() / (w * (target - mean).square()).sum()
         measured = faithfulness(model, held_out).measures()["fvu"]
-        assert float(fvu) == pytest.approx(float(measured), rel=1e-4)
+        # Differences of outputs that are several times as large.
+        assert_close(fvu, measured, roundings=256)
         assert float(fvu) < 0.5
         assert float(fvu) == pytest.approx(results[run].history["fvu"].iloc[-1], rel=0.5)
 

@@ -4,6 +4,7 @@ import attention_models as models
 import pandas as pd
 import pytest
 import torch
+from closeness import assert_close
 
 from gated_interp.analysis.faithfulness import dead_heads, faithfulness
 from gated_interp.analysis.measures import (
@@ -39,14 +40,14 @@ L = torch.tensor([[4.0, 0, 0], [1, -1, 0], [0, -3, 1], [0, 0, 0], [2, 2, -2]])
 
 def test_measures_by_hand():
     assert shares(L)[2].tolist() == [0, 0.75, 0.25]
-    assert participation_ratio(L).tolist() == pytest.approx([1, 2, 1.6, 0, 3])
-    assert top1_mass(L).tolist() == pytest.approx([1, 0.5, 0.75, 0, 1 / 3])
+    assert_close(participation_ratio(L), [1, 2, 1.6, 0, 3])
+    assert_close(top1_mass(L), [1, 0.5, 0.75, 0, 1 / 3])
     assert heads_per_representation(L).tolist() == [1, 2, 2, 0, 3]
     assert representations_per_head(L).tolist() == [3, 3, 2]
     # Best: 1 on head 0, 3 on head 1, 5 on head 2: (1 + 3/4 + 1/3) / 5.
-    assert purity(L).item() == pytest.approx((1 + 0.75 + 1 / 3) / 5)
+    assert_close(purity(L), (1 + 0.75 + 1 / 3) / 5)
     assert purity(torch.eye(4)[torch.tensor([2, 0, 3, 1])]).item() == 1
-    assert purity(torch.ones(2, 5)).item() == pytest.approx(1 / 5)
+    assert_close(purity(torch.ones(2, 5)), 1 / 5)
     # A share below 10% does not count as carrying.
     assert heads_per_representation(torch.tensor([[9.2, 0.8]])).tolist() == [1]
 
@@ -54,8 +55,8 @@ def test_measures_by_hand():
 def test_measures_take_replicates():
     stacked = torch.stack([L, 2 * L, L.flip(1)])
     for measure in (participation_ratio, top1_mass, heads_per_representation):
-        torch.testing.assert_close(measure(stacked), measure(L).expand(3, 5))
-    torch.testing.assert_close(purity(stacked), purity(L).expand(3))
+        assert_close(measure(stacked), measure(L).expand(3, 5))
+    assert_close(purity(stacked), purity(L).expand(3))
     assert representations_per_head(stacked).tolist() == [[3, 3, 2], [3, 3, 2], [2, 3, 3]]
 
 
@@ -65,8 +66,8 @@ def test_loadings_do_not_see_a_constant():
     got = example_loadings(writes, target)
     e = 2
     want = writes[e, 1, 2] - writes[e, 1, [0, 1, 3, 4]].mean()
-    torch.testing.assert_close(got[e, 1], want)
-    torch.testing.assert_close(example_loadings(writes + 3, target), got, atol=1e-5, rtol=1e-5)
+    assert_close(got[e, 1], want)
+    assert_close(example_loadings(writes + 3, target), got)
 
 
 def test_cancellation_ends_and_a_hand_case():
@@ -78,8 +79,8 @@ def test_cancellation_ends_and_a_hand_case():
     # 2H3ST on B3: (2, -2, 1) and (-2, 2, 1) on C1..C3 of 8 tokens, each centred by 1/8.
     w = torch.zeros(1, 2, 8)
     w[0, 0, 4:7], w[0, 1, 4:7] = torch.tensor([2.0, -2, 1]), torch.tensor([-2.0, 2, 1])
-    assert cancellation(w).item() == pytest.approx(1 - 3.5 / 11)
-    torch.testing.assert_close(cancellation(w + 5), cancellation(w))
+    assert_close(cancellation(w), [1 - 3.5 / 11])
+    assert_close(cancellation(w + 5), cancellation(w))
 
 
 def get(report, measure, scope="model", **where):
@@ -104,7 +105,7 @@ def test_manual_model_is_in_superposition():
     got = loading_matrix(truth.model, truth.task)
     own = 2 - (-2 + 1) / 7
     want = torch.tensor([[own, 0], [0, own], [1, 1]], dtype=got.dtype)
-    torch.testing.assert_close(got, want)
+    assert_close(got, want)
     report = superposition_report(truth.model, truth.task)
     assert list(report.columns) == COLUMNS
     assert words(report) == {
@@ -113,14 +114,12 @@ def test_manual_model_is_in_superposition():
         "composed": [],
         "superposed": [3],
     }
-    assert get(report, "purity").value == pytest.approx(2 / 3)
+    assert_close(get(report, "purity").value, 2 / 3)
     assert get(report, "participation_ratio", "representation", trigram=3).value == 2
-    assert get(report, "cancellation", "representation", trigram=3).value == pytest.approx(
-        1 - 3.5 / 11
-    )
-    assert get(report, "cancellation", "representation", trigram=1).value == pytest.approx(0)
+    assert_close(get(report, "cancellation", "representation", trigram=3).value, 1 - 3.5 / 11)
+    assert_close(get(report, "cancellation", "representation", trigram=1).value, 0, scale=1.0)
     assert get(report, "representations_per_head", "head", head=0).value == 2
-    assert get(report, "l0").value == pytest.approx(2)
+    assert_close(get(report, "l0").value, 2)
     assert get(report, "n_dead_heads").value == 0
     assert not {"fvu", "kl", "original_cross_entropy"} & set(report.measure)
 
@@ -170,9 +169,9 @@ def test_one_head_each_is_neither():
     found = words(report)
     assert found["learnt"] == [1, 2, 3]
     assert found["distributed"] == found["composed"] == found["superposed"] == []
-    assert get(report, "purity").value == pytest.approx(1)
-    assert get(report, "cancellation").value == pytest.approx(0)
-    assert get(report, "participation_ratio").value == pytest.approx(1)
+    assert_close(get(report, "purity").value, 1)
+    assert_close(get(report, "cancellation").value, 0, scale=1.0)
+    assert_close(get(report, "participation_ratio").value, 1)
 
 
 def test_open_gates_and_copied_weights_change_nothing():
@@ -185,9 +184,10 @@ def test_open_gates_and_copied_weights_change_nothing():
     spliced = splice(toy, 0, block)
     same = faithfulness(spliced, TOKENS).measures()
     assert same["fvu"].item() < 1e-10
-    assert abs(same["kl"].item()) < 1e-6
-    assert same["l0"].item() == pytest.approx(3)
-    assert same["cross_entropy"].item() == pytest.approx(same["original_cross_entropy"].item())
+    assert_close(same["kl"], 0, scale=1.0, dtype=torch.float32)
+    assert_close(same["l0"], 3)
+    entropies = same["cross_entropy"], same["original_cross_entropy"]
+    assert_close(*entropies, dtype=torch.float32)
     assert dead_heads(spliced, TOKENS) == []
 
     block.force_gates(0.0)
@@ -207,13 +207,14 @@ def test_faithfulness_agrees_with_training():
         intact, before = original.run_with_cache(TOKENS)
     got = faithfulness(spliced, TOKENS).measures()
     out = "blocks.0.hook_attn_out"
-    assert got["fvu"].item() == pytest.approx(fvu(cache[out], before[out]).item(), rel=1e-4)
-    assert got["l0"].item() == pytest.approx(l0(cache["blocks.0.attn.hook_gate"]).item(), rel=1e-6)
+    wanted = fvu(cache[out].double(), before[out].double())
+    assert_close(got["fvu"], wanted, dtype=torch.float32)
+    assert_close(got["l0"], l0(cache["blocks.0.attn.hook_gate"]).double(), dtype=torch.float32)
     for name, each in (("cross_entropy", logits), ("original_cross_entropy", intact)):
         want = torch.nn.functional.cross_entropy(
             each[:, :-1].flatten(0, 1), TOKENS[:, 1:].flatten()
         )
-        assert got[name].item() == pytest.approx(want.item(), rel=1e-5)
+        assert_close(got[name], want.double(), dtype=torch.float32)
     assert got["kl"].item() > 1e-3
     # Replicates: weight everything on one sequence.
     weights = torch.zeros(2, 71)
@@ -228,7 +229,7 @@ def test_a_layer_further_up():
     assert 0 < got["l0"].item() < 5
     assert got["fvu"].item() > 0
     assert "fvu" not in faithfulness(model, TOKENS, layer=0).measures()
-    assert faithfulness(model, TOKENS, layer=0).measures()["l0"].item() == pytest.approx(3)
+    assert_close(faithfulness(model, TOKENS, layer=0).measures()["l0"], 3)
     with torch.no_grad():
         gated_block(model, 1).raw_W_V[2] = 0
         gated_block(model, 1).b_V[2] = 0
@@ -250,9 +251,7 @@ def test_report_of_a_spliced_model_has_everything_and_repeats():
     found = verdict(model, TASK, n=300)
     assert words(report)["distributed"] == found.distributed
     loading = loading_matrix(model, TASK, n=300)
-    assert get(report, "loading", "loading", trigram=2, head=4).value == pytest.approx(
-        loading[1, 4].item()
-    )
+    assert_close(get(report, "loading", "loading", trigram=2, head=4).value, loading[1, 4])
     assert isinstance(report, pd.DataFrame)
 
 

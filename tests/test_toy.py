@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from closeness import assert_close
 from transformer_lens import HookedTransformerConfig
 
 from gated_interp.core.errors import GatedInterpError
@@ -156,18 +157,18 @@ def test_logits_are_the_token_plus_what_the_heads_write(heads, trigrams, d_head)
             bias = getattr(model.blocks[0].attn, name)
             bias.copy_(torch.randn(bias.shape, generator=source))
     tokens = config.task.sample(5, seed=1).tokens
-    logits = model(tokens).detach().double()
+    logits = model(tokens)
     for row, got in zip(tokens, logits, strict=True):
         one_hot = np.eye(config.task.d_vocab)[row]
         wanted = one_hot + plain_attention(model.blocks[0].attn, one_hot)
-        torch.testing.assert_close(got, torch.tensor(wanted), atol=1e-5, rtol=0)
+        assert_close(got, torch.tensor(wanted))
 
 
 def test_the_order_of_earlier_tokens_does_not_matter(toy):
     # No positional signal: the last position sees a set.
     first = toy(torch.tensor([[7, 0, 5, 2, 2, 1]]))[0, -1]
     shuffled = toy(torch.tensor([[2, 5, 7, 2, 0, 1]]))[0, -1]
-    torch.testing.assert_close(first, shuffled, atol=1e-6, rtol=0)
+    assert_close(first, shuffled)
     assert (first - toy(torch.tensor([[7, 0, 5, 2, 5, 1]]))[0, -1]).abs().max() > 1e-3
 
 

@@ -5,6 +5,7 @@ from itertools import combinations
 
 import pytest
 import torch
+from closeness import assert_close
 
 from gated_interp.analysis import breaking
 from gated_interp.analysis.verdict import (
@@ -97,7 +98,7 @@ def test_worst_leads_are_the_least_over_all_subsets():
         for h in range(heads):
             totals = [lead[:, kept].sum(1) for kept in kept_sets(heads, h)]
             wanted = torch.stack(totals).amin(0)
-            torch.testing.assert_close(worst_leads(lead)[:, h], wanted)
+            assert_close(worst_leads(lead)[:, h], wanted)
 
 
 def test_a_single_head_owns_what_it_knows():
@@ -264,7 +265,7 @@ def test_head_writes_sum_to_the_logits(toy):
     batch = toy.toy_config.task.sample(50, 1)
     writes, logits = head_writes(toy, batch.tokens, batch.example, batch.destination_pos)
     one_hot = torch.nn.functional.one_hot(batch.trigram, 8)
-    torch.testing.assert_close(writes.sum(1) + one_hot, logits, atol=1e-6, rtol=0)
+    assert_close(writes.sum(1) + one_hot, logits)
     assert writes.shape == (len(batch.example), 2, 8)
 
 

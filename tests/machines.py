@@ -1,0 +1,47 @@
+"""Run the numeric tests as other machines would compute: `make test-machines`.
+
+PyTorch and MKL choose their instructions by the processor, so sums are added in other orders
+elsewhere. These settings take instructions away; none adds those that the processor lacks: on one
+with AVX-512 "native" uses them and "avx2" is a machine without, on one with AVX2 both are the same.
+"""
+
+import itertools
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+MACHINES = [
+    {},
+    {"ATEN_CPU_CAPABILITY": "avx2"},
+    {"ATEN_CPU_CAPABILITY": "default"},
+    {"MKL_CBWR": "COMPATIBLE"},
+]
+THREADS = ["1", "2"]
+TESTS = ["-m", "pytest", "-q", "tests", "-m", "numeric and not slow", "--show-closeness"]
+
+
+def passes(setting: dict[str, str]) -> bool:
+    done = subprocess.run(
+        [sys.executable, *TESTS], env=os.environ | setting, capture_output=True, text=True
+    )
+    lines = done.stdout.splitlines()
+    heading = next((i for i, line in enumerate(lines) if "share of its tolerance" in line), None)
+    said = [lines[heading + 1], lines[-1]] if heading and not done.returncode else lines
+    name = " ".join(f"{k}={v}" for k, v in setting.items())
+    print("\n".join([f"== {name}", *said]), done.stderr, flush=True)
+    return done.returncode == 0
+
+
+def main() -> int:
+    """Two at a time: the tests' tensors are small."""
+    settings = [
+        {**machine, "OMP_NUM_THREADS": threads}
+        for machine, threads in itertools.product(MACHINES, THREADS)
+    ]
+    with ThreadPoolExecutor(2) as pool:
+        return int(not all(list(pool.map(passes, settings))))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
