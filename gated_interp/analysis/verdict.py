@@ -6,10 +6,10 @@ heads' outputs, so one forward pass is enough for every subset of heads.
 
 What the post's rule leaves out: only what heads write is compared, not the query token's own logit
 (nor biases), so an owner alone need not make the model answer C; the set in which nothing is
-removed is not asked; a head may own several trigrams, and a trigram have several owners. Where this
-differs from the post's code drop: a B at the last position has no room for its C and is never an
-example; a share must exceed 99% of all the examples of a trigram (not of the last batch's); and a
-trigram that is not learnt has no owner.
+removed is not asked; a head may own several trigrams, and a trigram have several owners. Where the
+verdict departs from the post's code drop: in which last positions count (here a B at the last
+position, which has no room for its C, is never an example) and in how the 99% is counted (here per
+trigram, over all its examples). A trigram that is not learnt has no owner here.
 """
 
 import dataclasses
