@@ -29,7 +29,7 @@ from gated_interp.training.interrupt import TrainingInterrupted
 
 COMMAND = [sys.executable, "-m", "gated_interp.cli"]
 COMMANDS = ["reproduce", "figures", "train-toy", "train-gated", "verdict", "info", "ablate",
-            "circuits", "sweep", "reliability", "phase", "explore"]  # fmt: skip
+            "circuits", "sweep", "reliability", "phase", "repeats", "explore"]  # fmt: skip
 # Trained in a second: what matters is what is written.
 SHORT = ["--steps", "4", "--log-every", "2", "--batch-size", "5", "--data", "fresh"]
 
@@ -113,6 +113,21 @@ def test_verdict_as_a_table(manual):
         ["A…B2→C2", "no", "single", "head", "L0H1", "100.0%"],
         ["A…B3→C3", "no", "single", "head", "-", "100.0%"],
     ]
+
+
+def test_a_verdict_says_what_heads_write_for_and_what_is_left():
+    lines = cli("verdict", "2H3ST-gated").stdout.splitlines()
+    words = {line.split()[0]: line.split() for line in lines if line.strip()}
+    model = load("2H3ST-gated")
+    holders = verdict(model, model.task).holders
+    for b, (head,) in holders.items():
+        assert words[f"L0H{head}"][1] == f"A…B{b}→C{b}"
+        assert words[f"L0H{head}"][3].endswith("%")
+    free = next(h for h in range(8) if [h] not in holders.values())
+    assert [words[f"L0H{free}"][i] for i in (1, 3, 6)] == ["-"] * 3
+    assert words["holders"][1] == "3"
+    assert words["others"][1] == "5"
+    assert words["others"][-1] == "100.0%"
 
 
 def test_the_published_format_is_read_too(tmp_path):

@@ -1,6 +1,7 @@
 """What a model is and who holds what in it: ``verdict`` and ``info``."""
 
 import json
+import math
 from typing import TYPE_CHECKING, Any
 
 from gated_interp.cli.console import cell, say_exactly, show, show_facts
@@ -8,6 +9,7 @@ from gated_interp.cli.options import File, Json
 
 if TYPE_CHECKING:
     from gated_interp.analysis.verdict import Verdict
+    from gated_interp.models.toy import ToyTransformer
 
 
 def verdict(file: File, as_json: Json = False) -> None:
@@ -24,6 +26,7 @@ def verdict(file: File, as_json: Json = False) -> None:
         say_exactly(json.dumps(found.to_json()))
     else:
         show_verdict(model.model_name, found)
+        show_roles(model, found)
 
 
 def show_verdict(name: str, found: "Verdict") -> None:
@@ -36,6 +39,27 @@ def show_verdict(name: str, found: "Verdict") -> None:
         state = "not learnt" if b in found.not_learnt else held or "no single head"
         rows.append((f"A…B{b}→C{b}", state, owned or "-", f"{accuracy:.1%}"))
     show(name, ["trigram", "held by", "sole owner (the post's)", "accuracy"], rows)
+
+
+def show_roles(model: "ToyTransformer", found: "Verdict") -> None:
+    """Two tables of ordinary sequences: what each head writes for, and what ablations leave."""
+    from gated_interp.analysis.holders import head_roles, what_remains
+
+    roles = head_roles(model, model.task, found.holders)
+    holds = {h: f"A…B{b}→C{b}" for b, heads in found.holders.items() for h in heads}
+    numbers = ["energy", "purity", "purity_any", "open_pairs", "open_there"]
+    rows = [
+        [f"L0H{h}", holds.get(h, "-"), *("-" if math.isnan(x) else f"{x:.1%}" for x in shares)]
+        for h, shares in enumerate(roles[numbers].to_numpy().tolist())
+    ]
+    head = ["head", "holds", "energy", "of it there", "at any trigram", "gate open", "of it there"]
+    show("what heads write", head, rows)
+    remains = what_remains(model, model.task, found.holders)
+    rows = [
+        [r["ablated"], r["heads"], f"{r['fvu']:.3g}", f"{r['kl']:.2g}", f"{r['accuracy']:.1%}"]
+        for r in remains.to_dict("records")
+    ]
+    show("what is left", ["ablated", "heads", "FVU", "KL (nats)", "trigrams answered"], rows)
 
 
 def info(file: File, as_json: Json = False) -> None:
