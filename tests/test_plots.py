@@ -120,6 +120,16 @@ FIGURES = {
 }  # fmt: skip
 
 
+# Axes whose name stands once, under a row of panels or above one.
+NAMED_ONCE = {
+    "gate_maps": {"key token"},
+    "circuit_maps": {"OV: output token, QK and gate: key token"},
+    "attention": {"key position"},
+    "loss": {"loss", "gate penalty"},
+    "reliability": {"recipe"},
+}
+
+
 def axes_of(fig: go.Figure) -> list[object]:
     return [fig.layout[name] for name in fig.layout if re.fullmatch(r"[xy]axis\d*", name)]
 
@@ -140,7 +150,9 @@ def test_every_figure_has_the_look_and_names_its_axes(name: str, columns: int) -
     for axis in axes:
         # An axis that shows labels says what they are; inner panels show neither.
         shows = axis.visible is not False and axis.showticklabels is not False
-        assert bool(axis.title.text) == shows
+        notes = {a.text for a in fig.layout.annotations}
+        assert bool(axis.title.text) <= shows
+        assert bool(axis.title.text) or not shows or NAMED_ONCE[name] & notes
 
 
 @pytest.mark.parametrize("name", FIGURES)
@@ -186,9 +198,28 @@ def test_gate_maps_hold_the_gates_on_a_fixed_range() -> None:
     assert (fig.layout.coloraxis.cmin, fig.layout.coloraxis.cmax) == (0, 1)
     assert fig.layout.xaxis.labelalias == {str(i): t for i, t in enumerate(TOKENS)}
     titles = [a.text for a in fig.layout.annotations]
-    assert titles == HEADS
+    assert titles == [*HEADS, "key token"]
     wide = gate_maps(2 * GATES, TOKENS, HEADS)
     assert wide.layout.coloraxis.cmax == pytest.approx(2 * GATES.max())
+
+
+def test_marks_stand_in_colour_beside_their_heads() -> None:
+    fig = gate_maps(GATES, TOKENS, HEADS, marks={1: "<C1>"})
+    words = [a.text for a in fig.layout.annotations]
+    assert words[:3] == [
+        HEADS[0],
+        f'<b>{HEADS[1]} <span style="color:#0072B2">&lt;C1&gt;</span></b>',
+        HEADS[2],
+    ]
+
+
+@pytest.mark.parametrize(("heads", "tokens"), [(8, 8), (12, 10), (16, 12)])
+def test_every_token_of_the_shipped_shapes_is_named(heads: int, tokens: int) -> None:
+    names, words = [f"L0H{h}" for h in range(heads)], [f"t{t}" for t in range(tokens)]
+    maps = RNG.random((heads, tokens, tokens))
+    for fig in (gate_maps(maps, words, names), circuit_maps(maps, maps, words, names, gates=maps)):
+        named = [len(a.tickvals) for a in axes_of(fig) if a.showticklabels]
+        assert set(named) == {tokens}
 
 
 def test_circuit_maps_are_signed_around_zero_and_gates_are_not() -> None:
@@ -219,7 +250,8 @@ def test_any_number_of_heads_fits_the_page(n_heads: int) -> None:
     axis = fig.layout.yaxis
     panel = fig.layout.height * (axis.domain[1] - axis.domain[0])
     assert axis.tickvals[0] == 0
-    assert len(axis.tickvals) * style.SMALL < panel
+    line = style.SMALL if axis.tickfont.size == style.SMALL else style.CROWDED
+    assert (len(axis.tickvals) - 1) * line < panel
 
 
 def test_loading_matrix_shares_one_scale_centred_on_zero() -> None:
@@ -268,7 +300,7 @@ def test_loss_curves_draw_each_run_the_median_and_the_selected_one() -> None:
     assert [x for x in every.x if x is not None] == list(steps) * 3
     assert [y for y in every.y if y is not None] == pytest.approx(table["loss"].tolist())
     assert list(by_name["median"].y) == pytest.approx(table[table["run"] == 1]["loss"].tolist())
-    mine = by_name["selected run (2)"]
+    mine = by_name["run 2, the one that other figures show"]
     assert list(mine.y) == pytest.approx(table[table["run"] == 2]["loss"].tolist())
     assert fig.layout.yaxis.type == "log"
     assert loss_curves(table, quantities=["penalty"]).layout.yaxis.type is None
@@ -278,7 +310,8 @@ def test_loss_curves_of_one_run_leave_out_what_is_not_there() -> None:
     fig = loss_curves(history(1)[["step", "loss"]])
     (line,) = fig.data
     assert list(line.y) == pytest.approx(history(1)["loss"].tolist())
-    assert {a.title.text for a in axes_of(fig)} == {"training step", "loss"}
+    assert fig.layout.xaxis.title.text == "training step"
+    assert [a.text for a in fig.layout.annotations] == ["loss"]
 
 
 def test_sweep_curves_are_in_the_order_of_alpha() -> None:
@@ -291,24 +324,32 @@ def test_sweep_curves_are_in_the_order_of_alpha() -> None:
     assert list(fvu.y) == [0.01, 0.02]
 
 
-def test_more_recipes_than_colours_still_look_different() -> None:
-    row = results().iloc[:1]
-    many = pd.concat([row.assign(recipe=f"recipe {i}") for i in range(12)])
-    fig = reliability(many)
-    looks = {(t.marker.color, t.marker.symbol) for t in fig.data if t.name and t.showlegend is None}
-    assert len(looks) == 12
-
-
 def test_reliability_places_rates_intervals_and_counts() -> None:
     fig = reliability(results(), target=0.95)
-    ours = [t for t in fig.data if t.name == "ours"]
-    assert list(ours[0].x) == [1.0, 0.75]
-    assert list(ours[0].error_x.arrayminus) == pytest.approx([0.06, 0.12])
-    assert list(ours[0].error_x.array) == pytest.approx([0.0, 0.09])
-    assert list(ours[1].x) == [0.01, 0.02]
-    (target,) = [t for t in fig.data if t.name == "target 95%"]
-    assert list(target.x) == [0.95, 0.95]
-    assert {"64/64", "2/64", "48/64"} == {a.text for a in fig.layout.annotations}
+    rate, fvu = fig.data
+    # Rows: 2H3ST, its two recipes, 3H4ST, its one.
+    assert list(fig.layout.yaxis.ticktext) == [
+        "<b>2H3ST</b>", "ours", "reference", "<b>3H4ST</b>", "ours"
+    ]  # fmt: skip
+    assert list(rate.y) == list(fvu.y) == [1, 2, 4]
+    assert list(rate.x) == [1.0, 2 / 64, 0.75]
+    assert list(rate.error_x.arrayminus) == pytest.approx([0.06, 2 / 64 - 0.01, 0.12])
+    assert list(rate.error_x.array) == pytest.approx([0.0, 0.11 - 2 / 64, 0.09])
+    assert list(fvu.x) == [0.01, 0.6, 0.02]
+    assert fvu.error_x.array is None
+    words = {a.text for a in fig.layout.annotations}
+    assert {"64 of 64", "2 of 64", "48 of 64", "target 95%"} <= words
+    assert 0.95 in {s.x0 for s in fig.layout.shapes}
+    assert fig.layout.xaxis.range[0] < 0
+
+
+def test_reliability_of_one_recipe_looks_closely_and_shows_both_intervals() -> None:
+    table = results().query("recipe == 'ours'").assign(fvu_low=0.005, fvu_high=[0.02, 0.05])
+    fig = reliability(table)
+    assert list(fig.layout.yaxis.ticktext) == ["2H3ST", "3H4ST"]
+    assert list(fig.data[1].error_x.array) == pytest.approx([0.01, 0.03])
+    assert list(fig.data[1].error_x.arrayminus) == pytest.approx([0.005, 0.015])
+    assert 0.45 < fig.layout.xaxis.range[0] < 0.63
 
 
 def test_phase_diagram_tells_zero_from_not_run_from_undefined() -> None:
@@ -329,6 +370,12 @@ def test_phase_diagram_tells_zero_from_not_run_from_undefined() -> None:
     marked = [t for t in fig.data if t.name == "no toy learnt them"]
     assert [(t.x[0], t.y[0]) for t in marked] == [(2, 0), (2, 0)]
     assert [t.showlegend for t in marked] == [True, False]
+
+
+def test_narrow_cells_leave_off_what_their_colour_says() -> None:
+    many = pd.DataFrame({"heads": 1, "trigrams": range(1, 13), "learnt": [0, 0.5, 1] * 4})
+    (text,) = [t.text[0] for t in phase_diagram(many, columns=1).data if t.type == "heatmap"]
+    assert list(text) == ["", "50", ""] * 4
 
 
 def test_ablation_bars_stand_side_by_side_with_their_intervals() -> None:
@@ -357,6 +404,20 @@ def test_subset_lattice_joins_subsets_that_differ_by_one_head() -> None:
     assert (fig.layout.coloraxis.cmin, fig.layout.coloraxis.cmax) == (-4, 4)
     plain = subset_lattice(values + 3, HEADS)
     assert (plain.layout.coloraxis.cmin, plain.layout.coloraxis.cmax) == (0, 7)
+
+
+@pytest.mark.parametrize("n", [2, 3, 4])
+def test_subsets_are_named_by_their_heads(n: int) -> None:
+    fig = subset_lattice(np.arange(2.0**n), [f"L0H{h}" for h in range(n)])
+    words = {a.text for a in fig.layout.annotations}
+    assert {"none", "L0H0", "L0H0+L0H1", "+".join(f"L0H{h}" for h in range(n))} <= words
+
+
+def test_few_heads_fill_the_shapley_figure() -> None:
+    fig = shapley_and_interactions([1.0, 2.0], np.eye(2), ["L0H0", "L0H1"])
+    right_of_panels = 1 - fig.layout.xaxis2.domain[1]
+    assert right_of_panels < 0.02
+    assert fig.layout.margin.r < 70
 
 
 def test_shapley_bars_and_a_blank_diagonal() -> None:
@@ -396,6 +457,14 @@ def test_wires_are_as_thick_as_what_they_carry() -> None:
     assert np.divide(lowered, raised[0]) == pytest.approx([1 / 2], rel=0.02)
     said = next(t.text for t in fig.data if t.mode == "markers")
     assert said[0] == "L0H0 on A: attention 0.750, gate 1.000"
+
+
+def test_the_predicted_tokens_wires_stand_out() -> None:
+    effects = np.array([[4.0, -2.0], [0.0, 1.0]])
+    fig = wiring_diagram(np.eye(2), effects, ["A", "B1"], HEADS[:2], ["x", "y"], predicted=1)
+    colors = {t.name: t.fillcolor for t in fig.data if t.fill == "toself" and t.x[0] is not None}
+    assert colors["raises the logit of y"] != colors["raises another logit"]
+    assert colors["lowers the logit of y"] == "#CF6F14"
 
 
 def test_wiring_leaves_out_the_least_of_many_heads_and_says_so() -> None:

@@ -1,6 +1,6 @@
 """Figures of a finished run, drawn from its files alone."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from gated_interp.analysis.measures import shares
 from gated_interp.analysis.superposition import loading_matrix
 from gated_interp.analysis.verdict import SEED, verdict
 from gated_interp.core.errors import GatedInterpError
-from gated_interp.experiments.inspect_figures import gallery_figures
+from gated_interp.experiments.inspect_figures import gallery_figures, marked, owner_marks
 from gated_interp.experiments.paper import read_results
 from gated_interp.models.checkpoint import load
 from gated_interp.models.splice import gated_block, unsplice
@@ -57,18 +57,13 @@ def draw_run(
         figures[out / f"{name}-gates"] = gates_of(gated, task, name)
         history = drawn_steps(_read_csv(run / f"{name}-history.csv"))
         selected = results["experiments"][name]["selected_seed"]
-        curves = loss_curves(
-            history,
-            selected=selected,
-            quantities=("reconstruction", "fvu", "penalty", "l0"),
-            title=f"{name}: {history['run'].nunique()} gated blocks in training",
-        )
-        figures[out / f"{name}-training"] = (curves, history)
+        figures[out / f"{name}-training"] = training_of(history, selected, name)
         if name == GALLERY:
             found = gallery_figures(gated, task, name)
             figures |= {out / stem: figure for stem, figure in found.items()}
-    table = reliability_table(results)
-    figures[out / "reliability"] = (reliability(table, target=0.95), table)
+    runs = {name: _read_csv(run / f"{name}-runs.csv") for name in results["experiments"]}
+    table = reliability_table(results, runs)
+    figures[out / "reliability"] = (reliability_figure(table), table)
     return save_figures(figures, formats, say=say)
 
 
@@ -78,6 +73,17 @@ def drawn_steps(history: pd.DataFrame, at_most: int = 60) -> pd.DataFrame:
     kept = {*steps[:: -(-len(steps) // at_most)], steps[-1]}
     columns = ["run", "step", "reconstruction", "fvu", "penalty", "l0"]
     return history.loc[history["step"].isin(kept), columns].reset_index(drop=True)
+
+
+def training_of(history: pd.DataFrame, selected: int, name: str) -> Figure:
+    """The curves of every gated run, the selected one marked."""
+    fig = loss_curves(
+        history,
+        selected=selected,
+        quantities=("reconstruction", "fvu", "penalty", "l0"),
+        title=f"{name}: {history['run'].nunique()} gated blocks in training",
+    )
+    return fig, history
 
 
 def before_after_of(gated: HookedTransformer, task: SkipTrigramTask, name: str) -> Figure:
@@ -130,7 +136,9 @@ def gates_of(gated: HookedTransformer, task: SkipTrigramTask, name: str) -> Figu
         .assign(head=head)
         for head, gate in zip(heads, gates, strict=True)
     ]
-    fig = gate_maps(gates, task.token_names, heads, title=f"{name}: when each head's gate opens")
+    marks = owner_marks(gated, task)
+    title = marked(f"{name}: when each head's gate opens", marks)
+    fig = gate_maps(gates, task.token_names, heads, marks=marks, title=title)
     return fig, pd.concat(frames, ignore_index=True)
 
 
@@ -152,8 +160,15 @@ def gate_table(gated: HookedTransformer) -> np.ndarray:
     return gate.T.reshape(-1, len(tokens), len(tokens)).cpu().numpy()
 
 
-def reliability_table(results: dict[str, Any]) -> pd.DataFrame:
-    """The rows of the reliability figure from ``results.json``."""
+def reliability_figure(table: pd.DataFrame) -> go.Figure:
+    """How many of the gated runs succeed, and the FVU they leave."""
+    recipes = " and ".join(table["recipe"].unique())
+    title = f"Gated blocks that succeed, over seeds ({recipes} recipe)"
+    return reliability(table, target=0.95, title=title)
+
+
+def reliability_table(results: dict[str, Any], runs: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """The rows of the reliability figure from ``results.json`` and the table of each run."""
     rows = []
     for name, e in results["experiments"].items():
         low, high = e["success_interval"]
@@ -166,6 +181,8 @@ def reliability_table(results: dict[str, Any]) -> pd.DataFrame:
                 "low": low,
                 "high": high,
                 "fvu": e["fvu_median"],
+                "fvu_low": float(runs[name]["fvu"].quantile(0.25)),
+                "fvu_high": float(runs[name]["fvu"].quantile(0.75)),
             }
         )
     return pd.DataFrame(rows)

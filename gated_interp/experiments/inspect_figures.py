@@ -9,6 +9,7 @@ import plotly.graph_objects as go
 
 from gated_interp.analysis.subsets import MAX_EXACT, pair_interactions, subset_values
 from gated_interp.analysis.superposition import loading_matrix
+from gated_interp.analysis.verdict import verdict
 from gated_interp.experiments.inspect_tables import (
     Example,
     ablations,
@@ -176,12 +177,27 @@ def circuit_figures(
         "circuits": circuits_figure(model, task, name),
         "loadings": loadings_figure(model, task, name),
         "wiring": wiring_figure(model, task, name, example),
-        "attention": attention_figure(model, name, example),
+        "attention": attention_figure(model, task, name, example),
     }
+
+
+def owner_marks(model: HookedTransformer, task: SkipTrigramTask) -> dict[int, str]:
+    """By head index, the C of the trigrams that it is sole owner of: ``{5: "C1"}``."""
+    marks: dict[int, str] = {}
+    for b, owners in verdict(model, task).owners.items():
+        for h in owners:
+            marks[h] = f"{marks.get(h, '')} C{b}".strip()
+    return marks
+
+
+def marked(title: str, marks: Mapping[int, str]) -> str:
+    """The title, and what the marks say where there are any."""
+    return f"{title} (in blue: what it is sole owner of)" if marks else title
 
 
 def circuits_figure(model: HookedTransformer, task: SkipTrigramTask, name: str) -> Figure:
     """OV, QK and gate circuit of every head, over tokens."""
+    marks = owner_marks(model, task)
     matrices = {kind: stacked(circuits).numpy() for kind, circuits in circuits_of(model).items()}
     fig = circuit_maps(
         matrices["OV"],
@@ -189,7 +205,8 @@ def circuits_figure(model: HookedTransformer, task: SkipTrigramTask, name: str) 
         task.token_names,
         head_names(model),
         gates=matrices.get("gate"),
-        title=f"{name}: the circuits of each head",
+        marks=marks,
+        title=marked(f"{name}: the circuits of each head", marks),
     )
     return fig, circuit_table(model, task)
 
@@ -246,15 +263,20 @@ def wiring_figure(
     return fig, {"reads": pd.DataFrame(reads), "writes": pd.DataFrame(writes)}
 
 
-def attention_figure(model: HookedTransformer, name: str, example: Example) -> Figure:
+def attention_figure(
+    model: HookedTransformer, task: SkipTrigramTask, name: str, example: Example
+) -> Figure:
     """Attention in one example, and what of it the gates let through."""
+    marks = owner_marks(model, task)
+    title = f"{name}: attention in one example of {trigram_label(example.trigram)}"
     gated = None if example.gate is None else (example.gate * example.pattern).numpy()
     fig = attention_patterns(
         example.pattern.numpy(),
         example.tokens,
         head_names(model),
         gated=gated,
-        title=f"{name}: attention in one example of {trigram_label(example.trigram)}",
+        marks=marks,
+        title=marked(title, marks),
     )
     positions = range(len(example.tokens))
     rows = [
@@ -291,7 +313,7 @@ def gallery_figures(
         f"{name}-circuits": circuits_figure(model, task, name),
         f"{name}-loadings": loadings_figure(model, task, name),
         f"{name}-wiring": wiring_figure(model, task, name, after),
-        f"{name}-attention": attention_figure(model, name, after),
+        f"{name}-attention": attention_figure(model, task, name, after),
     }
     if len(head_names(model)) <= MAX_EXACT:
         found[f"{name}-subsets"] = subset_figure(model, task, name, example.trigram)

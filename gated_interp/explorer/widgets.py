@@ -11,6 +11,7 @@ from gated_interp.core.errors import GatedInterpError
 from gated_interp.explorer.bench import Reading
 from gated_interp.explorer.session import EXAMPLES, ExplorerState, Session
 from gated_interp.models.toy import HookedTransformer
+from gated_interp.plots.fonts import FAMILY, font_face
 from gated_interp.plots.pictures import picture_beside
 from gated_interp.plots.style import PALETTE
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
@@ -30,7 +31,10 @@ except ImportError as error:
 INVISIBLE = "\u200b"
 RIGHT, WRONG = PALETTE[2], PALETTE[5]
 STYLE = f"""<style>
-.gi-explorer {{ font-family: Arial, "Liberation Sans", Helvetica, sans-serif; color: #222; }}
+{font_face()}
+.gi-explorer, .gi-explorer .jupyter-button, .gi-explorer .widget-label {{
+  font-family: {FAMILY}; }}
+.gi-explorer {{ color: #222; }}
 .gi-explorer .gi-head.mod-active {{ background: {PALETTE[0]}; color: #fff; box-shadow: none; }}
 .gi-explorer .gi-head {{ background: #fff; color: #777; border: 1px solid {PALETTE[0]};
   padding: 0; }}

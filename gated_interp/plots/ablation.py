@@ -193,8 +193,8 @@ def shapley_and_interactions(
     n, stacked = len(names), columns == 1
     side_left, bar, gap = max(map(text_width, names)) + 28, 56.0, 10.0
     room = width_of(columns) - LEFT - bar - (0 if stacked else side_left + gap)
-    map_side = min(240.0, room if stacked else 0.5 * room, 34.0 * n + 40)
-    bars = Box(0, 18, room if stacked else min(room - map_side, 44.0 * n + 60), map_side)
+    map_side = min(240.0, room if stacked else 0.5 * room, 34.0 * n + 90)
+    bars = Box(0, 18, room - map_side, map_side)
     if stacked:
         bars = Box(0, 18, room, 120)
         square = Box(0, bars.bottom + label_space(names, ticks(names, room)) + 22, room, room)
@@ -217,7 +217,8 @@ def shapley_and_interactions(
         },
     )
     fig.add_bar(
-        x=list(range(n)), y=value, error_y=error, marker={"color": MUTED}, width=0.7,
+        x=list(range(n)), y=value, error_y=error, marker={"color": MUTED},
+        width=min(0.7, 56 * n / bars.width),
         name="Shapley value", showlegend=False, **axes,
     )  # fmt: skip
     axes = area.place(

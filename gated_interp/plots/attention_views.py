@@ -22,6 +22,7 @@ from numpy.typing import ArrayLike
 
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.files import write_text
+from gated_interp.plots.fonts import FAMILY
 from gated_interp.plots.inputs import array, between
 
 # The views of one page find the script, and wait for it, under this name in its window.
@@ -148,7 +149,7 @@ def _panel(title: str, props: dict[str, Any]) -> str:
     # The element is found beside its script, not by a fixed id: a copy of the output (a new view
     # of a cell, a page of several exports) then fills its own place.
     return f"""<div class="gated-interp-view">
-<div style="font: bold 14px Arial, sans-serif; margin: 6px 0">{html.escape(title)}</div>
+<div style="font: bold 14px {FAMILY}; margin: 6px 0">{html.escape(title)}</div>
 <div style="max-width: 900px"><em>{html.escape(_WAITING)}</em></div>
 <script>(() => {{
 const script = document.currentScript;

@@ -29,6 +29,7 @@ def gate_maps(
     token_names: Sequence[str],
     heads: Sequence[str],
     *,
+    marks: Mapping[int, str] | None = None,
     title: str | None = None,
     columns: Columns = 2,
 ) -> go.Figure:
@@ -38,6 +39,7 @@ def gate_maps(
         gates: ``[head, query_token, key_token]``, 0 (shut) to 1 (open; more for ReLU gates).
         token_names: one per token of the vocabulary.
         heads: one label per head, as in ``"L0H0"``.
+        marks: what stands in colour beside the names of some heads, by index.
         title: above the figure.
         columns: paper columns it spans.
 
@@ -53,7 +55,7 @@ def gate_maps(
     values = _square("gates", array("gates", gates, "head query_token key_token", sizes))
     heads = labels("heads", heads, sizes["head"], "heads")
     tokens = labels("token_names", token_names, sizes["key_token"], "tokens")
-    return heat_panels([_gate(values, tokens)], heads, columns=columns, title=title)
+    return heat_panels([_gate(values, tokens)], heads, columns=columns, title=title, marks=marks)
 
 
 def circuit_maps(
@@ -63,6 +65,7 @@ def circuit_maps(
     heads: Sequence[str],
     *,
     gates: ArrayLike | None = None,
+    marks: Mapping[int, str] | None = None,
     title: str | None = None,
     columns: Columns = 2,
 ) -> go.Figure:
@@ -74,6 +77,7 @@ def circuit_maps(
         token_names: one per token of the vocabulary.
         heads: one label per head.
         gates: ``[head, query_token, key_token]``, 0 to 1.
+        marks: what stands in colour beside the names of some heads, by index.
         title: above the figure.
         columns: paper columns it spans.
 
@@ -113,7 +117,7 @@ def circuit_maps(
     ]
     if gates is not None:
         quantities.append(_gate(array("gates", gates, "head query_token key_token", sizes), tokens))
-    return heat_panels(quantities, heads, columns=columns, title=title)
+    return heat_panels(quantities, heads, columns=columns, title=title, marks=marks)
 
 
 def attention_patterns(
@@ -122,6 +126,7 @@ def attention_patterns(
     heads: Sequence[str],
     *,
     gated: ArrayLike | None = None,
+    marks: Mapping[int, str] | None = None,
     title: str | None = None,
     columns: Columns = 2,
 ) -> go.Figure:
@@ -132,6 +137,7 @@ def attention_patterns(
         tokens: one per position, from the first to the last.
         heads: one label per head.
         gated: ``[head, query_pos, key_pos]``, gate times pattern.
+        marks: what stands in colour beside the names of some heads, by index.
         title: above the figure.
         columns: paper columns it spans.
 
@@ -152,7 +158,7 @@ def attention_patterns(
         Maps(v, name, unit, ATTENTION, (0.0, top), "key position", "query position", tokens, tokens)
         for (name, v), unit in zip(shown, ("attention", "gated attention"), strict=False)
     ]
-    return heat_panels(quantities, heads, columns=columns, title=title)
+    return heat_panels(quantities, heads, columns=columns, title=title, marks=marks)
 
 
 def loading_matrix(

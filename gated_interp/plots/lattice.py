@@ -64,7 +64,9 @@ def subset_lattice(
     subsets = np.arange(2**n)
     members = [[h for h in range(n) if s >> h & 1] for s in subsets]
     size = np.array([len(m) for m in members])
-    order = [sorted(np.flatnonzero(size == k), key=lambda s: members[s]) for k in range(n + 1)]
+    order = [
+        sorted(np.flatnonzero(size == k).tolist(), key=lambda s: members[s]) for k in range(n + 1)
+    ]
     x = np.zeros(2**n)
     for row in order:
         x[row] = np.arange(len(row)) - (len(row) - 1) / 2
@@ -73,14 +75,19 @@ def subset_lattice(
     wide = width_of(columns) - left - bar
     most = max(map(len, order))
     step = wide / most
-    tall = 52.0 * n + 40
+    tall = 52.0 * n + 48
     area = Area(wide, tall)
     # Where labels fit they stand below their node: in full, or as the heads' numbers.
     full = ["+".join(names[h] for h in m) or "none" for m in members]
-    brief = ["".join(_number(names[h]) for h in m) or "none" for m in members]
-    in_full = max(max(text_width(full[s], SMALL) for s in row) for row in order[1:]) + 4 < step
+    brief = ["+".join(_number(names[h]) for h in m) or "none" for m in members]
+
+    def fits(row: list[int], said: list[str], size: float) -> bool:
+        """Whether the labels of a row stand apart; a lone one has the row to itself."""
+        return max(text_width(said[s], size) for s in row) + 4 < (wide if len(row) == 1 else step)
+
+    in_full = all(fits(row, full, SMALL) for row in order)
     shown = full if in_full else brief
-    labelled = [row for row in order if max(text_width(shown[s], TINY) for s in row) < step]
+    labelled = [row for row in order if fits(row, shown, SMALL if in_full else TINY)]
 
     fig = go.Figure()
     axes = area.place(
@@ -90,7 +97,7 @@ def subset_lattice(
         {"visible": False, "range": [-most / 2, most / 2]},
         {
             "title": {"text": fitting("heads that stay (number)", tall, 10.5)},
-            "range": [-0.45, n + 0.35],
+            "range": [-0.6, n + 0.35],
             "tickvals": list(range(n + 1)),
             "showgrid": False,
             "showline": False,
@@ -144,7 +151,7 @@ def subset_lattice(
         )
         if step >= 60:
             fig.add_annotation(
-                text=f"{given[s]:.2f}",
+                text=f"{given[s]:.2f}".replace("-", "−"),
                 x=x[s],
                 y=size[s],
                 xref=axes["xaxis"],
@@ -158,7 +165,7 @@ def subset_lattice(
             )
     explained = bool(labelled) and not in_full
     if explained:
-        words = f"below each: the heads that stay ({brief[3]} is {full[3]})"
+        words = f"below each: the numbers of the heads that stay ({brief[3]} is {full[3]})"
         area.note(fig, words, 0, tall + 14, size=SMALL, align="left", color=MUTED)
     where = Box(wide + 8, 4, 8, min(tall - 8, 150.0))
     fig.update_layout(coloraxis=area.color_bar(SIGNED if signed else FRACTION, limits, unit, where))

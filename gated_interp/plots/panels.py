@@ -2,25 +2,30 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import plotly.graph_objects as go
 
+from gated_interp.plots.holdings import OWNED
 from gated_interp.plots.layout import Area, Box, fitting, framed, label_space
 from gated_interp.plots.style import (
+    CROWDED,
     FONT,
     SMALL,
     Columns,
     Number,
     Scale,
     finish,
+    text,
     text_width,
     ticks,
     width_of,
 )
 
-GAP, HEAD_TITLE, BAR_SPACE = 9.0, 16.0, 58.0
+GAP, ROW_GAP, HEAD_TITLE, BAR_SPACE = 9.0, 6.0, 16.0, 58.0
+# Px: a figure of one quantity stands on a page, one of several may run over.
+PAGE, PAGE_OF_SEVERAL = 860.0, 1100.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,13 +50,30 @@ class Maps:
     y_labels: list[str]
 
 
-def heads_across(n_heads: int, n_quantities: int, columns: Columns) -> int:
-    """How many heads stand side by side; the rest wraps, in rows as even as can be."""
+def choices_across(
+    n_heads: int, n_quantities: int, columns: Columns, narrowest: Number, room: Number
+) -> list[int]:
+    """How many heads may stand side by side, the best first.
+
+    As many as leave each ``narrowest`` px, in rows of one length, or else with a shorter last row;
+    then as many as the page takes, in rows as even as can be.
+
+    Examples:
+        >>> choices_across(16, 1, 2, 84, 552), choices_across(8, 3, 2, 60, 552)
+        ([4, 6, 6], [8, 8, 8])
+    """
+    fitting_most = min(n_heads, int((room + GAP) // (narrowest + GAP)))
     if n_quantities == 1:
         most = n_heads if n_heads <= 5 else 4 if n_heads <= 8 else 6 if n_heads <= 18 else 8
     else:
         most = 8 if n_heads <= 16 else 11
     most = most if columns == 2 else min(most, 4)
+    found = [_ragged(n_heads, fitting_most)] if fitting_most else []
+    even = next((k for k in range(fitting_most, 0, -1) if n_heads % k == 0), 0)
+    return ([even] if 2 * even >= max(fitting_most, 1) else []) + found + [_ragged(n_heads, most)]
+
+
+def _ragged(n_heads: int, most: int) -> int:
     return math.ceil(n_heads / math.ceil(n_heads / most))
 
 
@@ -61,55 +83,79 @@ def heat_panels(
     *,
     columns: Columns,
     title: str | None,
+    marks: Mapping[int, str] | None = None,
     largest_panel: Number = 160.0,
 ) -> go.Figure:
     """A figure with one panel per head and quantity.
 
     Heads run across and wrap into blocks; within a block each quantity has its row. Tick labels
-    and axis titles stand at the left and below only.
+    and axis titles stand at the left and below each block only, and name every row and column.
+
+    Args:
+        marks: what stands in colour beside the names of some heads, by index.
     """
     several = len(quantities) > 1
-    across = heads_across(len(heads), len(quantities), columns)
-    blocks = math.ceil(len(heads) / across)
     left = max(text_width(t) for m in quantities for t in m.y_labels) + (44 if several else 30)
     room = width_of(columns) - left - BAR_SPACE
-    wide = min(largest_panel, (room - GAP * (across - 1)) / across)
-    tall = [
-        float(np.clip(wide * m.values.shape[1] / m.values.shape[2], 26, 1.5 * wide))
-        for m in quantities
-    ]
-    below = [label_space(m.x_labels, ticks(m.x_labels, wide)) for m in quantities]
+    marks = {h: text(words) for h, words in (marks or {}).items()}
+    named = [f"{name} {marks.get(h, '')}".strip() for h, name in enumerate(heads)]
+    # Every row and column gets its label, and every head its mark, where the page allows it.
+    narrowest = max(
+        28.0,
+        CROWDED * max(len(m.x_labels) for m in quantities),
+        max(text_width(name, SMALL, "bold") for name in named) - GAP + 4,
+    )
+    if narrowest > largest_panel:
+        narrowest = room + 1
+    # Quantities of one head stand close: they share the labels under the last of them.
+    last = quantities[-1]
 
-    def labelled(head: int) -> bool:
-        """Whether tick labels stand below this head: always where another quantity follows."""
-        return several or head + across >= len(heads)
+    def sizes(across: int) -> tuple[float, list[float], float]:
+        """Width and heights of panels, and the space below a block."""
+        wide = min(largest_panel, (room - GAP * (across - 1)) / across)
+        tall = [
+            float(np.clip(wide * m.values.shape[1] / m.values.shape[2], 26, 1.5 * wide))
+            for m in quantities
+        ]
+        return wide, tall, label_space(last.x_labels, ticks(last.x_labels, wide))
+
+    def height(across: int) -> float:
+        _, tall, below = sizes(across)
+        n_blocks = math.ceil(len(heads) / across)
+        block = HEAD_TITLE + sum(tall) + ROW_GAP * len(tall)
+        return n_blocks * block + (n_blocks if several else 1) * below
+
+    options = choices_across(len(heads), len(quantities), columns, narrowest, room)
+    page = PAGE_OF_SEVERAL if several else PAGE
+    across = next((k for k in options if height(k) <= page), options[-1])
+    blocks = math.ceil(len(heads) / across)
+    wide, tall, below = sizes(across)
 
     boxes: dict[tuple[int, int], Box] = {}
     y = 0.0
-    for first in range(0, len(heads), across):
+    for block in range(blocks):
         y += HEAD_TITLE
-        row = range(first, min(first + across, len(heads)))
+        row = range(block * across, min((block + 1) * across, len(heads)))
         for k in range(len(quantities)):
             for head in row:
-                boxes[k, head] = Box((head - first) * (wide + GAP), y, wide, tall[k])
-            y += tall[k]
-            # In a ragged grid the last full row carries labels where nothing stands below it.
-            y += below[k] if any(map(labelled, row)) else 2
-    bottom = below[-1]
+                boxes[k, head] = Box((head % across) * (wide + GAP), y, wide, tall[k])
+            y += tall[k] + ROW_GAP
+        y += below if several or block + 2 >= blocks else 0
     area = Area(across * (wide + GAP) - GAP, max(box.bottom for box in boxes.values()))
 
     fig = go.Figure()
     for number, ((k, head), box) in enumerate(boxes.items(), start=1):
         maps, at_left = quantities[k], head % across == 0
-        x_title = fitting(maps.x_title, wide + GAP - 3, 10.5)
-        y_title = fitting(maps.y_title, tall[k] + HEAD_TITLE, 10.5)
+        # In a ragged grid the last full row carries labels where nothing stands below it.
+        labelled = maps is last and (several or head + across >= len(heads))
+        y_title = fitting(maps.y_title, tall[k], 10.5)
         if several:
             y_title = f"<b>{maps.name}</b><br>{y_title}"
         axes = area.place(
             fig,
             number,
             box,
-            framed(ticks(maps.x_labels, wide), x_title, shown=labelled(head)),
+            framed(ticks(maps.x_labels, wide), "", shown=labelled),
             framed(ticks(maps.y_labels, tall[k], vertical=True), y_title, shown=at_left),
         )
         fig.add_heatmap(
@@ -122,12 +168,26 @@ def heat_panels(
             **axes,
         )
         if k == 0:
-            size = FONT if wide > 60 else SMALL
-            area.note(fig, heads[head], box.left + wide / 2, box.top - 1, size=size)
+            said = (
+                f'<b>{heads[head]} <span style="color:{OWNED}">{marks[head]}</span></b>'
+                if (head in marks)
+                else heads[head]
+            )
+            size = FONT if wide > 100 or (not marks and wide > 60) else SMALL
+            area.note(fig, said, box.left + wide / 2, box.top - 1, size=size)
+    for block in range(blocks) if several else [blocks - 1]:
+        bottom = boxes[len(quantities) - 1, block * across].bottom + below - 4
+        middle = (across * (wide + GAP) - GAP) / 2
+        area.note(fig, _x_title(quantities), middle, bottom, size=10.5)
     for k, maps in enumerate(quantities):
-        # A lone quantity's bar may run past the first of several rows of panels.
-        reach = tall[k] if several or blocks == 1 else area.height - HEAD_TITLE
-        bar = Box(area.width + 10, boxes[k, 0].top, 8, min(max(reach, 60.0), 150.0))
+        # A lone quantity's bar may run past the first of several rows of panels; those of several
+        # stay apart, ends of their scales included.
+        top = boxes[k, 0].top
+        bar = (
+            Box(area.width + 10, top + 4, 8, min(tall[k] - 8, 150.0))
+            if several
+            else Box(area.width + 10, top, 8, min(max(area.height - HEAD_TITLE, 60.0), 150.0))
+        )
         fig.update_layout({_color_axis(k): area.color_bar(maps.scale, maps.limits, maps.unit, bar)})
     return finish(
         fig,
@@ -136,8 +196,18 @@ def heat_panels(
         title=title,
         left=left,
         right=width_of(columns) - left - area.width,
-        bottom=bottom,
+        bottom=below,
     )
+
+
+def _x_title(quantities: Sequence[Maps]) -> str:
+    """What the columns are; where quantities differ, of which each."""
+    names: dict[str, list[str]] = {}
+    for maps in quantities:
+        names.setdefault(maps.x_title, []).append(maps.name)
+    if len(names) == 1:
+        return next(iter(names))
+    return ", ".join(f"{' and '.join(of)}: {title}" for title, of in names.items())
 
 
 def _color_axis(k: int) -> str:

@@ -1,5 +1,10 @@
 """How often it works: success rates with their intervals, the FVU beside them."""
 
+import math
+import re
+from typing import Any
+
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
@@ -8,19 +13,19 @@ from gated_interp.plots.inputs import table
 from gated_interp.plots.layout import Area, Box, fitting, log_axis
 from gated_interp.plots.style import (
     FAINT,
-    INK,
     MUTED,
     PALETTE,
     SMALL,
-    SYMBOLS,
     Columns,
     Number,
     finish,
     text,
     text_width,
-    ticks,
     width_of,
 )
+
+COLOR = PALETTE[0]
+HEAD = 18.0  # px above the panels
 
 
 def reliability(
@@ -31,6 +36,8 @@ def reliability(
     columns: Columns = 2,
 ) -> go.Figure:
     """Success rate with its interval for each experiment and recipe, the FVU beside it.
+
+    A row for each, named at the left; several recipes stand under their experiment's name.
 
     Args:
         results: ``experiment``, ``recipe``, ``runs``, ``successes``, ``low`` and ``high`` (the
@@ -50,106 +57,132 @@ def reliability(
         raise GatedInterpError("every row needs at least one run and no more successes than runs.")
     if results.duplicated(["experiment", "recipe"]).any():
         raise GatedInterpError("the reliability table has two rows for one experiment and recipe.")
-    names = results["experiment"].unique().tolist()
-    recipes = results["recipe"].unique().tolist()
-    shown = [text(n) for n in names]
-    pitch = max(24.0, 15.0 * len(recipes) + 8)
-    tall = pitch * len(names)
-    left = max(map(text_width, shown)) + 30
-    gap = 34.0 if columns == 2 else 14.0
+    results = results.reset_index(drop=True)
+    names, at, breaks = _rows(results)
+    counts = [f"{k} of {n}" for k, n in zip(results["successes"], results["runs"], strict=True)]
+    tall = (22.0 if len(names) < 5 else 15.0) * len(names)
+    left = (
+        max(
+            text_width(re.sub("</?b>", "", n), weight="bold" if "<b>" in n else "normal")
+            for n in names
+        )
+        + 12
+    )
+    gap = max(map(text_width, [*counts, "runs"])) + 26
     room = width_of(columns) - left - gap - 14
-    counts = max(text_width(f"{r}/{r}") for r in results["runs"]) + 10
-    boxes = [Box(0, 4, 0.58 * room, tall), Box(0.58 * room + gap, 4, 0.42 * room, tall)]
+    boxes = [Box(0, HEAD, 0.58 * room, tall), Box(0.58 * room + gap, HEAD, 0.42 * room, tall)]
     area = Area(boxes[1].right, boxes[1].bottom)
 
     fig = go.Figure()
-    rows = {**ticks(shown, tall, vertical=True), "title": {"text": "experiment"}}
-    right_edge = 1.02 + 1.05 * counts / (boxes[0].width - counts)
+    # Dots, not bars: where all rates are high, the axis need not start at zero.
+    start = max(0.0, math.floor(10 * float(results["low"].min()) - 1) / 10)
+    start = start if start >= 0.5 else 0.0
+    pad = 0.02 * (1 - start)
     rate = {
         "title": {"text": fitting("successful runs (95% Wilson interval)", boxes[0].width, 10.5)},
         "tickformat": ".0%",
-        "range": [-0.03, right_edge],
-        "tickvals": [0, 0.5, 1] if columns == 1 else [0, 0.25, 0.5, 0.75, 1],
+        "range": [start - pad, 1 + pad],
+        "nticks": 4 if columns == 1 else 6,
         "showgrid": True,
     }
-    spread = [results[c] for c in ("fvu", "fvu_low", "fvu_high") if c in results]
-    fvu = log_axis(pd.concat(spread), "median FVU")
+    has_interval = {"fvu_low", "fvu_high"} <= set(results.columns)
+    spread = [results[c] for c in ("fvu", *(("fvu_low", "fvu_high") if has_interval else ()))]
+    words = "median FVU (middle half of the runs)" if has_interval else "median FVU"
+    fvu = log_axis(pd.concat(spread), fitting(words, boxes[1].width, 10.5))
+    rows = {
+        "tickvals": list(range(len(names))),
+        "ticktext": names,
+        "range": [len(names) - 0.5, -0.5],
+        "showgrid": False,
+        "tickcolor": "white",
+    }
     places = [
         area.place(fig, 1, boxes[0], rate, rows),
-        area.place(fig, 2, boxes[1], fvu, {**rows, "showticklabels": False, "title": {"text": ""}}),
+        area.place(fig, 2, boxes[1], fvu, {**rows, "showticklabels": False}),
     ]
-    for i, recipe in enumerate(recipes):
-        part = results[results["recipe"] == recipe]
-        y = [names.index(e) + (i - (len(recipes) - 1) / 2) * 15 / pitch for e in part["experiment"]]
-        color = PALETTE[i % len(PALETTE)]
-        # Past the palette, colours come again with hollow symbols.
-        hollow = "-open" if i >= len(PALETTE) else ""
-        symbol = SYMBOLS[i % len(SYMBOLS)] + hollow
-        look = {
-            "mode": "markers",
-            "marker": {"color": color, "symbol": symbol, "size": 7},
-            "cliponaxis": False,
-            "name": text(recipe),
-            "legendgroup": text(recipe),
-        }
-        share = part["successes"] / part["runs"]
+    share = results["successes"] / results["runs"]
+    error = (
+        _interval(results["fvu"], results["fvu_low"], results["fvu_high"]) if has_interval else None
+    )
+    for axes, x, interval, name in (
+        (places[0], share, _interval(share, results["low"], results["high"]), "success rate"),
+        (places[1], results["fvu"], error, "median FVU"),
+    ):
         fig.add_scatter(
-            x=share.tolist(),
-            y=y,
-            error_x=_interval(share, part["low"], part["high"], color),
-            customdata=part[["successes", "runs"]].to_numpy(),
-            hovertemplate="%{customdata[0]} of %{customdata[1]} runs<extra></extra>",
-            **look,
-            **places[0],
+            x=x.tolist(),
+            y=at,
+            error_x=interval,
+            mode="markers",
+            marker={"color": COLOR, "size": 7},
+            cliponaxis=False,
+            customdata=[
+                [f"{e}, {r}", c]
+                for e, r, c in zip(results["experiment"], results["recipe"], counts, strict=True)
+            ],
+            hovertemplate="%{customdata[0]}: %{x:.3g} (%{customdata[1]} runs)<extra></extra>",
+            name=name,
+            showlegend=False,
+            **axes,
         )
-        for at, k, n in zip(y, part["successes"], part["runs"], strict=True):
-            fig.add_annotation(
-                text=f"{k}/{n}",
-                x=right_edge,
-                xanchor="right",
-                y=at,
-                xref="x",
-                yref="y",
-                showarrow=False,
-                font={"size": SMALL, "color": INK},
-                borderpad=0,
-            )
-        error = (
-            _interval(part["fvu"], part["fvu_low"], part["fvu_high"], color)
-            if {"fvu_low", "fvu_high"} <= set(part.columns)
-            else None
-        )
-        fig.add_scatter(
-            x=part["fvu"].tolist(), y=y, error_x=error, showlegend=False, **look, **places[1]
-        )
-    for i in range(1, len(names)):
+    pitch = tall / len(names)
+    what = "recipe" if results["recipe"].nunique() > 1 else "experiment"
+    area.note(fig, what, -7, HEAD - 3, align="right", size=SMALL, color=MUTED)
+    area.note(fig, "runs", boxes[0].right + 10, HEAD - 3, align="left", size=SMALL, color=MUTED)
+    for row, words in zip(at, counts, strict=True):
+        y = HEAD + (row + 0.5) * pitch
+        area.note(fig, words, boxes[0].right + 10, y, align="left", valign="middle", size=SMALL)
+    for row in breaks:
         for axes in places:
-            fig.add_shape(
-                type="line",
-                xref=f"{axes['xaxis']} domain",
-                yref=axes["yaxis"],
-                x0=0,
-                x1=1,
-                y0=i - 0.5,
-                y1=i - 0.5,
-                line={"color": FAINT, "width": 1},
-                layer="below",
-            )
+            _line(fig, axes, x=[0, 1], y=[row - 0.5] * 2, across=True)
     if target is not None:
-        fig.add_scatter(
-            x=[target, target],
-            y=[-0.5, len(names) - 0.5],
-            mode="lines",
-            line={"color": MUTED, "width": 1, "dash": "dash"},
-            name=f"target {target:.0%}",
-            **places[0],
-        )
+        _line(fig, places[0], x=[target] * 2, y=[-0.5, len(names) - 0.5], across=False)
+        words = f"target {target:.0%}"
+        at_px = boxes[0].width * (target - start + pad) / (1 - start + 2 * pad)
+        half = text_width(words) / 2
+        at_px = float(np.clip(at_px, half, boxes[0].width - half))
+        area.note(fig, words, at_px, HEAD - 3, size=SMALL, color=MUTED)
     return finish(
         fig, columns=columns, height=area.height, title=title, left=left, right=14, bottom=40
     )
 
 
-def _interval(middle: pd.Series, low: pd.Series, high: pd.Series, color: str) -> dict[str, object]:
+def _rows(results: pd.DataFrame) -> tuple[list[str], list[int], list[int]]:
+    """The names at the left, the place of each row among them, and where a new group starts."""
+    several = results["recipe"].nunique() > 1
+    names: list[str] = []
+    at: dict[Any, int] = {}
+    breaks = []
+    for experiment, part in results.groupby("experiment", sort=False):
+        if several:
+            if names:
+                breaks.append(len(names))
+            names.append(f"<b>{text(experiment)}</b>")
+        for index, recipe in part["recipe"].items():
+            at[index] = len(names)
+            names.append(text(recipe if several else experiment))
+    return names, [at[index] for index in results.index], breaks
+
+
+def _line(
+    fig: go.Figure, axes: dict[str, str], *, x: list[Number], y: list[Number], across: bool
+) -> None:
+    """A line behind the data: across the whole panel, or at a value of x."""
+    fig.add_shape(
+        type="line",
+        xref=f"{axes['xaxis']} domain" if across else axes["xaxis"],
+        yref=axes["yaxis"],
+        x0=x[0],
+        x1=x[1],
+        y0=y[0],
+        y1=y[1],
+        line={"color": FAINT, "width": 1}
+        if across
+        else {"color": MUTED, "width": 1, "dash": "dash"},
+        layer="below",
+    )
+
+
+def _interval(middle: pd.Series, low: pd.Series, high: pd.Series) -> dict[str, object]:
     return {
         "type": "data",
         "symmetric": False,
@@ -157,5 +190,5 @@ def _interval(middle: pd.Series, low: pd.Series, high: pd.Series, color: str) ->
         "arrayminus": (middle - low).clip(lower=0).tolist(),
         "thickness": 1.3,
         "width": 3,
-        "color": color,
+        "color": COLOR,
     }

@@ -17,6 +17,7 @@ from plotly.offline import get_plotlyjs
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.files import write_text, write_whole
 from gated_interp.plots.inputs import one_of
+from gated_interp.plots.page import DrawingPage, interactive_page
 
 STATIC = ("svg", "png", "pdf")
 FORMATS = (*STATIC, "html")
@@ -129,13 +130,8 @@ def _write_bytes(path: Path, content: bytes) -> Path:
 
 
 def _write_html(fig: go.Figure, stem: Path, plotlyjs: str) -> list[Path]:
-    page = fig.to_html(
-        include_plotlyjs=True if plotlyjs == "inline" else "directory",
-        include_mathjax=False,
-        full_html=True,
-        div_id=re.sub(r"\W+", "-", stem.name) or "figure",
-        config={"displaylogo": False},
-    )
+    name = re.sub(r"\W+", "-", stem.name) or "figure"
+    page = interactive_page(fig, name, plotlyjs=plotlyjs)
     files = [write_text(_with(stem, ".html"), page)]
     if plotlyjs == "directory":
         files.append(write_text(stem.parent / "plotly.min.js", get_plotlyjs()))
@@ -183,7 +179,10 @@ async def _render(jobs: Sequence[tuple[go.Figure, str]], scale: float | int) -> 
 
     images = []
     async with kaleido.Kaleido(
-        n=1, timeout=SECONDS_PER_IMAGE, mathjax=False, proxy_server=NO_NETWORK
+        n=1,
+        timeout=SECONDS_PER_IMAGE,
+        page_generator=DrawingPage([fig for fig, _ in jobs]),
+        proxy_server=NO_NETWORK,
     ) as browser:
         for fig, kind in jobs:
             options = {"format": kind, "scale": scale if kind == "png" else 1}

@@ -14,6 +14,8 @@ import plotly.graph_objects as go
 import plotly.io as pio
 
 from gated_interp.core.errors import GatedInterpError
+from gated_interp.plots import fonts
+from gated_interp.plots.fonts import FAMILY
 
 TEMPLATE = "gated_interp"
 Columns = Literal[1, 2]
@@ -23,7 +25,8 @@ Number = float | int
 WIDTHS: dict[int, int] = {1: 326, 2: 672}
 # 11 px print as 8 points; nothing is set smaller than SMALL, 7 points (6.5 inside crowded cells).
 FONT, SMALL, TINY = 11.0, 9.5, 8.5
-FAMILY = "Arial, Liberation Sans, Helvetica, sans-serif"
+# Lines of TINY capitals this close are still apart.
+CROWDED = 7.0
 
 # Okabe & Ito's colour-blind-safe palette (2008), black last.
 PALETTE = (
@@ -37,7 +40,6 @@ PALETTE = (
     "#000000",
 )
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x", "star", "hexagon")
-NARROW, WIDE = "iljtfrI.,:;|!'()[] -", "mwMW@%…→×·"
 INK, MUTED, FAINT, EMPTY = "#222222", "#6B6B6B", "#E3E3E3", "#F1F1F1"
 
 # One ramp per kind of quantity, so that a colour keeps its meaning across figures. Luminance falls
@@ -105,13 +107,9 @@ def text(label: object) -> str:
     return html.escape(str(label), quote=False)
 
 
-def text_width(label: str, size: Number = SMALL) -> float:
-    """About how many pixels wide ``label`` is drawn at font ``size`` (px)."""
-    em = sum(
-        0.3 if c in NARROW else 1.0 if c in WIDE else 0.68 if c.isupper() else 0.56
-        for c in html.unescape(label)
-    )
-    return em * size
+def text_width(label: str, size: Number = SMALL, weight: str = "normal") -> float:
+    """How many pixels wide ``label`` is drawn at font ``size`` (px)."""
+    return fonts.text_width(label, size, weight)
 
 
 def symmetric_limit(*values: np.ndarray) -> float:
@@ -134,16 +132,18 @@ def ticks(labels: Sequence[str], pixels: Number, *, vertical: bool = False) -> d
         pixels: length of the axis.
         vertical: whether it is a y axis.
     """
-    n, line = len(labels), SMALL + 1.5
+    n, pitch = len(labels), pixels / max(len(labels), 1)
     widest = max((text_width(label) for label in labels), default=0.0)
-    flat = vertical or widest + 3 <= pixels / max(n, 1)
-    need = line if vertical or not flat else widest + 3
-    step = max(1, math.ceil(n * need / max(pixels, 1.0)))
+    flat = vertical or widest + 3 <= pitch
+    # Turned or stacked labels need a line each; crowded ones are set smaller before any goes.
+    size = SMALL if pitch >= SMALL + 1.5 or (flat and not vertical) else TINY
+    step = 1 if size == SMALL else max(1, math.ceil(CROWDED / pitch))
     return {
         "tickmode": "array",
         "tickvals": list(range(0, n, step)),
         "labelalias": {str(i): label for i, label in enumerate(labels)},
         "tickangle": 0 if flat else -90,
+        "tickfont": {"size": size},
         "range": [n - 0.5, -0.5] if vertical else [-0.5, n - 0.5],
         "showgrid": False,
     }

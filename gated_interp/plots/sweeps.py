@@ -36,7 +36,8 @@ def phase_diagram(
 ) -> go.Figure:
     """Heads × trigrams: what toys learn, how often it is distributed, how often gating undoes it.
 
-    The number in a cell is a percentage. A cell in which nothing was run is hatched; one that was
+    The number in a cell is a percentage; in narrow cells 0 and 100, which the colour tells, are
+    left off. A cell in which nothing was run is hatched; one that was
     run, but in which the fraction has no denominator, is marked with a dash.
 
     Args:
@@ -87,12 +88,12 @@ def phase_diagram(
             framed(ticks([str(t) for t in trigrams], wide), "trigrams", shown=True),
             framed({**y, "range": y["range"][::-1]}, "heads", shown=at_left),
         )
-        size = SMALL if cell >= 24 else TINY if cell >= 17 else 7.5
+        crowded = cell < 24
         fig.add_heatmap(
             z=values,
-            text=[["" if np.isnan(v) else f"{100 * v:.0f}" for v in row] for row in values],
+            text=[[_percent(v, crowded) for v in row] for row in values],
             texttemplate="%{text}",
-            textfont={"size": size},
+            textfont={"size": TINY if crowded else SMALL},
             coloraxis="coloraxis",
             hovertemplate="%{y} heads, %{x} trigrams: %{z:.1%}<extra></extra>",
             hoverongaps=False,
@@ -119,6 +120,12 @@ def phase_diagram(
         right=width_of(columns) - left - area.width,
         bottom=40,
     )
+
+
+def _percent(value: float, crowded: bool) -> str:
+    """What stands in a cell: a percentage, or nothing where the colour says as much."""
+    words = "" if np.isnan(value) else f"{100 * value:.0f}"
+    return "" if crowded and words in ("0", "100") else words
 
 
 def _gaps(

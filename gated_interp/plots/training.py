@@ -26,7 +26,7 @@ CURVES = (
     ("penalty", "gate penalty", False),
     ("l0", "L0 (open gates per pair)", False),
 )
-LEFT, BELOW, ABOVE = 54.0, 40.0, 8.0
+LEFT, BELOW, ABOVE = 48.0, 40.0, 20.0
 
 
 def loss_curves(
@@ -45,7 +45,7 @@ def loss_curves(
     Args:
         history: ``step`` and at least one of ``loss``, ``reconstruction``, ``fvu``, ``penalty``,
             ``l0``; ``run`` where there are several.
-        selected: the value of ``run`` to highlight.
+        selected: the value of ``run`` to highlight, as the one that other figures show.
         quantities: which of the columns to draw; all that are there by default, except
             ``reconstruction``, which FVU repeats on another scale.
         title: above the figure.
@@ -70,7 +70,9 @@ def loss_curves(
     wide = (width_of(columns) - LEFT * across - 10) / across
     tall = 130.0
     boxes = [
-        Box((i % across) * (wide + LEFT), ABOVE + (i // across) * (tall + BELOW), wide, tall)
+        Box(
+            (i % across) * (wide + LEFT), ABOVE + (i // across) * (tall + BELOW + ABOVE), wide, tall
+        )
         for i in range(len(drawn))
     ]
     area = Area(across * (wide + LEFT) - LEFT, max(b.bottom for b in boxes))
@@ -80,8 +82,10 @@ def loss_curves(
         _, words, prefer_log = CURVES[known.index(name)]
         values = history[name].to_numpy(dtype=float)
         log = prefer_log and bool((values[np.isfinite(values)] > 0).all())
-        linear = {"title": {"text": words}, "showgrid": True, "nticks": 6, "rangemode": "tozero"}
-        y = log_axis(values, words) if log else linear
+        linear = {"showgrid": True, "nticks": 6, "rangemode": "tozero"}
+        y = log_axis(values, "") if log else linear
+        # Above the panel, as it may be longer than the axis.
+        area.note(fig, words, box.left, box.top - 4, align="left", size=10.5)
         axes = area.place(
             fig, number, box, {"title": {"text": step_title}, "nticks": 6, "showgrid": False}, y
         )
@@ -143,6 +147,6 @@ def _lines(
     add(median.index.tolist(), median.tolist(), "median", PALETTE[0], 2.2)
     if selected is not None:
         mine = history[history["run"] == selected]
-        label = f"selected run ({text(selected)})"
+        label = f"run {text(selected)}, the one that other figures show"
         add(mine["step"].tolist(), mine[name].tolist(), label, PALETTE[5], 1.6, "dot")
     return None

@@ -23,12 +23,15 @@ from gated_interp.plots.style import (
     width_of,
 )
 
-ATTENDED, PASSED = "#DCCBE4", "#5B2A78"
-RAISES, LOWERS = "#3B83BD", "#D5812F"
+# What the gate stops is a ghost; what it lets through, and what that writes to the predicted
+# token, is what one should see first.
+ATTENDED, PASSED = "#E4E0E8", "#5B2A78"
+RAISES, LOWERS = "#1F6FB0", "#CF6F14"
+PALER = {RAISES: "#BCD6EA", LOWERS: "#F3D3AE"}
 # Wires thinner than this share of the thickest are left out.
 THINNEST = 0.03
 MOST_HEADS, MOST_OUTPUTS = 16, 12
-LABEL_PX, NODE_GAP, NODE_WIDTH = 14.0, 4.0, 9.0
+LABEL_PX, NODE_GAP = 14.0, 4.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,6 +118,8 @@ def wiring_diagram(
     right = max(text_width(t, FONT) for t in output_names) + 46
     xs = [left, (left + width - right) / 2, width - right]
 
+    # A head's name stands in its node.
+    node = max(text_width(head_names[h], SMALL, "bold") for h in kept_heads) + 8
     fig = go.Figure()
     area = Area(width, head_room + tall + 16)
     hidden = {"visible": False}
@@ -125,15 +130,13 @@ def wiring_diagram(
         {**hidden, "range": [0, area.width]},
         {**hidden, "range": [area.height, 0]},
     )
-    reads = _wires(
-        attention.T * per_attention, xs[0], xs[1] - NODE_WIDTH / 2, middles[0], middles[1]
-    )
+    reads = _wires(attention.T * per_attention, xs[0], xs[1] - node / 2, middles[0], middles[1])
     facts = {
         (k, h): f"{head_names[kept_heads[h]]} on {token_names[k]}: "
         f"attention {attention[h, k]:.3f}" + ("" if gate is None else f", gate {opened[h, k]:.3f}")
         for h, k in np.ndindex(attention.shape)
     }
-    writes = _wires(np.abs(written) * per_logit, xs[1] + NODE_WIDTH / 2, xs[2], *middles[1:])
+    writes = _wires(np.abs(written) * per_logit, xs[1] + node / 2, xs[2], *middles[1:])
     told = {
         (h, v): f"{head_names[kept_heads[h]]} to {output_names[kept_outputs[v]]}: "
         f"{written[h, v]:+.3f} logits"
@@ -146,18 +149,22 @@ def wiring_diagram(
     _ribbons(fig, axes, cores, PASSED, core_name, facts)
     for sign, color, name in ((1, RAISES, "raises the logit"), (-1, LOWERS, "lowers the logit")):
         mine = {k: (w, 1.0) for k, w in writes.items() if np.sign(written[k]) == sign}
-        _ribbons(fig, axes, mine, color, name, told)
+        main = {k: w for k, w in mine.items() if predicted in (None, kept_outputs[k[1]])}
+        others = {k: w for k, w in mine.items() if k not in main}
+        if predicted is not None:
+            others_name = name.replace("the", "another")
+            name = f"{name} of {output_names[predicted]}"
+            _ribbons(fig, axes, others, PALER[color], others_name, told)
+        _ribbons(fig, axes, main, color, name, told)
 
-    _nodes(fig, axes, xs, middles, sides)
+    _nodes(fig, axes, xs, middles, sides, node)
     for k, name in enumerate(token_names):
         words = f'<span style="color:{MUTED}">{k}</span> {name}'
         words = f"<b>{words}</b>" if k == len(token_names) - 1 else words
         area.note(fig, words, xs[0] - 10, middles[0][k], align="right", valign="middle")
     for h, kept in enumerate(kept_heads):
-        area.note(
-            fig, head_names[kept], xs[1], middles[1][h], valign="middle", size=SMALL, color=INK
-        )
-        fig.layout.annotations[-1].update(bgcolor="rgba(255,255,255,0.85)", borderpad=1)
+        words = f"<b>{head_names[kept]}</b>"
+        area.note(fig, words, xs[1], middles[1][h], valign="middle", size=SMALL, color="white")
     total = written.sum(0)
     for v, kept in enumerate(kept_outputs):
         amount = f"{total[v]:+.1f}".replace("-", "−")
@@ -260,17 +267,18 @@ def _nodes(
     xs: list[float],
     middles: list[np.ndarray],
     sides: list[np.ndarray],
+    node: Number,
 ) -> None:
-    """A bar per node, as tall as the wires it holds."""
+    """A bar per node, as tall as the wires it holds; of a head, as its name at least."""
     for x, middle, side in zip(xs, middles, sides, strict=True):
         for m, s in zip(middle.tolist(), side.tolist(), strict=True):
-            half = max(s, 2.0) / 2
+            half = max(s, LABEL_PX if x == xs[1] else 2.0) / 2
             fig.add_shape(
                 type="rect",
                 xref=axes["xaxis"],
                 yref=axes["yaxis"],
-                x0=x - NODE_WIDTH / 2 if x == xs[1] else x - 3 if x == xs[0] else x,
-                x1=x + NODE_WIDTH / 2 if x == xs[1] else x if x == xs[0] else x + 3,
+                x0=x - node / 2 if x == xs[1] else x - 3 if x == xs[0] else x,
+                x1=x + node / 2 if x == xs[1] else x if x == xs[0] else x + 3,
                 y0=m - half,
                 y1=m + half,
                 fillcolor=INK,
