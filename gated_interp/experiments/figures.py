@@ -14,7 +14,7 @@ from gated_interp.analysis.measures import shares
 from gated_interp.analysis.superposition import loading_matrix
 from gated_interp.analysis.verdict import SEED, verdict
 from gated_interp.core.errors import GatedInterpError
-from gated_interp.experiments.inspect_figures import gallery_figures, marked, owner_marks
+from gated_interp.experiments.inspect_figures import gallery_figures, marked, holder_marks
 from gated_interp.experiments.paper import read_results
 from gated_interp.models.checkpoint import load
 from gated_interp.models.splice import gated_block, unsplice
@@ -136,7 +136,7 @@ def gates_of(gated: HookedTransformer, task: SkipTrigramTask, name: str) -> Figu
         .assign(head=head)
         for head, gate in zip(heads, gates, strict=True)
     ]
-    marks = owner_marks(gated, task)
+    marks = holder_marks(gated, task)
     title = marked(f"{name}: when each head's gate opens", marks)
     fig = gate_maps(gates, task.token_names, heads, marks=marks, title=title)
     return fig, pd.concat(frames, ignore_index=True)

@@ -181,23 +181,23 @@ def circuit_figures(
     }
 
 
-def owner_marks(model: HookedTransformer, task: SkipTrigramTask) -> dict[int, str]:
-    """By head index, the C of the trigrams that it is sole owner of: ``{5: "C1"}``."""
+def holder_marks(model: HookedTransformer, task: SkipTrigramTask) -> dict[int, str]:
+    """By head index, the C of the trigrams that it holds: ``{5: "C1"}``."""
     marks: dict[int, str] = {}
-    for b, owners in verdict(model, task).owners.items():
-        for h in owners:
+    for b, heads in verdict(model, task).holders.items():
+        for h in heads:
             marks[h] = f"{marks.get(h, '')} C{b}".strip()
     return marks
 
 
 def marked(title: str, marks: Mapping[int, str]) -> str:
     """The title, and what the marks say where there are any."""
-    return f"{title} (in blue: what it is sole owner of)" if marks else title
+    return f"{title} (in blue: what it holds)" if marks else title
 
 
 def circuits_figure(model: HookedTransformer, task: SkipTrigramTask, name: str) -> Figure:
     """OV, QK and gate circuit of every head, over tokens."""
-    marks = owner_marks(model, task)
+    marks = holder_marks(model, task)
     matrices = {kind: stacked(circuits).numpy() for kind, circuits in circuits_of(model).items()}
     fig = circuit_maps(
         matrices["OV"],
@@ -267,7 +267,7 @@ def attention_figure(
     model: HookedTransformer, task: SkipTrigramTask, name: str, example: Example
 ) -> Figure:
     """Attention in one example, and what of it the gates let through."""
-    marks = owner_marks(model, task)
+    marks = holder_marks(model, task)
     title = f"{name}: attention in one example of {trigram_label(example.trigram)}"
     gated = None if example.gate is None else (example.gate * example.pattern).numpy()
     fig = attention_patterns(

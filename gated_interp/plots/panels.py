@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import plotly.graph_objects as go
 
-from gated_interp.plots.holdings import OWNED
+from gated_interp.plots.holdings import HELD
 from gated_interp.plots.layout import Area, Box, fitting, framed, label_space
 from gated_interp.plots.style import (
     CROWDED,
@@ -169,7 +169,7 @@ def heat_panels(
         )
         if k == 0:
             said = (
-                f'<b>{heads[head]} <span style="color:{OWNED}">{marks[head]}</span></b>'
+                f'<b>{heads[head]} <span style="color:{HELD}">{marks[head]}</span></b>'
                 if (head in marks)
                 else heads[head]
             )
