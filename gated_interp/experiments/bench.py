@@ -21,13 +21,12 @@ from rich.table import Table
 
 from gated_interp.analysis.verdict import EXAMPLES, SEED, verdict
 from gated_interp.core.files import write_text
+from gated_interp.experiments.processes import in_processes, one_thread
 from gated_interp.experiments.recipes import RELIABLE
 from gated_interp.experiments.seeds import (
     SeedsOutcome,
     ToyOutcome,
-    in_processes,
     merged,
-    one_thread,
     stacks,
     train_seeds,
     train_toy_seeds,

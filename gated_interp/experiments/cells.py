@@ -13,8 +13,9 @@ from gated_interp.analysis.verdict import verdict
 from gated_interp.core.config import Config, positive
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.files import write_text, write_whole
+from gated_interp.experiments.processes import in_processes
 from gated_interp.experiments.recipes import Recipe
-from gated_interp.experiments.seeds import SeedsOutcome, in_processes, stacks, train_seeds
+from gated_interp.experiments.seeds import SeedsOutcome, stacks, train_seeds
 from gated_interp.models.pruning import prune_dead_heads
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
 

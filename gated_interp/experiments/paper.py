@@ -14,11 +14,10 @@ from gated_interp.core.config import Config, positive
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.files import write_text, write_whole
 from gated_interp.experiments.intervals import wilson
+from gated_interp.experiments.processes import Job, in_processes
 from gated_interp.experiments.recipes import recipe_named
 from gated_interp.experiments.seeds import (
-    Job,
     SeedsOutcome,
-    in_processes,
     merged,
     original_of,
     stacks,

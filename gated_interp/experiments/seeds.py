@@ -1,16 +1,11 @@
 """One shape, many seeds: toys, gated blocks on those that learnt, verdicts, faithfulness."""
 
 import dataclasses
-import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
 
-import joblib
 import pandas as pd
-import torch
 
 from gated_interp.analysis.faithfulness import faithfulness
 from gated_interp.analysis.verdict import Verdict, verdict
@@ -271,41 +266,6 @@ def last(history: pd.DataFrame, column: str) -> float:
 def original_of(run: GatedOutcome) -> HookedTransformer:
     """The toy a gated run stands in for."""
     return unsplice(run.model)
-
-
-Job = tuple[Any, Callable[..., Any], tuple[Any, ...]]
-
-
-def in_processes(jobs: Sequence[Job], workers: int | None = None) -> Iterator[tuple[Any, Any]]:
-    """``(key, function(*args))`` of each job as it finishes, in processes of one thread each.
-
-    Small tensors gain little from two threads; two processes gain nearly two.
-    """
-    count = min(len(jobs), workers or os.cpu_count() or 1)
-    if count <= 1:
-        for key, function, args in jobs:
-            with one_thread():
-                yield key, function(*args)
-        return
-    parallel = joblib.Parallel(n_jobs=count, return_as="generator_unordered")
-    yield from parallel(joblib.delayed(_job)(job) for job in jobs)
-
-
-def _job(job: Job) -> tuple[Any, Any]:
-    key, function, args = job
-    with one_thread():
-        return key, function(*args)
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """torch on one thread while the context is open."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def merged(parts: Sequence[SeedsOutcome], seconds: float) -> SeedsOutcome:

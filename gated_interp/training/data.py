@@ -15,6 +15,7 @@ from gated_interp.training.config import TrainConfig
 
 # Streams of a training's seed; because each step has its own, resuming needs no generator state.
 FIXED_SET, FRESH_BATCH, GATE_NOISE, VARIANCE = 0, 1, 2, 3
+HELD_OUT_SET = 4
 
 
 @runtime_checkable
@@ -70,7 +71,7 @@ def draw(data: DataSource, n: int, seed: int, model: HookedTransformer) -> Int[T
 def batches(
     data: DataSource, config: TrainConfig, model: HookedTransformer
 ) -> Callable[[int], Int[Tensor, "batch pos"]]:
-    """The tokens of each step, as a function of the step.
+    """The tokens of each update, as a function of its step.
 
     Raises:
         GatedInterpError: (by that function) tokens that ``model`` cannot read.
@@ -79,18 +80,31 @@ def batches(
     if config.data == "fresh":
 
         def fresh(step: int) -> Int[Tensor, "batch pos"]:
-            return draw(data, config.batch_size, derive(config.seed, FRESH_BATCH, step), model)
+            return draw(data, config.update_size, derive(config.seed, FRESH_BATCH, step), model)
 
         return fresh
 
     whole = draw(data, config.n_sequences, derive(config.seed, FIXED_SET), model)
-    per_epoch = config.n_sequences // config.batch_size
+    per_epoch = config.n_sequences // config.update_size
 
     def in_order(step: int) -> Int[Tensor, "batch pos"]:
-        start = (step % per_epoch) * config.batch_size
-        return whole[start : start + config.batch_size]
+        start = (step % per_epoch) * config.update_size
+        return whole[start : start + config.update_size]
 
     return in_order
+
+
+def held_out_of(
+    data: DataSource, config: TrainConfig, model: HookedTransformer
+) -> Int[Tensor, "n pos"] | None:
+    """The held-out sequences, from a seed of their own; ``None`` where none are asked for.
+
+    Raises:
+        GatedInterpError: tokens that ``model`` cannot read.
+    """
+    if not config.evaluate_every:
+        return None
+    return draw(data, config.n_held_out, derive(config.seed, HELD_OUT_SET), model)
 
 
 def require_batch(tokens: Any, n: int, model: HookedTransformer) -> None:
