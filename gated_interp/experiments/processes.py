@@ -50,7 +50,8 @@ def run_jobs(
     )
     results = parallel(joblib.delayed(_in_worker)(os.getpid(), function, *job) for job in jobs)
     try:
-        for result in results:  # not `yield from`: joblib would be closed, and warn, first
+        # Not `yield from`: joblib would be closed, and warn, before what stands below.
+        for result in results:  # noqa: UP028
             yield result
     except BrokenExecutor as error:
         raise GatedInterpError(
