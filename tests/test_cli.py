@@ -19,7 +19,7 @@ from gated_interp.cli import app
 from gated_interp.cli import options as cli_options
 from gated_interp.cli.app import _stopped
 from gated_interp.core.errors import GatedInterpError
-from gated_interp.experiments import figures, paper, single
+from gated_interp.experiments import figures, inspect_figures, paper, single
 from gated_interp.models.analytic import manual_model
 from gated_interp.models.checkpoint import load, read_info, save
 from gated_interp.models.gated_attention import GatedAttention
@@ -332,6 +332,9 @@ def test_settings_that_are_not_given_are_the_recipes():
     reference = single.gated_settings(toy, toy.toy_config.task, 7, recipe="reference")
     assert reference.config.alpha == 0.5
     assert reference.block.config.n_heads == 4
+    asked = {"clip_norm": 1.0, "accumulate": 2, "precision": "bfloat16", "evaluate_every": 400}
+    changed = single.gated_settings(toy, toy.toy_config.task, 7, **asked).config
+    assert changed == run.config.replace(**asked)
     with pytest.raises(GatedInterpError, match="no setting 'color'"):
         single.gated_settings(toy, toy.toy_config.task, color="red")
 
@@ -418,6 +421,19 @@ def test_output_into_a_pipe_is_plain_and_what_cannot_be_encoded_is_replaced():
         f"name  {'v' * 300}",
         "",
     ]
+
+
+@pytest.mark.parametrize("command", ["ablate", "circuits"])
+def test_pages_come_with_the_figures_unless_other_formats_are_asked_for(
+    command, manual, tmp_path, monkeypatch
+):
+    asked = []
+    monkeypatch.setattr(
+        inspect_figures, "save_under", lambda figures, out, kinds, say: asked.append(kinds) or []
+    )
+    cli(command, manual, "--out", tmp_path)
+    cli(command, manual, "--out", tmp_path, "--format", "pdf")
+    assert asked == [["svg", "png", "html"], ["pdf"]]
 
 
 def test_ablate_prints_what_each_head_is_worth_and_writes_figures(manual, tmp_path):

@@ -15,6 +15,7 @@ from gated_interp.experiments import paper, seeds
 from gated_interp.experiments.figures import draw_run, gate_table
 from gated_interp.experiments.intervals import clustered
 from gated_interp.experiments.paper import PaperConfig, read_results, results_table, run_paper
+from gated_interp.experiments.processes import in_processes
 from gated_interp.experiments.recipes import RELIABLE, Recipe, recipe_named, reference_recipe
 from gated_interp.models.checkpoint import load
 from gated_interp.models.gated_attention import GatedConfig
@@ -205,7 +206,7 @@ def test_recipes_follow_their_seed_and_the_reference_is_the_posts():
 
 def test_processes_give_what_one_process_gives():
     jobs = [(k, derive, (k, 5)) for k in range(4)]
-    assert dict(seeds.in_processes(jobs, workers=1)) == {k: derive(k, 5) for k in range(4)}
+    assert dict(in_processes(jobs, workers=1)) == {k: derive(k, 5) for k in range(4)}
 
 
 @pytest.mark.slow
@@ -213,8 +214,8 @@ def test_two_worker_processes_give_what_one_gives():
     task = SkipTrigramTask(4)
     recipe = RELIABLE.replace(toy_steps=200, steps=20)
     jobs = [(s, seeds.train_seeds, (3, task, recipe, [s])) for s in (0, 1)]
-    alone = dict(seeds.in_processes(jobs, workers=1))
-    spread = dict(seeds.in_processes(jobs, workers=2))
+    alone = dict(in_processes(jobs, workers=1))
+    spread = dict(in_processes(jobs, workers=2))
     for s in (0, 1):
         assert alone[s].toy_table().equals(spread[s].toy_table())
         assert alone[s].table().equals(spread[s].table())

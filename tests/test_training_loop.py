@@ -18,13 +18,14 @@ from test_training_parts import D_MODEL, D_VOCAB, POS, deep_model
 from gated_interp.analysis.verdict import verdict
 from gated_interp.core.errors import CheckpointError, GatedInterpError
 from gated_interp.core.seeds import derive
+from gated_interp.core.signals import uninterrupted
 from gated_interp.core.streams import Stream
 from gated_interp.models.gated_attention import GatedAttention, GatedConfig
 from gated_interp.models.splice import splice
 from gated_interp.models.toy import HookedTransformer, ToyConfig, build_toy
 from gated_interp.tasks import SkipTrigramTask
 from gated_interp.training.config import TrainConfig
-from gated_interp.training.interrupt import TrainingInterrupted, uninterrupted
+from gated_interp.training.interrupt import TrainingInterrupted
 from gated_interp.training.loop import train_gated, train_toy
 from gated_interp.training.state import FORMAT
 
@@ -481,8 +482,8 @@ def test_files_that_are_no_whole_state_are_refused(state, tmp_path):
     save_file(tensors, path)
     with pytest.raises(CheckpointError, match="holds no training state"):
         resume(path)
-    save_file(tensors, path, {**metadata, "version": "2"})
-    with pytest.raises(CheckpointError, match="has version 2 of the training state"):
+    save_file(tensors, path, {**metadata, "version": "3"})
+    with pytest.raises(CheckpointError, match=r"has version 3 of .* reads versions 1 and 2"):
         resume(path)
     for name in ("weight.W_Q", "adam.W_Q.exp_avg"):
         save_file({n: t for n, t in tensors.items() if n != name}, path, metadata)
@@ -491,6 +492,16 @@ def test_files_that_are_no_whole_state_are_refused(state, tmp_path):
         save_file({**tensors, name: torch.zeros(3)}, path, metadata)
         with pytest.raises(CheckpointError, match="lacks a whole state of W_Q"):
             resume(path)
+    for name in ("state.fvu_control", "weight.fvu_control"):
+        others = {n: t for n, t in tensors.items() if n != "state.fvu_control"}
+        save_file({**others, name: torch.zeros(3)}, path, metadata)
+        with pytest.raises(CheckpointError, match="lacks a whole state of fvu_control"):
+            resume(path)
+    future = json.loads(metadata["identity"])
+    future["config"]["colour"] = "red"
+    save_file(tensors, path, {**metadata, "identity": json.dumps(future)})
+    with pytest.raises(CheckpointError, match="of another version: TrainConfig has no field 'col"):
+        resume(path)
     for damage in ({"done": "x"}, {"columns": "["}, {"identity": "{"}):
         save_file(tensors, path, {**metadata, **damage})
         with pytest.raises(CheckpointError, match="is damaged"):

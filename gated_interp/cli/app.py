@@ -1,9 +1,9 @@
-"""The commands together, and how a command ends: 0, 1, 2 or 130."""
+"""The commands together, and how a command ends: 0, 1, 2, 130 (Ctrl-C) or 143 (SIGTERM)."""
 
 import os
 import shlex
+import signal
 import sys
-from concurrent.futures import BrokenExecutor
 from typing import Annotated, Any
 
 import typer
@@ -13,8 +13,9 @@ from gated_interp import __version__
 from gated_interp.cli import explore, heads, paper, read, reliability, sweep, train
 from gated_interp.cli.console import tell
 from gated_interp.core.errors import GatedInterpError
+from gated_interp.core.signals import signal_behind, stop_on_sigterm
 
-FAILED, INTERRUPTED = 1, 130
+FAILED = 1
 # Commands that go on where they were when the same command is given again.
 GOES_ON = ("reproduce", "sweep", "reliability", "phase")
 
@@ -27,34 +28,34 @@ class Commands(TyperGroup):
             return super().invoke(ctx)
         except KeyboardInterrupt as stop:
             tell(_stopped(ctx.invoked_subcommand, stop))
-            raise typer.Exit(INTERRUPTED) from None
+            raise typer.Exit(128 + signal_behind(stop)) from None
         except GatedInterpError as error:
             tell(f"Error: {error}")
         except BrokenPipeError:
             raise  # whoever read has left; main() ends in silence
         except OSError as error:
-            where = f"{error.filename}: " if error.filename else ""
-            tell(f"Error: {where}{error.strerror or error}.")
-        except BrokenExecutor:
-            tell(
-                "Error: a worker process ended by itself, perhaps for want of memory; give fewer "
-                "--workers and run the command again."
-            )
+            tell(_from_the_system(error))
         except MemoryError:
             tell("Error: there is not enough memory; ask for fewer heads or seeds.")
         raise typer.Exit(FAILED)
 
 
+def _from_the_system(error: OSError) -> str:
+    where = f"{error.filename}: " if error.filename else ""
+    return f"Error: {where}{error.strerror or error}."
+
+
 def _stopped(command: str | None, stop: KeyboardInterrupt) -> str:
+    ended = "Terminated" if signal_behind(stop) == signal.SIGTERM else "Interrupted"
     again = shlex.join(["gated-interp", *sys.argv[1:]])
     checkpoint = getattr(stop, "checkpoint", None)
     if checkpoint is not None:
         resume = again if "--resume" in sys.argv else f"{again} --resume"
         steps = f"after {stop.step} steps" if hasattr(stop, "step") else ""
-        return f"Interrupted {steps}; to go on: {resume}"
+        return f"{ended} {steps}; to go on: {resume}"
     if command in GOES_ON:
-        return f"Interrupted; what had finished is kept. To go on: {again}"
-    return "Interrupted."
+        return f"{ended}; what had finished is kept. To go on: {again}"
+    return f"{ended}."
 
 
 app = typer.Typer(
@@ -99,9 +100,15 @@ def main() -> None:
     # Tensors are small here: a second thread gains little on a core that is free, and beside
     # another process it makes everything ten times slower.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    stop_on_sigterm()
     try:
-        app(prog_name="gated-interp")
-    except BrokenPipeError:
+        try:
+            app(prog_name="gated-interp")
+        finally:
+            sys.stdout.flush()
+    except OSError as error:
+        if not isinstance(error, BrokenPipeError):  # whoever read has left: no news
+            tell(_from_the_system(error))
         # Python would complain once more when it flushes stdout at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(FAILED)

@@ -25,7 +25,7 @@ def ablate(
         typer.Option(help="For the table of trigrams; the others show all four."),
     ] = "zero",
     out: Out = None,
-    formats: Formats = "svg,png",
+    formats: Formats = "svg,png,html",
     trigram: Trigram = None,
 ) -> None:
     """Say what is lost without each head.
@@ -104,7 +104,7 @@ def ablate(
 def circuits(
     file: File,
     out: Out = None,
-    formats: Formats = "svg,png",
+    formats: Formats = "svg,png,html",
     trigram: Trigram = None,
 ) -> None:
     """Say what each head's circuits do.

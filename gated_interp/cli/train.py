@@ -26,6 +26,19 @@ Data = Annotated[
     Literal["fresh", "fixed"] | None, typer.Option(help="New sequences each step, or a fixed set.")
 ]
 Sequences = Annotated[int | None, typer.Option(min=1, help="Sequences in the fixed set.")]
+Accumulate = Annotated[
+    int | None, typer.Option(min=1, help="Parts of batch-size sequences that make one update.")
+]
+ClipNorm = Annotated[
+    float | None, typer.Option(help="Longer gradients are scaled down to this length.")
+]
+Precision = Annotated[
+    Literal["float32", "bfloat16"] | None, typer.Option(help="Of matrix products in training.")
+]
+EvaluateEvery = Annotated[
+    int | None,
+    typer.Option(min=0, help="Steps between held-out measurements in the history; 0: none."),
+]
 LogEvery = Annotated[int | None, typer.Option(min=1, help="Steps between rows of the history.")]
 SaveEvery = Annotated[
     int, typer.Option(min=0, help="Steps between saved states; 0: only on Ctrl-C.")
@@ -48,9 +61,13 @@ def train_toy(
     lr: Rate = None,
     lr_decay: Decay = None,
     batch_size: Batch = None,
+    accumulate: Accumulate = None,
+    clip_norm: ClipNorm = None,
+    precision: Precision = None,
     data: Data = None,
     sequences: Sequences = None,
     log_every: LogEvery = None,
+    evaluate_every: EvaluateEvery = None,
     checkpoint_every: SaveEvery = 0,
     device: Device = "auto",
     out: Out = None,
@@ -73,9 +90,13 @@ def train_toy(
         lr=lr,
         lr_decay=lr_decay,
         batch_size=batch_size,
+        accumulate=accumulate,
+        clip_norm=clip_norm,
+        precision=precision,
         data=data,
         n_sequences=sequences,
         log_every=log_every,
+        evaluate_every=evaluate_every,
         checkpoint_every=checkpoint_every,
         device=device,
     )
@@ -141,9 +162,13 @@ def train_gated(
     lr: Rate = None,
     lr_decay: Decay = None,
     batch_size: Batch = None,
+    accumulate: Accumulate = None,
+    clip_norm: ClipNorm = None,
+    precision: Precision = None,
     data: Data = None,
     sequences: Sequences = None,
     log_every: LogEvery = None,
+    evaluate_every: EvaluateEvery = None,
     checkpoint_every: SaveEvery = 0,
     device: Device = "auto",
     out: Out = None,
@@ -184,9 +209,13 @@ def train_gated(
         lr=lr,
         lr_decay=lr_decay,
         batch_size=batch_size,
+        accumulate=accumulate,
+        clip_norm=clip_norm,
+        precision=precision,
         data=data,
         n_sequences=sequences,
         log_every=log_every,
+        evaluate_every=evaluate_every,
         checkpoint_every=checkpoint_every,
         device=device,
     )

@@ -1,11 +1,15 @@
 """Files are written whole or not at all."""
 
+import errno
 import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 from gated_interp.core.errors import GatedInterpError
+
+# The disk, a quota, or the largest file that is allowed.
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def write_whole(path: Path | str, write: Callable[[Path], object]) -> Path:
@@ -14,7 +18,7 @@ def write_whole(path: Path | str, write: Callable[[Path], object]) -> Path:
     Whatever stood at ``path`` stays untouched unless ``write`` returns.
 
     Raises:
-        GatedInterpError: the folder cannot be made or written.
+        GatedInterpError: the folder cannot be made or written, or the disk is full.
     """
     path = Path(path)
     try:
@@ -24,9 +28,7 @@ def write_whole(path: Path | str, write: Callable[[Path], object]) -> Path:
             dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix or ".tmp"
         )
     except OSError as error:
-        raise GatedInterpError(
-            f"cannot write {path}: {error.strerror or error}; name a folder that can be written."
-        ) from error
+        raise refused(path, error) from error
     os.close(handle)
     temporary = Path(name)
     try:
@@ -37,11 +39,21 @@ def write_whole(path: Path | str, write: Callable[[Path], object]) -> Path:
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
         os.replace(temporary, path)
-    except IsADirectoryError as error:
-        raise GatedInterpError(f"cannot write {path}: it is a folder; name a file.") from error
+    except OSError as error:
+        raise refused(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
     return path
+
+
+def refused(path: Path, error: OSError) -> GatedInterpError:
+    """What to raise where ``path`` cannot be written: what is wrong, and what would be right."""
+    if isinstance(error, IsADirectoryError):
+        return GatedInterpError(f"cannot write {path}: it is a folder; name a file.")
+    advice = "name a folder that can be written"
+    if error.errno in FULL:
+        advice = "make room, or name a folder elsewhere, and run it again"
+    return GatedInterpError(f"cannot write {path}: {error.strerror or error}; {advice}.")
 
 
 def write_text(path: Path | str, text: str) -> Path:

@@ -16,6 +16,7 @@ class Stream(enum.IntEnum):
     FRESH_BATCH = 1
     GATE_NOISE = 2
     VARIANCE = 3
+    HELD_OUT_SET = 4
     # recipes: of a gated run's seed
     OUTPUT_SCALE = 11
     BLOCK = 12

@@ -5,15 +5,14 @@ import dataclasses
 import os
 import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import BrokenExecutor, CancelledError
+from concurrent.futures import CancelledError
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
-import joblib
-
 from gated_interp.core.errors import GatedInterpError
-from gated_interp.core.threads import one_thread
 from gated_interp.experiments.memory import machine_bytes
+from gated_interp.experiments.processes import on_one_thread, run_jobs
 
 BACKENDS = ("local", "dask")
 # Seconds to wait for a scheduler to answer, and for its first worker.
@@ -64,7 +63,7 @@ def connected(
         raise GatedInterpError(f"workers is {workers}; it must be at least 1.")
     if backend == "local":
         count = workers or os.cpu_count() or 1
-        yield Backend(local(count), count, machine_bytes())
+        yield Backend(partial(run_jobs, workers=count), count, machine_bytes())
         return
     assert address is not None
     with dask_client(address) as client:
@@ -72,41 +71,6 @@ def connected(
         limits = [m["memory_limit"] for m in members if m["memory_limit"]]
         threads = max(m["nthreads"] for m in members)
         yield Backend(dask(client, address), threads, min(limits, default=None))
-
-
-def local(workers: int) -> Runner:
-    """Jobs in ``workers`` processes (in this one where one is enough), one thread each."""
-
-    def run(function: Callable[..., Any], jobs: Sequence[tuple[Any, ...]]) -> Generator[Any]:
-        count = min(workers, len(jobs))
-        if count <= 1:
-            for job in jobs:
-                yield on_one_thread(function, *job)
-            return
-        parallel = joblib.Parallel(
-            n_jobs=count, backend="loky", return_as="generator_unordered", pre_dispatch="n_jobs"
-        )
-        results = parallel(joblib.delayed(on_one_thread)(function, *job) for job in jobs)
-        try:
-            yield from results
-        except BrokenExecutor as error:
-            raise GatedInterpError(
-                "a worker process ended by itself, perhaps for want of memory; what had finished "
-                "is kept: run it again with fewer workers."
-            ) from error
-        finally:
-            # Where somebody stops half-way, that jobs are cancelled is no news.
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                results.close()
-
-    return run
-
-
-def on_one_thread(function: Callable[..., Any], *args: Any) -> Any:
-    """``function(*args)`` with torch on one thread: small tensors gain little from more."""
-    with one_thread():
-        return function(*args)
 
 
 @contextmanager

@@ -4,11 +4,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
+from gated_interp.experiments.processes import in_processes
 from gated_interp.experiments.recipes import Recipe
 from gated_interp.experiments.seeds import (
     ToyOutcome,
     assigned,
-    in_processes,
     stacks,
     train_toy_seeds,
 )

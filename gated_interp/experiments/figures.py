@@ -14,7 +14,7 @@ from gated_interp.analysis.measures import shares
 from gated_interp.analysis.superposition import loading_matrix
 from gated_interp.analysis.verdict import SEED, verdict
 from gated_interp.core.errors import GatedInterpError
-from gated_interp.experiments.inspect_figures import gallery_figures, marked, holder_marks
+from gated_interp.experiments.inspect_figures import gallery_figures, holder_marks, marked
 from gated_interp.experiments.paper import read_results
 from gated_interp.models.checkpoint import load
 from gated_interp.models.splice import gated_block, unsplice

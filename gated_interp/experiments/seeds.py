@@ -1,13 +1,11 @@
 """One shape, many seeds: toys, gated blocks on those that learnt, verdicts, faithfulness."""
 
 import dataclasses
-import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
-import joblib
 import pandas as pd
 
 from gated_interp.analysis.faithfulness import faithfulness
@@ -15,7 +13,6 @@ from gated_interp.analysis.verdict import Verdict, verdict
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.seeds import derive
 from gated_interp.core.streams import Stream
-from gated_interp.core.threads import one_thread
 from gated_interp.experiments.behaviour import firm_lead, holder_measures, kept_answers
 from gated_interp.experiments.recipes import Recipe
 from gated_interp.models.splice import splice, unsplice
@@ -354,27 +351,3 @@ def last(history: pd.DataFrame, column: str) -> float:
 def original_of(run: GatedOutcome) -> HookedTransformer:
     """The toy a gated run stands in for."""
     return unsplice(run.model)
-
-
-Job = tuple[Any, Callable[..., Any], tuple[Any, ...]]
-
-
-def in_processes(jobs: Sequence[Job], workers: int | None = None) -> Iterator[tuple[Any, Any]]:
-    """``(key, function(*args))`` of each job as it finishes, in processes of one thread each.
-
-    Small tensors gain little from two threads; two processes gain nearly two.
-    """
-    count = min(len(jobs), workers or os.cpu_count() or 1)
-    if count <= 1:
-        for key, function, args in jobs:
-            with one_thread():
-                yield key, function(*args)
-        return
-    parallel = joblib.Parallel(n_jobs=count, return_as="generator_unordered")
-    yield from parallel(joblib.delayed(_job)(job) for job in jobs)
-
-
-def _job(job: Job) -> tuple[Any, Any]:
-    key, function, args = job
-    with one_thread():
-        return key, function(*args)

@@ -14,13 +14,13 @@ from tqdm.auto import tqdm
 from gated_interp.core.config import Config, positive
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.files import write_text
+from gated_interp.core.signals import uninterrupted
 from gated_interp.experiments.backends import Backend, connected
 from gated_interp.experiments.grid import numbers, whole_numbers
 from gated_interp.experiments.memory import require_memory
 from gated_interp.experiments.recipes import Recipe, recipe_named
 from gated_interp.experiments.sweep_cells import COLUMNS, SweepCell, run_shape
 from gated_interp.experiments.table import GrowingTable
-from gated_interp.training.interrupt import uninterrupted
 from gated_interp.training.stacked.runs import say_on_stderr
 
 STEM, NOTES, LOCK = "sweep", "sweep.json", ".sweep.lock"

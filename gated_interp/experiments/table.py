@@ -5,6 +5,7 @@ the disk. A row that a kill cut off fails its checksum and is dropped. The Parqu
 holds the same rows and is written anew, whole, after each.
 """
 
+import contextlib
 import math
 import os
 import zlib
@@ -15,7 +16,7 @@ from typing import Any
 import pandas as pd
 
 from gated_interp.core.errors import GatedInterpError
-from gated_interp.core.files import write_text, write_whole
+from gated_interp.core.files import refused, write_text, write_whole
 
 CHECKSUM = "checksum"
 Row = dict[str, Any]
@@ -96,14 +97,23 @@ class GrowingTable:
         self._write_parquet()
 
     def append(self, row: Row) -> None:
-        """Add a row to both files."""
+        """Add a row to both files.
+
+        Raises:
+            GatedInterpError: the disk is full; the CSV holds the rows before.
+        """
         row = {name: kind(row[name]) for name, kind in self.columns.items()}
         text = ",".join(_written(value) for value in row.values())
         line = f"{text},{_checksum(text)}\n".encode()
-        with self.csv.open("ab") as file:
-            file.write(line)
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            with self.csv.open("ab") as file:
+                file.write(line)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                os.truncate(self.csv, self._whole)
+            raise refused(self.csv, error) from error
         self._whole += len(line)
         self.rows.append(row)
         self._write_parquet()

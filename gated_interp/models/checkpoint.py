@@ -129,12 +129,7 @@ def save(
     data = safetensors.torch.save(tensors, metadata={KEY: encode(info)})
     if len(data) > MAX_BYTES:
         raise CheckpointError(f"the model makes {len(data)} bytes; a file may have {MAX_BYTES}.")
-    try:
-        return write_whole(Path(path), lambda temporary: temporary.write_bytes(data))
-    except OSError as error:
-        raise GatedInterpError(
-            f"cannot write {path}: {error.strerror or error}; name a place that can be written."
-        ) from error
+    return write_whole(Path(path), lambda temporary: temporary.write_bytes(data))
 
 
 def save_pretrained(

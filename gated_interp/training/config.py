@@ -13,7 +13,12 @@ class TrainConfig(Config):
 
     Attributes:
         steps: updates of the weights.
-        batch_size: sequences in each.
+        batch_size: sequences in each, or in each of its ``accumulate`` parts.
+        accumulate: parts whose mean gradient makes one update: what one batch as large as all of
+            them would give, in the memory of one part.
+        clip_norm: gradients longer than this (all weights together) are scaled down to it.
+        precision: ``bfloat16`` makes matrix products in that type (autocast); weights, losses and
+            Adam stay in float32.
         lr: learning rate.
         lr_decay: the last fraction of the steps, over which the learning rate falls to 0.
         alpha: weight of the gate penalty (a toy has none).
@@ -32,9 +37,12 @@ class TrainConfig(Config):
         factor_floor: the least that factor can be. An original that only heads which share their
             work can write to the target is then written less exactly instead.
         data: ``fresh`` sequences in every step, or a ``fixed`` set read in order, over and over.
-        n_sequences: sequences in the fixed set, a multiple of ``batch_size``.
+        n_sequences: sequences in the fixed set, a multiple of ``batch_size * accumulate``.
         seed: of the data and of the gate noise (the model's own config holds that of its weights).
         log_every: steps between rows of the history; the last step always has one.
+        evaluate_every: steps between measurements on held-out sequences, a multiple of
+            ``log_every``; 0 makes none.
+        n_held_out: held-out sequences, the same throughout.
         checkpoint_every: steps between saved states; 0 saves only at the end or on Ctrl-C.
         device: ``auto`` is the GPU where there is one.
 
@@ -46,6 +54,9 @@ class TrainConfig(Config):
 
     steps: int = 3000
     batch_size: int = 100
+    accumulate: int = 1
+    clip_norm: float | None = None
+    precision: Literal["float32", "bfloat16"] = "float32"
     lr: float = 0.02
     lr_decay: float = 0.5
     alpha: float = 0.2
@@ -62,11 +73,16 @@ class TrainConfig(Config):
     n_sequences: int = 100_000
     seed: int = 0
     log_every: int = 10
+    evaluate_every: int = 0
+    n_held_out: int = 200
     checkpoint_every: int = 0
     device: Literal["cpu", "cuda", "auto"] = "auto"
 
     def problems(self) -> list[str]:
-        found = positive(self, "steps", "batch_size", "lr", "n_sequences", "log_every")
+        found = positive(self, "steps", "batch_size", "accumulate", "lr", "n_sequences")
+        found += positive(self, "log_every", "n_held_out")
+        if self.clip_norm is not None:
+            found += positive(self, "clip_norm")
         for name in ("lr_decay", "penalty_off", "penalty_ramp", "fvu_from"):
             if not 0 <= getattr(self, name) <= 1:
                 found.append(f"{name} is {getattr(self, name)}; it must be from 0 to 1.")
@@ -79,17 +95,28 @@ class TrainConfig(Config):
             found.append(f"overlap_power is {self.overlap_power}; it must be at least 1.")
         if self.fvu_target is not None:
             found += positive(self, "fvu_target", "fvu_rate", "factor_floor")
-        for name in ("alpha", "overlap", "checkpoint_every"):
+        for name in ("alpha", "overlap", "checkpoint_every", "evaluate_every"):
             if getattr(self, name) < 0:
                 found.append(f"{name} is {getattr(self, name)}; it must not be negative.")
         if not 0 <= self.seed <= MAX_SEED:
             found.append(f"seed is {self.seed}; it must be from 0 to 2**63 - 1.")
-        if not found and self.data == "fixed" and self.n_sequences % self.batch_size:
+        if not found and self.evaluate_every % self.log_every:
             found.append(
-                f"n_sequences is {self.n_sequences}; it must be a multiple of batch_size "
-                f"({self.batch_size}), so that every batch is whole."
+                f"evaluate_every is {self.evaluate_every}; it must be a multiple of log_every "
+                f"({self.log_every}), so that every measurement has its row."
+            )
+        if not found and self.data == "fixed" and self.n_sequences % self.update_size:
+            times = " * accumulate" if self.accumulate > 1 else ""
+            found.append(
+                f"n_sequences is {self.n_sequences}; it must be a multiple of batch_size{times} "
+                f"({self.update_size}), so that every batch is whole."
             )
         return found
+
+    @property
+    def update_size(self) -> int:
+        """Sequences behind one update."""
+        return self.batch_size * self.accumulate
 
     @classmethod
     def toy(cls, **changes: Any) -> "TrainConfig":

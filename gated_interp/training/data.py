@@ -66,7 +66,7 @@ def draw(data: DataSource, n: int, seed: int, model: HookedTransformer) -> Int[T
 def batches(
     data: DataSource, config: TrainConfig, model: HookedTransformer
 ) -> Callable[[int], Int[Tensor, "batch pos"]]:
-    """The tokens of each step, as a function of the step.
+    """The tokens of each update, as a function of its step.
 
     Raises:
         GatedInterpError: (by that function) tokens that ``model`` cannot read.
@@ -75,20 +75,32 @@ def batches(
     if config.data == "fresh":
 
         def fresh(step: int) -> Int[Tensor, "batch pos"]:
-            return draw(
-                data, config.batch_size, derive(config.seed, Stream.FRESH_BATCH, step), model
-            )
+            seed = derive(config.seed, Stream.FRESH_BATCH, step)
+            return draw(data, config.update_size, seed, model)
 
         return fresh
 
     whole = draw(data, config.n_sequences, derive(config.seed, Stream.FIXED_SET), model)
-    per_epoch = config.n_sequences // config.batch_size
+    per_epoch = config.n_sequences // config.update_size
 
     def in_order(step: int) -> Int[Tensor, "batch pos"]:
-        start = (step % per_epoch) * config.batch_size
-        return whole[start : start + config.batch_size]
+        start = (step % per_epoch) * config.update_size
+        return whole[start : start + config.update_size]
 
     return in_order
+
+
+def held_out_of(
+    data: DataSource, config: TrainConfig, model: HookedTransformer
+) -> Int[Tensor, "n pos"] | None:
+    """The held-out sequences, from a seed of their own; ``None`` where none are asked for.
+
+    Raises:
+        GatedInterpError: tokens that ``model`` cannot read.
+    """
+    if not config.evaluate_every:
+        return None
+    return draw(data, config.n_held_out, derive(config.seed, Stream.HELD_OUT_SET), model)
 
 
 def require_batch(tokens: Any, n: int, model: HookedTransformer) -> None:

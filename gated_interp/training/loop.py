@@ -1,9 +1,8 @@
 """The training loop, for a toy model and for a gated block."""
 
 import dataclasses
-import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -14,34 +13,20 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from gated_interp.core.errors import GatedInterpError
-from gated_interp.core.seeds import derive, generator
-from gated_interp.core.streams import Stream
-from gated_interp.metrics.predictions import next_token_loss
-from gated_interp.metrics.reconstruction import fvu, l0
+from gated_interp.core.signals import uninterrupted
 from gated_interp.models.gated_attention import GatedAttention
 from gated_interp.models.toy import HookedTransformer, ToyConfig, build_toy
-from gated_interp.training.capture import attention_io, outputs_of, require_capturable
+from gated_interp.training.capture import require_capturable
 from gated_interp.training.config import TrainConfig
-from gated_interp.training.constraint import FvuControl
-from gated_interp.training.data import (
-    DataSource,
-    batches,
-    data_for,
-    draw,
-    name_of,
-)
+from gated_interp.training.data import DataSource, batches, data_for, held_out_of, name_of
 from gated_interp.training.device import copied_to, moved, noise_off_afterwards, pick_device
-from gated_interp.training.interrupt import TrainingInterrupted, uninterrupted
-from gated_interp.training.losses import output_variance, reconstruction_error
-from gated_interp.training.schedule import learning_rate, penalty_weight
-from gated_interp.training.state import Row, fingerprint, load_state, require_writable, save_state
-
-# Sequences from which the variance of the original's output is measured.
-VARIANCE_SAMPLE = 200
+from gated_interp.training.finite import FiniteLosses
+from gated_interp.training.interrupt import TrainingInterrupted
+from gated_interp.training.objectives import Imitate, NextToken, Objective
+from gated_interp.training.schedule import learning_rate
+from gated_interp.training.state import Row, TrainingState, fingerprint, require_writable
 
 Model = TypeVar("Model", HookedTransformer, GatedAttention)
-# (step, tokens, alpha) -> the loss, and what to log of it (only worked out when it is logged)
-Objective = Callable[[int, Tensor, float], tuple[Tensor, Callable[[], Row]]]
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -54,7 +39,8 @@ class TrainResult(Generic[Model]):
             ``loss``, ``lr`` and, for a toy, ``cross_entropy`` (nats); for a gated block
             ``reconstruction`` (mean squared error), ``fvu``, ``penalty`` and ``overlap`` (before
             their weights), ``l0``, ``factor`` (what the FVU target multiplies the penalties by),
-            ``alpha`` (as it was in that step, before ``factor``).
+            ``alpha`` (as it was in that step, before ``factor``). With ``evaluate_every`` also
+            ``held_out_cross_entropy``, ``held_out_fvu`` and so on, missing between evaluations.
         config: how it was trained.
         seconds: wall-clock time of this call.
 
@@ -81,6 +67,7 @@ def train_toy(
     config: TrainConfig | None = None,
     *,
     data: DataSource | None = None,
+    held_out: DataSource | None = None,
     checkpoint: Path | str | None = None,
     resume: Path | str | None = None,
     progress: bool = True,
@@ -92,6 +79,8 @@ def train_toy(
         config: :meth:`TrainConfig.toy` unless given.
         data: a task, or a function of (n, generator) that returns tokens ``[batch pos]``; a toy's
             own task unless given.
+        held_out: what ``config.evaluate_every`` measures on; further sequences of ``data`` unless
+            given.
         checkpoint: file to save the state of the training to, on the way and on Ctrl-C.
         resume: such a file, to go on from; it is also where the state goes on being saved unless
             ``checkpoint`` is given. The result is the same as without the stop.
@@ -114,23 +103,22 @@ def train_toy(
     data = data_for(model, data)
     if not any(p.requires_grad for p in model.parameters()):
         raise GatedInterpError("no weight of the model requires gradients; nothing can train.")
-    device = pick_device(config)
-
-    def objective(step: int, tokens: Int[Tensor, "batch pos"], alpha: float) -> Any:
-        loss = next_token_loss(model(tokens), tokens).mean()
-        return loss, lambda: {"cross_entropy": loss.item()}
-
     identity = {
         "kind": "toy",
-        "config": config.to_dict(),
+        "config": config,
         "data": name_of(data),
         "frozen weights": fingerprint(model),
     }
-    with moved(model, device):
+    with moved(model, pick_device(config)):
         return _train(
-            model, objective, batches(data, config, model), config, identity,
-            checkpoint, resume, progress,
-        )  # fmt: skip
+            model,
+            NextToken(model, config),
+            batches(data, config, model),
+            held_out_of(data if held_out is None else held_out, config, model),
+            config,
+            Saving(identity, checkpoint, resume),
+            progress,
+        )
 
 
 def train_gated(
@@ -140,6 +128,7 @@ def train_gated(
     *,
     layer: int = 0,
     data: DataSource | None = None,
+    held_out: DataSource | None = None,
     checkpoint: Path | str | None = None,
     resume: Path | str | None = None,
     progress: bool = True,
@@ -180,130 +169,119 @@ def train_gated(
     device = pick_device(config)
     # The original is never moved: a copy of it is read where the block is trained.
     original = copied_to(model, device)
-    control = FvuControl([config], device)
-    # Measured once, on data of the training's own: it scales penalties and the FVU they answer to.
-    sample = draw(data, VARIANCE_SAMPLE, derive(config.seed, Stream.VARIANCE), original)
-    variance = output_variance(attention_io(original, sample, layer).output)
-    unit = variance if config.alpha_unit == "variance" else 1.0
-    seen_fvu: list[tuple[Tensor, int]] = []
-
-    def objective(step: int, tokens: Int[Tensor, "batch pos"], alpha: float) -> Any:
-        if block.config.gate == "hard_concrete":
-            block.noise_generator = generator(derive(config.seed, Stream.GATE_NOISE, step))
-        seen = attention_io(original, tokens, layer)
-        with outputs_of(block.hook_gate) as gates, outputs_of(block.hook_z) as writes:
-            output = block(*(x.to(block.W_Q.dtype) for x in seen.inputs))
-        target, gate = seen.output.to(output.dtype), gates[-1]
-        error, penalty = reconstruction_error(output, target), block.gate_penalty(gate)
-        factor = float(control.factor)
-        loss = error + alpha * unit * factor * penalty
-        full = penalty_weight(step, config.steps, 1.0, config.penalty_off, config.penalty_ramp)
-        shared = torch.zeros(())
-        if config.overlap:
-            shared = block.overlap_penalty(writes[-1], variance, config.overlap_power)
-            loss = loss + full * config.overlap * factor * shared
-        seen_fvu[:] = [((error.detach() / variance)[None], step)]
-
-        def measure() -> Row:
-            return {
-                "reconstruction": error.item(),
-                "fvu": fvu(output.detach(), target).item(),
-                "penalty": penalty.item(),
-                "overlap": shared.item(),
-                "l0": l0(gate.detach()).item(),
-                "factor": factor,
-            }
-
-        return loss, measure
-
+    objective = Imitate(block, original, layer, config, data)
     identity = {
         "kind": "gated",
-        "config": config.to_dict(),
-        "block": block.config.to_dict(),
+        "config": config,
+        "block": block.config,
         "layer": layer,
         "data": name_of(data),
         "original weights": fingerprint(model, trained=True),
     }
     with moved(block, device), noise_off_afterwards(block):
         result = _train(
-            block, objective, batches(data, config, original), config, identity,
-            checkpoint, resume, progress, logged=("lr", "alpha"),
-            control=control.state, settle=lambda: control.observe(*seen_fvu[0]),
-        )  # fmt: skip
+            block,
+            objective,
+            batches(data, config, original),
+            held_out_of(data if held_out is None else held_out, config, original),
+            config,
+            Saving(identity, checkpoint, resume),
+            progress,
+        )
     block.l0 = float(result.history["l0"].iloc[-1])
     return result
+
+
+@dataclasses.dataclass(frozen=True)
+class Saving:
+    """Where the state of a training is written, and which training it is."""
+
+    identity: Mapping[str, Any]
+    checkpoint: Path | str | None
+    resume: Path | str | None
+
+    @property
+    def path(self) -> Path | None:
+        """The file, if any."""
+        chosen = self.resume if self.checkpoint is None else self.checkpoint
+        return None if chosen is None else Path(chosen)
 
 
 def _train(
     model: Model,
     objective: Objective,
     tokens_of: Callable[[int], Int[Tensor, "batch pos"]],
+    held_out: Int[Tensor, "n pos"] | None,
     config: TrainConfig,
-    identity: dict[str, Any],
-    checkpoint: Path | str | None,
-    resume: Path | str | None,
+    saving: Saving,
     progress: bool,
-    logged: tuple[str, ...] = ("lr",),
-    control: Tensor | None = None,
-    settle: Callable[[], None] = lambda: None,
 ) -> TrainResult[Model]:
     """The loop: learning rate, batch, forward, backward, update, log, save."""
     started = time.perf_counter()
-    path = None if checkpoint is None and resume is None else Path(checkpoint or resume or "")
+    path = saving.path
     require_writable(path)
-    parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
-    identity = {**identity, "shapes": {n: list(p.shape) for n, p in parameters.items()}}
-    optimizer = torch.optim.Adam(parameters.values(), lr=config.lr)
-    if control is not None:
-        # It shares memory, so that it is saved and restored with the weights.
-        parameters["fvu_control"] = nn.Parameter(control, requires_grad=False)
-    done: int = 0
-    history: list[Row] = []
-    if resume is not None:
-        done, history = load_state(Path(resume), identity, parameters, optimizer)
+    weights = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    optimizer = torch.optim.Adam(weights.values(), lr=config.lr)
+    identity = {**saving.identity, "shapes": {n: list(p.shape) for n, p in weights.items()}}
+    state = TrainingState(identity, weights, optimizer, objective.state)
+    if saving.resume is not None:
+        state.load(Path(saving.resume))
+    finite = FiniteLosses(config, next(iter(weights.values())).device)
 
-    bar = tqdm(total=config.steps, initial=done, disable=not progress, unit="step")
+    def save() -> None:
+        if path is not None:
+            finite.require()
+            state.save(path)
+
+    bar = tqdm(total=config.steps, initial=state.done, disable=not progress, unit="step")
     try:
         # Notebooks often switch gradients off globally.
         with bar, torch.enable_grad():
-            for step in range(done, config.steps):
-                rates = {
-                    "lr": learning_rate(step, config.steps, config.lr, config.lr_decay),
-                    "alpha": penalty_weight(
-                        step, config.steps, config.alpha, config.penalty_off, config.penalty_ramp
-                    ),
-                }
-                optimizer.param_groups[0]["lr"] = rates["lr"]
-
-                loss, measure = objective(step, tokens_of(step), rates["alpha"])
-                if not math.isfinite(loss.item()):
-                    raise GatedInterpError(
-                        f"the loss became {loss.item()} at step {step}; use a learning rate "
-                        f"below {config.lr} or other initial weights."
-                    )
+            for step in range(state.done, config.steps):
+                last = step == config.steps - 1
+                logged = last or step % config.log_every == 0
+                lr = learning_rate(step, config.steps, config.lr, config.lr_decay)
+                optimizer.param_groups[0]["lr"] = lr
                 optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
+                tokens = tokens_of(step)
+                objective.begin(step)
+                losses, rows = [], []
+                for part in tokens.chunk(config.accumulate):
+                    loss = objective.loss(part)
+                    (loss / config.accumulate).backward()  # type: ignore[no-untyped-call]
+                    losses.append(loss.detach())
+                    rows += [objective.measures()] if logged else []
+                loss = torch.stack(losses).mean()
+                finite.see(loss, step)
 
                 row: Row = {}
-                if step % config.log_every == 0 or step == config.steps - 1:
-                    row = {"step": float(step), "loss": loss.item(), **measure()}
-                    row |= {name: rates[name] for name in logged}
+                if logged:
+                    finite.require()
+                    row = {"step": float(step), "loss": loss.item(), **_mean(rows)}
+                    row |= {"lr": lr, **objective.rates}
+                    if held_out is not None and (last or step % config.evaluate_every == 0):
+                        there = objective.held_out(held_out)
+                        row |= {f"held_out_{name}": value for name, value in there.items()}
+                if config.clip_norm is not None:
+                    nn.utils.clip_grad_norm_(weights.values(), config.clip_norm)
                 with uninterrupted():
                     optimizer.step()
-                    settle()
-                    done = step + 1
-                    history += [row] if row else []
+                    objective.settle()
+                    state.done = step + 1
+                    state.history += [row] if row else []
 
                 bar.update()
                 if row:
                     bar.set_postfix({n: f"{row[n]:.4f}" for n in ("loss", "fvu") if n in row})
-                if path and config.checkpoint_every and done % config.checkpoint_every == 0:
-                    save_state(path, identity, parameters, optimizer, done, history)
+                if config.checkpoint_every and state.done % config.checkpoint_every == 0:
+                    save()
     except KeyboardInterrupt as stop:
-        if path:
-            save_state(path, identity, parameters, optimizer, done, history)
-        raise TrainingInterrupted(done, config.steps, path) from stop
-    if path:
-        save_state(path, identity, parameters, optimizer, done, history)
-    frame = pd.DataFrame(history).astype({"step": int})
+        save()
+        raise TrainingInterrupted(state.done, config.steps, path) from stop
+    save()
+    frame = pd.DataFrame(state.history).astype({"step": int})
     return TrainResult(model, frame, config, time.perf_counter() - started)
+
+
+def _mean(rows: list[Row]) -> Row:
+    return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}

@@ -4,22 +4,26 @@ Safetensors with JSON metadata; nothing in it is ever unpickled. There is no gen
 step's data and noise are drawn from a seed of their own.
 """
 
+import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
+from gated_interp.core.config import Config
 from gated_interp.core.errors import CheckpointError, GatedInterpError
 from gated_interp.core.files import write_whole
 
 FORMAT = "gated_interp.training_state"
-VERSION = 1
+# Version 1 called the one state beside the weights, the controller's, a weight.
+VERSION, READABLE = 2, ("1", "2")
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 FREE = ("device", "checkpoint_every")  # settings that may differ between the parts of a training
 
@@ -37,67 +41,85 @@ def fingerprint(module: nn.Module, *, trained: bool = False) -> str:
     return digest.hexdigest()[:16]
 
 
-def save_state(
-    path: Path,
-    identity: Mapping[str, Any],
-    parameters: Mapping[str, nn.Parameter],
-    optimizer: torch.optim.Adam,
-    done: int,
-    history: list[Row],
-) -> None:
-    """Write the state after ``done`` updates to ``path``, whole or not at all.
+@dataclasses.dataclass
+class TrainingState:
+    """Everything that a training goes on from.
 
-    Raises:
-        GatedInterpError: the file cannot be written.
+    Attributes:
+        identity: what a training must share with a saved one to go on from it: configs, and what
+            JSON can hold.
+        weights: those that train, by name.
+        optimizer: theirs; holds the moments.
+        others: further tensors by name, such as a controller's.
+        done: updates made.
+        history: rows logged so far.
     """
-    columns = list(history[0]) if history else []
-    rows = [[row[c] for c in columns] for row in history]
-    tensors = {"history": torch.tensor(rows, dtype=torch.float64).view(len(rows), len(columns))}
-    for name, parameter in parameters.items():
-        tensors[f"weight.{name}"] = parameter.detach().cpu().contiguous()
-        for moment, value in optimizer.state[parameter].items():
-            tensors[f"adam.{name}.{moment}"] = value.detach().cpu().contiguous()
-    metadata = {
-        "format": FORMAT,
-        "version": str(VERSION),
-        "identity": json.dumps(identity),
-        "columns": json.dumps(columns),
-        "done": str(done),
-    }
-    write_whole(path, lambda p: save_file(tensors, p, metadata))
 
+    identity: Mapping[str, Any]
+    weights: Mapping[str, nn.Parameter]
+    optimizer: torch.optim.Adam
+    others: Mapping[str, Tensor]
+    done: int = 0
+    history: list[Row] = dataclasses.field(default_factory=list)
 
-def load_state(
-    path: Path,
-    identity: Mapping[str, Any],
-    parameters: Mapping[str, nn.Parameter],
-    optimizer: torch.optim.Adam,
-) -> tuple[int, list[Row]]:
-    """Put the saved weights and moments in place; how many updates were made, and the history.
+    def save(self, path: Path) -> None:
+        """Write it to ``path``, whole or not at all.
 
-    Raises:
-        CheckpointError: no such file, not a training state, or one of another training.
-    """
-    tensors, metadata = _read(path)
-    try:
-        saved = json.loads(metadata["identity"])
-        columns, done = json.loads(metadata["columns"]), int(metadata["done"])
-        rows = [dict(zip(columns, row, strict=True)) for row in tensors["history"].tolist()]
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"the metadata of {path} cannot be read; it is damaged.") from error
-    _require_same(path, saved, json.loads(json.dumps(identity)))
-    _require_tensors(path, tensors, parameters)
-    optimizer.state.clear()
-    with torch.no_grad():
-        for name, parameter in parameters.items():
-            parameter.copy_(tensors[f"weight.{name}"])
-            if f"adam.{name}.step" in tensors:
-                # Adam counts its steps on the CPU whatever the device.
-                optimizer.state[parameter] = {
-                    m: tensors[f"adam.{name}.{m}"].to("cpu" if m == "step" else parameter.device)
-                    for m in MOMENTS
-                }
-    return done, rows
+        Raises:
+            GatedInterpError: the file cannot be written.
+        """
+        columns = list(self.history[0]) if self.history else []
+        rows = [[row.get(c, math.nan) for c in columns] for row in self.history]
+        history = torch.tensor(rows, dtype=torch.float64).view(len(rows), len(columns))
+        tensors = {"history": history}
+        tensors |= {f"state.{name}": value for name, value in self.others.items()}
+        for name, parameter in self.weights.items():
+            tensors[f"weight.{name}"] = parameter
+            for moment, value in self.optimizer.state[parameter].items():
+                tensors[f"adam.{name}.{moment}"] = value
+        metadata = {
+            "format": FORMAT,
+            "version": str(VERSION),
+            "identity": json.dumps(self.identity, default=Config.to_dict),
+            "columns": json.dumps(columns),
+            "done": str(self.done),
+        }
+        data = save({n: t.detach().cpu().contiguous() for n, t in tensors.items()}, metadata)
+        write_whole(path, lambda p: p.write_bytes(data))
+
+    def load(self, path: Path) -> None:
+        """Put what :meth:`save` wrote in place.
+
+        Raises:
+            CheckpointError: no such file, not a training state, or one of another training; then
+                nothing is changed.
+        """
+        tensors, metadata = _read(path)
+        try:
+            saved = json.loads(metadata["identity"])
+            columns, done = json.loads(metadata["columns"]), int(metadata["done"])
+            rows = [dict(zip(columns, row, strict=True)) for row in tensors["history"].tolist()]
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(
+                f"the metadata of {path} cannot be read; it is damaged."
+            ) from error
+        _require_same(path, saved, self.identity)
+        _require_tensors(path, tensors, self.weights, self.others)
+        self.done, self.history = done, rows
+        self.optimizer.state.clear()
+        with torch.no_grad():
+            for name, value in self.others.items():
+                value.copy_(tensors[f"state.{name}"])
+            for name, parameter in self.weights.items():
+                parameter.copy_(tensors[f"weight.{name}"])
+                if f"adam.{name}.step" in tensors:
+                    # Adam counts its steps on the CPU whatever the device.
+                    self.optimizer.state[parameter] = {
+                        m: tensors[f"adam.{name}.{m}"].to(
+                            "cpu" if m == "step" else parameter.device
+                        )
+                        for m in MOMENTS
+                    }
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -113,18 +135,25 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         ) from error
     if metadata.get("format") != FORMAT:
         raise CheckpointError(f"{path} holds no training state; a checkpoint=PATH training does.")
-    if metadata.get("version") != str(VERSION):
+    if metadata.get("version") not in READABLE:
         raise CheckpointError(
             f"{path} has version {metadata.get('version')} of the training state; "
-            f"this package reads version {VERSION}."
+            f"this package reads versions {' and '.join(READABLE)}."
         )
+    if "weight.fvu_control" in tensors:
+        tensors["state.fvu_control"] = tensors.pop("weight.fvu_control")
     return tensors, metadata
 
 
-def _require_same(path: Path, saved: dict[str, Any], wanted: dict[str, Any]) -> None:
+def _require_same(path: Path, saved: Any, wanted: Mapping[str, Any]) -> None:
     """The first difference, named by its innermost key."""
     for key in sorted({*saved, *wanted} - {*FREE}):
         a, b = saved.get(key), wanted.get(key)
+        if isinstance(b, Config) and isinstance(a, dict):
+            try:  # fields that came since then have their defaults
+                a, b = type(b).from_dict(a).to_dict(), b.to_dict()
+            except GatedInterpError as error:
+                raise CheckpointError(f"{path} is of another version: {error}") from error
         if isinstance(a, dict) and isinstance(b, dict):
             _require_same(path, a, b)
         elif a != b:
@@ -135,15 +164,22 @@ def _require_same(path: Path, saved: dict[str, Any], wanted: dict[str, Any]) -> 
 
 
 def _require_tensors(
-    path: Path, tensors: Mapping[str, Tensor], parameters: Mapping[str, nn.Parameter]
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    weights: Mapping[str, nn.Parameter],
+    others: Mapping[str, Tensor],
 ) -> None:
-    for name, parameter in parameters.items():
+    for name, other in others.items():
+        there = tensors.get(f"state.{name}")
+        if there is None or there.shape != other.shape:
+            raise CheckpointError(f"{path} lacks a whole state of {name}; it is damaged.")
+    for name, parameter in weights.items():
         names = [f"weight.{name}", *(f"adam.{name}.{m}" for m in MOMENTS)]
-        there = [n for n in names if n in tensors]
-        shapes = [tuple(tensors[n].shape) for n in there if not n.endswith(".step")]
+        found = [n for n in names if n in tensors]
+        shapes = [tuple(tensors[n].shape) for n in found if not n.endswith(".step")]
         if (
-            len(there) not in (1, 4)
-            or names[0] not in there
+            len(found) not in (1, 4)
+            or names[0] not in found
             or any(s != tuple(parameter.shape) for s in shapes)
         ):
             raise CheckpointError(f"{path} lacks a whole state of {name}; it is damaged.")

@@ -27,7 +27,7 @@ from gated_interp.tasks.skip_trigrams import SkipTrigramTask
 from gated_interp.training.config import TrainConfig
 from gated_interp.training.constraint import FvuControl
 from gated_interp.training.device import pick_device
-from gated_interp.training.loop import TrainResult, train_gated
+from gated_interp.training.loop import TrainResult, train_gated, train_toy
 from gated_interp.training.schedule import learning_rate, penalty_weight
 from gated_interp.training.stacked.blocks import StackedAttention, StackedGated
 from gated_interp.training.stacked.data import ContextPool, StackedBatch
@@ -97,10 +97,12 @@ def train_toys(
     runs: Sequence[ToyRun],
     *,
     progress: bool = True,
+    say: Callable[[str], None] = say_on_stderr,
 ) -> list[TrainResult[HookedTransformer]]:
     """Train toys, stacked where their shapes agree; results in the order given.
 
-    Each result's ``seconds`` is its share of its stack's time.
+    Each result's ``seconds`` is its share of its stack's time. What the fast path cannot express
+    is trained by the hooked loop, and ``say`` is told why.
 
     Raises:
         GatedInterpError: no run, or data too small for a batch.
@@ -113,8 +115,11 @@ def train_toys(
     """
     return _in_stacks(
         list(runs),
+        lambda run: why_not_in_config(run.config),
+        say,
         lambda run: (run.model.replace(seed=0), _structure(run.config)),
         lambda stack: _toy_stack(stack, progress),
+        lambda run: train_toy(run.model, run.config, progress=progress),
     )
 
 
@@ -141,26 +146,23 @@ def train_gated_runs(
         ...     train_gated_runs(runs, progress=False), blocks, strict=True)] == [True] * 8
         True
     """
-    reasons = {id(run): why_not_stackable(run) for run in runs}
-    for reason in sorted({r for r in reasons.values() if r}):
-        count = sum(r == reason for r in reasons.values())
-        say(f"{count} of {len(runs)} runs go through the hooked loop, one by one: {reason}.")
 
     def shape(run: GatedRun) -> Any:
-        if reasons[id(run)]:
-            return id(run)
         block = run.block.config.replace(seed=0, output_scale=1.0)
         attn = run.original.blocks[0].attn
         shapes = (tuple(attn.W_Q.shape), float(attn.attn_scale))
         return (block, shapes, run.task, _structure(run.config))
 
-    def train(stack: list[GatedRun]) -> list[TrainResult[GatedAttention]]:
-        if not reasons[id(stack[0])]:
-            return _gated_stack(stack, progress)
-        (run,) = stack
-        return [train_gated(run.original, run.block, run.config, data=run.task, progress=progress)]
-
-    return _in_stacks(list(runs), shape, train)
+    return _in_stacks(
+        list(runs),
+        why_not_stackable,
+        say,
+        shape,
+        lambda stack: _gated_stack(stack, progress),
+        lambda run: train_gated(
+            run.original, run.block, run.config, data=run.task, progress=progress
+        ),
+    )
 
 
 def why_not_stackable(run: GatedRun) -> str | None:
@@ -195,6 +197,15 @@ def why_not_stackable(run: GatedRun) -> str | None:
         return "the original's attention is not plain causal attention"
     if any(p.dtype != torch.float32 for p in (*model.parameters(), *run.block.parameters())):
         return "the weights are not all float32"
+    return why_not_in_config(run.config)
+
+
+def why_not_in_config(config: TrainConfig) -> str | None:
+    """Why the fast path cannot train by ``config``; ``None`` where it can."""
+    if config.precision != "float32":
+        return f"its products are not made in {config.precision}"
+    if config.evaluate_every:
+        return "it measures nothing on held-out sequences"
     return None
 
 
@@ -204,13 +215,26 @@ def _structure(config: TrainConfig) -> TrainConfig:
     return TrainConfig.from_dict(fixed)
 
 
-def _in_stacks(runs: list[Any], shape: Callable[[Any], Any], train: Callable[..., Any]) -> Any:
+def _in_stacks(
+    runs: list[Any],
+    why_not: Callable[[Any], str | None],
+    say: Callable[[str], None],
+    shape: Callable[[Any], Any],
+    train: Callable[[list[Any]], list[Any]],
+    train_alone: Callable[[Any], Any],
+) -> list[Any]:
+    """The results of ``runs``, those of one shape trained together, others alone."""
     if not runs:
         raise GatedInterpError("there is nothing to train; give at least one run.")
+    reasons = [why_not(run) for run in runs]
+    for reason in sorted({r for r in reasons if r}):
+        count = reasons.count(reason)
+        say(f"{count} of {len(runs)} runs go through the hooked loop, one by one: {reason}.")
     stacks: dict[Any, list[int]] = {}
     for i, run in enumerate(runs):
-        stacks.setdefault(shape(run), []).append(i)
-    results: dict[int, Any] = {}
+        if not reasons[i]:
+            stacks.setdefault(shape(run), []).append(i)
+    results = {i: train_alone(run) for i, run in enumerate(runs) if reasons[i]}
     for members in stacks.values():
         results |= zip(members, train([runs[i] for i in members]), strict=True)
     return [results[i] for i in range(len(runs))]
@@ -224,9 +248,9 @@ class _Batches:
         config = configs[0]
         self.fixed = config.data == "fixed"
         self.n_sequences = (
-            config.n_sequences if self.fixed else max(FRESH_POOL, 2 * config.batch_size)
+            config.n_sequences if self.fixed else max(FRESH_POOL, 2 * config.update_size)
         )
-        self.per_query = max(1, config.batch_size * task.n_positions // task.d_vocab)
+        self.per_query = max(1, config.update_size * task.n_positions // task.d_vocab)
         self.number = -1
         self.started = 0
         self.pool: ContextPool | None = None
@@ -375,7 +399,7 @@ def _train_stack(
             rates = _rates(configs, step, device)
             loss, measure = loss_of(step, rates)
             weights.backward(loss.sum())
-            optimizer.step(weights.grad, rates["lr"][:, None])
+            optimizer.step(_clipped(weights.grad, config.clip_norm), rates["lr"][:, None])
             if step % config.log_every == 0 or step == config.steps - 1:
                 row = {"loss": loss.detach(), **measure(), **{n: rates[n] for n in logged}}
                 rows.append(row)
@@ -393,6 +417,13 @@ def _train_stack(
         pd.DataFrame({"step": steps, **{n: c[:, run].numpy() for n, c in columns.items()}})
         for run in range(len(configs))
     ]
+
+
+def _clipped(grad: Tensor, norm: float | None) -> Tensor:
+    """Each run's gradient, scaled down to ``norm`` where it is longer, as torch does it."""
+    if norm is None:
+        return grad
+    return grad * (norm / (grad.norm(dim=1, keepdim=True) + 1e-6)).clamp(max=1.0)
 
 
 @contextmanager

@@ -1,0 +1,54 @@
+"""SIGTERM, which schedulers send, stops a command as Ctrl-C does; neither splits an update."""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import NoReturn
+
+STOPS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came: whatever keeps its work on Ctrl-C keeps it now."""
+
+
+def _terminated(number: int, frame: FrameType | None) -> NoReturn:
+    raise Terminated
+
+
+def stop_on_sigterm() -> None:
+    """Let SIGTERM raise :class:`Terminated` from now on; for a program's start, not a library."""
+    signal.signal(signal.SIGTERM, _terminated)
+
+
+def signal_behind(stop: BaseException | None) -> signal.Signals:
+    """Which of the two signals ``stop``, or what it was raised from, came from.
+
+    Examples:
+        >>> signal_behind(KeyboardInterrupt()).name, signal_behind(Terminated()).name
+        ('SIGINT', 'SIGTERM')
+    """
+    while stop is not None:
+        if isinstance(stop, Terminated):
+            return signal.SIGTERM
+        stop = stop.__cause__
+    return signal.SIGINT
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Hold Ctrl-C and SIGTERM back until the context ends, then let them do what they do."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals only ever reach the main thread
+        return
+    held: list[int] = []
+    before = {n: signal.signal(n, lambda number, frame: held.append(number)) for n in STOPS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if held:
+        signal.raise_signal(held[0])

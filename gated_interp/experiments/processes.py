@@ -1,0 +1,96 @@
+"""Jobs in processes of this machine; no process outlives the call that started it."""
+
+import os
+import signal
+import threading
+import time
+import warnings
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import BrokenExecutor
+from functools import cache
+from typing import Any
+
+import joblib
+
+from gated_interp.core.errors import GatedInterpError
+from gated_interp.core.signals import STOPS
+from gated_interp.core.threads import one_thread
+
+# (key, function, its arguments)
+Job = tuple[Any, Callable[..., Any], tuple[Any, ...]]
+
+
+def in_processes(jobs: Sequence[Job], workers: int | None = None) -> Generator[tuple[Any, Any]]:
+    """``(key, function(*args))`` of each job as it finishes; see :func:`run_jobs`."""
+    return run_jobs(_keyed, jobs, workers)
+
+
+def run_jobs(
+    function: Callable[..., Any], jobs: Sequence[tuple[Any, ...]], workers: int | None = None
+) -> Generator[Any]:
+    """``function(*job)`` of each job as it finishes, in any order, one thread each.
+
+    Small tensors gain little from two threads; two processes gain nearly two. Where somebody
+    stops half-way (an exception, Ctrl-C, SIGTERM, even SIGKILL), the processes end too.
+
+    Args:
+        workers: processes; all cores unless given. One is this process itself.
+
+    Raises:
+        GatedInterpError: a worker ended by itself, or was ended.
+    """
+    count = min(workers or os.cpu_count() or 1, len(jobs))
+    if count <= 1:
+        for job in jobs:
+            yield on_one_thread(function, *job)
+        return
+    parallel = joblib.Parallel(
+        n_jobs=count, backend="loky", return_as="generator_unordered", pre_dispatch="n_jobs"
+    )
+    results = parallel(joblib.delayed(_in_worker)(os.getpid(), function, *job) for job in jobs)
+    try:
+        # Not `yield from`: joblib would be closed, and warn, before what stands below.
+        for result in results:  # noqa: UP028
+            yield result
+    except BrokenExecutor as error:
+        raise GatedInterpError(
+            "a worker process ended by itself, perhaps for want of memory; what had finished "
+            "is kept: run it again with fewer workers."
+        ) from error
+    finally:
+        # Where somebody stops half-way, that jobs are cancelled is no news.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            results.close()
+
+
+def on_one_thread(function: Callable[..., Any], *args: Any) -> Any:
+    """``function(*args)`` with torch on one thread."""
+    with one_thread():
+        return function(*args)
+
+
+def _keyed(key: Any, function: Callable[..., Any], args: tuple[Any, ...]) -> tuple[Any, Any]:
+    return key, function(*args)
+
+
+def _in_worker(parent: int, function: Callable[..., Any], *args: Any) -> Any:
+    _belong_to(parent)
+    return on_one_thread(function, *args)
+
+
+@cache
+def _belong_to(parent: int) -> None:
+    """From now on this worker ends with ``parent``, and only with it.
+
+    What a terminal or a scheduler sends to all processes is for the parent to answer.
+    """
+    for number in STOPS:
+        signal.signal(number, signal.SIG_IGN)
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

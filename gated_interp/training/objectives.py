@@ -1,0 +1,210 @@
+"""What a training minimises: what the loop asks of it, and the two that there are."""
+
+import dataclasses
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from gated_interp.core.seeds import derive, generator
+from gated_interp.core.streams import Stream
+from gated_interp.metrics.predictions import next_token_loss
+from gated_interp.metrics.reconstruction import fvu, l0
+from gated_interp.models.gated_attention import GatedAttention
+from gated_interp.models.toy import HookedTransformer
+from gated_interp.training.capture import attention_io, outputs_of
+from gated_interp.training.config import TrainConfig
+from gated_interp.training.constraint import FvuControl
+from gated_interp.training.data import DataSource, draw
+from gated_interp.training.losses import output_variance, reconstruction_error
+from gated_interp.training.schedule import penalty_weight
+from gated_interp.training.state import Row
+
+# Sequences from which the variance of the original's output is measured.
+VARIANCE_SAMPLE = 200
+
+
+@runtime_checkable
+class Objective(Protocol):
+    """What a training minimises.
+
+    In each step the loop calls :meth:`begin`, :meth:`loss` for every part of the batch (after it
+    :meth:`measures`, where the step is logged) and, with the weights updated, :meth:`settle`. No
+    method but :meth:`measures` and :meth:`held_out` waits for the device.
+
+    Attributes:
+        rates: of this step, for the history, beside the learning rate.
+        state: tensors by name that a training goes on from, beside weights and Adam's moments.
+    """
+
+    rates: dict[str, float]
+    state: dict[str, Tensor]
+
+    def begin(self, step: int) -> None:
+        """Make ready for a step."""
+        ...
+
+    def loss(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, ""]:
+        """A mean over ``tokens``, so that the mean over equal parts is the whole batch's."""
+        ...
+
+    def measures(self) -> Row:
+        """What the history says of the last :meth:`loss`."""
+        ...
+
+    def settle(self) -> None:
+        """The weights are updated."""
+        ...
+
+    def held_out(self, tokens: Int[Tensor, "batch pos"]) -> Row:
+        """The same measures of ``tokens``, without gradients or noise; nothing else changes."""
+        ...
+
+
+class NextToken:
+    """Predict the next token: cross-entropy, in nats."""
+
+    def __init__(self, model: HookedTransformer, config: TrainConfig):
+        self.model, self.config = model, config
+        self.rates: dict[str, float] = {}
+        self.state: dict[str, Tensor] = {}
+
+    def begin(self, step: int) -> None:
+        """Nothing moves."""
+
+    def loss(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, ""]:
+        loss = self._cross_entropy(tokens)
+        self.last = loss.detach()
+        return loss
+
+    def measures(self) -> Row:
+        return {"cross_entropy": self.last.item()}
+
+    def settle(self) -> None:
+        """Nothing follows an update."""
+
+    @torch.no_grad()
+    def held_out(self, tokens: Int[Tensor, "batch pos"]) -> Row:
+        return {"cross_entropy": self._cross_entropy(tokens).item()}
+
+    def _cross_entropy(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, ""]:
+        weights = self.model.embed.W_E
+        with autocast(self.config, weights.device):
+            logits = self.model(tokens)
+        return next_token_loss(logits.to(weights.dtype), tokens).mean()
+
+
+@dataclasses.dataclass(frozen=True)
+class Terms:
+    """What the loss of a block is made of, and what else is measured, on one batch."""
+
+    output: Float[Tensor, "batch pos d_model"]
+    target: Float[Tensor, "batch pos d_model"]
+    gate: Float[Tensor, "batch head_index query_pos key_pos"]
+    error: Float[Tensor, ""]
+    penalty: Float[Tensor, ""]
+    overlap: Float[Tensor, ""]
+
+    def measures(self) -> Row:
+        return {
+            "reconstruction": self.error.item(),
+            "fvu": fvu(self.output.detach(), self.target).item(),
+            "penalty": self.penalty.item(),
+            "overlap": self.overlap.item(),
+            "l0": l0(self.gate.detach()).item(),
+        }
+
+
+class Imitate:
+    """Write what the attention of ``original`` at ``layer`` writes, with few gates and overlaps.
+
+    ::
+
+        loss = mean squared error + alpha * gate penalty + overlap * overlap penalty
+
+    Args:
+        original: on the device where ``block`` trains; it is only read.
+        data: a sample of it, of the training's own, says what variance the original's output has.
+    """
+
+    def __init__(
+        self,
+        block: GatedAttention,
+        original: HookedTransformer,
+        layer: int,
+        config: TrainConfig,
+        data: DataSource,
+    ):
+        self.block, self.original, self.layer, self.config = block, original, layer, config
+        # Measured once: it scales penalties and the FVU they answer to.
+        sample = draw(data, VARIANCE_SAMPLE, derive(config.seed, Stream.VARIANCE), original)
+        self.variance = output_variance(attention_io(original, sample, layer).output)
+        self.unit = self.variance
+        if config.alpha_unit == "absolute":
+            self.unit = torch.ones((), dtype=torch.float64, device=self.variance.device)
+        self.control = FvuControl([config], self.variance.device)
+        self.state = {"fvu_control": self.control.state}
+        self.rates: dict[str, float] = {}
+
+    def begin(self, step: int) -> None:
+        c = self.config
+        self.step, self.errors = step, list[Tensor]()
+        self.ramp = penalty_weight(step, c.steps, 1.0, c.penalty_off, c.penalty_ramp)
+        self.rates = {
+            "alpha": penalty_weight(step, c.steps, c.alpha, c.penalty_off, c.penalty_ramp)
+        }
+        if self.block.config.gate == "hard_concrete":
+            self.block.noise_generator = generator(derive(c.seed, Stream.GATE_NOISE, step))
+
+    def loss(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, ""]:
+        self.last = seen = self._terms(tokens)
+        self.errors.append(seen.error.detach())
+        # The weights are worked out in float64 and rounded once, as Python's numbers are.
+        factor = self.control.factor[0]
+        alpha = self.rates["alpha"] * self.unit * factor.to(self.unit.dtype)
+        loss = seen.error + alpha.to(seen.penalty.dtype) * seen.penalty
+        if self.config.overlap:
+            weight = self.ramp * self.config.overlap * factor.double()
+            loss = loss + weight.to(seen.overlap.dtype) * seen.overlap
+        return loss
+
+    def measures(self) -> Row:
+        return {**self.last.measures(), "factor": float(self.control.factor)}
+
+    def settle(self) -> None:
+        """Let the controller see the step's FVU."""
+        fvu_now = torch.stack(self.errors).mean() / self.variance
+        self.control.observe(fvu_now[None], self.step)
+
+    @torch.no_grad()
+    def held_out(self, tokens: Int[Tensor, "batch pos"]) -> Row:
+        noise, self.block.noise_generator = self.block.noise_generator, None
+        try:
+            return self._terms(tokens).measures()
+        finally:
+            self.block.noise_generator = noise
+
+    def _terms(self, tokens: Int[Tensor, "batch pos"]) -> Terms:
+        block, dtype = self.block, self.block.W_Q.dtype
+        seen = attention_io(self.original, tokens, self.layer)
+        with (
+            outputs_of(block.hook_gate) as gates,
+            outputs_of(block.hook_z) as writes,
+            autocast(self.config, tokens.device),
+        ):
+            output = block(*(x.to(dtype) for x in seen.inputs)).to(dtype)
+        target, gate, z = seen.output.to(dtype), gates[-1].to(dtype), writes[-1].to(dtype)
+        shared = torch.zeros(())
+        if self.config.overlap:
+            shared = block.overlap_penalty(z, self.variance, self.config.overlap_power)
+        error = reconstruction_error(output, target)
+        return Terms(output, target, gate, error, block.gate_penalty(gate), shared)
+
+
+def autocast(config: TrainConfig, device: torch.device) -> AbstractContextManager[Any]:
+    """Matrix products in bfloat16 where ``config`` says so; weights and losses stay as they are."""
+    if config.precision == "float32":
+        return nullcontext()
+    return torch.autocast(device.type, torch.bfloat16)

@@ -1,0 +1,237 @@
+"""A disk that is full: one sentence, no half file, nothing lost that was written before."""
+
+import errno
+import os
+import resource
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+from test_cli import cli, one_sentence
+from test_sweep import a_row, config, run
+
+from gated_interp.analysis.verdict import verdict
+from gated_interp.core.errors import GatedInterpError
+from gated_interp.core.files import write_text, write_whole
+from gated_interp.experiments import paper, sweep
+from gated_interp.experiments.seeds import GatedOutcome, SeedsOutcome, ToyOutcome
+from gated_interp.experiments.sweep_cells import COLUMNS
+from gated_interp.experiments.table import GrowingTable
+from gated_interp.models.analytic import manual_model
+from gated_interp.models.checkpoint import save
+from gated_interp.models.gated_attention import GatedAttention
+from gated_interp.models.splice import splice
+from gated_interp.models.toy import ToyConfig
+from gated_interp.tasks.skip_trigrams import SkipTrigramTask
+from gated_interp.training.config import TrainConfig
+from gated_interp.training.loop import train_toy
+
+TOY = ToyConfig(n_trigrams=3, n_heads=2)
+FULL = "No space left on device; make room, or name a folder elsewhere, and run it again."
+
+
+def pour_into(file):
+    while file.write(b"x" * 4096):
+        pass
+
+
+class Disk:
+    """A file system of a megabyte."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def fill(self):
+        """Take all room."""
+        with (
+            (self.path / "filler").open("wb", buffering=0) as file,
+            pytest.raises(OSError, match="No space left"),
+        ):
+            pour_into(file)
+
+    def files(self):
+        found = (p for p in self.path.rglob("*") if p.is_file() and p.name != "filler")
+        return sorted(str(p.relative_to(self.path)) for p in found)
+
+
+@pytest.fixture
+def disk(tmp_path):
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
+    try:
+        if subprocess.run(mount, capture_output=True).returncode:
+            pytest.skip("no file system may be mounted here")
+    except FileNotFoundError:
+        pytest.skip("nothing mounts file systems here")
+    yield Disk(folder)
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def test_what_stood_there_stays(disk):
+    path = write_text(disk.path / "a.txt", "the old text")
+    disk.fill()
+    with pytest.raises(GatedInterpError) as error:
+        write_text(path, "y" * 10_000)
+    assert str(error.value) == f"cannot write {path}: {FULL}"
+    assert path.read_text() == "the old text"
+    assert disk.files() == ["a.txt"]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO])
+@pytest.mark.parametrize("when", ["writing", "syncing"])
+def test_every_way_to_have_no_room_is_a_sentence(number, when, tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError(number, os.strerror(number))
+
+    if when == "syncing":
+        monkeypatch.setattr(os, "fsync", fail)
+    write = fail if when == "writing" else lambda p: p.write_text("x")
+    advice = "name a folder that can be" if number == errno.EIO else "make room, or"
+    with pytest.raises(GatedInterpError, match=f"x: {os.strerror(number)}; {advice}.*\\.$"):
+        write_whole(tmp_path / "x", write)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_training_keeps_its_last_state(disk, monkeypatch):
+    path = disk.path / "toy.state"
+    how = TrainConfig.toy(steps=9, batch_size=5, checkpoint_every=3)
+    wanted = train_toy(TOY, how, progress=False)
+    filled, sample = [], SkipTrigramTask.sample
+
+    def source(task, n, seed):
+        if path.exists() and not filled:
+            filled.append(disk.fill())
+        return sample(task, n, seed)
+
+    monkeypatch.setattr(SkipTrigramTask, "sample", source)
+    with pytest.raises(GatedInterpError, match="No space left on device"):
+        train_toy(TOY, how, checkpoint=path, progress=False)
+    assert disk.files() == ["toy.state"]
+    (disk.path / "filler").unlink()
+    result = train_toy(TOY, how, resume=path, progress=False)
+    pd.testing.assert_frame_equal(result.history, wanted.history, check_exact=True)
+
+
+def test_the_largest_file_that_is_allowed_counts_too(tmp_path):
+    """As RLIMIT_FSIZE sets it; needs no rights."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(GatedInterpError, match=r"toy\.state: File too large; make room"):
+            train_toy(
+                TOY, TrainConfig.toy(steps=1), checkpoint=tmp_path / "toy.state", progress=False
+            )
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(tmp_path.iterdir()) == []
+
+
+SHORT = ["--steps", "4", "--batch-size", "5", "--data", "fresh"]
+
+
+@pytest.mark.parametrize("command", [["train-toy"], ["train-gated", "2H3ST-toy"]])
+@pytest.mark.parametrize("full", ["from the start", "at the end"])
+def test_training_commands_on_a_full_disk(command, full, disk, monkeypatch):
+    if full == "at the end":  # the state fits, the model no longer
+        from gated_interp.experiments import single
+
+        def late(*args, **rest):
+            disk.fill()
+            return save(*args, **rest)
+
+        monkeypatch.setattr(single, "save", late)
+    else:
+        disk.fill()
+    result = cli(*command, *SHORT, "--out", disk.path / "m.safetensors", code=1)
+    assert one_sentence(result).endswith(FULL)
+    # What would be lost is kept to go on from.
+    assert disk.files() == (["m.safetensors.state"] if full == "at the end" else [])
+
+
+def test_a_sweep_on_a_full_disk_keeps_its_rows(disk, monkeypatch):
+    ran = []
+
+    def fake(cells):
+        ran.append(cells)
+        if len(ran) == 3:
+            disk.fill()
+        return [a_row(c) for c in cells]
+
+    monkeypatch.setattr(sweep, "run_shape", fake)
+    made = config(disk.path / "s")
+    with pytest.raises(GatedInterpError, match="No space left on device"):
+        run(made)
+    table = GrowingTable(disk.path / "s", "sweep", COLUMNS)
+    assert not table.torn
+    assert 4 <= len(table.rows) < 12
+    pd.read_parquet(table.parquet)
+    assert disk.files() == [f"s/{n}" for n in (".sweep.lock", "sweep.csv", "sweep.json",
+                                               "sweep.parquet")]  # fmt: skip
+    (disk.path / "filler").unlink()
+    assert len(run(made)) == 12
+
+
+def test_a_row_that_does_not_fit_leaves_no_half_row(tmp_path, monkeypatch):
+    table = GrowingTable(tmp_path, "t", {"name": str, "n": int})
+    table.start()
+    table.append({"name": "a", "n": 1})
+    before = table.csv.read_bytes()
+
+    def fail(_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fail)
+        with pytest.raises(GatedInterpError, match=r"cannot write .*t\.csv: No space left"):
+            table.append({"name": "b", "n": 2})
+    assert table.csv.read_bytes() == before
+    assert table.keys == {"a"}
+    table.append({"name": "b", "n": 2})
+    assert GrowingTable(tmp_path, "t", {"name": str, "n": int}).keys == {"a", "b"}
+
+
+def one_run(heads, task, recipe, stack):
+    """An outcome without a training."""
+    toy = manual_model(heads, task.n_trigrams).model
+    model = splice(toy, 0, GatedAttention.from_attention(toy.blocks[0].attn, 2))
+    found = verdict(toy, task)
+    history = pd.DataFrame({"step": [0], "loss": [1.0]})
+    toys = [ToyOutcome(s, toy, found, 0.1) for s in stack]
+    gated = [GatedOutcome(s, s, model, found, 0.1, 1.0, 0.1, 0.1, 0.1, 0.1, history) for s in stack]
+    return SeedsOutcome(toys, gated, 0.1)
+
+
+def test_reproduce_on_a_full_disk(disk, monkeypatch):
+    saved = []
+
+    def full_after_one(*args, **rest):
+        if saved:
+            disk.fill()
+        saved.append(save(*args, **rest))
+
+    monkeypatch.setattr(paper, "train_seeds", one_run)
+    monkeypatch.setattr(paper, "save", full_after_one)
+    result = cli("reproduce", "--only", "2H3ST", "--seeds", 2, "--workers", 1,
+                 "--out", disk.path / "run", code=1)  # fmt: skip
+    assert one_sentence(result).endswith(FULL)
+    assert disk.files() == ["run/2H3ST-gated.safetensors", "run/config.json"]
+
+
+def test_figures_on_a_full_disk(disk, tmp_path):
+    model = save(manual_model(2, 3).model, tmp_path / "manual.safetensors")
+    disk.fill()
+    result = cli("ablate", model, "--out", disk.path, "--format", "html", code=1)
+    assert result.stderr.strip().endswith(FULL)
+    assert result.stderr.count("\n") == 1
+    assert disk.files() == []
+
+
+@pytest.mark.parametrize("args", [["--version"], ["--help"], ["info", "2H3ST-toy", "--json"]])
+def test_an_output_that_is_full_is_one_sentence(args):
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "gated_interp.cli", *args]
+        ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert ended.returncode == 1
+    assert ended.stderr == "Error: No space left on device.\n"
