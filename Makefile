@@ -22,7 +22,7 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
 	@touch $@
 
-reproduce: $(READY)  ## run the post's experiments into runs/paper and figures
+reproduce: $(READY)  ## run the post's experiments into runs/paper
 	$(BIN)/gated-interp reproduce
 
 test: $(READY)  ## run the tests and doctests that take seconds
