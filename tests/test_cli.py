@@ -332,7 +332,7 @@ def test_settings_that_are_not_given_are_the_recipes():
     reference = single.gated_settings(toy, toy.toy_config.task, 7, recipe="reference")
     assert reference.config.alpha == 0.5
     assert reference.block.config.n_heads == 4
-    asked = {"clip_norm": 1.0, "accumulate": 2, "precision": "bfloat16", "evaluate_every": 400}
+    asked = {"clip_norm": 1.0, "accumulate": 2, "precision": "bfloat16", "evaluate_every": 300}
     changed = single.gated_settings(toy, toy.toy_config.task, 7, **asked).config
     assert changed == run.config.replace(**asked)
     with pytest.raises(GatedInterpError, match="no setting 'color'"):

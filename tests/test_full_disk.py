@@ -14,8 +14,8 @@ from test_sweep import a_row, config, run
 from gated_interp.analysis.verdict import verdict
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.files import write_text, write_whole
-from gated_interp.experiments import paper, sweep
-from gated_interp.experiments.seeds import GatedOutcome, SeedsOutcome, ToyOutcome
+from gated_interp.experiments import batches, paper, sweep
+from gated_interp.experiments.seeds import MEASURES, GatedOutcome, ToyOutcome
 from gated_interp.experiments.sweep_cells import COLUMNS
 from gated_interp.experiments.table import GrowingTable
 from gated_interp.models.analytic import manual_model
@@ -192,15 +192,20 @@ def test_a_row_that_does_not_fit_leaves_no_half_row(tmp_path, monkeypatch):
     assert GrowingTable(tmp_path, "t", {"name": str, "n": int}).keys == {"a", "b"}
 
 
-def one_run(heads, task, recipe, stack):
-    """An outcome without a training."""
+def one_toy(heads, task, recipe, stack):
+    """Toys without a training."""
     toy = manual_model(heads, task.n_trigrams).model
+    return [ToyOutcome(s, toy, verdict(toy, task), 1.0, 0.1) for s in stack]
+
+
+def one_run(task, recipe, stack, originals):
+    """Gated runs without a training."""
+    toy = originals[0].model
     model = splice(toy, 0, GatedAttention.from_attention(toy.blocks[0].attn, 2))
-    found = verdict(toy, task)
+    measured = dict.fromkeys(MEASURES, 0.1)
     history = pd.DataFrame({"step": [0], "loss": [1.0]})
-    toys = [ToyOutcome(s, toy, found, 0.1) for s in stack]
-    gated = [GatedOutcome(s, s, model, found, 0.1, 1.0, 0.1, 0.1, 0.1, 0.1, history) for s in stack]
-    return SeedsOutcome(toys, gated, 0.1)
+    found = verdict(toy, task)
+    return [GatedOutcome(s, s, model, found, **measured, history=history) for s in stack]
 
 
 def test_reproduce_on_a_full_disk(disk, monkeypatch):
@@ -211,7 +216,8 @@ def test_reproduce_on_a_full_disk(disk, monkeypatch):
             disk.fill()
         saved.append(save(*args, **rest))
 
-    monkeypatch.setattr(paper, "train_seeds", one_run)
+    monkeypatch.setattr(batches, "train_toy_seeds", one_toy)
+    monkeypatch.setattr(paper, "train_gated_seeds", one_run)
     monkeypatch.setattr(paper, "save", full_after_one)
     result = cli("reproduce", "--only", "2H3ST", "--seeds", 2, "--workers", 1,
                  "--out", disk.path / "run", code=1)  # fmt: skip

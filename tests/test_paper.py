@@ -95,9 +95,9 @@ def test_the_gate_table_is_the_gate_of_each_pair_of_tokens(run):
     out, _, _ = run
     model = load(out / "3H4ST-gated.safetensors")
     block = model.blocks[0].attn
-    q = block.W_gate_Q[..., 0] + block.b_gate_Q
-    k = block.W_gate_K[..., 0] + block.b_gate_K
-    by_hand = (q[:, :, None] * k[:, None, :]).clamp(0, 1)
+    q = block.W_gate_Q + block.b_gate_Q[:, None]
+    k = block.W_gate_K + block.b_gate_K[:, None]
+    by_hand = (q[:, :, None] * k[:, None]).sum(-1).clamp(0, 1)
     assert_close(torch.from_numpy(gate_table(model)), by_hand.detach())
     with pytest.raises(GatedInterpError, match="no gated block"):
         gate_table(unsplice(model))

@@ -141,12 +141,12 @@ def test_a_gated_heads_result_can_be_replaced(make):
     model = make()
     result, z = "blocks.0.attn.hook_result", "blocks.0.attn.hook_z"
     got = activation_patch(model, CLEAN, SOURCE, result, head=1)
-    close(got, activation_patch(model, CLEAN, SOURCE, z, head=1))
+    assert_close(got, activation_patch(model, CLEAN, SOURCE, z, head=1))
     assert (got - model(CLEAN)).abs().max() > 0.1
     with intervened(model, {result: torch.zeros_like}):
         silent = model(CLEAN)
     with intervened(model, {z: torch.zeros_like}):
-        close(silent, model(CLEAN))
+        assert_close(silent, model(CLEAN))
     assert (silent - model(CLEAN)).abs().max() > 0.1
 
 

@@ -65,7 +65,9 @@ def test_training_tells_a_block_its_l0():
         assert run.block.l0 == result.history["l0"].iloc[-1]
         loss = result.history["loss"].iloc[-1]
         assert repr(result) == f"TrainResult(GatedAttention, 4 steps, loss={loss:.4g})"
-    assert repr(runs[0]).startswith("GatedRun(block=GatedAttention(8 heads, gate=clamp, L0=")
+    assert repr(runs[0]).startswith(
+        "GatedRun(block=GatedAttention(8 heads, d_gate=2, gate=clamp, L0="
+    )
 
 
 @pytest.mark.parametrize("note", [{}, {"l0": "low"}, {"l0": None}])
