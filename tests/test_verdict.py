@@ -299,3 +299,18 @@ def test_accuracy_is_a_share_of_the_trigrams_own_examples():
     assert math.isclose(found.accuracy[1], 2 / 3)
     assert (found.accuracy[2], found.accuracy[3]) == (1, 0)
     assert (found.learnt, found.not_learnt, found.owners[2]) == ([2], [1, 3], [0])
+
+
+def test_removing_nothing_breaks_no_owner():
+    """Of 150 examples one may break. Two do, each under a set of its own; only with *nothing*
+    removed do both, and that is no removal: head 0 leads by 1, the others hurt one and help one.
+    """
+    lead = torch.ones(150, 3)
+    lead[0] = torch.tensor([1.0, -2.0, 0.5])
+    lead[1] = torch.tensor([1.0, 0.5, -2.0])
+    assert (lead[:2].sum(1) <= 0).all()
+    writes = torch.stack([lead, torch.zeros_like(lead)], -1)
+    assert sole_owners(writes, 0) == [0]
+    # A third that breaks under the set of the first makes two.
+    writes[2] = writes[0]
+    assert sole_owners(writes, 0) == []
