@@ -292,7 +292,7 @@ def judged(owners, learnt=(1, 2, 3)):
     distributed = [b for b in learnt if not owners[b]]
     left = [b for b in (1, 2, 3) if b not in learnt]
     accuracy = {b: float(b in learnt) for b in (1, 2, 3)}
-    return Verdict(list(learnt), owners, distributed, left, accuracy)
+    return Verdict(list(learnt), owners, distributed, left, accuracy, holders=owners)
 
 
 QUIET = torch.zeros(3, dtype=torch.double)
