@@ -538,8 +538,7 @@ def test_each_fresh_pool_is_used_once_from_its_start():
     seen += [batches(step)[0] for step in range(2, 2 * per_pool)]
     for number in range(2):
         pool = ContextPool(
-            TASK, [config.seed], stream=number, n_sequences=batches.n_sequences,
-            per_query=batches.per_query,
+            TASK, [config.seed], stream=number, n_sequences=1000, per_query=batches.per_query
         )  # fmt: skip
         for at in range(per_pool):
             assert torch.equal(seen[number * per_pool + at].counts, pool.batch(at).counts)
@@ -555,3 +554,10 @@ def test_a_fixed_pool_starts_at_its_start_and_over_again():
     again, at = batches(pool.n_slices)
     assert at == 0
     assert torch.equal(again.counts, first.counts)
+
+
+def test_progress_is_shown_unless_it_is_switched_off(capfd):
+    for progress, shown in (({}, True), ({"progress": False}, False)):
+        train_toys([toy_run(1, steps=2)], **progress)
+        train_gated_runs([gated_run(1, steps=2)], **progress)
+        assert capfd.readouterr().err.count("2/2") == (2 if shown else 0)

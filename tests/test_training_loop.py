@@ -569,3 +569,17 @@ def test_the_logged_parts_add_up_to_the_loss(alpha_unit):
     penalties = unit * rows["alpha"] * rows["penalty"] + ramp * 0.7 * rows["overlap"]
     wanted = rows["reconstruction"] + rows["factor"] * penalties
     np.testing.assert_allclose(rows["loss"], wanted, rtol=1e-5)
+
+
+def test_a_toy_resumes_with_its_own_frozen_weights_only(tmp_path):
+    path = tmp_path / "state.safetensors"
+    train_toy(TOY, SHORT, checkpoint=path, progress=False)
+    # Weights that train come from the file, whatever they were ...
+    other = build_toy(TOY.replace(seed=6))
+    assert len(train_toy(other, SHORT, resume=path, progress=False).history) == 8
+    # ... those that do not must be the same.
+    frozen = build_toy(TOY)
+    with torch.no_grad():
+        frozen.embed.W_E[0, 1] = 0.5
+    with pytest.raises(CheckpointError, match="with frozen weights '"):
+        train_toy(frozen, SHORT, resume=path, progress=False)

@@ -325,3 +325,8 @@ def test_a_fixed_set_starts_at_its_first_sequence(toy):
     tokens_of = batches(SkipTrigramTask(3), config, toy)
     whole = draw(SkipTrigramTask(3), 21, derive(3, Stream.FIXED_SET), toy)
     assert torch.equal(torch.cat([tokens_of(step) for step in range(3)]), whole)
+
+
+def test_tasks_of_fewer_trigrams_are_refused_too(toy):
+    with pytest.raises(GatedInterpError, match="8 tokens; a task of 2 trigrams has 6"):
+        data_for(toy, SkipTrigramTask(2))
