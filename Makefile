@@ -8,7 +8,7 @@ CODE := gated_interp tests
 # Small tensors: a second thread gains little, and beside another process it costs a lot.
 ONE_THREAD := OMP_NUM_THREADS=1
 
-.PHONY: help setup reproduce test test-all test-machines check format bench constraints clean
+.PHONY: help setup reproduce test test-all test-machines check format bench mutants constraints clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -47,6 +47,12 @@ format: $(READY)  ## format, and mend what the linter can mend
 
 bench: $(READY)  ## measure the speeds that the README names, as ratios
 	$(BIN)/python -m gated_interp.experiments.bench
+
+# Half an hour. `make mutants MUTANTS=10` for a short one; ROOMS="models tasks" for some rooms.
+MUTANTS ?= 40
+ROOMS ?=
+mutants: $(READY)  ## change one thing at a time in the code, and see whether a test notices
+	$(ONE_THREAD) $(BIN)/python tests/mutation_run.py -n $(MUTANTS) $(ROOMS)
 
 # After installing other versions into .venv and testing them. Local builds ("+cpu"), the package
 # itself and pip are left out, so that plain pip finds every line anywhere.

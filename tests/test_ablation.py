@@ -300,3 +300,22 @@ def test_bad_input_in_one_sentence():
         ablate(models.toy(TASK).to("meta"), TOKENS)
     with pytest.raises(GatedInterpError, match="no hook point 'hook_embd'; the closest is"):
         intervened(model, {"hook_embd": lambda x: x}).__enter__()
+
+
+def test_the_interval_is_that_of_a_mean():
+    """change ± 1.96 standard deviations / sqrt(n), worked out from each occurrence's logit."""
+    model = models.toy(TASK)
+    table = ablate(model, BATCH, [(0, 1)])
+    with torch.no_grad():
+        before = model(TOKENS).double()
+        with ablated(model, [(0, 1)]):
+            after = model(TOKENS).double()
+    mine = BATCH.trigram == 2
+    at = (BATCH.example[mine], BATCH.destination_pos[mine])
+    change = (after - before)[at][:, 5]
+    margin = 1.96 * change.std().item() / len(change) ** 0.5
+    row = table[(table.kind == "head") & (table.metric == "logit") & (table.trigram == 2)].iloc[0]
+    assert len(change) > 5
+    assert row.change == pytest.approx(change.mean().item(), abs=1e-5)
+    assert (row.high - row.low) / 2 == pytest.approx(margin, rel=1e-4)
+    assert (row.high + row.low) / 2 == pytest.approx(row.change)

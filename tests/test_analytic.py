@@ -11,6 +11,7 @@ from gated_interp.analysis.verdict import verdict
 from gated_interp.analysis.writes import head_writes
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.models.analytic import conditional_pair, manual_model, paired_model
+from gated_interp.tasks.skip_trigrams import SkipTrigramTask
 
 
 def test_the_published_manual_model():
@@ -102,3 +103,15 @@ def test_impossible_ones_are_refused_in_one_sentence():
     for call, says in bad:
         with pytest.raises(GatedInterpError, match=says):
             call()
+
+
+def test_analytic_models_say_their_task_and_their_heads():
+    paired = paired_model(2)
+    assert paired.heads_of == {1: [0, 1], 2: [2, 3]}
+    assert manual_model(2, 3).heads_of == {1: [0], 2: [1], 3: [0, 1]}
+    pair = conditional_pair(2)
+    assert pair.heads_of == {1: [0], 2: [0]}
+    for truth in (paired, pair, manual_model(2, 2)):
+        assert truth.task == SkipTrigramTask(2, n_positions=11)
+        assert truth.model.cfg.n_ctx == 11
+    assert conditional_pair(2, n_positions=7).task.n_positions == 7

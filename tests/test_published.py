@@ -130,3 +130,11 @@ def test_a_spoilt_published_file_is_refused(tmp_path: Path, case: str) -> None:
 def test_info_reads_a_published_file(tmp_path: Path) -> None:
     info = read_info(written(tmp_path / "m.st", published_gated()))
     assert (info.kind, info.n_parameters) == ("gated", 5 * (6 * 8 + 5))
+
+
+@pytest.mark.parametrize("only", ["W_gate_Q", "W_gate_K"])
+def test_one_gate_is_enough_to_recognise_a_published_block(tmp_path: Path, only: str) -> None:
+    other = {"W_gate_Q": "W_gate_K", "W_gate_K": "W_gate_Q"}[only]
+    path = written(tmp_path / "m.st", drop(published_gated(), other))
+    with pytest.raises(CheckpointError, match=f"lacks the tensor '{other}'"):
+        load(path)

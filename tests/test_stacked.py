@@ -428,3 +428,9 @@ def test_stacked_adam_is_adam_with_a_rate_for_each_run():
             parameter.grad = g.clone()
             adam.step()
     assert_close(weights, torch.stack([p.detach() for p in apart]))
+
+
+def test_a_gap_of_a_hundred_is_cut_to_twenty():
+    """exp(-20) is below float32's resolution, however often the lower key occurs."""
+    scores = torch.tensor([[[[0.0, -100.0, -107.0, -207.0]]]])
+    assert compress_scores(scores).flatten().tolist() == [60.0, 40.0, 33.0, 13.0]

@@ -26,6 +26,7 @@ from gated_interp.training.stacked.runs import (
     GatedRun,
     ToyRun,
     _Batches,
+    output_variance,
     train_gated_runs,
     train_toys,
     why_not_stackable,
@@ -513,3 +514,78 @@ def test_the_fvu_ends_near_its_target():
     assert ends[0] == pytest.approx(0.05, rel=0.35)
     assert ends[1] == pytest.approx(0.2, rel=0.35)
     assert ends[2] not in (pytest.approx(0.05, rel=0.35), pytest.approx(0.2, rel=0.35))
+
+
+# ---- what the loss is made of, and which data are next
+
+
+@pytest.mark.parametrize("alpha_unit", ["absolute", "variance"])
+def test_the_logged_parts_add_up_to_the_loss(alpha_unit):
+    run = gated_run(
+        3, steps=8, data="fixed", log_every=1, alpha=0.3, alpha_unit=alpha_unit, overlap=0.7,
+        penalty_off=0.25, penalty_ramp=0.5, fvu_target=0.05, fvu_rate=0.1, fvu_from=0.2,
+    )  # fmt: skip
+    (result,) = train_gated_runs([run], progress=False)
+    rows = result.history
+    ramp = rows["alpha"] / 0.3
+    assert ramp.tolist() == pytest.approx([0, 0, 0, 0.25, 0.5, 0.75, 1, 1])
+    assert (rows["factor"].iloc[3:] < 0.95).all()  # else it could be left out unnoticed
+    variance = rows["reconstruction"] / rows["fvu"]
+    assert variance.std() < 1e-5 * variance.mean()
+    assert not 0.9 < variance.mean() < 1.1
+    unit = variance if alpha_unit == "variance" else 1.0
+    penalties = unit * rows["alpha"] * rows["penalty"] + ramp * 0.7 * rows["overlap"]
+    wanted = rows["reconstruction"] + rows["factor"] * penalties
+    np.testing.assert_allclose(rows["loss"], wanted, rtol=1e-5)
+
+
+def test_the_variance_is_about_the_mean_of_the_first_slices():
+    model = attention_models.toy(TASK, n_heads=2, d_head=2, seed=1)
+    attn = model.blocks[0].attn
+    pool = ContextPool(TASK, [4], n_sequences=200, per_query=7)
+    assert pool.n_slices > 4
+    outputs, weights = [], []
+    for at in range(4):
+        for row, weight, _ in as_sequences(pool.batch(at), 0):
+            x = one_hot(row[None])
+            outputs.append(attn(x, x, x).detach()[0, -1].double())
+            weights.append(weight.double() / 4)
+    output, weight = torch.stack(outputs), torch.stack(weights)[:, None]
+    mean = (weight * output).sum(0)
+    wanted = (weight * (output - mean).square()).sum(0).mean().item()
+    assert (mean.square().mean() > 0.1 * wanted).item()  # it matters that it is about the mean
+    assert output_variance(StackedAttention([attn]), pool).item() == pytest.approx(wanted, rel=1e-4)
+
+
+def test_each_fresh_pool_is_used_once_from_its_start():
+    config = TrainConfig(**{**SHORT, "data": "fresh", "batch_size": 300})
+    batches = _Batches(TASK, [config])
+    seen = [batches(step)[0] for step in range(2)]
+    per_pool = batches.pool.n_slices
+    assert 1 < per_pool < 8
+    seen += [batches(step)[0] for step in range(2, 2 * per_pool)]
+    for number in range(2):
+        pool = ContextPool(
+            TASK, [config.seed], stream=number, n_sequences=1000, per_query=batches.per_query
+        )  # fmt: skip
+        for at in range(per_pool):
+            assert torch.equal(seen[number * per_pool + at].counts, pool.batch(at).counts)
+
+
+def test_a_fixed_pool_starts_at_its_start_and_over_again():
+    config = TrainConfig(**{**SHORT, "data": "fixed"})
+    batches = _Batches(TASK, [config])
+    first, at = batches(0)
+    pool = ContextPool(TASK, [config.seed], n_sequences=200, per_query=batches.per_query)
+    assert at == 0
+    assert torch.equal(first.counts, pool.batch(0).counts)
+    again, at = batches(pool.n_slices)
+    assert at == 0
+    assert torch.equal(again.counts, first.counts)
+
+
+def test_progress_is_shown_unless_it_is_switched_off(capfd):
+    for progress, shown in (({}, True), ({"progress": False}, False)):
+        train_toys([toy_run(1, steps=2)], **progress)
+        train_gated_runs([gated_run(1, steps=2)], **progress)
+        assert capfd.readouterr().err.count("2/2") == (2 if shown else 0)

@@ -19,11 +19,12 @@ from gated_interp.analysis.measures import (
 )
 from gated_interp.analysis.superposition import (
     COLUMNS,
+    classify,
     false_alarms,
     loading_matrix,
     superposition_report,
 )
-from gated_interp.analysis.verdict import verdict
+from gated_interp.analysis.verdict import Verdict, verdict
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.metrics.reconstruction import fvu, l0
 from gated_interp.models.analytic import conditional_pair, manual_model, paired_model
@@ -283,3 +284,49 @@ def test_bad_input_in_one_sentence():
         dead_heads(toy, TOKENS + 4)
     with pytest.raises(GatedInterpError, match="on cpu; the model is on meta"):
         faithfulness(models.toy(TASK).to("meta"), TOKENS)
+
+
+def judged(owners, learnt=(1, 2, 3)):
+    """A verdict with these owners."""
+    distributed = [b for b in learnt if not owners[b]]
+    left = [b for b in (1, 2, 3) if b not in learnt]
+    accuracy = {b: float(b in learnt) for b in (1, 2, 3)}
+    return Verdict(list(learnt), owners, distributed, left, accuracy, holders=owners)
+
+
+QUIET = torch.zeros(3, dtype=torch.double)
+SILENT = torch.zeros(3, 2, dtype=torch.double)
+
+
+def test_what_is_not_learnt_does_not_put_a_head_in_superposition():
+    """Trigram 1 is spread over both heads; the other thing they carry, 3, was never learnt."""
+    loading = torch.tensor([[1.0, 1], [0, 0], [1, 1]], dtype=torch.double)
+    owners = {1: [], 2: [0], 3: []}
+    found = classify(judged(owners, learnt=(1, 2)), loading, QUIET, SILENT)
+    assert found["distributed"] == [1]
+    assert found["superposed"] == []
+    assert classify(judged(owners), loading, QUIET, SILENT)["superposed"] == [1, 3]
+
+
+def test_composed_needs_every_owner_to_answer_without_an_a():
+    loading = torch.eye(3, 2, dtype=torch.double)
+    owners = {1: [0, 1], 2: [1], 3: [0]}
+    alone = torch.tensor([[1.0, 0], [0, 1], [0.5, 0]], dtype=torch.double)
+    # 1: head 1 alone stays quiet. 2: its one owner answers. 3: and so does this one, at times.
+    assert classify(judged(owners), loading, QUIET, alone)["composed"] == [2, 3]
+    # Where the whole model answers too, nothing else decides.
+    loud = torch.tensor([0.0, 1, 0], dtype=torch.double)
+    assert classify(judged(owners), loading, loud, alone)["composed"] == [3]
+
+
+@pytest.mark.parametrize(("share", "dead"), [(0.01, []), (0.0011, []), (0.0009, [1])])
+def test_a_head_is_dead_below_a_thousandth_of_the_largest(share, dead):
+    """A thousandth in size, not in energy."""
+    model = models.toy(TASK, n_heads=2, d_head=1)
+    attn = model.blocks[0].attn
+    with torch.no_grad():
+        for name in ("W_Q", "b_Q", "W_K", "b_K", "W_V", "b_V", "W_O"):
+            weight = getattr(attn, name)
+            weight[1] = weight[0]
+        attn.W_O[1] *= share
+    assert dead_heads(model, TOKENS) == dead

@@ -11,6 +11,7 @@ from scipy.stats import chi2_contingency
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.tasks import SkipTrigramTask, TrigramBatch, contexts_of
 from gated_interp.tasks.skip_trigrams import concatenate
+from gated_interp.tasks.tokens import sample_tokens
 
 TASK = SkipTrigramTask(n_trigrams=3)
 
@@ -291,3 +292,69 @@ def test_a_model_of_another_vocabulary_and_missing_trigrams_are_refused():
         task.require_each(torch.tensor([3, 1]))
     with pytest.raises(GatedInterpError, match="no B2; take more sequences"):
         task.require_each(torch.tensor([1, 3]), "no B{}")
+
+
+def test_check_warns_when_more_than_two_ninths_run_out_of_room():
+    """11 positions: a B may close a trigram at 9 of them; twice a ninth is suspicious."""
+    batch = TASK.sample(1000, seed=0)
+    scored = batch.trigram.numel()
+    assert scored > 100
+    most = int(2 / 9 * scored / (1 - 2 / 9))  # of scored + cut, at most 2/9 are cut
+    room = "run out of room"
+    for cut, warned in ((most, False), (most + 1, True)):
+        problems = corrupt(batch, truncated=torch.zeros(cut, dtype=torch.long))
+        assert any(room in p for p in problems) == warned
+
+
+def test_few_trigrams_say_nothing_about_room():
+    rows = torch.arange(40)
+    few = TASK.sample(1000, seed=0).select(rows)
+    assert few.trigram.numel() < 60
+    for n, warned in ((99, False), (100, True)):
+        cut = torch.zeros(n - few.trigram.numel(), dtype=torch.long)
+        assert any("out of room" in p for p in corrupt(few, truncated=cut)) == warned
+
+
+@pytest.mark.parametrize("n_trigrams", [2, 150])
+def test_tokens_of_many_samples_are_those_of_the_task(n_trigrams):
+    task = SkipTrigramTask(n_trigrams, n_positions=9)
+    tokens = sample_tokens(task, 60, [7, 2**40])
+    assert tokens.shape == (2, 60, 9)
+    for got, seed in zip(tokens, [7, 2**40], strict=True):
+        assert (torch.from_numpy(got.astype(np.int64)) == task.sample(60, seed).tokens).all()
+
+
+def test_check_names_a_token_below_zero(fast):
+    below = fast.tokens.clone()
+    below[fast.example[0] + 1, -1] = -1
+    assert "some tokens are outside the vocabulary 0..7." in corrupt(fast, tokens=below)
+
+
+def test_check_does_not_count_the_bos_that_every_sequence_starts_with():
+    # Of 18 tokens it would be 1/11 + 10/11/18: more than twice a uniform share.
+    task = SkipTrigramTask(8)
+    assert task.check(task.sample(3000, seed=0)) == []
+
+
+def test_one_example_of_each_trigram_is_enough_unless_more_are_wanted(fast):
+    first = [int((fast.trigram == b).nonzero()[0]) for b in TASK.trigrams]
+    columns = ("example", "source_pos", "destination_pos", "trigram")
+    few = {name: getattr(fast, name)[first] for name in columns}
+    assert not any("is completed" in p for p in corrupt(fast, **few))
+    without = {name: column[1:] for name, column in few.items()}
+    assert any("trigram 1 is completed 0 times" in p for p in corrupt(fast, **without))
+
+
+def test_three_batches_are_joined_in_order():
+    batch = TASK.sample(60, seed=6)
+    parts = [batch.select(torch.arange(at, at + 20)) for at in (0, 20, 40)]
+    whole = concatenate(parts)
+    for field in dataclasses.fields(TrigramBatch):
+        assert torch.equal(getattr(batch, field.name), getattr(whole, field.name)), field.name
+
+
+def test_tasks_and_batches_are_values(fast):
+    for value, name in ((TASK, "n_trigrams"), (fast, "tokens")):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(value, name, None)
+    assert {TASK: 1}[SkipTrigramTask(3)] == 1

@@ -183,3 +183,10 @@ def test_a_clone_shares_nothing_and_carries_no_hooks(toy):
     assert (copied(tokens) - toy_zeroed).abs().max() > 1e-3
     toy.reset_hooks()
     assert torch.equal(copied(tokens), toy(tokens))
+
+
+def test_the_smallest_config_is_the_posts():
+    config = ToyConfig(n_trigrams=3, n_heads=2)
+    assert config == ToyConfig(
+        n_trigrams=3, n_heads=2, d_head=1, n_positions=11, output_bias=False, seed=0
+    )

@@ -7,6 +7,7 @@ import signal
 import threading
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -24,9 +25,13 @@ from gated_interp.models.gated_attention import GatedAttention, GatedConfig
 from gated_interp.models.splice import splice
 from gated_interp.models.toy import HookedTransformer, ToyConfig, build_toy
 from gated_interp.tasks import SkipTrigramTask
+from gated_interp.training.capture import attention_io
 from gated_interp.training.config import TrainConfig
+from gated_interp.training.data import draw
 from gated_interp.training.interrupt import TrainingInterrupted
 from gated_interp.training.loop import train_gated, train_toy
+from gated_interp.training.losses import output_variance
+from gated_interp.training.objectives import VARIANCE_SAMPLE
 from gated_interp.training.state import FORMAT
 
 TOY = ToyConfig(n_trigrams=3, n_heads=2, seed=5)
@@ -557,3 +562,41 @@ def test_bad_data_are_refused_before_they_are_used():
     ):
         with pytest.raises(GatedInterpError, match="token 8, which is outside"):
             train()
+
+
+# What the loss is made of, by its own log.
+
+
+@pytest.mark.parametrize("alpha_unit", ["absolute", "variance"])
+def test_the_logged_parts_add_up_to_the_loss(alpha_unit):
+    config = TrainConfig(
+        steps=8, batch_size=10, log_every=1, alpha=0.3, alpha_unit=alpha_unit, overlap=0.7,
+        penalty_off=0.25, penalty_ramp=0.5, fvu_target=0.05, fvu_rate=0.1, fvu_from=0.2, seed=2,
+        device="cpu",
+    )  # fmt: skip
+    model = build_toy(TOY)
+    sample = draw(TASK, VARIANCE_SAMPLE, derive(2, Stream.VARIANCE), model)
+    variance = output_variance(attention_io(model, sample, 0).output).item()
+    rows = train_gated(model, block_for(model), config, progress=False).history
+    ramp = rows["alpha"] / 0.3
+    assert ramp.tolist() == pytest.approx([0, 0, 0, 0.25, 0.5, 0.75, 1, 1])
+    assert (rows["factor"].iloc[3:] < 0.95).all()  # else it could be left out unnoticed
+    assert not 0.9 < variance < 1.1
+    unit = variance if alpha_unit == "variance" else 1.0
+    penalties = unit * rows["alpha"] * rows["penalty"] + ramp * 0.7 * rows["overlap"]
+    wanted = rows["reconstruction"] + rows["factor"] * penalties
+    np.testing.assert_allclose(rows["loss"], wanted, rtol=1e-5)
+
+
+def test_a_toy_resumes_with_its_own_frozen_weights_only(tmp_path):
+    path = tmp_path / "state.safetensors"
+    train_toy(TOY, SHORT, checkpoint=path, progress=False)
+    # Weights that train come from the file, whatever they were ...
+    other = build_toy(TOY.replace(seed=6))
+    assert len(train_toy(other, SHORT, resume=path, progress=False).history) == 8
+    # ... those that do not must be the same.
+    frozen = build_toy(TOY)
+    with torch.no_grad():
+        frozen.embed.W_E[0, 1] = 0.5
+    with pytest.raises(CheckpointError, match="with frozen weights '"):
+        train_toy(frozen, SHORT, resume=path, progress=False)

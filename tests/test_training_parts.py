@@ -8,7 +8,8 @@ from closeness import assert_close
 from transformer_lens import HookedTransformerConfig
 
 from gated_interp.core.errors import GatedInterpError
-from gated_interp.core.seeds import generator
+from gated_interp.core.seeds import derive, generator
+from gated_interp.core.streams import Stream
 from gated_interp.metrics.predictions import next_token_loss
 from gated_interp.metrics.reconstruction import fvu, l0
 from gated_interp.models.toy import HookedTransformer, attention_only
@@ -16,7 +17,7 @@ from gated_interp.tasks import SkipTrigramTask
 from gated_interp.training.capture import attention_io
 from gated_interp.training.config import TrainConfig
 from gated_interp.training.constraint import FvuControl
-from gated_interp.training.data import batches, data_for
+from gated_interp.training.data import batches, data_for, draw
 from gated_interp.training.device import pick_device
 from gated_interp.training.losses import output_variance, reconstruction_error
 from gated_interp.training.schedule import learning_rate, penalty_weight
@@ -305,3 +306,26 @@ def test_layers_that_cannot_be_captured_are_refused():
     split.set_use_split_qkv_input(True)
     with pytest.raises(GatedInterpError, match="gives each head its own input"):
         attention_io(split, tokens, 0)
+
+
+# Near its target the FVU moves the factor in proportion, and a fixed set starts at its start.
+
+
+@pytest.mark.parametrize(("ratio", "share"), [(1.1, -0.4), (0.9, 0.4), (1.0, 0.0), (2.0, -1.0)])
+def test_the_factor_moves_by_four_times_the_relative_distance_from_the_target(ratio, share):
+    control = FvuControl([TrainConfig(steps=10, fvu_target=0.5, fvu_rate=0.1, fvu_from=0.0)])
+    control.state[1] = fvu = 0.5 * ratio
+    control.observe(torch.tensor([fvu]), 0)
+    assert control.factor.log().item() == pytest.approx(0.1 * share, abs=1e-5)
+
+
+def test_a_fixed_set_starts_at_its_first_sequence(toy):
+    config = TrainConfig(batch_size=7, n_sequences=21, data="fixed", seed=3)
+    tokens_of = batches(SkipTrigramTask(3), config, toy)
+    whole = draw(SkipTrigramTask(3), 21, derive(3, Stream.FIXED_SET), toy)
+    assert torch.equal(torch.cat([tokens_of(step) for step in range(3)]), whole)
+
+
+def test_tasks_of_fewer_trigrams_are_refused_too(toy):
+    with pytest.raises(GatedInterpError, match="8 tokens; a task of 2 trigrams has 6"):
+        data_for(toy, SkipTrigramTask(2))

@@ -300,3 +300,54 @@ def test_accuracy_is_a_share_of_the_trigrams_own_examples():
     assert math.isclose(found.accuracy[1], 2 / 3)
     assert (found.accuracy[2], found.accuracy[3]) == (1, 0)
     assert (found.learnt, found.not_learnt, found.owners[2]) == ([2], [1, 3], [0])
+
+
+def test_removing_nothing_breaks_no_owner():
+    """Of 150 examples one may break. Two do, each under a set of its own; only with *nothing*
+    removed do both, and that is no removal: head 0 leads by 1, the others hurt one and help one.
+    """
+    lead = torch.ones(150, 3)
+    lead[0] = torch.tensor([1.0, -2.0, 0.5])
+    lead[1] = torch.tensor([1.0, 0.5, -2.0])
+    assert (lead[:2].sum(1) <= 0).all()
+    writes = torch.stack([lead, torch.zeros_like(lead)], -1)
+    assert sole_owners(writes, 0) == [0]
+    # A third that breaks under the set of the first makes two.
+    writes[2] = writes[0]
+    assert sole_owners(writes, 0) == []
+
+
+def two_of_150(first, second, heads):
+    """Items 0 and 1 with these leads of the other heads; head 0 leads by 0.25 wherever it is."""
+    return breaking.Items(
+        alone=torch.full((2,), 0.25),
+        others=torch.tensor([first, second]).view(2, heads),
+        example=torch.arange(2),
+        n_examples=150,
+    )
+
+
+def test_the_search_goes_on_from_a_set_to_its_neighbours():
+    # The worst set for each item breaks that item alone; keeping heads 1 *and* 2 breaks both.
+    items = two_of_150([-2.0, 0.5, 5.0], [0.5, -2.0, 5.0], 3)
+    stays = torch.tensor([[1.0, 0, 0], [0, 1, 0], [1, 1, 0]])
+    assert items.broken_by(stays).tolist() == [1, 1, 2]
+    assert breaking._found(items, allowed=1)
+    assert not breaking._found(items, allowed=2)
+
+
+@pytest.mark.parametrize(("help", "left"), [(5.0, []), (1.5, [0, 1])])
+def test_items_that_no_set_breaks_together_go(help, left):
+    # On average over both items a head writes (help - 2) / 2: harm in the second case only.
+    items = two_of_150([-2.0, help], [help, -2.0], 2)
+    every = torch.arange(2)
+    index, kept = breaking._compatible(items, every, items.alone, items.others, allowed=1)
+    assert index.tolist() == left
+    assert kept.tolist() == [0.25] * len(left)
+
+
+def test_items_that_tie_on_average_stay():
+    items = two_of_150([-0.25, 0.0], [-0.25, 0.0], 2)
+    every = torch.arange(2)
+    index, _ = breaking._compatible(items, every, items.alone, items.others, allowed=1)
+    assert index.tolist() == [0, 1]
