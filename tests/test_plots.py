@@ -63,7 +63,7 @@ def history(runs: int) -> pd.DataFrame:
 
 
 def results() -> pd.DataFrame:
-    columns = ["experiment", "recipe", "runs", "successes", "low", "high", "fvu"]
+    columns = ["experiment", "recipe", "runs", "clean", "low", "high", "fvu"]
     rows = [
         ["2H3ST", "ours", 64, 64, 0.94, 1.0, 0.01],
         ["2H3ST", "reference", 64, 2, 0.01, 0.11, 0.6],
@@ -546,9 +546,9 @@ BAD = {
     "a history of nothing": (lambda: loss_curves(history(1)[["step"]]), "one of loss"),
     "a run that is not there": (lambda: loss_curves(history(2), selected=9), "run 9 is not"),
     "alpha zero": (lambda: sweep_curves(sweep().assign(alpha=0.0)), "alpha must be positive"),
-    "more successes than runs": (
+    "more clean runs than runs": (
         lambda: reliability(results().assign(runs=1)),
-        "no more successes than runs",
+        "no more clean ones than runs",
     ),
     "a recipe twice": (lambda: reliability(pd.concat([results()] * 2)), "two rows for one"),
     "a cell twice": (lambda: phase_diagram(pd.concat([phases()] * 2)), "two rows for one cell"),

@@ -171,13 +171,13 @@ def reliability_table(results: dict[str, Any], runs: Mapping[str, pd.DataFrame])
     """The rows of the reliability figure from ``results.json`` and the table of each run."""
     rows = []
     for name, e in results["experiments"].items():
-        low, high = e["success_interval"]
+        low, high = e["clean_interval"]
         rows.append(
             {
                 "experiment": name,
                 "recipe": e["recipe"],
                 "runs": e["seeds"],
-                "successes": e["successes"],
+                "clean": e["clean"],
                 "low": low,
                 "high": high,
                 "fvu": e["fvu_median"],

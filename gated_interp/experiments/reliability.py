@@ -290,9 +290,9 @@ def draw_reliability(
     Raises:
         GatedInterpError: not such a table, no row with runs, or a format that does not exist.
     """
-    wanted = ["experiment", "recipe", "heads", "trigrams", "runs", "successes", "fvu_high"]
+    wanted = ["experiment", "recipe", "heads", "trigrams", "runs", "clean", "fvu_high"]
     table = in_order(read_table(csv, wanted))
     drawn = table[table["runs"] > 0]
-    title = "Success over seeds, by recipe"
+    title = "Clean runs over seeds, by recipe"
     figure = reliability(drawn, target=0.95, title=title)
     return save_figures({Path(out) / "recipes": (figure, drawn)}, formats, say=say)

@@ -1,4 +1,4 @@
-"""How often it works: success rates with their intervals, the FVU beside them."""
+"""How often runs are clean: rates with their intervals, the FVU beside them."""
 
 import math
 import re
@@ -40,26 +40,26 @@ def reliability(
     A row for each, named at the left; several recipes stand under their experiment's name.
 
     Args:
-        results: ``experiment``, ``recipe``, ``runs``, ``successes``, ``low`` and ``high`` (the
+        results: ``experiment``, ``recipe``, ``runs``, ``clean``, ``low`` and ``high`` (the
             interval, 0 to 1), ``fvu`` (median); ``fvu_low`` and ``fvu_high`` where there is an
             interval of it. A row per experiment and recipe.
-        target: a success rate to mark, 0 to 1.
+        target: a rate to mark, 0 to 1.
         title: above the figure.
         columns: paper columns it spans.
 
     Raises:
-        GatedInterpError: no rows, a column is missing, more successes than runs, or two rows for
+        GatedInterpError: no rows, a column is missing, more clean runs than runs, or two rows for
             one experiment and recipe.
     """
-    wanted = ["experiment", "recipe", "runs", "successes", "low", "high", "fvu"]
+    wanted = ["experiment", "recipe", "runs", "clean", "low", "high", "fvu"]
     table("reliability", results, wanted)
-    if (results["successes"] > results["runs"]).any() or (results["runs"] < 1).any():
-        raise GatedInterpError("every row needs at least one run and no more successes than runs.")
+    if (results["clean"] > results["runs"]).any() or (results["runs"] < 1).any():
+        raise GatedInterpError("every row needs at least one run and no more clean ones than runs.")
     if results.duplicated(["experiment", "recipe"]).any():
         raise GatedInterpError("the reliability table has two rows for one experiment and recipe.")
     results = results.reset_index(drop=True)
     names, at, breaks = _rows(results)
-    counts = [f"{k} of {n}" for k, n in zip(results["successes"], results["runs"], strict=True)]
+    counts = [f"{k} of {n}" for k, n in zip(results["clean"], results["runs"], strict=True)]
     tall = (22.0 if len(names) < 5 else 15.0) * len(names)
     left = (
         max(
@@ -79,7 +79,7 @@ def reliability(
     start = start if start >= 0.5 else 0.0
     pad = 0.02 * (1 - start)
     rate = {
-        "title": {"text": fitting("successful runs (95% Wilson interval)", boxes[0].width, 10.5)},
+        "title": {"text": fitting("clean runs (95% interval)", boxes[0].width, 10.5)},
         "tickformat": ".0%",
         "range": [start - pad, 1 + pad],
         "nticks": 4 if columns == 1 else 6,
@@ -100,12 +100,12 @@ def reliability(
         area.place(fig, 1, boxes[0], rate, rows),
         area.place(fig, 2, boxes[1], fvu, {**rows, "showticklabels": False}),
     ]
-    share = results["successes"] / results["runs"]
+    share = results["clean"] / results["runs"]
     error = (
         _interval(results["fvu"], results["fvu_low"], results["fvu_high"]) if has_interval else None
     )
     for axes, x, interval, name in (
-        (places[0], share, _interval(share, results["low"], results["high"]), "success rate"),
+        (places[0], share, _interval(share, results["low"], results["high"]), "clean runs"),
         (places[1], results["fvu"], error, "median FVU"),
     ):
         fig.add_scatter(

@@ -48,7 +48,7 @@ def history() -> pd.DataFrame:
 def of_studies() -> dict[str, go.Figure]:
     """The figures of many runs, from tables as long as the published ones."""
     names = ["reliable", "fixed weights instead of an FVU target", "fewer open gates, higher FVU"]
-    columns = ["experiment", "recipe", "runs", "successes", "low", "high", "fvu", "fvu_low",
+    columns = ["experiment", "recipe", "runs", "clean", "low", "high", "fvu", "fvu_low",
                "fvu_high"]  # fmt: skip
     rows = [[e, r, 64, 61 - 30 * i, 0.87 - 0.5 * i, 0.98 - 0.3 * i, f, 0.9 * f, 1.2 * f]
             for e in SHAPES for i, r in enumerate([*names, "reference"][:2])
