@@ -351,3 +351,12 @@ def test_items_that_tie_on_average_stay():
     every = torch.arange(2)
     index, _ = breaking._compatible(items, every, items.alone, items.others, allowed=1)
     assert index.tolist() == [0, 1]
+
+
+def test_a_branch_that_ends_leaves_the_others():
+    # Keeping the first head hurts on average but saves item 1, so only sets without it break both.
+    items = two_of_150([-10.0, -1.0, 5.0], [8.0, -1.0, 5.0], 3)
+    stays = torch.tensor([[1.0, 1, 0], [0, 1, 0]])
+    assert items.broken_by(stays).tolist() == [1, 2]
+    assert breaking._proved(items, allowed=1)
+    assert not breaking._proved(items, allowed=2)
