@@ -140,8 +140,11 @@ def fitting(words: str, pixels: Number, size: Number = SMALL) -> str:
     return words
 
 
-def log_axis(values: ArrayLike, title: str) -> dict[str, Any]:
+def log_axis(values: ArrayLike, title: str, pixels: Number = math.inf) -> dict[str, Any]:
     """A logarithmic axis over positive ``values``, its ticks written out (0.01, not 10⁻²).
+
+    Args:
+        pixels: length of an x axis, on which labels must not touch.
 
     Examples:
         >>> log_axis([0.02, 3.0], "FVU")["ticktext"]
@@ -159,6 +162,13 @@ def log_axis(values: ArrayLike, title: str) -> dict[str, Any]:
         high = min(m for m in map(math.log10, marks) if m >= high - 1e-9)
         pad = 0.03 if high > low else 0.4
     marks = [m for m in marks if low - 1 < math.log10(m) < high + 1]
+    per_px = (high - low + 2 * pad) / pixels
+    apart = marks[:1]
+    for m in marks[1:]:
+        half = (text_width(f"{m:.3g}") + text_width(f"{apart[-1]:.3g}")) / 2 + 6
+        if math.log10(m / apart[-1]) >= half * per_px:
+            apart.append(m)
+    marks = apart
     return {
         "type": "log",
         "range": [low - pad, high + pad],

@@ -61,12 +61,12 @@ def reliability(
     names, at, breaks = _rows(results)
     counts = [f"{k} of {n}" for k, n in zip(results["clean"], results["runs"], strict=True)]
     tall = (22.0 if len(names) < 5 else 15.0) * len(names)
-    left = (
-        max(
+    left = 14 + max(
+        text_width("experiment"),
+        *(
             text_width(re.sub("</?b>", "", n), weight="bold" if "<b>" in n else "normal")
             for n in names
-        )
-        + 12
+        ),
     )
     gap = max(map(text_width, [*counts, "runs"])) + 26
     room = width_of(columns) - left - gap - 14
@@ -87,8 +87,9 @@ def reliability(
     }
     has_interval = {"fvu_low", "fvu_high"} <= set(results.columns)
     spread = [results[c] for c in ("fvu", *(("fvu_low", "fvu_high") if has_interval else ()))]
-    words = "median FVU (middle half of the runs)" if has_interval else "median FVU"
-    fvu = log_axis(pd.concat(spread), fitting(words, boxes[1].width, 10.5))
+    said = ["median FVU (middle half of the runs)"] if has_interval else []
+    said = [w for w in [*said, "median FVU"] if text_width(w, 10.5) <= boxes[1].width]
+    fvu = log_axis(pd.concat(spread), (said or ["FVU"])[0], boxes[1].width)
     rows = {
         "tickvals": list(range(len(names))),
         "ticktext": names,
