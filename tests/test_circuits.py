@@ -106,8 +106,9 @@ def test_eigenvalues_are_those_of_the_whole_matrix():
     big = whole[whole.abs().argsort(descending=True)[:3]]
     mine = ov.eigenvalues()
     mine = mine[mine.abs().argsort(descending=True)]
-    assert_close(mine.abs(), big.abs())
-    assert_close(mine.real.sum(), big.real.sum())
+    # Iterated, and of a matrix that is not symmetric.
+    assert_close(mine.abs(), big.abs(), roundings=300)
+    assert_close(mine.real.sum(), big.real.sum(), scale=big.abs().max(), roundings=300)
 
 
 def test_copying_score_by_hand():

@@ -366,7 +366,8 @@ def test_verdict_and_fvu_of_trained_runs_agree_with_the_hooked_ones():
         ],
         progress=False,
     )
-    assert any(not verdict(t.model, task).not_learnt for t in toys)
+    # Which toys learn hangs on the last bit; that trigrams are learnt does not.
+    assert sum(len(verdict(t.model, task).learnt) for t in toys) >= 3
     runs = []
     for seed, toy in enumerate(toys):
         attn = toy.model.blocks[0].attn
@@ -505,15 +506,18 @@ def test_a_loss_that_is_not_finite_stops_in_one_sentence():
 
 @pytest.mark.slow
 def test_the_fvu_ends_near_its_target():
+    # Where one run ends hangs on the last bit of the arithmetic: the middle one of three.
+    seeds, targets = (3, 4, 5), (0.05, 0.2, None)
     runs = [
-        gated_run(3, n_heads=8, d_head=2, steps=1500, data="fixed", n_sequences=1000, alpha=0.3,
+        gated_run(seed, n_heads=8, d_head=2, steps=1500, data="fixed", n_sequences=1000, alpha=0.3,
                   alpha_unit="variance", fvu_target=target, lr_decay=0.3)
-        for target in (0.05, 0.2, None)
+        for seed in seeds for target in targets
     ]  # fmt: skip
     ends = [r.history.tail(5)["fvu"].mean() for r in train_gated_runs(runs, progress=False)]
-    assert ends[0] == pytest.approx(0.05, rel=0.35)
-    assert ends[1] == pytest.approx(0.2, rel=0.35)
-    assert ends[2] not in (pytest.approx(0.05, rel=0.35), pytest.approx(0.2, rel=0.35))
+    low, high, free = (ends[i::3] for i in range(3))
+    assert np.median(low) == pytest.approx(0.05, rel=0.35)
+    assert np.median(high) == pytest.approx(0.2, rel=0.35)
+    assert all(held > 2 * left for held, left in zip(high, free, strict=True))
 
 
 # ---- what the loss is made of, and which data are next

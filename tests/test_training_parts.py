@@ -136,7 +136,7 @@ def test_the_factor_on_the_penalties_answers_to_the_fvu():
         control.observe(fvus, step)
     high, low, unheld = control.factor.tolist()
     # Down to the least while the FVU is above its target, up while it is below.
-    assert high == pytest.approx(1e-3, rel=1e-4)
+    assert_close(high, 1e-3)
     assert low > 1
     assert unheld == 1
 
