@@ -399,7 +399,7 @@ def test_verdict_and_fvu_of_trained_runs_agree_with_the_hooked_ones():
         w = everything.weight[0][..., None]
         mean = (w * target).sum((0, 1))
         fvu = (w * (output - target).square()).sum() / (w * (target - mean).square()).sum()
-        measured = faithfulness(model, held_out).measures()["fvu"]
+        measured = faithfulness(model, held_out).measures()["fvu"][0]
         # Differences of outputs that are several times as large.
         assert_close(fvu, measured, roundings=256)
         assert float(fvu) < 0.5
