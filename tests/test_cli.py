@@ -1,5 +1,8 @@
 """The command line: what it prints, what it writes, and how it ends."""
 
+import builtins
+import contextlib
+import gc
 import json
 import os
 import signal
@@ -18,6 +21,7 @@ from gated_interp.analysis.verdict import verdict
 from gated_interp.cli import app
 from gated_interp.cli import options as cli_options
 from gated_interp.cli.app import _stopped
+from gated_interp.cli.imports import quick_imports
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.experiments import figures, inspect_figures, paper, single
 from gated_interp.models.analytic import manual_model
@@ -79,6 +83,48 @@ def test_help_comes_without_the_heavy_imports():
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
+
+
+@pytest.mark.slow
+def test_a_verdict_brings_nothing_heavy_but_transformer_lens():
+    code = (
+        "import sys, transformer_lens\n"
+        "before = set(sys.modules)\n"
+        "from gated_interp.cli import app\n"
+        "app(['verdict', '2H3ST-gated', '--json'], standalone_mode=False)\n"
+        "mine = {m.split('.')[0] for m in set(sys.modules) - before}\n"
+        "print(sorted(mine & {'plotly', 'kaleido', 'joblib', 'scipy', 'tqdm', 'circuitsvis',"
+        " 'IPython', 'ipywidgets', 'dask', 'pyarrow'}))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("on", [True, False])
+def test_imports_make_no_garbage_to_look_for(on):
+    before = gc.isenabled()
+    try:
+        gc.enable() if on else gc.disable()
+        with contextlib.suppress(ImportError), quick_imports():
+            seen = gc.isenabled()
+            raise ImportError
+        assert (seen, gc.isenabled()) == (False, on)
+    finally:
+        gc.enable() if before else gc.disable()
+
+
+def test_commands_import_with_the_collector_off(monkeypatch, manual):
+    seen = []
+
+    def watched(name, *rest):
+        if name == "gated_interp.models.checkpoint":
+            seen.append(gc.isenabled())
+        return imported(name, *rest)
+
+    imported = builtins.__import__
+    monkeypatch.setattr(builtins, "__import__", watched)
+    cli("info", manual)
+    assert seen[:1] == [False]
 
 
 def test_help_lists_every_command_and_each_has_its_own():

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from gated_interp.cli.console import progress, say, show, tell
+from gated_interp.cli.imports import quick_imports
 from gated_interp.cli.options import File, Formats, formats_of
 
 Out = Annotated[
@@ -33,9 +34,10 @@ def ablate(
     By four methods of ablation, and by Shapley values and interactions over all subsets of heads.
     """
     kinds = formats_of(formats)
-    from gated_interp.analysis.subsets import pair_interactions
-    from gated_interp.experiments import inspect_figures, inspect_tables
-    from gated_interp.models.checkpoint import load
+    with quick_imports():
+        from gated_interp.analysis.subsets import pair_interactions
+        from gated_interp.experiments import inspect_figures, inspect_tables
+        from gated_interp.models.checkpoint import load
 
     model = load(file)
     task, name = model.task, model.model_name
@@ -112,9 +114,10 @@ def circuits(
     OV, QK and gate; and how far the model's representations are in superposition.
     """
     kinds = formats_of(formats)
-    from gated_interp.analysis.superposition import superposition_report
-    from gated_interp.experiments import inspect_figures, inspect_tables
-    from gated_interp.models.checkpoint import load
+    with quick_imports():
+        from gated_interp.analysis.superposition import superposition_report
+        from gated_interp.experiments import inspect_figures, inspect_tables
+        from gated_interp.models.checkpoint import load
 
     model = load(file)
     task, name = model.task, model.model_name

@@ -5,6 +5,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from gated_interp.cli.console import cell, say_exactly, show, show_facts
+from gated_interp.cli.imports import quick_imports
 from gated_interp.cli.options import File, Json
 
 if TYPE_CHECKING:
@@ -17,8 +18,9 @@ def verdict(file: File, as_json: Json = False) -> None:
 
     Sole owner is the post's rule, for comparison.
     """
-    from gated_interp.analysis.verdict import verdict as verdict_of
-    from gated_interp.models.checkpoint import load
+    with quick_imports():
+        from gated_interp.analysis.verdict import verdict as verdict_of
+        from gated_interp.models.checkpoint import load
 
     model = load(file)
     found = verdict_of(model, model.task)
@@ -67,7 +69,8 @@ def info(file: File, as_json: Json = False) -> None:
 
     Its task, configs and notes; only the header is read.
     """
-    from gated_interp.models.checkpoint import read_info
+    with quick_imports():
+        from gated_interp.models.checkpoint import read_info
 
     found = read_info(file)
     if as_json:
