@@ -222,6 +222,14 @@ def test_every_token_of_the_shipped_shapes_is_named(heads: int, tokens: int) -> 
         assert set(named) == {tokens}
 
 
+def test_full_rows_of_panels_stand_equally_far_apart() -> None:
+    maps = RNG.random((16, 12, 12))
+    fig = gate_maps(maps, [f"t{t}" for t in range(12)], [f"L0H{h}" for h in range(16)])
+    tops = sorted({round(a.domain[1], 4) for a in axes_of(fig) if a.title.text == "query token"})
+    assert len(tops) == 4
+    assert np.diff(tops) == pytest.approx([tops[1] - tops[0]] * 3, abs=1e-3)
+
+
 def test_circuit_maps_are_signed_around_zero_and_gates_are_not() -> None:
     fig = circuit_maps(OV, QK, TOKENS, HEADS, gates=GATES)
     np.testing.assert_array_equal(heat(fig), np.concatenate([OV, QK, GATES]))
@@ -418,6 +426,11 @@ def test_few_heads_fill_the_shapley_figure() -> None:
     right_of_panels = 1 - fig.layout.xaxis2.domain[1]
     assert right_of_panels < 0.02
     assert fig.layout.margin.r < 70
+
+
+def test_a_trace_of_an_interaction_looks_like_one() -> None:
+    fig = shapley_and_interactions([3.0, 0.1], [[0, 0.005], [0.005, 0]], ["L0H0", "L0H1"])
+    assert (fig.layout.coloraxis.cmin, fig.layout.coloraxis.cmax) == pytest.approx((-0.3, 0.3))
 
 
 def test_shapley_bars_and_a_blank_diagonal() -> None:

@@ -204,7 +204,8 @@ def test_static_formats_are_drawn_once_and_again_the_same(
     one, two = tmp_path / "one", tmp_path / "two"
     svg = (one / "gates.svg").read_bytes()
     assert svg.startswith(b"<svg")
-    assert b"&#60;/script&#62;" in svg
+    assert b'aria-label="&lt;/script&gt;"' in svg
+    assert b"<text" not in svg
     assert svg == (two / "gates.svg").read_bytes()
     assert len(svg) < 60_000
     assert (one / "gates.pdf").read_bytes().startswith(b"%PDF")

@@ -161,9 +161,9 @@ def gate_table(gated: HookedTransformer) -> np.ndarray:
 
 
 def reliability_figure(table: pd.DataFrame) -> go.Figure:
-    """How many of the gated runs succeed, and the FVU they leave."""
+    """How many of the gated runs are clean, and the FVU they leave."""
     recipes = " and ".join(table["recipe"].unique())
-    title = f"Gated blocks that succeed, over seeds ({recipes} recipe)"
+    title = f"Clean gated blocks, over seeds ({recipes} recipe)"
     return reliability(table, target=0.95, title=title)
 
 

@@ -27,6 +27,8 @@ from gated_interp.plots.style import (
 )
 
 LEFT = 52.0
+# The scale of interactions reaches at least this share of the largest Shapley value.
+FAINTEST = 0.1
 # A pattern besides the colour, so that the methods stay apart in print.
 PATTERNS = ("", "/", ".", "x", "\\", "-", "|", "+")
 
@@ -241,7 +243,8 @@ def shapley_and_interactions(
     )
     area.note(fig, "each head", bars.left, bars.top - 3, align="left")
     area.note(fig, "each pair of heads", square.left, square.top - 3, align="left")
-    limit = symmetric_limit(pairs)
+    # Against the heads' own values a trace of an interaction must look like one.
+    limit = max(symmetric_limit(pairs), FAINTEST * symmetric_limit(value))
     where = Box(square.right + 10, square.top, 8, min(square.height, 150.0))
     words = f"interaction ({unit})"
     fig.update_layout(coloraxis=area.color_bar(SIGNED, (-limit, limit), words, where))

@@ -117,6 +117,7 @@ class Area:
                 "tickfont": {"size": SMALL},
                 "ticks": "outside",
                 "ticklen": 2,
+                "exponentformat": "none",
                 "outlinewidth": 0.5,
                 "outlinecolor": MUTED,
                 "xpad": 0,

@@ -11,7 +11,7 @@ from plotly.offline import get_plotlyjs
 from gated_interp.plots.fonts import font_face, loaded_script, outlines
 
 # Of numbers on axes: digits, signs, units.
-WRITTEN_BY_PLOTLY = {chr(code) for code in range(0x20, 0x7F)} | set("−×µ…")
+WRITTEN_BY_PLOTLY = {chr(code) for code in range(0x20, 0x7F)} | set("−×\u00b5\u03bc…")
 
 
 class DrawingPage:

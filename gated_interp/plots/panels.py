@@ -140,7 +140,8 @@ def heat_panels(
             for head in row:
                 boxes[k, head] = Box((head % across) * (wide + GAP), y, wide, tall[k])
             y += tall[k] + ROW_GAP
-        y += below if several or block + 2 >= blocks else 0
+        # Of one quantity, a full row carries labels only where the row below it is shorter.
+        y += below if several or (block + 2 == blocks and len(heads) % across) else 0
     area = Area(across * (wide + GAP) - GAP, max(box.bottom for box in boxes.values()))
 
     fig = go.Figure()

@@ -80,6 +80,10 @@ class ExplorerPage:
         """Wait until the counter says ``words``."""
         expect(self.page.locator(".gi-count")).to_have_text(words)
 
+    def expect_other_tokens(self, words: str) -> None:
+        """Wait until the box holds another example; it may be drawn after the counter."""
+        expect(self.tokens_box).not_to_have_value(words)
+
     def expect_message(self, words: str) -> None:
         """Wait until the message holds ``words``."""
         expect(self.page.locator(".gi-message")).to_contain_text(words)
