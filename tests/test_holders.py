@@ -119,17 +119,19 @@ def test_roles_are_energies_by_position():
     result = torch.einsum("bphd,hdm->bphm", cache["blocks.0.attn.hook_z"], attn.W_O)
     total = (result**2).sum().item()
     ((held, (head,)),) = [(b, heads) for b, heads in found.items() if b == 2]
-    own = there = 0.0
+    own = there = anywhere = 0.0
     for row in range(60):
         is_open = False
         for pos, token in enumerate(batch.tokens[row].tolist()):
             energy = (result[row, pos, head] ** 2).sum().item()
             own += energy
             there += energy if token == held and is_open else 0.0
+            anywhere += energy if 1 <= token <= task.n_trigrams and is_open else 0.0
             is_open = (is_open or token == task.source) and not 1 <= token <= task.n_trigrams
     mine = roles[roles["head"] == head].iloc[0]
     assert mine["trigram"] == held
     assert mine["purity"] == pytest.approx(there / own, rel=1e-4)
+    assert mine["purity_any"] == pytest.approx(anywhere / own, rel=1e-4)
     assert mine["energy"] == pytest.approx(own / total, rel=1e-4)
     assert roles["energy"].sum() == pytest.approx(1, rel=1e-6)
     assert roles.loc[roles["trigram"].isna(), "purity"].isna().all()

@@ -165,6 +165,8 @@ def test_single_examples_are_found_where_they_are_rare():
     batch = SkipTrigramTask(50, 4).sample_single(30, seed=1)
     assert len(batch) == 30
     assert batch.trigrams_per_example.tolist() == [1] * 30
+    # A second sample has more than are missing: 16 of its first 80 rows, then 4 of the next.
+    assert len(SkipTrigramTask(10, 8).sample_single(20, seed=0)) == 20
 
 
 def test_select_and_concatenate_undo_each_other():
@@ -275,6 +277,9 @@ def test_tokens_the_task_cannot_hold_are_refused(tokens, words):
 def test_contexts_count_their_prefix():
     # BOS A B1 C1: at B1 the prefix holds one BOS, one A and one B1, and C1 comes next.
     contexts = contexts_of(torch.tensor([[7, 0, 1, 4]]), d_vocab=8)
+    two = contexts_of(torch.tensor([[7, 0, 1, 4], [0, 0, 0, 2]]), d_vocab=8)
+    assert torch.equal(two.total_counts[:4], contexts.total_counts)
+    assert two.total_counts[4:, [0, 2, 7]].tolist() == [[3, 1, 0]] * 4
     assert contexts.query.tolist() == [7, 0, 1, 4]
     assert contexts.counts[2].tolist() == [1, 1, 0, 0, 0, 0, 0, 1]
     assert contexts.total_counts[0].tolist() == [1, 1, 0, 0, 1, 0, 0, 1]

@@ -6,7 +6,6 @@ from torch import Tensor
 
 from gated_interp.analysis.holders import head_roles, what_remains
 from gated_interp.analysis.verdict import THRESHOLD, Verdict
-from gated_interp.core.errors import GatedInterpError
 from gated_interp.metrics.predictions import leads
 from gated_interp.models.toy import HookedTransformer
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
@@ -60,9 +59,6 @@ def firm_lead(model: HookedTransformer, task: SkipTrigramTask, *, seed: int) -> 
     batch = task.sample_single(FIRM_EXAMPLES, seed).to(model.embed.W_E.device)
     at = model(batch.tokens)[batch.example, batch.destination_pos]
     lead = leads(at, batch.trigram + task.n_trigrams)
+    task.require_each(batch.trigram)
     of_each = [lead[batch.trigram == b] for b in task.trigrams]
-    if any(len(each) == 0 for each in of_each):
-        raise GatedInterpError(
-            f"some trigram never occurs in {FIRM_EXAMPLES} examples; there are too many trigrams."
-        )
     return min(float(each.quantile(1 - THRESHOLD)) for each in of_each)

@@ -23,7 +23,6 @@ from gated_interp.plots import reliability, save_figures
 
 SHAPES = ((2, 3), (3, 4), (4, 5), (6, 8), (8, 12))
 STEM = "reliability"
-NOT_A_NUMBER = float("nan")
 
 
 def _reliable(heads: int, trigrams: int) -> Recipe:
@@ -189,10 +188,10 @@ def summary(runs: Runs) -> Row:
         "toys_used": 0,
     }
     for count, ends in (("clean", ""), ("successes", "success_")):
-        row |= {count: 0, f"{ends}low": NOT_A_NUMBER, f"{ends}high": NOT_A_NUMBER}
-    row |= {"exactly_one": 0, **dict.fromkeys(MEDIANS, NOT_A_NUMBER)}
-    row |= {"fvu_low": NOT_A_NUMBER, "fvu_high": NOT_A_NUMBER}
-    row |= {"pruned_clean": 0, "pruned_bound": NOT_A_NUMBER, "seconds": runs.seconds}
+        row |= {count: 0, f"{ends}low": math.nan, f"{ends}high": math.nan}
+    row |= {"exactly_one": 0, **dict.fromkeys(MEDIANS, math.nan)}
+    row |= {"fvu_low": math.nan, "fvu_high": math.nan}
+    row |= {"pruned_clean": 0, "pruned_bound": math.nan, "seconds": runs.seconds}
     if gated.empty:
         return row
     row["toys_used"] = int(gated["toy_seed"].nunique())
@@ -226,7 +225,7 @@ def with_differences(table: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
         )
         pairs = mine.merge(base, on=["seed", "toy_seed"], suffixes=("", "_base"))
         if row["recipe"] == "reliable" or pairs.empty:
-            ends.append((NOT_A_NUMBER,) * 3)
+            ends.append((math.nan,) * 3)
         else:
             ends.append(
                 paired_difference(*(pairs[c].tolist() for c in ("clean", "clean_base", "toy_seed")))
@@ -255,7 +254,7 @@ def markdown(table: pd.DataFrame) -> str:
             lines.append([*start, "no toy learnt", *["-"] * 7])
             continue
         change = "-"
-        if not math.isnan(r.get("change", NOT_A_NUMBER)):
+        if not math.isnan(r.get("change", math.nan)):
             change = f"{100 * r['change']:+.0f} points ({100 * r['change_low']:+.0f} to "
             change += f"{100 * r['change_high']:+.0f})"
         lines.append(

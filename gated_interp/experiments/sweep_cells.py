@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import math
 import time
 from collections.abc import Sequence
 
@@ -62,8 +63,6 @@ COLUMNS: dict[str, type] = {
 - ``fvu_median``, ``l0_median``: over the gated runs, on held-out sequences.
 - ``seconds``: of one process; the toys' are shared out among the cells that use them.
 """
-
-NOT_A_NUMBER = float("nan")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,8 +124,8 @@ def row_of(cell: SweepCell, outcome: SeedsOutcome) -> Row:
         "gated_runs": len(gated),
         "clean_runs": int(gated["clean"].sum()) if len(gated) else 0,
         "successes": int(gated["success"].sum()) if len(gated) else 0,
-        "fvu_median": float(gated["fvu"].median()) if len(gated) else NOT_A_NUMBER,
-        "l0_median": float(gated["l0"].median()) if len(gated) else NOT_A_NUMBER,
+        "fvu_median": float(gated["fvu"].median()) if len(gated) else math.nan,
+        "l0_median": float(gated["l0"].median()) if len(gated) else math.nan,
         "seconds": outcome.seconds,
     }
     row |= fractions(
