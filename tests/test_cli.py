@@ -589,8 +589,15 @@ def test_reproduce_end_to_end(tmp_path):
     entry = paper.read_results(run)["experiments"]["2H3ST"]
     assert f"{entry['successes']} of 3" in printed
     stems = {p.stem for p in (run / "figures").glob("*.html")}
-    assert {"2H3ST-before-after", "2H3ST-gates", "2H3ST-training", "reliability"} <= stems
+    assert {
+        "2H3ST-before-after",
+        "2H3ST-gates",
+        "2H3ST-training",
+        "2H3ST-roles",
+        "reliability",
+    } <= stems
     assert {"2H3ST-wiring", "2H3ST-toy-wiring", "2H3ST-circuits", "2H3ST-loadings"} <= stems
+    assert "2H3ST-roles" in stems
     for stem in stems:
         assert list((run / "figures").glob(f"{stem}*.csv")), stem
     cli("figures", run, "--out", drawn, "--format", "html")

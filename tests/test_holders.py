@@ -6,6 +6,7 @@ import torch
 import gated_interp as gi
 from gated_interp.analysis.heads import intervened
 from gated_interp.analysis.holders import (
+    energy_by_place,
     head_roles,
     holders,
     holders_from_accuracy,
@@ -135,6 +136,33 @@ def test_roles_are_energies_by_position():
     assert mine["energy"] == pytest.approx(own / total, rel=1e-4)
     assert roles["energy"].sum() == pytest.approx(1, rel=1e-6)
     assert roles.loc[roles["trigram"].isna(), "purity"].isna().all()
+
+
+def test_energy_by_place_is_the_roles_seen_by_token():
+    gated = gi.load("3H4ST-gated")
+    task = gated.task
+    found = verdict(gated, task).holders
+    roles = head_roles(gated, task, found, n=80, seed=3)
+    energy = energy_by_place(gated, task, n=80, seed=3)
+    assert energy.to_numpy().sum() == pytest.approx(1)
+    assert energy.sum(axis=1).to_numpy() == pytest.approx(roles["energy"].to_numpy())
+    for row in roles.dropna(subset="trigram").to_dict("records"):
+        there = energy.loc[row["head"], f"B{row['trigram']}"]
+        assert there / row["energy"] == pytest.approx(row["purity"])
+    # Heads that hold nothing and still write do so at A, where no trigram is answered.
+    idle = energy[roles["trigram"].isna().to_numpy()]
+    assert idle["A"].sum() > 0.9 * idle.to_numpy().sum() > 0.1
+
+
+def test_energy_at_a_is_what_heads_write_at_a():
+    gated = gi.load("2H3ST-gated")
+    batch = gated.task.sample(50, 8)
+    _, cache = gated.run_with_cache(batch.tokens)
+    W_O = gated.blocks[0].attn.W_O.detach()
+    result = torch.einsum("bphd,hdm->bphm", cache["blocks.0.attn.hook_z"].detach(), W_O).double()
+    at_a = (result[batch.tokens == gated.task.source] ** 2).sum((0, 2)) / (result**2).sum()
+    energy = energy_by_place(gated, gated.task, n=50, seed=8)
+    assert energy["A"].to_numpy() == pytest.approx(at_a.numpy(), rel=1e-4, abs=1e-9)
 
 
 def test_open_gates_are_counted_per_causal_pair():

@@ -87,6 +87,7 @@ def test_figures_come_from_the_run_folder_with_their_tables(run, tmp_path):
     names = {p.name for p in written}
     for stem in ("3H4ST-before-after", "3H4ST-gates", "3H4ST-training", "reliability"):
         assert {f"{stem}.html", f"{stem}.csv"} <= names
+    assert {"3H4ST-roles.html", "3H4ST-roles-energy.csv", "3H4ST-roles-left.csv"} <= names
     gates = pd.read_csv(tmp_path / "3H4ST-gates.csv")
     assert len(gates) == 12 * 10 * 10
 

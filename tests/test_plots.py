@@ -20,6 +20,7 @@ from gated_interp.plots import (
     before_after,
     circuit_maps,
     gate_maps,
+    head_roles_figure,
     loading_matrix,
     loss_curves,
     phase_diagram,
@@ -113,6 +114,12 @@ FIGURES = {
     "ablation": lambda **k: ablation_bars(effects(), panel="trigram", **k),
     "lattice": lambda **k: subset_lattice(np.arange(8.0) - 3, HEADS, **k),
     "shapley": lambda **k: shapley_and_interactions([1.0, -2.0, 0.5], OV[0, :3, :3], HEADS, **k),
+    "roles": lambda **k: head_roles_figure(
+        [[0.5, 0.01, 0.0], [0.0, 0.0, 0.3], [0.19, 0.0, 0.0]], ["A", "B1", "other"], HEADS,
+        {"FVU": {"all heads": 0.02, "holders only": 0.5},
+         "trigrams answered": {"all heads": 1.0, "holders only": 0.97}},
+        marks={1: "C1"}, **k,
+    ),
     "wiring": lambda **k: wiring_diagram(
         PATTERN[:, -1], OV[:, 0], POSITIONS, HEADS, TOKENS, gate=GATES[:, :, :1].repeat(7, 2)[:, 0],
         predicted=3, **k,
@@ -127,6 +134,7 @@ NAMED_ONCE = {
     "attention": {"key position"},
     "loss": {"loss", "gate penalty"},
     "reliability": {"recipe"},
+    "roles": {"where each head writes"},
 }
 
 
@@ -419,6 +427,29 @@ def test_subsets_are_named_by_their_heads(n: int) -> None:
     fig = subset_lattice(np.arange(2.0**n), [f"L0H{h}" for h in range(n)])
     words = {a.text for a in fig.layout.annotations}
     assert {"none", "L0H0", "L0H0+L0H1", "+".join(f"L0H{h}" for h in range(n))} <= words
+
+
+def test_roles_show_shares_and_what_is_left() -> None:
+    fig = FIGURES["roles"]()
+    assert heat(fig)[0].tolist() == [[0.5, 0.01, 0.0], [0.0, 0.0, 0.3], [0.19, 0.0, 0.0]]
+    assert list(fig.data[0].text[0]) == ["50%", "1%", ""]
+    assert [list(bar.x) for bar in fig.data[1:]] == [[0.02, 0.5], [1.0, 0.97]]
+    said = {a.text for a in fig.layout.annotations}
+    assert {"0.02", "0.5", "100%", "97%"} <= said
+    assert "C1" in fig.layout.yaxis.labelalias["1"]
+
+
+@pytest.mark.parametrize(
+    ("energy", "left", "named"),
+    [
+        ([[1.5]], {"FVU": {"nothing": 0.1}}, "between 0 and 1"),
+        ([[0.5]], {}, "one measure at least"),
+        ([[0.5]], {"FVU": {"nothing": 0.1}, "KL": {"holders": 0.1}}, "the same ablations"),
+    ],
+)
+def test_roles_refuse_what_does_not_fit(energy, left, named) -> None:
+    with pytest.raises(GatedInterpError, match=named):
+        head_roles_figure(energy, ["A"], ["L0H0"], left)
 
 
 def test_few_heads_fill_the_shapley_figure() -> None:

@@ -16,7 +16,7 @@ import dataclasses
 
 import pandas as pd
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from gated_interp.analysis.heads import all_heads, head_counts, intervened
@@ -26,7 +26,7 @@ from gated_interp.metrics.predictions import kl_divergence, leads
 from gated_interp.metrics.reconstruction import OPEN, fvu
 from gated_interp.models.splice import originals, unsplice
 from gated_interp.models.toy import HookedTransformer
-from gated_interp.tasks.skip_trigrams import SkipTrigramTask
+from gated_interp.tasks.skip_trigrams import SkipTrigramTask, TrigramBatch
 
 SUFFICIENT, NECESSARY, SPECIFIC = 0.99, 0.5, 0.99
 EXAMPLES, SEED = 1000, 42
@@ -189,19 +189,9 @@ def head_roles(
         >>> roles["energy"].round(1).tolist()
         [0.5, 0.5]
     """
-    _require_one_layer(model, task)
-    batch = task.sample(n, seed).to(model.embed.W_E.device)
-    names = {"z": "blocks.0.attn.hook_z", "gate": "blocks.0.attn.hook_gate"}
-    _, cache = model.run_with_cache(batch.tokens, names_filter=list(names.values()))
-    attn = model.blocks[0].attn
-    gram = torch.einsum("hdm,hem->hde", attn.W_O, attn.W_O)
-    z = cache[names["z"]]
-    energy = torch.einsum("bphd,hde,bphe->bph", z, gram, z).double().clamp(min=0)
-    answered = torch.zeros_like(batch.tokens)  # the trigram that is answered, 0 for none
-    answered[batch.example, batch.destination_pos] = batch.trigram
-    answered[batch.truncated, -1] = batch.tokens[batch.truncated, -1]
+    batch, energy, answered, gates = _writes(model, task, n, seed)
     totals = energy.sum((0, 1))
-    gate = cache[names["gate"]] > OPEN if names["gate"] in cache else None
+    gate = None if gates is None else gates > OPEN
     causal = torch.ones(2 * batch.tokens.shape[1:], dtype=torch.bool).tril()
     rows: list[dict[str, float | None]] = []
     for h in range(head_counts(model)[0]):
@@ -222,6 +212,64 @@ def head_roles(
     numbers = ["energy", "purity", "purity_any", "open_pairs", "open_there"]
     types = {"trigram": "Int64", **dict.fromkeys(numbers, "float64")}
     return pd.DataFrame(rows).astype(types)
+
+
+@torch.no_grad()
+def energy_by_place(
+    model: HookedTransformer, task: SkipTrigramTask, *, n: int = EXAMPLES, seed: int = SEED
+) -> pd.DataFrame:
+    """Where each head of a one-layer model writes, on ordinary sequences.
+
+    Args:
+        n, seed: of the sequences.
+
+    Returns:
+        One row per head (its index), one column per kind of position, by its query token: ``A``;
+        ``B1``, ``B2`` … where the trigram is answered (an A open before it); ``other``. Each
+        cell is a share of the sum over heads and positions of the squared length of what each head
+        writes; all cells sum to 1 (to 0 where no head writes).
+
+    Raises:
+        GatedInterpError: a model of several layers or of another vocabulary.
+
+    Examples:
+        >>> from gated_interp.models.analytic import manual_model
+        >>> truth = manual_model(2, 3)
+        >>> energy_by_place(truth.model, truth.task, n=200).columns.tolist()
+        ['A', 'B1', 'B2', 'B3', 'other']
+    """
+    batch, energy, answered, _ = _writes(model, task, n, seed)
+    places = {"A": batch.tokens == task.source}
+    places |= {f"B{b}": answered == b for b in task.trigrams}
+    places["other"] = ~torch.stack(list(places.values())).any(0)
+    whole = energy.sum().clamp(min=torch.finfo(energy.dtype).tiny)
+    parts = {name: (energy[there].sum(0) / whole).cpu().numpy() for name, there in places.items()}
+    return pd.DataFrame(parts).rename_axis("head")
+
+
+def _writes(
+    model: HookedTransformer, task: SkipTrigramTask, n: int, seed: int
+) -> tuple[
+    TrigramBatch,
+    Float[Tensor, "batch pos head_index"],
+    Int[Tensor, "batch pos"],
+    Float[Tensor, "batch head_index query_pos key_pos"] | None,
+]:
+    """Sequences, the squared lengths that heads write, the trigram that is answered (0 for none)
+    and the gates, where there are any.
+    """
+    _require_one_layer(model, task)
+    batch = task.sample(n, seed).to(model.embed.W_E.device)
+    names = {"z": "blocks.0.attn.hook_z", "gate": "blocks.0.attn.hook_gate"}
+    _, cache = model.run_with_cache(batch.tokens, names_filter=list(names.values()))
+    W_O = model.blocks[0].attn.W_O
+    z = cache[names["z"]]
+    gram = torch.einsum("hdm,hem->hde", W_O, W_O)
+    energy = torch.einsum("bphd,hde,bphe->bph", z, gram, z).double().clamp(min=0)
+    answered = torch.zeros_like(batch.tokens)
+    answered[batch.example, batch.destination_pos] = batch.trigram
+    answered[batch.truncated, -1] = batch.tokens[batch.truncated, -1]
+    return batch, energy, answered, dict(cache).get(names["gate"])
 
 
 @torch.no_grad()

@@ -10,11 +10,12 @@ import plotly.graph_objects as go
 import torch
 
 from gated_interp.analysis.faithfulness import dead_heads
+from gated_interp.analysis.holders import energy_by_place, what_remains
 from gated_interp.analysis.measures import shares
 from gated_interp.analysis.superposition import loading_matrix
 from gated_interp.analysis.verdict import SEED, verdict
 from gated_interp.core.errors import GatedInterpError
-from gated_interp.experiments.inspect_figures import gallery_figures, holder_marks, marked
+from gated_interp.experiments.inspect_figures import Figure, gallery_figures, holder_marks, marked
 from gated_interp.experiments.paper import read_results
 from gated_interp.models.checkpoint import load
 from gated_interp.models.splice import gated_block, unsplice
@@ -23,13 +24,12 @@ from gated_interp.plots import (
     Holdings,
     before_after,
     gate_maps,
+    head_roles_figure,
     loss_curves,
     reliability,
     save_figures,
 )
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
-
-Figure = tuple[go.Figure, pd.DataFrame]
 
 # The experiment whose heads are drawn one by one, for the README.
 GALLERY = "2H3ST"
@@ -55,6 +55,7 @@ def draw_run(
         task: SkipTrigramTask = gated.task
         figures[out / f"{name}-before-after"] = before_after_of(gated, task, name)
         figures[out / f"{name}-gates"] = gates_of(gated, task, name)
+        figures[out / f"{name}-roles"] = roles_of(gated, task, name)
         history = drawn_steps(_read_csv(run / f"{name}-history.csv"))
         selected = results["experiments"][name]["selected_seed"]
         figures[out / f"{name}-training"] = training_of(history, selected, name)
@@ -140,6 +141,27 @@ def gates_of(gated: HookedTransformer, task: SkipTrigramTask, name: str) -> Figu
     title = marked(f"{name}: when each head's gate opens", marks)
     fig = gate_maps(gates, task.token_names, heads, marks=marks, title=title)
     return fig, pd.concat(frames, ignore_index=True)
+
+
+def roles_of(gated: HookedTransformer, task: SkipTrigramTask, name: str) -> Figure:
+    """Where each head writes, and what is left without the holders or with nothing else."""
+    energy = energy_by_place(gated, task)
+    heads = [f"L0H{h}" for h in energy.index]
+    remains = what_remains(gated, task, verdict(gated, task).holders)
+    words = {"nothing": "all heads", "holders": "without the holders", "others": "holders only"}
+    measures = {"FVU": "fvu", "KL (nats per position)": "kl", "trigrams answered": "accuracy"}
+    left = {
+        said: {words[r["ablated"]]: r[column] for r in remains.to_dict("records")}
+        for said, column in measures.items()
+    }
+    marks = holder_marks(gated, task)
+    title = marked(f"{name}: what each head writes for, and what is left without holders", marks)
+    fig = head_roles_figure(energy, [str(p) for p in energy], heads, left, marks=marks, title=title)
+    tables = {
+        "energy": energy.assign(head=heads).set_index("head").reset_index(),
+        "left": remains,
+    }
+    return fig, tables
 
 
 @torch.no_grad()

@@ -13,6 +13,7 @@ from gated_interp.plots.heatmaps import (
 from gated_interp.plots.holdings import Holdings
 from gated_interp.plots.lattice import subset_lattice
 from gated_interp.plots.reliability import reliability
+from gated_interp.plots.roles import head_roles_figure
 from gated_interp.plots.save import browser_found, save_figure, save_figures
 from gated_interp.plots.style import TEMPLATE, WIDTHS
 from gated_interp.plots.sweeps import phase_diagram, sweep_curves
@@ -30,6 +31,7 @@ __all__ = [
     "browser_found",
     "circuit_maps",
     "gate_maps",
+    "head_roles_figure",
     "loading_matrix",
     "loss_curves",
     "phase_diagram",

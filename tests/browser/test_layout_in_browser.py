@@ -29,6 +29,7 @@ def of_shape(shape: str) -> dict[str, go.Figure]:
     found = {
         "before-after": figures.before_after_of(gated, task, shape),
         "gates": figures.gates_of(gated, task, shape),
+        "roles": figures.roles_of(gated, task, shape),
         "training": figures.training_of(history(), 15, shape),
     }
     for name, model in ((shape, gated), (f"{shape} toy", unsplice(gated))):
