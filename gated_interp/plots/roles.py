@@ -26,6 +26,8 @@ from gated_interp.plots.style import (
 ROW, BAR_ROW, TITLE, GAP = 17.0, 16.0, 18.0, 20.0
 # Shares below this are left blank, and numbers stand in a cell only where one has room.
 SHOWN, NUMBER_WIDTH = 0.005, 27.0
+# Px kept free behind the longest bar for its number.
+NUMBER = 44.0
 
 
 def head_roles_figure(
@@ -89,7 +91,7 @@ def head_roles_figure(
         else (cells.right + bar_space + bar_names + GAP, 0.0)
     )
     boxes = [
-        Box(at, top + TITLE + k * (area_bars + TITLE + 6), space - at - 44, area_bars)
+        Box(at, top + TITLE + k * (area_bars + TITLE + 6), space - at, area_bars)
         for k in range(len(left))
     ]
     area = Area(space, max(cells.bottom, boxes[-1].bottom))
@@ -128,7 +130,7 @@ def head_roles_figure(
             fig,
             k + 2,
             box,
-            {"range": [0, most], "showticklabels": False, "ticks": "", "visible": False},
+            {"range": [0, most * box.width / (box.width - NUMBER)], "visible": False},
             {**ticks(ablated[0], box.height, vertical=True), "ticks": ""},
         )
         fig.add_bar(
@@ -145,7 +147,7 @@ def head_roles_figure(
         for row, value in enumerate(given):
             said = f"{value:.0%}" if measure.endswith("answered") else f"{value:.2g}"
             middle = box.top + (row + 0.5) * BAR_ROW
-            end = box.left + box.width * value / most + 4
+            end = box.left + (box.width - NUMBER) * value / most + 4
             area.note(fig, said, end, middle, size=SMALL, align="left", valign="middle", color=INK)
         area.note(fig, text(measure), box.left, box.top - 3, align="left")
     return finish(
