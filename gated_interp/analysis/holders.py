@@ -242,7 +242,7 @@ def energy_by_place(
     places = {"A": batch.tokens == task.source}
     places |= {f"B{b}": answered == b for b in task.trigrams}
     places["other"] = ~torch.stack(list(places.values())).any(0)
-    whole = energy.sum().clamp(min=torch.finfo(energy.dtype).tiny)
+    whole = float(energy.sum()) or 1.0
     parts = {name: (energy[there].sum(0) / whole).cpu().numpy() for name, there in places.items()}
     return pd.DataFrame(parts).rename_axis("head")
 
