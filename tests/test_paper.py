@@ -12,6 +12,7 @@ from gated_interp.analysis.verdict import verdict
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.seeds import derive
 from gated_interp.experiments import paper, seeds
+from gated_interp.experiments.behaviour import kept_answers
 from gated_interp.experiments.figures import draw_run, gate_table
 from gated_interp.experiments.intervals import clustered
 from gated_interp.experiments.paper import PaperConfig, read_results, results_table, run_paper
@@ -242,3 +243,16 @@ def test_the_screen_table_has_a_row_per_experiment(run):
     table = results_table(results)
     assert table["experiment"].tolist() == ["3H4ST"]
     assert table["heads"].tolist() == ["3 → 12"]
+
+
+def test_kept_answers_are_of_the_trigram_where_most_are_lost():
+    gated = load("3H4ST-gated")
+    task, toy = gated.task, unsplice(load("3H4ST-gated"))
+    assert kept_answers(toy, toy, task, seed=1) == 1
+    assert kept_answers(toy, gated, task, seed=1) > 0.99
+    (head,) = verdict(gated, task).holders[2]
+    gated.blocks[0].attn.W_gate_Q.data[head] = 0
+    gated.blocks[0].attn.b_gate_Q.data[head] = 0
+    assert kept_answers(toy, gated, task, seed=1) < 0.5
+    # What the toy never answers is not missed.
+    assert kept_answers(gated, toy, task, seed=1) == 1

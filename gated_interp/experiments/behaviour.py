@@ -1,8 +1,6 @@
 """What a run's selection may look at, and what is reported of its holders."""
 
 import torch
-from jaxtyping import Int
-from torch import Tensor
 
 from gated_interp.analysis.holders import head_roles, what_remains
 from gated_interp.analysis.verdict import THRESHOLD, Verdict
@@ -11,8 +9,6 @@ from gated_interp.models.toy import HookedTransformer
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
 
 FIRM_EXAMPLES = 5000
-# A toy is confident where it gives its first choice more than this probability.
-CONFIDENT = 0.5
 
 
 def holder_measures(
@@ -36,17 +32,26 @@ def holder_measures(
 
 @torch.no_grad()
 def kept_answers(
-    toy: HookedTransformer, model: HookedTransformer, tokens: Int[Tensor, "batch pos"]
+    toy: HookedTransformer, model: HookedTransformer, task: SkipTrigramTask, *, seed: int
 ) -> float:
-    """Of the positions at which ``toy`` is confident, the share where ``model`` answers the same.
+    """Of the examples that ``toy`` answers with C, the share ``model`` does, of the worst trigram.
 
-    Confident: its first choice has more than half the probability. From 0 to 1; 1 where it never
-    is.
+    From 0 to 1; a trigram that ``toy`` never answers does not count.
+
+    Raises:
+        GatedInterpError: some trigram never occurs in the examples.
     """
-    before, after = toy(tokens), model(tokens)
-    confident = before.softmax(-1).amax(-1) > CONFIDENT
-    same = before.argmax(-1) == after.argmax(-1)
-    return float(same[confident].double().mean()) if bool(confident.any()) else 1.0
+    batch = task.sample_single(FIRM_EXAMPLES, seed).to(model.embed.W_E.device)
+    task.require_each(batch.trigram)
+    c = batch.trigram + task.n_trigrams
+    before, after = (
+        leads(each(batch.tokens)[batch.example, batch.destination_pos], c) > 0
+        for each in (toy, model)
+    )
+    answered = [before & (batch.trigram == b) for b in task.trigrams]
+    return min(
+        (float(after[these].double().mean()) for these in answered if these.any()), default=1.0
+    )
 
 
 @torch.no_grad()

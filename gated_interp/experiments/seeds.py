@@ -82,8 +82,8 @@ class GatedOutcome:
     Attributes:
         toy_seed: the toy it was trained on.
         fvu, l0, cross_entropy, original_cross_entropy, kl: on held-out sequences.
-        kept: of the held-out positions at which the toy is confident (its first choice has more
-            than half the probability), the share at which the block's first choice is the same.
+        kept: of the examples that the toy answers with C, the share that the model with the block
+            does too, of the trigram where that is least.
         purity: mean over holders of the share of what each writes (energy, ordinary sequences) that
             falls where its trigram is answered; NaN without holders.
         open_there: mean over holders of the share of their open gates that lie there.
@@ -150,7 +150,7 @@ class SeedsOutcome:
 
     @property
     def selected(self) -> GatedOutcome:
-        """The run to show: of those that keep most of their toy's confident answers, the one with
+        """The run to show: of those that keep most of their toy's answers (``kept``), the one with
         the lowest selection loss.
 
         The rule sees behaviour and the loss, no verdict.
@@ -271,7 +271,7 @@ def train_gated_seeds(
         measured = {k: float(v) for k, v in faithfulness(model, tokens).measures().items()}
         found = verdict(model, task)
         measured |= holder_measures(model, task, found, n=HELD_OUT, seed=HELD_OUT_SEED)
-        measured["kept"] = kept_answers(toy.model, model, tokens)
+        measured["kept"] = kept_answers(toy.model, model, task, seed=HELD_OUT_SEED)
         gated.append(
             GatedOutcome(
                 seed=seed,
