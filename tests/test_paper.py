@@ -247,7 +247,7 @@ def test_the_screen_table_has_a_row_per_experiment(run):
 
 def test_kept_answers_are_of_the_trigram_where_most_are_lost():
     gated = load("3H4ST-gated")
-    task, toy = gated.task, unsplice(load("3H4ST-gated"))
+    task, toy = gated.task, unsplice(gated)
     assert kept_answers(toy, toy, task, seed=1) == 1
     assert kept_answers(toy, gated, task, seed=1) > 0.99
     (head,) = verdict(gated, task).holders[2]

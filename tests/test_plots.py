@@ -118,7 +118,7 @@ FIGURES = {
         [[0.5, 0.01, 0.0], [0.0, 0.0, 0.3], [0.19, 0.0, 0.0]], ["A", "B1", "other"], HEADS,
         {"FVU": {"all heads": 0.02, "holders only": 0.5},
          "trigrams answered": {"all heads": 1.0, "holders only": 0.97}},
-        marks={1: "C1"}, **k,
+        percent=["trigrams answered"], marks={1: "C1"}, **k,
     ),
     "wiring": lambda **k: wiring_diagram(
         PATTERN[:, -1], OV[:, 0], POSITIONS, HEADS, TOKENS, gate=GATES[:, :, :1].repeat(7, 2)[:, 0],

@@ -97,8 +97,6 @@ def test_a_browser_that_fails_is_told_and_the_rest_is_written(
 def test_the_drivers_log_is_not_heard_and_the_users_is(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    import kaleido  # noqa: F401  # whoever names its loggers first decides of which kind they are
-
     async def chatty(jobs: list[object], scale: float) -> list[bytes]:
         logging.getLogger("choreographer.channels.pipe").error("JSONError. Ignoring")
         logging.getLogger("kaleido.kaleido").critical("something")

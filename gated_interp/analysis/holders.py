@@ -261,7 +261,9 @@ def _writes(
     _require_one_layer(model, task)
     batch = task.sample(n, seed).to(model.embed.W_E.device)
     names = {"z": "blocks.0.attn.hook_z", "gate": "blocks.0.attn.hook_gate"}
-    _, cache = model.run_with_cache(batch.tokens, names_filter=list(names.values()))
+    _, cache = model.run_with_cache(
+        batch.tokens, names_filter=list(names.values()), return_cache_object=False
+    )
     W_O = model.blocks[0].attn.W_O
     z = cache[names["z"]]
     gram = torch.einsum("hdm,hem->hde", W_O, W_O)
@@ -269,7 +271,7 @@ def _writes(
     answered = torch.zeros_like(batch.tokens)
     answered[batch.example, batch.destination_pos] = batch.trigram
     answered[batch.truncated, -1] = batch.tokens[batch.truncated, -1]
-    return batch, energy, answered, dict(cache).get(names["gate"])
+    return batch, energy, answered, cache.get(names["gate"])
 
 
 @torch.no_grad()

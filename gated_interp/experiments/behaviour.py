@@ -1,6 +1,8 @@
 """What a run's selection may look at, and what is reported of its holders."""
 
 import torch
+from jaxtyping import Float, Int
+from torch import Tensor
 
 from gated_interp.analysis.holders import head_roles, what_remains
 from gated_interp.analysis.verdict import THRESHOLD, Verdict
@@ -41,17 +43,11 @@ def kept_answers(
     Raises:
         GatedInterpError: some trigram never occurs in the examples.
     """
-    batch = task.sample_single(FIRM_EXAMPLES, seed).to(model.embed.W_E.device)
-    task.require_each(batch.trigram)
-    c = batch.trigram + task.n_trigrams
-    before, after = (
-        leads(each(batch.tokens)[batch.example, batch.destination_pos], c) > 0
-        for each in (toy, model)
-    )
-    answered = [before & (batch.trigram == b) for b in task.trigrams]
-    return min(
-        (float(after[these].double().mean()) for these in answered if these.any()), default=1.0
-    )
+    trigram, before = _example_leads(toy, task, seed)
+    _, after = _example_leads(model, task, seed)
+    answered = [(before > 0) & (trigram == b) for b in task.trigrams]
+    kept = (float((after[these] > 0).double().mean()) for these in answered if these.any())
+    return min(kept, default=1.0)
 
 
 @torch.no_grad()
@@ -61,9 +57,15 @@ def firm_lead(model: HookedTransformer, task: SkipTrigramTask, *, seed: int) -> 
     Raises:
         GatedInterpError: some trigram never occurs in the examples.
     """
+    trigram, lead = _example_leads(model, task, seed)
+    return min(float(lead[trigram == b].quantile(1 - THRESHOLD)) for b in task.trigrams)
+
+
+def _example_leads(
+    model: HookedTransformer, task: SkipTrigramTask, seed: int
+) -> tuple[Int[Tensor, " example"], Float[Tensor, " example"]]:
+    """The trigram of each example that completes one, and by how many logits its C leads there."""
     batch = task.sample_single(FIRM_EXAMPLES, seed).to(model.embed.W_E.device)
-    at = model(batch.tokens)[batch.example, batch.destination_pos]
-    lead = leads(at, batch.trigram + task.n_trigrams)
     task.require_each(batch.trigram)
-    of_each = [lead[batch.trigram == b] for b in task.trigrams]
-    return min(float(each.quantile(1 - THRESHOLD)) for each in of_each)
+    logits = model(batch.tokens)[batch.example, batch.destination_pos]
+    return batch.trigram, leads(logits, batch.trigram + task.n_trigrams)

@@ -15,7 +15,13 @@ from gated_interp.analysis.measures import shares
 from gated_interp.analysis.superposition import loading_matrix
 from gated_interp.analysis.verdict import SEED, verdict
 from gated_interp.core.errors import GatedInterpError
-from gated_interp.experiments.inspect_figures import Figure, gallery_figures, holder_marks, marked
+from gated_interp.experiments.inspect_figures import (
+    Figure,
+    gallery_figures,
+    holder_marks,
+    marked,
+    marks_of,
+)
 from gated_interp.experiments.paper import read_results
 from gated_interp.models.checkpoint import load
 from gated_interp.models.splice import gated_block, unsplice
@@ -147,21 +153,21 @@ def roles_of(gated: HookedTransformer, task: SkipTrigramTask, name: str) -> Figu
     """Where each head writes, and what is left without the holders or with nothing else."""
     energy = energy_by_place(gated, task)
     heads = [f"L0H{h}" for h in energy.index]
-    remains = what_remains(gated, task, verdict(gated, task).holders)
+    holders = verdict(gated, task).holders
+    remains = what_remains(gated, task, holders)
     words = {"nothing": "all heads", "holders": "without the holders", "others": "holders only"}
     measures = {"FVU": "fvu", "KL (nats per position)": "kl", "trigrams answered": "accuracy"}
     left = {
         said: {words[r["ablated"]]: r[column] for r in remains.to_dict("records")}
         for said, column in measures.items()
     }
-    marks = holder_marks(gated, task)
+    marks = marks_of(holders)
     title = marked(f"{name}: what each head writes for, and what is left without holders", marks)
-    fig = head_roles_figure(energy, [str(p) for p in energy], heads, left, marks=marks, title=title)
-    tables = {
-        "energy": energy.assign(head=heads).set_index("head").reset_index(),
-        "left": remains,
-    }
-    return fig, tables
+    fig = head_roles_figure(
+        energy, [str(p) for p in energy], heads, left,
+        percent=["trigrams answered"], marks=marks, title=title,
+    )  # fmt: skip
+    return fig, {"energy": energy.reset_index().assign(head=heads), "left": remains}
 
 
 @torch.no_grad()

@@ -183,8 +183,13 @@ def circuit_figures(
 
 def holder_marks(model: HookedTransformer, task: SkipTrigramTask) -> dict[int, str]:
     """By head index, the C of the trigrams that it holds: ``{5: "C1"}``."""
+    return marks_of(verdict(model, task).holders)
+
+
+def marks_of(holders: Mapping[int, list[int]]) -> dict[int, str]:
+    """As :func:`holder_marks`, of a verdict's holders."""
     marks: dict[int, str] = {}
-    for b, heads in verdict(model, task).holders.items():
+    for b, heads in holders.items():
         for h in heads:
             marks[h] = f"{marks.get(h, '')} C{b}".strip()
     return marks

@@ -94,3 +94,21 @@ def headline(side: Holdings, representations: Mapping[int, str]) -> tuple[str, s
     if missing:
         parts.append(f"{missing} not learnt")
     return ", ".join(parts), SHARED_TEXT if shared else MUTED
+
+
+def named_heads(
+    heads: Sequence[str], marks: Mapping[int, str] | None
+) -> tuple[list[str], list[str]]:
+    """Heads with the marks of some, by index: as they are measured, and as they are drawn.
+
+    Examples:
+        >>> named_heads(["L0H0", "L0H1"], {1: "C2"})
+        (['L0H0', 'L0H1 C2'], ['L0H0', 'L0H1 <span style="color:#0072B2">C2</span>'])
+    """
+    said = {h: text(words) for h, words in (marks or {}).items()}
+    plain = [f"{head} {said[h]}" if h in said else head for h, head in enumerate(heads)]
+    drawn = [
+        f'{head} <span style="color:{HELD}">{said[h]}</span>' if h in said else head
+        for h, head in enumerate(heads)
+    ]
+    return plain, drawn

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import plotly.graph_objects as go
 
-from gated_interp.plots.holdings import HELD
+from gated_interp.plots.holdings import named_heads
 from gated_interp.plots.layout import Area, Box, fitting, framed, label_space
 from gated_interp.plots.style import (
     CROWDED,
@@ -17,7 +17,6 @@ from gated_interp.plots.style import (
     Number,
     Scale,
     finish,
-    text,
     text_width,
     ticks,
     width_of,
@@ -97,8 +96,8 @@ def heat_panels(
     several = len(quantities) > 1
     left = max(text_width(t) for m in quantities for t in m.y_labels) + (44 if several else 30)
     room = width_of(columns) - left - BAR_SPACE
-    marks = {h: text(words) for h, words in (marks or {}).items()}
-    named = [f"{name} {marks.get(h, '')}".strip() for h, name in enumerate(heads)]
+    marks = marks or {}
+    named, drawn = named_heads(heads, marks)
     # Every row and column gets its label, and every head its mark, where the page allows it.
     narrowest = max(
         28.0,
@@ -169,11 +168,7 @@ def heat_panels(
             **axes,
         )
         if k == 0:
-            said = (
-                f'<b>{heads[head]} <span style="color:{HELD}">{marks[head]}</span></b>'
-                if (head in marks)
-                else heads[head]
-            )
+            said = f"<b>{drawn[head]}</b>" if head in marks else drawn[head]
             size = FONT if wide > 100 or (not marks and wide > 60) else SMALL
             area.note(fig, said, box.left + wide / 2, box.top - 1, size=size)
     for block in range(blocks) if several else [blocks - 1]:

@@ -1,13 +1,13 @@
 """Where heads write, and what is left without some of them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import ArrayLike
 
 from gated_interp.core.errors import GatedInterpError
-from gated_interp.plots.holdings import HELD
+from gated_interp.plots.holdings import named_heads
 from gated_interp.plots.inputs import array, between, labels
 from gated_interp.plots.layout import Area, Box, framed, label_space
 from gated_interp.plots.style import (
@@ -24,10 +24,10 @@ from gated_interp.plots.style import (
 )
 
 ROW, BAR_ROW, TITLE, GAP = 17.0, 16.0, 18.0, 20.0
-# Shares below this are left blank, and numbers stand in a cell only where one has room.
-SHOWN, NUMBER_WIDTH = 0.005, 27.0
-# Px kept free behind the longest bar for its number.
-NUMBER = 44.0
+# Shares below this are left blank.
+SHOWN = 0.005
+# Px that a number needs in a cell, and behind the longest bar.
+IN_CELL, BEHIND_BAR = 27.0, 44.0
 
 
 def head_roles_figure(
@@ -36,6 +36,7 @@ def head_roles_figure(
     heads: Sequence[str],
     left: Mapping[str, Mapping[str, float]],
     *,
+    percent: Collection[str] = (),
     marks: Mapping[int, str] | None = None,
     title: str | None = None,
     columns: Columns = 2,
@@ -48,6 +49,7 @@ def head_roles_figure(
         heads: one label per head.
         left: by measure (its name and unit), its value by what is ablated; the measures share
             their keys.
+        percent: the measures whose values (0 to 1) are shown as per cent.
         marks: what stands in colour beside the names of some heads, by index.
         title: above the figure.
         columns: paper columns it spans.
@@ -71,19 +73,16 @@ def head_roles_figure(
     ablated = [list(values) for values in left.values()]
     if not ablated or any(keys != ablated[0] for keys in ablated):
         raise GatedInterpError("left needs one measure at least, each with the same ablations.")
-    marks = {h: text(words) for h, words in (marks or {}).items()}
-    rows = [
-        f"{head} <span style='color:{HELD}'>{marks[h]}</span>" if h in marks else head
-        for h, head in enumerate(heads)
-    ]
-    names = max(text_width(f"{head} {marks.get(h, '')}") for h, head in enumerate(heads)) + 14
+    named, rows = named_heads(heads, marks)
+    names = max(map(text_width, named)) + 14
     bar_names = max(map(text_width, ablated[0])) + 12
     stacked = columns == 1
     space = width_of(columns) - names - 8
     bar_space = 8.0 + 54.0  # the colour bar and its labels
     wide = min(36.0 * len(places), space - bar_space - (0 if stacked else bar_names + 190.0))
     cells = Box(0, TITLE, wide, ROW * len(heads))
-    below = label_space(places, ticks(places, wide))
+    across = ticks(places, wide)
+    below = label_space(places, across)
     area_bars = BAR_ROW * len(ablated[0])
     at, top = (
         (max(0.0, bar_names - names), cells.bottom + below + 8)
@@ -110,13 +109,13 @@ def head_roles_figure(
         fig,
         1,
         cells,
-        framed(ticks(places, wide), "query token", shown=True),
+        framed(across, "query token", shown=True),
         framed(ticks(rows, cells.height, vertical=True), "", shown=True),
     )
     fig.add_heatmap(
         z=share,
         text=[[f"{v:.0%}" if v >= SHOWN else "" for v in row] for row in share],
-        texttemplate="%{text}" if wide / len(places) >= NUMBER_WIDTH else None,
+        texttemplate="%{text}" if wide / len(places) >= IN_CELL else None,
         textfont={"size": SMALL},
         coloraxis="coloraxis",
         hovertemplate="%{y} at %{x}: %{z:.1%}<extra></extra>",
@@ -124,32 +123,8 @@ def head_roles_figure(
     )
     area.note(fig, "where each head writes", 0, cells.top - 4, align="left")
     for k, (measure, values) in enumerate(left.items()):
-        box, given = boxes[k], np.array(list(values.values()), dtype=np.float64)
-        most = float(given.max()) if given.max() > 0 else 1.0
-        axes = area.place(
-            fig,
-            k + 2,
-            box,
-            {"range": [0, most * box.width / (box.width - NUMBER)], "visible": False},
-            {**ticks(ablated[0], box.height, vertical=True), "ticks": ""},
-        )
-        fig.add_bar(
-            x=given,
-            y=list(range(len(given))),
-            orientation="h",
-            marker={"color": MUTED},
-            width=0.62,
-            showlegend=False,
-            name=measure,
-            hovertemplate="%{y}: %{x:.3g}<extra></extra>",
-            **axes,
-        )
-        for row, value in enumerate(given):
-            said = f"{value:.0%}" if measure.endswith("answered") else f"{value:.2g}"
-            middle = box.top + (row + 0.5) * BAR_ROW
-            end = box.left + (box.width - NUMBER) * value / most + 4
-            area.note(fig, said, end, middle, size=SMALL, align="left", valign="middle", color=INK)
-        area.note(fig, text(measure), box.left, box.top - 3, align="left")
+        form = ".0%" if measure in percent else ".2g"
+        _bars(fig, area, k + 2, boxes[k], text(measure), values, form)
     return finish(
         fig,
         columns=columns,
@@ -159,3 +134,41 @@ def head_roles_figure(
         right=8,
         bottom=max(0.0, cells.bottom + below - area.height),
     )
+
+
+def _bars(
+    fig: go.Figure,
+    area: Area,
+    number: int,
+    box: Box,
+    measure: str,
+    values: Mapping[str, float],
+    form: str,
+) -> None:
+    """A bar for each of ``values`` in panel ``number``, with its value in ``form`` behind it."""
+    given = np.array(list(values.values()), dtype=np.float64)
+    most = float(given.max()) if given.max() > 0 else 1.0
+    room = box.width - BEHIND_BAR
+    axes = area.place(
+        fig,
+        number,
+        box,
+        {"range": [0, most * box.width / room], "visible": False},
+        {**ticks(list(values), box.height, vertical=True), "ticks": ""},
+    )
+    fig.add_bar(
+        x=given,
+        y=list(range(len(given))),
+        orientation="h",
+        marker={"color": MUTED},
+        width=0.62,
+        showlegend=False,
+        name=measure,
+        hovertemplate="%{y}: %{x:.3g}<extra></extra>",
+        **axes,
+    )
+    for row, value in enumerate(given):
+        end, middle = box.left + room * value / most + 4, box.top + (row + 0.5) * BAR_ROW
+        words = f"{value:{form}}"
+        area.note(fig, words, end, middle, size=SMALL, align="left", valign="middle", color=INK)
+    area.note(fig, measure, box.left, box.top - 3, align="left")

@@ -194,6 +194,8 @@ async def _render(jobs: Sequence[tuple[go.Figure, str]], scale: float | int) -> 
 @contextmanager
 def _quiet() -> Iterator[None]:
     """What the browser's driver logs stays off stderr: what matters of it is an exception too."""
+    import kaleido  # noqa: F401  # first: whoever names its loggers decides of which kind they are
+
     loggers = [logging.getLogger(name) for name in ("choreographer", "kaleido")]
     before = [logger.level for logger in loggers]
     for logger in loggers:
