@@ -93,6 +93,14 @@ def test_the_command_exits_with_1_where_a_shown_run_is_not_clean(tmp_path):
     assert len(pd.read_csv(tmp_path / "repeats.csv")) == 1
 
 
+def test_the_command_says_so_too_where_no_toy_learns(tmp_path):
+    words = ["repeats", "--only", "2H3ST", "--repeats", "1", "--seeds", "1", "--steps", "2"]
+    words += ["--toy-steps", "2", "--workers", "1", "--out", str(tmp_path)]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 1
+    assert "clean in 0 of 1 repeats" in " ".join(done.stderr.split())
+
+
 def toy(seed, lead, learnt=True):
     model = build_toy(ToyConfig(n_trigrams=1, n_heads=1))
     of_one = [1] if learnt else [], {1: []}, [], [] if learnt else [1], {1: 1.0}, {1: []}

@@ -171,7 +171,8 @@ def repeats(
             on_progress=update,
         )
     columns = ["experiment", "recipe", "clean", "runs", "shown_seed", "shown_clean", "shown_fvu"]
-    show(f"{seeds} seeds each", columns, table[columns].astype(object).to_numpy().tolist())
+    table = table.reindex(columns=columns)  # where no toy learnt, nothing is shown
+    show(f"{seeds} seeds each", columns, table.astype(object).to_numpy().tolist())
     clean = int((table["shown_clean"] == True).sum())  # noqa: E712  (missing where no toy learnt)
     if clean < len(table):
         raise GatedInterpError(f"the shown run is clean in {clean} of {len(table)} repeats only.")
