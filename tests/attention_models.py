@@ -3,9 +3,9 @@
 import torch
 from transformer_lens import HookedTransformerConfig
 
-from gated_interp.models.gated_attention import GatedAttention, GatedConfig
-from gated_interp.models.splice import splice
 from gated_interp.models.toy import HookedTransformer, ToyConfig, attention_only, build_toy
+from gated_interp.replacements.gated_attention import GatedAttention, GatedConfig
+from gated_interp.replacements.splice import splice
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
 
 

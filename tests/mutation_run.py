@@ -31,10 +31,9 @@ MOST_UNEXPLAINED = 0.05
 # A room's own tests, beside its doctests.
 ROOMS = {
     "tasks": ["task"],
-    "models": [
-        *("analytic", "checkpoint*", "gated_attention", "hub", "pruning", "published", "splice"),
-        "toy",
-    ],
+    "models": ["analytic", "toy"],
+    "replacements": ["gated_attention", "pruning", "splice"],
+    "checkpoints": ["checkpoint*", "hub", "published"],
     "analysis": [
         *("ablation", "attribution", "circuits", "holders", "patching", "subsets"),
         *("superposition", "verdict"),

@@ -13,8 +13,8 @@ from gated_interp.experiments.slow_twins import (
     owners_by_every_subset,
     sample_token_by_token,
 )
-from gated_interp.models.gated_attention import GatedAttention, GatedConfig
 from gated_interp.models.toy import ToyConfig, build_toy
+from gated_interp.replacements.gated_attention import GatedAttention, GatedConfig
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
 
 

@@ -15,14 +15,14 @@ from closeness import assert_close
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 from gated_interp.analysis.verdict import verdict
+from gated_interp.checkpoints import checkpoint, checkpoint_format, shipped
+from gated_interp.checkpoints.checkpoint import load, read_info, save, save_pretrained
+from gated_interp.checkpoints.checkpoint_format import KEY
 from gated_interp.core.errors import CheckpointError, GatedInterpError
-from gated_interp.models import checkpoint, checkpoint_format, shipped
-from gated_interp.models.checkpoint import load, read_info, save, save_pretrained
-from gated_interp.models.checkpoint_format import KEY
-from gated_interp.models.gated_attention import GatedAttention, GatedConfig
-from gated_interp.models.splice import splice, unsplice
-from gated_interp.models.standalone import standalone
 from gated_interp.models.toy import ToyConfig, build_toy
+from gated_interp.replacements.gated_attention import GatedAttention, GatedConfig
+from gated_interp.replacements.splice import splice, unsplice
+from gated_interp.replacements.standalone import standalone
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
 
 TOKENS = torch.tensor([[7, 0, 3, 6, 2, 1, 4, 5, 0, 0, 2]])
@@ -106,7 +106,9 @@ GATED_OPTIONS: list[dict[str, Any]] = [
     {"gate": "relu"},
     {"gate": "tanh"},
     {"gate": "binary"},
-    {"gate": "hard_concrete"},
+    {"gate": "hard_concrete", "gate_per": "head"},
+    {"gate": "bernoulli", "penalty": "expected"},
+    {"gate": "open"},
 ]
 
 

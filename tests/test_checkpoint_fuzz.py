@@ -22,12 +22,12 @@ import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from gated_interp.checkpoints.checkpoint import load, read_info, save
+from gated_interp.checkpoints.checkpoint_format import KEY
 from gated_interp.core.errors import CheckpointError
-from gated_interp.models.checkpoint import load, read_info, save
-from gated_interp.models.checkpoint_format import KEY
-from gated_interp.models.gated_attention import GatedAttention, GatedConfig
-from gated_interp.models.splice import splice
 from gated_interp.models.toy import ToyConfig, build_toy
+from gated_interp.replacements.gated_attention import GatedAttention, GatedConfig
+from gated_interp.replacements.splice import splice
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
 
 FUZZ = settings(

@@ -17,7 +17,7 @@ from gated_interp.analysis.circuits import (
 from gated_interp.analysis.heads import all_heads
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.models.analytic import conditional_pair, manual_model
-from gated_interp.models.splice import gated_block
+from gated_interp.replacements.splice import gated_block
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
 
 TASK = SkipTrigramTask(3)

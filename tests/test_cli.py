@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 from gated_interp import explorer_server
 from gated_interp.analysis.verdict import verdict
+from gated_interp.checkpoints.checkpoint import load, read_info, save
 from gated_interp.cli import app
 from gated_interp.cli import options as cli_options
 from gated_interp.cli.app import _stopped
@@ -25,15 +26,15 @@ from gated_interp.cli.imports import quick_imports
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.experiments import figures, inspect_figures, paper, single
 from gated_interp.models.analytic import manual_model
-from gated_interp.models.checkpoint import load, read_info, save
-from gated_interp.models.gated_attention import GatedAttention
-from gated_interp.models.splice import splice
 from gated_interp.models.toy import ToyConfig, build_toy
+from gated_interp.replacements.gated_attention import GatedAttention
+from gated_interp.replacements.splice import splice
 from gated_interp.training.interrupt import TrainingInterrupted
 
 COMMAND = [sys.executable, "-m", "gated_interp.cli"]
 COMMANDS = ["reproduce", "figures", "train-toy", "train-gated", "verdict", "info", "ablate",
-            "circuits", "sweep", "reliability", "phase", "repeats", "explore"]  # fmt: skip
+            "circuits", "sweep", "reliability", "phase", "repeats", "frontier",
+            "explore"]  # fmt: skip
 # Trained in a second: what matters is what is written.
 SHORT = ["--steps", "4", "--log-every", "2", "--batch-size", "5", "--data", "fresh"]
 
@@ -117,7 +118,7 @@ def test_commands_import_with_the_collector_off(monkeypatch, manual):
     seen = []
 
     def watched(name, *rest):
-        if name == "gated_interp.models.checkpoint":
+        if name == "gated_interp.checkpoints.checkpoint":
             seen.append(gc.isenabled())
         return imported(name, *rest)
 

@@ -14,10 +14,10 @@ from gated_interp.explorer.examples import armed_positions, parse_tokens
 from gated_interp.explorer.session import EXAMPLES, Session
 from gated_interp.explorer.tiles import Tiles
 from gated_interp.models.analytic import manual_model
-from gated_interp.models.gated_attention import GatedAttention
-from gated_interp.models.splice import splice, unsplice
-from gated_interp.models.standalone import standalone
 from gated_interp.models.toy import HookedTransformer, ToyConfig, build_toy
+from gated_interp.replacements.gated_attention import GatedAttention
+from gated_interp.replacements.splice import splice, unsplice
+from gated_interp.replacements.standalone import standalone
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
 
 TASK = SkipTrigramTask(n_trigrams=3)

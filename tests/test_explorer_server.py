@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from gated_interp.checkpoints.checkpoint import save
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.explorer_server import serve
 from gated_interp.models.analytic import manual_model
-from gated_interp.models.checkpoint import save
 
 
 @pytest.fixture

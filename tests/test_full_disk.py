@@ -12,6 +12,7 @@ from test_cli import cli, one_sentence
 from test_sweep import a_row, config, run
 
 from gated_interp.analysis.verdict import verdict
+from gated_interp.checkpoints.checkpoint import save
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.files import write_text, write_whole
 from gated_interp.experiments import batches, paper, sweep
@@ -19,10 +20,9 @@ from gated_interp.experiments.seeds import MEASURES, GatedOutcome, ToyOutcome
 from gated_interp.experiments.sweep_cells import COLUMNS
 from gated_interp.experiments.table import GrowingTable
 from gated_interp.models.analytic import manual_model
-from gated_interp.models.checkpoint import save
-from gated_interp.models.gated_attention import GatedAttention
-from gated_interp.models.splice import splice
 from gated_interp.models.toy import ToyConfig
+from gated_interp.replacements.gated_attention import GatedAttention
+from gated_interp.replacements.splice import splice
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
 from gated_interp.training.config import TrainConfig
 from gated_interp.training.loop import train_toy

@@ -11,14 +11,15 @@ from transformer_lens import HookedTransformerConfig
 
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.seeds import generator
-from gated_interp.models.gated_attention import GatedAttention, GatedConfig, require_plain
-from gated_interp.models.gates import (
+from gated_interp.models.toy import ToyConfig, attention_only, build_toy
+from gated_interp.replacements.gated_attention import GatedAttention, GatedConfig
+from gated_interp.replacements.gates import (
     GateActivation,
     gate_activation,
     head_norm,
     logistic_noise,
 )
-from gated_interp.models.toy import ToyConfig, attention_only, build_toy
+from gated_interp.replacements.heads import require_plain
 
 ACTIVATIONS: list[GateActivation] = ["clamp", "relu", "tanh", "binary", "hard_concrete"]
 BATCH, POS, D_MODEL, HEADS, D_HEAD = 2, 7, 13, 5, 3

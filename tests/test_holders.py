@@ -18,8 +18,8 @@ from gated_interp.analysis.verdict import verdict
 from gated_interp.analysis.writes import head_writes
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.models.analytic import manual_model
-from gated_interp.models.splice import unsplice
 from gated_interp.models.toy import ToyConfig, build_toy
+from gated_interp.replacements.splice import unsplice
 
 SHIPPED = ("2H3ST", "3H4ST", "4H5ST")
 

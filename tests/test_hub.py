@@ -12,11 +12,11 @@ import pytest
 import torch
 from fake_hub import TOKEN, FakeHub, serving
 
+from gated_interp.checkpoints.hub import from_hub, push_to_hub
 from gated_interp.core.errors import CheckpointError, GatedInterpError
-from gated_interp.models.gated_attention import GatedAttention, GatedConfig
-from gated_interp.models.hub import from_hub, push_to_hub
-from gated_interp.models.splice import splice, unsplice
 from gated_interp.models.toy import HookedTransformer, ToyConfig, build_toy
+from gated_interp.replacements.gated_attention import GatedAttention, GatedConfig
+from gated_interp.replacements.splice import splice, unsplice
 
 REPO = "someone/2H3ST-gated"
 

@@ -28,7 +28,7 @@ from gated_interp.experiments.inspect_tables import (
     shapley_table,
 )
 from gated_interp.models.analytic import manual_model
-from gated_interp.models.splice import unsplice
+from gated_interp.replacements.splice import unsplice
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
 
 TASK = SkipTrigramTask(3)

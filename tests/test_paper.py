@@ -9,6 +9,7 @@ import torch
 from closeness import assert_close
 
 from gated_interp.analysis.verdict import verdict
+from gated_interp.checkpoints.checkpoint import load
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.seeds import derive
 from gated_interp.experiments import paper, seeds
@@ -18,10 +19,9 @@ from gated_interp.experiments.intervals import clustered
 from gated_interp.experiments.paper import PaperConfig, read_results, results_table, run_paper
 from gated_interp.experiments.processes import in_processes
 from gated_interp.experiments.recipes import RELIABLE, Recipe, recipe_named, reference_recipe
-from gated_interp.models.checkpoint import load
-from gated_interp.models.gated_attention import GatedConfig
-from gated_interp.models.splice import unsplice
 from gated_interp.models.toy import ToyConfig, build_toy
+from gated_interp.replacements.gated_attention import GatedConfig
+from gated_interp.replacements.splice import unsplice
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
 
 TINY = PaperConfig(only="3H4ST", seeds=4, steps=40)

@@ -19,6 +19,7 @@ from gated_interp.plots import (
     attention_patterns,
     before_after,
     circuit_maps,
+    frontier,
     gate_maps,
     head_roles_figure,
     loading_matrix,
@@ -73,6 +74,17 @@ def results() -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
+def points(methods: tuple[str, ...] = ("gated", "topk", "top1")) -> pd.DataFrame:
+    rows = [
+        {"task": task, "method": method, "knob": knob, "clean_rate": 0.5 + 0.1 * i, "low": 0.3,
+         "high": 0.9, "fvu": 0.01 * (knob + i), "active_per_position": 3.0 / knob}
+        for task in ("2H3ST", "3H4ST")
+        for i, method in enumerate(methods)
+        for knob in ((2, 1) if method != "top1" else (1,))
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
 def phases() -> pd.DataFrame:
     rows = [[1, 1, 1.0, 0.0, 1.0], [1, 3, 0.0, np.nan, np.nan], [2, 2, 0.75, 0.5, 0.25]]
     return pd.DataFrame(rows, columns=["heads", "trigrams", "learnt", "distributed", "success"])
@@ -110,6 +122,7 @@ FIGURES = {
     "loss": lambda **k: loss_curves(history(5), selected=3, **k),
     "sweep": lambda **k: sweep_curves(sweep(), **k),
     "reliability": lambda **k: reliability(results(), target=0.95, **k),
+    "frontier": lambda **k: frontier(points(), **k),
     "phases": lambda **k: phase_diagram(phases(), **k),
     "ablation": lambda **k: ablation_bars(effects(), panel="trigram", **k),
     "lattice": lambda **k: subset_lattice(np.arange(8.0) - 3, HEADS, **k),
@@ -359,6 +372,22 @@ def test_reliability_places_rates_intervals_and_counts() -> None:
     assert fig.layout.xaxis.range[0] < 0
 
 
+def test_a_frontier_has_two_panels_a_task_and_a_line_for_each_method_over_its_knob() -> None:
+    fig = frontier(points())
+    assert len(fig.data) == 2 * 2 * 3
+    gated = [t for t in fig.data if t.name == "gated"]
+    assert list(gated[0].x) == [0.01, 0.02]  # knob 1, then 2
+    assert list(gated[0].y) == [0.5, 0.5]
+    assert list(gated[0].error_y.array) == pytest.approx([0.4, 0.4])
+    assert list(gated[1].x) == [3.0, 1.5]
+    assert list(gated[1].y) == [0.01, 0.02]
+    assert [t.showlegend for t in gated] == [True, False, False, False]
+    assert {t.mode for t in fig.data if t.name == "top1"} == {"markers"}
+    looks = {(t.name, t.line.color, t.marker.symbol) for t in fig.data}
+    assert len(looks) == len({c for _, c, _ in looks}) == len({s for *_, s in looks}) == 3
+    assert {"<b>2H3ST</b>", "<b>3H4ST</b>"} <= {a.text for a in fig.layout.annotations}
+
+
 def test_reliability_of_one_recipe_looks_closely_and_shows_both_intervals() -> None:
     table = results().query("recipe == 'ours'").assign(fvu_low=0.005, fvu_high=[0.02, 0.05])
     fig = reliability(table)
@@ -595,6 +624,10 @@ BAD = {
         "no more clean ones than runs",
     ),
     "a recipe twice": (lambda: reliability(pd.concat([results()] * 2)), "two rows for one"),
+    "more methods than colours": (
+        lambda: frontier(points(tuple("abcdefghijk"))),
+        "there are 11 methods; a figure tells 10 apart",
+    ),
     "a cell twice": (lambda: phase_diagram(pd.concat([phases()] * 2)), "two rows for one cell"),
     "a fraction above 1": (
         lambda: phase_diagram(phases().assign(learnt=2.0)),

@@ -8,10 +8,10 @@ from gated_interp.analysis.verdict import verdict
 from gated_interp.analysis.writes import head_writes
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.models.analytic import manual_model
-from gated_interp.models.gated_attention import GatedAttention, GatedConfig
-from gated_interp.models.pruning import head_reach, prune_dead_heads, with_heads
-from gated_interp.models.splice import splice, unsplice
 from gated_interp.models.toy import HookedTransformer, ToyConfig, build_toy
+from gated_interp.replacements.gated_attention import GatedAttention, GatedConfig
+from gated_interp.replacements.pruning import head_reach, prune_dead_heads, with_heads
+from gated_interp.replacements.splice import splice, unsplice
 
 
 def gated_with_dead_heads(gate="clamp", shut=(1, 4), small=0.0) -> HookedTransformer:

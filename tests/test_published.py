@@ -7,9 +7,9 @@ import safetensors.torch
 import torch
 from closeness import assert_close
 
+from gated_interp.checkpoints.checkpoint import load, read_info, save
 from gated_interp.core.errors import CheckpointError
-from gated_interp.models.checkpoint import load, read_info, save
-from gated_interp.models.gated_attention import GatedConfig
+from gated_interp.replacements.gated_attention import GatedConfig
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
 
 Tensors = dict[str, torch.Tensor]

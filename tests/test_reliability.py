@@ -134,7 +134,7 @@ def test_variants_change_what_they_say_and_nothing_else():
     assert changed("with value bias") == {"value_bias": True}
     assert changed("all pairs") == {"penalty_pairs": "all"}
     assert changed("no gate penalty") == {"alpha": 0.0}
-    assert changed("gates fixed open") == {"alpha": 0.0, "gates_open": True}
+    assert changed("gates fixed open") == {"alpha": 0.0, "gate": "open"}
     assert changed("no overlap penalty") == {"overlap": 0.0}
     assert changed("neither penalty") == {"alpha": 0.0, "overlap": 0.0}
     assert changed("FVU target 0.1") == {"fvu_target": 0.1}

@@ -6,15 +6,15 @@ import torch
 from gated_interp.analysis.attribution import edge_loadings, logit_attribution
 from gated_interp.analysis.faithfulness import faithfulness
 from gated_interp.analysis.subsets import subset_values
+from gated_interp.checkpoints.checkpoint import load, save_pretrained
+from gated_interp.checkpoints.shipped import shipped_names
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.experiments.recipes import Recipe
 from gated_interp.experiments.seeds import train_seeds
 from gated_interp.models.analytic import manual_model
-from gated_interp.models.checkpoint import load, save_pretrained
-from gated_interp.models.gated_attention import GatedAttention, GatedConfig
-from gated_interp.models.pruning import prune_dead_heads
-from gated_interp.models.shipped import shipped_names
-from gated_interp.models.splice import splice, unsplice
+from gated_interp.replacements.gated_attention import GatedAttention, GatedConfig
+from gated_interp.replacements.pruning import prune_dead_heads
+from gated_interp.replacements.splice import splice, unsplice
 from gated_interp.training.config import TrainConfig
 from gated_interp.training.loop import train_gated
 from gated_interp.training.stacked.runs import train_gated_runs

@@ -7,9 +7,9 @@ from transformer_lens import HookedTransformerConfig
 
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.seeds import generator
-from gated_interp.models.gated_attention import GatedAttention, GatedConfig
-from gated_interp.models.splice import gated_block, originals, splice, unsplice
 from gated_interp.models.toy import HookedTransformer, attention_only
+from gated_interp.replacements.gated_attention import GatedAttention, GatedConfig
+from gated_interp.replacements.splice import gated_block, originals, splice, unsplice
 
 BATCH, POS, HEADS, D_HEAD, D_MODEL, D_VOCAB, GATED_HEADS, D_GATE = 2, 5, 3, 7, 11, 13, 17, 1
 

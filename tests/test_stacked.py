@@ -10,9 +10,9 @@ from closeness import assert_close, twin
 
 from gated_interp.metrics.predictions import next_token_loss
 from gated_interp.models.analytic import manual_model
-from gated_interp.models.gated_attention import GatedAttention, GatedConfig
-from gated_interp.models.gates import head_norm
 from gated_interp.models.toy import ToyConfig, build_toy
+from gated_interp.replacements.gated_attention import GatedAttention, GatedConfig
+from gated_interp.replacements.gates import head_norm
 from gated_interp.tasks.contexts import contexts_of
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
 from gated_interp.training.stacked import forward

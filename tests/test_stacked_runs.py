@@ -1,5 +1,7 @@
 """Stacked training: the same as hooked training, run by run, whatever else is in the stack."""
 
+import dataclasses
+
 import attention_models
 import numpy as np
 import pytest
@@ -11,16 +13,17 @@ from gated_interp.analysis.verdict import verdict, verdict_from_writes
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.seeds import derive
 from gated_interp.core.streams import Stream
-from gated_interp.models.gated_attention import GatedAttention, GatedConfig
-from gated_interp.models.gates import head_norm
-from gated_interp.models.splice import splice
 from gated_interp.models.toy import ToyConfig, build_toy
+from gated_interp.replacements.gated_attention import GatedAttention, GatedConfig
+from gated_interp.replacements.gates import head_norm
+from gated_interp.replacements.splice import splice
+from gated_interp.replacements.topk import TopKAttention, TopKConfig
 from gated_interp.tasks.contexts import contexts_of
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
 from gated_interp.tasks.tokens import sample_tokens
 from gated_interp.training.config import TrainConfig
 from gated_interp.training.loop import train_gated
-from gated_interp.training.stacked.blocks import StackedAttention, StackedGated
+from gated_interp.training.stacked.blocks import STACKED, StackedAttention, StackedGated
 from gated_interp.training.stacked.data import ContextPool, batch_of
 from gated_interp.training.stacked.runs import (
     GatedRun,
@@ -409,18 +412,23 @@ def test_verdict_and_fvu_of_trained_runs_agree_with_the_hooked_ones():
 # ---- the way around
 
 
-def test_hard_concrete_gates_go_through_the_hooked_loop_and_say_so():
+def test_a_kind_without_a_stacked_form_goes_through_the_hooked_loop_and_says_so(monkeypatch):
+    monkeypatch.delitem(STACKED, "topk")
     said = []
-    hard, soft = gated_run(1, gate="hard_concrete"), gated_run(2)
-    results = train_gated_runs([hard, soft], progress=False, say=said.append)
+
+    def run():
+        block = TopKAttention(TopKConfig(d_model=V, n_heads=3, seed=1))
+        return dataclasses.replace(gated_run(1), block=block)
+
+    slow, fast, again = run(), gated_run(2), run()
+    results = train_gated_runs([slow, fast], progress=False, say=said.append)
     assert said == [
-        "1 of 2 runs go through the hooked loop, one by one: hard_concrete gates draw noise for "
-        "every position."
+        "1 of 2 runs go through the hooked loop, one by one: replacements of kind 'topk' have no "
+        "stacked form."
     ]
-    again = gated_run(1, gate="hard_concrete")
     expected = train_gated(again.original, again.block, again.config, data=TASK, progress=False)
     assert torch.equal(weights_of(results)[0], weights_of([expected])[0])
-    assert results[1].model is soft.block
+    assert results[1].model is fast.block
 
 
 def test_a_model_with_layernorm_goes_through_the_hooked_loop_and_says_so(capsys):

@@ -110,7 +110,7 @@ def test_pairs_equal_the_dividends_and_logit_is_additive():
                 assert_close(found[:, i, j], of_pair, scale=game.abs().max())
     off_diagonal = pairs["logit"] * (1 - torch.eye(5))
     assert off_diagonal.abs().max() < 1e-9
-    assert (pairs["lead"] * (1 - torch.eye(5))).abs().max() > 0.1
+    assert (pairs["lead"] * (1 - torch.eye(5))).abs().max() > 0.01
 
 
 def test_sampling_covers_the_exact_values():
@@ -123,7 +123,7 @@ def test_sampling_covers_the_exact_values():
     lead = sampled.metric != "logit"
     inside = (sampled.low - 1e-9 <= exact.value) & (exact.value <= sampled.high + 1e-9)
     assert inside[lead].mean() > 0.85
-    assert (sampled.high - sampled.low)[sampled.metric == "lead"].max() > 0.01
+    assert (sampled.high - sampled.low)[sampled.metric == "lead"].max() > 0.001
     # The logit is additive: any order gives the same gain.
     assert_close(sampled.value[~lead].tolist(), exact.value[~lead].tolist())
     same = shapley(model, TASK, n=100, permutations=400, permutation_seed=0)

@@ -28,8 +28,8 @@ from gated_interp.analysis.verdict import Verdict, verdict
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.metrics.reconstruction import fvu, l0
 from gated_interp.models.analytic import conditional_pair, manual_model, paired_model
-from gated_interp.models.gated_attention import GatedAttention
-from gated_interp.models.splice import gated_block, splice
+from gated_interp.replacements.gated_attention import GatedAttention
+from gated_interp.replacements.splice import gated_block, splice
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
 
 TASK = SkipTrigramTask(3)

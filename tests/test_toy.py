@@ -8,11 +8,8 @@ import torch
 from closeness import assert_close
 from transformer_lens import HookedTransformerConfig
 
+from gated_interp.checkpoints.checkpoint import load
 from gated_interp.core.errors import GatedInterpError
-from gated_interp.models.checkpoint import load
-from gated_interp.models.gated_attention import GatedAttention, GatedConfig
-from gated_interp.models.splice import splice, unsplice
-from gated_interp.models.standalone import standalone
 from gated_interp.models.toy import (
     HookedTransformer,
     ToyConfig,
@@ -21,6 +18,9 @@ from gated_interp.models.toy import (
     build_toy,
     clone,
 )
+from gated_interp.replacements.gated_attention import GatedAttention, GatedConfig
+from gated_interp.replacements.splice import splice, unsplice
+from gated_interp.replacements.standalone import standalone
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
 
 SHAPES = [(2, 3, 1), (3, 4, 1), (5, 2, 3)]  # heads, trigrams, d_head

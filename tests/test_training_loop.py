@@ -21,9 +21,9 @@ from gated_interp.core.errors import CheckpointError, GatedInterpError
 from gated_interp.core.seeds import derive
 from gated_interp.core.signals import uninterrupted
 from gated_interp.core.streams import Stream
-from gated_interp.models.gated_attention import GatedAttention, GatedConfig
-from gated_interp.models.splice import splice
 from gated_interp.models.toy import HookedTransformer, ToyConfig, build_toy
+from gated_interp.replacements.gated_attention import GatedAttention, GatedConfig
+from gated_interp.replacements.splice import splice
 from gated_interp.tasks import SkipTrigramTask
 from gated_interp.training.capture import attention_io
 from gated_interp.training.config import TrainConfig

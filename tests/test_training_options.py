@@ -15,8 +15,8 @@ from gated_interp.analysis.faithfulness import faithfulness
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.seeds import derive
 from gated_interp.core.streams import Stream
-from gated_interp.models.splice import splice
 from gated_interp.models.toy import build_toy
+from gated_interp.replacements.splice import splice
 from gated_interp.training.config import TrainConfig
 from gated_interp.training.interrupt import TrainingInterrupted
 from gated_interp.training.loop import train_gated, train_toy

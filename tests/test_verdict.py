@@ -18,9 +18,9 @@ from gated_interp.analysis.verdict import (
 from gated_interp.analysis.writes import head_writes
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.seeds import generator
-from gated_interp.models.gated_attention import GatedAttention
-from gated_interp.models.splice import splice
 from gated_interp.models.toy import HookedTransformer, ToyConfig, build_toy
+from gated_interp.replacements.gated_attention import GatedAttention
+from gated_interp.replacements.splice import splice
 from gated_interp.tasks import SkipTrigramTask
 
 

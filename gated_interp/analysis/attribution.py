@@ -272,6 +272,11 @@ def _by_source(
     layers = []
     for layer, block in enumerate(model.blocks):
         prefix = f"blocks.{layer}.attn."
+        if prefix + "hook_v" not in cache:
+            raise GatedInterpError(
+                f"layer {layer} holds a {type(block.attn).__name__}, which has no source "
+                "positions; look at a layer of heads."
+            )
         gated = prefix + "hook_gated_pattern"
         pattern = cache[gated if gated in cache else prefix + "hook_pattern"]
         pattern = pattern[rows, :, positions]  # [example head_index key_pos]
@@ -279,7 +284,9 @@ def _by_source(
         # Grouped queries: several heads read one value head.
         v = v.repeat_interleave(pattern.shape[1] // v.shape[2], 2)
         along = torch.einsum("hdm,em->ehd", block.attn.W_O, direction)
-        layers.append(pattern * torch.einsum("ekhd,ehd->ehk", v, along))
+        # A head that was not picked wrote nothing, wherever it looked.
+        wrote = (cache[prefix + "hook_z"][rows, positions] != 0).any(-1)
+        layers.append(pattern * torch.einsum("ekhd,ehd->ehk", v, along) * wrote[..., None])
     return torch.cat(layers, 1)
 
 

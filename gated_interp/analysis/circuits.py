@@ -23,9 +23,9 @@ from transformer_lens import FactoredMatrix
 from gated_interp.analysis.heads import all_heads, head_counts, require_heads
 from gated_interp.analysis.writes import require_linear, require_tokens
 from gated_interp.core.errors import GatedInterpError
-from gated_interp.models.gates import GateActivation, gate_activation
-from gated_interp.models.splice import gated_block
 from gated_interp.models.toy import HookedTransformer
+from gated_interp.replacements.gates import GateActivation, gate_activation
+from gated_interp.replacements.splice import gated_block
 
 Space = Literal["token", "residual"]
 
@@ -214,8 +214,8 @@ def gate_circuit(
         GatedInterpError: no such head, position or space, or no gated block in that layer.
 
     Examples:
-        >>> from gated_interp.models.gated_attention import GatedAttention
-        >>> from gated_interp.models.splice import splice
+        >>> from gated_interp.replacements.gated_attention import GatedAttention
+        >>> from gated_interp.replacements.splice import splice
         >>> from gated_interp.models.toy import ToyConfig, build_toy
         >>> toy = build_toy(ToyConfig(n_trigrams=1, n_heads=2))
         >>> block = GatedAttention.from_attention(toy.blocks[0].attn)
@@ -243,7 +243,13 @@ def _attention(model: HookedTransformer, layer: int, head: int, space: str) -> A
     require_heads(model, [(layer, head)])
     if space not in ("token", "residual"):
         raise GatedInterpError(f"space is {space!r}; it must be 'token' or 'residual'.")
-    return model.blocks[layer].attn
+    attn = model.blocks[layer].attn
+    if not hasattr(attn, "W_Q"):
+        raise GatedInterpError(
+            f"layer {layer} holds a {type(attn).__name__}, which has no attention and so no "
+            "circuits; look at a layer of heads."
+        )
+    return attn
 
 
 def copying_score(circuit: Circuit) -> float:

@@ -11,8 +11,8 @@ from gated_interp.analysis.writes import require_tokens
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.metrics.predictions import kl_divergence, next_token_loss
 from gated_interp.metrics.reconstruction import open_gates, squared_error, unexplained, variation
-from gated_interp.models.splice import originals, require_layer, unsplice
 from gated_interp.models.toy import HookedTransformer
+from gated_interp.replacements.splice import originals, require_layer, unsplice
 
 
 @dataclasses.dataclass(frozen=True, repr=False)

@@ -8,15 +8,15 @@ from typing import Any
 from torch import Tensor
 
 from gated_interp.core.errors import GatedInterpError
-from gated_interp.models.splice import require_layer
 from gated_interp.models.toy import HookedTransformer
+from gated_interp.replacements.splice import require_layer
 
 Head = tuple[int, int]
 
 
 def head_counts(model: HookedTransformer) -> list[int]:
     """How many heads each layer has."""
-    return [int(block.attn.W_Q.shape[0]) for block in model.blocks]
+    return [int(block.attn.W_O.shape[0]) for block in model.blocks]
 
 
 def all_heads(model: HookedTransformer) -> list[Head]:

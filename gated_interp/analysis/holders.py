@@ -24,8 +24,8 @@ from gated_interp.analysis.replacements import replacements
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.metrics.predictions import kl_divergence, leads
 from gated_interp.metrics.reconstruction import OPEN, fvu
-from gated_interp.models.splice import originals, unsplice
 from gated_interp.models.toy import HookedTransformer
+from gated_interp.replacements.splice import originals, unsplice
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask, TrigramBatch
 
 SUFFICIENT, NECESSARY, SPECIFIC = 0.99, 0.5, 0.99

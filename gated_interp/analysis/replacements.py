@@ -38,7 +38,7 @@ def replacements(
         )
     if method == "zero":
         zeros = {
-            head: torch.zeros_like(model.blocks[head[0]].attn.W_V[head[1], 0]) for head in heads
+            head: torch.zeros_like(model.blocks[head[0]].attn.W_O[head[1], :, 0]) for head in heads
         }
         return _constant_edits(zeros)
     if reference_tokens is None:

@@ -10,14 +10,14 @@ import typer
 from typer.core import TyperGroup
 
 from gated_interp import __version__
-from gated_interp.cli import explore, heads, paper, read, reliability, sweep, train
+from gated_interp.cli import explore, frontier, heads, paper, read, reliability, sweep, train
 from gated_interp.cli.console import tell
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.signals import signal_behind, stop_on_sigterm
 
 FAILED = 1
 # Commands that go on where they were when the same command is given again.
-GOES_ON = ("reproduce", "sweep", "reliability", "phase")
+GOES_ON = ("reproduce", "sweep", "reliability", "phase", "repeats", "frontier")
 
 
 class Commands(TyperGroup):
@@ -89,7 +89,7 @@ def _options(
     """Find and undo attention head superposition with gated attention blocks."""
 
 
-for _group in (paper, train, read, heads, sweep, reliability, explore):
+for _group in (paper, train, read, heads, sweep, reliability, frontier, explore):
     for _name, _command in _group.COMMANDS.items():
         app.command(_name)(_command)
 

@@ -36,8 +36,8 @@ def ablate(
     kinds = formats_of(formats)
     with quick_imports():
         from gated_interp.analysis.subsets import pair_interactions
+        from gated_interp.checkpoints.checkpoint import load
         from gated_interp.experiments import inspect_figures, inspect_tables
-        from gated_interp.models.checkpoint import load
 
     model = load(file)
     task, name = model.task, model.model_name
@@ -116,8 +116,8 @@ def circuits(
     kinds = formats_of(formats)
     with quick_imports():
         from gated_interp.analysis.superposition import superposition_report
+        from gated_interp.checkpoints.checkpoint import load
         from gated_interp.experiments import inspect_figures, inspect_tables
-        from gated_interp.models.checkpoint import load
 
     model = load(file)
     task, name = model.task, model.model_name

@@ -20,7 +20,7 @@ def verdict(file: File, as_json: Json = False) -> None:
     """
     with quick_imports():
         from gated_interp.analysis.verdict import verdict as verdict_of
-        from gated_interp.models.checkpoint import load
+        from gated_interp.checkpoints.checkpoint import load
 
     model = load(file)
     found = verdict_of(model, model.task)
@@ -70,7 +70,7 @@ def info(file: File, as_json: Json = False) -> None:
     Its task, configs and notes; only the header is read.
     """
     with quick_imports():
-        from gated_interp.models.checkpoint import read_info
+        from gated_interp.checkpoints.checkpoint import read_info
 
     found = read_info(file)
     if as_json:

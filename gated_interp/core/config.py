@@ -19,6 +19,8 @@ def _accepts(annotation: Any, value: Any) -> bool:
         return any(type(value) is type(a) and value == a for a in get_args(annotation))
     if origin is Union or type(annotation).__name__ == "UnionType":
         return any(_accepts(a, value) for a in get_args(annotation))
+    if origin is dict:
+        return type(value) is dict and all(type(key) is str for key in value)
     if annotation is float:
         return type(value) in (int, float) and abs(value) <= sys.float_info.max
     if annotation is None or annotation is type(None):
@@ -92,6 +94,8 @@ class Config:
 def _words(annotation: Any) -> str:
     if get_origin(annotation) is Literal:
         return "one of " + ", ".join(repr(a) for a in get_args(annotation))
+    if get_origin(annotation) is dict:
+        return "a dictionary with names as keys"
     if annotation is float:
         return "a finite number"
     return getattr(annotation, "__name__", str(annotation))

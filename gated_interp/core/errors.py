@@ -16,7 +16,7 @@ class CheckpointError(GatedInterpError):
     """A file that is not a checkpoint this version can load.
 
     Examples:
-        >>> from gated_interp.models.checkpoint import load
+        >>> from gated_interp.checkpoints.checkpoint import load
         >>> load("model.bin")  # doctest: +ELLIPSIS
         Traceback (most recent call last):
         gated_interp.core.errors.CheckpointError: there is no file model.bin; name a...

@@ -15,11 +15,12 @@ from gated_interp.core.files import write_text, write_whole
 from gated_interp.experiments.batches import train_batches
 from gated_interp.experiments.recipes import Recipe
 from gated_interp.experiments.seeds import SeedsOutcome, ToyOutcome, train_gated_seeds
-from gated_interp.models.pruning import prune_dead_heads
+from gated_interp.replacements.pruning import prune_dead_heads
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
 
 KEY = ["experiment", "recipe"]
 Row = dict[str, Any]
+Measure = Callable[[SkipTrigramTask, Recipe, Sequence[int], Sequence[ToyOutcome]], list[Row]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,6 +92,7 @@ def run_cells(
     config: CellsConfig,
     summary: Callable[[Runs], Row],
     *,
+    measure: Measure | None = None,
     workers: int | None = None,
     say: Callable[[str], None] = lambda _: None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
@@ -102,6 +104,8 @@ def run_cells(
     Args:
         out: a new folder, or one that holds rows of the same config.
         summary: the columns of a row, after those that name the cell.
+        measure: trains a stack of seeds and gives a row for each; :func:`measured` unless given.
+            Called in another process.
         workers: processes; all cores unless given.
         say: told a sentence for each row.
         on_progress: told how many stacks of seeds are done, of how many.
@@ -134,7 +138,9 @@ def run_cells(
         key: (c.heads, SkipTrigramTask(c.trigrams), recipes["/".join(key)])
         for key, c in missing.items()
     }
-    trained = train_batches(shapes, seeds, measured, workers=workers, on_progress=on_progress)
+    trained = train_batches(
+        shapes, seeds, measure or measured, workers=workers, on_progress=on_progress
+    )
     for key, toys, gated, seconds in trained:
         cell = missing[key]
         row = {"experiment": cell.experiment, "recipe": cell.name, "heads": cell.heads}

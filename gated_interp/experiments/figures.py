@@ -14,6 +14,7 @@ from gated_interp.analysis.holders import energy_by_place, what_remains
 from gated_interp.analysis.measures import shares
 from gated_interp.analysis.superposition import loading_matrix
 from gated_interp.analysis.verdict import SEED, verdict
+from gated_interp.checkpoints.checkpoint import load
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.experiments.inspect_figures import (
     Figure,
@@ -23,8 +24,6 @@ from gated_interp.experiments.inspect_figures import (
     marks_of,
 )
 from gated_interp.experiments.paper import read_results
-from gated_interp.models.checkpoint import load
-from gated_interp.models.splice import gated_block, unsplice
 from gated_interp.models.toy import HookedTransformer
 from gated_interp.plots import (
     Holdings,
@@ -35,6 +34,7 @@ from gated_interp.plots import (
     reliability,
     save_figures,
 )
+from gated_interp.replacements.splice import gated_block, unsplice
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
 
 # The experiment whose heads are drawn one by one, for the README.

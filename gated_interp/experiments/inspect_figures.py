@@ -21,7 +21,6 @@ from gated_interp.experiments.inspect_tables import (
     stacked,
     trigram_label,
 )
-from gated_interp.models.splice import originals, unsplice
 from gated_interp.models.toy import HookedTransformer
 from gated_interp.plots import (
     ablation_bars,
@@ -33,6 +32,7 @@ from gated_interp.plots import (
     wiring_diagram,
 )
 from gated_interp.plots import loading_matrix as loading_maps
+from gated_interp.replacements.splice import originals, unsplice
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
 
 Figure = tuple[go.Figure, pd.DataFrame | Mapping[str, pd.DataFrame]]

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
+from gated_interp.checkpoints.checkpoint import save
 from gated_interp.core.config import Config, positive
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.files import write_text, write_whole
@@ -18,7 +19,6 @@ from gated_interp.experiments.batches import Shape, train_batches
 from gated_interp.experiments.intervals import clustered
 from gated_interp.experiments.recipes import recipe_named
 from gated_interp.experiments.seeds import SeedsOutcome, original_of, train_gated_seeds
-from gated_interp.models.checkpoint import save
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
 
 PUBLISHED = {"2H3ST": (2, 3), "3H4ST": (3, 4), "4H5ST": (4, 5)}
@@ -181,7 +181,7 @@ def _write_experiment(
         "gated": run.verdict.to_json(),
         "recipe": config.recipe,
         "heads": int(toy.blocks[0].attn.W_Q.shape[0]),
-        "gated_heads": int(run.model.blocks[0].attn.W_Q.shape[0]),
+        "gated_heads": int(run.model.blocks[0].attn.W_O.shape[0]),
         "trigrams": len(run.verdict.accuracy),
         "seeds": len(table),
         "clean": clean,

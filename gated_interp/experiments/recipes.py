@@ -5,7 +5,7 @@ instead of whole batches. The others change one thing each, for the ablation tab
 """
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -13,9 +13,9 @@ from gated_interp.core.config import Config, positive
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.seeds import derive
 from gated_interp.core.streams import Stream
-from gated_interp.models.gated_attention import GatedAttention, GatedConfig
-from gated_interp.models.gates import GateActivation
 from gated_interp.models.toy import HookedTransformer, ToyConfig
+from gated_interp.replacements.gates import GateActivation
+from gated_interp.replacements.replacement import Replacement, kind_named
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
 from gated_interp.training.config import TrainConfig
 from gated_interp.training.stacked.runs import GatedRun, ToyRun, disturb
@@ -25,12 +25,14 @@ from gated_interp.training.stacked.runs import GatedRun, ToyRun, disturb
 class Recipe(Config):
     """How gated blocks (and the toys under them) are made and trained.
 
-    The fields are those of :class:`GatedConfig` and :class:`TrainConfig` that recipes vary;
-    ``expansion`` is gated heads per toy head, ``scale_output`` sets the block's ``output_scale``
-    to the longest output the original writes in a sample (else it is 1), and ``toy_steps``,
-    ``toy_lr`` and ``toy_lr_decay`` train the toys; ``gates_open`` fixes every gate at 1, a control.
-    Of ``attempts`` blocks that are trained for a seed, the one with the lowest loss is kept: the
-    loss, penalties at full weight, knows nothing of trigrams, verdicts or owners. ``jitter``
+    ``kind`` says what stands in for the attention (:mod:`gated_interp.replacements.replacement`).
+    The fields are those of its config (of :class:`GatedConfig`, here; ``options`` are further ones,
+    by name, or others instead) and of :class:`TrainConfig` that recipes vary; ``expansion`` is
+    heads per toy head, ``scale_output`` sets the block's ``output_scale`` to the longest output the
+    original writes in a sample (else it is 1), ``from_original`` starts the weights from the
+    original's as the kind does it, and ``toy_steps``, ``toy_lr`` and ``toy_lr_decay`` train the
+    toys. Of ``attempts`` blocks that are trained for a seed, the one with the lowest loss is kept:
+    the loss, penalties at full weight, knows nothing of trigrams, verdicts or owners. ``jitter``
     disturbs all initial weights, see :func:`~gated_interp.training.stacked.runs.disturb`.
 
     Examples:
@@ -38,13 +40,15 @@ class Recipe(Config):
         0.1
     """
 
+    kind: str = "gated"
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    from_original: bool = False
     expansion: int = 4
     gate: GateActivation = "clamp"
     d_gate: int = 2
     value_bias: bool = False
     scale_output: bool = True
     penalty_pairs: Literal["causal", "all"] = "causal"
-    gates_open: bool = False
     gate_bias_init: float = 0.0
     alpha: float = 0.1
     alpha_unit: Literal["absolute", "variance"] = "variance"
@@ -68,6 +72,7 @@ class Recipe(Config):
     jitter_seed: int = 0
 
     def problems(self) -> list[str]:
+        kind_named(self.kind)
         return positive(self, "expansion", "d_gate", "steps", "toy_steps", "attempts")
 
     def toy_run(self, n_heads: int, task: SkipTrigramTask, seed: int) -> ToyRun:
@@ -94,24 +99,8 @@ class Recipe(Config):
             GatedInterpError: the original is not a toy of this task.
         """
         task.require_vocabulary(original.cfg.d_vocab)
-        block = GatedAttention(
-            GatedConfig(
-                d_model=original.cfg.d_model,
-                n_heads=self.expansion * original.blocks[0].attn.W_Q.shape[0],
-                gate=self.gate,
-                d_gate=self.d_gate,
-                value_bias=self.value_bias,
-                output_scale=longest_output(original, task, seed) if self.scale_output else 1.0,
-                penalty_pairs=self.penalty_pairs,
-                gate_bias_init=self.gate_bias_init,
-                seed=derive(seed, Stream.BLOCK),
-            )
-        )
+        block = self.block(original, task, seed)
         disturb(block, self.jitter, derive(seed, Stream.JITTER, self.jitter_seed))
-        if self.gates_open:
-            block.force_gates(1)
-            for weight in (block.W_gate_Q, block.W_gate_K, block.b_gate_Q, block.b_gate_K):
-                weight.requires_grad_(False)
         config = TrainConfig(
             steps=self.steps,
             batch_size=self.batch_size,
@@ -132,6 +121,25 @@ class Recipe(Config):
             log_every=max(1, self.steps // 100),
         )
         return GatedRun(original, block, config, task)
+
+    def block(self, original: HookedTransformer, task: SkipTrigramTask, seed: int) -> Replacement:
+        """What stands in for the attention of ``original``, before its training.
+
+        Raises:
+            GatedInterpError: a layer that the kind cannot stand in for.
+        """
+        kind, attn = kind_named(self.kind), original.blocks[0].attn
+        known = {field.name for field in dataclasses.fields(kind.config_type)}
+        fields = {n: v for n, v in self.to_dict().items() if n in known} | self.options
+        fields["output_scale"] = longest_output(original, task, seed) if self.scale_output else 1.0
+        fields["seed"] = derive(seed, Stream.BLOCK)
+        if self.from_original:
+            return kind.from_attention(attn, self.expansion, **fields)
+        n, d_model, _ = attn.W_Q.shape
+        config = kind.config_type.from_dict(
+            {"d_model": d_model, "n_heads": self.expansion * n, **fields}
+        )
+        return kind.from_config(config, attn)
 
 
 @torch.no_grad()

@@ -37,7 +37,7 @@ def _changed(**changes: object) -> Callable[[int, int], Recipe]:
 # What each part gives: controls that could refute it.
 CONTROLS: dict[str, Callable[[int, int], Recipe]] = {
     "no gate penalty": _changed(alpha=0.0),
-    "gates fixed open": _changed(gates_open=True, alpha=0.0),
+    "gates fixed open": _changed(gate="open", alpha=0.0),
     "no overlap penalty": _changed(overlap=0.0),
     "neither penalty": _changed(alpha=0.0, overlap=0.0),
     "with value bias": _changed(value_bias=True),

@@ -12,15 +12,15 @@ import pandas as pd
 
 from gated_interp.analysis.faithfulness import faithfulness
 from gated_interp.analysis.verdict import Verdict, verdict
+from gated_interp.checkpoints.checkpoint import load, save
 from gated_interp.core.config import Config
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.files import write_whole
 from gated_interp.experiments.recipes import RELIABLE, recipe_named
 from gated_interp.experiments.seeds import HELD_OUT, HELD_OUT_SEED
-from gated_interp.models.checkpoint import load, save
-from gated_interp.models.gated_attention import GatedAttention
-from gated_interp.models.splice import gated_block, splice
 from gated_interp.models.toy import HookedTransformer, ToyTransformer
+from gated_interp.replacements.gated_attention import GatedAttention
+from gated_interp.replacements.splice import gated_block, splice
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
 from gated_interp.training.loop import train_gated, train_toy
 from gated_interp.training.stacked.runs import GatedRun, ToyRun
@@ -82,7 +82,7 @@ def gated_settings(
         n_heads: gated heads; the recipe's multiple of the toy's unless given.
         duplicate: start from copies of the toy's heads plus ``noise``.
         **given: fields of :class:`~gated_interp.experiments.recipes.Recipe`,
-            :class:`~gated_interp.models.gated_attention.GatedConfig` or
+            :class:`~gated_interp.replacements.gated_attention.GatedConfig` or
             :class:`~gated_interp.training.config.TrainConfig`; ``None`` leaves one as it is, and
             an ``fvu_target`` of 0 means none.
 

@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from gated_interp.models.gated_attention import GatedAttention
 from gated_interp.models.toy import HookedTransformer
+from gated_interp.replacements.gated_attention import GatedAttention
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask, TrigramBatch
 
 

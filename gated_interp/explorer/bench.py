@@ -16,8 +16,8 @@ from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.seeds import derive
 from gated_interp.core.streams import Stream
 from gated_interp.metrics.predictions import leads
-from gated_interp.models.splice import gated_block
 from gated_interp.models.toy import HookedTransformer
+from gated_interp.replacements.splice import gated_block
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
 
 # Sub-streams of the explorer's seed.

@@ -11,8 +11,8 @@ from gated_interp.core.streams import Stream
 from gated_interp.core.threads import one_thread
 from gated_interp.explorer.bench import Bench, Reading
 from gated_interp.explorer.examples import armed_positions, parse_tokens
-from gated_interp.models.splice import gated_block, originals, unsplice
 from gated_interp.models.toy import HookedTransformer
+from gated_interp.replacements.splice import gated_block, originals, unsplice
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
 
 EXAMPLES = 100

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from gated_interp.checkpoints.checkpoint import read_info
+from gated_interp.checkpoints.shipped import shipped_names
 from gated_interp.core.errors import GatedInterpError
-from gated_interp.models.checkpoint import read_info
-from gated_interp.models.shipped import shipped_names
 
 HOST = "127.0.0.1"
 
@@ -94,7 +94,7 @@ def _notebook(source: str) -> dict[str, object]:
     """A notebook of one cell whose last value is the explorer."""
     code = (
         "from gated_interp.explorer import HeadExplorer\n"
-        "from gated_interp.models.checkpoint import load\n"
+        "from gated_interp.checkpoints.checkpoint import load\n"
         f"model = load({source!r})\n"
         "HeadExplorer(model, model.task)"
     )

@@ -64,3 +64,12 @@ def l0(
         4.0
     """
     return open_gates(gate, threshold).mean()
+
+
+def writes_at(
+    z: Float[Tensor, "batch pos head_index d_head"],
+    W_O: Float[Tensor, "head_index d_head d_model"],
+) -> Float[Tensor, "batch pos head_index"]:
+    """The squared length of what each head writes at each position."""
+    gram = torch.einsum("hdm,hem->hde", W_O, W_O)
+    return torch.einsum("bphd,hde,bphe->bph", z, gram, z)

@@ -1,1 +1,1 @@
-"""Models: the toy transformer, the gated attention block, splicing one into the other, files."""
+"""Models whose attention is studied: toys, and models with an analytic answer."""

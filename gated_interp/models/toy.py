@@ -12,7 +12,6 @@ from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.seeds import generator
-from gated_interp.models.checkpoint_format import CheckpointInfo
 from gated_interp.models.toy_config import ToyConfig
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
 
@@ -36,7 +35,8 @@ class ToyTransformer(HookedTransformer):
     Attributes:
         task: what it is for.
         toy_config: what it was built as; ``None`` where a gated block came without its toy.
-        info: what the checkpoint it was loaded from says; ``None`` where there was none.
+        info: what the checkpoint it was loaded from says (``CheckpointInfo``); ``None`` where there
+            was none.
         notes: what the checkpoint's writer recorded; empty where there was none.
         model_name: of the file, the shipped model or the repository it was loaded from; else of
             its shape, such as ``2H3ST``.
@@ -49,7 +49,7 @@ class ToyTransformer(HookedTransformer):
 
     task: SkipTrigramTask
     toy_config: ToyConfig | None
-    info: CheckpointInfo | None
+    info: Any
     notes: dict[str, Any]
     model_name: str
 

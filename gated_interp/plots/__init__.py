@@ -4,6 +4,7 @@ Nothing here computes a metric, shows a figure or holds a model.
 """
 
 from gated_interp.plots.ablation import ablation_bars, shapley_and_interactions
+from gated_interp.plots.frontier import frontier
 from gated_interp.plots.heatmaps import (
     attention_patterns,
     circuit_maps,
@@ -30,6 +31,7 @@ __all__ = [
     "before_after",
     "browser_found",
     "circuit_maps",
+    "frontier",
     "gate_maps",
     "head_roles_figure",
     "loading_matrix",

@@ -10,8 +10,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from gated_interp.core.errors import GatedInterpError
-from gated_interp.models.splice import require_layer
 from gated_interp.models.toy import HookedTransformer
+from gated_interp.replacements.splice import require_layer
 
 
 @dataclasses.dataclass(frozen=True)

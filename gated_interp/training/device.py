@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from gated_interp.core.errors import GatedInterpError
-from gated_interp.models.gated_attention import GatedAttention
 from gated_interp.models.toy import HookedTransformer, clone
+from gated_interp.replacements.replacement import Replacement
 from gated_interp.training.config import TrainConfig
 
 
@@ -47,12 +47,12 @@ def moved(module: nn.Module, device: torch.device) -> Iterator[None]:
 
 
 @contextmanager
-def noise_off_afterwards(block: GatedAttention) -> Iterator[None]:
-    """Hard-concrete gates draw noise only in training: none once the context ends."""
+def settled_afterwards(block: Replacement) -> Iterator[None]:
+    """What a replacement draws, it draws in training only: nothing once the context ends."""
     try:
         yield
     finally:
-        block.noise_generator = None
+        block.settle()
 
 
 def _move(module: nn.Module, device: torch.device) -> None:

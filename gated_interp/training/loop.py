@@ -14,19 +14,20 @@ from tqdm.auto import tqdm
 
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.signals import uninterrupted
-from gated_interp.models.gated_attention import GatedAttention
 from gated_interp.models.toy import HookedTransformer, ToyConfig, build_toy
+from gated_interp.replacements.replacement import Replacement
 from gated_interp.training.capture import require_capturable
 from gated_interp.training.config import TrainConfig
 from gated_interp.training.data import DataSource, batches, data_for, held_out_of, name_of
-from gated_interp.training.device import copied_to, moved, noise_off_afterwards, pick_device
+from gated_interp.training.device import copied_to, moved, pick_device, settled_afterwards
 from gated_interp.training.finite import FiniteLosses
 from gated_interp.training.interrupt import TrainingInterrupted
 from gated_interp.training.objectives import Imitate, NextToken, Objective
 from gated_interp.training.schedule import learning_rate
 from gated_interp.training.state import Row, TrainingState, fingerprint, require_writable
 
-Model = TypeVar("Model", HookedTransformer, GatedAttention)
+Model = TypeVar("Model", bound=HookedTransformer | Replacement)
+Block = TypeVar("Block", bound=Replacement)
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -123,7 +124,7 @@ def train_toy(
 
 def train_gated(
     model: HookedTransformer,
-    block: GatedAttention,
+    block: Block,
     config: TrainConfig | None = None,
     *,
     layer: int = 0,
@@ -132,18 +133,19 @@ def train_gated(
     checkpoint: Path | str | None = None,
     resume: Path | str | None = None,
     progress: bool = True,
-) -> TrainResult[GatedAttention]:
+) -> TrainResult[Block]:
     """Train ``block`` to write what the attention of ``model`` at ``layer`` writes.
 
     Given what that attention is given (after the layer's norm), the block's output is compared
     with the activation at ``blocks.{layer}.hook_attn_out``::
 
-        loss = mean squared error + alpha * gate penalty + overlap * overlap penalty
+        loss = mean squared error + alpha * the block's penalty + overlap * overlap penalty
 
-    ``model`` may be any HookedTransformer; it is not changed and keeps no hook.
+    The penalty of a gated block is its gates'; other kinds have their own, or none. ``model`` may
+    be any HookedTransformer; it is not changed and keeps no hook.
 
     Args:
-        block: trained in place; :func:`~gated_interp.models.splice.splice` it in afterwards.
+        block: trained in place; :func:`~gated_interp.replacements.splice.splice` it in afterwards.
         config: ``TrainConfig()`` unless given.
 
     The other arguments, and what is raised, are as for :func:`train_toy`; also raises
@@ -151,6 +153,7 @@ def train_gated(
     another width.
 
     Examples:
+        >>> from gated_interp.replacements.gated_attention import GatedAttention
         >>> toy = build_toy(ToyConfig(n_trigrams=3, n_heads=2))
         >>> block = GatedAttention.from_attention(toy.blocks[0].attn, expansion=2)
         >>> history = train_gated(toy, block, TrainConfig(steps=20), progress=False).history
@@ -171,14 +174,14 @@ def train_gated(
     original = copied_to(model, device)
     objective = Imitate(block, original, layer, config, data)
     identity = {
-        "kind": "gated",
+        "kind": block.kind,
         "config": config,
         "block": block.config,
         "layer": layer,
         "data": name_of(data),
         "original weights": fingerprint(model, trained=True),
     }
-    with moved(block, device), noise_off_afterwards(block):
+    with moved(block, device), settled_afterwards(block):
         result = _train(
             block,
             objective,
@@ -188,7 +191,8 @@ def train_gated(
             Saving(identity, checkpoint, resume),
             progress,
         )
-    block.l0 = float(result.history["l0"].iloc[-1])
+    if "l0" in result.history:
+        block.l0 = float(result.history["l0"].iloc[-1])
     return result
 
 

@@ -1,6 +1,6 @@
 """What a gated block's training minimises, and what its scale is, as pure functions of tensors.
 
-The gate penalty is :meth:`gated_interp.models.gated_attention.GatedAttention.gate_penalty`.
+The gate penalty is :meth:`gated_interp.replacements.gated_attention.GatedAttention.gate_penalty`.
 """
 
 import torch

@@ -1,19 +1,19 @@
 """What a training minimises: what the loop asks of it, and the two that there are."""
 
 import dataclasses
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from gated_interp.core.seeds import derive, generator
+from gated_interp.core.seeds import derive
 from gated_interp.core.streams import Stream
 from gated_interp.metrics.predictions import next_token_loss
-from gated_interp.metrics.reconstruction import fvu, l0
-from gated_interp.models.gated_attention import GatedAttention
+from gated_interp.metrics.reconstruction import fvu
 from gated_interp.models.toy import HookedTransformer
+from gated_interp.replacements.replacement import Activations, Replacement
 from gated_interp.training.capture import attention_io, outputs_of
 from gated_interp.training.config import TrainConfig
 from gated_interp.training.constraint import FvuControl
@@ -98,31 +98,31 @@ class NextToken:
 
 @dataclasses.dataclass(frozen=True)
 class Terms:
-    """What the loss of a block is made of, and what else is measured, on one batch."""
+    """What the loss of a replacement is made of, and what else is measured, on one batch."""
 
     output: Float[Tensor, "batch pos d_model"]
     target: Float[Tensor, "batch pos d_model"]
-    gate: Float[Tensor, "batch head_index query_pos key_pos"]
+    seen: Activations
     error: Float[Tensor, ""]
     penalty: Float[Tensor, ""]
     overlap: Float[Tensor, ""]
 
-    def measures(self) -> Row:
+    def measures(self, block: Replacement) -> Row:
         return {
             "reconstruction": self.error.item(),
             "fvu": fvu(self.output.detach(), self.target).item(),
             "penalty": self.penalty.item(),
             "overlap": self.overlap.item(),
-            "l0": l0(self.gate.detach()).item(),
+            **block.measures({name: each.detach() for name, each in self.seen.items()}),
         }
 
 
 class Imitate:
-    """Write what the attention of ``original`` at ``layer`` writes, with few gates and overlaps.
+    """Write what the attention of ``original`` at ``layer`` writes, sparsely and without overlaps.
 
     ::
 
-        loss = mean squared error + alpha * gate penalty + overlap * overlap penalty
+        loss = mean squared error + alpha * the block's penalty + overlap * overlap penalty
 
     Args:
         original: on the device where ``block`` trains; it is only read.
@@ -131,7 +131,7 @@ class Imitate:
 
     def __init__(
         self,
-        block: GatedAttention,
+        block: Replacement,
         original: HookedTransformer,
         layer: int,
         config: TrainConfig,
@@ -155,8 +155,7 @@ class Imitate:
         self.rates = {
             "alpha": penalty_weight(step, c.steps, c.alpha, c.penalty_off, c.penalty_ramp)
         }
-        if self.block.config.gate == "hard_concrete":
-            self.block.noise_generator = generator(derive(c.seed, Stream.GATE_NOISE, step))
+        self.block.prepare(step / c.steps, derive(c.seed, Stream.GATE_NOISE, step))
 
     def loss(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, ""]:
         self.last = seen = self._terms(tokens)
@@ -171,7 +170,7 @@ class Imitate:
         return loss
 
     def measures(self) -> Row:
-        return {**self.last.measures(), "factor": float(self.control.factor)}
+        return {**self.last.measures(self.block), "factor": float(self.control.factor)}
 
     def settle(self) -> None:
         """Let the controller see the step's FVU."""
@@ -180,27 +179,28 @@ class Imitate:
 
     @torch.no_grad()
     def held_out(self, tokens: Int[Tensor, "batch pos"]) -> Row:
-        noise, self.block.noise_generator = self.block.noise_generator, None
-        try:
-            return self._terms(tokens).measures()
-        finally:
-            self.block.noise_generator = noise
+        self.block.settle()  # the next step prepares it again
+        return self._terms(tokens).measures(self.block)
 
     def _terms(self, tokens: Int[Tensor, "batch pos"]) -> Terms:
-        block, dtype = self.block, self.block.W_Q.dtype
+        block, dtype = self.block, self.block.W_O.dtype
         seen = attention_io(self.original, tokens, self.layer)
-        with (
-            outputs_of(block.hook_gate) as gates,
-            outputs_of(block.hook_z) as writes,
-            autocast(self.config, tokens.device),
-        ):
+        with ExitStack() as stack:
+            outputs = {
+                name: stack.enter_context(outputs_of(block.get_submodule(name)))
+                for name in ("hook_z", *block.watched)
+            }
+            stack.enter_context(autocast(self.config, tokens.device))
             output = block(*(x.to(dtype) for x in seen.inputs)).to(dtype)
-        target, gate, z = seen.output.to(dtype), gates[-1].to(dtype), writes[-1].to(dtype)
+        activations = {name: each[-1].to(dtype) for name, each in outputs.items()}
+        target = seen.output.to(dtype)
         shared = torch.zeros(())
         if self.config.overlap:
-            shared = block.overlap_penalty(z, self.variance, self.config.overlap_power)
+            shared = block.overlap_penalty(
+                activations["hook_z"], self.variance, self.config.overlap_power
+            )
         error = reconstruction_error(output, target)
-        return Terms(output, target, gate, error, block.gate_penalty(gate), shared)
+        return Terms(output, target, activations, error, block.penalty(activations), shared)
 
 
 def autocast(config: TrainConfig, device: torch.device) -> AbstractContextManager[Any]:

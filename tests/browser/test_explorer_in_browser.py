@@ -10,8 +10,8 @@ from pathlib import Path
 from explorer_page import SWITCH_TIME, ExplorerPage, predicted
 from servers import Lab, Served, Tab
 
-from gated_interp.models.checkpoint import load
-from gated_interp.models.splice import unsplice
+from gated_interp.checkpoints.checkpoint import load
+from gated_interp.replacements.splice import unsplice
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 NOTEBOOK = "04_ablate_heads_interactively.ipynb"

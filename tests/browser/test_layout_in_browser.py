@@ -13,11 +13,11 @@ import gated_interp as gi
 from gated_interp.experiments import figures, inspect_figures
 from gated_interp.experiments.inspect_tables import ablations
 from gated_interp.experiments.sweep_figures import sweep_figures
-from gated_interp.models.splice import unsplice
 from gated_interp.plots import phase_diagram, save_figure
 from gated_interp.plots import reliability as reliability_plot
 from gated_interp.plots.fonts import text_width
 from gated_interp.plots.save import drawn
+from gated_interp.replacements.splice import unsplice
 
 SHAPES = ("2H3ST", "3H4ST", "4H5ST")
 

@@ -1,31 +1,29 @@
 """R blocks of one shape, their weights on a leading run axis, and their way to and from modules."""
 
-from typing import Any
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from gated_interp.core.errors import GatedInterpError
-from gated_interp.models.gated_attention import GatedAttention, GatedConfig, unit
-from gated_interp.models.gates import gate_activation
+from gated_interp.core.seeds import generator
+from gated_interp.replacements.gated_attention import GatedAttention, GatedConfig, gate_cost
+from gated_interp.replacements.gates import (
+    expected_open,
+    gate_activation,
+    is_drawn,
+    logistic_noise,
+)
+from gated_interp.replacements.heads import unit
+from gated_interp.replacements.sae import SAEConfig
+from gated_interp.replacements.topk import TopKConfig, k_at, most
 from gated_interp.training.stacked.forward import flat_W_O, stacked_z
 
 PLAIN = ("W_Q", "W_K", "W_V", "W_O", "b_Q", "b_K", "b_V", "b_O")
-GATED = (
-    "W_Q",
-    "W_K",
-    "raw_W_V",
-    "raw_W_O",
-    "b_Q",
-    "b_K",
-    "b_V",
-    "b_O",
-    "W_gate_Q",
-    "W_gate_K",
-    "b_gate_Q",
-    "b_gate_K",
-)
+HEADS = ("W_Q", "W_K", "raw_W_V", "raw_W_O", "b_Q", "b_K", "b_V", "b_O")
 
 
 class StackedWeights:
@@ -123,30 +121,49 @@ class StackedAttention:
         return torch.matmul(self.z(counts), self.W_O) + self.weights["b_O"][:, None, None]
 
 
-class StackedGated:
-    """R gated attention blocks that differ at most in their seeds and weights.
+@dataclasses.dataclass(frozen=True)
+class Written:
+    """What R blocks make of a batch.
+
+    Attributes:
+        z: ``hook_z``, flattened as :func:`stacked_z` does.
+        cost: ``[run query key]``, what is penalised of each pair of tokens; ``None`` for nothing.
+        gate: ``[run head_index query key]``; ``None`` where there are no gates.
+    """
+
+    z: Float[Tensor, "run query context d_head_x_head"]
+    cost: Float[Tensor, "run query key"] | None = None
+    gate: Float[Tensor, "run head_index query key"] | None = None
+
+
+class StackedHeads:
+    """R layers of heads of one kind that differ at most in their seeds, scales and weights.
 
     Args:
         blocks: modules to start from; their configs agree but for ``seed`` and ``output_scale``.
+        original: what they stand in for.
 
     Raises:
         GatedInterpError: configs that cannot be stacked.
     """
 
-    def __init__(self, blocks: list[GatedAttention], device: str | torch.device = "cpu"):
-        shapes = {
-            GatedConfig.from_dict({**b.config.to_dict(), "seed": 0, "output_scale": 1.0})
-            for b in blocks
-        }
-        if len(shapes) != 1:
+    names: ClassVar[tuple[str, ...]] = HEADS
+
+    def __init__(
+        self,
+        blocks: Sequence[Any],
+        original: StackedAttention | None = None,
+        device: str | torch.device = "cpu",
+    ):
+        if len({b.config.replace(seed=0, output_scale=1.0) for b in blocks}) != 1:
             raise GatedInterpError(
                 "stacked blocks must have one config but for seed and output_scale; train runs of "
                 "different shapes as separate stacks."
             )
-        self.config = blocks[0].config
-        self.configs = [b.config for b in blocks]
-        self.attn_scale = blocks[0].attn_scale
-        self.weights = StackedWeights(list(blocks), GATED, device)
+        self.config, self.configs = blocks[0].config, [b.config for b in blocks]
+        self.attn_scale = getattr(blocks[0], "attn_scale", 1.0)
+        self.original = original
+        self.weights = StackedWeights(list(blocks), self.names, device)
         self.output_scale = torch.tensor([b.config.output_scale for b in blocks], device=device)[
             :, None, None, None
         ]
@@ -156,22 +173,27 @@ class StackedGated:
         """How many runs are stacked."""
         return self.weights.flat.shape[0]
 
-    def gate(self) -> Float[Tensor, "run head_index query key"]:
-        """The gate of every (query token, key token), without hard-concrete noise."""
+    def prepare(self, fraction: float, seeds: Sequence[int]) -> None:
+        """Make ready for a step, see :meth:`Replacement.prepare`; a seed per run."""
+
+    def written(self, counts: Float[Tensor, "run query context key"]) -> Written:
+        """What the blocks make of positions."""
+        return Written(self.z(counts))
+
+    def scores(self) -> Float[Tensor, "run head_index query key"]:
+        """The attention score of every (query token, key token)."""
         w = self.weights
-        scores = scores_of(w["W_gate_Q"], w["b_gate_Q"], w["W_gate_K"], w["b_gate_K"])
-        return gate_activation(scores, self.config.gate)
+        return scores_of(w["W_Q"], w["b_Q"], w["W_K"], w["b_K"]) / self.attn_scale
 
     def z(
         self,
         counts: Float[Tensor, "run query context key"],
-        gate: Float[Tensor, "run head_index query key"],
+        gate: Float[Tensor, "run head_index query key"] | None = None,
     ) -> Float[Tensor, "run query context head"]:
         """``hook_z``, flattened as :func:`stacked_z` does."""
         w = self.weights
-        scores = scores_of(w["W_Q"], w["b_Q"], w["W_K"], w["b_K"]) / self.attn_scale
         W_V = unit(w["raw_W_V"], 2) if self.config.normalize_weights else w["raw_W_V"]
-        return stacked_z(counts, scores, gate, W_V + w["b_V"][:, :, None])
+        return stacked_z(counts, self.scores(), gate, W_V + w["b_V"][:, :, None])
 
     @property
     def W_O(self) -> Float[Tensor, "run 1 head d_model"]:
@@ -184,8 +206,47 @@ class StackedGated:
         self, counts: Float[Tensor, "run query context key"]
     ) -> Float[Tensor, "run query context d_model"]:
         """What the blocks write."""
-        z = self.z(counts, self.gate())
+        z = self.written(counts).z
         return torch.matmul(z, self.W_O) + self.weights["b_O"][:, None, None]
+
+
+class StackedGated(StackedHeads):
+    """R gated attention blocks."""
+
+    names = (*HEADS, "W_gate_Q", "W_gate_K", "b_gate_Q", "b_gate_K")
+    config: GatedConfig
+    noise: Float[Tensor, "run head_index query key"] | None = None
+
+    def gate_scores(self) -> Float[Tensor, "run head_index query key"]:
+        """The gate's score of every (query token, key token)."""
+        w = self.weights
+        return scores_of(w["W_gate_Q"], w["b_gate_Q"], w["W_gate_K"], w["b_gate_K"])
+
+    def gate(self) -> Float[Tensor, "run head_index query key"]:
+        """The gate of every (query token, key token), with this step's noise."""
+        return gate_activation(self.gate_scores(), self.config.gate, self.noise)
+
+    def prepare(self, fraction: float, seeds: Sequence[int]) -> None:
+        """Draw this step's noise, one number for each pair of tokens.
+
+        All positions with that pair share it; the hooked loop draws one for each position.
+        """
+        c = self.config
+        if is_drawn(c.gate):
+            v = self.weights["W_gate_Q"].shape[2]
+            shape = (c.n_heads, 1, 1) if c.gate_per == "head" else (c.n_heads, v, v)
+            device = self.weights.flat.device
+            drawn = [logistic_noise(shape, generator(seed), device) for seed in seeds]
+            self.noise = torch.stack(drawn).expand(-1, -1, v, v)
+
+    def written(self, counts: Float[Tensor, "run query context key"]) -> Written:
+        scores = self.gate_scores()
+        gate = gate_activation(scores, self.config.gate, self.noise)
+        if self.config.gate == "open":
+            return Written(self.z(counts), None, gate)
+        by_pair = expected_open(scores, self.config.gate)
+        cost = gate_cost(by_pair if self.config.penalty == "expected" else gate, self.config)
+        return Written(self.z(counts, gate), cost, gate)
 
     def unstack(self) -> list[GatedAttention]:
         """The runs as ordinary modules, in order."""
@@ -195,3 +256,61 @@ class StackedGated:
             self.weights.copy_into(run, block)
             made.append(block)
         return made
+
+
+class StackedTopK(StackedHeads):
+    """R TopK layers, of one dimension a head."""
+
+    names = ("raw_W_Q", "raw_W_K", "raw_b_Q", "raw_b_K", "raw_W_V", "raw_W_O", "b_V", "b_O")
+    config: TopKConfig
+
+    def __init__(
+        self,
+        blocks: Sequence[Any],
+        original: StackedAttention | None = None,
+        device: str | torch.device = "cpu",
+    ):
+        super().__init__(blocks, original, device)
+        self.circuit = blocks[0].circuit.to(device)
+        self.k = self.config.k
+
+    def prepare(self, fraction: float, seeds: Sequence[int]) -> None:
+        self.k = k_at(fraction, self.config)
+
+    def scores(self) -> Float[Tensor, "run head_index query key"]:
+        w = self.weights
+        shared = scores_of(w["raw_W_Q"], w["raw_b_Q"], w["raw_W_K"], w["raw_b_K"])
+        return shared[:, self.circuit] / self.attn_scale
+
+    def written(self, counts: Float[Tensor, "run query context key"]) -> Written:
+        z = self.z(counts)
+        lengths = z.detach().abs() * self.W_O.detach().norm(dim=-1)[:, None]
+        return Written(z * most(lengths, self.k))
+
+
+class StackedAutoencoder(StackedHeads):
+    """R autoencoders on what the original layers write."""
+
+    names = ("W_E", "b_E", "raw_W_O", "b_O")
+    config: SAEConfig
+
+    def written(self, counts: Float[Tensor, "run query context key"]) -> Written:
+        assert self.original is not None
+        w = self.weights
+        with torch.no_grad():
+            x = self.original.output(counts)
+        x = (x - w["b_O"][:, None, None]) / self.output_scale
+        features = torch.matmul(x, w["W_E"].mT[:, None]) + w["b_E"][:, None, None]
+        return Written(features.relu() * most(features.detach(), self.config.k))
+
+    @property
+    def W_O(self) -> Float[Tensor, "run 1 head d_model"]:
+        return flat_W_O(unit(self.weights["raw_W_O"], 3) * self.output_scale)
+
+
+STACKED: dict[str, type[StackedHeads]] = {
+    "gated": StackedGated,
+    "topk": StackedTopK,
+    "sae": StackedAutoencoder,
+}
+"""What can be stacked, by kind; others go through the hooked loop."""

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from gated_interp.models.gates import overlap, overlap_cost
+from gated_interp.metrics.overlap import overlap, overlap_cost
 
 
 class _Reconstruction(torch.autograd.Function):

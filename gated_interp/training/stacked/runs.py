@@ -18,18 +18,19 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from gated_interp.core.errors import GatedInterpError
-from gated_interp.core.seeds import generator
+from gated_interp.core.seeds import derive, generator
+from gated_interp.core.streams import Stream
 from gated_interp.metrics.reconstruction import OPEN
-from gated_interp.models.gated_attention import GatedAttention, require_plain
-from gated_interp.models.gates import head_norm
 from gated_interp.models.toy import HookedTransformer, ToyConfig, build_toy
+from gated_interp.replacements.heads import require_plain
+from gated_interp.replacements.replacement import Replacement
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
 from gated_interp.training.config import TrainConfig
 from gated_interp.training.constraint import FvuControl
 from gated_interp.training.device import pick_device
 from gated_interp.training.loop import TrainResult, train_gated, train_toy
 from gated_interp.training.schedule import learning_rate, penalty_weight
-from gated_interp.training.stacked.blocks import StackedAttention, StackedGated
+from gated_interp.training.stacked.blocks import STACKED, StackedAttention
 from gated_interp.training.stacked.data import ContextPool, StackedBatch
 from gated_interp.training.stacked.losses import cross_entropy, overlap_penalty, reconstruction
 from gated_interp.training.stacked.optimizer import StackedAdam
@@ -81,6 +82,7 @@ class GatedRun:
     """A gated block to train, in place, to write what layer 0 of ``original`` writes.
 
     Examples:
+        >>> from gated_interp.replacements.gated_attention import GatedAttention
         >>> toy = build_toy(ToyConfig(n_trigrams=3, n_heads=2))
         >>> block = GatedAttention.from_attention(toy.blocks[0].attn, expansion=4)
         >>> GatedRun(toy, block, TrainConfig(steps=2), SkipTrigramTask(n_trigrams=3)).block
@@ -88,7 +90,7 @@ class GatedRun:
     """
 
     original: HookedTransformer = dataclasses.field(repr=False)
-    block: GatedAttention
+    block: Replacement
     config: TrainConfig
     task: SkipTrigramTask
 
@@ -128,7 +130,7 @@ def train_gated_runs(
     *,
     progress: bool = True,
     say: Callable[[str], None] = say_on_stderr,
-) -> list[TrainResult[GatedAttention]]:
+) -> list[TrainResult[Replacement]]:
     """Train gated blocks, stacked where their shapes agree; results in the order given.
 
     A run the fast path cannot express (see :func:`why_not_stackable`) is trained by the hooked
@@ -139,6 +141,7 @@ def train_gated_runs(
             small for a batch.
 
     Examples:
+        >>> from gated_interp.replacements.gated_attention import GatedAttention
         >>> toy = build_toy(ToyConfig(n_trigrams=3, n_heads=2))
         >>> blocks = [GatedAttention.from_attention(toy.blocks[0].attn, seed=s) for s in range(8)]
         >>> runs = [GatedRun(toy, b, TrainConfig(steps=2), toy.toy_config.task) for b in blocks]
@@ -148,7 +151,7 @@ def train_gated_runs(
     """
 
     def shape(run: GatedRun) -> Any:
-        block = run.block.config.replace(seed=0, output_scale=1.0)
+        block = (run.block.kind, run.block.config.replace(seed=0, output_scale=1.0))
         attn = run.original.blocks[0].attn
         shapes = (tuple(attn.W_Q.shape), float(attn.attn_scale))
         return (block, shapes, run.task, _structure(run.config))
@@ -182,8 +185,10 @@ def why_not_stackable(run: GatedRun) -> str | None:
         raise GatedInterpError(
             f"the block has d_model {run.block.config.d_model}; the model has {cfg.d_model}."
         )
-    if run.block.config.gate == "hard_concrete":
-        return "hard_concrete gates draw noise for every position"
+    if run.block.kind not in STACKED:
+        return f"replacements of kind {run.block.kind!r} have no stacked form"
+    if run.block.kind == "topk" and run.block.config.d_head > 1:
+        return "TopK heads are stacked where they have one dimension"
     if cfg.n_layers != 1 or not cfg.attn_only or cfg.normalization_type is not None:
         return "the original is not one attention-only layer without normalisation"
     identity = torch.eye(v, device=model.embed.W_E.device)
@@ -299,15 +304,14 @@ def _toy_stack(runs: list[ToyRun], progress: bool) -> list[TrainResult[HookedTra
     ]
 
 
-def _gated_stack(runs: list[GatedRun], progress: bool) -> list[TrainResult[GatedAttention]]:
+def _gated_stack(runs: list[GatedRun], progress: bool) -> list[TrainResult[Replacement]]:
     started = time.perf_counter()
     configs = [r.config for r in runs]
     device = pick_device(configs[0])
     original = StackedAttention([r.original.blocks[0].attn for r in runs], device)
-    stack = StackedGated([r.block for r in runs], device)
-    batches = _Batches(
-        runs[0].task, configs, all_pairs=stack.config.penalty_pairs == "all", device=device
-    )
+    stack = STACKED[runs[0].block.kind]([r.block for r in runs], original, device)
+    all_pairs = getattr(stack.config, "penalty_pairs", "causal") == "all"
+    batches = _Batches(runs[0].task, configs, all_pairs=all_pairs, device=device)
     with torch.no_grad():
         first, _ = batches(0)
         variance = output_variance(original, batches.pool)
@@ -324,31 +328,40 @@ def _gated_stack(runs: list[GatedRun], progress: bool) -> list[TrainResult[Gated
         if at not in original_z or not batches.fixed:
             with torch.no_grad():
                 original_z[at] = original.z(batch.counts)
-        gate = stack.gate()
-        z, W_O = stack.z(batch.counts, gate), stack.W_O
+        seeds = [derive(c.seed, Stream.GATE_NOISE, step) for c in configs]
+        stack.prepare(step / configs[0].steps, seeds)
+        written, W_O = stack.written(batch.counts), stack.W_O
         bias = stack.weights["b_O"] - original.weights["b_O"]
-        error = reconstruction(z, W_O, bias, original_z[at], original.W_O, batch.weight)
-        penalty = (head_norm(gate, stack.config.penalty_p) * batch.pairs).sum((1, 2))
-        factor = control.factor
-        alpha = rates["alpha"] * alpha_unit * factor
-        loss = error + alpha * penalty
+        error = reconstruction(written.z, W_O, bias, original_z[at], original.W_O, batch.weight)
+        factor, penalty, loss = control.factor, torch.zeros_like(error.detach()), error
+        if written.cost is not None:
+            penalty = (written.cost * batch.pairs).sum((1, 2))
+            loss = error + rates["alpha"] * alpha_unit * factor * penalty
         shared = torch.zeros_like(error.detach())
         if any_overlap:
             shared = overlap_penalty(
-                z, W_O, stack.config.n_heads, batch.weight, variance, configs[0].overlap_power
+                written.z,
+                W_O,
+                stack.config.n_heads,
+                batch.weight,
+                variance,
+                configs[0].overlap_power,
             )
             loss = loss + rates["penalty"] * overlap_weight * factor * shared
         fvu = error.detach() / variance
         control.observe(fvu, step)
 
         def measure() -> dict[str, Tensor]:
-            is_open = (gate.detach() > OPEN).float().sum(1)
+            l0 = {}
+            if written.gate is not None:
+                is_open = (written.gate.detach() > OPEN).float().sum(1)
+                l0 = {"l0": (is_open * batch.pairs).sum((1, 2)) / batch.pairs.sum((1, 2))}
             return {
                 "reconstruction": error.detach(),
                 "fvu": fvu,
                 "penalty": penalty.detach(),
                 "overlap": torch.where(overlap_weight > 0, shared.detach(), 0.0),
-                "l0": (is_open * batch.pairs).sum((1, 2)) / batch.pairs.sum((1, 2)),
+                **l0,
                 "factor": factor,
             }
 
@@ -357,7 +370,8 @@ def _gated_stack(runs: list[GatedRun], progress: bool) -> list[TrainResult[Gated
     histories = _train_stack(stack.weights, configs, loss_of, progress, logged=("lr", "alpha"))
     for i, run in enumerate(runs):
         stack.weights.copy_into(i, run.block)
-        run.block.l0 = float(histories[i]["l0"].iloc[-1])
+        if "l0" in histories[i]:
+            run.block.l0 = float(histories[i]["l0"].iloc[-1])
     seconds = (time.perf_counter() - started) / len(runs)
     return [
         TrainResult(run.block, history, config, seconds)

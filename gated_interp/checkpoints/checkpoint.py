@@ -1,7 +1,7 @@
 """Save a model with everything that says what it is, and load it back, bit for bit.
 
-The file format is described in :mod:`gated_interp.models.checkpoint_format`; the post's own files
-(:mod:`gated_interp.models.published`) load too. Nothing is ever unpickled.
+The file format is described in :mod:`gated_interp.checkpoints.checkpoint_format`; the post's own
+files (:mod:`gated_interp.checkpoints.published`) load too. Nothing is ever unpickled.
 """
 
 import os
@@ -12,22 +12,22 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from gated_interp.core.errors import CheckpointError, GatedInterpError
-from gated_interp.core.files import write_whole
-from gated_interp.models.checkpoint_format import KEY, CheckpointInfo, decode, encode
-from gated_interp.models.gated_attention import GatedAttention
-from gated_interp.models.published import IGNORE, is_published, published_info, require_mask
-from gated_interp.models.shipped import MODEL_FILE, located
-from gated_interp.models.splice import gated_block, originals, splice
-from gated_interp.models.standalone import standalone
-from gated_interp.models.tensor_file import (
+from gated_interp.checkpoints.checkpoint_format import KEY, CheckpointInfo, decode, encode
+from gated_interp.checkpoints.published import IGNORE, is_published, published_info, require_mask
+from gated_interp.checkpoints.shipped import MODEL_FILE, located
+from gated_interp.checkpoints.tensor_file import (
     MAX_BYTES,
     read_header,
     read_tensors,
     require_finite,
     require_shapes,
 )
+from gated_interp.core.errors import CheckpointError, GatedInterpError
+from gated_interp.core.files import write_whole
 from gated_interp.models.toy import HookedTransformer, ToyTransformer, build_toy
+from gated_interp.replacements.gated_attention import GatedAttention
+from gated_interp.replacements.splice import gated_block, originals, splice
+from gated_interp.replacements.standalone import standalone
 
 __all__ = ["CheckpointInfo", "load", "read_info", "save", "save_pretrained"]
 
@@ -37,11 +37,11 @@ def load(source: str | os.PathLike[str]) -> ToyTransformer:
 
     A gated model comes spliced: its attention *is* the block, and ``unsplice`` gives the toy it
     was trained from. A file with a block alone (the published gated ones) has no original to go
-    back to, see :func:`gated_interp.models.standalone.standalone`.
+    back to, see :func:`gated_interp.replacements.standalone.standalone`.
 
     Args:
         source: a checkpoint file, a folder with ``model.safetensors``, or the name of a model
-            that comes with the package (:func:`gated_interp.models.shipped.shipped_names`).
+            that comes with the package (:func:`gated_interp.checkpoints.shipped.shipped_names`).
 
     Returns:
         A ``HookedTransformer`` that knows its ``task``, ``notes``, ``toy_config``, ``model_name``
@@ -104,7 +104,7 @@ def save(
 
     Args:
         model: from :func:`build_toy`, from :func:`splice` into one, from :func:`load`, or from
-            :func:`gated_interp.models.standalone.standalone`.
+            :func:`gated_interp.replacements.standalone.standalone`.
         notes: anything JSON can hold. ``None`` keeps the notes that ``model`` carries, unless it
             was loaded as a toy and is gated now (or the other way round).
 

@@ -2,16 +2,18 @@
 
 ``clamp`` is the post's; ``binary``, ``relu`` and ``tanh`` are the functions its appendix tried.
 ``hard_concrete`` is from Louizos, Welling & Kingma, *Learning Sparse Neural Networks through L0
-Regularization* (2018).
+Regularization* (2018). ``bernoulli`` is that of query-key gates under a constraint (arXiv
+2512.05865): open or shut by a coin toss, with a straight-through gradient.
 """
 
+import math
 from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-GateActivation = Literal["clamp", "relu", "tanh", "binary", "hard_concrete"]
+GateActivation = Literal["clamp", "relu", "tanh", "binary", "hard_concrete", "bernoulli", "open"]
 
 # The stretch interval and temperature of the hard-concrete paper (section 2.2 and appendix).
 GAMMA, ZETA, TEMPERATURE = -0.1, 1.1, 2 / 3
@@ -30,7 +32,10 @@ def gate_activation(
     - ``binary``: 1 where ``s > 0.5`` else 0; the gradient is that of ``clamp``
       (straight-through).
     - ``hard_concrete``: ``clamp(sigmoid(s + noise) * (zeta - gamma) + gamma, 0, 1)``; with noise
-      (logistic, see :func:`logistic_noise`) the sum is divided by the temperature 2/3.
+      (see :func:`logistic_noise`) the sum is divided by the temperature 2/3.
+    - ``bernoulli``: 1 where ``s + noise > 0`` else 0, so open with probability ``sigmoid(s)``; the
+      gradient is the sigmoid's. Without noise open where ``s > 0``.
+    - ``open``: 1.
 
     Examples:
         >>> gate_activation(torch.tensor([-1.0, 0.25, 3.0]), "clamp").tolist()
@@ -45,16 +50,40 @@ def gate_activation(
     if kind == "binary":
         soft = scores.clamp(0, 1)
         return soft + ((scores > 0.5).to(scores.dtype) - soft).detach()
+    if kind == "open":
+        return torch.ones_like(scores)
+    if kind == "bernoulli":
+        chance = scores.sigmoid()
+        drawn = (scores if noise is None else scores + noise) > 0
+        return chance + (drawn.to(scores.dtype) - chance).detach()
     concrete = scores if noise is None else (scores + noise) / TEMPERATURE
     return (concrete.sigmoid() * (ZETA - GAMMA) + GAMMA).clamp(0, 1)
 
 
+def is_drawn(kind: GateActivation) -> bool:
+    """Whether gates of this kind are drawn in training."""
+    return kind in ("hard_concrete", "bernoulli")
+
+
 def logistic_noise(
-    shape: tuple[int, ...], generator: torch.Generator, device: str | torch.device = "cpu"
+    shape: tuple[int, ...],
+    generator: torch.Generator,
+    device: str | torch.device = "cpu",
 ) -> Tensor:
-    """Logistic noise ``log(u) - log(1 - u)`` of ``shape`` for ``hard_concrete``."""
+    """Logistic noise ``log(u) - log(1 - u)`` of ``shape``, what drawn gates add to their scores."""
     u = torch.rand(shape, generator=generator, device=generator.device).clamp(1e-6, 1 - 1e-6)
     return (u.log() - (-u).log1p()).to(device)
+
+
+def expected_open(scores: Float[Tensor, "*shape"], kind: GateActivation) -> Float[Tensor, "*shape"]:
+    """The probability that each drawn gate is not shut, 0 to 1.
+
+    ``sigmoid(s)`` for ``bernoulli``; ``sigmoid(s - temperature * log(-gamma / zeta))`` for
+    ``hard_concrete`` (equation 12 of its paper).
+    """
+    if kind == "hard_concrete":
+        return (scores - TEMPERATURE * math.log(-GAMMA / ZETA)).sigmoid()
+    return scores.sigmoid()
 
 
 def head_norm(
@@ -69,23 +98,3 @@ def head_norm(
     powers = torch.where(is_open, torch.where(is_open, gate, 1.0).abs() ** p, 0.0).sum(-3)
     some = powers > 0
     return torch.where(some, torch.where(some, powers, 1.0) ** (1 / p), 0.0)
-
-
-def overlap(squared: Float[Tensor, "*batch head_index"]) -> Float[Tensor, "*batch"]:
-    """``(sum_h n_h)^2 - sum_h n_h^2`` from the squared lengths ``n_h^2`` of the heads' writes."""
-    # The square root's slope at zero is infinite; a head that writes nothing has no gradient.
-    writes = squared > 1e-12
-    lengths = torch.where(writes, torch.where(writes, squared, 1.0).sqrt(), 0.0)
-    return lengths.sum(-1).square() - lengths.square().sum(-1)
-
-
-def overlap_cost(
-    shared: Float[Tensor, "*batch"], unit: Float[Tensor, "*unit"], power: float
-) -> Float[Tensor, "*batch"]:
-    """``unit * (shared / unit)^power``.
-
-    Above power 1 much overlap at few positions costs more than little at many.
-    """
-    if power == 1:
-        return shared
-    return unit * (shared / unit).clamp(min=0) ** power

@@ -1,8 +1,8 @@
 """A model around a gated block that came without the toy it was trained to reproduce."""
 
-from gated_interp.models.gated_attention import GatedAttention
-from gated_interp.models.splice import keep_originals, splice
 from gated_interp.models.toy import ToyConfig, ToyTransformer, build_toy
+from gated_interp.replacements.gated_attention import GatedAttention
+from gated_interp.replacements.splice import keep_originals, splice
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
 
 
@@ -20,7 +20,7 @@ def standalone(block: GatedAttention, task: SkipTrigramTask) -> ToyTransformer:
         GatedInterpError: a block of another width than the task's vocabulary.
 
     Examples:
-        >>> from gated_interp.models.gated_attention import GatedConfig
+        >>> from gated_interp.replacements.gated_attention import GatedConfig
         >>> block = GatedAttention(GatedConfig(d_model=8, n_heads=4))
         >>> model = standalone(block, SkipTrigramTask(n_trigrams=3))
         >>> model.blocks[0].attn is block, model.toy_config

@@ -21,11 +21,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from gated_interp.checkpoints.tensor_file import Shapes
 from gated_interp.core.config import Config
 from gated_interp.core.errors import CheckpointError, GatedInterpError
-from gated_interp.models.gated_attention import GatedConfig
-from gated_interp.models.tensor_file import Shapes
 from gated_interp.models.toy_config import ToyConfig
+from gated_interp.replacements.gated_attention import GatedConfig
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
 
 KEY = "gated_interp"

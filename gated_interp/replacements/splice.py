@@ -1,12 +1,13 @@
-"""Put a gated block in the place of a model's attention, and take it out again."""
+"""Put a replacement in the place of a model's attention, and take it out again."""
 
 from typing import Any
 
 from torch import nn
 
 from gated_interp.core.errors import GatedInterpError
-from gated_interp.models.gated_attention import GatedAttention
 from gated_interp.models.toy import HookedTransformer, Model, ToyTransformer, clone
+from gated_interp.replacements.gated_attention import GatedAttention
+from gated_interp.replacements.replacement import Replacement
 
 
 def require_layer(model: HookedTransformer, layer: int) -> None:
@@ -21,7 +22,7 @@ def require_layer(model: HookedTransformer, layer: int) -> None:
         )
 
 
-def splice(model: Model, layer: int, block: GatedAttention) -> Model:
+def splice(model: Model, layer: int, block: Replacement) -> Model:
     """A model like ``model`` whose attention at ``layer`` *is* ``block``.
 
     ``model`` is left as it was; the new model shares ``block`` and nothing else: what trains or
@@ -44,7 +45,7 @@ def splice(model: Model, layer: int, block: GatedAttention) -> Model:
         raise GatedInterpError(
             f"the block has d_model {block.config.d_model}; the model has {model.cfg.d_model}."
         )
-    here, there = model.embed.W_E.device, block.W_Q.device
+    here, there = model.embed.W_E.device, block.W_O.device
     if here != there:
         raise GatedInterpError(f"the block is on {there}; the model is on {here}: move one.")
     spliced = clone(model)
@@ -94,6 +95,13 @@ def keep_originals(model: HookedTransformer, attention: dict[int, nn.Module]) ->
     model.original_attention = attention
 
 
+def replacement_in(model: HookedTransformer, layer: int = 0) -> Replacement | None:
+    """What was spliced in at ``layer``, of any kind; ``None`` where the attention is its own."""
+    require_layer(model, layer)
+    attn = model.blocks[layer].attn
+    return attn if isinstance(attn, Replacement) else None
+
+
 def gated_block(model: HookedTransformer, layer: int = 0) -> GatedAttention | None:
     """The gated block spliced in at ``layer``; ``None`` where the attention is the model's own."""
     require_layer(model, layer)
@@ -105,8 +113,7 @@ def _put(model: HookedTransformer, layer: int, attn: Any) -> None:
     model.blocks[layer].attn = attn
     if model.cfg.n_layers == 1:
         # TransformerLens' own head labels and stacks count heads by the config.
-        model.cfg.n_heads = attn.W_Q.shape[0]
-        model.cfg.d_head = attn.W_Q.shape[2]
+        model.cfg.n_heads, model.cfg.d_head = attn.W_O.shape[:2]
     model.mod_dict.clear()
     model.hook_dict.clear()
     model.setup()

@@ -7,10 +7,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gated_interp.core.errors import GatedInterpError
-from gated_interp.models.gated_attention import GatedAttention
-from gated_interp.models.gates import gate_activation
-from gated_interp.models.splice import gated_block, splice
 from gated_interp.models.toy import HookedTransformer
+from gated_interp.replacements.gated_attention import GatedAttention
+from gated_interp.replacements.gates import gate_activation
+from gated_interp.replacements.splice import gated_block, splice
 
 SHUT = 1e-3
 """A gate up to this counts as shut."""

@@ -14,7 +14,7 @@ MODEL_FILE = f"model{SUFFIX}"  # the checkpoint in a folder or a hub repository
 
 
 def _folder() -> Traversable:
-    return files("gated_interp.models") / "shipped_models"
+    return files("gated_interp.checkpoints") / "shipped_models"
 
 
 def shipped_names() -> list[str]:

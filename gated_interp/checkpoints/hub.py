@@ -9,9 +9,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from gated_interp.checkpoints.checkpoint import load, save
+from gated_interp.checkpoints.shipped import MODEL_FILE
 from gated_interp.core.errors import GatedInterpError
-from gated_interp.models.checkpoint import load, save
-from gated_interp.models.shipped import MODEL_FILE
 from gated_interp.models.toy import HookedTransformer, ToyTransformer
 
 
@@ -32,7 +32,7 @@ def push_to_hub(
     Args:
         repo_id: ``user/name``.
         filename: of the checkpoint in the repository.
-        notes: as in :func:`gated_interp.models.checkpoint.save`.
+        notes: as in :func:`gated_interp.checkpoints.checkpoint.save`.
         private: whether a new repository is private; ``None`` is the account's default.
         revision: branch to commit to; ``None`` is the main one.
         token: access token; ``None`` is the one that ``huggingface_hub`` has stored.
@@ -90,7 +90,7 @@ def from_hub(
         cache_dir: where downloads are kept; ``None`` is ``huggingface_hub``'s default.
 
     Returns:
-        The model as :func:`gated_interp.models.checkpoint.load` gives it; its ``model_name`` is
+        The model as :func:`gated_interp.checkpoints.checkpoint.load` gives it; ``model_name`` is
         ``repo_id``.
 
     Raises:

@@ -11,11 +11,11 @@ from pathlib import Path
 
 from torch import Tensor
 
+from gated_interp.checkpoints.checkpoint_format import PUBLISHED, CheckpointInfo
+from gated_interp.checkpoints.tensor_file import Header
 from gated_interp.core.errors import CheckpointError
-from gated_interp.models.checkpoint_format import PUBLISHED, CheckpointInfo
-from gated_interp.models.gated_attention import GatedConfig
-from gated_interp.models.tensor_file import Header
 from gated_interp.models.toy import ToyConfig
+from gated_interp.replacements.gated_attention import GatedConfig
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
 
 IGNORE = "attn.IGNORE"

@@ -1,0 +1,105 @@
+"""How sparsely the heads of a layer write, and how much hangs on their staying shut."""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from gated_interp.analysis.faithfulness import dead_heads
+from gated_interp.analysis.heads import head_counts, intervened
+from gated_interp.analysis.measures import cancellation
+from gated_interp.analysis.writes import head_writes, require_linear, require_tokens
+from gated_interp.core.errors import GatedInterpError
+from gated_interp.core.seeds import generator
+from gated_interp.metrics.predictions import kl_divergence
+from gated_interp.models.toy import HookedTransformer
+from gated_interp.replacements.replacement import active
+from gated_interp.replacements.splice import replacement_in, unsplice
+
+
+@torch.no_grad()
+def sparsity(
+    model: HookedTransformer, tokens: Int[Tensor, "batch pos"], layer: int = 0
+) -> dict[str, float]:
+    """How many heads write, and whether they undo each other: one scale for every kind of layer.
+
+    - ``active_per_position``: heads that write at a position, mean over all; 0 to the heads there
+      are. A head writes where its write is longer than 0.001 of a typical write of the layer.
+    - ``heads_alive``: heads that write anywhere, see
+      :func:`~gated_interp.analysis.faithfulness.dead_heads`.
+    - ``cancellation``: 0 where what heads write at a position adds up, 1 where it comes to nothing
+      (:func:`~gated_interp.analysis.measures.cancellation`), mean over positions; of a model with
+      one linear layer, else missing.
+
+    Raises:
+        GatedInterpError: no such layer, or tokens the model cannot read.
+    """
+    require_tokens(model, tokens)
+    name = f"blocks.{layer}.attn.hook_z"
+    _, cache = model.run_with_cache(tokens, names_filter=name)
+    writing = active(cache[name], model.blocks[layer].attn.W_O)
+    dead = dead_heads(model, tokens, layer)
+    found = {
+        "active_per_position": float(writing.sum(-1).double().mean()),
+        "heads_alive": float(head_counts(model)[layer] - len(dead)),
+        "cancellation": float("nan"),
+    }
+    try:
+        require_linear(model)
+    except GatedInterpError:
+        return found
+    places = torch.cartesian_prod(*map(torch.arange, tokens.shape)).to(tokens.device)
+    rows, positions = places.unbind(1)
+    writes, _ = head_writes(model, tokens, rows, positions)
+    found["cancellation"] = float(cancellation(writes).double().mean())
+    return found
+
+
+def switching_on(
+    model: HookedTransformer,
+    tokens: Int[Tensor, "batch pos"],
+    layer: int = 0,
+    *,
+    seed: int,
+    steps: int = 20,
+) -> dict[str, float]:
+    """How far predictions move when heads that stay shut are opened: KL(original || model), nats.
+
+    Opened, a head writes what its attention alone would have it write
+    (:meth:`~gated_interp.replacements.replacement.Replacement.opened`). ``kl``: none is opened;
+    ``kl_random``: each (position, head) that does not write is opened with probability one half;
+    ``kl_adversarial``: as far (0 to 1) as ``steps`` steps of gradient ascent on the KL say, each
+    by at most 1/4. Low numbers mean that what is shut is shut because it does not matter.
+
+    Args:
+        seed: of the random openings.
+
+    Raises:
+        GatedInterpError: nothing is spliced in at ``layer``, or tokens the model cannot read.
+    """
+    require_tokens(model, tokens)
+    block = replacement_in(model, layer)
+    if block is None:
+        raise GatedInterpError(f"layer {layer} holds no replacement; splice one in first.")
+    prefix = f"blocks.{layer}.attn."
+    names = [prefix + name for name in ("hook_z", *block.opened_from)]
+    with torch.no_grad():
+        log_p = unsplice(model, layer)(tokens).log_softmax(-1)
+        _, cache = model.run_with_cache(tokens, names_filter=names)
+        seen = {name.removeprefix(prefix): cache[name] for name in names}
+        z, opened = seen["hook_z"], block.opened(seen)
+        shut = ~active(z, block.W_O)
+
+    def moved(mask: Float[Tensor, "batch pos head_index"]) -> Float[Tensor, ""]:
+        open_by = (mask * shut)[..., None]
+        with intervened(model, {prefix + "hook_z": lambda _: z + open_by * (opened - z)}):
+            return kl_divergence(log_p, model(tokens).log_softmax(-1)).mean()
+
+    coins = torch.rand(shut.shape, generator=generator(seed)).to(z.device)
+    found = {"kl": moved(torch.zeros_like(coins)), "kl_random": moved((coins < 0.5).to(z))}
+    mask = torch.full_like(coins, 0.5)
+    with torch.enable_grad():
+        for _ in range(steps):
+            (slope,) = torch.autograd.grad(moved(mask.requires_grad_()), mask)
+            mask = (mask.detach() + slope.sign() / 4).clamp(0, 1)
+    found["kl_adversarial"] = moved(mask)
+    return {name: float(value.detach()) for name, value in found.items()}

@@ -1,0 +1,273 @@
+"""Every method over its sparsity knob, on the same toys, with equal parameters and equal steps."""
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from gated_interp.analysis.sparsity import switching_on
+from gated_interp.core.errors import GatedInterpError
+from gated_interp.experiments.cells import (
+    Cell,
+    CellsConfig,
+    Row,
+    Runs,
+    read_table,
+    run_cells,
+    write_table,
+)
+from gated_interp.experiments.intervals import clustered
+from gated_interp.experiments.methods import METHODS, Method, matched, method_named
+from gated_interp.experiments.paper import PUBLISHED
+from gated_interp.experiments.recipes import Recipe
+from gated_interp.experiments.seeds import (
+    HELD_OUT,
+    HELD_OUT_SEED,
+    ToyOutcome,
+    train_gated_seeds,
+)
+from gated_interp.plots import frontier as frontier_figure
+from gated_interp.plots import save_figures
+from gated_interp.tasks.skip_trigrams import SkipTrigramTask
+
+STEM, CELLS, TUNING, WIDTH = "frontier", "frontier-cells", "frontier-tuning", "frontier-width"
+TUNED_ON = ("3H4ST", 30_000, 8)
+"""Shape, first seed and seeds of the search: seeds that no result is measured on."""
+WIDTHS = (1, 2, 4, 8)
+SWITCHED = 100
+"""Sequences on which heads are switched on."""
+COLUMNS = ["task", "method", "knob", "seeds", "clean_rate", "low", "high", "fvu", "kl",
+           "active_per_position", "heads_alive", "seconds", "knob_name", "expansion", "l0",
+           "cancellation", "success_rate", "kl_random", "kl_adversarial"]  # fmt: skip
+
+
+def run_frontier(
+    out: Path | str,
+    *,
+    tasks: Sequence[str] = tuple(PUBLISHED),
+    methods: Sequence[str] = tuple(METHODS),
+    seeds: int = 16,
+    first_seed: int = 45_000,
+    steps: int | None = None,
+    toy_steps: int | None = None,
+    workers: int | None = None,
+    say: Callable[[str], None] = lambda _: None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> pd.DataFrame:
+    """One row of ``out/frontier.csv`` for each task, method and value of its knob.
+
+    Columns: ``task``; ``method``; ``knob`` (its value) and ``knob_name``; ``seeds``, runs;
+    ``clean_rate`` with its 95% interval ``low``, ``high`` (runs on one toy are one cluster);
+    medians over runs of ``fvu``, ``kl`` (nats), ``active_per_position``, ``heads_alive``, ``l0``
+    (open gates per causal pair; every head where there are no gates), ``cancellation``,
+    ``kl_random`` and ``kl_adversarial`` (:func:`~gated_interp.analysis.sparsity.switching_on`);
+    ``seconds`` of one process for all seeds, their toys included; ``expansion``, heads per original
+    head; ``success_rate``, the post's.
+
+    A cell is kept when it is done; started again with the same seeds and steps, the command goes
+    on. ``out/frontier-cells-runs.csv`` has every run.
+
+    Args:
+        tasks: shapes of the toys.
+        methods: of ``METHODS``.
+        seeds, first_seed: toys, and blocks on them, of each cell.
+        steps, toy_steps: instead of the recipes'.
+        workers, say, on_progress: see :func:`run_cells`.
+
+    Raises:
+        GatedInterpError: an unknown task or method, no cell, or a folder that holds something else.
+    """
+    chosen = [method_named(name) for name in methods]
+    shapes = {task: _shape(task) for task in tasks}
+    keys = {
+        f"{method.name}, {value:g}": (method, value) for method in chosen for value in method.values
+    }
+    cells = [
+        Cell(name, *shape, matched(method.at(value), *shape))
+        for name, (method, value) in keys.items()
+        for shape in shapes.values()
+    ]
+    config = CellsConfig(seeds=seeds, first_seed=first_seed, steps=steps, toy_steps=toy_steps)
+    table = run_cells(
+        out,
+        CELLS,
+        cells,
+        config,
+        summary,
+        measure=measured,
+        workers=workers,
+        say=say,
+        on_progress=on_progress,
+    )
+    every = {f"{m.name}, {value:g}": (m, value) for m in METHODS.values() for value in m.values}
+    table[["method", "knob", "knob_name"]] = [
+        (every[name][0].name, every[name][1], every[name][0].knob) for name in table["recipe"]
+    ]
+    table["task"] = table["experiment"]
+    order = {name: i for i, name in enumerate(METHODS)}
+    table["expansion"] = table["gated_heads"] // table["heads"]
+    table = table.sort_values(
+        ["task", "method", "knob"],
+        key=lambda column: column.map(order) if column.name == "method" else column,
+    )
+    frame = table.reindex(columns=COLUMNS).reset_index(drop=True)
+    write_table(frame, Path(out) / f"{STEM}.csv")
+    return frame
+
+
+def run_tuning(
+    out: Path | str,
+    *,
+    methods: Sequence[str] = tuple(METHODS),
+    workers: int | None = None,
+    say: Callable[[str], None] = lambda _: None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> pd.DataFrame:
+    """One row of ``out/frontier-tuning.csv`` for each setting each method was tried with.
+
+    At the middle of its knob, on :data:`TUNED_ON`. ``chosen`` says which won: most clean runs, then
+    the lower FVU; :data:`METHODS` is written down accordingly.
+
+    Args:
+        methods, workers, say, on_progress: see :func:`run_frontier`.
+    """
+    task, first_seed, seeds = TUNED_ON
+    shape = _shape(task)
+    tried = {
+        f"{method.name}, {i}": (method, i)
+        for method in map(method_named, methods)
+        for i in range(len(method.tried))
+    }
+    cells = [
+        Cell(name, *shape, matched(method.at(_middle(method), i), *shape))
+        for name, (method, i) in tried.items()
+    ]
+    table = run_cells(
+        out,
+        TUNING,
+        cells,
+        CellsConfig(seeds=seeds, first_seed=first_seed),
+        summary,
+        measure=measured,
+        workers=workers,
+        say=say,
+        on_progress=on_progress,
+    )
+    named = {f"{m.name}, {i}": (m, i) for m in METHODS.values() for i in range(len(m.tried))}
+    table["method"] = [named[name][0].name for name in table["recipe"]]
+    table["changes"] = [
+        ", ".join(f"{k}={v}" for k, v in named[name][0].tried[named[name][1]].items()) or "none"
+        for name in table["recipe"]
+    ]
+    best = table.sort_values(["clean", "fvu"], ascending=[False, True]).drop_duplicates("method")
+    table["chosen"] = table["recipe"].isin(best["recipe"])
+    columns = ["method", "changes", "chosen", "runs", "clean", "fvu", "kl", "active_per_position",
+               "heads_alive"]  # fmt: skip
+    frame = table.sort_values("recipe")[columns].reset_index(drop=True)
+    write_table(frame, Path(out) / f"{TUNING}-table.csv")
+    return frame
+
+
+def run_width(
+    out: Path | str,
+    *,
+    tasks: Sequence[str] = ("3H4ST",),
+    methods: Sequence[str] = tuple(METHODS),
+    seeds: int = 16,
+    first_seed: int = 45_000,
+    steps: int | None = None,
+    toy_steps: int | None = None,
+    workers: int | None = None,
+    say: Callable[[str], None] = lambda _: None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> pd.DataFrame:
+    """One row of ``out/frontier-width.csv`` for each method and width, its knob in the middle.
+
+    Width 1, 2, 4, 8: that many heads per original head. Does the number of heads alive stay flat?
+
+    Args:
+        tasks, methods, seeds, first_seed, steps, toy_steps, workers, say, on_progress: see
+            :func:`run_frontier`.
+    """
+    cells = [
+        Cell(f"{m.name}, {width}x", *_shape(task), m.at(_middle(m)).replace(expansion=width))
+        for task in tasks
+        for m in map(method_named, methods)
+        for width in WIDTHS
+    ]
+    config = CellsConfig(seeds=seeds, first_seed=first_seed, steps=steps, toy_steps=toy_steps)
+    return run_cells(
+        out,
+        WIDTH,
+        cells,
+        config,
+        summary,
+        measure=measured,
+        workers=workers,
+        say=say,
+        on_progress=on_progress,
+    )
+
+
+def measured(
+    task: SkipTrigramTask, recipe: Recipe, seeds: Sequence[int], originals: Sequence[ToyOutcome]
+) -> list[Row]:
+    """A row for each seed's run, with what switching on shut heads does to it."""
+    tokens = task.sample(HELD_OUT, HELD_OUT_SEED).tokens[:SWITCHED]
+    rows = []
+    for run in train_gated_seeds(task, recipe, seeds, originals):
+        switched = switching_on(run.model, tokens, seed=HELD_OUT_SEED)
+        rows.append({**run.row(), **{n: v for n, v in switched.items() if n != "kl"}})
+    return rows
+
+
+MEDIANS = ("fvu", "kl", "active_per_position", "heads_alive", "l0", "cancellation", "purity",
+           "kl_random", "kl_adversarial")  # fmt: skip
+
+
+def summary(runs: Runs) -> Row:
+    """The row of a cell: rates with the interval of the clean rate, and medians over its runs."""
+    gated = runs.gated
+    row: Row = {"runs": len(gated), "seeds": len(gated), "clean": 0, "clean_rate": math.nan}
+    row |= {"low": math.nan, "high": math.nan, "success_rate": math.nan}
+    row |= dict.fromkeys(MEDIANS, math.nan)
+    if len(gated):
+        row["clean"] = int(gated["clean"].sum())
+        row["clean_rate"] = row["clean"] / len(gated)
+        row["low"], row["high"] = clustered(gated["clean"].tolist(), gated["toy_seed"].tolist())
+        row["success_rate"] = float(gated["success"].mean())
+        row |= {name: float(gated[name].median()) for name in MEDIANS}
+    return row | {"seconds": runs.seconds}
+
+
+def draw_frontier(
+    csv: Path | str,
+    out: Path | str,
+    formats: Sequence[str] = ("svg", "png"),
+    *,
+    say: Callable[[str], object] | None = None,
+) -> list[Path]:
+    """Draw ``frontier.csv`` to ``out/frontier.*``, with the rows it was drawn from.
+
+    Raises:
+        GatedInterpError: not such a table, no row with runs, or a format that does not exist.
+    """
+    table = read_table(csv, COLUMNS)
+    table = table[table["seeds"] > 0]
+    figure = frontier_figure(table, title="One head, one trigram: every method over its knob")
+    return save_figures({Path(out) / STEM: (figure, table)}, formats, say=say)
+
+
+def _middle(method: Method) -> float | int:
+    return method.values[len(method.values) // 2]
+
+
+def _shape(task: str) -> tuple[int, int]:
+    named = re.fullmatch(r"([1-9]\d*)H([1-9]\d*)ST", task)
+    if named is None:
+        raise GatedInterpError(
+            f"there is no task {task!r}; name a shape of toy such as {', '.join(PUBLISHED)}."
+        )
+    return int(named[1]), int(named[2])

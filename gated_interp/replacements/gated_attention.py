@@ -1,0 +1,211 @@
+"""The gated attention block.
+
+From the 2024 post *Gated Attention Blocks: Preliminary Progress toward Removing Attention Head
+Superposition*: an attention block with more heads than the one it stands in for, each with a
+sparse gate per (query, key) pair, trained to write what the original block wrote.
+"""
+
+import dataclasses
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformer_lens.hook_points import HookPoint
+
+from gated_interp.core.config import positive
+from gated_interp.core.seeds import generator
+from gated_interp.metrics.reconstruction import l0
+from gated_interp.replacements.gates import (
+    GateActivation,
+    expected_open,
+    gate_activation,
+    head_norm,
+    is_drawn,
+    logistic_noise,
+)
+from gated_interp.replacements.heads import HeadAttention, HeadsConfig, project
+from gated_interp.replacements.replacement import Activations, register
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GatedConfig(HeadsConfig):
+    """What a gated attention block is; see also :class:`HeadsConfig`.
+
+    Attributes:
+        d_gate: dimensions of each gate's query and key (1 in the post).
+        gate: activation from gate score to gate, see :func:`gate_activation`.
+        gate_per: whether a gate's score is of a (query, key) ``pair``, or one number of the
+            ``head``, whatever the input.
+        penalty: what is penalised of each pair: the p-``norm`` over heads of the gates, or how many
+            of them are ``expected`` to be open, see :func:`expected_open`.
+        penalty_p: p of that (quasi)norm.
+        penalty_pairs: the (query, key) pairs the penalty averages over. ``all`` includes the pairs
+            that causality forbids, as the post did; their gates never act.
+        gate_bias_init: initial value of both gate biases; of a gate per head, its score.
+
+    Examples:
+        >>> GatedConfig(d_model=8, n_heads=4, gate="tanh").replace(n_heads=6).n_heads
+        6
+    """
+
+    d_gate: int = 1
+    gate: GateActivation = "clamp"
+    gate_per: Literal["pair", "head"] = "pair"
+    penalty: Literal["norm", "expected"] = "norm"
+    penalty_p: float = 0.6
+    penalty_pairs: Literal["causal", "all"] = "causal"
+    gate_bias_init: float = 0.5
+
+    def problems(self) -> list[str]:
+        found = [*super().problems(), *positive(self, "d_gate", "penalty_p")]
+        if self.penalty == "expected" and not is_drawn(self.gate):
+            found.append(
+                f"penalty is 'expected' and gate {self.gate!r}; only bernoulli and hard_concrete "
+                "gates are open with a probability."
+            )
+        return found
+
+    @classmethod
+    def reference(cls, d_model: int, n_heads: int, seed: int = 0) -> "GatedConfig":
+        """The block exactly as the post and its code drop have it."""
+        return cls(
+            d_model=d_model, n_heads=n_heads, penalty_pairs="all", gate_bias_init=0.0, seed=seed
+        )
+
+
+@register
+class GatedAttention(HeadAttention):
+    """Attention with a gate per (head, query, key).
+
+    For inputs ``r`` of shape ``[batch pos d_model]``::
+
+        pattern[h,q,k] = softmax over k <= q of (r_q W_Q[h] + b_Q[h]) . (r_k W_K[h] + b_K[h]) / s
+        gate[h,q,k]    = act((r_q W_gate_Q[h] + b_gate_Q[h]) . (r_k W_gate_K[h] + b_gate_K[h]))
+        z[h,q]         = sum over k of gate[h,q,k] * pattern[h,q,k] * (r_k W_V[h] + b_V[h])
+        output[q]      = sum over h of z[h,q] W_O[h]   (+ b_O)
+
+    ``s`` is ``sqrt(d_head)``. ``W_V`` and ``W_O`` are the weights as they act: normalised where
+    the config says so, ``W_O`` times ``output_scale``. What trains is ``raw_W_V`` and ``raw_W_O``.
+    Anything that reads ``W_Q .. W_O``, ``b_Q .. b_O``, ``hook_z`` or ``hook_pattern`` of a
+    TransformerLens attention layer reads the same of this one. With ``gate="open"`` every gate is 1
+    and nothing of it trains; with ``gate_per="head"`` the score is ``b_gate_Q[h] . b_gate_K[h]``.
+
+    Examples:
+        >>> block = GatedAttention(GatedConfig(d_model=8, n_heads=4))
+        >>> block
+        GatedAttention(4 heads, gate=clamp)
+        >>> block(torch.zeros(2, 5, 8)).shape
+        torch.Size([2, 5, 8])
+    """
+
+    kind = "gated"
+    config_type = GatedConfig
+    watched = ("hook_gate_scores", "hook_gate")
+    config: GatedConfig
+
+    def __init__(self, config: GatedConfig, device: str | torch.device = "cpu"):
+        super().__init__(config)
+        self.hook_gate_scores = HookPoint()  # [batch head_index query_pos key_pos]
+        self.hook_gate = HookPoint()  # [batch head_index query_pos key_pos]
+        self.hook_gated_pattern = HookPoint()  # [batch head_index query_pos key_pos]
+        # Set by a training: gates that are drawn draw from it while it is there.
+        self.noise_generator: torch.Generator | None = None
+        self.to(device)
+
+    def _initialise(self, source: torch.Generator) -> None:
+        """As other heads, with orthogonal gate weights."""
+        super()._initialise(source)
+        c = self.config
+        h, m, g = c.n_heads, c.d_model, c.d_gate
+        trains, by_pair = c.gate != "open", c.gate != "open" and c.gate_per == "pair"
+        self.W_gate_Q = nn.Parameter(torch.zeros(h, m, g), requires_grad=by_pair)
+        self.W_gate_K = nn.Parameter(torch.zeros(h, m, g), requires_grad=by_pair)
+        self.b_gate_Q = nn.Parameter(torch.full((h, g), c.gate_bias_init), requires_grad=trains)
+        self.b_gate_K = nn.Parameter(torch.full((h, g), c.gate_bias_init), requires_grad=by_pair)
+        with torch.no_grad():
+            if by_pair:
+                for weight in (self.W_gate_Q, self.W_gate_K):
+                    for head in weight:
+                        nn.init.orthogonal_(head, generator=source)
+            else:
+                self.b_gate_K.fill_(1 / g)
+
+    def edited(
+        self,
+        pattern: Float[Tensor, "batch head_index query_pos key_pos"],
+        query_input: Float[Tensor, "batch pos d_model"],
+        key_input: Float[Tensor, "batch pos d_model"],
+    ) -> Float[Tensor, "batch head_index query_pos key_pos"]:
+        gate_q = project(query_input, self.W_gate_Q) + self.b_gate_Q
+        gate_k = project(key_input, self.W_gate_K) + self.b_gate_K
+        scores = self.hook_gate_scores(torch.einsum("bqhg,bkhg->bhqk", gate_q, gate_k))
+        noise = None
+        if self.noise_generator is not None and is_drawn(self.config.gate):
+            shape = (*scores.shape[:2], 1, 1) if self.config.gate_per == "head" else scores.shape
+            noise = logistic_noise(shape, self.noise_generator, scores.device).expand_as(scores)
+        gate = self.hook_gate(gate_activation(scores, self.config.gate, noise))
+        edited: Tensor = self.hook_gated_pattern(gate * pattern)
+        return edited
+
+    def penalty(self, seen: Activations) -> Float[Tensor, ""]:
+        """:meth:`gate_penalty` of the gates, as they were or are expected; 0 if fixed open."""
+        if self.config.gate == "open":
+            return super().penalty(seen)
+        if self.config.penalty == "expected":
+            return self.gate_penalty(expected_open(seen["hook_gate_scores"], self.config.gate))
+        return self.gate_penalty(seen["hook_gate"])
+
+    def gate_penalty(
+        self, gate: Float[Tensor, "batch head_index query_pos key_pos"]
+    ) -> Float[Tensor, ""]:
+        """Mean over batch and (query, key) pairs of the p-norm over heads of the gates.
+
+        With ``penalty="expected"`` of their sum over heads.
+        """
+        by_pair = gate_cost(gate, self.config)
+        if self.config.penalty_pairs == "all":
+            return by_pair.mean()
+        return by_pair.tril().sum() / causal_pairs(by_pair)
+
+    def measures(self, seen: Activations) -> dict[str, float]:
+        """``l0``, open gates per causal (query, key) pair."""
+        return {"l0": l0(seen["hook_gate"]).item()}
+
+    def prepare(self, fraction: float, seed: int) -> None:
+        if is_drawn(self.config.gate):
+            self.noise_generator = generator(seed)
+
+    def settle(self) -> None:
+        self.noise_generator = None
+
+    def force_gates(self, value: int | float) -> None:
+        """Make every gate score ``value`` for every pair (1 opens clamp gates, 0 shuts them)."""
+        with torch.no_grad():
+            for weight in (self.W_gate_Q, self.W_gate_K):
+                weight.zero_()
+            self.b_gate_Q.fill_(value)
+            self.b_gate_K.fill_(1 / self.config.d_gate)
+        self.l0 = None
+
+    def __repr__(self) -> str:
+        c = self.config
+        known = [f"{c.n_heads} heads"]
+        known += [] if self.n_trigrams is None else [f"{self.n_trigrams} trigrams"]
+        known += [f"{n}={v}" for n, v in (("d_head", c.d_head), ("d_gate", c.d_gate)) if v != 1]
+        known += [f"gate={c.gate}"]
+        known += [] if self.l0 is None else [f"L0={self.l0:.2f}"]
+        return f"GatedAttention({', '.join(known)})"
+
+
+def gate_cost(
+    gate: Float[Tensor, "*batch head_index query key"], config: GatedConfig
+) -> Float[Tensor, "*batch query key"]:
+    """What ``config`` penalises of each (query, key) pair's gates."""
+    return gate.sum(-3) if config.penalty == "expected" else head_norm(gate, config.penalty_p)
+
+
+def causal_pairs(norms: Float[Tensor, "batch query_pos key_pos"]) -> int:
+    """How many (sequence, query, key) triples are causal."""
+    batch, query, key = norms.shape
+    return batch * int(torch.ones(query, key).tril().sum())

@@ -1,0 +1,191 @@
+"""What stands in for an attention layer, and the kinds there are, by name.
+
+A replacement is spliced in where the attention was (:mod:`gated_interp.replacements.splice`),
+trained to write what it wrote, saved under its kind and read by every analysis. A new kind is one
+file: a class with :func:`register` above it.
+"""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, TypeVar
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from transformer_lens.hook_points import HookPoint
+
+from gated_interp.core.config import Config, positive
+from gated_interp.core.errors import GatedInterpError
+from gated_interp.metrics.overlap import overlap, overlap_cost
+from gated_interp.metrics.reconstruction import writes_at
+
+Activations = Mapping[str, Tensor]
+"""Activations of one forward pass by the name of their hook point, such as ``hook_z``."""
+
+
+Block = TypeVar("Block", bound="Replacement")
+
+
+class Replacement(nn.Module):
+    """An attention layer's stand-in, made of heads whose writes add up.
+
+    What a head writes at a position is ``z[h] W_O[h]``, whatever made ``z``. A kind gives its
+    ``forward``, and where it has them a penalty that makes it sparse and a schedule.
+
+    Attributes:
+        kind: names it in checkpoints, recipes and on the command line.
+        config_type: of :attr:`config`, a :class:`Config` with ``d_model``, ``n_heads``, ``d_head``.
+        watched: the hook points whose activations :meth:`penalty` and :meth:`measures` ask for,
+            beside ``hook_z``.
+        opened_from: those that :meth:`opened` asks for.
+        n_trigrams, l0: what is known of it, for its repr: splicing it into a toy tells the
+            trigrams, training and loading the open gates per causal pair.
+    """
+
+    kind: ClassVar[str]
+    config_type: ClassVar[type[Config]]
+    watched: ClassVar[tuple[str, ...]] = ()
+    opened_from: ClassVar[tuple[str, ...]] = ()
+
+    config: Any
+    b_O: Float[Tensor, " d_model"]
+    hook_z: HookPoint  # [batch pos head_index d_head]
+    n_trigrams: int | None
+    l0: float | None
+
+    @property
+    def W_O(self) -> Float[Tensor, "head_index d_head d_model"]:
+        """The output weights as they act."""
+        raise NotImplementedError
+
+    def forward(
+        self,
+        query_input: Float[Tensor, "batch pos d_model"],
+        key_input: Float[Tensor, "batch pos d_model"] | None = None,
+        value_input: Float[Tensor, "batch pos d_model"] | None = None,
+        **unsupported: Any,
+    ) -> Float[Tensor, "batch pos d_model"]:
+        """What it writes; called with one input, or as TransformerLens calls attention."""
+        raise NotImplementedError
+
+    @classmethod
+    def from_config(cls: type[Block], config: Any, original: nn.Module) -> Block:
+        """A replacement of ``original`` with this config, its weights drawn from its seed."""
+        return cls(config)
+
+    @classmethod
+    def from_attention(
+        cls: type[Block], attn: Any, expansion: int | float = 2, *, seed: int = 0, **config: Any
+    ) -> Block:
+        """A replacement with ``expansion`` times the heads of ``attn``, started from its weights.
+
+        Raises:
+            GatedInterpError: a layer that cannot be stood in for, or a bad expansion.
+        """
+        raise GatedInterpError(
+            f"a replacement of kind {cls.kind!r} cannot start from a layer's weights; build it "
+            "from its config."
+        )
+
+    def penalty(self, seen: Activations) -> Float[Tensor, ""]:
+        """What makes it sparse, before its weight ``alpha``; nothing unless a kind has one.
+
+        Args:
+            seen: activations at ``hook_z`` and :attr:`watched`.
+        """
+        return seen["hook_z"].new_zeros(())
+
+    def overlap_penalty(
+        self,
+        z: Float[Tensor, "batch pos head_index d_head"],
+        variance: float | Float[Tensor, ""] = 1.0,
+        power: float = 1.0,
+    ) -> Float[Tensor, ""]:
+        """How much heads write at the same position, whether they add or cancel.
+
+        Mean over batch and pos of ``v * (o / (v * d_model))^power``, where ``v`` is ``variance``,
+        ``o = (sum_h n_h)^2 - sum_h n_h^2`` and ``n_h`` is the length of what head ``h`` writes.
+        Zero where each position is written by one head, however much it writes: unlike the gate
+        penalty it shrinks no head that is alone. (The cross terms of the exclusive lasso, Zhou,
+        Jin & Hoi, 2010; not in the post.)
+        """
+        squared = writes_at(z, self.W_O)
+        unit = torch.as_tensor(variance * self.config.d_model)
+        return overlap_cost(overlap(squared), unit, power).mean() / self.config.d_model
+
+    def measures(self, seen: Activations) -> dict[str, float]:
+        """What a training's history says of a batch beside its losses, by name."""
+        return {}
+
+    def opened(self, seen: Activations) -> Float[Tensor, "batch pos head_index d_head"]:
+        """What ``z`` would be if nothing kept a head from writing; ``z`` itself by default.
+
+        Args:
+            seen: activations at ``hook_z`` and :attr:`opened_from`.
+        """
+        return seen["hook_z"]
+
+    def prepare(self, fraction: float, seed: int) -> None:
+        """Make ready for a training step, ``fraction`` (0 to 1) of the training being done.
+
+        Args:
+            seed: of what this step draws, if it draws anything.
+        """
+
+    def settle(self) -> None:
+        """Training is over: from now on nothing is drawn."""
+
+
+@torch.no_grad()
+def active(
+    z: Float[Tensor, "batch pos head_index d_head"],
+    W_O: Float[Tensor, "head_index d_head d_model"],
+    threshold: float = 1e-3,
+) -> Bool[Tensor, "batch pos head_index"]:
+    """Where each head writes: more than ``threshold`` of a typical write's length.
+
+    Typical is the root mean square, over batch and pos, of the length of the whole layer's write.
+    The same for every kind of replacement and for plain attention.
+    """
+    whole = torch.einsum("bphd,hdm->bpm", z, W_O)
+    typical = whole.square().sum(-1).mean().sqrt()
+    return writes_at(z, W_O).clamp(min=0).sqrt() > threshold * typical
+
+
+KINDS: dict[str, type[Replacement]] = {}
+"""Every registered kind, by name."""
+
+Kind = TypeVar("Kind", bound=type[Replacement])
+
+
+def register(kind: Kind) -> Kind:
+    """Make a class of replacement known by its ``kind``; used as a decorator.
+
+    Raises:
+        GatedInterpError: another class has that name.
+    """
+    there = KINDS.get(kind.kind)
+    if there is not None and there.__qualname__ != kind.__qualname__:
+        raise GatedInterpError(
+            f"there is a replacement of kind {kind.kind!r} already; give yours another name."
+        )
+    KINDS[kind.kind] = kind
+    return kind
+
+
+def kind_named(name: str) -> type[Replacement]:
+    """The class of the replacements called ``name``.
+
+    Raises:
+        GatedInterpError: naming the kinds there are.
+    """
+    if name not in KINDS:
+        raise GatedInterpError(
+            f"there is no replacement of kind {name!r}; there are {', '.join(sorted(KINDS))} "
+            "(a kind of your own is known once the file that registers it is imported)."
+        )
+    return KINDS[name]
+
+
+def positive_sizes(config: Config) -> list[str]:
+    """Problem sentences for sizes that every kind's config has."""
+    return positive(config, "d_model", "n_heads", "d_head")

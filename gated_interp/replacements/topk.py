@@ -1,0 +1,228 @@
+"""Heads of which only the few that write most at a position write at all.
+
+Low-rank sparse attention, Lorsa (arXiv 2504.20938): many heads of rank one, groups of which share
+one query-key circuit, TopK of what they would write. With ``k = 1`` and a circuit for every head
+it is the Top-1 control of *Progress on attention* (Transformer Circuits, 2025).
+"""
+
+import copy
+import dataclasses
+import math
+from typing import Any, TypeVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from gated_interp.core.config import positive
+from gated_interp.core.seeds import generator
+from gated_interp.replacements.heads import (
+    HeadAttention,
+    HeadsConfig,
+    expanded,
+    require_plain,
+    unit,
+)
+from gated_interp.replacements.replacement import register
+
+FALLS_OVER = 0.1
+"""The first fraction of a training, over which K falls from all heads to ``k``."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TopKConfig(HeadsConfig):
+    """What a TopK layer is; see also :class:`HeadsConfig`.
+
+    Attributes:
+        k: heads that write at a position.
+        n_circuits: query-key circuits; head ``i`` uses circuit ``i mod n_circuits``. ``None`` is
+            one for each head.
+        d_qk: dimensions of a circuit; ``None`` is ``d_head``.
+
+    Examples:
+        >>> TopKConfig(d_model=8, n_heads=6, k=2, n_circuits=2).k
+        2
+    """
+
+    k: int = 1
+    n_circuits: int | None = None
+    d_qk: int | None = None
+
+    def problems(self) -> list[str]:
+        found = [*super().problems(), *positive(self, "k")]
+        for name in ("n_circuits", "d_qk"):
+            if getattr(self, name) is not None:
+                found += positive(self, name)
+        if not found and self.k > self.n_heads:
+            found.append(f"k is {self.k}; there are {self.n_heads} heads.")
+        if not found and self.n_heads % (self.n_circuits or self.n_heads):
+            found.append(
+                f"n_circuits is {self.n_circuits}; as many heads must use each, so it must divide "
+                f"the {self.n_heads} heads."
+            )
+        return found
+
+
+TopK = TypeVar("TopK", bound="TopKAttention")
+
+
+@register
+class TopKAttention(HeadAttention):
+    """Attention of which, at each position, the ``k`` heads that would write most write.
+
+    How much a head would write is the length of ``z[h] W_O[h]``; the others' ``z`` is 0, and so is
+    what ``hook_z`` shows of them. In a training K falls from all heads to ``k`` over the first
+    tenth of the steps.
+
+    Examples:
+        >>> layer = TopKAttention(TopKConfig(d_model=8, n_heads=6, k=2, n_circuits=2))
+        >>> layer.W_Q.shape, layer.raw_W_Q.shape
+        (torch.Size([6, 8, 1]), torch.Size([2, 8, 1]))
+    """
+
+    kind = "topk"
+    config_type = TopKConfig
+    config: TopKConfig
+
+    def __init__(self, config: TopKConfig, device: str | torch.device = "cpu"):
+        super().__init__(config, device)
+        self.attn_scale = math.sqrt(self._sizes[2])
+        if config.attn_scale is not None:
+            self.attn_scale = config.attn_scale
+        self.k_now = config.k
+
+    @property
+    def _sizes(self) -> tuple[int, int, int]:
+        c = self.config
+        return c.n_circuits or c.n_heads, c.d_model, c.d_qk or c.d_head
+
+    def _make_queries_and_keys(self) -> None:
+        circuits, m, d = self._sizes
+        self.raw_W_Q = nn.Parameter(torch.empty(circuits, m, d))
+        self.raw_W_K = nn.Parameter(torch.empty(circuits, m, d))
+        self.raw_b_Q = nn.Parameter(torch.zeros(circuits, d))
+        self.raw_b_K = nn.Parameter(torch.zeros(circuits, d))
+        self.circuit = torch.arange(self.config.n_heads) % circuits
+
+    @torch.no_grad()
+    def _initialise(self, source: torch.Generator) -> None:
+        for weight in (self.raw_W_Q, self.raw_W_K, self.raw_W_V, self.raw_W_O):
+            for head in weight:
+                nn.init.xavier_normal_(head, generator=source)
+
+    @property
+    def W_Q(self) -> Float[Tensor, "head_index d_model d_qk"]:
+        """Each head's query weights, those of its circuit."""
+        return self.raw_W_Q[self.circuit]
+
+    @property
+    def W_K(self) -> Float[Tensor, "head_index d_model d_qk"]:
+        """Each head's key weights, those of its circuit."""
+        return self.raw_W_K[self.circuit]
+
+    @property
+    def b_Q(self) -> Float[Tensor, "head_index d_qk"]:
+        """Each head's query bias, that of its circuit."""
+        return self.raw_b_Q[self.circuit]
+
+    @property
+    def b_K(self) -> Float[Tensor, "head_index d_qk"]:
+        """Each head's key bias, that of its circuit."""
+        return self.raw_b_K[self.circuit]
+
+    def kept(
+        self, z: Float[Tensor, "batch pos head_index d_head"]
+    ) -> Float[Tensor, "batch pos head_index d_head"]:
+        lengths = torch.einsum("bphd,hdm->bphm", z.detach(), self.W_O.detach()).norm(dim=-1)
+        return z * most(lengths, self.k_now)[..., None]
+
+    def prepare(self, fraction: float, seed: int) -> None:
+        self.k_now = k_at(fraction, self.config)
+
+    def settle(self) -> None:
+        self.k_now = self.config.k
+
+    @classmethod
+    def from_attention(
+        cls: type[TopK],
+        attn: Any,
+        expansion: int | float = 2,
+        *,
+        seed: int = 0,
+        noise: int | float = 0.1,
+        **config: Any,
+    ) -> TopK:
+        """A layer initialised from a TransformerLens attention layer, as Lorsa's are.
+
+        Circuit ``i`` starts as the query-key circuit of original head ``i mod n``; the value and
+        output weights of the heads on it are drawn in the subspace that original head reads and
+        writes (its ``W_V``, ``W_O``), plus Gaussian noise; ``b_O`` (where there is one) starts at
+        the original's.
+
+        Args:
+            attn: the layer; causal, without rotary embeddings or other extras.
+            expansion: heads per original head.
+            seed: of the draws.
+            noise: standard deviation added to unit-length value and output weights.
+            **config: further fields of :class:`TopKConfig`; ``n_circuits`` is the layer's heads,
+                ``d_qk`` its ``d_head`` and ``d_head`` 1 unless given.
+
+        Raises:
+            GatedInterpError: a layer that cannot be stood in for, or a bad expansion.
+        """
+        require_plain(attn)
+        n, m, d = attn.W_Q.shape
+        heads = expanded(n, expansion)
+        fields: dict[str, Any] = {
+            "d_head": 1,
+            "d_qk": d,
+            "n_circuits": n,
+            "output_bias": bool(attn.b_O.abs().max() > 0),
+            **config,
+        }
+        layer = cls(TopKConfig(d_model=m, n_heads=heads, seed=seed, **fields))
+        source = generator(seed)
+        origin = torch.arange(heads) % n
+        with torch.no_grad():
+            if layer._sizes[2] == d:
+                circuits = torch.arange(layer._sizes[0]) % n
+                for name in ("W_Q", "W_K", "b_Q", "b_K"):
+                    getattr(layer, f"raw_{name}").copy_(getattr(attn, name)[circuits])
+            inner = layer.config.d_head
+            mix = torch.randn(heads, d, inner, generator=source)
+            for raw, drawn in (
+                (layer.raw_W_V, attn.W_V.cpu()[origin] @ mix),
+                (layer.raw_W_O, mix.mT @ attn.W_O.cpu()[origin]),
+            ):
+                axis = 1 if raw is layer.raw_W_V else 2
+                extra = noise * torch.randn(raw.shape, generator=source)
+                raw.copy_(unit(drawn, axis) + extra)
+            if layer.config.output_bias:
+                layer.b_O.copy_(attn.b_O)
+        return copy.deepcopy(layer).to(attn.W_Q.device)
+
+    def __repr__(self) -> str:
+        c = self.config
+        circuits = "" if c.n_circuits is None else f", {c.n_circuits} circuits"
+        return f"TopKAttention({c.n_heads} heads, k={c.k}{circuits})"
+
+
+def k_at(fraction: float, config: TopKConfig) -> int:
+    """K when ``fraction`` of a training is done.
+
+    Examples:
+        >>> config = TopKConfig(d_model=8, n_heads=10, k=2)
+        >>> [k_at(fraction, config) for fraction in (0.0, 0.05, 0.1, 1.0)]
+        [10, 6, 2, 2]
+    """
+    left = max(0.0, 1 - fraction / FALLS_OVER)
+    return config.k + round(left * (config.n_heads - config.k))
+
+
+def most(
+    lengths: Float[Tensor, "*position head_index"], k: int
+) -> Float[Tensor, "*position head_index"]:
+    """1 at the ``k`` largest of each position, else 0; of equals the first."""
+    if k >= lengths.shape[-1]:
+        return torch.ones_like(lengths)
+    return torch.zeros_like(lengths).scatter_(-1, lengths.topk(k, -1).indices, 1.0)

@@ -1,0 +1,186 @@
+"""Every method on one frontier: recipes, equal parameters, tables that go on, the two controls."""
+
+import math
+
+import pandas as pd
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import gated_interp as gi
+from gated_interp.analysis.sparsity import sparsity, switching_on
+from gated_interp.cli.app import app
+from gated_interp.core.errors import GatedInterpError
+from gated_interp.experiments import cells
+from gated_interp.experiments.cells import Runs, read_table
+from gated_interp.experiments.frontier import (
+    COLUMNS,
+    draw_frontier,
+    run_frontier,
+    run_tuning,
+    run_width,
+    summary,
+)
+from gated_interp.experiments.intervals import clustered
+from gated_interp.experiments.methods import (
+    BUDGET,
+    METHODS,
+    changed,
+    matched,
+    method_named,
+    parameters,
+)
+from gated_interp.experiments.recipes import RELIABLE
+from gated_interp.replacements.gated_attention import GatedAttention, GatedConfig
+from gated_interp.replacements.topk import TopKAttention, TopKConfig
+from gated_interp.tasks.skip_trigrams import SkipTrigramTask
+from gated_interp.training.stacked.runs import train_gated_runs
+
+TINY = {"tasks": ["3H2ST"], "seeds": 2, "steps": 30, "toy_steps": 200, "workers": 1}
+TASK = SkipTrigramTask(n_trigrams=3)
+
+
+def a_toy(seed=0):
+    return gi.build_toy(gi.ToyConfig(n_trigrams=3, n_heads=2, seed=seed))
+
+
+# ---- methods
+
+
+def test_every_method_has_the_same_budget_of_settings():
+    for method in METHODS.values():
+        assert len(method.tried) == BUDGET, method.name
+        assert method.tried[0] == {}
+        assert len({str(t) for t in method.tried}) == BUDGET, method.name
+        assert 0 <= method.chosen < BUDGET
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_trains_stacked_with_no_more_parameters_than_ours(name):
+    method = method_named(name)
+    recipe = matched(method.at(method.values[-1]), 2, 3)
+    assert (
+        0.85 * parameters(RELIABLE, 2, 3) < parameters(recipe, 2, 3) <= parameters(RELIABLE, 2, 3)
+    )
+    run = recipe.replace(steps=12, n_sequences=200).gated_run(a_toy(), TASK, seed=1)
+    said = []
+    (result,) = train_gated_runs([run], progress=False, say=said.append)
+    assert said == []
+    assert math.isfinite(result.history["loss"].iloc[-1])
+
+
+def test_a_knob_and_a_setting_reach_the_block():
+    topk = method_named("topk")
+    block = topk.at(3, tried=5).block(a_toy(), TASK, seed=0)
+    assert (block.config.k, block.config.normalize_weights) == (3, False)
+    assert topk.at(3, tried=1).lr == 0.005
+    post = method_named("gated (post)").at(0.3, tried=0)
+    assert (post.alpha, post.overlap, post.penalty_pairs) == (0.3, 0.0, "all")
+    assert changed(RELIABLE, {"penalty_p": 1.0}).options == {"penalty_p": 1.0}
+
+
+def test_an_unknown_method_or_task_is_a_sentence(tmp_path):
+    with pytest.raises(GatedInterpError, match=r"no method 'magic'; there are gated, gated \(post"):
+        run_frontier(tmp_path, methods=["magic"])
+    with pytest.raises(GatedInterpError, match="no task 'trigrams'; name a shape of toy"):
+        run_frontier(tmp_path, tasks=["trigrams"])
+    result = CliRunner().invoke(app, ["frontier", "--tune", "--width"])
+    assert result.exit_code == 1
+
+
+# ---- the tables
+
+
+def test_a_frontier_goes_on_where_it_was_and_says_what_its_runs_say(tmp_path, monkeypatch):
+    first = run_frontier(tmp_path, methods=["ungated"], **TINY)
+    said = []
+    both = run_frontier(tmp_path, methods=["ungated", "top1"], say=said.append, **TINY)
+    assert "1 of 2 rows are there already" in said[0]
+    assert both.columns.tolist() == COLUMNS
+    assert both["method"].tolist() == ["top1", "ungated"]
+    pd.testing.assert_frame_equal(both.tail(1).reset_index(drop=True), first, check_dtype=False)
+    runs = read_table(tmp_path / "frontier-cells-runs.csv")
+    row = both.iloc[0]
+    mine = runs[runs["recipe"] == "top1, 1"]
+    assert row["seeds"] == len(mine) == 2
+    assert row["clean_rate"] == mine["clean"].mean()
+    assert (row["low"], row["high"]) == clustered(mine["clean"].tolist(), mine["toy_seed"].tolist())
+    assert row["active_per_position"] == pytest.approx(1, abs=0.01)
+    assert row["heads_alive"] == pytest.approx(mine["heads_alive"].median())
+    monkeypatch.setattr(cells, "train_batches", lambda shapes, *a, **k: iter(shapes))
+    again = run_frontier(tmp_path, methods=["ungated", "top1"], **TINY)
+    pd.testing.assert_frame_equal(again, read_table(tmp_path / "frontier.csv"), check_dtype=False)
+    files = draw_frontier(tmp_path / "frontier.csv", tmp_path / "figures", ("html",))
+    assert {f.name for f in files} == {"frontier.html", "frontier.csv"}
+
+
+def test_a_cell_in_which_no_toy_learnt_has_no_rate():
+    toys = pd.DataFrame({"learnt_all": [False]})
+    row = summary(Runs(toys, pd.DataFrame(), 1.0))
+    assert row["runs"] == 0
+    assert math.isnan(row["clean_rate"])
+
+
+@pytest.mark.slow
+def test_tuning_marks_one_setting_and_widths_are_what_they_say(tmp_path, monkeypatch):
+    monkeypatch.setattr("gated_interp.experiments.frontier.TUNED_ON", ("3H2ST", 5, 2))
+    monkeypatch.setattr(
+        "gated_interp.experiments.frontier.CellsConfig",
+        lambda **k: cells.CellsConfig(**{**k, "steps": 20, "toy_steps": 200}),
+    )
+    table = run_tuning(tmp_path, methods=["top1"], workers=1)
+    assert len(table) == BUDGET
+    assert table["chosen"].sum() == 1
+    chosen = table[table["chosen"]].iloc[0]
+    most = table[table["clean"] == table["clean"].max()]
+    assert chosen["clean"] == table["clean"].max()
+    assert chosen["fvu"] == most["fvu"].min()
+    width = run_width(tmp_path, methods=["ungated"], **TINY)
+    heads = width.sort_values("gated_heads")["gated_heads"].tolist()
+    assert heads == [3, 6, 12, 24]
+
+
+# ---- what is measured
+
+
+def test_sparsity_counts_heads_that_write_and_heads_that_cancel():
+    toy = a_toy()
+    layer = TopKAttention(TopKConfig(d_model=8, n_heads=6, k=2))
+    tokens = TASK.sample(50, seed=1).tokens
+    found = sparsity(gi.splice(toy, 0, layer), tokens)
+    assert found["active_per_position"] == pytest.approx(2, abs=0.05)
+    assert 2 <= found["heads_alive"] <= 6
+    block = GatedAttention(GatedConfig(d_model=8, n_heads=2, gate="open", value_bias=False))
+    with torch.no_grad():
+        for name in ("W_Q", "W_K", "raw_W_V"):
+            getattr(block, name)[1] = getattr(block, name)[0]
+        block.raw_W_O[1] = -block.raw_W_O[0]
+    opposed = sparsity(gi.splice(toy, 0, block), tokens)
+    assert opposed["cancellation"] == pytest.approx(1, abs=1e-5)
+    assert opposed["heads_alive"] == 2
+
+
+def test_switching_on_moves_nothing_where_nothing_is_shut_and_most_where_it_is_pushed():
+    toy, tokens = a_toy(), TASK.sample(30, seed=1).tokens
+    open_block = GatedAttention(GatedConfig(d_model=8, n_heads=4, gate="open"))
+    nothing = switching_on(gi.splice(toy, 0, open_block), tokens, seed=0, steps=3)
+    assert nothing["kl"] == nothing["kl_random"] == nothing["kl_adversarial"]
+    layer = TopKAttention(TopKConfig(d_model=8, n_heads=8, k=1))
+    pushed = switching_on(gi.splice(toy, 0, layer), tokens, seed=0)
+    assert pushed["kl_adversarial"] > pushed["kl_random"]
+    assert pushed["kl_adversarial"] > pushed["kl"]
+    assert layer.raw_W_O.grad is None
+    with pytest.raises(GatedInterpError, match="layer 0 holds no replacement; splice one in"):
+        switching_on(toy, tokens, seed=0)
+
+
+def test_opening_every_head_is_leaving_out_the_choice():
+    toy, tokens = a_toy(), TASK.sample(30, seed=1).tokens
+    layer = TopKAttention(TopKConfig(d_model=8, n_heads=8, k=1))
+    spliced = gi.splice(toy, 0, layer)
+    names = [f"blocks.0.attn.{n}" for n in ("hook_z", *layer.opened_from)]
+    _, cache = spliced.run_with_cache(tokens, names_filter=names)
+    opened = layer.opened({n: cache[f"blocks.0.attn.{n}"] for n in ("hook_z", *layer.opened_from)})
+    layer.k_now = 8
+    _, every = spliced.run_with_cache(tokens, names_filter=names)
+    assert torch.equal(opened, every["blocks.0.attn.hook_z"])
