@@ -21,8 +21,10 @@ from gated_interp.checkpoints.checkpoint_format import KEY
 from gated_interp.core.errors import CheckpointError, GatedInterpError
 from gated_interp.models.toy import ToyConfig, build_toy
 from gated_interp.replacements.gated_attention import GatedAttention, GatedConfig
+from gated_interp.replacements.sae import OutputAutoencoder
 from gated_interp.replacements.splice import splice, unsplice
 from gated_interp.replacements.standalone import standalone
+from gated_interp.replacements.topk import TopKAttention
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
 
 TOKENS = torch.tensor([[7, 0, 3, 6, 2, 1, 4, 5, 0, 0, 2]])
@@ -323,10 +325,13 @@ REFUSED: dict[str, tuple[Spoil, str]] = {
     "NaN": (lambda t, m: t["toy.W_O"].fill_(float("nan")), "16 NaN or infinite of 16 values"),
     "infinity": (lambda t, m: t["block.b_V"][1].fill_(-float("inf")), r"in 'block\.b_V'"),
     "newer version": (
-        at("format_version", 2),
-        r"version 2; .* version 1: it was written by a newer version of gated_interp",
+        at("format_version", 3),
+        r"version 3; .* versions 1 and 2: it was written by a newer version of gated_interp",
     ),
-    "older version": (at("format_version", 0), r"version 0; this release reads version 1\.$"),
+    "older version": (
+        at("format_version", 0),
+        r"version 0; this release reads versions 1 and 2\.$",
+    ),
     "version as text": (at("format_version", "1"), "version '1'"),
     "version as truth": (at("format_version", True), "version True"),
     "no version": (lambda t, m: m.pop("format_version"), "version None"),
@@ -392,6 +397,114 @@ def test_a_spoilt_checkpoint_is_refused_before_anything_is_built(
     assert str(path) in str(refused.value)
     assert "\n" not in str(refused.value)
     assert str(refused.value).endswith(".")
+
+
+# ---------------------------------------------------------------- version 2: any kind
+
+
+def a_replaced(kind: str) -> HookedTransformer:
+    toy = a_toy()
+    attn = toy.blocks[0].attn
+    block: Any = {
+        "topk": lambda: TopKAttention.from_attention(attn, 3, k=2, value_bias=False),
+        "sae": lambda: OutputAutoencoder.from_attention(attn, 4, k=2, output_scale=2.0),
+    }[kind]()
+    return splice(toy, 0, randomised(block, seed=2))
+
+
+@pytest.mark.parametrize("kind", ["topk", "sae"])
+def test_a_replacement_of_any_kind_comes_back_bit_for_bit(tmp_path: Path, kind: str) -> None:
+    model = a_replaced(kind)
+    path = save(model, tmp_path / "m.safetensors", notes={"fvu": 0.5})
+    said = parts(path)[1]
+    assert said["format_version"] == 2
+    assert said["replacements"]["0"]["kind"] == kind
+    loaded = load(path)
+    assert_same_bits(loaded.blocks[0].attn, model.blocks[0].attn)
+    assert torch.equal(loaded(TOKENS), model(TOKENS))
+    assert_same_bits(unsplice(loaded), unsplice(model))
+    assert loaded.info == read_info(path)
+    assert (loaded.info.kind, loaded.info.format) == (kind, "gated_interp 2")
+    trained = model.blocks[0].attn.parameters()
+    assert loaded.info.n_parameters == sum(p.numel() for p in trained if p.requires_grad)
+    again = save(loaded, tmp_path / "again.safetensors")
+    assert again.read_bytes() == path.read_bytes()
+
+
+def test_what_version_1_can_hold_is_written_as_version_1(tmp_path: Path) -> None:
+    """So that 0.1.0 reads it."""
+    for model in (a_toy(), a_gated()):
+        assert parts(save(model, tmp_path / "m.safetensors"))[1]["format_version"] == 1
+
+
+REFUSED_2: dict[str, tuple[Spoil, str]] = {
+    "missing": (
+        lambda t, m: t.pop("replacement.0.raw_W_Q"),
+        r"lacks the tensor 'replacement\.0\.raw_W_Q'",
+    ),
+    "missing of the model": (
+        lambda t, m: t.pop("model.blocks.0.attn.W_Q"),
+        r"lacks the tensor 'model\.blocks\.0\.attn\.W_Q'",
+    ),
+    "unknown kind": (
+        at("replacements.0.kind", "magic"),
+        "there is no replacement of kind 'magic'; there are gated, sae, topk",
+    ),
+    "unknown model": (at("model.kind", "lm"), "the model is of kind 'lm'; there are toy"),
+    "unknown task": (at("task.kind", "text"), "the task is of kind 'text'; there are skip_tri"),
+    "no task": (at("task", None), "the task is not a JSON object"),
+    "no model": (at("model", 3), "the model is not a JSON object"),
+    "no layers": (at("replacements", [1]), "the replacements are not a JSON object"),
+    "layer that is no number": (
+        lambda t, m: m["replacements"].update({"00": m["replacements"].pop("0")}),
+        "'00' is not the number of a layer",
+    ),
+    "layer beyond": (
+        lambda t, m: m["replacements"].update({"1": m["replacements"].pop("0")}),
+        "a replacement in layer 1; the model has layers 0 to 0",
+    ),
+    "lacking config": (
+        lambda t, m: m["replacements"]["0"].pop("config"),
+        "the replacement in layer 0 lacks 'config'",
+    ),
+    "unknown config key": (
+        at("replacements.0.config.dropout", 0),
+        "unknown key 'dropout': it was written by a newer version",
+    ),
+    "impossible value": (at("replacements.0.config.k", 99), "k is 99; there are 6 heads"),
+    "many circuits": (at("replacements.0.config.d_qk", 10**9), "d_qk is .* at most 1024"),
+    "contradicts the shapes": (at("replacements.0.config.d_qk", 3), r"must be \[2, 8, 3\]"),
+    "contradicts the model": (at("replacements.0.config.d_model", 10), "d_model 10, but"),
+    "model contradicts the task": (at("model.config.n_trigrams", 4), "toy_config is for"),
+    "nothing": (
+        lambda t, m: m.update(model=None, replacements={}),
+        "holds a model, or else one block that stands alone",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED_2)
+def test_a_spoilt_file_of_version_2_is_refused_before_anything_is_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str
+) -> None:
+    spoil, words = REFUSED_2[case]
+    tensors, said = parts(save(a_replaced("topk"), tmp_path / "good.safetensors"))
+    spoil(tensors, said)
+    path = write(tmp_path / "bad.safetensors", tensors, said)
+    monkeypatch.setattr(checkpoint, "_build", None)
+    with pytest.raises(CheckpointError, match=words) as refused:
+        load(path)
+    assert str(path) in str(refused.value)
+    assert "\n" not in str(refused.value)
+    assert str(refused.value).endswith(".")
+
+
+def test_an_autoencoder_without_its_model_is_refused(tmp_path: Path) -> None:
+    tensors, said = parts(save(a_replaced("sae"), tmp_path / "good.safetensors"))
+    tensors = {n: t for n, t in tensors.items() if n.startswith("replacement")}
+    path = write(tmp_path / "bad.safetensors", tensors, said | {"model": None})
+    with pytest.raises(CheckpointError, match="kind 'sae' reads what the original wrote"):
+        load(path)
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ from gated_interp.core.errors import CheckpointError
 from gated_interp.models.toy import ToyConfig, build_toy
 from gated_interp.replacements.gated_attention import GatedAttention, GatedConfig
 from gated_interp.replacements.splice import splice
+from gated_interp.replacements.topk import TopKAttention, TopKConfig
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
 
 FUZZ = settings(
@@ -43,7 +44,7 @@ Tensors = dict[str, torch.Tensor]
 
 
 def files() -> dict[str, bytes]:
-    """A toy, a gated and both kinds of published checkpoint, as bytes."""
+    """A toy, a gated, a TopK and both kinds of published checkpoint, as bytes."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "m.safetensors"
         toy = build_toy(ToyConfig(n_trigrams=2, n_heads=3))
@@ -52,6 +53,8 @@ def files() -> dict[str, bytes]:
             "toy": save(toy, path, notes={"seed": 3, "text": "ä"}).read_bytes(),
             "gated": save(splice(toy, 0, block), path).read_bytes(),
         }
+        layer = TopKAttention.from_attention(toy.blocks[0].attn, expansion=2, k=2)
+        made["topk"] = save(splice(toy, 0, layer), path).read_bytes()
     source = torch.Generator().manual_seed(0)
     shapes = dict.fromkeys(("W_Q", "W_K", "W_V"), (3, 6, 1)) | {"W_O": (3, 1, 6)}
     shapes |= dict.fromkeys(("b_Q", "b_K", "b_V"), (3, 1))
@@ -90,6 +93,15 @@ def published_names(tensors: Tensors) -> Tensors:
 
 def with_defaults(said: dict[str, Any]) -> dict[str, Any]:
     """The metadata with what it may leave out."""
+    if said["format_version"] == 2:
+        said = json.loads(json.dumps(said))
+        holders = [(said, "task", SkipTrigramTask), (said["model"], "config", ToyConfig)]
+        holders += [(p, "config", TopKConfig) for p in said["replacements"].values()]
+        for holder, name, cls in holders:
+            fields = dataclasses.fields(cls)
+            defaults = {f.name: f.default for f in fields if f.default is not MISSING}
+            holder[name] = defaults | holder[name]
+        return said
     optional = {
         part: {f.name: f.default for f in dataclasses.fields(cls) if f.default is not MISSING}
         for part, cls in (
@@ -254,7 +266,7 @@ def places(said: Any, here: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
     return found
 
 
-@pytest.mark.parametrize("kind", ["toy", "gated"])
+@pytest.mark.parametrize("kind", ["toy", "gated", "topk"])
 @FUZZ
 @given(data=st.data())
 def test_damaged_metadata(tmp_path: Path, kind: str, data: st.DataObject) -> None:
@@ -276,7 +288,7 @@ def test_damaged_metadata(tmp_path: Path, kind: str, data: st.DataObject) -> Non
     check(tmp_path, safetensors.torch.save(tensors, {KEY: json.dumps(said)}))
 
 
-@pytest.mark.parametrize("kind", ["toy", "gated"])
+@pytest.mark.parametrize("kind", ["toy", "gated", "topk"])
 @FUZZ
 @given(text=st.text(max_size=40) | values.map(json.dumps))
 @example(text="[" * 100_000)

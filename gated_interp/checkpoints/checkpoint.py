@@ -4,15 +4,16 @@ The file format is described in :mod:`gated_interp.checkpoints.checkpoint_format
 files (:mod:`gated_interp.checkpoints.published`) load too. Nothing is ever unpickled.
 """
 
+import dataclasses
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, cast
 
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from gated_interp.checkpoints.checkpoint_format import KEY, CheckpointInfo, decode, encode
+from gated_interp.checkpoints.checkpoint_format import KEY, CheckpointInfo, Part, decode, encode
 from gated_interp.checkpoints.published import IGNORE, is_published, published_info, require_mask
 from gated_interp.checkpoints.shipped import MODEL_FILE, located
 from gated_interp.checkpoints.tensor_file import (
@@ -24,9 +25,11 @@ from gated_interp.checkpoints.tensor_file import (
 )
 from gated_interp.core.errors import CheckpointError, GatedInterpError
 from gated_interp.core.files import write_whole
-from gated_interp.models.toy import HookedTransformer, ToyTransformer, build_toy
-from gated_interp.replacements.gated_attention import GatedAttention
-from gated_interp.replacements.splice import gated_block, originals, splice
+from gated_interp.models.kinds import MODEL_KINDS
+from gated_interp.models.toy import HookedTransformer, ToyTransformer
+from gated_interp.replacements.heads import HeadAttention
+from gated_interp.replacements.replacement import kind_named
+from gated_interp.replacements.splice import originals, replacement_in, splice, unsplice
 from gated_interp.replacements.standalone import standalone
 
 __all__ = ["CheckpointInfo", "load", "read_info", "save", "save_pretrained"]
@@ -97,7 +100,7 @@ def save(
     *,
     notes: dict[str, Any] | None = None,
 ) -> Path:
-    """Write a toy, or a toy with a gated block spliced in, to one safetensors file.
+    """Write a model, with or without replacements spliced in, to one safetensors file.
 
     The file is written whole or not at all: what stood at ``path`` stays when anything goes wrong.
     The same model and notes give the same bytes.
@@ -157,9 +160,9 @@ def _checked(path: Path) -> tuple[CheckpointInfo, dict[str, str]]:
     """What the header says, once it is sound, and the file's name for each of our tensors."""
     header = read_header(path)
     if KEY in header.metadata:
-        info = decode(path, header.metadata[KEY])
-        theirs = {name: name for name in info.shapes}
-        wanted = dict(info.shapes)
+        info, version = decode(path, header.metadata[KEY])
+        theirs = info.names(version)
+        wanted = {theirs[ours]: shape for ours, shape in info.shapes.items()}
     elif is_published(header):
         info, theirs = published_info(path, header)
         wanted = {theirs[ours]: shape for ours, shape in info.shapes.items()}
@@ -176,83 +179,108 @@ def _checked(path: Path) -> tuple[CheckpointInfo, dict[str, str]]:
 
 
 def _build(info: CheckpointInfo, tensors: dict[str, Tensor]) -> ToyTransformer:
-    model: ToyTransformer | None = None
-    if info.toy_config is not None:
-        model = build_toy(info.toy_config)
-        _fill(model.blocks[0].attn, "toy.", tensors)
-        if info.gated_config is None:
-            return model
-    assert info.gated_config is not None  # CheckpointInfo has either or both
-    block = GatedAttention(info.gated_config)
-    _fill(block, "block.", tensors)
-    l0 = info.notes.get("l0")
-    block.l0 = float(l0) if isinstance(l0, int | float) else None
-    return standalone(block, info.task) if model is None else splice(model, 0, block)
+    model: Any = None
+    if info.model is not None:
+        model = MODEL_KINDS[info.model.kind].build(info.model.config)
+        _fill(model, "model.", tensors)
+    for layer, part in info.replacements.items():
+        kind = kind_named(part.kind)
+        original = nn.Identity() if model is None else model.blocks[layer].attn
+        block = kind.from_config(part.config, original)
+        _fill(block, f"replacement.{layer}.", tensors)
+        l0 = info.notes.get("l0")
+        block.l0 = float(l0) if isinstance(l0, int | float) else None
+        if model is None:
+            assert isinstance(block, HeadAttention)  # CheckpointInfo has seen to it
+            model = standalone(block, info.task)
+        else:
+            model = splice(model, layer, block)
+    return cast(ToyTransformer, model)
 
 
-def _fill(attn: Any, prefix: str, tensors: dict[str, Tensor]) -> None:
+def _fill(module: nn.Module, prefix: str, tensors: dict[str, Tensor]) -> None:
     with torch.no_grad():
-        # What is not in the file does not train: it is zero, whatever the initial biases were.
-        for name in ("b_V", "b_O"):
-            getattr(attn, name).zero_()
+        # What is not in the file does not train: biases are zero, whatever they started as.
+        for name, parameter in module.named_parameters():
+            is_bias = name.rpartition(".")[2] in ("b_V", "b_O")
+            if is_bias and not parameter.requires_grad and not name.startswith("original."):
+                parameter.zero_()
         for name, tensor in tensors.items():
             if name.startswith(prefix):
-                getattr(attn, name.removeprefix(prefix)).copy_(tensor)
+                module.get_parameter(name.removeprefix(prefix)).copy_(tensor)
 
 
 def _contents(
     model: HookedTransformer, notes: dict[str, Any] | None
 ) -> tuple[CheckpointInfo, dict[str, Tensor]]:
     """What the file of ``model`` says and holds; refuses what would not come back the same."""
-    if not isinstance(model, ToyTransformer):
+    known = next((k for k in MODEL_KINDS.values() if type(model) is k.model_type), None)
+    if known is None:
         raise GatedInterpError(
-            "only a toy (build_toy) with or without a gated block spliced in can be saved; for "
-            "another model save its own state and the block's config."
+            "only a toy (build_toy) with or without a replacement spliced in can be saved; for "
+            "another model save its own state and the replacement's config."
         )
-    block = gated_block(model)
-    kind: Literal["toy", "gated"] = "toy" if block is None else "gated"
-    if notes is None:
-        notes = model.notes if model.info is None or model.info.kind == kind else {}
+    config = known.config_of(model)
+    blocks = {
+        layer: block
+        for layer in range(model.cfg.n_layers)
+        if (block := replacement_in(model, layer)) is not None
+    }
     info = CheckpointInfo(
-        kind=kind,
         task=model.task,
-        toy_config=model.toy_config,
-        gated_config=None if block is None else block.config,
-        notes=notes,
+        model=None if config is None else Part(known.name, config),
+        replacements={layer: Part(b.kind, b.config) for layer, b in blocks.items()},
     )
-    parts: dict[str, Any] = {"block.": block}
-    parts["toy."] = originals(model).get(0) if block is not None else model.blocks[0].attn
+    if notes is None:
+        notes = model.notes if model.info is None or model.info.kind == info.kind else {}
+    info = dataclasses.replace(info, notes=notes)
+    parts = {f"replacement.{layer}.": block for layer, block in blocks.items()}
+    parts |= {"model.": unsplice(model) if blocks and originals(model) else model}
+    theirs = info.names(info.version)
     tensors = {}
-    for name, shape in info.shapes.items():
-        prefix = "toy." if name.startswith("toy.") else "block."
-        value = getattr(parts[prefix], name.removeprefix(prefix), None)
+    for ours, shape in info.shapes.items():
+        prefix = next(p for p in parts if ours.startswith(p))
+        value = _parameter(parts[prefix], ours.removeprefix(prefix))
         if value is None or tuple(value.shape) != shape or value.dtype != torch.float32:
             found = "missing" if value is None else f"{list(value.shape)} of {value.dtype}"
             raise GatedInterpError(
-                f"{name} is {found}; to be saved it must be {list(shape)} of torch.float32, as the "
-                "model's config says."
+                f"{theirs[ours]} is {found}; to be saved it must be {list(shape)} of "
+                "torch.float32, as the model's config says."
             )
-        tensors[name] = value.detach().cpu().contiguous().clone()
-    _require_plain_rest(model, parts, set(tensors))
+        tensors[theirs[ours]] = value.detach().cpu().contiguous().clone()
+    _require_plain_rest(known.fixed(model), parts, info, theirs)
     require_finite("the model", tensors)
     return info, tensors
 
 
-def _require_plain_rest(model: HookedTransformer, parts: dict[str, Any], stored: set[str]) -> None:
+def _parameter(module: nn.Module, name: str) -> Tensor | None:
+    return dict(module.named_parameters()).get(name)
+
+
+def _require_plain_rest(
+    fixed: dict[str, Tensor], parts: dict[str, Any], info: CheckpointInfo, theirs: dict[str, str]
+) -> None:
     """Refuse a model in which something that is not stored is not what loading would make it."""
-    rest = {
-        "W_E": model.embed.W_E - torch.eye(model.cfg.d_model, device=model.embed.W_E.device),
-        "W_U": model.unembed.W_U - torch.eye(model.cfg.d_model, device=model.unembed.W_U.device),
-        "W_pos": model.pos_embed.W_pos,
-        "b_U": model.unembed.b_U,
-    }
+    rest = dict(fixed)
     for prefix, part in parts.items():
-        for bias in ("b_V", "b_O"):
-            if part is not None and prefix + bias not in stored:
-                rest[prefix + bias] = getattr(part, bias)
+        if prefix == "model." and info.model is None:
+            continue  # a block alone: what it was put into is made anew
+        for name, parameter in part.named_parameters():
+            ours = prefix + name
+            is_bias = name.rpartition(".")[2] in ("b_V", "b_O")
+            # An autoencoder has a copy of the model's own attention, which is stored.
+            if is_bias and ours not in theirs and ".original." not in ours:
+                rest[_shown(ours, info)] = parameter
     for name, difference in rest.items():
         if bool(difference.ne(0).any()):
             raise GatedInterpError(
                 f"{name} is not what a toy's config makes it (identity embeddings, no other "
                 "biases than those that train), so that a checkpoint would not give it back."
             )
+
+
+def _shown(ours: str, info: CheckpointInfo) -> str:
+    """How a file of the same version would name a tensor that it does not hold."""
+    if info.version != 1:
+        return ours
+    return ours.replace("model.blocks.0.attn.", "toy.").replace("replacement.0.", "block.")

@@ -3,12 +3,22 @@
 A file is safetensors. One metadata string, ``gated_interp``, is a JSON object (one string, because
 safetensors writes several in random order and the same model should give the same bytes)::
 
+    {"format_version": 2, "task": {"kind": "skip_trigrams", ...},
+     "model": {"kind": "toy", "config": {...}} | null,
+     "replacements": {"0": {"kind": "topk", "config": {...}}}, "notes": {...}}
+
+Tensors, all float32: ``model.*`` are the model's parameters as it was trained, the attention that
+was replaced included; ``replacement.0.*`` is what trains in the replacement in layer 0. A file
+without a model holds a block that stands alone. Identities, zeros and everything else that does
+not train is not stored. Kinds are those of :mod:`gated_interp.models.kinds`,
+:mod:`gated_interp.tasks.kinds` and :mod:`gated_interp.replacements.replacement`.
+
+A toy, and a toy with a gated block, is written as version 1, which 0.1.0 reads too::
+
     {"format_version": 1, "kind": "toy" | "gated", "task": {...}, "toy_config": {...} | null,
      "gated_config": {...} | null, "notes": {...}}
 
-Tensors, all float32: ``toy.*`` is the toy's attention as it was trained, ``block.*`` what trains in
-the gated block. A gated file holds both; one without a toy (a block that stands alone) only the
-latter. Identities, zeros and everything else that does not train is not stored.
+with ``toy.*`` for the toy's attention and ``block.*`` for the block.
 
 A file may lack any field of its task and configs that has a default: it was written before there
 was such a field, so the default must be what the field's absence meant.
@@ -19,32 +29,48 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any
 
 from gated_interp.checkpoints.tensor_file import Shapes
 from gated_interp.core.config import Config
 from gated_interp.core.errors import CheckpointError, GatedInterpError
+from gated_interp.models.kinds import MODEL_KINDS, TOY
 from gated_interp.models.toy_config import ToyConfig
-from gated_interp.replacements.gated_attention import GatedConfig
+from gated_interp.replacements.gated_attention import GatedAttention, GatedConfig
+from gated_interp.replacements.heads import HeadAttention
+from gated_interp.replacements.replacement import kind_named
+from gated_interp.tasks.kinds import TASK_KINDS
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
 
 KEY = "gated_interp"
 # A new config field does not raise it, only what would make an older file mean something else.
-FORMAT_VERSION = 1
+VERSIONS = (1, 2)
 NEWER = "it was written by a newer version of gated_interp, so update to read it"
-NATIVE = f"{KEY} {FORMAT_VERSION}"
 PUBLISHED = "published"
 
-ConfigKind = TypeVar("ConfigKind", bound=Config)
-
-FIELDS = ("format_version", "kind", "task", "toy_config", "gated_config", "notes")
+FIELDS = {
+    1: ("format_version", "kind", "task", "toy_config", "gated_config", "notes"),
+    2: ("format_version", "task", "model", "replacements", "notes"),
+}
+GATED = GatedAttention.kind
 
 # A small file must not be able to ask for any amount of memory or time (embeddings and the context
 # are not stored but made), nor for a number that float32 cannot hold.
-LIMITS = {
-    **{"n_trigrams": 2048, "n_positions": 4096, "n_heads": 4096, "d_head": 1024, "d_gate": 1024},
-    **dict.fromkeys(("output_scale", "attn_scale", "penalty_p", "gate_bias_init"), 1e30),
-}
+LIMITS = {"n_trigrams": 2048, "d_head": 1024, "d_gate": 1024, "d_qk": 1024}
+MOST, LARGEST = 4096, 1e30
+FREE = ("seed",)
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """A model or a replacement, by its kind and config."""
+
+    kind: str
+    config: Any
+
+    def to_json(self) -> dict[str, Any]:
+        """As it stands in the file."""
+        return {"kind": self.kind, "config": self.config.to_dict()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,96 +78,148 @@ class CheckpointInfo:
     """What a checkpoint says about its model, without its weights.
 
     Attributes:
-        kind: ``toy``, or ``gated`` for a toy with a gated block in the place of its attention.
         task: what the model was trained on.
-        toy_config: of the toy; ``None`` where a gated block came without one.
-        gated_config: of the gated block; ``None`` for a toy.
+        model: what it was before anything was replaced; ``None`` where a block came without it.
+        replacements: by layer, what stands in for the attention.
         notes: anything the writer recorded, such as recipe, seed, FVU or L0.
-        format: ``gated_interp 1``, or ``published`` for the files of the 2024 post.
+        format: ``gated_interp 1`` or ``2``, or ``published`` for the files of the 2024 post.
 
     Raises:
         CheckpointError: the parts contradict each other, or are beyond what a checkpoint may hold.
     """
 
-    kind: Literal["toy", "gated"]
     task: SkipTrigramTask
-    toy_config: ToyConfig | None = None
-    gated_config: GatedConfig | None = None
+    model: Part | None
+    replacements: dict[int, Part] = dataclasses.field(default_factory=dict)
     notes: dict[str, Any] = dataclasses.field(default_factory=dict)
-    format: str = NATIVE
+    format: str = ""
 
     def __post_init__(self) -> None:
-        if self.kind == "toy" and (self.toy_config is None or self.gated_config is not None):
-            raise CheckpointError("a checkpoint of kind 'toy' has a toy_config and nothing else.")
-        if self.kind == "gated" and self.gated_config is None:
-            raise CheckpointError("a checkpoint of kind 'gated' needs a gated_config.")
-        for part in (self.task, self.toy_config, self.gated_config):
-            for name, most in LIMITS.items():
-                value = getattr(part, name, None) or 0
-                if abs(value) > most:
-                    raise CheckpointError(
-                        f"{name} is {value}; a checkpoint may have at most {most:g}."
-                    )
-        if self.toy_config is not None and self.toy_config.task != self.task:
+        if self.model is None and list(self.replacements) != [0]:
             raise CheckpointError(
-                f"the toy_config is for {self.toy_config.task}, but the task is {self.task}."
+                "a checkpoint holds a model, or else one block that stands alone, in layer 0."
             )
-        if self.gated_config is not None and self.gated_config.d_model != self.task.d_vocab:
-            raise CheckpointError(
-                f"the gated_config has d_model {self.gated_config.d_model}, but "
-                f"{self.task.n_trigrams} trigrams make it {self.task.d_vocab}."
-            )
+        for part in self.replacements.values() if self.model is None else ():
+            if not issubclass(kind_named(part.kind), HeadAttention):
+                raise CheckpointError(
+                    f"a replacement of kind {part.kind!r} reads what the original wrote; a "
+                    "checkpoint of one needs the model too."
+                )
+        if not self.format:
+            object.__setattr__(self, "format", f"{KEY} {self.version}")
+        parts = [self.model, *self.replacements.values()]
+        for part in (self.task, *(p.config for p in parts if p is not None)):
+            _require_limits(part)
+        layers, d_model = 1, self.task.d_vocab
+        if self.model is not None:
+            config = self.model.config
+            layers, d_model = MODEL_KINDS[self.model.kind].sizes(config)
+            if config.task != self.task:
+                raise CheckpointError(
+                    f"the {self.model.kind}_config is for {config.task}, but the task is "
+                    f"{self.task}."
+                )
+        for layer, part in self.replacements.items():
+            if not 0 <= layer < layers:
+                raise CheckpointError(
+                    f"there is a replacement in layer {layer}; the model has layers 0 to "
+                    f"{layers - 1}."
+                )
+            if part.config.d_model != d_model:
+                raise CheckpointError(
+                    f"the {part.kind}_config has d_model {part.config.d_model}, but "
+                    f"{self.task.n_trigrams} trigrams make it {d_model}."
+                )
+
+    @property
+    def kind(self) -> str:
+        """That of the replacement in the first layer that has one, or of the model."""
+        for layer in sorted(self.replacements):
+            return self.replacements[layer].kind
+        assert self.model is not None
+        return self.model.kind
+
+    @property
+    def toy_config(self) -> ToyConfig | None:
+        """Of the toy; ``None`` where a block came without one, or it is another kind of model."""
+        return self.model.config if self.model and self.model.kind == TOY.name else None
+
+    @property
+    def gated_config(self) -> GatedConfig | None:
+        """Of the gated block in layer 0; ``None`` where there is none."""
+        part = self.replacements.get(0)
+        return part.config if part is not None and part.kind == GATED else None
+
+    @property
+    def version(self) -> int:
+        """The oldest version of the format that can hold it."""
+        known = {part.kind for part in self.replacements.values()} <= {GATED}
+        return 1 if known and (self.model is None or self.model.kind == TOY.name) else 2
 
     @property
     def shapes(self) -> Shapes:
-        """The shape of every tensor the file holds, by its name in the file."""
+        """The shape of every tensor that is stored, by our name for it."""
         found: Shapes = {}
-        if self.toy_config is not None:
-            c = self.toy_config
-            shapes = _attention_shapes(c.task.d_vocab, c.n_heads, c.d_head, "", True, c.output_bias)
-            found |= {f"toy.{name}": shape for name, shape in shapes.items()}
-        if self.gated_config is not None:
-            found |= {f"block.{name}": s for name, s in _block_shapes(self.gated_config).items()}
+        if self.model is not None:
+            shapes = MODEL_KINDS[self.model.kind].shapes(self.model.config)
+            found |= {f"model.{name}": shape for name, shape in shapes.items()}
+        for layer, part in self.replacements.items():
+            shapes = kind_named(part.kind).stored_shapes(part.config)
+            found |= {f"replacement.{layer}.{name}": shape for name, shape in shapes.items()}
         return found
+
+    def names(self, version: int) -> dict[str, str]:
+        """The name in a file of ``version`` for each of our names."""
+        ours = {"model.blocks.0.attn.": "toy.", "replacement.0.": "block."}
+        if version != 1:
+            return {name: name for name in self.shapes}
+        return {
+            name: theirs + name.removeprefix(prefix)
+            for name in self.shapes
+            for prefix, theirs in ours.items()
+            if name.startswith(prefix)
+        }
 
     @property
     def n_parameters(self) -> int:
-        """How many numbers train in the model (its gated block alone where it has one)."""
-        own = "toy." if self.kind == "toy" else "block."
+        """How many numbers train in the model (in its replacements alone where it has some)."""
+        own = "replacement." if self.replacements else "model."
         return sum(math.prod(s) for name, s in self.shapes.items() if name.startswith(own))
 
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON-ready values, in the order of the file's metadata."""
+        task = dataclasses.asdict(self.task)
+        if self.version == 1:
+            toy, gated = self.toy_config, self.gated_config
+            return {
+                "format_version": 1,
+                "kind": self.kind,
+                "task": task,
+                "toy_config": None if toy is None else toy.to_dict(),
+                "gated_config": None if gated is None else gated.to_dict(),
+                "notes": self.notes,
+            }
+        (kind,) = (name for name, cls in TASK_KINDS.items() if type(self.task) is cls)
         return {
-            "format_version": FORMAT_VERSION,
-            "kind": self.kind,
-            "task": dataclasses.asdict(self.task),
-            "toy_config": None if self.toy_config is None else self.toy_config.to_dict(),
-            "gated_config": None if self.gated_config is None else self.gated_config.to_dict(),
+            "format_version": 2,
+            "task": {"kind": kind, **task},
+            "model": None if self.model is None else self.model.to_json(),
+            "replacements": {str(i): part.to_json() for i, part in self.replacements.items()},
             "notes": self.notes,
         }
 
 
-def _attention_shapes(m: int, h: int, d: int, raw: str, b_V: bool, b_O: bool) -> Shapes:
-    shapes: Shapes = {
-        "W_Q": (h, m, d),
-        "W_K": (h, m, d),
-        f"{raw}W_V": (h, m, d),
-        f"{raw}W_O": (h, d, m),
-        "b_Q": (h, d),
-        "b_K": (h, d),
-    }
-    return shapes | ({"b_V": (h, d)} if b_V else {}) | ({"b_O": (m,)} if b_O else {})
-
-
-def _block_shapes(c: GatedConfig) -> Shapes:
-    h, m, g = c.n_heads, c.d_model, c.d_gate
-    return _attention_shapes(m, h, c.d_head, "raw_", c.value_bias, c.output_bias) | {
-        "W_gate_Q": (h, m, g),
-        "W_gate_K": (h, m, g),
-        "b_gate_Q": (h, g),
-        "b_gate_K": (h, g),
-    }
+def _require_limits(part: Any) -> None:
+    """Refuse a task or config with a number beyond what a file may ask for."""
+    for field in dataclasses.fields(part):
+        value = getattr(part, field.name)
+        if field.name in FREE or type(value) not in (int, float):
+            continue
+        most = LIMITS.get(field.name, MOST) if type(value) is int else LARGEST
+        if abs(value) > most:
+            raise CheckpointError(
+                f"{field.name} is {value}; a checkpoint may have at most {most:g}."
+            )
 
 
 def encode(info: CheckpointInfo) -> str:
@@ -159,8 +237,8 @@ def encode(info: CheckpointInfo) -> str:
         ) from error
 
 
-def decode(path: Path, text: str) -> CheckpointInfo:
-    """What the metadata string ``text`` of the file ``path`` says.
+def decode(path: Path, text: str) -> tuple[CheckpointInfo, int]:
+    """What the metadata string ``text`` of the file ``path`` says, and its version.
 
     Raises:
         CheckpointError: not JSON, of a newer version, or anything missing that has no default,
@@ -173,35 +251,80 @@ def decode(path: Path, text: str) -> CheckpointInfo:
     if not isinstance(said, dict):
         raise CheckpointError(f"the metadata of {path} is not a JSON object.")
     version = said.get("format_version")
-    if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
-        newer = f": {NEWER}" if type(version) is int and version > FORMAT_VERSION else ""
+    if type(version) is not int or version not in VERSIONS:
+        newer = f": {NEWER}" if type(version) is int and version > VERSIONS[-1] else ""
         raise CheckpointError(
             f"{path} has format version {version!r}; "
-            f"this release reads version {FORMAT_VERSION}{newer}."
+            f"this release reads versions {' and '.join(map(str, VERSIONS))}{newer}."
         )
     try:
-        _require_keys("the metadata", said, FIELDS, FIELDS)
-        if said["kind"] not in ("toy", "gated"):
-            raise CheckpointError(f"the kind is {said['kind']!r}; it must be 'toy' or 'gated'.")
+        _require_keys("the metadata", said, FIELDS[version], FIELDS[version])
         if not isinstance(said["notes"], dict):
             raise CheckpointError("the notes are not a JSON object.")
-        _require_fields("the task", said["task"], SkipTrigramTask)
-        return CheckpointInfo(
-            kind=said["kind"],
-            task=SkipTrigramTask(**said["task"]),
-            toy_config=_config("toy_config", ToyConfig, said),
-            gated_config=_config("gated_config", GatedConfig, said),
-            notes=said["notes"],
-        )
+        return (_first(said) if version == 1 else _second(said)), version
     except GatedInterpError as error:
         raise CheckpointError(f"{path} cannot be loaded: {error}") from error
 
 
-def _config(name: str, cls: type[ConfigKind], said: dict[str, Any]) -> ConfigKind | None:
-    if said[name] is None:
-        return None
-    _require_fields(f"the {name}", said[name], cls)
-    return cls.from_dict(said[name])
+def _first(said: dict[str, Any]) -> CheckpointInfo:
+    """Of version 1."""
+    kind = said["kind"]
+    if kind not in (TOY.name, GATED):
+        raise CheckpointError(f"the kind is {kind!r}; it must be 'toy' or 'gated'.")
+    _require_fields("the task", said["task"], SkipTrigramTask)
+    toy, gated = (
+        None if said[name] is None else Part(part, _config(f"the {name}", cls, said[name]))
+        for name, part, cls in (
+            ("toy_config", TOY.name, ToyConfig), ("gated_config", GATED, GatedConfig)
+        )
+    )  # fmt: skip
+    if kind == TOY.name and (toy is None or gated is not None):
+        raise CheckpointError("a checkpoint of kind 'toy' has a toy_config and nothing else.")
+    if kind == GATED and gated is None:
+        raise CheckpointError("a checkpoint of kind 'gated' needs a gated_config.")
+    replaced = {} if gated is None else {0: gated}
+    return CheckpointInfo(SkipTrigramTask(**said["task"]), toy, replaced, said["notes"], f"{KEY} 1")
+
+
+def _second(said: dict[str, Any]) -> CheckpointInfo:
+    """Of version 2."""
+    task = said["task"]
+    if not isinstance(task, dict):
+        raise CheckpointError("the task is not a JSON object.")
+    cls = TASK_KINDS.get(str(task.get("kind")))
+    if cls is None:
+        raise CheckpointError(
+            f"the task is of kind {task.get('kind')!r}; there are {', '.join(TASK_KINDS)}."
+        )
+    fields = {name: value for name, value in task.items() if name != "kind"}
+    _require_fields("the task", fields, cls)
+    model = said["model"]
+    if model is not None:
+        _require_keys("the model", model, ("kind", "config"), ("kind", "config"))
+        if model["kind"] not in MODEL_KINDS:
+            raise CheckpointError(
+                f"the model is of kind {model['kind']!r}; there are {', '.join(MODEL_KINDS)}."
+            )
+        known = MODEL_KINDS[model["kind"]].config_type
+        model = Part(model["kind"], _config("the model's config", known, model["config"]))
+    if not isinstance(said["replacements"], dict):
+        raise CheckpointError("the replacements are not a JSON object.")
+    replaced = {}
+    for layer, part in said["replacements"].items():
+        what = f"the replacement in layer {layer}"
+        _require_keys(what, part, ("kind", "config"), ("kind", "config"))
+        if not layer.isdecimal() or str(int(layer)) != layer:
+            raise CheckpointError(f"{layer!r} is not the number of a layer.")
+        kind = kind_named(str(part["kind"]))
+        config = _config(f"the config of {what}", kind.config_type, part["config"])
+        replaced[int(layer)] = Part(kind.kind, config)
+    found = CheckpointInfo(cls(**fields), model, replaced, said["notes"])
+    return dataclasses.replace(found, format=f"{KEY} 2")
+
+
+def _config(what: str, cls: type[Config], values: Any) -> Config:
+    _require_fields(what, values, cls)
+    return cls.from_dict(values)
 
 
 def _require_fields(what: str, values: Any, cls: type[Any]) -> None:

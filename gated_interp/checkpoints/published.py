@@ -11,7 +11,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from gated_interp.checkpoints.checkpoint_format import PUBLISHED, CheckpointInfo
+from gated_interp.checkpoints.checkpoint_format import PUBLISHED, CheckpointInfo, Part
 from gated_interp.checkpoints.tensor_file import Header
 from gated_interp.core.errors import CheckpointError
 from gated_interp.models.toy import ToyConfig
@@ -50,15 +50,15 @@ def published_info(path: Path, header: Header) -> tuple[CheckpointInfo, dict[str
     try:
         if toy:
             config = ToyConfig(n_trigrams=task.n_trigrams, n_heads=heads, d_head=d_head)
-            info = CheckpointInfo("toy", task, toy_config=config, format=PUBLISHED)
+            info = CheckpointInfo(task, Part("toy", config), format=PUBLISHED)
         else:
             block = GatedConfig.reference(d_model, heads).replace(d_head=d_head)
-            info = CheckpointInfo("gated", task, gated_config=block, format=PUBLISHED)
+            info = CheckpointInfo(task, None, {0: Part("gated", block)}, format=PUBLISHED)
     except CheckpointError as error:
         raise CheckpointError(f"{path} cannot be loaded: {error}") from error
     prefix = "attn." if toy else ""
     return info, {
-        ours: prefix + ours.partition(".")[2].removeprefix("raw_") for ours in info.shapes
+        ours: prefix + ours.rpartition(".")[2].removeprefix("raw_") for ours in info.shapes
     }
 
 

@@ -82,10 +82,10 @@ def info(file: File, as_json: Json = False) -> None:
         ("trained parameters", found.n_parameters),
         ("task", found.task),
     ]
-    for part in (found.toy_config, found.gated_config):
+    for part in (found.model, *found.replacements.values()):
         if part is not None:
-            own = ", ".join(f"{k}={v}" for k, v in part.to_dict().items())
-            facts.append((type(part).__name__, own))
+            own = ", ".join(f"{k}={v}" for k, v in part.config.to_dict().items())
+            facts.append((type(part.config).__name__, own))
     notes = found.notes.items()
     facts += [
         (f"notes.{k}", cell(v) if not isinstance(v, dict) else json.dumps(v)) for k, v in notes

@@ -131,6 +131,14 @@ class GatedAttention(HeadAttention):
             else:
                 self.b_gate_K.fill_(1 / g)
 
+    @classmethod
+    def stored_shapes(cls, config: HeadsConfig) -> dict[str, tuple[int, ...]]:
+        assert isinstance(config, GatedConfig)
+        h, m, g = config.n_heads, config.d_model, config.d_gate
+        gates = {"W_gate_Q": (h, m, g), "W_gate_K": (h, m, g)}
+        biases = {"b_gate_Q": (h, g), "b_gate_K": (h, g)}
+        return super().stored_shapes(config) | gates | biases
+
     def edited(
         self,
         pattern: Float[Tensor, "batch head_index query_pos key_pos"],

@@ -114,6 +114,20 @@ class HeadAttention(Replacement):
         self._initialise(generator(config.seed))
         self.to(device)
 
+    @classmethod
+    def stored_shapes(cls, config: HeadsConfig) -> dict[str, tuple[int, ...]]:
+        h, m, d = config.n_heads, config.d_model, config.d_head
+        shapes: dict[str, tuple[int, ...]] = {
+            "W_Q": (h, m, d),
+            "W_K": (h, m, d),
+            "raw_W_V": (h, m, d),
+            "raw_W_O": (h, d, m),
+            "b_Q": (h, d),
+            "b_K": (h, d),
+        }
+        shapes |= {"b_V": (h, d)} if config.value_bias else {}
+        return shapes | ({"b_O": (m,)} if config.output_bias else {})
+
     def _make_queries_and_keys(self) -> None:
         h, m, d = self.config.n_heads, self.config.d_model, self.config.d_head
         self.register_parameter("W_Q", nn.Parameter(torch.empty(h, m, d)))

@@ -68,6 +68,18 @@ class Replacement(nn.Module):
         raise NotImplementedError
 
     @classmethod
+    def stored_shapes(cls, config: Any) -> dict[str, tuple[int, ...]]:
+        """The shape of every parameter that a checkpoint holds, from the config alone.
+
+        Raises:
+            GatedInterpError: a kind that does not say.
+        """
+        raise GatedInterpError(
+            f"a replacement of kind {cls.kind!r} does not say what of it is stored; give its class "
+            "stored_shapes, or save its state yourself."
+        )
+
+    @classmethod
     def from_config(cls: type[Block], config: Any, original: nn.Module) -> Block:
         """A replacement of ``original`` with this config, its weights drawn from its seed."""
         return cls(config)

@@ -92,6 +92,11 @@ class OutputAutoencoder(Replacement):
         self.original = copy.deepcopy(original).requires_grad_(False)
         self.to(device)
 
+    @classmethod
+    def stored_shapes(cls, config: SAEConfig) -> dict[str, tuple[int, ...]]:
+        h, m = config.n_heads, config.d_model
+        return {"W_E": (h, m), "b_E": (h,), "raw_W_O": (h, 1, m), "b_O": (m,)}
+
     @property
     def W_O(self) -> Float[Tensor, "head_index 1 d_model"]:
         """The decoder as it acts."""

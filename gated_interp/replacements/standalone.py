@@ -1,12 +1,12 @@
 """A model around a gated block that came without the toy it was trained to reproduce."""
 
 from gated_interp.models.toy import ToyConfig, ToyTransformer, build_toy
-from gated_interp.replacements.gated_attention import GatedAttention
+from gated_interp.replacements.heads import HeadAttention
 from gated_interp.replacements.splice import keep_originals, splice
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
 
 
-def standalone(block: GatedAttention, task: SkipTrigramTask) -> ToyTransformer:
+def standalone(block: HeadAttention, task: SkipTrigramTask) -> ToyTransformer:
     """A one-layer model, identity embedding and unembedding, whose only attention is ``block``.
 
     It has no original: ``model.toy_config`` is ``None`` and ``unsplice`` refuses. Only
@@ -20,7 +20,7 @@ def standalone(block: GatedAttention, task: SkipTrigramTask) -> ToyTransformer:
         GatedInterpError: a block of another width than the task's vocabulary.
 
     Examples:
-        >>> from gated_interp.replacements.gated_attention import GatedConfig
+        >>> from gated_interp.replacements.gated_attention import GatedAttention, GatedConfig
         >>> block = GatedAttention(GatedConfig(d_model=8, n_heads=4))
         >>> model = standalone(block, SkipTrigramTask(n_trigrams=3))
         >>> model.blocks[0].attn is block, model.toy_config
@@ -33,7 +33,7 @@ def standalone(block: GatedAttention, task: SkipTrigramTask) -> ToyTransformer:
         d_head=c.d_head,
         n_positions=task.n_positions,
     )
-    toy = build_toy(shape).to(block.W_Q.device, print_details=False)
+    toy = build_toy(shape).to(block.W_O.device, print_details=False)
     model = splice(toy, 0, block)
     # What splice put aside are fresh random weights, nobody's original.
     keep_originals(model, {})

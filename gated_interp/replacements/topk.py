@@ -104,6 +104,15 @@ class TopKAttention(HeadAttention):
         self.raw_b_K = nn.Parameter(torch.zeros(circuits, d))
         self.circuit = torch.arange(self.config.n_heads) % circuits
 
+    @classmethod
+    def stored_shapes(cls, config: HeadsConfig) -> dict[str, tuple[int, ...]]:
+        assert isinstance(config, TopKConfig)
+        circuits, d_qk = config.n_circuits or config.n_heads, config.d_qk or config.d_head
+        sizes = {"W_Q": (circuits, config.d_model, d_qk), "b_Q": (circuits, d_qk)}
+        sizes |= {"W_K": sizes["W_Q"], "b_K": sizes["b_Q"]}
+        shapes = super().stored_shapes(config)
+        return {f"raw_{n}" if n in sizes else n: sizes.get(n, s) for n, s in shapes.items()}
+
     @torch.no_grad()
     def _initialise(self, source: torch.Generator) -> None:
         for weight in (self.raw_W_Q, self.raw_W_K, self.raw_W_V, self.raw_W_O):
