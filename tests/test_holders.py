@@ -69,9 +69,9 @@ def test_the_closed_form_is_what_ablation_finds(name, kind):
     model = gi.load(f"{name}-{kind}")
     task = model.task
     by_ablation = holders(model, task, n=400, seed=7)
-    batch = task.sample_single(400, 7)
-    writes, logits = head_writes(model, batch.tokens, batch.example, batch.destination_pos)
-    closed = holders_from_writes(writes, logits, batch.trigram, task)
+    probes = task.probes(400, 7)
+    writes, logits = head_writes(model, probes.tokens, probes.row, probes.position)
+    closed = holders_from_writes(writes, logits, probes)
     assert closed.holders == by_ablation.holders
     # Rounding may decide an example whose lead is nearly nothing: one of some 80 at most.
     for part in ("accuracy", "alone", "without"):

@@ -16,8 +16,8 @@ SOURCES = {
     ("pattern", "home"),
     [
         (r"def one_thread\b", "core/threads.py"),
-        (r"tokens; a task of", "tasks/skip_trigrams.py"),
-        (r"trigram \{\w*\} never occurs in the", "tasks/skip_trigrams.py"),
+        (r"tokens; \{self", "tasks/task.py"),
+        (r"\{case\} never occurs", "tasks/task.py"),
         (r"OPEN = 1e-3", "metrics/reconstruction.py"),
         (r"\.clamp\(min=torch\.finfo", "metrics/reconstruction.py"),
         (r"target\.mean\(\(0, 1\)\)\)", "metrics/reconstruction.py"),

@@ -378,7 +378,7 @@ def test_verdict_and_fvu_of_trained_runs_agree_with_the_hooked_ones():
         runs.append(GatedRun(toy.model, block, TrainConfig(seed=seed, **config), task))
     results = train_gated_runs(runs, progress=False)
 
-    singles = task.sample_single(200, seed=42)
+    singles = task.probes(200, seed=42)
     held_out = task.sample(200, seed=9).tokens
     stack = StackedGated([r.model for r in results])
     for run, (toy, block) in enumerate(zip(toys, stack.unstack(), strict=True)):
@@ -386,14 +386,14 @@ def test_verdict_and_fvu_of_trained_runs_agree_with_the_hooked_ones():
         hooked = verdict(model, task, n=200)
         # The stacked forward pass at the verdict's examples: each head's write, by run.
         contexts = contexts_of(singles.tokens, task.d_vocab)
-        at = singles.example * task.n_positions + singles.destination_pos
+        at = singles.row * task.n_positions + singles.position
         counts = contexts.counts[at].expand(3, task.d_vocab, -1, -1)
         z = stack.z(counts, stack.gate())
         mine = z[run, contexts.query[at], torch.arange(len(at))]  # d_head is 1
         writes = (mine[..., None] * stack.W_O[run, 0]).detach()
         query = torch.nn.functional.one_hot(contexts.query[at], task.d_vocab).float()
         logits = query + writes.sum(1) + block.b_O.detach()
-        assert verdict_from_writes(writes, logits, singles.trigram, task) == hooked
+        assert verdict_from_writes(writes, logits, singles) == hooked
 
         everything = batch_of([contexts_of(held_out, task.d_vocab)], task.n_positions)
         with torch.no_grad():

@@ -11,6 +11,7 @@ from scipy.stats import chi2_contingency
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.tasks import SkipTrigramTask, TrigramBatch, contexts_of
 from gated_interp.tasks.skip_trigrams import concatenate
+from gated_interp.tasks.task import ProbedTask
 from gated_interp.tasks.tokens import sample_tokens
 
 TASK = SkipTrigramTask(n_trigrams=3)
@@ -287,6 +288,44 @@ def test_contexts_count_their_prefix():
     assert len(contexts) == 4
 
 
+def test_probes_foils_and_answers_are_where_plain_loops_find_them():
+    task = SkipTrigramTask(3)
+    probes, foils = task.probes(200, seed=3), task.foils(200, seed=4)
+    assert isinstance(task, ProbedTask)
+    assert task.cases == {1: "A…B1→C1", 2: "A…B2→C2", 3: "A…B3→C3"}
+
+    def answers(row):
+        """The trigram that each position answers; 0 for none."""
+        found, is_open = [], False
+        for token in row:
+            is_b = 1 <= token <= 3
+            found.append(token if is_b and is_open else 0)
+            is_open = (is_open or token == 0) and not (is_b and is_open)
+        return found
+
+    expected = [
+        (r, p, b + 3, b)
+        for r, row in enumerate(probes.tokens.tolist())
+        for p, b in enumerate(answers(row[:-1]))
+        if b
+    ]
+    found = zip(*(getattr(probes, n).tolist() for n in ("row", "position", "target", "case")),
+                strict=True)  # fmt: skip
+    assert sorted(found) == expected
+    assert len(expected) == len(set(probes.row.tolist())) == 200
+    bare = [
+        (r, p, b + 3, b)
+        for r, row in enumerate(foils.tokens.tolist())
+        for p, b in enumerate(row)
+        if 1 <= b <= 3 and 0 not in row[: p + 1]
+    ]
+    found = zip(*(getattr(foils, n).tolist() for n in ("row", "position", "target", "case")),
+                strict=True)  # fmt: skip
+    assert sorted(found) == bare
+    batch = task.sample(300, seed=5)
+    assert task.answered(batch).tolist() == [answers(row) for row in batch.tokens.tolist()]
+
+
 def test_a_model_of_another_vocabulary_and_missing_trigrams_are_refused():
     task = SkipTrigramTask(3)
     task.require_vocabulary(8)
@@ -296,7 +335,7 @@ def test_a_model_of_another_vocabulary_and_missing_trigrams_are_refused():
     with pytest.raises(GatedInterpError, match="trigram 2 never occurs in the examples; take more"):
         task.require_each(torch.tensor([3, 1]))
     with pytest.raises(GatedInterpError, match="no B2; take more sequences"):
-        task.require_each(torch.tensor([1, 3]), "no B{}")
+        task.require_each(torch.tensor([1, 3]), "no B{case}")
 
 
 def test_check_warns_when_more_than_two_ninths_run_out_of_room():

@@ -22,6 +22,7 @@ from gated_interp.models.toy import HookedTransformer, ToyConfig, build_toy
 from gated_interp.replacements.gated_attention import GatedAttention
 from gated_interp.replacements.splice import splice
 from gated_interp.tasks import SkipTrigramTask
+from gated_interp.tasks.task import Probes
 
 
 def kept_sets(heads: int, h: int) -> list[list[int]]:
@@ -284,19 +285,44 @@ def test_models_the_verdict_cannot_read_are_refused(toy):
         verdict(toy, SkipTrigramTask(3))
 
 
-def test_a_trigram_that_never_occurs_is_refused():
-    writes = torch.zeros(2, 1, 8)
-    with pytest.raises(GatedInterpError, match="trigram 3 never occurs in the examples"):
-        verdict_from_writes(writes, writes[:, 0], torch.tensor([1, 2]), SkipTrigramTask(3))
+def probes_of(cases, task):
+    """Probes of these trigrams; where they are in which sequence does not matter here."""
+    case = torch.tensor(cases)
+    nowhere = torch.zeros_like(case)
+    tokens = torch.zeros(1, task.n_positions, dtype=torch.long)
+    return Probes(tokens, nowhere, nowhere, case + task.n_trigrams, case)
+
+
+def test_a_trigram_that_never_occurs_is_refused(toy):
+    with pytest.raises(GatedInterpError, match=r"trigram \d never occurs in the examples"):
+        verdict(toy, SkipTrigramTask(3), n=2)
+
+
+def test_a_task_without_known_answers_is_refused_in_a_sentence(toy):
+    class Text:
+        d_vocab, n_positions, token_names = 8, 11, ["x"] * 8
+
+        def sample(self, n, seed):
+            return SkipTrigramTask(3).sample(n, seed)
+
+    with pytest.raises(GatedInterpError, match=r"answers of Text are not known \(it has no probes"):
+        verdict(toy, Text())
+
+
+def test_answers_that_differ_within_a_case_are_each_compared_with_their_own():
+    # Head 0 writes each example's own target; head 1 the target of example 0 to both.
+    writes = torch.zeros(2, 2, 4)
+    writes[0, :, 1], writes[1, 0, 2], writes[1, 1, 1] = 1, 1, 0.5
+    assert sole_owners(writes, torch.tensor([1, 2])) == [0]
+    assert sole_owners(writes[:1], torch.tensor([1])) == sole_owners(writes[:1], 1) == [0, 1]
 
 
 def test_accuracy_is_a_share_of_the_trigrams_own_examples():
     # Trigram 1 (C is 4): two of three right. Trigram 2 (C is 5): one of one. Trigram 3: none.
     logits = torch.zeros(5, 8)
     logits[[0, 1, 2, 3, 4], [4, 4, 0, 5, 0]] = 1
-    found = verdict_from_writes(
-        logits[:, None], logits, torch.tensor([1, 1, 1, 2, 3]), SkipTrigramTask(3)
-    )
+    probes = probes_of([1, 1, 1, 2, 3], SkipTrigramTask(3))
+    found = verdict_from_writes(logits[:, None], logits, probes)
     assert math.isclose(found.accuracy[1], 2 / 3)
     assert (found.accuracy[2], found.accuracy[3]) == (1, 0)
     assert (found.learnt, found.not_learnt, found.owners[2]) == ([2], [1, 3], [0])

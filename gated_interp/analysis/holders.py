@@ -27,6 +27,7 @@ from gated_interp.metrics.reconstruction import OPEN, fvu
 from gated_interp.models.toy import HookedTransformer
 from gated_interp.replacements.splice import originals, unsplice
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask, TrigramBatch
+from gated_interp.tasks.task import Probes, probes_for
 
 SUFFICIENT, NECESSARY, SPECIFIC = 0.99, 0.5, 0.99
 EXAMPLES, SEED = 1000, 42
@@ -87,24 +88,23 @@ def holders_from_accuracy(
 def holders_from_writes(
     writes: Float[Tensor, "example head_index d_vocab"],
     logits: Float[Tensor, "example d_vocab"],
-    trigram: Tensor,
-    task: SkipTrigramTask,
+    probes: Probes,
 ) -> Holders:
     """The holders of a model that is linear in its heads, from one forward pass.
 
     What is left when heads are zero-ablated is a sum: this equals :func:`holders` up to rounding.
 
     Args:
-        writes, logits: of :func:`~gated_interp.analysis.writes.head_writes` at each B.
-        trigram: ``[example]``, which trigram each completes.
+        writes, logits: of :func:`~gated_interp.analysis.writes.head_writes` at each probe.
+        probes: with some of every case.
     """
-    c = trigram + task.n_trigrams
+    c = probes.target
     base = logits - writes.sum(1)  # the embedding and the biases
     every_head = c[:, None].expand(-1, writes.shape[1])
     alone = leads(base[:, None] + writes, every_head) > 0
     without = leads(logits[:, None] - writes, every_head) > 0
     intact = leads(logits, c) > 0
-    mine = [trigram == b for b in task.trigrams]
+    mine = [probes.case == b for b in probes.cases]
     return holders_from_accuracy(
         *(
             torch.stack([right[m].double().mean(0) for m in mine])
@@ -140,14 +140,12 @@ def holders(
         ([0.0, 0.0], False)
     """
     _require_one_layer(model, task)
-    batch = task.sample_single(n, seed).to(model.embed.W_E.device)
-    task.require_each(batch.trigram)
-    c = batch.trigram + task.n_trigrams
+    probes = probes_for(task, model.cfg.d_vocab, n, seed).to(model.embed.W_E.device)
 
     def accuracy(ablated: list[tuple[int, int]]) -> Float[Tensor, " trigram"]:
-        at = _logits(model, batch.tokens, ablated)[batch.example, batch.destination_pos]
-        right = (leads(at, c) > 0).double()
-        return torch.stack([right[batch.trigram == b].mean() for b in task.trigrams])
+        at = _logits(model, probes.tokens, ablated)[probes.row, probes.position]
+        right = (leads(at, probes.target) > 0).double()
+        return torch.stack([right[probes.case == b].mean() for b in probes.cases])
 
     every = all_heads(model)
     alone = [accuracy([o for o in every if o != h]) for h in every]
@@ -268,10 +266,7 @@ def _writes(
     z = cache[names["z"]]
     gram = torch.einsum("hdm,hem->hde", W_O, W_O)
     energy = torch.einsum("bphd,hde,bphe->bph", z, gram, z).double().clamp(min=0)
-    answered = torch.zeros_like(batch.tokens)
-    answered[batch.example, batch.destination_pos] = batch.trigram
-    answered[batch.truncated, -1] = batch.tokens[batch.truncated, -1]
-    return batch, energy, answered, cache.get(names["gate"])
+    return batch, energy, task.answered(batch), cache.get(names["gate"])
 
 
 @torch.no_grad()

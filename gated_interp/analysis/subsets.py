@@ -27,6 +27,7 @@ from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.seeds import generator
 from gated_interp.models.toy import HookedTransformer
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
+from gated_interp.tasks.task import probes_for
 
 __all__ = [
     "SubsetValues",
@@ -256,15 +257,13 @@ def _sampled_gains(
 def _examples(
     model: HookedTransformer, task: SkipTrigramTask, n: int, seed: int
 ) -> Iterator[_Examples]:
-    task.require_vocabulary(model.cfg.d_vocab)
-    batch = task.sample_single(n, seed).to(model.embed.W_E.device)
-    task.require_each(batch.trigram)
-    writes, logits = head_writes(model, batch.tokens, batch.example, batch.destination_pos)
+    probes = probes_for(task, model.cfg.d_vocab, n, seed).to(model.embed.W_E.device)
+    writes, logits = head_writes(model, probes.tokens, probes.row, probes.position)
     # Sums of many heads in another order: doubles keep ties and near-ties where they are.
     writes, logits = writes.double().cpu(), logits.double().cpu()
     base = logits - writes.sum(1)
     for b in task.trigrams:
-        mine = (batch.trigram == b).cpu()
+        mine = (probes.case == b).cpu()
         c = task.completion(b)
         others = [v for v in range(task.d_vocab) if v != c]
         yield _Examples(

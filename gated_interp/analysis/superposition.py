@@ -43,6 +43,7 @@ from gated_interp.core.streams import Stream
 from gated_interp.metrics.predictions import leads
 from gated_interp.models.toy import HookedTransformer
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
+from gated_interp.tasks.task import Probes, probes_for
 
 COLUMNS = ["scope", "measure", "trigram", "head", "value", "low", "high"]
 
@@ -71,9 +72,9 @@ def loading_matrix(
         >>> loading_matrix(truth.model, truth.task)[:2].round(decimals=2).tolist()
         [[2.14, 0.0], [0.0, 2.14]]
     """
-    writes, _, trigram = _trigram_writes(model, task, n, seed)
-    each = example_loadings(writes, trigram + task.n_trigrams)
-    return torch.stack([each[trigram == b].mean(0) for b in task.trigrams])
+    writes, _, probes = _probe_writes(model, task, n, seed)
+    each = example_loadings(writes, probes.target)
+    return torch.stack([each[probes.case == b].mean(0) for b in task.trigrams])
 
 
 def superposition_report(
@@ -121,13 +122,13 @@ def superposition_report(
     """
     if replicates < 2:
         raise GatedInterpError(f"replicates is {replicates}; it must be at least 2.")
-    writes, logits, trigram = _trigram_writes(model, task, n, seed)
-    found = verdict_from_writes(writes, logits, trigram, task)
+    writes, logits, probes = _probe_writes(model, task, n, seed)
+    found = verdict_from_writes(writes, logits, probes)
     tokens = task.sample(n, derive(seed, Stream.REPORT_SEQUENCES)).tokens.to(model.embed.W_E.device)
     source = generator(derive(seed, Stream.REPORT_REPLICATES))
     alarms, alone = false_alarms(model, task, tokens)
     dead = dead_heads(model, tokens)
-    rows = _loading_rows(task, writes, trigram, replicates, source)
+    rows = _loading_rows(task, writes, probes, replicates, source)
 
     loading = loading_from(rows, task.n_trigrams, writes.shape[1])
     words = classify(found, loading, alarms, alone)
@@ -194,13 +195,10 @@ def false_alarms(
         GatedInterpError: a model that is not linear in its heads, tokens it cannot read, or a
             trigram whose B never stands without an A before it.
     """
-    seen = (tokens == task.source).cumsum(1) > 0
-    is_b = (tokens >= 1) & (tokens <= task.n_trigrams)
-    rows, positions = (is_b & ~seen).nonzero(as_tuple=True)
-    b = tokens[rows, positions]
-    task.require_each(b, "the B of trigram {} never stands without an A before it")
-    writes, logits = head_writes(model, tokens, rows, positions)
-    c = b + task.n_trigrams
+    foils = task.foils_in(tokens)
+    b, c = foils.case, foils.target
+    task.require_each(b, "the B of {word} {case} never stands without an A before it")
+    writes, logits = head_writes(model, tokens, foils.row, foils.position)
     whole = (leads(logits, c) > 0).double()
     base = logits - writes.sum(1)
     only = base[:, None] + writes  # [example head_index d_vocab]
@@ -224,31 +222,29 @@ def loading_from(
     return loading
 
 
-def _trigram_writes(
+def _probe_writes(
     model: HookedTransformer, task: SkipTrigramTask, n: int, seed: int
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Probes]:
     require_linear(model)
-    task.require_vocabulary(model.cfg.d_vocab)
-    batch = task.sample_single(n, seed).to(model.embed.W_E.device)
-    task.require_each(batch.trigram)
-    writes, logits = head_writes(model, batch.tokens, batch.example, batch.destination_pos)
-    return writes.double().cpu(), logits.double().cpu(), batch.trigram.cpu()
+    probes = probes_for(task, model.cfg.d_vocab, n, seed).to(model.embed.W_E.device)
+    writes, logits = head_writes(model, probes.tokens, probes.row, probes.position)
+    return writes.double().cpu(), logits.double().cpu(), probes.to("cpu")
 
 
 def _loading_rows(
     task: SkipTrigramTask,
     writes: Float[Tensor, "example head_index d_vocab"],
-    trigram: Int[Tensor, " example"],
+    probes: Probes,
     replicates: int,
     source: torch.Generator,
 ) -> list[dict[str, Any]]:
     """Rows for everything that follows from what heads write at trigrams."""
-    each = example_loadings(writes, trigram + task.n_trigrams)
+    each = example_loadings(writes, probes.target)
     undone = cancellation(writes)
     # Replicate 0 is the sample itself: one computation gives values and intervals.
     loading, undoing = [], []
     for b in task.trigrams:
-        mine = trigram == b
+        mine = probes.case == b
         count = int(mine.sum())
         weights = _resampled(count, replicates, source)
         weights = torch.cat([torch.ones(1, count, dtype=torch.double), weights]) / count

@@ -16,14 +16,14 @@ import dataclasses
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from gated_interp.analysis.breaking import some_set_breaks
 from gated_interp.analysis.holders import holders_from_writes, is_clean
 from gated_interp.analysis.writes import head_writes
 from gated_interp.models.toy import HookedTransformer
-from gated_interp.tasks.skip_trigrams import SkipTrigramTask
+from gated_interp.tasks.task import Probes, Task, probes_for
 
 THRESHOLD = 0.99
 EXAMPLES = 1000
@@ -85,7 +85,7 @@ class Verdict:
 
 def verdict(
     model: HookedTransformer,
-    task: SkipTrigramTask,
+    task: Task,
     *,
     n: int = EXAMPLES,
     seed: int = SEED,
@@ -93,14 +93,14 @@ def verdict(
     """Who holds and who owns which trigram in a one-layer model, exactly, from one forward pass.
 
     Args:
-        model: a toy, or a toy with a gated block spliced in.
-        task: the task it was trained on.
-        n: sequences, each with exactly one trigram.
+        model: one attention-only layer, with a replacement spliced in or not.
+        task: the task it was trained on, with known answers (probes).
+        n: sequences; of trigrams, each with exactly one.
         seed: of those sequences (the post's is 42).
 
     Raises:
-        GatedInterpError: the model is not one linear layer, its vocabulary is not the task's, or
-            some trigram never occurs in the sequences.
+        GatedInterpError: a task without known answers, the model is not one linear layer, its
+            vocabulary is not the task's, or some trigram (case) never occurs in the sequences.
 
     Examples:
         >>> from gated_interp.models.analytic import manual_model
@@ -109,57 +109,56 @@ def verdict(
         >>> found.owners, found.distributed, found.holders
         ({1: [0], 2: [1], 3: []}, [3], {1: [], 2: [], 3: []})
     """
-    task.require_vocabulary(model.cfg.d_vocab)
-    batch = task.sample_single(n, seed).to(model.embed.W_E.device)
-    writes, logits = head_writes(model, batch.tokens, batch.example, batch.destination_pos)
-    return verdict_from_writes(writes, logits, batch.trigram, task)
+    probes = probes_for(task, model.cfg.d_vocab, n, seed).to(model.embed.W_E.device)
+    writes, logits = head_writes(model, probes.tokens, probes.row, probes.position)
+    return verdict_from_writes(writes, logits, probes)
 
 
 def verdict_from_writes(
     writes: Float[Tensor, "example head_index d_vocab"],
     logits: Float[Tensor, "example d_vocab"],
-    trigram: Tensor,
-    task: SkipTrigramTask,
+    probes: Probes,
 ) -> Verdict:
-    """The verdict from what each head writes at each example's B, see :func:`verdict`.
-
-    Raises:
-        GatedInterpError: some trigram never occurs.
-    """
-    task.require_each(trigram)
+    """The verdict from what each head writes at each probe, see :func:`verdict`."""
     owners: dict[int, list[int]] = {}
     accuracy: dict[int, float] = {}
-    for b in task.trigrams:
-        mine = trigram == b
-        c = task.completion(b)
-        accuracy[b] = (logits[mine].argmax(-1) == c).double().mean().item()
-        owners[b] = sole_owners(writes[mine], c)
-    learnt = [b for b in task.trigrams if accuracy[b] > THRESHOLD]
+    cases = probes.cases
+    for b in cases:
+        mine = probes.case == b
+        target = probes.target[mine]
+        accuracy[b] = (logits[mine].argmax(-1) == target).double().mean().item()
+        owners[b] = sole_owners(writes[mine], target)
+    learnt = [b for b in cases if accuracy[b] > THRESHOLD]
     owners = {b: heads if b in learnt else [] for b, heads in owners.items()}
     return Verdict(
         learnt=learnt,
         owners=owners,
         distributed=[b for b in learnt if not owners[b]],
-        not_learnt=[b for b in task.trigrams if b not in learnt],
+        not_learnt=[b for b in cases if b not in learnt],
         accuracy=accuracy,
-        holders=holders_from_writes(writes, logits, trigram, task).holders,
+        holders=holders_from_writes(writes, logits, probes).holders,
     )
 
 
 def sole_owners(
-    writes: Float[Tensor, "example head_index d_vocab"], c: int, threshold: float = THRESHOLD
+    writes: Float[Tensor, "example head_index d_vocab"],
+    target: int | Int[Tensor, " example"],
+    threshold: float = THRESHOLD,
 ) -> list[int]:
-    """The heads that alone guarantee ``c``, whichever non-empty set of other heads is removed.
+    """The heads that alone guarantee the answer, whichever non-empty set of others is removed.
 
     Head ``h`` qualifies when for *every* such set the argmax of the summed writes of the heads
-    that stay is ``c`` in more than ``threshold`` of the examples.
+    that stay is the target in more than ``threshold`` of the examples.
 
     Args:
         writes: what each head writes to the logits, ``[example head_index d_vocab]``.
-        c: the token that must win.
+        target: the token that must win, of all examples or of each.
     """
-    lead = writes[..., c, None] - writes
-    lead = torch.cat([lead[..., :c], lead[..., c + 1 :]], -1)  # [example head_index other_token]
+    examples, heads, d_vocab = writes.shape
+    at = torch.as_tensor(target, device=writes.device).expand(examples)[:, None, None]
+    lead = writes.gather(-1, at.expand(-1, heads, 1)) - writes
+    other = torch.arange(d_vocab, device=writes.device) != at[:, 0]
+    lead = lead[other[:, None].expand(-1, heads, -1)].view(examples, heads, d_vocab - 1)
     allowed = _allowed_failures(lead.shape[0], threshold)
     worst = worst_leads(lead)
     fails = (worst <= 0).any(-1).sum(0)  # [head_index]: examples that some subset breaks

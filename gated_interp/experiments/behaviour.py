@@ -9,6 +9,7 @@ from gated_interp.analysis.verdict import THRESHOLD, Verdict
 from gated_interp.metrics.predictions import leads
 from gated_interp.models.toy import HookedTransformer
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
+from gated_interp.tasks.task import probes_for
 
 FIRM_EXAMPLES = 5000
 
@@ -65,7 +66,7 @@ def _example_leads(
     model: HookedTransformer, task: SkipTrigramTask, seed: int
 ) -> tuple[Int[Tensor, " example"], Float[Tensor, " example"]]:
     """The trigram of each example that completes one, and by how many logits its C leads there."""
-    batch = task.sample_single(FIRM_EXAMPLES, seed).to(model.embed.W_E.device)
-    task.require_each(batch.trigram)
-    logits = model(batch.tokens)[batch.example, batch.destination_pos]
-    return batch.trigram, leads(logits, batch.trigram + task.n_trigrams)
+    probes = probes_for(task, model.cfg.d_vocab, FIRM_EXAMPLES, seed)
+    probes = probes.to(model.embed.W_E.device)
+    logits = model(probes.tokens)[probes.row, probes.position]
+    return probes.case, leads(logits, probes.target)

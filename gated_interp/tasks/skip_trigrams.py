@@ -15,6 +15,7 @@ from torch import Tensor
 
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.seeds import derive, generator
+from gated_interp.tasks.task import KnownAnswers, Probes
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -81,7 +82,7 @@ class TrigramBatch:
 
 
 @dataclasses.dataclass(frozen=True)
-class SkipTrigramTask:
+class SkipTrigramTask(KnownAnswers):
     """Skip trigrams ``[0] ... [b] -> [b + n_trigrams]`` for ``b`` in 1..n_trigrams.
 
     Vocabulary: ``0`` = A; ``1..n`` = B; ``n+1..2n`` = C; ``2n+1`` = BOS. A sequence starts with
@@ -107,6 +108,8 @@ class SkipTrigramTask:
 
     n_trigrams: int
     n_positions: int = 11
+
+    case_word = "trigram"
 
     # Wrong types get their sentence here, so the tests' shape checker must not come first.
     __no_type_check__ = True
@@ -138,6 +141,15 @@ class SkipTrigramTask:
     def trigrams(self) -> range:
         """The B tokens, which name the trigrams: 1..n_trigrams."""
         return range(1, self.n_trigrams + 1)
+
+    @property
+    def cases(self) -> dict[int, str]:
+        """The trigrams by their B, such as ``A…B1→C1``."""
+        return {b: f"A…B{b}→C{b}" for b in self.trigrams}
+
+    @property
+    def described(self) -> str:
+        return f"a task of {self.n_trigrams} trigrams"
 
     def completion(self, trigram: int) -> int:
         """The token C that completes ``trigram``."""
@@ -211,30 +223,38 @@ class SkipTrigramTask:
             found, stream = found + rows.numel(), stream + 1
         return kept[0] if len(kept) == 1 else concatenate(kept)
 
-    def require_vocabulary(self, d_vocab: int) -> None:
-        """Refuse a model of another vocabulary.
+    def probes(self, n: int, seed: int) -> Probes:
+        """Each B of ``n`` sequences that complete exactly one trigram; the answer is its C.
 
         Raises:
-            GatedInterpError: ``d_vocab`` is not this task's.
+            GatedInterpError: ``n`` is not positive, or a bad seed.
         """
-        if d_vocab != self.d_vocab:
-            raise GatedInterpError(
-                f"the model has {d_vocab} tokens; a task of {self.n_trigrams} trigrams has "
-                f"{self.d_vocab}."
-            )
+        batch = self.sample_single(n, seed)
+        c = batch.trigram + self.n_trigrams
+        return Probes(batch.tokens, batch.example, batch.destination_pos, c, batch.trigram)
 
-    def require_each(
-        self, trigram: Tensor, complaint: str = "trigram {} never occurs in the examples"
-    ) -> None:
-        """Refuse examples among whose trigrams, ``[example]``, one of the task's is missing.
+    def foils(self, n: int, seed: int) -> Probes:
+        """Each B of ``n`` sequences that no A precedes: its C must not come.
 
         Raises:
-            GatedInterpError: naming the first that is, in the words of ``complaint``.
+            GatedInterpError: ``n`` is not positive, or a bad seed.
         """
-        there = set(trigram.tolist())
-        for b in self.trigrams:
-            if b not in there:
-                raise GatedInterpError(f"{complaint.format(b)}; take more sequences.")
+        return self.foils_in(self.sample(n, seed).tokens)
+
+    def foils_in(self, tokens: Int[Tensor, "batch pos"]) -> Probes:
+        """The foils that ``tokens`` hold."""
+        seen = (tokens == self.source).cumsum(1) > 0
+        is_b = (tokens >= 1) & (tokens <= self.n_trigrams)
+        row, position = (is_b & ~seen).nonzero(as_tuple=True)
+        b = tokens[row, position]
+        return Probes(tokens, row, position, b + self.n_trigrams, b)
+
+    def answered(self, batch: TrigramBatch) -> Int[Tensor, "batch pos"]:
+        """The trigram that each position is to answer (a B with an A open before it); else 0."""
+        answered = torch.zeros_like(batch.tokens)
+        answered[batch.example, batch.destination_pos] = batch.trigram
+        answered[batch.truncated, -1] = batch.tokens[batch.truncated, -1]
+        return answered
 
     def validate_tokens(self, tokens: Tensor) -> None:
         """Refuse tokens this task cannot hold.
