@@ -46,7 +46,7 @@ format: $(READY)  ## format, and mend what the linter can mend
 	$(BIN)/ruff check --fix
 
 bench: $(READY)  ## measure the speeds that the README names, as ratios
-	$(BIN)/python -m gated_interp.experiments.bench
+	$(BIN)/python tests/bench.py
 
 # Half an hour. `make mutants MUTANTS=10` for a short one; ROOMS="models tasks" for some rooms.
 MUTANTS ?= 40

@@ -2,17 +2,17 @@
 
 import random
 
+import bench
 import pytest
 import torch
 from closeness import assert_close
-
-from gated_interp.analysis.verdict import verdict
-from gated_interp.experiments import bench
-from gated_interp.experiments.slow_twins import (
+from slow_twins import (
     PlainGatedStep,
     owners_by_every_subset,
     sample_token_by_token,
 )
+
+from gated_interp.analysis.verdict import verdict
 from gated_interp.models.toy import ToyConfig, build_toy
 from gated_interp.replacements.gated_attention import GatedAttention, GatedConfig
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask

@@ -18,6 +18,11 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
+from slow_twins import (
+    PlainGatedStep,
+    owners_by_every_subset,
+    sample_token_by_token,
+)
 
 from gated_interp.analysis.verdict import EXAMPLES, SEED, verdict
 from gated_interp.core.files import write_text
@@ -25,11 +30,6 @@ from gated_interp.core.threads import one_thread
 from gated_interp.experiments.batches import train_batches
 from gated_interp.experiments.recipes import RELIABLE
 from gated_interp.experiments.seeds import train_gated_seeds
-from gated_interp.experiments.slow_twins import (
-    PlainGatedStep,
-    owners_by_every_subset,
-    sample_token_by_token,
-)
 from gated_interp.models.toy import ToyConfig, build_toy
 from gated_interp.replacements.gated_attention import GatedAttention, GatedConfig
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
