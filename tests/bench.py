@@ -23,6 +23,7 @@ from slow_twins import (
     owners_by_every_subset,
     sample_token_by_token,
 )
+from transformer_lens import HookedTransformerConfig
 
 from gated_interp.analysis.verdict import EXAMPLES, SEED, verdict
 from gated_interp.core.files import write_text
@@ -30,7 +31,7 @@ from gated_interp.core.threads import one_thread
 from gated_interp.experiments.batches import train_batches
 from gated_interp.experiments.recipes import RELIABLE
 from gated_interp.experiments.seeds import train_gated_seeds
-from gated_interp.models.toy import ToyConfig, build_toy
+from gated_interp.models.toy import ToyConfig, attention_only, build_toy
 from gated_interp.replacements.gated_attention import GatedAttention, GatedConfig
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
 from gated_interp.training.config import TrainConfig
@@ -160,6 +161,68 @@ def _step_row(what: str, seconds: float, runs: int, positions: int) -> dict[str,
     }
 
 
+def bench_language_shape() -> list[dict[str, Any]]:
+    """16 heads of 16 dimensions on 32 x 64 tokens: a plain layer, the block, the hooked loop."""
+    shape = HookedTransformerConfig(
+        n_layers=1, d_model=256, d_vocab=100, n_ctx=64, d_head=16, n_heads=16, attn_only=True,
+        normalization_type=None, act_fn="relu", device="cpu",
+    )  # fmt: skip
+    model = attention_only(shape)
+    source = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(0.05 * torch.randn(parameter.shape, generator=source))
+    attn = model.blocks[0].attn
+    tokens = torch.randint(100, (32, 64), generator=source)
+    x = model.embed(tokens).detach()
+    config = GatedConfig(d_model=256, n_heads=16, d_head=16, value_bias=False)
+    block = GatedAttention(config)
+    how = TrainConfig(
+        steps=1, batch_size=32, alpha=0.1, overlap=0.1, device="cpu", log_every=10_000
+    )
+
+    def loop(steps: int) -> float:
+        return train_gated(
+            model, GatedAttention(config), how.replace(steps=steps),
+            data=lambda n, _: tokens.repeat(1 + n // 32, 1)[:n], progress=False,
+        ).seconds  # fmt: skip
+
+    plain = best_of(lambda: attn(x, x, x).square().mean().backward(), 10)
+    own = best_of(lambda: block(x).square().mean().backward(), 10)
+    step = min((loop(12) - loop(2)) / 10 for _ in range(3))
+    return [
+        {"what": what, "ms": 1e3 * seconds, "to the plain layer": seconds / plain,
+         "to the block": seconds / own}
+        for what, seconds in (
+            ("a plain layer, forward and backward", plain),
+            ("the gated block, forward and backward", own),
+            ("a step of the hooked loop (with the original's forward pass)", step),
+        )
+    ]  # fmt: skip
+
+
+def bench_memory() -> list[dict[str, Any]]:
+    """32 heads on one sequence of 1,024 tokens, forward and backward, penalty included."""
+    block = GatedAttention(GatedConfig(d_model=256, n_heads=32, d_head=16, value_bias=False))
+    x = torch.randn(1, 1024, 256, generator=torch.Generator().manual_seed(0))
+
+    def peak() -> float:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+    before = peak()
+    started = time.perf_counter()
+    found = block.terms(x, x, x)
+    (found.output.square().mean() + found.penalty).backward()  # type: ignore[no-untyped-call]
+    seconds = time.perf_counter() - started
+    return [
+        {
+            "what": "terms and gradients",
+            "seconds": seconds,
+            "GB above what was there": peak() - before,
+        }
+    ]
+
+
 def bench_growth() -> list[dict[str, Any]]:
     """How a stacked step's cost grows with heads, trigrams and batch."""
     rows = []
@@ -223,9 +286,11 @@ def bench_experiment() -> list[dict[str, Any]]:
 
 
 SECTIONS = {
+    "Memory of a long sequence (one thread)": bench_memory,
     "Generating data": bench_generator,
     "The verdict": bench_verdict,
     "A training step (2H3ST, 4 gated heads, one thread)": bench_steps,
+    "Heads as a language model has them (one thread)": bench_language_shape,
     "How a stacked step grows (R = 16, one thread)": bench_growth,
     "Distance from the matrix products alone (one thread)": bench_floor,
     "The whole experiment (all cores)": bench_experiment,

@@ -13,6 +13,7 @@ from transformer_lens.hook_points import HookPoint
 import gated_interp as gi
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.seeds import generator
+from gated_interp.replacements import heads
 from gated_interp.replacements.gated_attention import GatedAttention, GatedConfig
 from gated_interp.replacements.gates import expected_open, gate_activation, logistic_noise
 from gated_interp.replacements.heads import HeadsConfig
@@ -189,6 +190,73 @@ def test_a_head_is_active_where_it_writes():
     z = torch.tensor([[[[1.0], [0.0], [1e-6]], [[0.0], [2.0], [0.0]]]])
     W_O = torch.ones(3, 1, 4)
     assert active(z, W_O).tolist() == [[[True, False, False], [False, True, False]]]
+
+
+# ---- some query positions at a time
+
+
+ROWWISE = {
+    "clamp": {},
+    "relu": {"gate": "relu", "penalty_p": 1.0},
+    "expected": {"gate": "bernoulli", "penalty": "expected"},
+    "per head": {"gate": "hard_concrete", "penalty": "expected", "gate_per": "head"},
+    "open": {"gate": "open"},
+}
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["kept", "made again"])
+@pytest.mark.parametrize("case", ROWWISE)
+def test_rows_at_a_time_are_the_whole_values_penalties_and_gradients(case, again, monkeypatch):
+    monkeypatch.setattr(heads, "AT_ONCE", 0)
+    monkeypatch.setattr(heads, "ROWS", 3)
+    monkeypatch.setattr(heads, "KEPT", 0 if again else 10**9)
+    calls = []
+    real = GatedAttention._rows
+    monkeypatch.setattr(GatedAttention, "_rows", lambda *a: calls.append(1) or real(*a))
+    block = GatedAttention(GatedConfig(d_model=V, n_heads=5, d_head=2, d_gate=2, **ROWWISE[case]))
+    with torch.no_grad():
+        for i, parameter in enumerate(block.parameters()):
+            if parameter.requires_grad:
+                parameter.copy_(torch.randn(parameter.shape, generator=generator(i)))
+    x = torch.randn(4, 8, V, generator=generator(99))
+
+    def run(module, inputs, whole):
+        handle = module.hook_gate.register_forward_hook(lambda *_: None) if whole else None
+        found = module.terms(inputs, inputs, inputs)
+        loss = found.output.square().mean() + 0.3 * found.penalty + found.z.mean()
+        loss.backward()
+        if handle is not None:
+            handle.remove()
+        return found
+
+    exact = twin(block)
+    whole = run(exact, x.double(), whole=True)
+    assert len(calls) == 1
+    pieces = run(block, x, whole=False)
+    assert len(calls) == 1 + (6 if again else 3)  # 8 positions, 3 at a time
+    assert_close(pieces.output, whole.output)
+    assert_close(pieces.z, whole.z)
+    if case == "open":
+        assert pieces.penalty == whole.penalty == 0
+    else:
+        assert_close(pieces.penalty, whole.penalty)
+    assert pieces.measures()["l0"] == pytest.approx(whole.measures()["l0"])
+    largest = max(p.grad.abs().max() for p in exact.parameters() if p.grad is not None)
+    for name, parameter in exact.named_parameters():
+        if parameter.grad is not None:
+            mine = block.get_parameter(name).grad
+            assert_close(mine, parameter.grad, scale=largest, roundings=256)
+
+
+def test_whoever_looks_sees_the_whole(monkeypatch):
+    monkeypatch.setattr(heads, "AT_ONCE", 0)
+    monkeypatch.setattr(heads, "ROWS", 3)
+    spliced = gi.splice(toy(), 0, GatedAttention(GatedConfig(d_model=V, n_heads=5)))
+    tokens = TASK.sample(4, seed=1).tokens
+    seen, cache = spliced.run_with_cache(tokens)
+    for name in ("attn_scores", "pattern", "gate_scores", "gate", "gated_pattern"):
+        assert cache[f"blocks.0.attn.hook_{name}"].shape == (4, 5, 7, 7)
+    assert_close(spliced(tokens), seen)
 
 
 # ---- stacked and hooked are the same

@@ -9,13 +9,13 @@ import dataclasses
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformer_lens.hook_points import HookPoint
 
 from gated_interp.core.config import positive
 from gated_interp.core.seeds import generator
-from gated_interp.metrics.reconstruction import l0
+from gated_interp.metrics.reconstruction import OPEN, l0
 from gated_interp.replacements.gates import (
     GateActivation,
     expected_open,
@@ -24,8 +24,8 @@ from gated_interp.replacements.gates import (
     is_drawn,
     logistic_noise,
 )
-from gated_interp.replacements.heads import HeadAttention, HeadsConfig, project
-from gated_interp.replacements.replacement import Activations, register
+from gated_interp.replacements.heads import HeadAttention, HeadsConfig, is_hooked, project
+from gated_interp.replacements.replacement import Activations, Terms, register
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -102,6 +102,7 @@ class GatedAttention(HeadAttention):
     kind = "gated"
     config_type = GatedConfig
     watched = ("hook_gate_scores", "hook_gate")
+    pair_hooks = (*HeadAttention.pair_hooks, *watched, "hook_gated_pattern")
     config: GatedConfig
 
     def __init__(self, config: GatedConfig, device: str | torch.device = "cpu"):
@@ -139,42 +140,70 @@ class GatedAttention(HeadAttention):
         biases = {"b_gate_Q": (h, g), "b_gate_K": (h, g)}
         return super().stored_shapes(config) | gates | biases
 
+    def in_one_piece(self) -> bool:
+        # Drawn gates draw the same noise in every way of cutting.
+        return self.noise_generator is not None or super().in_one_piece()
+
+    def pair_inputs(
+        self,
+        query_input: Float[Tensor, "batch pos d_model"],
+        key_input: Float[Tensor, "batch pos d_model"],
+    ) -> tuple[Tensor, ...]:
+        gate_q = project(query_input, self.W_gate_Q) + self.b_gate_Q
+        return gate_q, project(key_input, self.W_gate_K) + self.b_gate_K
+
     def edited(
         self,
         pattern: Float[Tensor, "batch head_index query_pos key_pos"],
-        query_input: Float[Tensor, "batch pos d_model"],
-        key_input: Float[Tensor, "batch pos d_model"],
-    ) -> Float[Tensor, "batch head_index query_pos key_pos"]:
-        gate_q = project(query_input, self.W_gate_Q) + self.b_gate_Q
-        gate_k = project(key_input, self.W_gate_K) + self.b_gate_K
-        scores = self.hook_gate_scores(torch.einsum("bqhg,bkhg->bhqk", gate_q, gate_k))
+        pair: tuple[Tensor, ...],
+        first: int | None,
+    ) -> tuple[
+        Float[Tensor, "batch head_index query_pos key_pos"],
+        Float[Tensor, ""],
+        Int[Tensor, " batch"],
+    ]:
+        scores = self.hook_gate_scores(torch.einsum("bqhg,bkhg->bhqk", *pair))
         noise = None
-        if self.noise_generator is not None and is_drawn(self.config.gate):
+        if self.noise_generator is not None:
             shape = (*scores.shape[:2], 1, 1) if self.config.gate_per == "head" else scores.shape
             noise = logistic_noise(shape, self.noise_generator, scores.device).expand_as(scores)
         gate = self.hook_gate(gate_activation(scores, self.config.gate, noise))
         edited: Tensor = self.hook_gated_pattern(gate * pattern)
-        return edited
+        if first is None:
+            return super().edited(edited, pair, first)
+        wide = {"hook_gate_scores": scores.to(self.b_O), "hook_gate": gate.to(self.b_O)}
+        n_open = (gate.detach() > OPEN).sum(1).tril(first).sum((1, 2))
+        return edited, self._cost(wide).tril(first).sum(), n_open
+
+    def terms(self, *inputs: Float[Tensor, "batch pos d_model"]) -> Terms:
+        if self.in_one_piece() or is_hooked(self) or self.config.penalty_pairs == "all":
+            return super().terms(*inputs)
+        z, cost, n_open = self._by_rows(*self._projected(*inputs), costs=True)
+        z, output = self._written(z)
+        batch, pos = z.shape[:2]
+        each = n_open.double() / causal_pairs(1, pos)
+        return Terms(output, z, cost / causal_pairs(batch, pos), lambda: {"l0": each.mean().item()})
 
     def penalty(self, seen: Activations) -> Float[Tensor, ""]:
-        """:meth:`gate_penalty` of the gates, as they were or are expected; 0 if fixed open."""
-        if self.config.gate == "open":
-            return super().penalty(seen)
-        if self.config.penalty == "expected":
-            return self.gate_penalty(expected_open(seen["hook_gate_scores"], self.config.gate))
-        return self.gate_penalty(seen["hook_gate"])
+        """Mean over batch and (query, key) pairs of what is penalised of their gates.
+
+        Of fixed open gates nothing.
+        """
+        return self._mean(self._cost(seen))
 
     def gate_penalty(
         self, gate: Float[Tensor, "batch head_index query_pos key_pos"]
     ) -> Float[Tensor, ""]:
-        """Mean over batch and (query, key) pairs of the p-norm over heads of the gates.
+        """Mean over batch and (query, key) pairs of the p-norm over heads of the gates."""
+        return self._mean(head_norm(gate, self.config.penalty_p))
 
-        With ``penalty="expected"`` of their sum over heads.
-        """
-        by_pair = gate_cost(gate, self.config)
+    def _mean(self, by_pair: Float[Tensor, "batch query_pos key_pos"]) -> Float[Tensor, ""]:
         if self.config.penalty_pairs == "all":
             return by_pair.mean()
-        return by_pair.tril().sum() / causal_pairs(by_pair)
+        return by_pair.tril().sum() / causal_pairs(*by_pair.shape[:2])
+
+    def _cost(self, seen: Activations) -> Float[Tensor, "batch query_pos key_pos"]:
+        return gate_cost(seen["hook_gate_scores"], seen["hook_gate"], self.config)
 
     def measures(self, seen: Activations) -> dict[str, float]:
         """``l0``, open gates per causal (query, key) pair."""
@@ -207,13 +236,18 @@ class GatedAttention(HeadAttention):
 
 
 def gate_cost(
-    gate: Float[Tensor, "*batch head_index query key"], config: GatedConfig
+    scores: Float[Tensor, "*batch head_index query key"],
+    gate: Float[Tensor, "*batch head_index query key"],
+    config: GatedConfig,
 ) -> Float[Tensor, "*batch query key"]:
-    """What ``config`` penalises of each (query, key) pair's gates."""
-    return gate.sum(-3) if config.penalty == "expected" else head_norm(gate, config.penalty_p)
+    """What ``config`` penalises of each (query, key) pair's gates; nothing where they are fixed."""
+    if config.gate == "open":
+        return torch.zeros_like(gate[..., 0, :, :])
+    if config.penalty == "expected":
+        return expected_open(scores, config.gate).sum(-3)
+    return head_norm(gate, config.penalty_p)
 
 
-def causal_pairs(norms: Float[Tensor, "batch query_pos key_pos"]) -> int:
+def causal_pairs(batch: int, pos: int) -> int:
     """How many (sequence, query, key) triples are causal."""
-    batch, query, key = norms.shape
-    return batch * int(torch.ones(query, key).tril().sum())
+    return batch * pos * (pos + 1) // 2

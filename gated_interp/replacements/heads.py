@@ -2,11 +2,12 @@
 
 import dataclasses
 import math
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, cast
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformer_lens import FactoredMatrix
 from transformer_lens.hook_points import HookPoint
 
@@ -14,6 +15,10 @@ from gated_interp.core.config import Config, positive
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.seeds import generator
 from gated_interp.replacements.replacement import Activations, Replacement
+
+# Numbers of every (head, query, key) that are made at once: some 1 MB of each, which stays in the
+# cache; at least so many query positions; and how many are kept for the gradients.
+AT_ONCE, ROWS, KEPT = 2**18, 16, 2**23
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -80,6 +85,7 @@ class HeadAttention(Replacement):
     config: HeadsConfig
     config_type = HeadsConfig
     opened_from = ("hook_pattern", "hook_v")
+    pair_hooks: ClassVar[tuple[str, ...]] = ("hook_attn_scores", "hook_pattern")
 
     if TYPE_CHECKING:  # parameters here; a kind may make them of others
 
@@ -180,31 +186,97 @@ class HeadAttention(Replacement):
                 raise GatedInterpError(f"a gated attention block takes no {name}; leave it out.")
         key_input = query_input if key_input is None else key_input
         value_input = query_input if value_input is None else value_input
-        hidden = torch.ones(query_input.shape[1], key_input.shape[1], dtype=torch.bool)
-        hidden = hidden.triu(1).to(query_input.device)
+        z, *_ = self._by_rows(*self._projected(query_input, key_input, value_input), costs=False)
+        return self._written(z)[1]
 
+    def _projected(
+        self, query_input: Tensor, key_input: Tensor, value_input: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, ...]]:
         q = self.hook_q(project(query_input, self.W_Q) + self.b_Q)
         k = self.hook_k(project(key_input, self.W_K) + self.b_K)
         v = self.hook_v(project(value_input, self.W_V) + self.b_V)
+        return q, k, v, self.pair_inputs(query_input, key_input)
+
+    def _by_rows(
+        self, q: Tensor, k: Tensor, v: Tensor, pair: tuple[Tensor, ...], *, costs: bool
+    ) -> tuple[Float[Tensor, "batch pos head_index d_head"], Float[Tensor, ""], Tensor]:
+        """``z``, and the two sums of :meth:`edited`, some query positions at a time.
+
+        What is made of every (head, query, key) is large. Where nobody looks at it, it is made for
+        as many query positions as fit into :data:`AT_ONCE` numbers, with the keys before them
+        only; and where much of it would have to be kept for the gradients, it is made again then.
+        """
+        batch, n, heads = q.shape[0], q.shape[1], v.shape[2]
+        in_a_row = max(1, batch * heads * n)
+        rows = n if self.in_one_piece() else max(ROWS, AT_ONCE // in_a_row)
+        again = torch.is_grad_enabled() and rows < n and in_a_row * n > KEPT
+        z, cost, n_open = [], q.new_zeros(()), torch.zeros(batch, dtype=torch.long, device=q.device)
+        for first in range(0, n, rows):
+            here, before = slice(first, first + rows), slice(0, first + rows)
+            of_pair = [x[:, here if i == 0 else before] for i, x in enumerate(pair)]
+            args = (q[:, here], k[:, before], v[:, before], *of_pair)
+            if again:
+                part, *sums = checkpoint(
+                    self._rows, first, costs, *args, use_reentrant=False, preserve_rng_state=False
+                )
+            else:
+                part, *sums = self._rows(first, costs, *args)
+            z.append(part)
+            cost, n_open = cost + sums[0], n_open + sums[1]
+        return (torch.cat(z, 1) if len(z) > 1 else z[0]), cost, n_open
+
+    def _rows(
+        self, first: int, costs: bool, q: Tensor, k: Tensor, v: Tensor, *pair: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        hidden = torch.ones(q.shape[1], k.shape[1], dtype=torch.bool, device=q.device)
         scores = torch.einsum("bqhd,bkhd->bhqk", q, k) / self.attn_scale
-        scores = self.hook_attn_scores(scores.masked_fill(hidden, -torch.inf))
-        pattern = self.hook_pattern(scores.softmax(-1))
-        pattern = self.edited(pattern, query_input, key_input)
-        z = self.hook_z(self.kept(torch.einsum("bhqk,bkhd->bqhd", pattern, v)))
-        if _is_hooked(self.hook_result):
+        scores = scores.masked_fill(hidden.triu(first + 1), -torch.inf)
+        pattern = self.hook_pattern(self.hook_attn_scores(scores).softmax(-1))
+        pattern, *sums = self.edited(pattern, pair, first if costs else None)
+        return torch.einsum("bhqk,bkhd->bqhd", pattern, v), sums[0], sums[1]
+
+    def _written(
+        self, z: Float[Tensor, "batch pos head_index d_head"]
+    ) -> tuple[Float[Tensor, "batch pos head_index d_head"], Float[Tensor, "batch pos d_model"]]:
+        """What stands at ``hook_z``, and the output."""
+        z = self.hook_z(self.kept(z))
+        if is_hooked(self.hook_result):
             # [batch pos head_index d_model] is large; it is made only when somebody looks.
             result = self.hook_result(torch.einsum("bqhd,hdm->bqhm", z, self.W_O))
-            return cast(Tensor, result.sum(2) + self.b_O)
-        return torch.einsum("bqhd,hdm->bqm", z, self.W_O) + self.b_O
+            return z, cast(Tensor, result.sum(2) + self.b_O)
+        return z, torch.einsum("bqhd,hdm->bqm", z, self.W_O) + self.b_O
+
+    def in_one_piece(self) -> bool:
+        """Whether all query positions must be seen at once: somebody looks at pairs."""
+        return any(is_hooked(getattr(self, name)) for name in self.pair_hooks)
+
+    def pair_inputs(
+        self,
+        query_input: Float[Tensor, "batch pos d_model"],
+        key_input: Float[Tensor, "batch pos d_model"],
+    ) -> tuple[Tensor, ...]:
+        """What :meth:`edited` needs of each query and of each key position; nothing, here."""
+        return ()
 
     def edited(
         self,
         pattern: Float[Tensor, "batch head_index query_pos key_pos"],
-        query_input: Float[Tensor, "batch pos d_model"],
-        key_input: Float[Tensor, "batch pos d_model"],
-    ) -> Float[Tensor, "batch head_index query_pos key_pos"]:
-        """The pattern that values are weighted with; a gated kind's is gated."""
-        return pattern
+        pair: tuple[Tensor, ...],
+        first: int | None,
+    ) -> tuple[
+        Float[Tensor, "batch head_index query_pos key_pos"],
+        Float[Tensor, ""],
+        Int[Tensor, " batch"],
+    ]:
+        """The pattern that values are weighted with (a gated kind's is gated), and two sums.
+
+        Args:
+            pair: of these query positions and of all key positions up to the last of them.
+            first: the first query position, where the sums over causal pairs are wanted, of what
+                is penalised and of how many gates are open in each sequence; else ``None``.
+        """
+        nothing = torch.zeros(len(pattern), dtype=torch.long, device=pattern.device)
+        return pattern, pattern.new_zeros(()), nothing
 
     def kept(
         self, z: Float[Tensor, "batch pos head_index d_head"]
@@ -298,7 +370,7 @@ def expanded(n: int, expansion: int | float) -> int:
     return heads
 
 
-def _is_hooked(point: nn.Module) -> bool:
+def is_hooked(point: nn.Module) -> bool:
     """Whether anybody looks: TransformerLens' hooks are torch's, and torch's own count too."""
     return any(
         getattr(point, f"_{kind}_hooks")

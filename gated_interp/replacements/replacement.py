@@ -5,7 +5,9 @@ trained to write what it wrote, saved under its kind and read by every analysis.
 file: a class with :func:`register` above it.
 """
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -23,6 +25,23 @@ Activations = Mapping[str, Tensor]
 
 
 Block = TypeVar("Block", bound="Replacement")
+
+
+@dataclasses.dataclass(frozen=True)
+class Terms:
+    """What a training asks of a replacement on one batch.
+
+    Attributes:
+        output: what it writes.
+        z: what each head writes it with, at ``hook_z``.
+        penalty: what makes it sparse, before its weight ``alpha``.
+        measures: what a history says of the batch beside its losses, by name.
+    """
+
+    output: Float[Tensor, "batch pos d_model"]
+    z: Float[Tensor, "batch pos head_index d_head"]
+    penalty: Float[Tensor, ""]
+    measures: Callable[[], dict[str, float]]
 
 
 class Replacement(nn.Module):
@@ -98,6 +117,26 @@ class Replacement(nn.Module):
             "from its config."
         )
 
+    def terms(self, *inputs: Float[Tensor, "batch pos d_model"]) -> Terms:
+        """One forward pass, and what of it a training asks for.
+
+        Read at ``hook_z`` and :attr:`watched`; a kind whose activations are large may have a way
+        of its own that keeps fewer of them.
+
+        Args:
+            inputs: query, key and value input.
+        """
+        dtype = self.b_O.dtype
+        with ExitStack() as stack:
+            outputs = {
+                name: stack.enter_context(outputs_of(self.get_submodule(name)))
+                for name in ("hook_z", *self.watched)
+            }
+            output = self(*inputs).to(dtype)
+        seen = {name: each[-1].to(dtype) for name, each in outputs.items()}
+        kept = {name: each.detach() for name, each in seen.items()}
+        return Terms(output, seen["hook_z"], self.penalty(seen), lambda: self.measures(kept))
+
     def penalty(self, seen: Activations) -> Float[Tensor, ""]:
         """What makes it sparse, before its weight ``alpha``; nothing unless a kind has one.
 
@@ -145,6 +184,21 @@ class Replacement(nn.Module):
 
     def settle(self) -> None:
         """Training is over: from now on nothing is drawn."""
+
+
+@contextmanager
+def outputs_of(module: nn.Module) -> Iterator[list[Tensor]]:
+    """A list that grows by each output of ``module`` (a hook point) while the context is open."""
+    seen: list[Tensor] = []
+
+    def note(_module: nn.Module, _args: Any, output: Tensor) -> None:
+        seen.append(output)
+
+    handle = module.register_forward_hook(note)
+    try:
+        yield seen
+    finally:
+        handle.remove()
 
 
 @torch.no_grad()

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.models.toy import HookedTransformer
+from gated_interp.replacements.replacement import outputs_of
 from gated_interp.replacements.splice import require_layer
 
 
@@ -33,21 +34,6 @@ class AttentionIO:
     def inputs(self) -> tuple[Tensor, Tensor, Tensor]:
         """The arguments to call a block with."""
         return self.query_input, self.key_input, self.value_input
-
-
-@contextmanager
-def outputs_of(module: nn.Module) -> Iterator[list[Tensor]]:
-    """A list that grows by each output of ``module`` (a hook point) while the context is open."""
-    seen: list[Tensor] = []
-
-    def note(_module: nn.Module, _args: Any, output: Tensor) -> None:
-        seen.append(output)
-
-    handle = module.register_forward_hook(note)
-    try:
-        yield seen
-    finally:
-        handle.remove()
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """What a training minimises: what the loop asks of it, and the two that there are."""
 
-import dataclasses
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -13,8 +13,8 @@ from gated_interp.core.streams import Stream
 from gated_interp.metrics.predictions import next_token_loss
 from gated_interp.metrics.reconstruction import fvu
 from gated_interp.models.toy import HookedTransformer
-from gated_interp.replacements.replacement import Activations, Replacement
-from gated_interp.training.capture import attention_io, outputs_of
+from gated_interp.replacements.replacement import Replacement
+from gated_interp.training.capture import attention_io
 from gated_interp.training.config import TrainConfig
 from gated_interp.training.constraint import FvuControl
 from gated_interp.training.data import DataSource, draw
@@ -96,27 +96,6 @@ class NextToken:
         return next_token_loss(logits.to(weights.dtype), tokens).mean()
 
 
-@dataclasses.dataclass(frozen=True)
-class Terms:
-    """What the loss of a replacement is made of, and what else is measured, on one batch."""
-
-    output: Float[Tensor, "batch pos d_model"]
-    target: Float[Tensor, "batch pos d_model"]
-    seen: Activations
-    error: Float[Tensor, ""]
-    penalty: Float[Tensor, ""]
-    overlap: Float[Tensor, ""]
-
-    def measures(self, block: Replacement) -> Row:
-        return {
-            "reconstruction": self.error.item(),
-            "fvu": fvu(self.output.detach(), self.target).item(),
-            "penalty": self.penalty.item(),
-            "overlap": self.overlap.item(),
-            **block.measures({name: each.detach() for name, each in self.seen.items()}),
-        }
-
-
 class Imitate:
     """Write what the attention of ``original`` at ``layer`` writes, sparsely and without overlaps.
 
@@ -158,19 +137,19 @@ class Imitate:
         self.block.prepare(step / c.steps, derive(c.seed, Stream.GATE_NOISE, step))
 
     def loss(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, ""]:
-        self.last = seen = self._terms(tokens)
-        self.errors.append(seen.error.detach())
+        error, penalty, shared, self.last = self._terms(tokens)
+        self.errors.append(error.detach())
         # The weights are worked out in float64 and rounded once, as Python's numbers are.
         factor = self.control.factor[0]
         alpha = self.rates["alpha"] * self.unit * factor.to(self.unit.dtype)
-        loss = seen.error + alpha.to(seen.penalty.dtype) * seen.penalty
+        loss = error + alpha.to(penalty.dtype) * penalty
         if self.config.overlap:
             weight = self.ramp * self.config.overlap * factor.double()
-            loss = loss + weight.to(seen.overlap.dtype) * seen.overlap
+            loss = loss + weight.to(shared.dtype) * shared
         return loss
 
     def measures(self) -> Row:
-        return {**self.last.measures(self.block), "factor": float(self.control.factor)}
+        return {**self.last(), "factor": float(self.control.factor)}
 
     def settle(self) -> None:
         """Let the controller see the step's FVU."""
@@ -180,27 +159,32 @@ class Imitate:
     @torch.no_grad()
     def held_out(self, tokens: Int[Tensor, "batch pos"]) -> Row:
         self.block.settle()  # the next step prepares it again
-        return self._terms(tokens).measures(self.block)
+        return self._terms(tokens)[-1]()
 
-    def _terms(self, tokens: Int[Tensor, "batch pos"]) -> Terms:
-        block, dtype = self.block, self.block.W_O.dtype
+    def _terms(
+        self, tokens: Int[Tensor, "batch pos"]
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, ""], Float[Tensor, ""], Callable[[], Row]]:
+        """Reconstruction error, penalty, overlap penalty, and what the history says of them."""
+        block, dtype = self.block, self.block.b_O.dtype
         seen = attention_io(self.original, tokens, self.layer)
-        with ExitStack() as stack:
-            outputs = {
-                name: stack.enter_context(outputs_of(block.get_submodule(name)))
-                for name in ("hook_z", *block.watched)
-            }
-            stack.enter_context(autocast(self.config, tokens.device))
-            output = block(*(x.to(dtype) for x in seen.inputs)).to(dtype)
-        activations = {name: each[-1].to(dtype) for name, each in outputs.items()}
-        target = seen.output.to(dtype)
+        with autocast(self.config, tokens.device):
+            found = block.terms(*(x.to(dtype) for x in seen.inputs))
+        output, z, target = found.output.to(dtype), found.z.to(dtype), seen.output.to(dtype)
+        error, penalty = reconstruction_error(output, target), found.penalty.to(dtype)
         shared = torch.zeros(())
         if self.config.overlap:
-            shared = block.overlap_penalty(
-                activations["hook_z"], self.variance, self.config.overlap_power
-            )
-        error = reconstruction_error(output, target)
-        return Terms(output, target, activations, error, block.penalty(activations), shared)
+            shared = block.overlap_penalty(z, self.variance, self.config.overlap_power)
+        parts = {"penalty": penalty, "overlap": shared}
+
+        def measures() -> Row:
+            return {
+                "reconstruction": error.item(),
+                "fvu": fvu(output.detach(), target).item(),
+                **{name: part.item() for name, part in parts.items()},
+                **found.measures(),
+            }
+
+        return error, penalty, shared, measures
 
 
 def autocast(config: TrainConfig, device: torch.device) -> AbstractContextManager[Any]:

@@ -12,7 +12,6 @@ from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.seeds import generator
 from gated_interp.replacements.gated_attention import GatedAttention, GatedConfig, gate_cost
 from gated_interp.replacements.gates import (
-    expected_open,
     gate_activation,
     is_drawn,
     logistic_noise,
@@ -244,9 +243,7 @@ class StackedGated(StackedHeads):
         gate = gate_activation(scores, self.config.gate, self.noise)
         if self.config.gate == "open":
             return Written(self.z(counts), None, gate)
-        by_pair = expected_open(scores, self.config.gate)
-        cost = gate_cost(by_pair if self.config.penalty == "expected" else gate, self.config)
-        return Written(self.z(counts, gate), cost, gate)
+        return Written(self.z(counts, gate), gate_cost(scores, gate, self.config), gate)
 
     def unstack(self) -> list[GatedAttention]:
         """The runs as ordinary modules, in order."""
