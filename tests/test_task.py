@@ -2,16 +2,22 @@
 
 import dataclasses
 import random
+import types
 
 import numpy as np
 import pytest
 import torch
 from scipy.stats import chi2_contingency
+from transformer_lens import HookedTransformerConfig
 
+import gated_interp as gi
+from gated_interp.analysis.holders import holders
 from gated_interp.core.errors import GatedInterpError
+from gated_interp.core.seeds import generator
+from gated_interp.models.toy import attention_only, freeze_except
 from gated_interp.tasks import SkipTrigramTask, TrigramBatch, contexts_of
 from gated_interp.tasks.skip_trigrams import concatenate
-from gated_interp.tasks.task import ProbedTask
+from gated_interp.tasks.task import KnownAnswers, ProbedTask, Probes
 from gated_interp.tasks.tokens import sample_tokens
 
 TASK = SkipTrigramTask(n_trigrams=3)
@@ -402,3 +408,68 @@ def test_tasks_and_batches_are_values(fast):
         with pytest.raises(dataclasses.FrozenInstanceError):
             setattr(value, name, None)
     assert {TASK: 1}[SkipTrigramTask(3)] == 1
+
+
+# ---- a task from outside the package
+
+
+@dataclasses.dataclass(frozen=True)
+class Recall(KnownAnswers):
+    """A cue (1 or 2) somewhere, noise (0), a question (3) at the end; the answer is the cue + 3."""
+
+    n_positions: int = 6
+    d_vocab = 6
+    token_names = ("noise", "cue1", "cue2", "?", "answer1", "answer2")
+    cases = types.MappingProxyType({1: "cue1", 2: "cue2"})
+
+    def sample(self, n, seed):
+        source = generator(seed)
+        tokens = torch.zeros(n, self.n_positions, dtype=torch.long)
+        cue = torch.randint(1, 3, (n,), generator=source)
+        tokens[torch.arange(n), torch.randint(self.n_positions - 2, (n,), generator=source)] = cue
+        tokens[:, -2], tokens[:, -1] = 3, cue + 3
+        return types.SimpleNamespace(tokens=tokens, cue=cue)
+
+    def probes(self, n, seed):
+        batch = self.sample(n, seed)
+        at = torch.full((n,), self.n_positions - 2)
+        return Probes(batch.tokens, torch.arange(n), at, batch.cue + 3, batch.cue)
+
+    def foils(self, n, seed):
+        probes = self.probes(n, seed)
+        other = 3 - probes.case
+        return dataclasses.replace(probes, target=other + 3, case=other)
+
+    def answered(self, batch):
+        answered = torch.zeros_like(batch.tokens)
+        answered[:, -2] = batch.cue
+        return answered
+
+
+def test_a_task_from_outside_is_trained_on_judged_and_decomposed():
+    task = Recall()
+    assert isinstance(task, ProbedTask)
+    config = HookedTransformerConfig(
+        n_layers=1, d_model=6, d_vocab=6, n_ctx=6, d_head=2, n_heads=2, attn_only=True,
+        normalization_type=None, act_fn="relu", device="cpu",
+    )  # fmt: skip
+    model = attention_only(config)
+    with torch.no_grad():
+        model.embed.W_E.copy_(torch.eye(6))
+        model.unembed.W_U.copy_(torch.eye(6))
+        for i, name in enumerate(("W_Q", "W_K", "W_V", "W_O")):
+            weight = getattr(model.blocks[0].attn, name)
+            weight.copy_(torch.randn(weight.shape, generator=generator(i)))
+    freeze_except(model, model.blocks[0].attn, ["W_Q", "W_K", "W_V", "W_O", "b_Q", "b_K", "b_V"])
+    how = gi.TrainConfig.toy(steps=300, batch_size=50, log_every=50, device="cpu")
+    gi.train_toy(model, how, data=task, progress=False)
+    found = gi.verdict(model, task, n=200)
+    assert found.learnt == [1, 2]
+    assert holders(model, task, n=200).accuracy.tolist() == [1.0, 1.0]
+    block = gi.GatedAttention.from_attention(model.blocks[0].attn, expansion=2, value_bias=False)
+    how = gi.TrainConfig(steps=20, batch_size=50, device="cpu")
+    gi.train_gated(model, block, how, data=task, progress=False)
+    spliced = gi.splice(model, 0, block)
+    assert set(gi.verdict(spliced, task, n=200).holders) == {1, 2}
+    with pytest.raises(GatedInterpError, match=r"the model has 8 tokens; Recall\(.*\) has 6"):
+        gi.verdict(gi.load("2H3ST-toy"), task)

@@ -27,7 +27,7 @@ from gated_interp.metrics.reconstruction import OPEN, fvu
 from gated_interp.models.toy import HookedTransformer
 from gated_interp.replacements.splice import originals, unsplice
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask, TrigramBatch
-from gated_interp.tasks.task import Probes, probes_for
+from gated_interp.tasks.task import Probes, Task, probes_for
 
 SUFFICIENT, NECESSARY, SPECIFIC = 0.99, 0.5, 0.99
 EXAMPLES, SEED = 1000, 42
@@ -115,7 +115,7 @@ def holders_from_writes(
 
 @torch.no_grad()
 def holders(
-    model: HookedTransformer, task: SkipTrigramTask, *, n: int = EXAMPLES, seed: int = SEED
+    model: HookedTransformer, task: Task, *, n: int = EXAMPLES, seed: int = SEED
 ) -> Holders:
     """Which head of a one-layer model holds which trigram, by ablating heads at ``hook_z``.
 
@@ -347,10 +347,10 @@ def _share(part: Tensor, whole: Tensor) -> float | None:
     return float(part / whole) if whole > 0 else None
 
 
-def _require_one_layer(model: HookedTransformer, task: SkipTrigramTask) -> None:
+def _require_one_layer(model: HookedTransformer, task: Task) -> None:
     if model.cfg.n_layers != 1 or model.cfg.d_vocab != task.d_vocab:
         raise GatedInterpError(
             f"the model has {model.cfg.n_layers} layers and {model.cfg.d_vocab} tokens; holders of "
-            f"{task.n_trigrams} trigrams are found in a model of one layer and "
+            f"{getattr(task, 'described', task)} are found in a model of one layer and "
             f"{task.d_vocab} tokens."
         )
