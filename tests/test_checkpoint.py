@@ -454,6 +454,7 @@ REFUSED_2: dict[str, tuple[Spoil, str]] = {
     "unknown task": (at("task.kind", "text"), "the task is of kind 'text'; there are skip_tri"),
     "no task": (at("task", None), "the task is not a JSON object"),
     "no model": (at("model", 3), "the model is not a JSON object"),
+    "kind that is no word": (at("model.kind", []), r"the model is of kind \[\]; there are toy"),
     "no layers": (at("replacements", [1]), "the replacements are not a JSON object"),
     "layer that is no number": (
         lambda t, m: m["replacements"].update({"00": m["replacements"].pop("0")}),

@@ -55,7 +55,7 @@ def load(source: str | os.PathLike[str]) -> ToyTransformer:
 
     Examples:
         >>> import tempfile
-        >>> from gated_interp.models.toy import ToyConfig
+        >>> from gated_interp.models.toy import ToyConfig, build_toy
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     _ = save_pretrained(build_toy(ToyConfig(n_trigrams=3, n_heads=2)), folder)
         ...     model = load(folder)

@@ -301,7 +301,7 @@ def _second(said: dict[str, Any]) -> CheckpointInfo:
     model = said["model"]
     if model is not None:
         _require_keys("the model", model, ("kind", "config"), ("kind", "config"))
-        if model["kind"] not in MODEL_KINDS:
+        if str(model["kind"]) not in MODEL_KINDS:
             raise CheckpointError(
                 f"the model is of kind {model['kind']!r}; there are {', '.join(MODEL_KINDS)}."
             )

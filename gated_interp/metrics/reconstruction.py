@@ -1,7 +1,7 @@
 """How much of a layer's output another reproduces (FVU), and how many gates that takes (L0)."""
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 OPEN = 1e-3
@@ -50,8 +50,21 @@ def open_gates(
 
     From 0 to the number of heads.
     """
-    causal = torch.ones(gate.shape[-2:], dtype=torch.bool, device=gate.device).tril()
-    return (gate > threshold).sum(1)[:, causal].double().mean(1)
+    pos = gate.shape[-1]
+    return open_pairs(gate, threshold).double() / (pos * (pos + 1) // 2)
+
+
+def open_pairs(
+    gate: Float[Tensor, "batch head_index query_pos key_pos"],
+    threshold: float = OPEN,
+    first: int = 0,
+) -> Int[Tensor, " batch"]:
+    """How many gates of causal pairs are open in each sequence.
+
+    Args:
+        first: the first query position, of fewer than there are.
+    """
+    return (gate > threshold).sum(1).tril(first).sum((1, 2))
 
 
 def l0(

@@ -15,7 +15,7 @@ from transformer_lens.hook_points import HookPoint
 
 from gated_interp.core.config import positive
 from gated_interp.core.seeds import generator
-from gated_interp.metrics.reconstruction import OPEN, l0
+from gated_interp.metrics.reconstruction import l0, open_pairs
 from gated_interp.replacements.gates import (
     GateActivation,
     expected_open,
@@ -172,7 +172,7 @@ class GatedAttention(HeadAttention):
         if first is None:
             return super().edited(edited, pair, first)
         wide = {"hook_gate_scores": scores.to(self.b_O), "hook_gate": gate.to(self.b_O)}
-        n_open = (gate.detach() > OPEN).sum(1).tril(first).sum((1, 2))
+        n_open = open_pairs(gate.detach(), first=first)
         return edited, self._cost(wide).tril(first).sum(), n_open
 
     def terms(self, *inputs: Float[Tensor, "batch pos d_model"]) -> Terms:
