@@ -38,6 +38,7 @@ from gated_interp.experiments.recipes import Recipe as Recipe
 from gated_interp.experiments.recipes import recipe_named as recipe_named
 from gated_interp.experiments.seeds import train_seeds as train_seeds
 from gated_interp.explorer import HeadExplorer as HeadExplorer
+from gated_interp.models.analytic import coherent_head as coherent_head
 from gated_interp.models.analytic import conditional_pair as conditional_pair
 from gated_interp.models.analytic import manual_model as manual_model
 from gated_interp.models.analytic import paired_model as paired_model
@@ -49,6 +50,7 @@ from gated_interp.replacements.gated_attention import GatedConfig as GatedConfig
 from gated_interp.replacements.pruning import prune_dead_heads as prune_dead_heads
 from gated_interp.replacements.splice import splice as splice
 from gated_interp.replacements.splice import unsplice as unsplice
+from gated_interp.tasks.ov_coherent import OVCoherentTask as OVCoherentTask
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask as SkipTrigramTask
 from gated_interp.tasks.skip_trigrams import TrigramBatch as TrigramBatch
 from gated_interp.training.config import TrainConfig as TrainConfig

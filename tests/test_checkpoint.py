@@ -367,7 +367,7 @@ REFUSED: dict[str, tuple[Spoil, str]] = {
     "contradicts the shapes": (at("gated_config.n_heads", 4), r"of shape \[5, 8, 1\]"),
     "contradicts the task": (
         at("gated_config.d_model", 10),
-        "d_model 10, but 3 trigrams make it 8",
+        "d_model 10, but a task of 3 trigrams makes it 8",
     ),
     "toy contradicts the task": (at("toy_config.n_trigrams", 4), "toy_config is for"),
     "positions contradict": (at("toy_config.n_positions", 12), "toy_config is for"),

@@ -128,7 +128,7 @@ class CheckpointInfo:
             if part.config.d_model != d_model:
                 raise CheckpointError(
                     f"the {part.kind}_config has d_model {part.config.d_model}, but "
-                    f"{self.task.n_trigrams} trigrams make it {d_model}."
+                    f"{self.task.described} makes it {d_model}."
                 )
 
     @property

@@ -1,6 +1,7 @@
 """Models whose answer is known: weights written down by rule, not trained.
 
-Three ways to solve OV-incoherent skip trigrams, each with what an analysis must find in it:
+Three ways to solve OV-incoherent skip trigrams and one to solve OV-coherent pairs, each with what
+an analysis must find in it:
 
 - :func:`manual_model`: every trigram is held by its own *set* of heads and the sets overlap. With
   2 heads and 3 trigrams these are the hand-set weights published with the 2024 gated attention
@@ -11,6 +12,7 @@ Three ways to solve OV-incoherent skip trigrams, each with what an analysis must
   query token whether or not A came, the other cancels it unless A came (Conerly, Jermyn & Olah,
   Transformer Circuits updates, July 2023). The *computation* is distributed over the two heads,
   one writing and one deciding, but no representation is superposed.
+- :func:`coherent_head`: one head holds every pair, because what it reads of two sources adds up.
 """
 
 import dataclasses
@@ -18,12 +20,19 @@ import math
 from collections.abc import Sequence
 from fractions import Fraction
 from itertools import combinations
+from typing import Any
 
 import torch
 
 from gated_interp.core.errors import GatedInterpError
-from gated_interp.models.toy import ToyConfig, ToyTransformer, build_toy
-from gated_interp.tasks.skip_trigrams import SkipTrigramTask
+from gated_interp.models.toy import (
+    HookedTransformer,
+    ToyConfig,
+    ToyTransformer,
+    build_toy,
+    identity_model,
+)
+from gated_interp.tasks.ov_coherent import OVCoherentTask
 
 # The published manual model's weights: a score of 1 is attended to, one of -100 is not.
 ATTEND, IGNORE = 1.0, -100.0
@@ -35,7 +44,7 @@ class AnalyticModel:
     """A model and the truth about it.
 
     Attributes:
-        model: one attention layer, as :func:`build_toy` makes it.
+        model: one attention layer between an identity embedding and unembedding.
         task: what it solves.
         heads_of: per trigram, the heads whose writes hold it.
         owners: per trigram, its sole owners as the verdict defines them.
@@ -45,8 +54,8 @@ class AnalyticModel:
         superposed: distributed trigrams that share a head with another trigram.
     """
 
-    model: ToyTransformer = dataclasses.field(repr=False)
-    task: SkipTrigramTask
+    model: HookedTransformer = dataclasses.field(repr=False)
+    task: Any
     heads_of: dict[int, list[int]]
     owners: dict[int, list[int]]
     distributed: list[int]
@@ -211,6 +220,37 @@ def conditional_pair(
         composed=list(task.trigrams),
         superposed=[],
     )
+
+
+def coherent_head(task: OVCoherentTask | None = None, sharpness: float = 50.0) -> AnalyticModel:
+    """One head that answers OV-coherent pairs, ``d_head = n_signals``.
+
+    The read-off attends to signals alone, so that ``z`` is the mean of two unit vectors, one for
+    each; every answer's direction is that mean's, of length one, so the right answer's logit is the
+    largest.
+
+    Args:
+        task: ``OVCoherentTask()`` unless given.
+        sharpness: the score of what is attended to, over 0 for the rest.
+
+    Examples:
+        >>> truth = coherent_head()
+        >>> truth.model.cfg.n_heads, truth.owners[3]
+        (1, [0])
+    """
+    task = OVCoherentTask() if task is None else task
+    d, v = task.n_signals, task.d_vocab
+    model: HookedTransformer = identity_model(v, task.n_positions, n_heads=1, d_head=d)
+    attn = model.blocks[0].attn
+    with torch.no_grad():
+        attn.W_Q[0, task.read_off] = sharpness * math.sqrt(d)
+        attn.W_K[0, 1 : d + 1] = torch.eye(d)
+        attn.W_V[0, 1 : d + 1] = torch.eye(d)
+        for case, (a, b) in enumerate(task.pairs, 1):
+            said = torch.nn.functional.one_hot(torch.tensor([a - 1, b - 1]), d).float().mean(0)
+            attn.W_O[0, :, case + task.n_signals + task.n_noise] = 20 * said / said.norm()
+    every = {case: [0] for case in task.cases}
+    return AnalyticModel(model, task, every, every, [], [], [])
 
 
 def _blank(config: ToyConfig) -> ToyTransformer:

@@ -24,6 +24,7 @@ __all__ = [
     "build_toy",
     "clone",
     "freeze_except",
+    "identity_model",
 ]
 
 Model = TypeVar("Model", bound=HookedTransformer)
@@ -67,6 +68,31 @@ def attention_only(config: HookedTransformerConfig, kind: type[Model] = HookedTr
     return model
 
 
+def identity_model(
+    d_vocab: int, n_positions: int, n_heads: int, d_head: int, kind: type[Model] = HookedTransformer
+) -> Model:
+    """One layer of attention, its weights zero, between an identity embedding and unembedding."""
+    model = attention_only(
+        HookedTransformerConfig(
+            n_layers=1,
+            d_model=d_vocab,
+            d_vocab=d_vocab,
+            n_ctx=n_positions,
+            d_head=d_head,
+            n_heads=n_heads,
+            attn_only=True,
+            normalization_type=None,
+            act_fn="relu",
+            device="cpu",
+        ),
+        kind,
+    )
+    with torch.no_grad():
+        model.embed.W_E.copy_(torch.eye(d_vocab))
+        model.unembed.W_U.copy_(torch.eye(d_vocab))
+    return model
+
+
 def build_toy(config: ToyConfig) -> ToyTransformer:
     """The toy model with Xavier-normal weights from ``config.seed``; global state is untouched.
 
@@ -79,27 +105,11 @@ def build_toy(config: ToyConfig) -> ToyTransformer:
         >>> model(torch.tensor([[7, 0, 1]])).shape
         torch.Size([1, 3, 8])
     """
-    d_vocab = config.task.d_vocab
-    model = attention_only(
-        HookedTransformerConfig(
-            n_layers=1,
-            d_model=d_vocab,
-            d_vocab=d_vocab,
-            n_ctx=config.n_positions,
-            d_head=config.d_head,
-            n_heads=config.n_heads,
-            attn_only=True,
-            normalization_type=None,
-            act_fn="relu",
-            device="cpu",
-        ),
-        ToyTransformer,
-    )
+    shape = (config.task.d_vocab, config.n_positions, config.n_heads, config.d_head)
+    model = identity_model(*shape, ToyTransformer)
     source = generator(config.seed)
     attn = model.blocks[0].attn
     with torch.no_grad():
-        model.embed.W_E.copy_(torch.eye(d_vocab))
-        model.unembed.W_U.copy_(torch.eye(d_vocab))
         for name in ("W_Q", "W_K", "W_V", "W_O"):
             for head in getattr(attn, name):
                 nn.init.xavier_normal_(head, generator=source)

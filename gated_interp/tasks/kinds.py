@@ -1,6 +1,12 @@
 """The kinds of task, by name, as checkpoints name them."""
 
+from typing import Any
+
+from gated_interp.tasks.ov_coherent import OVCoherentTask
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
 
-TASK_KINDS = {"skip_trigrams": SkipTrigramTask}
+TASK_KINDS: dict[str, type[Any]] = {
+    "skip_trigrams": SkipTrigramTask,
+    "ov_coherent": OVCoherentTask,
+}
 """Every kind of task, by name; a new one is a line here."""
