@@ -15,6 +15,7 @@ from gated_interp.analysis.circuits import ov_circuit as ov_circuit
 from gated_interp.analysis.circuits import predict_from_circuits as predict_from_circuits
 from gated_interp.analysis.circuits import qk_circuit as qk_circuit
 from gated_interp.analysis.faithfulness import faithfulness as faithfulness
+from gated_interp.analysis.foils import false_alarms as false_alarms
 from gated_interp.analysis.patching import activation_patch as activation_patch
 from gated_interp.analysis.patching import patch_effects as patch_effects
 from gated_interp.analysis.patching import path_patch as path_patch
@@ -42,6 +43,7 @@ from gated_interp.models.analytic import coherent_head as coherent_head
 from gated_interp.models.analytic import conditional_pair as conditional_pair
 from gated_interp.models.analytic import manual_model as manual_model
 from gated_interp.models.analytic import paired_model as paired_model
+from gated_interp.models.analytic import two_readers as two_readers
 from gated_interp.models.toy import ToyConfig as ToyConfig
 from gated_interp.models.toy import ToyTransformer as ToyTransformer
 from gated_interp.models.toy import build_toy as build_toy
@@ -53,6 +55,7 @@ from gated_interp.replacements.splice import unsplice as unsplice
 from gated_interp.tasks.ov_coherent import OVCoherentTask as OVCoherentTask
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask as SkipTrigramTask
 from gated_interp.tasks.skip_trigrams import TrigramBatch as TrigramBatch
+from gated_interp.tasks.two_sources import TwoSourcesTask as TwoSourcesTask
 from gated_interp.training.config import TrainConfig as TrainConfig
 from gated_interp.training.loop import TrainResult as TrainResult
 from gated_interp.training.loop import train_gated as train_gated

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from gated_interp.analysis.foils import false_alarms
 from gated_interp.analysis.sparsity import switching_on
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.experiments.cells import (
@@ -40,7 +41,8 @@ SWITCHED = 100
 """Sequences on which heads are switched on."""
 COLUMNS = ["task", "method", "knob", "seeds", "clean_rate", "low", "high", "fvu", "kl",
            "active_per_position", "heads_alive", "seconds", "knob_name", "expansion", "l0",
-           "cancellation", "success_rate", "kl_random", "kl_adversarial"]  # fmt: skip
+           "cancellation", "false_alarms", "success_rate", "kl_random",
+           "kl_adversarial"]  # fmt: skip
 
 
 def run_frontier(
@@ -62,6 +64,7 @@ def run_frontier(
     ``clean_rate`` with its 95% interval ``low``, ``high`` (runs on one toy are one cluster);
     medians over runs of ``fvu``, ``kl`` (nats), ``active_per_position``, ``heads_alive``, ``l0``
     (open gates per causal pair; every head where there are no gates), ``cancellation``,
+    ``false_alarms`` of the worst trigram (:func:`~gated_interp.analysis.foils.false_alarms`),
     ``kl_random`` and ``kl_adversarial`` (:func:`~gated_interp.analysis.sparsity.switching_on`);
     ``seconds`` of one process for all seeds, their toys included; ``expansion``, heads per original
     head; ``success_rate``, the post's.
@@ -219,12 +222,14 @@ def measured(
     rows = []
     for run in train_gated_seeds(task, recipe, seeds, originals):
         switched = switching_on(run.model, tokens, seed=HELD_OUT_SEED)
-        rows.append({**run.row(), **{n: v for n, v in switched.items() if n != "kl"}})
+        alarms = max(false_alarms(run.model, task).values())
+        row = {**run.row(), "false_alarms": alarms}
+        rows.append(row | {n: v for n, v in switched.items() if n != "kl"})
     return rows
 
 
 MEDIANS = ("fvu", "kl", "active_per_position", "heads_alive", "l0", "cancellation", "purity",
-           "kl_random", "kl_adversarial")  # fmt: skip
+           "false_alarms", "kl_random", "kl_adversarial")  # fmt: skip
 
 
 def summary(runs: Runs) -> Row:

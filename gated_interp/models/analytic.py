@@ -1,7 +1,7 @@
 """Models whose answer is known: weights written down by rule, not trained.
 
-Three ways to solve OV-incoherent skip trigrams and one to solve OV-coherent pairs, each with what
-an analysis must find in it:
+Three ways to solve OV-incoherent skip trigrams, one to solve OV-coherent pairs and one for answers
+that need two sources, each with what an analysis must find in it:
 
 - :func:`manual_model`: every trigram is held by its own *set* of heads and the sets overlap. With
   2 heads and 3 trigrams these are the hand-set weights published with the 2024 gated attention
@@ -13,6 +13,7 @@ an analysis must find in it:
   Transformer Circuits updates, July 2023). The *computation* is distributed over the two heads,
   one writing and one deciding, but no representation is superposed.
 - :func:`coherent_head`: one head holds every pair, because what it reads of two sources adds up.
+- :func:`two_readers`: two heads, one for each source of every answer; neither alone is enough.
 """
 
 import dataclasses
@@ -33,6 +34,7 @@ from gated_interp.models.toy import (
     identity_model,
 )
 from gated_interp.tasks.ov_coherent import OVCoherentTask
+from gated_interp.tasks.two_sources import TwoSourcesTask
 
 # The published manual model's weights: a score of 1 is attended to, one of -100 is not.
 ATTEND, IGNORE = 1.0, -100.0
@@ -251,6 +253,43 @@ def coherent_head(task: OVCoherentTask | None = None, sharpness: float = 50.0) -
             attn.W_O[0, :, case + task.n_signals + task.n_noise] = 20 * said / said.norm()
     every = {case: [0] for case in task.cases}
     return AnalyticModel(model, task, every, every, [], [], [])
+
+
+def two_readers(task: TwoSourcesTask | None = None, sharpness: float = 50.0) -> AnalyticModel:
+    """Two heads that answer where both sources stand, ``d_head = n_cases + 1``.
+
+    From a question head 0 attends to its first source, head 1 to its second, and each to BOS where
+    that is missing. Each writes 0.8 to the answer: one of them is less than the question's own
+    logit of 1, both are more. Every case is distributed over the two, and so every head carries
+    every case.
+
+    Args:
+        task: ``TwoSourcesTask()`` unless given.
+        sharpness: the score of what is attended to, over 0 for the rest.
+
+    Examples:
+        >>> truth = two_readers()
+        >>> truth.distributed, truth.superposed
+        ([1, 2, 3], [1, 2, 3])
+    """
+    task = TwoSourcesTask() if task is None else task
+    d = task.n_cases + 1
+    model: HookedTransformer = identity_model(task.d_vocab, task.n_positions, n_heads=2, d_head=d)
+    attn = model.blocks[0].attn
+    score = sharpness * math.sqrt(d)
+    with torch.no_grad():
+        attn.W_K[:, 0, -1] = 1  # BOS
+        attn.W_Q[:, :, -1] = score
+        for case in task.cases:
+            attn.W_Q[:, task.token("B", case), case - 1] = 2 * score
+            for h, letter in enumerate("AX"):
+                attn.W_K[h, task.token(letter, case), case - 1] = 1
+                attn.W_V[h, task.token(letter, case), case - 1] = 1
+            attn.W_O[:, case - 1, task.token("C", case)] = 0.8
+    cases = list(task.cases)
+    return AnalyticModel(
+        model, task, {c: [0, 1] for c in cases}, {c: [] for c in cases}, cases, [], cases
+    )
 
 
 def _blank(config: ToyConfig) -> ToyTransformer:

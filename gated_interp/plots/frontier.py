@@ -13,7 +13,7 @@ from gated_interp.plots.style import PALETTE, SYMBOLS, Columns, finish, text, wi
 # Two more than the palette has, told apart from it by lightness and by their symbols.
 COLORS = (*PALETTE, "#8C8C8C", "#7A4B1E")
 SHAPES = (*SYMBOLS, "diamond-tall", "triangle-down")
-LEFT, GAP, BELOW, TALL = 50.0, 14.0, 44.0, 150.0
+LEFT, GAP, BELOW, TALL = 50.0, 24.0, 44.0, 150.0
 
 
 def frontier(results: pd.DataFrame, *, title: str | None = None, columns: Columns = 2) -> go.Figure:

@@ -155,12 +155,21 @@ def probes_for(task: Any, d_vocab: int, n: int, seed: int) -> Probes:
         GatedInterpError: a task without known answers, a model of another vocabulary, or a case
             that never occurs.
     """
+    return _with_each(task, "probes", d_vocab, n, seed)
+
+
+def foils_for(task: Any, d_vocab: int, n: int, seed: int) -> Probes:
+    """The foils of ``task``; see :func:`probes_for`."""
+    return _with_each(task, "foils", d_vocab, n, seed)
+
+
+def _with_each(task: Any, what: str, d_vocab: int, n: int, seed: int) -> Probes:
     if not has_answers(task):
         raise GatedInterpError(
             f"the answers of {type(task).__name__} are not known (it has no probes), so nobody can "
             "say which head holds what; give a task such as SkipTrigramTask."
         )
     task.require_vocabulary(d_vocab)  # type: ignore[attr-defined]
-    probes = task.probes(n, seed)
-    task.require_each(probes.case)  # type: ignore[attr-defined]
-    return probes
+    found: Probes = getattr(task, what)(n, seed)
+    task.require_each(found.case)  # type: ignore[attr-defined]
+    return found

@@ -1,0 +1,140 @@
+"""An answer that needs two sources at once: a benchmark that no way of parting heads can pass.
+
+After a question the answer comes only if *both* of its sources stood before. Attention reads each
+source with a write of its own and the writes add up, so wherever the two are read by two heads,
+neither head alone makes the model answer: every case is distributed, and stays so.
+"""
+
+import dataclasses
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from gated_interp.core.errors import GatedInterpError
+from gated_interp.core.seeds import generator
+from gated_interp.tasks.task import KnownAnswers, Probes
+
+
+@dataclasses.dataclass(frozen=True)
+class QuestionBatch:
+    """Sequences and what each asks for.
+
+    Attributes:
+        tokens: ``[batch pos]``.
+        case: ``[batch]``, the question at the end.
+        has_first, has_second: ``[batch]``, whether each of its sources stands before.
+    """
+
+    tokens: Int[Tensor, "batch pos"]
+    case: Int[Tensor, " batch"]
+    has_first: Int[Tensor, " batch"]
+    has_second: Int[Tensor, " batch"]
+
+
+@dataclasses.dataclass(frozen=True)
+class TwoSourcesTask(KnownAnswers):
+    """``[Ai] ... [Xi] ... [Bi] -> [Ci]``, in any order of the sources; with one of them, noise.
+
+    Vocabulary: ``0`` = BOS; then first sources A, second sources X, questions B, answers C (one of
+    each for every case) and noise. Each source of the question is there with probability 3/4,
+    independently, at places drawn uniformly; the rest is noise, and so is what follows a question
+    that lacks a source.
+
+    Args:
+        n_cases: questions.
+        n_noise: noise tokens.
+        n_positions: tokens in a sequence, BOS included.
+
+    Raises:
+        GatedInterpError: no case, no noise, or too few positions for two sources and a question.
+
+    Examples:
+        >>> task = TwoSourcesTask(n_cases=3)
+        >>> task.d_vocab, task.cases[1]
+        (17, 'A1…X1…B1→C1')
+    """
+
+    n_cases: int = 3
+    n_noise: int = 4
+    n_positions: int = 8
+
+    case_word = "question"
+
+    # Wrong types get their sentence here, so the tests' shape checker must not come first.
+    __no_type_check__ = True
+
+    def __post_init__(self) -> None:
+        for name, least in (("n_cases", 1), ("n_noise", 1), ("n_positions", 5)):
+            value = getattr(self, name)
+            if type(value) is not int or value < least:
+                raise GatedInterpError(
+                    f"{name} is {value!r}; it must be a whole number, at least {least}."
+                )
+
+    @property
+    def d_vocab(self) -> int:
+        """Size of the vocabulary."""
+        return 1 + 4 * self.n_cases + self.n_noise
+
+    @property
+    def cases(self) -> dict[int, str]:
+        """The questions, such as ``A1…X1…B1→C1``."""
+        return {i: f"A{i}…X{i}…B{i}→C{i}" for i in range(1, self.n_cases + 1)}
+
+    @property
+    def token_names(self) -> list[str]:
+        """A readable name per token: ``BOS``, ``A1``.., ``X1``.., ``B1``.., ``C1``.., ``N1``.."""
+        numbered = [f"{letter}{i}" for letter in "AXBC" for i in self.cases]
+        return ["BOS", *numbered, *(f"N{i}" for i in range(1, self.n_noise + 1))]
+
+    def token(self, letter: str, case: Any) -> Any:
+        """The token of a case or of each: A and X its sources, B its question, C its answer."""
+        return "AXBC".index(letter) * self.n_cases + case
+
+    def sample(self, n: int, seed: int | torch.Generator) -> QuestionBatch:
+        """``n`` sequences; the same seed gives the same.
+
+        Raises:
+            GatedInterpError: ``n`` is not positive, or a bad seed.
+        """
+        if type(n) is not int or n < 1:
+            raise GatedInterpError(f"n is {n!r}; it must be a whole number, at least 1.")
+        source = generator(seed)
+        room = self.n_positions - 3
+        tokens = torch.randint(self.n_noise, (n, self.n_positions), generator=source)
+        tokens += 1 + 4 * self.n_cases
+        case = torch.randint(1, self.n_cases + 1, (n,), generator=source)
+        there = torch.randint(4, (n, 2), generator=source) > 0
+        first = torch.randint(room, (n,), generator=source)
+        second = (first + torch.randint(1, room, (n,), generator=source)) % room
+        rows = torch.arange(n)
+        for letter, place, has in (("A", first, there[:, 0]), ("X", second, there[:, 1])):
+            tokens[rows[has], 1 + place[has]] = self.token(letter, case[has])
+        both = there.all(1)
+        tokens[:, 0], tokens[:, -2] = 0, self.token("B", case)
+        tokens[both, -1] = self.token("C", case[both])
+        return QuestionBatch(tokens, case, there[:, 0].long(), there[:, 1].long())
+
+    def probes(self, n: int, seed: int) -> Probes:
+        """The questions of ``n`` sequences that have both sources."""
+        batch = self.sample(n, seed)
+        return self._at_question(batch, batch.has_first + batch.has_second == 2)
+
+    def foils(self, n: int, seed: int) -> Probes:
+        """The questions of ``n`` sequences that have one source: the answer must not come."""
+        batch = self.sample(n, seed)
+        return self._at_question(batch, batch.has_first + batch.has_second == 1)
+
+    def answered(self, batch: QuestionBatch) -> Int[Tensor, "batch pos"]:
+        """The case at each question that has both sources; 0 elsewhere."""
+        answered = torch.zeros_like(batch.tokens)
+        answered[:, -2] = batch.case * batch.has_first * batch.has_second
+        return answered
+
+    def _at_question(self, batch: QuestionBatch, kept: Tensor) -> Probes:
+        row = kept.nonzero()[:, 0]
+        case = batch.case[row]
+        at = torch.full_like(row, self.n_positions - 2)
+        return Probes(batch.tokens, row, at, self.token("C", case), case)

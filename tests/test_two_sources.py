@@ -1,0 +1,135 @@
+"""Two sources at once: the rules, the distribution, the two readers, and that gating fails."""
+
+import random
+
+import pytest
+import torch
+from scipy.stats import chi2_contingency
+
+import gated_interp as gi
+from gated_interp.analysis.foils import false_alarms
+from gated_interp.analysis.holders import holders
+from gated_interp.core.errors import GatedInterpError
+from gated_interp.models.analytic import two_readers
+from gated_interp.tasks.kinds import TASK_KINDS
+from gated_interp.tasks.task import ProbedTask
+from gated_interp.tasks.two_sources import TwoSourcesTask
+
+TASK = TwoSourcesTask()
+NAMES = TASK.token_names
+
+
+def slow_sequence(draw):
+    """One sequence, by the words of the rules, as token names."""
+    case = draw.randint(1, 3)
+    row = [f"N{draw.randint(1, 4)}" for _ in range(5)]
+    there = [letter for letter in "AX" if draw.random() < 0.75]
+    for place, letter in zip(draw.sample(range(5), 2), "AX", strict=True):
+        if letter in there:
+            row[place] = f"{letter}{case}"
+    last = f"C{case}" if len(there) == 2 else f"N{draw.randint(1, 4)}"
+    return ["BOS", *row, f"B{case}", last]
+
+
+def named(tokens):
+    return [[NAMES[t] for t in row] for row in tokens.tolist()]
+
+
+def test_every_sequence_obeys_the_rules():
+    batch = TASK.sample(2000, seed=1)
+    for i, row in enumerate(named(batch.tokens)):
+        case = int(batch.case[i])
+        assert (row[0], row[6]) == ("BOS", f"B{case}")
+        sources = [t for t in row[1:6] if not t.startswith("N")]
+        has = [f"A{case}"] * int(batch.has_first[i]) + [f"X{case}"] * int(batch.has_second[i])
+        assert sorted(sources) == has
+        assert (row[7] == f"C{case}") == (len(has) == 2)
+        assert row[7][0] in "CN"
+
+
+def test_sequences_are_distributed_as_by_the_slow_sampler():
+    draw = random.Random(3)
+    fast = named(TASK.sample(20_000, seed=2).tokens)
+    slow = [slow_sequence(draw) for _ in range(20_000)]
+
+    def p_value(of):
+        kinds = sorted({*map(of, fast), *map(of, slow)})
+        table = [[sum(of(row) == k for row in rows) for k in kinds] for rows in (fast, slow)]
+        return chi2_contingency(table).pvalue
+
+    assert p_value(lambda row: row[7]) > 1e-3
+    assert p_value(lambda row: row[6]) > 1e-3
+    assert p_value(lambda row: tuple((i, t[0]) for i, t in enumerate(row) if t[0] in "AX")) > 1e-3
+    assert p_value(lambda row: row[3]) > 1e-3
+
+
+def test_probes_have_both_sources_and_foils_one():
+    assert isinstance(TASK, ProbedTask)
+    assert TASK_KINDS["two_sources"] is TwoSourcesTask
+    for found, count in ((TASK.probes(500, seed=4), 2), (TASK.foils(500, seed=4), 1)):
+        assert set(found.case.tolist()) == {1, 2, 3}
+        for row, at, target, case in zip(
+            *(getattr(found, n).tolist() for n in ("row", "position", "target", "case")),
+            strict=True,
+        ):
+            names = [NAMES[t] for t in found.tokens[row].tolist()]
+            assert (names[at], NAMES[target]) == (f"B{case}", f"C{case}")
+            assert sum(n in (f"A{case}", f"X{case}") for n in names[:at]) == count
+    batch = TASK.sample(300, seed=5)
+    expected = batch.case * (batch.has_first & batch.has_second)
+    assert torch.equal(TASK.answered(batch)[:, 6], expected)
+    assert torch.equal(TASK.answered(batch).sum(1), expected)
+
+
+def test_two_readers_answer_where_both_sources_stand_and_neither_does_alone():
+    truth = two_readers()
+    found = gi.verdict(truth.model, truth.task)
+    assert found.learnt == [1, 2, 3]
+    assert found.holders == {1: [], 2: [], 3: []}
+    by_ablation = holders(truth.model, truth.task)
+    assert (by_ablation.alone == 0).all()
+    assert (by_ablation.without == 0).all()
+    foils = truth.task.foils(500, seed=3)
+    top = truth.model(foils.tokens)[foils.row, foils.position].argmax(-1)
+    assert (top != foils.target).all()
+
+
+@pytest.mark.slow
+def test_gating_fails_as_it_must():
+    """Faithful, the block leaves every case distributed. Pressed to part the heads, it gives each
+    case one holder by giving up what the task is about: it answers where one source is missing.
+    """
+    truth = two_readers()
+    assert set(false_alarms(truth.model, TASK).values()) == {0.0}
+    how = gi.TrainConfig(
+        steps=1500, batch_size=100, alpha=0.1, alpha_unit="variance", fvu_target=0.02,
+        penalty_off=0.0, penalty_ramp=0.8, log_every=100, device="cpu",
+    )  # fmt: skip
+    for pressed in (False, True):
+        block = gi.GatedAttention.from_attention(
+            truth.model.blocks[0].attn, expansion=4, init="duplicate", value_bias=False
+        )
+        config = how.replace(overlap=3.0, overlap_power=1.5) if pressed else how
+        history = gi.train_gated(truth.model, block, config, data=TASK, progress=False).history
+        assert history["fvu"].iloc[-1] < 0.2  # as good as blocks that do not fail
+        spliced = gi.splice(truth.model, 0, block)
+        found, alarms = gi.verdict(spliced, TASK), false_alarms(spliced, TASK)
+        assert found.learnt == [1, 2, 3]
+        clean_and_right = found.clean and max(alarms.values()) < 0.01
+        assert not clean_and_right
+        if pressed:
+            assert max(alarms.values()) > 0.05
+        else:
+            assert not found.clean
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [({"n_cases": 0}, "n_cases is 0"), ({"n_noise": "2"}, "n_noise is '2'"),
+     ({"n_positions": 4}, "n_positions is 4; it must be a whole number, at least 5")],
+)  # fmt: skip
+def test_impossible_tasks_are_sentences(wrong, words):
+    with pytest.raises(GatedInterpError, match=words):
+        TwoSourcesTask(**wrong)
+    with pytest.raises(GatedInterpError, match="n is -1; it must be a whole number"):
+        TASK.sample(-1, seed=1)
