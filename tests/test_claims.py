@@ -38,3 +38,12 @@ def test_removing_a_holder_costs_its_trigram_and_no_other(shipped):
         for other in task.trigrams:
             accuracy = float(without[other - 1, head])
             assert accuracy < 0.5 if other == b else accuracy > 0.99
+
+
+def test_no_block_and_no_holder_alone_answers_where_no_a_came_before(shipped):
+    model, task, held = shipped
+    assert max(gi.false_alarms(model, task, n=3000).values()) < 0.01
+    for b, head in held:
+        others = [(0, h) for h in range(model.cfg.n_heads) if h != head]
+        with gi.ablated(model, others) as alone:
+            assert gi.false_alarms(alone, task, n=3000)[b] < 0.01
