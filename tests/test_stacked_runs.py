@@ -13,14 +13,17 @@ from gated_interp.analysis.verdict import verdict, verdict_from_writes
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.seeds import derive
 from gated_interp.core.streams import Stream
+from gated_interp.models.analytic import two_readers
 from gated_interp.models.toy import ToyConfig, build_toy
 from gated_interp.replacements.gated_attention import GatedAttention, GatedConfig
 from gated_interp.replacements.gates import head_norm
 from gated_interp.replacements.splice import splice
 from gated_interp.replacements.topk import TopKAttention, TopKConfig
 from gated_interp.tasks.contexts import contexts_of
+from gated_interp.tasks.ov_coherent import OVCoherentTask
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
 from gated_interp.tasks.tokens import sample_tokens
+from gated_interp.tasks.two_sources import TwoSourcesTask
 from gated_interp.training.config import TrainConfig
 from gated_interp.training.loop import train_gated
 from gated_interp.training.stacked.blocks import STACKED, StackedAttention, StackedGated
@@ -37,6 +40,11 @@ from gated_interp.training.stacked.runs import (
 
 TASK = SkipTrigramTask(n_trigrams=2, n_positions=7)
 V = TASK.d_vocab
+TASKS = (
+    TASK,
+    OVCoherentTask(n_signals=2, n_noise=2, n_positions=5),
+    TwoSourcesTask(n_cases=1, n_noise=2, n_positions=5),
+)
 SHORT = {"steps": 30, "batch_size": 20, "n_sequences": 200, "log_every": 7, "device": "cpu"}
 
 
@@ -85,13 +93,13 @@ def same_training(start, a, b, steady):
 # ---- the data
 
 
-def plain_contexts(tokens, last):
+def plain_contexts(tokens, last, v=V):
     """(query, prefix counts, total counts, next token) of each position, with plain loops."""
     found = []
     for row in tokens.tolist():
         for pos in range(last):
-            prefix = [row[: pos + 1].count(k) for k in range(V)]
-            total = [row.count(k) for k in range(V)]
+            prefix = [row[: pos + 1].count(k) for k in range(v)]
+            total = [row.count(k) for k in range(v)]
             target = row[pos + 1] if pos + 1 < len(row) else 0
             found.append((row[pos], tuple(prefix), tuple(total), target))
     return found
@@ -99,19 +107,25 @@ def plain_contexts(tokens, last):
 
 @pytest.mark.parametrize("scored_only", [False, True])
 @pytest.mark.parametrize("all_pairs", [False, True])
-def test_a_pool_holds_the_contexts_of_the_sampled_sequences(scored_only, all_pairs):
-    seeds, n = [5, 8, 11], 60
+@pytest.mark.parametrize("task", TASKS, ids=lambda task: type(task).__name__)
+def test_a_pool_holds_the_contexts_of_the_sampled_sequences(task, scored_only, all_pairs):
+    seeds, n, v, pos = [5, 8, 11], 120, task.d_vocab, task.n_positions
     pool = ContextPool(
-        TASK, seeds, n_sequences=n, per_query=5, stream=3,
+        task, seeds, n_sequences=n, per_query=5, stream=3,
         scored_only=scored_only, all_pairs=all_pairs,
     )  # fmt: skip
-    last = 6 if scored_only else 7
+    last = pos - scored_only
     for run, seed in enumerate(seeds):
-        tokens = TASK.sample(n, derive(seed, Stream.FRESH_BATCH, 3)).tokens
-        contexts = plain_contexts(tokens, last)
-        pairs = torch.zeros(V, V)
-        for query in range(V):
+        tokens = task.sample(n, derive(seed, Stream.FRESH_BATCH, 3)).tokens
+        contexts = plain_contexts(tokens, last, v)
+        pairs = torch.zeros(v, v)
+        for query in range(v):
             mine = [c for c in contexts if c[0] == query]
+            if not mine:  # an answer ends its sequence: it is no query that is scored
+                assert scored_only
+                assert pool.frequency[run, query] == 0
+                assert (pool.counts[run, query].sum(-1) > 0).all()
+                continue
             held = list(
                 zip(
                     map(tuple, pool.counts[run, query].tolist()),
@@ -126,7 +140,7 @@ def test_a_pool_holds_the_contexts_of_the_sampled_sequences(scored_only, all_pai
             assert_close(pool.frequency[run, query], len(mine) / len(contexts))
             for _, prefix, total, _ in mine:
                 pairs[query] += torch.tensor(total if all_pairs else prefix)
-        pairs /= len(contexts) * (7 if all_pairs else 4)
+        pairs /= len(contexts) * (pos if all_pairs else (pos + 1) / 2)
         assert_close(pool.pairs[run], pairs)
     if not scored_only:
         assert_close(pool.pairs.sum((1, 2)), torch.ones(3))
@@ -316,6 +330,22 @@ def test_toys_are_the_same_alone_and_in_a_stack():
     for a, b in zip(together, alone, strict=True):
         assert_close(a, b, roundings=30 * EACH_STEP)
     assert len({round(float(w.sum()), 3) for w in together}) == 4
+
+
+def test_a_block_for_another_task_is_trained_in_the_stack(capsys):
+    truth = two_readers()
+    made = {"d_model": truth.task.d_vocab, "n_heads": 8, "output_scale": 6.0}
+    blocks = [GatedAttention(GatedConfig(**made, seed=seed)) for seed in range(2)]
+    how = TrainConfig(**{**SHORT, "steps": 150, "alpha": 0.0, "lr": 0.02})
+    runs = [GatedRun(truth.model, b, how.replace(seed=s), truth.task) for s, b in enumerate(blocks)]
+    results = train_gated_runs(runs, progress=False)
+    assert capsys.readouterr().err == ""
+    tokens = truth.task.sample(300, seed=4).tokens
+    for result in results:
+        model = splice(truth.model, 0, result.model)
+        found = float(faithfulness(model, tokens).measures()["fvu"])
+        # What is logged is of 20 sequences at the last step, this of others.
+        assert found / 4 < result.history["fvu"].iloc[-1] < 4 * found < 0.5
 
 
 def test_runs_of_several_shapes_come_back_in_order():

@@ -9,7 +9,7 @@ from gated_interp.analysis.verdict import THRESHOLD, Verdict
 from gated_interp.metrics.predictions import leads
 from gated_interp.models.toy import HookedTransformer
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
-from gated_interp.tasks.task import probes_for
+from gated_interp.tasks.task import ProbedTask, probes_for
 
 FIRM_EXAMPLES = 5000
 
@@ -35,7 +35,7 @@ def holder_measures(
 
 @torch.no_grad()
 def kept_answers(
-    toy: HookedTransformer, model: HookedTransformer, task: SkipTrigramTask, *, seed: int
+    toy: HookedTransformer, model: HookedTransformer, task: ProbedTask, *, seed: int
 ) -> float:
     """Of the examples that ``toy`` answers with C, the share ``model`` does, of the worst trigram.
 
@@ -46,24 +46,24 @@ def kept_answers(
     """
     trigram, before = _example_leads(toy, task, seed)
     _, after = _example_leads(model, task, seed)
-    answered = [(before > 0) & (trigram == b) for b in task.trigrams]
+    answered = [(before > 0) & (trigram == b) for b in task.cases]
     kept = (float((after[these] > 0).double().mean()) for these in answered if these.any())
     return min(kept, default=1.0)
 
 
 @torch.no_grad()
-def firm_lead(model: HookedTransformer, task: SkipTrigramTask, *, seed: int) -> float:
+def firm_lead(model: HookedTransformer, task: ProbedTask, *, seed: int) -> float:
     """By how many logits C leads in 99% of the examples of the trigram where that is least.
 
     Raises:
         GatedInterpError: some trigram never occurs in the examples.
     """
     trigram, lead = _example_leads(model, task, seed)
-    return min(float(lead[trigram == b].quantile(1 - THRESHOLD)) for b in task.trigrams)
+    return min(float(lead[trigram == b].quantile(1 - THRESHOLD)) for b in task.cases)
 
 
 def _example_leads(
-    model: HookedTransformer, task: SkipTrigramTask, seed: int
+    model: HookedTransformer, task: ProbedTask, seed: int
 ) -> tuple[Int[Tensor, " example"], Float[Tensor, " example"]]:
     """The trigram of each example that completes one, and by how many logits its C leads there."""
     probes = probes_for(task, model.cfg.d_vocab, FIRM_EXAMPLES, seed)

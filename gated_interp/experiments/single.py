@@ -22,6 +22,7 @@ from gated_interp.models.toy import HookedTransformer, ToyTransformer
 from gated_interp.replacements.gated_attention import GatedAttention
 from gated_interp.replacements.splice import gated_block, splice
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
+from gated_interp.tasks.task import Task
 from gated_interp.training.loop import train_gated, train_toy
 from gated_interp.training.stacked.runs import GatedRun, ToyRun
 
@@ -190,7 +191,7 @@ def _require_state(state: Path, resume: bool) -> None:
 
 def _written(
     model: HookedTransformer,
-    task: SkipTrigramTask,
+    task: Task,
     history: pd.DataFrame,
     config: Config,
     path: Path,

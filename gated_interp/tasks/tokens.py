@@ -8,14 +8,16 @@ from jaxtyping import Integer
 
 from gated_interp.core.seeds import generator
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
+from gated_interp.tasks.task import Task
 
 
 def sample_tokens(
-    task: SkipTrigramTask, n: int, seeds: Sequence[int]
+    task: Task, n: int, seeds: Sequence[int]
 ) -> Integer[np.ndarray, "sample batch pos"]:
     """``task.sample(n, seed).tokens`` for each seed, as the smallest type that holds a token.
 
-    The samples advance together and in single bytes: several times faster than one by one.
+    Samples of skip trigrams advance together and in single bytes: several times faster than one by
+    one.
 
     Raises:
         GatedInterpError: a bad seed.
@@ -27,6 +29,9 @@ def sample_tokens(
         True
     """
     v, pos = task.d_vocab, task.n_positions
+    if not isinstance(task, SkipTrigramTask):
+        small = np.min_scalar_type(v - 1)
+        return np.stack([task.sample(n, seed).tokens.numpy().astype(small) for seed in seeds])
     size = v * (v - 1)
     token_type = np.min_scalar_type(v - 1)
     draw_type = torch.int16 if size <= 2**15 else torch.int64

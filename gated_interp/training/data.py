@@ -11,7 +11,7 @@ from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.seeds import derive, generator
 from gated_interp.core.streams import Stream
 from gated_interp.models.toy import HookedTransformer, ToyTransformer
-from gated_interp.tasks.skip_trigrams import SkipTrigramTask
+from gated_interp.tasks.task import KnownAnswers
 from gated_interp.training.config import TrainConfig
 
 # Streams of a training's seed; because each step has its own, resuming needs no generator state.
@@ -40,14 +40,14 @@ def data_for(model: HookedTransformer, data: DataSource | None) -> DataSource:
         if not isinstance(model, ToyTransformer):
             raise GatedInterpError("the model names no task; give data=, a task or a function.")
         data = model.task
-    if isinstance(data, SkipTrigramTask):
+    if isinstance(data, KnownAnswers):
         data.require_vocabulary(model.cfg.d_vocab)
     return data
 
 
-def name_of(data: DataSource) -> str:
+def name_of(data: Any) -> str:
     """How a saved state remembers its data: a task by its values, a function by its name."""
-    if isinstance(data, SkipTrigramTask):
+    if isinstance(data, KnownAnswers):
         return repr(data)
     return getattr(data, "__qualname__", type(data).__name__)
 

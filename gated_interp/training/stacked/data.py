@@ -13,7 +13,7 @@ from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.seeds import derive
 from gated_interp.core.streams import Stream
 from gated_interp.tasks.contexts import Contexts
-from gated_interp.tasks.skip_trigrams import SkipTrigramTask
+from gated_interp.tasks.task import Task
 from gated_interp.tasks.tokens import sample_tokens
 
 # The sub-stream of a run's seed that its sequences come from.
@@ -87,7 +87,8 @@ class ContextPool:
     Every bucket (query token) of every run holds the same number of positions, what the rarest
     token is expected to have; a step takes the next ``per_query`` of each, weighted by how
     frequent the token is, so that means are the data set's own. After the last slice it starts
-    over. What one run gets does not depend on the other runs.
+    over. What one run gets does not depend on the other runs. A token that the task never has as a
+    query fills its bucket with positions of no weight.
 
     Args:
         task: what to sample.
@@ -105,7 +106,7 @@ class ContextPool:
 
     def __init__(
         self,
-        task: SkipTrigramTask,
+        task: Task,
         seeds: list[int],
         *,
         n_sequences: int,
@@ -129,8 +130,10 @@ class ContextPool:
         last = task.n_positions - 1 if scored_only else task.n_positions
         sizes = np.stack([np.bincount(s[:, :last].ravel(), minlength=v) for s in samples])
         # Not the smallest bucket there is: what a run sees must not depend on the runs beside it.
-        size = int(rarest_per_sequence(task, last) * n_sequences) // per_query * per_query
-        if size == 0 or not sizes.all():
+        hashable: Any = task  # a frozen dataclass
+        often = per_sequence(hashable, last)
+        size = int(min(n for n in often if n) * n_sequences) // per_query * per_query
+        if size == 0 or any(n and not sizes[:, token].all() for token, n in enumerate(often)):
             raise GatedInterpError(
                 f"{n_sequences} sequences do not hold {per_query} positions of every query token; "
                 "take more sequences or a smaller batch."
@@ -166,13 +169,13 @@ class ContextPool:
 
 
 @cache
-def rarest_per_sequence(task: SkipTrigramTask, last: int) -> float:
-    """How often the rarest token occurs in the first ``last`` positions of a sequence, on average.
+def per_sequence(task: Any, last: int) -> tuple[float, ...]:
+    """How often each token occurs in the first ``last`` positions of a sequence, on average.
 
     Measured on a fixed sample.
     """
     tokens = sample_tokens(task, CALIBRATION, [0])[0, :, :last]
-    return float(np.bincount(tokens.ravel(), minlength=task.d_vocab).min() / CALIBRATION)
+    return tuple(np.bincount(tokens.ravel(), minlength=task.d_vocab) / CALIBRATION)
 
 
 def _buckets(
@@ -185,7 +188,7 @@ def _buckets(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """One run's first ``size`` positions per query token, in reading order, and all its pairs.
 
-    A token that occurs less often starts over.
+    A token that occurs less often starts over; one that never does gets positions of others.
 
     Args:
         last: positions of each sequence that count.
@@ -205,8 +208,8 @@ def _buckets(
     query = np.ascontiguousarray(tokens[:, :last]).ravel()
     start = sizes.cumsum() - sizes
     # A stable sort of small integers is a radix sort.
-    wanted = start[:, None] + np.arange(size) % sizes[:, None]
-    kept = query.argsort(kind="stable").take(wanted.ravel())
+    wanted = start[:, None] + np.arange(size) % sizes.clip(1)[:, None]
+    kept = query.argsort(kind="stable").take(wanted.ravel(), mode="clip")
     following = np.zeros_like(tokens)
     following[:, :-1] = tokens[:, 1:]
     position_first = np.arange(last * n).reshape(last, n).T.ravel()

@@ -24,7 +24,7 @@ from gated_interp.metrics.reconstruction import OPEN
 from gated_interp.models.toy import HookedTransformer, ToyConfig, build_toy
 from gated_interp.replacements.heads import require_plain
 from gated_interp.replacements.replacement import Replacement
-from gated_interp.tasks.skip_trigrams import SkipTrigramTask
+from gated_interp.tasks.task import KnownAnswers, Task
 from gated_interp.training.config import TrainConfig
 from gated_interp.training.constraint import FvuControl
 from gated_interp.training.device import pick_device
@@ -92,7 +92,7 @@ class GatedRun:
     original: HookedTransformer = dataclasses.field(repr=False)
     block: Replacement
     config: TrainConfig
-    task: SkipTrigramTask
+    task: Task
 
 
 def train_toys(
@@ -176,7 +176,8 @@ def why_not_stackable(run: GatedRun) -> str | None:
     """
     model, cfg = run.original, run.original.cfg
     v = cfg.d_vocab
-    run.task.require_vocabulary(v)
+    if isinstance(run.task, KnownAnswers):
+        run.task.require_vocabulary(v)
     if run.task.n_positions > cfg.n_ctx:
         raise GatedInterpError(
             f"the task has {run.task.n_positions} positions; the model's context has {cfg.n_ctx}."
@@ -248,7 +249,7 @@ def _in_stacks(
 class _Batches:
     """The batch of each step: one fixed pool, or pools that are used once."""
 
-    def __init__(self, task: SkipTrigramTask, configs: list[TrainConfig], **options: Any):
+    def __init__(self, task: Task, configs: list[TrainConfig], **options: Any):
         self.task, self.configs, self.options = task, configs, options
         config = configs[0]
         self.fixed = config.data == "fixed"
