@@ -7,13 +7,16 @@ import torch
 from attention_models import gated, toy
 from closeness import assert_close
 
+from gated_interp.analysis import writes
 from gated_interp.analysis.superposition import loading_matrix
+from gated_interp.analysis.verdict import EXAMPLES, verdict
+from gated_interp.analysis.writes import head_writes, writes_kept
 from gated_interp.core.errors import GatedInterpError
+from gated_interp.experiments.figures import GALLERY, pictures_of
 from gated_interp.experiments.inspect_figures import (
     LATTICE_HEADS,
     ablation_figures,
     circuit_figures,
-    draw_gallery,
     gallery_figures,
     save_under,
     subset_figure,
@@ -160,13 +163,33 @@ def test_the_lattice_shows_the_heads_that_matter_with_the_others_on(manual):
 
 
 @pytest.mark.slow
+def test_what_heads_write_is_measured_once_for_all_pictures_of_a_run(spliced, monkeypatch):
+    measured = []
+
+    def counted(model, tokens, rows, positions):
+        measured.append(len(rows))
+        return head_writes(model, tokens, rows, positions)
+
+    monkeypatch.setattr(writes, "head_writes", counted)
+    first = pictures_of(spliced, TASK, GALLERY)
+    assert measured == [EXAMPLES, EXAMPLES]  # the toy's and the block's
+    second = pictures_of(spliced, TASK, GALLERY)
+    assert len(measured) == 4  # nothing is kept once they are drawn
+    assert list(first) == list(second)
+    with writes_kept(), writes_kept():
+        verdict(spliced, TASK)
+    verdict(spliced, TASK)
+    assert len(measured) == 6
+
+
+@pytest.mark.slow
 def test_the_gallery_shows_the_model_and_its_original(spliced, manual, tmp_path):
     stems = set(gallery_figures(spliced, TASK, "2H3ST"))
     assert {"2H3ST-wiring", "2H3ST-toy-wiring", "2H3ST-subsets", "2H3ST-toy-shapley"} <= stems
     alone = set(gallery_figures(manual, TASK, "manual"))
     assert "manual-shapley" in alone
     assert not any("toy" in stem for stem in alone)
-    files = draw_gallery(manual, TASK, "manual", tmp_path, ("html",))
+    files = save_under(gallery_figures(manual, TASK, "manual"), tmp_path, ("html",))
     assert set(files) == set(tmp_path.iterdir())
     assert {p.stem for p in files if p.suffix == ".html"} == alone
 

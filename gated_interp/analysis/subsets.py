@@ -22,12 +22,11 @@ from torch import Tensor
 
 from gated_interp.analysis.games import harsanyi_dividends, shapley_values
 from gated_interp.analysis.verdict import EXAMPLES, SEED
-from gated_interp.analysis.writes import head_writes
+from gated_interp.analysis.writes import probe_writes
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.seeds import generator
 from gated_interp.models.toy import HookedTransformer
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
-from gated_interp.tasks.task import probes_for
 
 __all__ = [
     "SubsetValues",
@@ -257,13 +256,11 @@ def _sampled_gains(
 def _examples(
     model: HookedTransformer, task: SkipTrigramTask, n: int, seed: int
 ) -> Iterator[_Examples]:
-    probes = probes_for(task, model.cfg.d_vocab, n, seed).to(model.embed.W_E.device)
-    writes, logits = head_writes(model, probes.tokens, probes.row, probes.position)
-    # Sums of many heads in another order: doubles keep ties and near-ties where they are.
-    writes, logits = writes.double().cpu(), logits.double().cpu()
-    base = logits - writes.sum(1)
+    found = probe_writes(model, task, n, seed).double()
+    writes = found.writes
+    base = found.logits - writes.sum(1)
     for b in task.trigrams:
-        mine = (probes.case == b).cpu()
+        mine = found.probes.case == b
         c = task.completion(b)
         others = [v for v in range(task.d_vocab) if v != c]
         yield _Examples(

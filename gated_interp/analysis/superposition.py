@@ -36,14 +36,14 @@ from gated_interp.analysis.measures import (
     top1_mass,
 )
 from gated_interp.analysis.verdict import EXAMPLES, SEED, THRESHOLD, Verdict, verdict_from_writes
-from gated_interp.analysis.writes import head_writes, require_linear
+from gated_interp.analysis.writes import head_writes, probe_writes
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.seeds import derive, generator
 from gated_interp.core.streams import Stream
 from gated_interp.metrics.predictions import leads
 from gated_interp.models.toy import HookedTransformer
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
-from gated_interp.tasks.task import Probes, probes_for
+from gated_interp.tasks.task import Probes
 
 COLUMNS = ["scope", "measure", "trigram", "head", "value", "low", "high"]
 
@@ -72,9 +72,9 @@ def loading_matrix(
         >>> loading_matrix(truth.model, truth.task)[:2].round(decimals=2).tolist()
         [[2.14, 0.0], [0.0, 2.14]]
     """
-    writes, _, probes = _probe_writes(model, task, n, seed)
-    each = example_loadings(writes, probes.target)
-    return torch.stack([each[probes.case == b].mean(0) for b in task.trigrams])
+    found = probe_writes(model, task, n, seed).double()
+    each = example_loadings(found.writes, found.probes.target)
+    return torch.stack([each[found.probes.case == b].mean(0) for b in task.trigrams])
 
 
 def superposition_report(
@@ -122,8 +122,9 @@ def superposition_report(
     """
     if replicates < 2:
         raise GatedInterpError(f"replicates is {replicates}; it must be at least 2.")
-    writes, logits, probes = _probe_writes(model, task, n, seed)
-    found = verdict_from_writes(writes, logits, probes)
+    probed = probe_writes(model, task, n, seed).double()
+    writes, probes = probed.writes, probed.probes
+    found = verdict_from_writes(writes, probed.logits, probes)
     tokens = task.sample(n, derive(seed, Stream.REPORT_SEQUENCES)).tokens.to(model.embed.W_E.device)
     source = generator(derive(seed, Stream.REPORT_REPLICATES))
     alarms, alone = false_alarms(model, task, tokens)
@@ -220,15 +221,6 @@ def loading_from(
         if row["measure"] == "loading":
             loading[row["trigram"] - 1, row["head"]] = row["value"]
     return loading
-
-
-def _probe_writes(
-    model: HookedTransformer, task: SkipTrigramTask, n: int, seed: int
-) -> tuple[Tensor, Tensor, Probes]:
-    require_linear(model)
-    probes = probes_for(task, model.cfg.d_vocab, n, seed).to(model.embed.W_E.device)
-    writes, logits = head_writes(model, probes.tokens, probes.row, probes.position)
-    return writes.double().cpu(), logits.double().cpu(), probes.to("cpu")
 
 
 def _loading_rows(

@@ -21,9 +21,9 @@ from torch import Tensor
 
 from gated_interp.analysis.breaking import some_set_breaks
 from gated_interp.analysis.holders import holders_from_writes, is_clean
-from gated_interp.analysis.writes import head_writes
+from gated_interp.analysis.writes import probe_writes
 from gated_interp.models.toy import HookedTransformer
-from gated_interp.tasks.task import Probes, Task, probes_for
+from gated_interp.tasks.task import Probes, Task
 
 THRESHOLD = 0.99
 EXAMPLES = 1000
@@ -109,9 +109,8 @@ def verdict(
         >>> found.owners, found.distributed, found.holders
         ({1: [0], 2: [1], 3: []}, [3], {1: [], 2: [], 3: []})
     """
-    probes = probes_for(task, model.cfg.d_vocab, n, seed).to(model.embed.W_E.device)
-    writes, logits = head_writes(model, probes.tokens, probes.row, probes.position)
-    return verdict_from_writes(writes, logits, probes)
+    found = probe_writes(model, task, n, seed)
+    return verdict_from_writes(found.writes, found.logits, found.probes)
 
 
 def verdict_from_writes(

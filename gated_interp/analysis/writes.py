@@ -1,11 +1,18 @@
 """What each head writes to the logits, for any one-layer model that is linear in its heads."""
 
+import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.models.toy import HookedTransformer
+from gated_interp.tasks.task import Probes, Task, probes_for
 
 
 def require_tokens(model: HookedTransformer, tokens: Tensor) -> None:
@@ -77,3 +84,64 @@ def head_writes(
     z = cache[name][rows, positions]
     W_OU = model.blocks[0].attn.W_O @ model.unembed.W_U
     return torch.einsum("ehd,hdv->ehv", z, W_OU), logits[rows, positions]
+
+
+@dataclasses.dataclass(frozen=True)
+class ProbeWrites:
+    """What the heads of a model write to the logits where the answers of a task are known.
+
+    Attributes:
+        writes: ``[example head_index d_vocab]``, as :func:`head_writes`.
+        logits: ``[example d_vocab]``, the model's own.
+        probes: the examples, with some of every case.
+    """
+
+    writes: Float[Tensor, "example head_index d_vocab"]
+    logits: Float[Tensor, "example d_vocab"]
+    probes: Probes
+
+    def double(self) -> "ProbeWrites":
+        """The same on the CPU in float64: sums in another order leave ties where they are."""
+        return ProbeWrites(
+            self.writes.double().cpu(), self.logits.double().cpu(), self.probes.to("cpu")
+        )
+
+
+_kept: ContextVar[dict[Any, tuple[HookedTransformer, ProbeWrites]] | None] = ContextVar(
+    "kept", default=None
+)
+
+
+@contextmanager
+def writes_kept() -> Iterator[None]:
+    """Inside, :func:`probe_writes` runs each model once: for many pictures of the same models.
+
+    Models must stay as they are while the context is open.
+    """
+    open_already = _kept.get()
+    token = _kept.set({} if open_already is None else open_already)
+    try:
+        yield
+    finally:
+        _kept.reset(token)
+
+
+def probe_writes(model: HookedTransformer, task: Task, n: int, seed: int) -> ProbeWrites:
+    """What each head of a one-layer model writes at the probes of ``task``, from one forward pass.
+
+    Args:
+        n, seed: of the sequences that hold the probes.
+
+    Raises:
+        GatedInterpError: a task without known answers, a model of another vocabulary or one that
+            is not linear in its heads, or a case that never occurs.
+    """
+    kept, key = _kept.get(), (id(model), repr(task), n, seed)
+    if kept is not None and key in kept:
+        return kept[key][1]
+    probes = probes_for(task, model.cfg.d_vocab, n, seed).to(model.embed.W_E.device)
+    writes, logits = head_writes(model, probes.tokens, probes.row, probes.position)
+    found = ProbeWrites(writes, logits, probes)
+    if kept is not None:
+        kept[key] = (model, found)  # held, so that no other model gets its id
+    return found

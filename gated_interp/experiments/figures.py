@@ -14,6 +14,7 @@ from gated_interp.analysis.holders import energy_by_place, what_remains
 from gated_interp.analysis.measures import shares
 from gated_interp.analysis.superposition import loading_matrix
 from gated_interp.analysis.verdict import SEED, verdict
+from gated_interp.analysis.writes import writes_kept
 from gated_interp.checkpoints.checkpoint import load
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.experiments.inspect_figures import (
@@ -58,20 +59,27 @@ def draw_run(
     figures: dict[Path | str, tuple[go.Figure, Any]] = {}
     for name in results["experiments"]:
         gated = load(run / f"{name}-gated.safetensors")
-        task: SkipTrigramTask = gated.task
-        figures[out / f"{name}-before-after"] = before_after_of(gated, task, name)
-        figures[out / f"{name}-gates"] = gates_of(gated, task, name)
-        figures[out / f"{name}-roles"] = roles_of(gated, task, name)
+        found = pictures_of(gated, gated.task, name)
         history = drawn_steps(_read_csv(run / f"{name}-history.csv"))
         selected = results["experiments"][name]["selected_seed"]
-        figures[out / f"{name}-training"] = training_of(history, selected, name)
-        if name == GALLERY:
-            found = gallery_figures(gated, task, name)
-            figures |= {out / stem: figure for stem, figure in found.items()}
+        found[f"{name}-training"] = training_of(history, selected, name)
+        figures |= {out / stem: figure for stem, figure in found.items()}
     runs = {name: _read_csv(run / f"{name}-runs.csv") for name in results["experiments"]}
     table = reliability_table(results, runs)
     figures[out / "reliability"] = (reliability_figure(table), table)
     return save_figures(figures, formats, say=say)
+
+
+@writes_kept()
+def pictures_of(gated: HookedTransformer, task: SkipTrigramTask, name: str) -> dict[str, Figure]:
+    """The figures of a gated model and its toy, by stem; of the gallery's, its heads one by one."""
+    toy = unsplice(gated)
+    found = {
+        f"{name}-before-after": before_after_of(gated, task, name, toy),
+        f"{name}-gates": gates_of(gated, task, name),
+        f"{name}-roles": roles_of(gated, task, name),
+    }
+    return found | (gallery_figures(gated, task, name, toy) if name == GALLERY else {})
 
 
 def drawn_steps(history: pd.DataFrame, at_most: int = 60) -> pd.DataFrame:
@@ -93,9 +101,19 @@ def training_of(history: pd.DataFrame, selected: int, name: str) -> Figure:
     return fig, history
 
 
-def before_after_of(gated: HookedTransformer, task: SkipTrigramTask, name: str) -> Figure:
-    """The post's picture: who holds each representation, in the toy and in the gated block."""
-    sides = {"before": (unsplice(gated), "the toy"), "after": (gated, "the gated block")}
+def before_after_of(
+    gated: HookedTransformer,
+    task: SkipTrigramTask,
+    name: str,
+    toy: HookedTransformer | None = None,
+) -> Figure:
+    """The post's picture: who holds each representation, in the toy and in the gated block.
+
+    Args:
+        toy: what ``unsplice`` gives of ``gated``, where it is at hand.
+    """
+    toy = unsplice(gated) if toy is None else toy
+    sides = {"before": (toy, "the toy"), "after": (gated, "the gated block")}
     held = {key: holdings(model, task, label) for key, (model, label) in sides.items()}
     words = {b: f"A…B{b}→C{b}" for b in task.trigrams}
     rows = []

@@ -10,6 +10,7 @@ import plotly.graph_objects as go
 from gated_interp.analysis.subsets import MAX_EXACT, pair_interactions, subset_values
 from gated_interp.analysis.superposition import loading_matrix
 from gated_interp.analysis.verdict import verdict
+from gated_interp.analysis.writes import writes_kept
 from gated_interp.experiments.inspect_tables import (
     Example,
     ablations,
@@ -43,6 +44,7 @@ SMALLEST = 1e-4  # logits
 LEAD = "lead of C over the next token (logits)"
 
 
+@writes_kept()
 def ablation_figures(
     model: HookedTransformer,
     task: SkipTrigramTask,
@@ -163,6 +165,7 @@ def _leads_of(shapley: pd.DataFrame, trigram: int) -> pd.DataFrame:
     return shapley[(shapley["metric"] == "lead") & (shapley["trigram"] == trigram)]
 
 
+@writes_kept()
 def circuit_figures(
     model: HookedTransformer, task: SkipTrigramTask, name: str, *, trigram: int | None = None
 ) -> dict[str, Figure]:
@@ -216,11 +219,21 @@ def circuits_figure(model: HookedTransformer, task: SkipTrigramTask, name: str) 
     return fig, circuit_table(model, task)
 
 
-def loadings_figure(model: HookedTransformer, task: SkipTrigramTask, name: str) -> Figure:
-    """How much each head carries of each trigram: of a spliced model, before and after."""
+def loadings_figure(
+    model: HookedTransformer,
+    task: SkipTrigramTask,
+    name: str,
+    toy: HookedTransformer | None = None,
+) -> Figure:
+    """How much each head carries of each trigram: of a spliced model, before and after.
+
+    Args:
+        toy: what ``unsplice`` gives of ``model``, where it is at hand.
+    """
     models = {"the model": model}
     if originals(model):
-        models = {"before (toy)": unsplice(model), "after (gated block)": model}
+        before = unsplice(model) if toy is None else toy
+        models = {"before (toy)": before, "after (gated block)": model}
     heads = {key: head_names(one) for key, one in models.items()}
     loadings = {key: loading_matrix(one, task).cpu().numpy() for key, one in models.items()}
     rows = [trigram_label(b) for b in task.trigrams]
@@ -302,21 +315,29 @@ def attention_figure(
     return fig, pd.DataFrame(rows)
 
 
+@writes_kept()
 def gallery_figures(
-    model: HookedTransformer, task: SkipTrigramTask, name: str
+    model: HookedTransformer,
+    task: SkipTrigramTask,
+    name: str,
+    toy: HookedTransformer | None = None,
 ) -> dict[str, Figure]:
     """The README's gallery, by stem: what the heads of ``model`` do, and those of its original.
 
     The original (of a spliced model) gets the figures in which heads share work: ablation,
     Shapley values with interactions, and the wiring of the same example.
+
+    Args:
+        toy: what ``unsplice`` gives of ``model``, where it is at hand.
     """
-    toy = unsplice(model) if originals(model) else model
+    if toy is None:
+        toy = unsplice(model) if originals(model) else model
     example = example_of(toy, task)
     after = example_of(model, task, example.trigram)
     found = {
         f"{name}-ablation": ablation_figure(model, task, name),
         f"{name}-circuits": circuits_figure(model, task, name),
-        f"{name}-loadings": loadings_figure(model, task, name),
+        f"{name}-loadings": loadings_figure(model, task, name, toy),
         f"{name}-wiring": wiring_figure(model, task, name, after),
         f"{name}-attention": attention_figure(model, task, name, after),
     }
@@ -331,22 +352,6 @@ def gallery_figures(
     return found
 
 
-def draw_gallery(
-    model: HookedTransformer,
-    task: SkipTrigramTask,
-    name: str,
-    out: Path | str,
-    formats: Sequence[str] = ("svg", "png"),
-    say: Callable[[str], object] | None = None,
-) -> list[Path]:
-    """Write :func:`gallery_figures` to ``out``, each with its CSV.
-
-    Raises:
-        GatedInterpError: a format that does not exist, or a folder that cannot be written.
-    """
-    return save_under(gallery_figures(model, task, name), out, formats, say=say)
-
-
 def save_under(
     figures: Mapping[str, Figure],
     out: Path | str,
@@ -357,7 +362,7 @@ def save_under(
     """Write figures, by stem, to the folder ``out``; returns the files.
 
     Raises:
-        GatedInterpError: as :func:`draw_gallery`.
+        GatedInterpError: a format that does not exist, or a folder that cannot be written.
     """
     placed: dict[Path | str, Figure] = {Path(out) / stem: fig for stem, fig in figures.items()}
     return save_figures(placed, formats, say=say)
