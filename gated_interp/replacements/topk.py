@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from gated_interp.core.config import positive
 from gated_interp.core.seeds import generator
+from gated_interp.metrics.reconstruction import writes_at
 from gated_interp.replacements.heads import (
     HeadAttention,
     HeadsConfig,
@@ -142,8 +143,7 @@ class TopKAttention(HeadAttention):
     def kept(
         self, z: Float[Tensor, "batch pos head_index d_head"]
     ) -> Float[Tensor, "batch pos head_index d_head"]:
-        lengths = torch.einsum("bphd,hdm->bphm", z.detach(), self.W_O.detach()).norm(dim=-1)
-        return z * most(lengths, self.k_now)[..., None]
+        return z * most(writes_at(z.detach(), self.W_O.detach()), self.k_now)[..., None]
 
     def prepare(self, fraction: float, seed: int) -> None:
         self.k_now = k_at(fraction, self.config)
