@@ -19,7 +19,7 @@ from gated_interp.replacements.gates import (
     head_norm,
     logistic_noise,
 )
-from gated_interp.replacements.heads import require_plain
+from gated_interp.replacements.plain import require_plain
 
 ACTIVATIONS: list[GateActivation] = ["clamp", "relu", "tanh", "binary", "hard_concrete"]
 BATCH, POS, D_MODEL, HEADS, D_HEAD = 2, 7, 13, 5, 3

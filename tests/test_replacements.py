@@ -351,7 +351,7 @@ def test_a_kind_from_outside_the_package_is_trained_spliced_and_named(monkeypatc
 
         def __init__(self, config):
             super().__init__()
-            self.config, self.n_trigrams, self.l0 = config, None, None
+            self.config = config
             self.read = nn.Parameter(
                 torch.randn(config.n_heads, config.d_model, generator=generator(1))
             )

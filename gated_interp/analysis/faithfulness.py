@@ -14,6 +14,9 @@ from gated_interp.metrics.reconstruction import open_gates, squared_error, unexp
 from gated_interp.models.toy import HookedTransformer
 from gated_interp.replacements.splice import originals, require_layer, unsplice
 
+DEAD = 1e-3
+"""A head whose writes are at most this much of the largest head's is dead."""
+
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Faithfulness:
@@ -117,7 +120,7 @@ def dead_heads(
     model: HookedTransformer,
     tokens: Int[Tensor, "batch pos"],
     layer: int = 0,
-    threshold: float = 1e-3,
+    threshold: float = DEAD,
 ) -> list[int]:
     """The heads of ``layer`` that write next to nothing, anywhere in ``tokens``.
 
@@ -134,7 +137,16 @@ def dead_heads(
         raise GatedInterpError(f"threshold is {threshold}; it must not be negative.")
     name = f"blocks.{layer}.attn.hook_z"
     _, cache = model.run_with_cache(tokens, names_filter=name)
-    result = torch.einsum("bphd,hdm->bphm", cache[name], model.blocks[layer].attn.W_O)
+    return dead_from(cache[name], model.blocks[layer].attn.W_O, threshold)
+
+
+def dead_from(
+    z: Float[Tensor, "batch pos head_index d_head"],
+    W_O: Float[Tensor, "head_index d_head d_model"],
+    threshold: float = DEAD,
+) -> list[int]:
+    """The heads that :func:`dead_heads` calls dead, from what stands at ``hook_z``."""
+    result = torch.einsum("bphd,hdm->bphm", z, W_O)
     size = result.double().square().mean((0, 1, 3)).sqrt()
     dead: list[int] = (size <= threshold * size.max()).nonzero().flatten().tolist()
     return dead

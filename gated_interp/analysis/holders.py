@@ -23,7 +23,7 @@ from gated_interp.analysis.heads import all_heads, head_counts, intervened
 from gated_interp.analysis.replacements import replacements
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.metrics.predictions import kl_divergence, leads
-from gated_interp.metrics.reconstruction import OPEN, fvu
+from gated_interp.metrics.reconstruction import OPEN, fvu, writes_at
 from gated_interp.models.toy import HookedTransformer
 from gated_interp.replacements.splice import originals, unsplice
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask, TrigramBatch
@@ -262,10 +262,7 @@ def _writes(
     _, cache = model.run_with_cache(
         batch.tokens, names_filter=list(names.values()), return_cache_object=False
     )
-    W_O = model.blocks[0].attn.W_O
-    z = cache[names["z"]]
-    gram = torch.einsum("hdm,hem->hde", W_O, W_O)
-    energy = torch.einsum("bphd,hde,bphe->bph", z, gram, z).double().clamp(min=0)
+    energy = writes_at(cache[names["z"]], model.blocks[0].attn.W_O).double().clamp(min=0)
     return batch, energy, task.answered(batch), cache.get(names["gate"])
 
 

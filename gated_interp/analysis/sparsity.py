@@ -4,16 +4,16 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from gated_interp.analysis.faithfulness import dead_heads
-from gated_interp.analysis.heads import head_counts, intervened
+from gated_interp.analysis.faithfulness import dead_from
+from gated_interp.analysis.heads import intervened
 from gated_interp.analysis.measures import cancellation
-from gated_interp.analysis.writes import head_writes, require_linear, require_tokens
+from gated_interp.analysis.writes import logit_writes, require_linear, require_tokens
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.seeds import generator
 from gated_interp.metrics.predictions import kl_divergence
 from gated_interp.models.toy import HookedTransformer
 from gated_interp.replacements.replacement import active
-from gated_interp.replacements.splice import replacement_in, unsplice
+from gated_interp.replacements.splice import replacement_in, require_layer, unsplice
 
 
 @torch.no_grad()
@@ -33,23 +33,21 @@ def sparsity(
     Raises:
         GatedInterpError: no such layer, or tokens the model cannot read.
     """
+    require_layer(model, layer)
     require_tokens(model, tokens)
     name = f"blocks.{layer}.attn.hook_z"
     _, cache = model.run_with_cache(tokens, names_filter=name)
-    writing = active(cache[name], model.blocks[layer].attn.W_O)
-    dead = dead_heads(model, tokens, layer)
+    z, W_O = cache[name], model.blocks[layer].attn.W_O
     found = {
-        "active_per_position": float(writing.sum(-1).double().mean()),
-        "heads_alive": float(head_counts(model)[layer] - len(dead)),
+        "active_per_position": float(active(z, W_O).sum(-1).double().mean()),
+        "heads_alive": float(len(W_O) - len(dead_from(z, W_O))),
         "cancellation": float("nan"),
     }
     try:
         require_linear(model)
     except GatedInterpError:
         return found
-    places = torch.cartesian_prod(*map(torch.arange, tokens.shape)).to(tokens.device)
-    rows, positions = places.unbind(1)
-    writes, _ = head_writes(model, tokens, rows, positions)
+    writes = logit_writes(model, z.flatten(0, 1))
     found["cancellation"] = float(cancellation(writes).double().mean())
     return found
 

@@ -81,9 +81,15 @@ def head_writes(
     require_tokens(model, tokens)
     name = "blocks.0.attn.hook_z"
     logits, cache = model.run_with_cache(tokens, names_filter=name)
-    z = cache[name][rows, positions]
+    return logit_writes(model, cache[name][rows, positions]), logits[rows, positions]
+
+
+def logit_writes(
+    model: HookedTransformer, z: Float[Tensor, "example head_index d_head"]
+) -> Float[Tensor, "example head_index d_vocab"]:
+    """What heads with this ``z`` write to the logits of a model that is linear in its heads."""
     W_OU = model.blocks[0].attn.W_O @ model.unembed.W_U
-    return torch.einsum("ehd,hdv->ehv", z, W_OU), logits[rows, positions]
+    return torch.einsum("ehd,hdv->ehv", z, W_OU)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,13 +2,14 @@
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
 
 from gated_interp.analysis.foils import false_alarms
-from gated_interp.analysis.sparsity import switching_on
+from gated_interp.analysis.sparsity import sparsity, switching_on
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.experiments.cells import (
     Cell,
@@ -62,8 +63,9 @@ def run_frontier(
 
     Columns: ``task``; ``method``; ``knob`` (its value) and ``knob_name``; ``seeds``, runs;
     ``clean_rate`` with its 95% interval ``low``, ``high`` (runs on one toy are one cluster);
-    medians over runs of ``fvu``, ``kl`` (nats), ``active_per_position``, ``heads_alive``, ``l0``
-    (open gates per causal pair; every head where there are no gates), ``cancellation``,
+    medians over runs of ``fvu``, ``kl`` (nats), ``l0`` (open gates per causal pair; every head
+    where there are no gates), ``active_per_position``, ``heads_alive`` and ``cancellation``
+    (:func:`~gated_interp.analysis.sparsity.sparsity`),
     ``false_alarms`` of the worst trigram (:func:`~gated_interp.analysis.foils.false_alarms`),
     ``kl_random`` and ``kl_adversarial`` (:func:`~gated_interp.analysis.sparsity.switching_on`);
     ``seconds`` of one process for all seeds, their toys included; ``expansion``, heads per original
@@ -84,30 +86,17 @@ def run_frontier(
     """
     chosen = [method_named(name) for name in methods]
     shapes = {task: _shape(task) for task in tasks}
-    keys = {
-        f"{method.name}, {value:g}": (method, value) for method in chosen for value in method.values
-    }
     cells = [
         Cell(name, *shape, matched(method.at(value), *shape))
-        for name, (method, value) in keys.items()
+        for name, (method, value) in points(chosen).items()
         for shape in shapes.values()
     ]
     config = CellsConfig(seeds=seeds, first_seed=first_seed, steps=steps, toy_steps=toy_steps)
-    table = run_cells(
-        out,
-        CELLS,
-        cells,
-        config,
-        summary,
-        measure=measured,
-        workers=workers,
-        say=say,
-        on_progress=on_progress,
+    table = train_cells(
+        out, CELLS, cells, config, workers=workers, say=say, on_progress=on_progress
     )
-    every = {f"{m.name}, {value:g}": (m, value) for m in METHODS.values() for value in m.values}
-    table[["method", "knob", "knob_name"]] = [
-        (every[name][0].name, every[name][1], every[name][0].knob) for name in table["recipe"]
-    ]
+    there = map(points(METHODS.values()).__getitem__, table["recipe"])
+    table[["method", "knob", "knob_name"]] = [(m.name, value, m.knob) for m, value in there]
     table["task"] = table["experiment"]
     order = {name: i for i, name in enumerate(METHODS)}
     table["expansion"] = table["gated_heads"] // table["heads"]
@@ -138,31 +127,17 @@ def run_tuning(
     """
     task, first_seed, seeds = TUNED_ON
     shape = _shape(task)
-    tried = {
-        f"{method.name}, {i}": (method, i)
-        for method in map(method_named, methods)
-        for i in range(len(method.tried))
-    }
     cells = [
         Cell(name, *shape, matched(method.at(_middle(method), i), *shape))
-        for name, (method, i) in tried.items()
+        for name, (method, i) in settings(map(method_named, methods)).items()
     ]
-    table = run_cells(
-        out,
-        TUNING,
-        cells,
-        CellsConfig(seeds=seeds, first_seed=first_seed),
-        summary,
-        measure=measured,
-        workers=workers,
-        say=say,
-        on_progress=on_progress,
+    config = CellsConfig(seeds=seeds, first_seed=first_seed)
+    table = train_cells(
+        out, TUNING, cells, config, workers=workers, say=say, on_progress=on_progress
     )
-    named = {f"{m.name}, {i}": (m, i) for m in METHODS.values() for i in range(len(m.tried))}
-    table["method"] = [named[name][0].name for name in table["recipe"]]
-    table["changes"] = [
-        ", ".join(f"{k}={v}" for k, v in named[name][0].tried[named[name][1]].items()) or "none"
-        for name in table["recipe"]
+    there = map(settings(METHODS.values()).__getitem__, table["recipe"])
+    table[["method", "changes"]] = [
+        (m.name, ", ".join(f"{k}={v}" for k, v in m.tried[i].items()) or "none") for m, i in there
     ]
     best = table.sort_values(["clean", "fvu"], ascending=[False, True]).drop_duplicates("method")
     table["chosen"] = table["recipe"].isin(best["recipe"])
@@ -201,29 +176,29 @@ def run_width(
         for width in WIDTHS
     ]
     config = CellsConfig(seeds=seeds, first_seed=first_seed, steps=steps, toy_steps=toy_steps)
-    return run_cells(
-        out,
-        WIDTH,
-        cells,
-        config,
-        summary,
-        measure=measured,
-        workers=workers,
-        say=say,
-        on_progress=on_progress,
-    )
+    return train_cells(out, WIDTH, cells, config, workers=workers, say=say, on_progress=on_progress)
+
+
+def points(methods: Iterable[Method]) -> dict[str, tuple[Method, float | int]]:
+    """Each method at each value of its knob, by its cell's name."""
+    return {f"{m.name}, {value:g}": (m, value) for m in methods for value in m.values}
+
+
+def settings(methods: Iterable[Method]) -> dict[str, tuple[Method, int]]:
+    """Each method and the number of each setting it was tried with, by its cell's name."""
+    return {f"{m.name}, {i}": (m, i) for m in methods for i in range(len(m.tried))}
 
 
 def measured(
     task: SkipTrigramTask, recipe: Recipe, seeds: Sequence[int], originals: Sequence[ToyOutcome]
 ) -> list[Row]:
-    """A row for each seed's run, with what switching on shut heads does to it."""
-    tokens = task.sample(HELD_OUT, HELD_OUT_SEED).tokens[:SWITCHED]
+    """A row for each seed's run: how sparse it is, and what switching on shut heads does to it."""
+    tokens = task.sample(HELD_OUT, HELD_OUT_SEED).tokens
     rows = []
     for run in train_gated_seeds(task, recipe, seeds, originals):
-        switched = switching_on(run.model, tokens, seed=HELD_OUT_SEED)
-        alarms = max(false_alarms(run.model, task).values())
-        row = {**run.row(), "false_alarms": alarms}
+        row = run.row() | sparsity(run.model, tokens)
+        row["false_alarms"] = max(false_alarms(run.model, task).values())
+        switched = switching_on(run.model, tokens[:SWITCHED], seed=HELD_OUT_SEED)
         rows.append(row | {n: v for n, v in switched.items() if n != "kl"})
     return rows
 
@@ -245,6 +220,9 @@ def summary(runs: Runs) -> Row:
         row["success_rate"] = float(gated["success"].mean())
         row |= {name: float(gated[name].median()) for name in MEDIANS}
     return row | {"seconds": runs.seconds}
+
+
+train_cells = partial(run_cells, summary=summary, measure=measured)
 
 
 def draw_frontier(

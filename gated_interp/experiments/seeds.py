@@ -9,7 +9,6 @@ from typing import Any
 import pandas as pd
 
 from gated_interp.analysis.faithfulness import faithfulness
-from gated_interp.analysis.sparsity import sparsity
 from gated_interp.analysis.verdict import Verdict, verdict
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.seeds import derive
@@ -41,9 +40,6 @@ MEASURES = (
     "cross_entropy",
     "original_cross_entropy",
     "kl",
-    "active_per_position",
-    "heads_alive",
-    "cancellation",
     "kept",
     "purity",
     "open_there",
@@ -86,8 +82,6 @@ class GatedOutcome:
     Attributes:
         toy_seed: the toy it was trained on.
         fvu, l0, cross_entropy, original_cross_entropy, kl: on held-out sequences.
-        active_per_position, heads_alive, cancellation: see
-            :func:`~gated_interp.analysis.sparsity.sparsity`, on held-out sequences.
         kept: of the examples that the toy answers with C, the share that the model with the block
             does too, of the trigram where that is least.
         purity: mean over holders of the share of what each writes (energy, ordinary sequences) that
@@ -109,9 +103,6 @@ class GatedOutcome:
     cross_entropy: float
     original_cross_entropy: float
     kl: float
-    active_per_position: float
-    heads_alive: float
-    cancellation: float
     kept: float
     purity: float
     open_there: float
@@ -278,7 +269,6 @@ def train_gated_seeds(
     for seed, toy, run, history in zip(seeds, originals, runs, histories, strict=True):
         model = splice(toy.model, 0, run.block)
         measured = {k: float(v) for k, v in faithfulness(model, tokens).measures().items()}
-        measured |= sparsity(model, tokens)
         found = verdict(model, task)
         measured |= holder_measures(model, task, found, n=HELD_OUT, seed=HELD_OUT_SEED)
         measured["kept"] = kept_answers(toy.model, model, task, seed=HELD_OUT_SEED)

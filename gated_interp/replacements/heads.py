@@ -14,6 +14,7 @@ from transformer_lens.hook_points import HookPoint
 from gated_interp.core.config import Config, positive
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.seeds import generator
+from gated_interp.replacements.plain import expanded, require_plain
 from gated_interp.replacements.replacement import Activations, Replacement
 
 # Numbers of every (head, query, key) that are made at once: some 1 MB of each, which stays in the
@@ -102,8 +103,9 @@ class HeadAttention(Replacement):
         super().__init__()
         self.config = config
         h, m, d = config.n_heads, config.d_model, config.d_head
-        self.attn_scale = math.sqrt(d) if config.attn_scale is None else config.attn_scale
         self._make_queries_and_keys()
+        d_qk = self.W_Q.shape[-1]
+        self.attn_scale = math.sqrt(d_qk) if config.attn_scale is None else config.attn_scale
         self.raw_W_V = nn.Parameter(torch.empty(h, m, d))
         self.raw_W_O = nn.Parameter(torch.empty(h, d, m))
         self.b_V = nn.Parameter(torch.zeros(h, d), requires_grad=config.value_bias)
@@ -116,7 +118,6 @@ class HeadAttention(Replacement):
         self.hook_pattern = HookPoint()  # [batch head_index query_pos key_pos], softmax
         self.hook_z = HookPoint()  # [batch pos head_index d_head]
         self.hook_result = HookPoint()  # [batch pos head_index d_model]
-        self.n_trigrams, self.l0 = None, None
         self._initialise(generator(config.seed))
         self.to(device)
 
@@ -144,7 +145,7 @@ class HeadAttention(Replacement):
     @torch.no_grad()
     def _initialise(self, source: torch.Generator) -> None:
         """Xavier-normal weights, head by head, from the config's own seed."""
-        for weight in (self.W_Q, self.W_K, self.raw_W_V, self.raw_W_O):
+        for weight in (p for p in self.parameters() if p.ndim == 3):
             for head in weight:
                 nn.init.xavier_normal_(head, generator=source)
 
@@ -355,21 +356,6 @@ class HeadAttention(Replacement):
                 self.b_O.copy_(attn.b_O)
 
 
-def expanded(n: int, expansion: int | float) -> int:
-    """``expansion`` times ``n`` heads.
-
-    Raises:
-        GatedInterpError: that is not a whole number of at least 1.
-    """
-    heads = round(n * expansion) if math.isfinite(expansion) else 0
-    if heads < 1 or not math.isclose(heads, n * expansion):
-        raise GatedInterpError(
-            f"expansion is {expansion}, which makes {n * expansion} heads of {n}; "
-            "it must make a whole number of at least 1."
-        )
-    return heads
-
-
 def is_hooked(point: nn.Module) -> bool:
     """Whether anybody looks: TransformerLens' hooks are torch's, and torch's own count too."""
     return any(
@@ -383,33 +369,3 @@ def project(
 ) -> Float[Tensor, "batch pos head_index d"]:
     """``x`` through each head's ``weight``."""
     return torch.einsum("bpm,hmd->bphd", x, weight)
-
-
-def require_plain(attn: Any) -> None:
-    """Refuse an attention layer whose function a gated block cannot express.
-
-    Raises:
-        GatedInterpError: not a TransformerLens attention layer, or one with extras.
-    """
-    cfg = getattr(attn, "cfg", None)
-    if cfg is None or not hasattr(attn, "W_O"):
-        raise GatedInterpError(
-            f"{type(attn).__name__} is not a TransformerLens attention layer; "
-            "pass model.blocks[layer].attn of a HookedTransformer."
-        )
-    extras = {
-        "positional_embedding_type": cfg.positional_embedding_type not in ("standard",),
-        "attention_dir": cfg.attention_dir != "causal",
-        "n_key_value_heads": cfg.n_key_value_heads not in (None, cfg.n_heads),
-        "use_qk_norm": cfg.use_qk_norm,
-        "use_local_attn": bool(cfg.use_local_attn) and getattr(attn, "attn_type", "") == "local",
-        "attn_scores_soft_cap": cfg.attn_scores_soft_cap > 0,
-        "clip_qkv": cfg.clip_qkv is not None,
-        "use_attention_sinks": bool(cfg.use_attention_sinks),
-    }
-    for name, there in extras.items():
-        if there:
-            raise GatedInterpError(
-                f"the layer has {name}={getattr(cfg, name)!r}; a gated block stands in only for "
-                "plain causal attention."
-            )

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from transformer_lens.hook_points import HookPoint
 
-from gated_interp.core.config import Config, positive
+from gated_interp.core.config import Config
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.metrics.overlap import overlap, overlap_cost
 from gated_interp.metrics.reconstruction import writes_at
@@ -68,8 +68,8 @@ class Replacement(nn.Module):
     config: Any
     b_O: Float[Tensor, " d_model"]
     hook_z: HookPoint  # [batch pos head_index d_head]
-    n_trigrams: int | None
-    l0: float | None
+    n_trigrams: int | None = None
+    l0: float | None = None
 
     @property
     def W_O(self) -> Float[Tensor, "head_index d_head d_model"]:
@@ -250,8 +250,3 @@ def kind_named(name: str) -> type[Replacement]:
             "(a kind of your own is known once the file that registers it is imported)."
         )
     return KINDS[name]
-
-
-def positive_sizes(config: Config) -> list[str]:
-    """Problem sentences for sizes that every kind's config has."""
-    return positive(config, "d_model", "n_heads", "d_head")

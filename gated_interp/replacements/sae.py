@@ -16,7 +16,8 @@ from transformer_lens.hook_points import HookPoint
 
 from gated_interp.core.config import Config, positive
 from gated_interp.core.seeds import generator
-from gated_interp.replacements.heads import expanded, require_plain, unit
+from gated_interp.replacements.heads import unit
+from gated_interp.replacements.plain import expanded, require_plain
 from gated_interp.replacements.replacement import Activations, Replacement, register
 from gated_interp.replacements.topk import most
 
@@ -84,7 +85,6 @@ class OutputAutoencoder(Replacement):
         self.b_O = nn.Parameter(torch.zeros(m))
         self.hook_features = HookPoint()  # [batch pos head_index]
         self.hook_z = HookPoint()  # [batch pos head_index 1]
-        self.n_trigrams, self.l0 = None, None
         with torch.no_grad():
             drawn = torch.randn(h, m, generator=generator(config.seed))
             self.raw_W_O.copy_(unit(drawn, 1)[:, None])

@@ -5,9 +5,7 @@ one query-key circuit, TopK of what they would write. With ``k = 1`` and a circu
 it is the Top-1 control of *Progress on attention* (Transformer Circuits, 2025).
 """
 
-import copy
 import dataclasses
-import math
 from typing import Any, TypeVar
 
 import torch
@@ -16,13 +14,9 @@ from torch import Tensor, nn
 
 from gated_interp.core.config import positive
 from gated_interp.core.seeds import generator
-from gated_interp.replacements.heads import (
-    HeadAttention,
-    HeadsConfig,
-    expanded,
-    require_plain,
-    unit,
-)
+from gated_interp.metrics.reconstruction import writes_at
+from gated_interp.replacements.heads import HeadAttention, HeadsConfig, unit
+from gated_interp.replacements.plain import expanded, require_plain
 from gated_interp.replacements.replacement import register
 
 FALLS_OVER = 0.1
@@ -86,9 +80,6 @@ class TopKAttention(HeadAttention):
 
     def __init__(self, config: TopKConfig, device: str | torch.device = "cpu"):
         super().__init__(config, device)
-        self.attn_scale = math.sqrt(self._sizes[2])
-        if config.attn_scale is not None:
-            self.attn_scale = config.attn_scale
         self.k_now = config.k
 
     @property
@@ -113,12 +104,6 @@ class TopKAttention(HeadAttention):
         shapes = super().stored_shapes(config)
         return {f"raw_{n}" if n in sizes else n: sizes.get(n, s) for n, s in shapes.items()}
 
-    @torch.no_grad()
-    def _initialise(self, source: torch.Generator) -> None:
-        for weight in (self.raw_W_Q, self.raw_W_K, self.raw_W_V, self.raw_W_O):
-            for head in weight:
-                nn.init.xavier_normal_(head, generator=source)
-
     @property
     def W_Q(self) -> Float[Tensor, "head_index d_model d_qk"]:
         """Each head's query weights, those of its circuit."""
@@ -142,8 +127,7 @@ class TopKAttention(HeadAttention):
     def kept(
         self, z: Float[Tensor, "batch pos head_index d_head"]
     ) -> Float[Tensor, "batch pos head_index d_head"]:
-        lengths = torch.einsum("bphd,hdm->bphm", z.detach(), self.W_O.detach()).norm(dim=-1)
-        return z * most(lengths, self.k_now)[..., None]
+        return z * most(writes_at(z.detach(), self.W_O.detach()), self.k_now)[..., None]
 
     def prepare(self, fraction: float, seed: int) -> None:
         self.k_now = k_at(fraction, self.config)
@@ -208,7 +192,7 @@ class TopKAttention(HeadAttention):
                 raw.copy_(unit(drawn, axis) + extra)
             if layer.config.output_bias:
                 layer.b_O.copy_(attn.b_O)
-        return copy.deepcopy(layer).to(attn.W_Q.device)
+        return layer.to(attn.W_Q.device)
 
     def __repr__(self) -> str:
         c = self.config

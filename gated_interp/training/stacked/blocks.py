@@ -9,16 +9,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from gated_interp.core.errors import GatedInterpError
-from gated_interp.core.seeds import generator
+from gated_interp.core.seeds import derive, generator
+from gated_interp.core.streams import Stream
 from gated_interp.replacements.gated_attention import GatedAttention, GatedConfig, gate_cost
-from gated_interp.replacements.gates import (
-    gate_activation,
-    is_drawn,
-    logistic_noise,
-)
+from gated_interp.replacements.gates import gate_activation, is_drawn, logistic_noise
 from gated_interp.replacements.heads import unit
 from gated_interp.replacements.sae import SAEConfig
 from gated_interp.replacements.topk import TopKConfig, k_at, most
+from gated_interp.training.config import TrainConfig
 from gated_interp.training.stacked.forward import flat_W_O, stacked_z
 
 PLAIN = ("W_Q", "W_K", "W_V", "W_O", "b_Q", "b_K", "b_V", "b_O")
@@ -172,8 +170,8 @@ class StackedHeads:
         """How many runs are stacked."""
         return self.weights.flat.shape[0]
 
-    def prepare(self, fraction: float, seeds: Sequence[int]) -> None:
-        """Make ready for a step, see :meth:`Replacement.prepare`; a seed per run."""
+    def prepare(self, step: int, configs: Sequence[TrainConfig]) -> None:
+        """Make ready for a step, see :meth:`Replacement.prepare`; a config per run."""
 
     def written(self, counts: Float[Tensor, "run query context key"]) -> Written:
         """What the blocks make of positions."""
@@ -225,13 +223,14 @@ class StackedGated(StackedHeads):
         """The gate of every (query token, key token), with this step's noise."""
         return gate_activation(self.gate_scores(), self.config.gate, self.noise)
 
-    def prepare(self, fraction: float, seeds: Sequence[int]) -> None:
+    def prepare(self, step: int, configs: Sequence[TrainConfig]) -> None:
         """Draw this step's noise, one number for each pair of tokens.
 
         All positions with that pair share it; the hooked loop draws one for each position.
         """
         c = self.config
         if is_drawn(c.gate):
+            seeds = [derive(config.seed, Stream.GATE_NOISE, step) for config in configs]
             v = self.weights["W_gate_Q"].shape[2]
             shape = (c.n_heads, 1, 1) if c.gate_per == "head" else (c.n_heads, v, v)
             device = self.weights.flat.device
@@ -271,8 +270,8 @@ class StackedTopK(StackedHeads):
         self.circuit = blocks[0].circuit.to(device)
         self.k = self.config.k
 
-    def prepare(self, fraction: float, seeds: Sequence[int]) -> None:
-        self.k = k_at(fraction, self.config)
+    def prepare(self, step: int, configs: Sequence[TrainConfig]) -> None:
+        self.k = k_at(step / configs[0].steps, self.config)
 
     def scores(self) -> Float[Tensor, "run head_index query key"]:
         w = self.weights

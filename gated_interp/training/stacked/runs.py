@@ -18,11 +18,10 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from gated_interp.core.errors import GatedInterpError
-from gated_interp.core.seeds import derive, generator
-from gated_interp.core.streams import Stream
+from gated_interp.core.seeds import generator
 from gated_interp.metrics.reconstruction import OPEN
 from gated_interp.models.toy import HookedTransformer, ToyConfig, build_toy
-from gated_interp.replacements.heads import require_plain
+from gated_interp.replacements.plain import require_plain
 from gated_interp.replacements.replacement import Replacement
 from gated_interp.tasks.task import KnownAnswers, Task
 from gated_interp.training.config import TrainConfig
@@ -329,8 +328,7 @@ def _gated_stack(runs: list[GatedRun], progress: bool) -> list[TrainResult[Repla
         if at not in original_z or not batches.fixed:
             with torch.no_grad():
                 original_z[at] = original.z(batch.counts)
-        seeds = [derive(c.seed, Stream.GATE_NOISE, step) for c in configs]
-        stack.prepare(step / configs[0].steps, seeds)
+        stack.prepare(step, configs)
         written, W_O = stack.written(batch.counts), stack.W_O
         bias = stack.weights["b_O"] - original.weights["b_O"]
         error = reconstruction(written.z, W_O, bias, original_z[at], original.W_O, batch.weight)
