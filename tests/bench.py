@@ -29,6 +29,7 @@ from gated_interp.analysis.verdict import EXAMPLES, SEED, verdict
 from gated_interp.core.files import write_text
 from gated_interp.core.threads import one_thread
 from gated_interp.experiments.batches import train_batches
+from gated_interp.experiments.originals import Toys
 from gated_interp.experiments.recipes import RELIABLE
 from gated_interp.experiments.seeds import train_gated_seeds
 from gated_interp.models.toy import ToyConfig, attention_only, build_toy
@@ -266,7 +267,7 @@ def bench_floor() -> list[dict[str, Any]]:
 
 def bench_experiment() -> list[dict[str, Any]]:
     """The 64-seed 2H3ST experiment on all cores, and the time to one clean run."""
-    shape = {"2H3ST": (2, SkipTrigramTask(3), RELIABLE)}
+    shape = {"2H3ST": (Toys(2, 3), RELIABLE)}
     started = time.perf_counter()
     ((_, _, gated, _),) = train_batches(shape, range(64), train_gated_seeds)
     seconds = time.perf_counter() - started

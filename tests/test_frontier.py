@@ -30,6 +30,7 @@ from gated_interp.experiments.methods import (
     method_named,
     parameters,
 )
+from gated_interp.experiments.originals import Toys
 from gated_interp.experiments.recipes import RELIABLE
 from gated_interp.replacements.gated_attention import GatedAttention, GatedConfig
 from gated_interp.replacements.topk import TopKAttention, TopKConfig
@@ -58,10 +59,10 @@ def test_every_method_has_the_same_budget_of_settings():
 @pytest.mark.parametrize("name", METHODS)
 def test_a_method_trains_stacked_with_no_more_parameters_than_ours(name):
     method = method_named(name)
-    recipe = matched(method.at(method.values[-1]), 2, 3)
-    assert (
-        0.85 * parameters(RELIABLE, 2, 3) < parameters(recipe, 2, 3) <= parameters(RELIABLE, 2, 3)
-    )
+    toys = Toys(2, 3)
+    recipe = matched(method.at(method.values[-1]), toys)
+    most = parameters(RELIABLE, toys)
+    assert 0.85 * most < parameters(recipe, toys) <= most
     run = recipe.replace(steps=12, n_sequences=200).gated_run(a_toy(), TASK, seed=1)
     said = []
     (result,) = train_gated_runs([run], progress=False, say=said.append)

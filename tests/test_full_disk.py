@@ -15,7 +15,7 @@ from gated_interp.analysis.verdict import verdict
 from gated_interp.checkpoints.checkpoint import save
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.files import write_text, write_whole
-from gated_interp.experiments import batches, paper, sweep
+from gated_interp.experiments import originals, paper, sweep
 from gated_interp.experiments.seeds import MEASURES, GatedOutcome, ToyOutcome
 from gated_interp.experiments.sweep_cells import COLUMNS
 from gated_interp.experiments.table import GrowingTable
@@ -198,9 +198,9 @@ def one_toy(heads, task, recipe, stack):
     return [ToyOutcome(s, toy, verdict(toy, task), 1.0, 0.1) for s in stack]
 
 
-def one_run(task, recipe, stack, originals):
+def one_run(task, recipe, stack, toys):
     """Gated runs without a training."""
-    toy = originals[0].model
+    toy = toys[0].model
     model = splice(toy, 0, GatedAttention.from_attention(toy.blocks[0].attn, 2))
     measured = dict.fromkeys(MEASURES, 0.1)
     history = pd.DataFrame({"step": [0], "loss": [1.0]})
@@ -216,7 +216,7 @@ def test_reproduce_on_a_full_disk(disk, monkeypatch):
             disk.fill()
         saved.append(save(*args, **rest))
 
-    monkeypatch.setattr(batches, "train_toy_seeds", one_toy)
+    monkeypatch.setattr(originals, "train_toy_seeds", one_toy)
     monkeypatch.setattr(paper, "train_gated_seeds", one_run)
     monkeypatch.setattr(paper, "save", full_after_one)
     result = cli("reproduce", "--only", "2H3ST", "--seeds", 2, "--workers", 1,

@@ -8,8 +8,9 @@ from typer.testing import CliRunner
 from gated_interp.analysis.verdict import Verdict
 from gated_interp.cli.app import app
 from gated_interp.core.errors import GatedInterpError
-from gated_interp.experiments import batches
+from gated_interp.experiments import batches, originals
 from gated_interp.experiments.cells import Runs
+from gated_interp.experiments.originals import Toys
 from gated_interp.experiments.recipes import RELIABLE
 from gated_interp.experiments.repeats import JITTER, run_repeats, shown
 from gated_interp.experiments.seeds import (
@@ -123,9 +124,9 @@ def test_recipes_share_toys_and_batches_change_nothing(monkeypatch):
         trained.append(args)
         return train_toy_seeds(*args)
 
-    monkeypatch.setattr(batches, "train_toy_seeds", counted)
+    monkeypatch.setattr(originals, "train_toy_seeds", counted)
     # Another expansion means stacks of another size; toys and their order stay.
-    shapes = {"a": (3, task, recipe), "b": (3, task, recipe.replace(expansion=64))}
+    shapes = {"a": (Toys(3, 2), recipe), "b": (Toys(3, 2), recipe.replace(expansion=64))}
     found = {
         key: (toys, gated)
         for key, toys, gated, _ in batches.train_batches(

@@ -4,18 +4,18 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
+from gated_interp.experiments.originals import Originals
 from gated_interp.experiments.processes import in_processes
 from gated_interp.experiments.recipes import Recipe
 from gated_interp.experiments.seeds import (
     ToyOutcome,
     assigned,
     stacks,
-    train_toy_seeds,
 )
-from gated_interp.tasks.skip_trigrams import SkipTrigramTask
+from gated_interp.tasks.task import ProbedTask
 
 T = TypeVar("T")
-Shape = tuple[int, SkipTrigramTask, Recipe]
+Shape = tuple[Originals, Recipe]
 TOY_FIELDS = ("toy_steps", "toy_lr", "toy_lr_decay", "batch_size", "n_sequences", "jitter",
               "jitter_seed")  # fmt: skip
 
@@ -23,7 +23,7 @@ TOY_FIELDS = ("toy_steps", "toy_lr", "toy_lr_decay", "batch_size", "n_sequences"
 def train_batches(
     shapes: Mapping[Any, Shape],
     seeds: Sequence[int],
-    train: Callable[[SkipTrigramTask, Recipe, Sequence[int], Sequence[ToyOutcome]], list[T]],
+    train: Callable[[ProbedTask, Recipe, Sequence[int], Sequence[ToyOutcome]], list[T]],
     *,
     workers: int | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
@@ -35,7 +35,7 @@ def train_batches(
     :func:`~gated_interp.experiments.seeds.assigned`). A key comes when its last seed is done.
 
     Args:
-        shapes: toy heads, task and recipe by key.
+        shapes: original models and recipe by key.
         seeds: one toy and one gated run each.
         train: called in a process with a stack of seeds and their toys.
         workers: processes; all cores unless given.
@@ -44,15 +44,17 @@ def train_batches(
     toy_key = {key: _toys_of(shape) for key, shape in shapes.items()}
     toy_jobs = []
     for kind, key in {kind: key for key, kind in toy_key.items()}.items():
-        heads, task, recipe = shapes[key]
+        originals, recipe = shapes[key]
         alone = recipe.replace(expansion=1)
         toy_jobs += [
-            (kind, _timed, (train_toy_seeds, heads, task, recipe, stack))
-            for stack in stacks(seeds, heads, alone)
+            (kind, _timed, (originals.outcomes, recipe, stack))
+            for stack in stacks(seeds, originals.heads, alone)
         ]
     # The dearest shapes first, so that no process is left with one at the end.
-    order = sorted(shapes, key=lambda key: -shapes[key][0] * shapes[key][1].d_vocab)
-    parts = {key: stacks(range(len(seeds)), shapes[key][0], shapes[key][2]) for key in order}
+    heads = {key: originals.heads for key, (originals, _) in shapes.items()}
+    tasks = {key: originals.task for key, (originals, _) in shapes.items()}
+    order = sorted(shapes, key=lambda key: -heads[key] * tasks[key].d_vocab)
+    parts = {key: stacks(range(len(seeds)), heads[key], shapes[key][1]) for key in order}
     total = len(toy_jobs) + sum(map(len, parts.values()))
     on_progress(0, total)
     toys: dict[Any, list[ToyOutcome]] = {kind: [] for kind in toy_key.values()}
@@ -66,15 +68,14 @@ def train_batches(
     results: dict[Any, dict[int, list[T]]] = {key: {} for key in order}
     for key in order:
         found = sorted(toys[toy_key[key]], key=lambda t: t.seed)
-        originals = assigned(found, seeds)
-        if not originals:
+        stood_for = assigned(found, seeds)
+        if not stood_for:
             done += len(parts[key])
             yield key, found, [], seconds[toy_key[key]]
             continue
-        _, task, recipe = shapes[key]
         for i, part in enumerate(parts[key]):
-            mine = [seeds[j] for j in part], [originals[j] for j in part]
-            jobs.append(((key, i), _timed, (train, task, recipe, *mine)))
+            mine = [seeds[j] for j in part], [stood_for[j] for j in part]
+            jobs.append(((key, i), _timed, (train, tasks[key], shapes[key][1], *mine)))
     for (key, i), (made, took) in in_processes(jobs, workers):
         results[key][i] = made
         seconds[key] += took
@@ -91,5 +92,5 @@ def _timed(function: Callable[..., T], *args: Any) -> tuple[T, float]:
 
 
 def _toys_of(shape: Shape) -> Any:
-    heads, task, recipe = shape
-    return (heads, task, *(getattr(recipe, name) for name in TOY_FIELDS))
+    originals, recipe = shape
+    return (originals, *(getattr(recipe, name) for name in TOY_FIELDS))

@@ -1,4 +1,4 @@
-"""Many cells (a shape of toy and a recipe), many seeds each, into one table that grows."""
+"""Many cells (original models and a recipe), many seeds each, into one table that grows."""
 
 import dataclasses
 import json
@@ -13,29 +13,29 @@ from gated_interp.core.config import Config, positive
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.files import write_text, write_whole
 from gated_interp.experiments.batches import train_batches
+from gated_interp.experiments.originals import Originals
 from gated_interp.experiments.recipes import Recipe
 from gated_interp.experiments.seeds import SeedsOutcome, ToyOutcome, train_gated_seeds
 from gated_interp.replacements.pruning import prune_dead_heads
-from gated_interp.tasks.skip_trigrams import SkipTrigramTask
+from gated_interp.tasks.task import ProbedTask
 
 KEY = ["experiment", "recipe"]
 Row = dict[str, Any]
-Measure = Callable[[SkipTrigramTask, Recipe, Sequence[int], Sequence[ToyOutcome]], list[Row]]
+Measure = Callable[[ProbedTask, Recipe, Sequence[int], Sequence[ToyOutcome]], list[Row]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """A shape of toy, and how it and the gated blocks are trained."""
+    """Original models, and how they and the blocks that stand in for them are trained."""
 
     name: str
-    heads: int
-    trigrams: int
+    originals: Originals
     recipe: Recipe
 
     @property
     def experiment(self) -> str:
-        """The shape's name, such as ``2H3ST``."""
-        return f"{self.heads}H{self.trigrams}ST"
+        """The originals' name, such as ``2H3ST``."""
+        return self.originals.name
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -134,17 +134,16 @@ def run_cells(
         runs = runs[kept]
 
     seeds = range(config.first_seed, config.first_seed + config.seeds)
-    shapes = {
-        key: (c.heads, SkipTrigramTask(c.trigrams), recipes["/".join(key)])
-        for key, c in missing.items()
-    }
+    shapes = {key: (c.originals, recipes["/".join(key)]) for key, c in missing.items()}
     trained = train_batches(
         shapes, seeds, measure or measured, workers=workers, on_progress=on_progress
     )
     for key, toys, gated, seconds in trained:
         cell = missing[key]
-        row = {"experiment": cell.experiment, "recipe": cell.name, "heads": cell.heads}
-        row |= {"gated_heads": cell.heads * cell.recipe.expansion, "trigrams": cell.trigrams}
+        heads = cell.originals.heads
+        row = {"experiment": cell.experiment, "recipe": cell.name, "heads": heads}
+        row["gated_heads"] = heads * cell.recipe.expansion
+        row["trigrams"] = len(cell.originals.task.cases)
         named = dict(zip(KEY, key, strict=True))
         each = pd.DataFrame([{**named, **run} for run in gated])
         row |= summary(Runs(SeedsOutcome(toys, [], seconds).toy_table(), each, seconds))
@@ -159,7 +158,7 @@ def run_cells(
 
 
 def measured(
-    task: SkipTrigramTask, recipe: Recipe, seeds: Sequence[int], originals: Sequence[ToyOutcome]
+    task: ProbedTask, recipe: Recipe, seeds: Sequence[int], originals: Sequence[ToyOutcome]
 ) -> list[Row]:
     """A row for each seed's gated run, see :class:`Runs`."""
     rows = []

@@ -1,7 +1,6 @@
 """Every method over its sparsity knob, on the same toys, with equal parameters and equal steps."""
 
 import math
-import re
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
@@ -10,7 +9,6 @@ import pandas as pd
 
 from gated_interp.analysis.foils import false_alarms
 from gated_interp.analysis.sparsity import sparsity, switching_on
-from gated_interp.core.errors import GatedInterpError
 from gated_interp.experiments.cells import (
     Cell,
     CellsConfig,
@@ -22,6 +20,7 @@ from gated_interp.experiments.cells import (
 )
 from gated_interp.experiments.intervals import clustered
 from gated_interp.experiments.methods import METHODS, Method, matched, method_named
+from gated_interp.experiments.originals import originals_named
 from gated_interp.experiments.paper import PUBLISHED
 from gated_interp.experiments.recipes import Recipe
 from gated_interp.experiments.seeds import (
@@ -32,7 +31,7 @@ from gated_interp.experiments.seeds import (
 )
 from gated_interp.plots import frontier as frontier_figure
 from gated_interp.plots import save_figures
-from gated_interp.tasks.skip_trigrams import SkipTrigramTask
+from gated_interp.tasks.task import ProbedTask
 
 STEM, CELLS, TUNING, WIDTH = "frontier", "frontier-cells", "frontier-tuning", "frontier-width"
 TUNED_ON = ("3H4ST", 30_000, 8)
@@ -75,7 +74,8 @@ def run_frontier(
     on. ``out/frontier-cells-runs.csv`` has every run.
 
     Args:
-        tasks: shapes of the toys.
+        tasks: shapes of toys, or names of
+            :data:`~gated_interp.experiments.originals.BENCHMARKS`.
         methods: of ``METHODS``.
         seeds, first_seed: toys, and blocks on them, of each cell.
         steps, toy_steps: instead of the recipes'.
@@ -85,11 +85,11 @@ def run_frontier(
         GatedInterpError: an unknown task or method, no cell, or a folder that holds something else.
     """
     chosen = [method_named(name) for name in methods]
-    shapes = {task: _shape(task) for task in tasks}
+    originals = [originals_named(task) for task in tasks]
     cells = [
-        Cell(name, *shape, matched(method.at(value), *shape))
+        Cell(name, each, matched(method.at(value), each))
         for name, (method, value) in points(chosen).items()
-        for shape in shapes.values()
+        for each in originals
     ]
     config = CellsConfig(seeds=seeds, first_seed=first_seed, steps=steps, toy_steps=toy_steps)
     table = train_cells(
@@ -126,9 +126,9 @@ def run_tuning(
         methods, workers, say, on_progress: see :func:`run_frontier`.
     """
     task, first_seed, seeds = TUNED_ON
-    shape = _shape(task)
+    toys = originals_named(task)
     cells = [
-        Cell(name, *shape, matched(method.at(_middle(method), i), *shape))
+        Cell(name, toys, matched(method.at(_middle(method), i), toys))
         for name, (method, i) in settings(map(method_named, methods)).items()
     ]
     config = CellsConfig(seeds=seeds, first_seed=first_seed)
@@ -170,8 +170,8 @@ def run_width(
             :func:`run_frontier`.
     """
     cells = [
-        Cell(f"{m.name}, {width}x", *_shape(task), m.at(_middle(m)).replace(expansion=width))
-        for task in tasks
+        Cell(f"{m.name}, {width}x", originals, m.at(_middle(m)).replace(expansion=width))
+        for originals in map(originals_named, tasks)
         for m in map(method_named, methods)
         for width in WIDTHS
     ]
@@ -190,7 +190,7 @@ def settings(methods: Iterable[Method]) -> dict[str, tuple[Method, int]]:
 
 
 def measured(
-    task: SkipTrigramTask, recipe: Recipe, seeds: Sequence[int], originals: Sequence[ToyOutcome]
+    task: ProbedTask, recipe: Recipe, seeds: Sequence[int], originals: Sequence[ToyOutcome]
 ) -> list[Row]:
     """A row for each seed's run: how sparse it is, and what switching on shut heads does to it."""
     tokens = task.sample(HELD_OUT, HELD_OUT_SEED).tokens
@@ -245,12 +245,3 @@ def draw_frontier(
 
 def _middle(method: Method) -> float | int:
     return method.values[len(method.values) // 2]
-
-
-def _shape(task: str) -> tuple[int, int]:
-    named = re.fullmatch(r"([1-9]\d*)H([1-9]\d*)ST", task)
-    if named is None:
-        raise GatedInterpError(
-            f"there is no task {task!r}; name a shape of toy such as {', '.join(PUBLISHED)}."
-        )
-    return int(named[1]), int(named[2])

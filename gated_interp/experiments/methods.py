@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from gated_interp.core.errors import GatedInterpError
+from gated_interp.experiments.originals import Originals
 from gated_interp.experiments.recipes import RELIABLE, Recipe
-from gated_interp.models.toy import ToyConfig, build_toy
 
 BUDGET = 8
 FVU_TARGETS = (0.005, 0.01, 0.02, 0.04, 0.08)
@@ -56,21 +56,20 @@ def changed(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
     return recipe.replace(**{n: v for n, v in changes.items() if n in own} | {"options": options})
 
 
-def matched(recipe: Recipe, heads: int, trigrams: int, reference: Recipe = RELIABLE) -> Recipe:
+def matched(recipe: Recipe, originals: Originals, reference: Recipe = RELIABLE) -> Recipe:
     """``recipe`` with as many heads as fit into the parameters of the ``reference``'s block."""
-    most = parameters(reference, heads, trigrams)
+    most = parameters(reference, originals)
     expansion = 1
-    while parameters(recipe.replace(expansion=expansion + 1), heads, trigrams) <= most:
+    while parameters(recipe.replace(expansion=expansion + 1), originals) <= most:
         expansion += 1
     return recipe.replace(expansion=expansion)
 
 
-def parameters(recipe: Recipe, heads: int, trigrams: int) -> int:
-    """How many numbers train in the block of ``recipe`` for a toy of this shape."""
-    shape = ToyConfig(n_trigrams=trigrams, n_heads=heads)
+def parameters(recipe: Recipe, originals: Originals) -> int:
+    """How many numbers train in the block of ``recipe`` for such an original."""
     options = {n: v for n, v in recipe.options.items() if n != "k"}  # of few heads K may be more
     plain = recipe.replace(scale_output=False, options=options)
-    block = plain.block(build_toy(shape), shape.task, seed=0)
+    block = plain.block(originals.example(), originals.task, seed=0)
     return sum(p.numel() for p in block.parameters() if p.requires_grad)
 
 

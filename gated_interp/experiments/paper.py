@@ -17,23 +17,12 @@ from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.files import write_text, write_whole
 from gated_interp.experiments.batches import Shape, train_batches
 from gated_interp.experiments.intervals import clustered
+from gated_interp.experiments.originals import Toys
 from gated_interp.experiments.recipes import recipe_named
-from gated_interp.experiments.seeds import SeedsOutcome, original_of, train_gated_seeds
-from gated_interp.tasks.skip_trigrams import SkipTrigramTask
+from gated_interp.experiments.seeds import OF_HOLDERS, SeedsOutcome, original_of, train_gated_seeds
 
 PUBLISHED = {"2H3ST": (2, 3), "3H4ST": (3, 4), "4H5ST": (4, 5)}
 LARGER = {"6H8ST": (6, 8), "8H12ST": (8, 12)}
-# Of a run's holders, and of what is left without them and with nothing else.
-OF_HOLDERS = (
-    "purity",
-    "open_there",
-    "fvu_without_holders",
-    "kl_without_holders",
-    "accuracy_without_holders",
-    "fvu_only_holders",
-    "kl_only_holders",
-    "accuracy_only_holders",
-)
 RESULTS = "results.json"
 PARTS = "parts"
 
@@ -150,11 +139,10 @@ def _part(parts: Path, name: str, config: PaperConfig) -> dict[str, Any] | None:
 
 
 def _shape(shape: tuple[int, int], config: PaperConfig) -> Shape:
-    heads, trigrams = shape
-    recipe = recipe_named(config.recipe, heads, trigrams)
+    recipe = recipe_named(config.recipe, *shape)
     if config.steps is not None:
         recipe = recipe.replace(steps=config.steps)
-    return heads, SkipTrigramTask(trigrams), recipe
+    return Toys(*shape), recipe
 
 
 def _write_experiment(

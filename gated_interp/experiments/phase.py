@@ -7,6 +7,7 @@ import pandas as pd
 
 from gated_interp.experiments.cells import Cell, CellsConfig, Row, Runs, read_table, run_cells
 from gated_interp.experiments.intervals import fractions
+from gated_interp.experiments.originals import Toys
 from gated_interp.experiments.recipes import recipe_named
 from gated_interp.experiments.reliability import summary as reliability_summary
 from gated_interp.plots import phase_diagram, save_figures
@@ -49,7 +50,7 @@ def run_phase(
         GatedInterpError: no such recipe, no cell, or a folder that holds something else.
     """
     config = CellsConfig(seeds=seeds, first_seed=first_seed, steps=steps, toy_steps=toy_steps)
-    cells = [Cell(recipe, h, t, recipe_named(recipe, h, t)) for h in heads for t in trigrams]
+    cells = [Cell(recipe, Toys(h, t), recipe_named(recipe, h, t)) for h in heads for t in trigrams]
     return run_cells(
         out, STEM, cells, config, phases, workers=workers, say=say, on_progress=on_progress
     )

@@ -17,6 +17,7 @@ from gated_interp.models.toy import HookedTransformer, ToyConfig
 from gated_interp.replacements.gates import GateActivation
 from gated_interp.replacements.replacement import Replacement, kind_named
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
+from gated_interp.tasks.task import KnownAnswers, ProbedTask, Task
 from gated_interp.training.config import TrainConfig
 from gated_interp.training.stacked.runs import GatedRun, ToyRun, disturb
 
@@ -92,13 +93,14 @@ class Recipe(Config):
         )
         return ToyRun(model, config, self.jitter, derive(seed, Stream.JITTER, self.jitter_seed))
 
-    def gated_run(self, original: HookedTransformer, task: SkipTrigramTask, seed: int) -> GatedRun:
+    def gated_run(self, original: HookedTransformer, task: ProbedTask, seed: int) -> GatedRun:
         """The gated run of ``seed`` for a trained toy: initial weights and data both follow it.
 
         Raises:
             GatedInterpError: the original is not a toy of this task.
         """
-        task.require_vocabulary(original.cfg.d_vocab)
+        if isinstance(task, KnownAnswers):
+            task.require_vocabulary(original.cfg.d_vocab)
         block = self.block(original, task, seed)
         disturb(block, self.jitter, derive(seed, Stream.JITTER, self.jitter_seed))
         config = TrainConfig(
@@ -122,7 +124,7 @@ class Recipe(Config):
         )
         return GatedRun(original, block, config, task)
 
-    def block(self, original: HookedTransformer, task: SkipTrigramTask, seed: int) -> Replacement:
+    def block(self, original: HookedTransformer, task: Task, seed: int) -> Replacement:
         """What stands in for the attention of ``original``, before its training.
 
         Raises:
@@ -130,7 +132,10 @@ class Recipe(Config):
         """
         kind, attn = kind_named(self.kind), original.blocks[0].attn
         known = {field.name for field in dataclasses.fields(kind.config_type)}
-        fields = {n: v for n, v in self.to_dict().items() if n in known} | self.options
+        fields = {n: v for n, v in self.to_dict().items() if n in known}
+        if "d_head" in known:
+            fields["d_head"] = int(attn.W_Q.shape[-1])
+        fields |= self.options
         fields["output_scale"] = longest_output(original, task, seed) if self.scale_output else 1.0
         fields["seed"] = derive(seed, Stream.BLOCK)
         if self.from_original:
@@ -143,7 +148,7 @@ class Recipe(Config):
 
 
 @torch.no_grad()
-def longest_output(model: HookedTransformer, task: SkipTrigramTask, seed: int) -> float:
+def longest_output(model: HookedTransformer, task: Task, seed: int) -> float:
     """The length of the longest vector that layer 0 writes on 200 sequences."""
     tokens = task.sample(200, derive(seed, Stream.OUTPUT_SCALE)).tokens.to(model.embed.W_E.device)
     name = "blocks.0.hook_attn_out"

@@ -18,6 +18,7 @@ from gated_interp.experiments.cells import (
     write_table,
 )
 from gated_interp.experiments.intervals import clustered, paired_difference
+from gated_interp.experiments.originals import Toys
 from gated_interp.experiments.recipes import Recipe, recipe_named
 from gated_interp.plots import reliability, save_figures
 
@@ -109,7 +110,7 @@ def run_reliability(
         for heads, trigrams in shapes:
             recipe = VARIANTS[variant](heads, trigrams)
             recipe = recipe if given is None else recipe.replace(steps=given)
-            cells.append(Cell(variant, heads, trigrams, recipe))
+            cells.append(Cell(variant, Toys(heads, trigrams), recipe))
     table = run_cells(
         out, STEM, cells, config, summary, workers=workers, say=say, on_progress=on_progress
     )

@@ -12,6 +12,7 @@ import pandas as pd
 
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.experiments.cells import Cell, CellsConfig, Row, Runs, run_cells
+from gated_interp.experiments.originals import Toys
 from gated_interp.experiments.paper import LARGER, PUBLISHED
 from gated_interp.experiments.recipes import Recipe, recipe_named
 from gated_interp.experiments.seeds import SELECTION
@@ -61,7 +62,7 @@ def run_repeats(
         )
     config = CellsConfig(seeds=seeds, first_seed=0, steps=steps, toy_steps=toy_steps)
     cells = [
-        Cell(f"repeat {i}", *known[name], _disturbed(*known[name], i))
+        Cell(f"repeat {i}", Toys(*known[name]), _disturbed(*known[name], i))
         for i in range(1, repeats + 1)
         for name in only
     ]

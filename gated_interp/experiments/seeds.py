@@ -1,6 +1,7 @@
 """One shape, many seeds: toys, gated blocks on those that learnt, verdicts, faithfulness."""
 
 import dataclasses
+import math
 import time
 from collections.abc import Sequence
 from itertools import pairwise
@@ -18,6 +19,7 @@ from gated_interp.experiments.recipes import Recipe
 from gated_interp.models.toy import HookedTransformer
 from gated_interp.replacements.splice import splice, unsplice
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
+from gated_interp.tasks.task import ProbedTask
 from gated_interp.training.stacked.runs import GatedRun, train_gated_runs, train_toys
 
 # Seeds in one stack: enough to share every product, few enough to stay in the cache. Past the
@@ -34,13 +36,8 @@ LAST_ROWS = 10
 
 # What the run to show is picked by, and whether small values of it come first.
 SELECTION = {"kept": False, "selection_loss": True}
-MEASURES = (
-    "fvu",
-    "l0",
-    "cross_entropy",
-    "original_cross_entropy",
-    "kl",
-    "kept",
+# Of a run's holders, and of what is left without them and with nothing else.
+OF_HOLDERS = (
     "purity",
     "open_there",
     "fvu_without_holders",
@@ -49,6 +46,15 @@ MEASURES = (
     "fvu_only_holders",
     "kl_only_holders",
     "accuracy_only_holders",
+)
+MEASURES = (
+    "fvu",
+    "l0",
+    "cross_entropy",
+    "original_cross_entropy",
+    "kl",
+    "kept",
+    *OF_HOLDERS,
     "selection_loss",
 )
 
@@ -85,7 +91,8 @@ class GatedOutcome:
         kept: of the examples that the toy answers with C, the share that the model with the block
             does too, of the trigram where that is least.
         purity: mean over holders of the share of what each writes (energy, ordinary sequences) that
-            falls where its trigram is answered; NaN without holders.
+            falls where its trigram is answered; NaN without holders. This and what follows of
+            holders is for skip trigrams, NaN for other tasks.
         open_there: mean over holders of the share of their open gates that lie there.
         fvu_without_holders, kl_without_holders, accuracy_without_holders: with every holder
             zero-ablated; ``..._only_holders`` with every other head zero-ablated.
@@ -251,7 +258,7 @@ def assigned(toys: Sequence[ToyOutcome], seeds: Sequence[int]) -> list[ToyOutcom
 
 
 def train_gated_seeds(
-    task: SkipTrigramTask,
+    task: ProbedTask,
     recipe: Recipe,
     seeds: Sequence[int],
     originals: Sequence[ToyOutcome],
@@ -270,7 +277,9 @@ def train_gated_seeds(
         model = splice(toy.model, 0, run.block)
         measured = {k: float(v) for k, v in faithfulness(model, tokens).measures().items()}
         found = verdict(model, task)
-        measured |= holder_measures(model, task, found, n=HELD_OUT, seed=HELD_OUT_SEED)
+        measured |= dict.fromkeys(OF_HOLDERS, math.nan)
+        if isinstance(task, SkipTrigramTask):
+            measured |= holder_measures(model, task, found, n=HELD_OUT, seed=HELD_OUT_SEED)
         measured["kept"] = kept_answers(toy.model, model, task, seed=HELD_OUT_SEED)
         gated.append(
             GatedOutcome(
@@ -288,7 +297,7 @@ def train_gated_seeds(
 
 def _best_attempts(
     originals: Sequence[ToyOutcome],
-    task: SkipTrigramTask,
+    task: ProbedTask,
     recipe: Recipe,
     seeds: Sequence[int],
     progress: bool,

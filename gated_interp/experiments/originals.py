@@ -1,0 +1,152 @@
+"""Where the attention layers come from that blocks stand in for: toys, or weights written down."""
+
+import dataclasses
+import re
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from gated_interp.analysis.verdict import verdict
+from gated_interp.core.errors import GatedInterpError
+from gated_interp.experiments.behaviour import firm_lead
+from gated_interp.experiments.recipes import Recipe
+from gated_interp.experiments.seeds import HELD_OUT_SEED, ToyOutcome, train_toy_seeds
+from gated_interp.models.analytic import (
+    AnalyticModel,
+    coherent_head,
+    conditional_pair,
+    manual_model,
+    two_readers,
+)
+from gated_interp.models.toy import HookedTransformer, ToyConfig, build_toy
+from gated_interp.tasks.skip_trigrams import SkipTrigramTask
+from gated_interp.tasks.task import ProbedTask
+
+
+@dataclasses.dataclass(frozen=True)
+class Toys:
+    """Toys for skip trigrams, trained as the recipe says: one for each seed.
+
+    Examples:
+        >>> Toys(2, 3).name
+        '2H3ST'
+    """
+
+    heads: int
+    trigrams: int
+
+    @property
+    def name(self) -> str:
+        """The post's name for the shape."""
+        return f"{self.heads}H{self.trigrams}ST"
+
+    @property
+    def task(self) -> SkipTrigramTask:
+        """Skip trigrams."""
+        return SkipTrigramTask(self.trigrams)
+
+    def example(self) -> HookedTransformer:
+        """An untrained toy."""
+        return build_toy(ToyConfig(n_trigrams=self.trigrams, n_heads=self.heads))
+
+    def outcomes(self, recipe: Recipe, seeds: Sequence[int]) -> list[ToyOutcome]:
+        """Trained, stacked."""
+        return train_toy_seeds(self.heads, self.task, recipe, seeds)
+
+
+@dataclasses.dataclass(frozen=True)
+class Known:
+    """A model whose weights are written down, the same for every seed.
+
+    Attributes:
+        name: on the command line.
+        build: the model and the truth about it.
+        parts: whether blocks should come out clean: each case held by one head, and no foil
+            answered.
+        why: what makes it so, in a sentence.
+    """
+
+    name: str
+    build: Callable[[], AnalyticModel]
+    parts: bool
+    why: str
+
+    @property
+    def heads(self) -> int:
+        """Heads of the layer."""
+        return int(self.example().cfg.n_heads)
+
+    @property
+    def task(self) -> ProbedTask:
+        """What the model does."""
+        found: ProbedTask = self.build().task
+        return found
+
+    def example(self) -> HookedTransformer:
+        """The model."""
+        return self.build().model
+
+    def outcomes(self, recipe: Recipe, seeds: Sequence[int]) -> list[ToyOutcome]:
+        """The model, for every seed."""
+        truth = self.build()
+        found = verdict(truth.model, truth.task)
+        lead = firm_lead(truth.model, truth.task, seed=HELD_OUT_SEED)
+        return [ToyOutcome(seed, truth.model, found, lead, loss=0.0) for seed in seeds]
+
+
+Originals = Toys | Known
+"""One-layer models of one shape, one for each seed."""
+
+BENCHMARKS = {
+    each.name: each
+    for each in (
+        Known(
+            "skip-trigrams",
+            partial(manual_model, 2, 3),
+            True,
+            "two heads hold three trigrams together, and each trigram can have a head of its own",
+        ),
+        Known(
+            "two-heads",
+            partial(conditional_pair, 3),
+            True,
+            "one head says the answer and one takes it back unless A came: distributed, but no "
+            "head holds two things",
+        ),
+        Known(
+            "ov-coherent",
+            coherent_head,
+            False,
+            "every answer adds up from two sources that the same head reads, so no head of one "
+            "source holds an answer",
+        ),
+        Known(
+            "two-sources",
+            two_readers,
+            False,
+            "the answer needs both sources, so a head that answers alone answers where one is "
+            "missing",
+        ),
+    )
+}
+"""Models whose answers are known, by name."""
+
+
+def originals_named(name: str) -> Originals:
+    """The benchmark of that name, or toys of that shape.
+
+    Raises:
+        GatedInterpError: neither, naming some.
+
+    Examples:
+        >>> originals_named("3H4ST"), originals_named("two-sources").parts
+        (Toys(heads=3, trigrams=4), False)
+    """
+    if name in BENCHMARKS:
+        return BENCHMARKS[name]
+    shape = re.fullmatch(r"([1-9]\d*)H([1-9]\d*)ST", name)
+    if shape is None:
+        raise GatedInterpError(
+            f"there is no task {name!r}; name a shape of toy such as 2H3ST, or one of "
+            f"{', '.join(BENCHMARKS)}."
+        )
+    return Toys(int(shape[1]), int(shape[2]))
