@@ -127,7 +127,7 @@ def superposition_report(
     found = verdict_from_writes(writes, probed.logits, probes)
     tokens = task.sample(n, derive(seed, Stream.REPORT_SEQUENCES)).tokens.to(model.embed.W_E.device)
     source = generator(derive(seed, Stream.REPORT_REPLICATES))
-    alarms, alone = false_alarms(model, task, tokens)
+    alarms, alone = false_alarms_by_head(model, task, tokens)
     dead = dead_heads(model, tokens)
     rows = _loading_rows(task, writes, probes, replicates, source)
 
@@ -184,7 +184,7 @@ def classify(
     }
 
 
-def false_alarms(
+def false_alarms_by_head(
     model: HookedTransformer, task: SkipTrigramTask, tokens: Int[Tensor, "batch pos"]
 ) -> tuple[Float[Tensor, " representation"], Float[Tensor, "representation head_index"]]:
     """How often C is on top at a B that no A precedes: of the model, and of each head alone.

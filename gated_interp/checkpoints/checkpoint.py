@@ -13,7 +13,14 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from gated_interp.checkpoints.checkpoint_format import KEY, CheckpointInfo, Part, decode, encode
+from gated_interp.checkpoints.checkpoint_format import (
+    KEY,
+    CheckpointInfo,
+    Part,
+    decode,
+    encode,
+    in_file,
+)
 from gated_interp.checkpoints.published import IGNORE, is_published, published_info, require_mask
 from gated_interp.checkpoints.shipped import MODEL_FILE, located
 from gated_interp.checkpoints.tensor_file import (
@@ -270,17 +277,10 @@ def _require_plain_rest(
             is_bias = name.rpartition(".")[2] in ("b_V", "b_O")
             # An autoencoder has a copy of the model's own attention, which is stored.
             if is_bias and ours not in theirs and ".original." not in ours:
-                rest[_shown(ours, info)] = parameter
+                rest[in_file(ours, info.version)] = parameter
     for name, difference in rest.items():
         if bool(difference.ne(0).any()):
             raise GatedInterpError(
                 f"{name} is not what a toy's config makes it (identity embeddings, no other "
                 "biases than those that train), so that a checkpoint would not give it back."
             )
-
-
-def _shown(ours: str, info: CheckpointInfo) -> str:
-    """How a file of the same version would name a tensor that it does not hold."""
-    if info.version != 1:
-        return ours
-    return ours.replace("model.blocks.0.attn.", "toy.").replace("replacement.0.", "block.")

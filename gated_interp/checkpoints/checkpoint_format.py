@@ -31,8 +31,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from gated_interp.checkpoints.tensor_file import Shapes
-from gated_interp.core.config import Config
+from gated_interp.core.config import Config, Shapes
 from gated_interp.core.errors import CheckpointError, GatedInterpError
 from gated_interp.models.kinds import MODEL_KINDS, TOY
 from gated_interp.models.toy_config import ToyConfig
@@ -170,15 +169,7 @@ class CheckpointInfo:
 
     def names(self, version: int) -> dict[str, str]:
         """The name in a file of ``version`` for each of our names."""
-        ours = {"model.blocks.0.attn.": "toy.", "replacement.0.": "block."}
-        if version != 1:
-            return {name: name for name in self.shapes}
-        return {
-            name: theirs + name.removeprefix(prefix)
-            for name in self.shapes
-            for prefix, theirs in ours.items()
-            if name.startswith(prefix)
-        }
+        return {name: in_file(name, version) for name in self.shapes}
 
     @property
     def n_parameters(self) -> int:
@@ -207,6 +198,20 @@ class CheckpointInfo:
             "replacements": {str(i): part.to_json() for i, part in self.replacements.items()},
             "notes": self.notes,
         }
+
+
+def in_file(name: str, version: int) -> str:
+    """What a file of ``version`` calls a tensor, whether it holds it or not.
+
+    Examples:
+        >>> in_file("replacement.0.b_Q", 1), in_file("replacement.0.b_Q", 2)
+        ('block.b_Q', 'replacement.0.b_Q')
+    """
+    if version == 1:
+        for ours, theirs in {"model.blocks.0.attn.": "toy.", "replacement.0.": "block."}.items():
+            if name.startswith(ours):
+                return theirs + name.removeprefix(ours)
+    return name
 
 
 def _require_limits(part: Any) -> None:
@@ -318,8 +323,7 @@ def _second(said: dict[str, Any]) -> CheckpointInfo:
         kind = kind_named(str(part["kind"]))
         config = _config(f"the config of {what}", kind.config_type, part["config"])
         replaced[int(layer)] = Part(kind.kind, config)
-    found = CheckpointInfo(cls(**fields), model, replaced, said["notes"])
-    return dataclasses.replace(found, format=f"{KEY} 2")
+    return CheckpointInfo(cls(**fields), model, replaced, said["notes"], f"{KEY} 2")
 
 
 def _config(what: str, cls: type[Config], values: Any) -> Config:

@@ -15,11 +15,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from gated_interp.core.config import Shapes
 from gated_interp.core.errors import CheckpointError
 
 MAX_BYTES = 2**28  # far above any model of one layer; keeps a wrong file from filling the memory
-
-Shapes = dict[str, tuple[int, ...]]
 
 
 @dataclasses.dataclass(frozen=True)

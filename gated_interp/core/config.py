@@ -7,6 +7,9 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 from gated_interp.core.errors import GatedInterpError
 
+Shapes = dict[str, tuple[int, ...]]
+"""The shape of each tensor, by its name."""
+
 # Not Self: the shape checker decorates methods one by one, where Self means nothing.
 ConfigType = TypeVar("ConfigType", bound="Config")
 

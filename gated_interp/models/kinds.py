@@ -7,11 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gated_interp.core.config import Config
+from gated_interp.core.config import Config, Shapes
 from gated_interp.models.toy import HookedTransformer, ToyTransformer, build_toy
 from gated_interp.models.toy_config import ToyConfig
-
-Shapes = dict[str, tuple[int, ...]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,15 +38,21 @@ class ModelKind:
     fixed: Callable[[HookedTransformer], dict[str, Tensor]]
 
 
-def attention_shapes(m: int, h: int, d: int, b_O: bool) -> Shapes:
-    """The shapes of ``h`` heads of ``d`` dimensions; ``b_O`` only where it trains."""
-    shapes: Shapes = {"W_Q": (h, m, d), "W_K": (h, m, d), "W_V": (h, m, d), "W_O": (h, d, m)}
-    shapes |= dict.fromkeys(("b_Q", "b_K", "b_V"), (h, d))
-    return shapes | ({"b_O": (m,)} if b_O else {})
+def attention_shapes(
+    m: int, h: int, d: int, *, b_V: bool = True, b_O: bool, raw: str = ""
+) -> Shapes:
+    """The shapes of ``h`` heads of ``d`` dimensions; ``b_V`` and ``b_O`` only where they train.
+
+    Args:
+        raw: stands before the names of ``W_V`` and ``W_O``.
+    """
+    shapes: Shapes = dict.fromkeys(("W_Q", "W_K", f"{raw}W_V"), (h, m, d))
+    shapes |= {f"{raw}W_O": (h, d, m)} | dict.fromkeys(("b_Q", "b_K"), (h, d))
+    return shapes | ({"b_V": (h, d)} if b_V else {}) | ({"b_O": (m,)} if b_O else {})
 
 
 def _toy_shapes(c: ToyConfig) -> Shapes:
-    found = attention_shapes(c.task.d_vocab, c.n_heads, c.d_head, c.output_bias)
+    found = attention_shapes(c.task.d_vocab, c.n_heads, c.d_head, b_O=c.output_bias)
     return {f"blocks.0.attn.{name}": shape for name, shape in found.items()}
 
 

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.plots.inputs import array, labels, table
-from gated_interp.plots.layout import Area, Box, framed, label_space
+from gated_interp.plots.layout import Area, Box, error_bar, framed, label_space
 from gated_interp.plots.style import (
     INK,
     MUTED,
@@ -105,15 +105,13 @@ def ablation_bars(
             fig.add_bar(
                 x=[sets.index(s) for s in rows["heads"]],
                 y=rows["change"].tolist(),
-                error_y={
-                    "type": "data",
-                    "symmetric": False,
-                    "array": (rows["high"] - rows["change"]).clip(lower=0).tolist(),
-                    "arrayminus": (rows["change"] - rows["low"]).clip(lower=0).tolist(),
-                    "thickness": 1,
-                    "width": 0 if crowded else 2,
-                    "color": INK,
-                },
+                error_y=error_bar(
+                    rows["change"],
+                    rows["low"],
+                    rows["high"],
+                    color=INK,
+                    width=0 if crowded else 2,
+                ),
                 marker={
                     "color": PALETTE[i % len(PALETTE)],
                     "line": {"width": 0},
@@ -183,15 +181,7 @@ def shapley_and_interactions(
     error = None
     if low is not None and high is not None:
         ends = [array(n, v, "head", sizes) for n, v in (("low", low), ("high", high))]
-        error = {
-            "type": "data",
-            "symmetric": False,
-            "array": (ends[1] - value).clip(min=0),
-            "arrayminus": (value - ends[0]).clip(min=0),
-            "thickness": 1,
-            "width": 2,
-            "color": INK,
-        }
+        error = error_bar(value, *ends, color=INK)
     n, stacked = len(names), columns == 1
     side_left, bar, gap = max(map(text_width, names)) + 28, 56.0, 10.0
     room = width_of(columns) - LEFT - bar - (0 if stacked else side_left + gap)

@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.plots.inputs import table
-from gated_interp.plots.layout import Area, Box, log_axis
+from gated_interp.plots.layout import Area, Box, error_bar, log_axis
 from gated_interp.plots.style import PALETTE, SYMBOLS, Columns, finish, text, width_of
 
 # Two more than the palette has, told apart from it by lightness and by their symbols.
@@ -72,15 +72,13 @@ def frontier(results: pd.DataFrame, *, title: str | None = None, columns: Column
             fig.add_scatter(
                 x=part["fvu"].tolist(),
                 y=part["clean_rate"].tolist(),
-                error_y={
-                    "type": "data",
-                    "symmetric": False,
-                    "array": (part["high"] - part["clean_rate"]).clip(lower=0).tolist(),
-                    "arrayminus": (part["clean_rate"] - part["low"]).clip(lower=0).tolist(),
-                    "thickness": 0.8,
-                    "width": 2,
-                    "color": COLORS[place],
-                },
+                error_y=error_bar(
+                    part["clean_rate"],
+                    part["low"],
+                    part["high"],
+                    color=COLORS[place],
+                    thickness=0.8,
+                ),
                 showlegend=i == 0,
                 hovertemplate="FVU %{x:.3g}, %{y:.0%} clean (knob %{customdata})",
                 **look,

@@ -180,6 +180,28 @@ def log_axis(values: ArrayLike, title: str, pixels: Number = math.inf) -> dict[s
     }
 
 
+def error_bar(
+    value: ArrayLike,
+    low: ArrayLike,
+    high: ArrayLike,
+    *,
+    color: str,
+    thickness: float = 1,
+    width: float = 2,
+) -> dict[str, Any]:
+    """A trace's bar from ``low`` to ``high``; an end on the wrong side of ``value`` is left out."""
+    middle = np.asarray(value)
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": (np.asarray(high) - middle).clip(min=0).tolist(),
+        "arrayminus": (middle - np.asarray(low)).clip(min=0).tolist(),
+        "thickness": thickness,
+        "width": width,
+        "color": color,
+    }
+
+
 def framed(axis: dict[str, Any], title: str, *, shown: bool) -> dict[str, Any]:
     """``axis`` with a thin frame; its labels and title only where ``shown``."""
     return {

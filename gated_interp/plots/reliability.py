@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.plots.inputs import table
-from gated_interp.plots.layout import Area, Box, fitting, log_axis
+from gated_interp.plots.layout import Area, Box, error_bar, fitting, log_axis
 from gated_interp.plots.style import (
     FAINT,
     MUTED,
@@ -102,17 +102,15 @@ def reliability(
         area.place(fig, 2, boxes[1], fvu, {**rows, "showticklabels": False}),
     ]
     share = results["clean"] / results["runs"]
-    error = (
-        _interval(results["fvu"], results["fvu_low"], results["fvu_high"]) if has_interval else None
-    )
-    for axes, x, interval, name in (
-        (places[0], share, _interval(share, results["low"], results["high"]), "clean runs"),
-        (places[1], results["fvu"], error, "median FVU"),
+    for axes, x, ends, name in (
+        (places[0], share, ("low", "high"), "clean runs"),
+        (places[1], results["fvu"], ("fvu_low", "fvu_high") if has_interval else (), "median FVU"),
     ):
+        bar = [results[end] for end in ends]
         fig.add_scatter(
             x=x.tolist(),
             y=at,
-            error_x=interval,
+            error_x=error_bar(x, *bar, color=COLOR, thickness=1.3, width=3) if bar else None,
             mode="markers",
             marker={"color": COLOR, "size": 7},
             cliponaxis=False,
@@ -181,15 +179,3 @@ def _line(
         else {"color": MUTED, "width": 1, "dash": "dash"},
         layer="below",
     )
-
-
-def _interval(middle: pd.Series, low: pd.Series, high: pd.Series) -> dict[str, object]:
-    return {
-        "type": "data",
-        "symmetric": False,
-        "array": (high - middle).clip(lower=0).tolist(),
-        "arrayminus": (middle - low).clip(lower=0).tolist(),
-        "thickness": 1.3,
-        "width": 3,
-        "color": COLOR,
-    }

@@ -6,7 +6,7 @@ import plotly.graph_objects as go
 
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.plots.inputs import between, table
-from gated_interp.plots.layout import Area, Box, framed, log_axis
+from gated_interp.plots.layout import Area, Box, error_bar, framed, log_axis
 from gated_interp.plots.style import (
     EMPTY,
     FRACTION,
@@ -234,15 +234,7 @@ def sweep_curves(
         fig.add_scatter(
             x=part["alpha"].tolist(),
             y=part["success"].tolist(),
-            error_y={
-                "type": "data",
-                "symmetric": False,
-                "array": (part["high"] - part["success"]).tolist(),
-                "arrayminus": (part["success"] - part["low"]).tolist(),
-                "thickness": 1,
-                "width": 2,
-                "color": color,
-            },
+            error_y=error_bar(part["success"], part["low"], part["high"], color=color),
             **look,
             **places[0],
         )

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformer_lens.hook_points import HookPoint
 
-from gated_interp.core.config import positive
+from gated_interp.core.config import Shapes, positive
 from gated_interp.core.seeds import generator
 from gated_interp.metrics.reconstruction import l0, open_pairs
 from gated_interp.replacements.gates import (
@@ -133,7 +133,7 @@ class GatedAttention(HeadAttention):
                 self.b_gate_K.fill_(1 / g)
 
     @classmethod
-    def stored_shapes(cls, config: HeadsConfig) -> dict[str, tuple[int, ...]]:
+    def stored_shapes(cls, config: HeadsConfig) -> Shapes:
         assert isinstance(config, GatedConfig)
         h, m, g = config.n_heads, config.d_model, config.d_gate
         gates = {"W_gate_Q": (h, m, g), "W_gate_K": (h, m, g)}

@@ -11,9 +11,10 @@ from torch.utils.checkpoint import checkpoint
 from transformer_lens import FactoredMatrix
 from transformer_lens.hook_points import HookPoint
 
-from gated_interp.core.config import Config, positive
+from gated_interp.core.config import Config, Shapes, positive
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.seeds import generator
+from gated_interp.models.kinds import attention_shapes
 from gated_interp.replacements.plain import expanded, require_plain
 from gated_interp.replacements.replacement import Activations, Replacement
 
@@ -122,18 +123,9 @@ class HeadAttention(Replacement):
         self.to(device)
 
     @classmethod
-    def stored_shapes(cls, config: HeadsConfig) -> dict[str, tuple[int, ...]]:
-        h, m, d = config.n_heads, config.d_model, config.d_head
-        shapes: dict[str, tuple[int, ...]] = {
-            "W_Q": (h, m, d),
-            "W_K": (h, m, d),
-            "raw_W_V": (h, m, d),
-            "raw_W_O": (h, d, m),
-            "b_Q": (h, d),
-            "b_K": (h, d),
-        }
-        shapes |= {"b_V": (h, d)} if config.value_bias else {}
-        return shapes | ({"b_O": (m,)} if config.output_bias else {})
+    def stored_shapes(cls, config: HeadsConfig) -> Shapes:
+        m, h, d = config.d_model, config.n_heads, config.d_head
+        return attention_shapes(m, h, d, b_V=config.value_bias, b_O=config.output_bias, raw="raw_")
 
     def _make_queries_and_keys(self) -> None:
         h, m, d = self.config.n_heads, self.config.d_model, self.config.d_head

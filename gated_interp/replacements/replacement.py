@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from transformer_lens.hook_points import HookPoint
 
-from gated_interp.core.config import Config
+from gated_interp.core.config import Config, Shapes
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.metrics.overlap import overlap, overlap_cost
 from gated_interp.metrics.reconstruction import writes_at
@@ -87,7 +87,7 @@ class Replacement(nn.Module):
         raise NotImplementedError
 
     @classmethod
-    def stored_shapes(cls, config: Any) -> dict[str, tuple[int, ...]]:
+    def stored_shapes(cls, config: Any) -> Shapes:
         """The shape of every parameter that a checkpoint holds, from the config alone.
 
         Raises:

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformer_lens.hook_points import HookPoint
 
-from gated_interp.core.config import Config, positive
+from gated_interp.core.config import Config, Shapes, positive
 from gated_interp.core.seeds import generator
 from gated_interp.replacements.heads import unit
 from gated_interp.replacements.plain import expanded, require_plain
@@ -93,7 +93,7 @@ class OutputAutoencoder(Replacement):
         self.to(device)
 
     @classmethod
-    def stored_shapes(cls, config: SAEConfig) -> dict[str, tuple[int, ...]]:
+    def stored_shapes(cls, config: SAEConfig) -> Shapes:
         h, m = config.n_heads, config.d_model
         return {"W_E": (h, m), "b_E": (h,), "raw_W_O": (h, 1, m), "b_O": (m,)}
 

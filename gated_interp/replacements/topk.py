@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from gated_interp.core.config import positive
+from gated_interp.core.config import Shapes, positive
 from gated_interp.core.seeds import generator
 from gated_interp.metrics.reconstruction import writes_at
 from gated_interp.replacements.heads import HeadAttention, HeadsConfig, unit
@@ -96,7 +96,7 @@ class TopKAttention(HeadAttention):
         self.circuit = torch.arange(self.config.n_heads) % circuits
 
     @classmethod
-    def stored_shapes(cls, config: HeadsConfig) -> dict[str, tuple[int, ...]]:
+    def stored_shapes(cls, config: HeadsConfig) -> Shapes:
         assert isinstance(config, TopKConfig)
         circuits, d_qk = config.n_circuits or config.n_heads, config.d_qk or config.d_head
         sizes = {"W_Q": (circuits, config.d_model, d_qk), "b_Q": (circuits, d_qk)}

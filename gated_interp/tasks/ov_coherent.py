@@ -10,14 +10,21 @@ case in which superposition pays.
 import dataclasses
 from functools import cached_property
 from itertools import combinations_with_replacement
+from typing import ClassVar
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.seeds import generator
-from gated_interp.tasks.task import KnownAnswers, Probes
+from gated_interp.tasks.task import (
+    KnownAnswers,
+    Probes,
+    answered_at_the_end,
+    asked_at_the_end,
+    require_whole,
+    two_places,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,17 +67,7 @@ class OVCoherentTask(KnownAnswers):
     n_positions: int = 8
 
     case_word = "pair"
-
-    # Wrong types get their sentence here, so the tests' shape checker must not come first.
-    __no_type_check__ = True
-
-    def __post_init__(self) -> None:
-        for name, least in (("n_signals", 1), ("n_noise", 1), ("n_positions", 4)):
-            value = getattr(self, name)
-            if type(value) is not int or value < least:
-                raise GatedInterpError(
-                    f"{name} is {value!r}; it must be a whole number, at least {least}."
-                )
+    least: ClassVar = {"n_signals": 1, "n_noise": 1, "n_positions": 4}
 
     @cached_property
     def pairs(self) -> list[tuple[int, int]]:
@@ -109,17 +106,13 @@ class OVCoherentTask(KnownAnswers):
         Raises:
             GatedInterpError: ``n`` is not positive, or a bad seed.
         """
-        if type(n) is not int or n < 1:
-            raise GatedInterpError(f"n is {n!r}; it must be a whole number, at least 1.")
+        require_whole("n", n)
         source = generator(seed)
         room = self.n_positions - 2
         tokens = torch.randint(self.n_noise, (n, self.n_positions), generator=source)
         tokens += 1 + self.n_signals
         signals = torch.randint(1, self.n_signals + 1, (n, 2), generator=source)
-        first = torch.randint(room, (n,), generator=source)
-        # The other place is one of the rest: as many steps further on, all the way round.
-        second = (first + torch.randint(1, room, (n,), generator=source)) % room
-        tokens.scatter_(1, torch.stack([first, second], 1), signals)
+        tokens.scatter_(1, torch.stack(two_places(n, room, source), 1), signals)
         number = torch.zeros(self.n_signals + 1, self.n_signals + 1, dtype=torch.long)
         for i, (a, b) in enumerate(self.pairs, 1):
             number[a, b] = number[b, a] = i
@@ -129,7 +122,8 @@ class OVCoherentTask(KnownAnswers):
 
     def probes(self, n: int, seed: int) -> Probes:
         """The read-off of each of ``n`` sequences; the answer is its pair's."""
-        return self._at_read_off(self.sample(n, seed))
+        batch = self.sample(n, seed)
+        return asked_at_the_end(batch.tokens, batch.case, self.answer(batch.case))
 
     def foils(self, n: int, seed: int) -> Probes:
         """The read-off of each of ``n`` sequences; the answer of the next pair must not come."""
@@ -139,11 +133,4 @@ class OVCoherentTask(KnownAnswers):
 
     def answered(self, batch: PairBatch) -> Int[Tensor, "batch pos"]:
         """The pair at each read-off; 0 elsewhere."""
-        answered = torch.zeros_like(batch.tokens)
-        answered[:, -2] = batch.case
-        return answered
-
-    def _at_read_off(self, batch: PairBatch) -> Probes:
-        n = len(batch.case)
-        at = torch.full((n,), self.n_positions - 2)
-        return Probes(batch.tokens, torch.arange(n), at, self.answer(batch.case), batch.case)
+        return answered_at_the_end(batch.tokens, batch.case)

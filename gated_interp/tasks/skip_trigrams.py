@@ -8,6 +8,7 @@ which answer to write.
 
 import dataclasses
 from functools import cached_property
+from typing import ClassVar
 
 import torch
 from jaxtyping import Int
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.seeds import derive, generator
-from gated_interp.tasks.task import KnownAnswers, Probes
+from gated_interp.tasks.task import KnownAnswers, Probes, require_whole
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -110,17 +111,7 @@ class SkipTrigramTask(KnownAnswers):
     n_positions: int = 11
 
     case_word = "trigram"
-
-    # Wrong types get their sentence here, so the tests' shape checker must not come first.
-    __no_type_check__ = True
-
-    def __post_init__(self) -> None:
-        for name, least in (("n_trigrams", 1), ("n_positions", 4)):
-            value = getattr(self, name)
-            if type(value) is not int or value < least:
-                raise GatedInterpError(
-                    f"{name} is {value!r}; it must be a whole number, at least {least}."
-                )
+    least: ClassVar = {"n_trigrams": 1, "n_positions": 4}
 
     @property
     def d_vocab(self) -> int:
@@ -169,7 +160,7 @@ class SkipTrigramTask(KnownAnswers):
         Raises:
             GatedInterpError: ``n`` is not positive, or a bad seed.
         """
-        _require_count(n)
+        require_whole("n", n)
         source = generator(seed)
         v = self.d_vocab
         # One draw serves both cases exactly: x % v is uniform over v tokens and x % (v - 1)
@@ -212,7 +203,7 @@ class SkipTrigramTask(KnownAnswers):
         Raises:
             GatedInterpError: ``n`` is not positive, or a bad seed.
         """
-        _require_count(n)
+        require_whole("n", n)
         kept: list[TrigramBatch] = []
         found, stream = 0, 0
         while found < n:
@@ -327,11 +318,6 @@ class SkipTrigramTask(KnownAnswers):
                     "twice a uniform share."
                 )
         return problems
-
-
-def _require_count(n: int) -> None:
-    if type(n) is not int or n < 1:
-        raise GatedInterpError(f"n is {n!r}; it must be a whole number, at least 1.")
 
 
 def concatenate(batches: list[TrigramBatch]) -> TrigramBatch:

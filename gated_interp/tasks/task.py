@@ -7,7 +7,7 @@ A new task is one file: a frozen dataclass that gives what :class:`ProbedTask` a
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, TypeGuard, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Int
@@ -47,12 +47,6 @@ class Probes:
         return Probes(**{f.name: getattr(self, f.name).to(device) for f in fields})
 
 
-class Batch(Protocol):
-    """Anything that holds sequences."""
-
-    tokens: Int[Tensor, "batch pos"]
-
-
 @runtime_checkable
 class Task(Protocol):
     """Sequences of tokens to predict."""
@@ -73,7 +67,7 @@ class Task(Protocol):
         ...
 
     def sample(self, n: int, seed: int) -> Any:
-        """``n`` sequences (a :class:`Batch`); the same seed gives the same."""
+        """``n`` sequences, as something with ``tokens``; the same seed gives the same."""
         ...
 
 
@@ -83,7 +77,10 @@ class ProbedTask(Task, Protocol):
 
     Attributes:
         cases: a readable name for each case, by its number; numbers count up from 1.
+        case_word: what a case is called.
     """
+
+    case_word: ClassVar[str]
 
     @property
     def cases(self) -> Mapping[int, str]: ...
@@ -100,17 +97,37 @@ class ProbedTask(Task, Protocol):
         """The case that each position of a sampled batch is to answer; 0 for none."""
         ...
 
+    def require_vocabulary(self, d_vocab: int) -> None:
+        """Refuse a model of another vocabulary, see :class:`KnownAnswers`."""
+        ...
+
+    def require_each(self, case: Tensor, complaint: str = ...) -> None:
+        """Refuse examples without one of the cases, see :class:`KnownAnswers`."""
+        ...
+
 
 class KnownAnswers:
     """What every :class:`ProbedTask` refuses, in the task's own words.
 
     Attributes:
         case_word: what a case is called.
+        least: the smallest value of each of the task's numbers.
+
+    Raises:
+        GatedInterpError: a number that is not whole, or smaller than that.
     """
 
-    case_word = "case"
+    case_word: ClassVar[str] = "case"
+    least: ClassVar[Mapping[str, int]] = {}
     d_vocab: Any
     cases: Any
+
+    # Wrong types get their sentence here, so the tests' shape checker must not come first.
+    __no_type_check__ = True
+
+    def __post_init__(self) -> None:
+        for name, least in self.least.items():
+            require_whole(name, getattr(self, name), least)
 
     @property
     def described(self) -> str:
@@ -143,11 +160,6 @@ class KnownAnswers:
                 raise GatedInterpError(f"{sentence}; take more sequences.")
 
 
-def has_answers(task: Any) -> TypeGuard[ProbedTask]:
-    """Whether the answers of ``task`` are known."""
-    return isinstance(task, ProbedTask)
-
-
 def probes_for(task: Any, d_vocab: int, n: int, seed: int) -> Probes:
     """The probes of ``task`` for a model of ``d_vocab`` tokens, with some of every case.
 
@@ -164,12 +176,57 @@ def foils_for(task: Any, d_vocab: int, n: int, seed: int) -> Probes:
 
 
 def _with_each(task: Any, what: str, d_vocab: int, n: int, seed: int) -> Probes:
-    if not has_answers(task):
+    if not isinstance(task, ProbedTask):
         raise GatedInterpError(
             f"the answers of {type(task).__name__} are not known (it has no probes), so nobody can "
             "say which head holds what; give a task such as SkipTrigramTask."
         )
-    task.require_vocabulary(d_vocab)  # type: ignore[attr-defined]
+    task.require_vocabulary(d_vocab)
     found: Probes = getattr(task, what)(n, seed)
-    task.require_each(found.case)  # type: ignore[attr-defined]
+    task.require_each(found.case)
     return found
+
+
+def require_whole(name: str, value: Any, least: int = 1) -> None:
+    """Refuse what is not a whole number, or is smaller than ``least``.
+
+    Raises:
+        GatedInterpError: in a sentence that names it.
+    """
+    if type(value) is not int or value < least:
+        raise GatedInterpError(f"{name} is {value!r}; it must be a whole number, at least {least}.")
+
+
+def two_places(
+    n: int, room: int, source: torch.Generator
+) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"]]:
+    """Two different places of ``room``, ``n`` times, every ordered pair as likely."""
+    first = torch.randint(room, (n,), generator=source)
+    # The other place is one of the rest: as many steps further on, all the way round.
+    return first, (first + torch.randint(1, room, (n,), generator=source)) % room
+
+
+def places(n: int, count: int, room: int, source: torch.Generator) -> Int[Tensor, "n count"]:
+    """``count`` different places of ``room``, ``n`` times, every order as likely."""
+    return torch.rand(n, room, generator=source, dtype=torch.double).argsort(1)[:, :count]
+
+
+def asked_at_the_end(
+    tokens: Int[Tensor, "batch pos"],
+    case: Int[Tensor, " batch"],
+    target: Int[Tensor, " batch"],
+    kept: Tensor | None = None,
+) -> Probes:
+    """The last position but one of each row, or of those ``kept``: what comes there is asked."""
+    row = torch.arange(len(tokens)) if kept is None else kept.nonzero()[:, 0]
+    at = torch.full_like(row, tokens.shape[1] - 2)
+    return Probes(tokens, row, at, target[row], case[row])
+
+
+def answered_at_the_end(
+    tokens: Int[Tensor, "batch pos"], case: Int[Tensor, " batch"]
+) -> Int[Tensor, "batch pos"]:
+    """``case`` at the last position but one of each row, 0 elsewhere."""
+    answered = torch.zeros_like(tokens)
+    answered[:, -2] = case
+    return answered

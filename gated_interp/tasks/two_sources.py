@@ -6,15 +6,21 @@ neither head alone makes the model answer: every case is distributed, and stays 
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.seeds import generator
-from gated_interp.tasks.task import KnownAnswers, Probes
+from gated_interp.tasks.task import (
+    KnownAnswers,
+    Probes,
+    answered_at_the_end,
+    asked_at_the_end,
+    require_whole,
+    two_places,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,17 +67,7 @@ class TwoSourcesTask(KnownAnswers):
     n_positions: int = 8
 
     case_word = "question"
-
-    # Wrong types get their sentence here, so the tests' shape checker must not come first.
-    __no_type_check__ = True
-
-    def __post_init__(self) -> None:
-        for name, least in (("n_cases", 1), ("n_noise", 1), ("n_positions", 5)):
-            value = getattr(self, name)
-            if type(value) is not int or value < least:
-                raise GatedInterpError(
-                    f"{name} is {value!r}; it must be a whole number, at least {least}."
-                )
+    least: ClassVar = {"n_cases": 1, "n_noise": 1, "n_positions": 5}
 
     @property
     def d_vocab(self) -> int:
@@ -99,16 +95,14 @@ class TwoSourcesTask(KnownAnswers):
         Raises:
             GatedInterpError: ``n`` is not positive, or a bad seed.
         """
-        if type(n) is not int or n < 1:
-            raise GatedInterpError(f"n is {n!r}; it must be a whole number, at least 1.")
+        require_whole("n", n)
         source = generator(seed)
         room = self.n_positions - 3
         tokens = torch.randint(self.n_noise, (n, self.n_positions), generator=source)
         tokens += 1 + 4 * self.n_cases
         case = torch.randint(1, self.n_cases + 1, (n,), generator=source)
         there = torch.randint(4, (n, 2), generator=source) > 0
-        first = torch.randint(room, (n,), generator=source)
-        second = (first + torch.randint(1, room, (n,), generator=source)) % room
+        first, second = two_places(n, room, source)
         rows = torch.arange(n)
         for letter, place, has in (("A", first, there[:, 0]), ("X", second, there[:, 1])):
             tokens[rows[has], 1 + place[has]] = self.token(letter, case[has])
@@ -120,21 +114,17 @@ class TwoSourcesTask(KnownAnswers):
     def probes(self, n: int, seed: int) -> Probes:
         """The questions of ``n`` sequences that have both sources."""
         batch = self.sample(n, seed)
-        return self._at_question(batch, batch.has_first + batch.has_second == 2)
+        return self._asked(batch, batch.has_first + batch.has_second == 2)
 
     def foils(self, n: int, seed: int) -> Probes:
         """The questions of ``n`` sequences that have one source: the answer must not come."""
         batch = self.sample(n, seed)
-        return self._at_question(batch, batch.has_first + batch.has_second == 1)
+        return self._asked(batch, batch.has_first + batch.has_second == 1)
 
     def answered(self, batch: QuestionBatch) -> Int[Tensor, "batch pos"]:
         """The case at each question that has both sources; 0 elsewhere."""
-        answered = torch.zeros_like(batch.tokens)
-        answered[:, -2] = batch.case * batch.has_first * batch.has_second
-        return answered
+        there = batch.case * batch.has_first * batch.has_second
+        return answered_at_the_end(batch.tokens, there)
 
-    def _at_question(self, batch: QuestionBatch, kept: Tensor) -> Probes:
-        row = kept.nonzero()[:, 0]
-        case = batch.case[row]
-        at = torch.full_like(row, self.n_positions - 2)
-        return Probes(batch.tokens, row, at, self.token("C", case), case)
+    def _asked(self, batch: QuestionBatch, kept: Tensor) -> Probes:
+        return asked_at_the_end(batch.tokens, batch.case, self.token("C", batch.case), kept)
