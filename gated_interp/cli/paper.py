@@ -1,7 +1,7 @@
 """The main job and its figures: ``reproduce`` and ``figures``."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import typer
 
@@ -9,22 +9,32 @@ from gated_interp.cli.console import progress, say, show, tell
 from gated_interp.cli.options import Formats, formats_of
 from gated_interp.core.errors import GatedInterpError
 
-SEEDS, QUICK_SEEDS = 64, 6
-# Nothing to import for a list of five names when --help is all that is wanted.
-Experiment = Literal["2H3ST", "3H4ST", "4H5ST", "6H8ST", "8H12ST"]
+SEEDS, QUICK_SEEDS, BENCHMARK_SEEDS = 64, 6, 16
+# Nothing to import for a list of names when --help is all that is wanted.
+Benchmark = Literal["skip-trigrams", "two-heads", "ov-coherent", "two-sources"]
+Experiment = Literal["2H3ST", "3H4ST", "4H5ST", "6H8ST", "8H12ST", Benchmark, "benchmarks"]
 RUNS = {"reliable": Path("runs/paper"), "reference": Path("runs/reference")}
+BENCHMARK_RUNS = Path("runs/benchmarks")
 
 
 def reproduce(
     only: Annotated[
-        Experiment | None, typer.Option(help="One experiment; the three published ones if absent.")
+        Experiment | None,
+        typer.Option(
+            help="One experiment, or benchmark; the three published experiments if absent."
+        ),
     ] = None,
     seeds: Annotated[
-        int | None, typer.Option(min=1, help="Runs of each experiment: 64, or 6 with --quick.")
+        int | None,
+        typer.Option(
+            min=1, help="Runs of each experiment: 64 (of a benchmark 16), or 6 with --quick."
+        ),
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="Run folder: runs/paper, or runs/reference for that recipe."),
+        typer.Option(
+            help="Run folder: runs/paper, runs/reference for that recipe, or runs/benchmarks."
+        ),
     ] = None,
     figures: Annotated[
         Path | None,
@@ -50,8 +60,18 @@ def reproduce(
     writes checkpoints, tables and figures. Experiments that have finished are kept: interrupted
     and given again, the command goes on. Where a run to show is not clean (some trigram is not held
     by exactly one head of its own), no figure is touched and the exit code is 1.
+
+    A benchmark starts from a model whose weights are written down, and says whether blocks come out
+    clean exactly where they should.
     """
     kinds = formats_of(formats)
+    if only == "benchmarks" or only in get_args(Benchmark):
+        wanted = list(get_args(Benchmark)) if only == "benchmarks" else [str(only)]
+        folder = BENCHMARK_RUNS if out is None else out
+        drawn_to = folder / "figures" if figures is None else figures
+        count = seeds or (QUICK_SEEDS if quick else BENCHMARK_SEEDS)
+        _benchmarks(wanted, folder, drawn_to, kinds, recipe, (count, first_seed, steps, workers))
+        return
     from gated_interp.experiments.figures import draw_run
     from gated_interp.experiments.paper import PaperConfig, results_table, run_paper, unclean
 
@@ -84,6 +104,30 @@ def reproduce(
             "use more seeds or steps."
         )
     say(f"Checkpoints and tables are in {folder}, {len(drawn)} files of figures in {figures}.")
+
+
+def _benchmarks(
+    only: list[str],
+    out: Path,
+    figures: Path,
+    kinds: list[str],
+    recipe: str,
+    how: tuple[int, int, int | None, int | None],
+) -> None:
+    if recipe != "reliable":
+        raise GatedInterpError("benchmarks are run with the reliable recipe; leave --recipe out.")
+    from gated_interp.experiments.benchmarks import draw_benchmarks, in_words, run_benchmarks
+
+    given: dict[str, Any] = dict(zip(("seeds", "first_seed", "steps", "workers"), how, strict=True))
+    with progress("training", "batches of seeds") as update:
+        table = run_benchmarks(out, only=only, say=tell, on_progress=update, **given)
+    with progress("drawing"):
+        drawn = draw_benchmarks(out / "benchmarks.csv", figures, kinds, say=tell)
+    columns = ["experiment", "recipe", "runs", "clean", "right", "held", "fvu", "false_alarms"]
+    show("benchmarks", columns, table[columns].astype(object).to_numpy().tolist())
+    for sentence in in_words(table):
+        say(sentence)
+    say(f"The tables are in {out}, {len(drawn)} files of figures in {figures}.")
 
 
 def in_words(entry: dict[str, Any]) -> str:
@@ -130,6 +174,10 @@ def _draw(run: Path, folder: Path, kinds: list[str]) -> list[Path]:
         from gated_interp.experiments.reliability import draw_reliability
 
         return draw_reliability(run / "reliability.csv", folder, kinds, say=tell)
+    if (run / "benchmarks.csv").exists():
+        from gated_interp.experiments.benchmarks import draw_benchmarks
+
+        return draw_benchmarks(run / "benchmarks.csv", folder, kinds, say=tell)
     if (run / "phase.csv").exists():
         from gated_interp.experiments.phase import draw_phase
 

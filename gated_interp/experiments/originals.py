@@ -66,7 +66,7 @@ class Known:
     """
 
     name: str
-    build: Callable[[], AnalyticModel]
+    build: Callable[[], AnalyticModel] = dataclasses.field(compare=False, repr=False)
     parts: bool
     why: str
 

@@ -17,7 +17,7 @@ from gated_interp.models.toy import HookedTransformer, ToyConfig
 from gated_interp.replacements.gates import GateActivation
 from gated_interp.replacements.replacement import Replacement, kind_named
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
-from gated_interp.tasks.task import KnownAnswers, ProbedTask, Task
+from gated_interp.tasks.task import ProbedTask, Task
 from gated_interp.training.config import TrainConfig
 from gated_interp.training.stacked.runs import GatedRun, ToyRun, disturb
 
@@ -99,8 +99,7 @@ class Recipe(Config):
         Raises:
             GatedInterpError: the original is not a toy of this task.
         """
-        if isinstance(task, KnownAnswers):
-            task.require_vocabulary(original.cfg.d_vocab)
+        task.require_vocabulary(original.cfg.d_vocab)
         block = self.block(original, task, seed)
         disturb(block, self.jitter, derive(seed, Stream.JITTER, self.jitter_seed))
         config = TrainConfig(

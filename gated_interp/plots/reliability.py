@@ -32,6 +32,7 @@ def reliability(
     results: pd.DataFrame,
     *,
     target: Number | None = None,
+    counted: str = "clean",
     title: str | None = None,
     columns: Columns = 2,
 ) -> go.Figure:
@@ -44,6 +45,7 @@ def reliability(
             interval, 0 to 1), ``fvu`` (median); ``fvu_low`` and ``fvu_high`` where there is an
             interval of it. A row per experiment and recipe.
         target: a rate to mark, 0 to 1.
+        counted: what the runs counted as ``clean`` are called.
         title: above the figure.
         columns: paper columns it spans.
 
@@ -79,7 +81,7 @@ def reliability(
     start = start if start >= 0.5 else 0.0
     pad = 0.02 * (1 - start)
     rate = {
-        "title": {"text": fitting("clean runs (95% interval)", boxes[0].width, 10.5)},
+        "title": {"text": fitting(f"{counted} runs (95% interval)", boxes[0].width, 10.5)},
         "tickformat": ".0%",
         "range": [start - pad, 1 + pad],
         "nticks": 4 if columns == 1 else 6,
@@ -103,7 +105,7 @@ def reliability(
     ]
     share = results["clean"] / results["runs"]
     for axes, x, ends, name in (
-        (places[0], share, ("low", "high"), "clean runs"),
+        (places[0], share, ("low", "high"), f"{counted} runs"),
         (places[1], results["fvu"], ("fvu_low", "fvu_high") if has_interval else (), "median FVU"),
     ):
         bar = [results[end] for end in ends]
