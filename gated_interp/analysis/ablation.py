@@ -32,7 +32,8 @@ from gated_interp.analysis.replacements import Method, Objective, replacements
 from gated_interp.analysis.writes import require_tokens
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.models.toy import HookedTransformer
-from gated_interp.tasks.skip_trigrams import SkipTrigramTask, TrigramBatch
+from gated_interp.tasks.skip_trigrams import TrigramBatch
+from gated_interp.tasks.task import ProbedTask, Probes
 
 __all__ = ["Method", "Objective", "ablate", "ablated"]
 
@@ -78,11 +79,11 @@ def ablated(
 @torch.no_grad()
 def ablate(
     model: HookedTransformer,
-    tokens: Int[Tensor, "batch pos"] | TrigramBatch,
+    tokens: Int[Tensor, "batch pos"] | TrigramBatch | Probes,
     heads: Sequence[Head] | None = None,
     method: Method = "zero",
     *,
-    task: SkipTrigramTask | None = None,
+    task: ProbedTask | None = None,
     reference_tokens: Int[Tensor, "reference reference_pos"] | None = None,
     seed: int | None = None,
     objective: Objective = "kl",
@@ -90,7 +91,8 @@ def ablate(
     """What is lost without each head, without all the named heads, and without any head.
 
     Args:
-        tokens: what the model reads; a ``TrigramBatch`` also gives the rows per trigram.
+        tokens: what the model reads; a ``TrigramBatch``, or the probes of any task, also
+            gives the rows per trigram (case).
         heads: ``(layer, head)`` pairs; ``None`` is every head.
         task: with a batch, refuse one in which some trigram of the task never occurs.
         method, reference_tokens, seed, objective: see :func:`ablated`.
@@ -116,11 +118,11 @@ def ablate(
         >>> rows["ablated"].tolist()
         [0.0, 1.0, 0.0]
     """
-    batch = tokens if isinstance(tokens, TrigramBatch) else None
-    ids = tokens.tokens if isinstance(tokens, TrigramBatch) else tokens
+    probes = _probes(tokens) if isinstance(tokens, TrigramBatch) else tokens
+    probes, ids = (probes, probes.tokens) if isinstance(probes, Probes) else (None, probes)
     require_tokens(model, ids)
     if task is not None:
-        _require_trigrams(task, batch)
+        _require_trigrams(task, probes)
     named = all_heads(model) if heads is None else require_heads(model, heads)
     sets: list[tuple[str, list[Head]]] = [("head", [head]) for head in named]
     if 1 < len(named) < len(all_heads(model)):
@@ -128,12 +130,12 @@ def ablate(
     sets.append(("all", all_heads(model)))
 
     intact = model(ids)
-    before = outcome(intact, intact, ids, batch)
+    before = outcome(intact, intact, ids, probes)
     rows = []
     for kind, members in sets:
         edits = replacements(model, members, method, reference_tokens, seed, objective)
         with intervened(model, edits):
-            after = outcome(model(ids), intact, ids, batch)
+            after = outcome(model(ids), intact, ids, probes)
         label = {
             "kind": kind,
             "heads": "+".join(head_name(head) for head in members),
@@ -166,9 +168,15 @@ def _changes(before: Outcome, after: Outcome) -> list[dict[str, object]]:
     return rows
 
 
-def _require_trigrams(task: SkipTrigramTask, batch: TrigramBatch | None) -> None:
-    if batch is None:
+def _probes(batch: TrigramBatch) -> Probes:
+    c = batch.tokens[batch.example, batch.destination_pos + 1]
+    return Probes(batch.tokens, batch.example, batch.destination_pos, c, batch.trigram)
+
+
+def _require_trigrams(task: ProbedTask, probes: Probes | None) -> None:
+    if probes is None:
         raise GatedInterpError(
-            "with a task, give a TrigramBatch such as task.sample(1000, seed=0), not bare tokens."
+            "with a task, give its probes or a TrigramBatch such as task.sample(1000, seed=0), "
+            "not bare tokens."
         )
-    task.require_each(batch.trigram)
+    task.require_each(probes.case)

@@ -24,6 +24,23 @@ def all_heads(model: HookedTransformer) -> list[Head]:
     return [(layer, head) for layer, n in enumerate(head_counts(model)) for head in range(n)]
 
 
+def chosen_layer(model: HookedTransformer, layer: int | None) -> int:
+    """``layer``, or where none is named the only one there is.
+
+    Raises:
+        GatedInterpError: no such layer, or several and none is named.
+    """
+    if layer is None:
+        n = model.cfg.n_layers
+        if n != 1:
+            raise GatedInterpError(
+                f"the model has {n} layers; say which layer's heads are meant, 0 to {n - 1}."
+            )
+        return 0
+    require_layer(model, layer)
+    return layer
+
+
 def head_name(head: Head) -> str:
     """TransformerLens' name of a head.
 

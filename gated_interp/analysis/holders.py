@@ -8,18 +8,27 @@ Head ``h`` *holds* trigram ``b`` when three ablations say so, each on examples t
 - *specific*: with ``h`` alone zero-ablated every other trigram stays above 99%.
 
 A model is *clean* when every trigram is learnt and held by exactly one head, and these heads
-differ. The post's sole owner is another thing: it compares only what heads write, leaves the query
+differ. "Every other head" is of every layer, so what one layer answers only by what another wrote,
+no head holds; given the other layers (``rest="intact"``) one may. The post's sole owner is another thing: it compares only what heads write, leaves the query
 token's own logit out, and asks neither for necessity nor for specificity.
 """
 
 import dataclasses
+from typing import Any, Literal
 
 import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from gated_interp.analysis.heads import all_heads, head_counts, intervened
+from gated_interp.analysis.heads import (
+    Head,
+    all_heads,
+    chosen_layer,
+    head_counts,
+    head_name,
+    intervened,
+)
 from gated_interp.analysis.replacements import replacements
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.metrics.predictions import kl_divergence, leads
@@ -27,7 +36,7 @@ from gated_interp.metrics.reconstruction import OPEN, fvu, writes_at
 from gated_interp.models.toy import HookedTransformer
 from gated_interp.replacements.splice import originals, unsplice
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask, TrigramBatch
-from gated_interp.tasks.task import Probes, Task, probes_for
+from gated_interp.tasks.task import ProbedTask, Probes, Task, probes_for
 
 SUFFICIENT, NECESSARY, SPECIFIC = 0.99, 0.5, 0.99
 EXAMPLES, SEED = 1000, 42
@@ -42,17 +51,55 @@ class Holders:
         accuracy: ``[trigram]``, of the intact model; trigram 1 first.
         alone: ``[trigram head_index]``, with every other head zero-ablated.
         without: ``[trigram head_index]``, with the head alone zero-ablated.
+        layer: whose heads they are.
+        whole: ``[trigram]``, with the heads of every other layer zero-ablated (where they may
+            help, with nothing ablated).
     """
 
     holders: dict[int, list[int]]
     accuracy: Float[Tensor, " trigram"] = dataclasses.field(repr=False)
     alone: Float[Tensor, "trigram head_index"] = dataclasses.field(repr=False)
     without: Float[Tensor, "trigram head_index"] = dataclasses.field(repr=False)
+    layer: int = 0
+    whole: Float[Tensor, " trigram"] | None = dataclasses.field(default=None, repr=False)
 
     @property
     def clean(self) -> bool:
         """Every trigram is held by exactly one head, and these heads differ."""
         return is_clean(self.holders)
+
+    def why_not(self) -> dict[int, str]:
+        """Of each trigram that no head holds, the first of the conditions that fails, in words.
+
+        Examples:
+            >>> from gated_interp.models.analytic_tasks import marked_relay
+            >>> truth = marked_relay()
+            >>> holders(truth.model, truth.task, layer=1, n=200).why_not()[2]
+            'spread over layers: layer 1 alone answers 0.0%'
+        """
+        whole = self.accuracy if self.whole is None else self.whole
+        reasons = {}
+        for b in (b for b, heads in self.holders.items() if not heads):
+            alone, without = self.alone[b - 1], self.without[b - 1]
+            can = (alone > SUFFICIENT).nonzero().flatten().tolist()
+            needed = [h for h in can if without[h] < NECESSARY]
+            if not self.accuracy[b - 1] > SUFFICIENT:
+                reasons[b] = f"not learnt: answered in {self.accuracy[b - 1]:.1%}"
+            elif not whole[b - 1] > SUFFICIENT:
+                reasons[b] = (
+                    f"spread over layers: layer {self.layer} alone answers {whole[b - 1]:.1%}"
+                )
+            elif not can:
+                reasons[b] = f"no head is sufficient: the best answers {alone.max():.1%} alone"
+            elif not needed:
+                least = without[can].min()
+                reasons[b] = f"no head is necessary: without any of them {least:.1%} are answered"
+            else:
+                name = head_name((self.layer, needed[0]))
+                lost = (self.without[:, needed[0]] <= SPECIFIC).nonzero().flatten() + 1
+                others = ", ".join(str(i) for i in lost.tolist() if i != b)
+                reasons[b] = f"not specific: without {name} also {others} suffer"
+        return reasons
 
 
 def is_clean(holders: dict[int, list[int]]) -> bool:
@@ -70,6 +117,8 @@ def holders_from_accuracy(
     accuracy: Float[Tensor, " trigram"],
     alone: Float[Tensor, "trigram head_index"],
     without: Float[Tensor, "trigram head_index"],
+    layer: int = 0,
+    whole: Float[Tensor, " trigram"] | None = None,
 ) -> Holders:
     """Apply the definition of the module's docstring to the three accuracies, each 0 to 1.
 
@@ -82,7 +131,7 @@ def holders_from_accuracy(
         holds = (alone[i] > SUFFICIENT) & (without[i] < NECESSARY) & others
         learnt = accuracy[i] > SUFFICIENT
         found[i + 1] = holds.nonzero().flatten().tolist() if learnt else []
-    return Holders(found, accuracy, alone, without)
+    return Holders(found, accuracy, alone, without, layer, whole)
 
 
 def holders_from_writes(
@@ -115,9 +164,15 @@ def holders_from_writes(
 
 @torch.no_grad()
 def holders(
-    model: HookedTransformer, task: Task, *, n: int = EXAMPLES, seed: int = SEED
+    model: HookedTransformer,
+    task: Task,
+    *,
+    layer: int | None = None,
+    rest: Literal["ablated", "intact"] = "ablated",
+    n: int = EXAMPLES,
+    seed: int = SEED,
 ) -> Holders:
-    """Which head of a one-layer model holds which trigram, by ablating heads at ``hook_z``.
+    """Which head of a layer holds which trigram, by ablating heads at ``hook_z``.
 
     Two forward passes per head. :func:`~gated_interp.analysis.verdict.verdict` gives the same from
     one pass where the model is linear in its heads.
@@ -126,11 +181,14 @@ def holders(
         model: a toy, or one with a gated block spliced in; the embedding and biases are never
             ablated.
         task: the task it was trained on.
+        layer: whose heads; may be left out where there is one layer only.
+        rest: the heads of other layers while a head is to answer alone: ablated too, or intact,
+            which finds what is held *given* the other layers.
         n, seed: of the sequences, each with exactly one trigram (the verdict's by default).
 
     Raises:
-        GatedInterpError: a model of several layers or of another vocabulary, or a trigram that
-            never occurs in the sequences.
+        GatedInterpError: no such layer, a model of another vocabulary, or a trigram that never
+            occurs in the sequences.
 
     Examples:
         >>> from gated_interp.models.analytic import manual_model
@@ -139,24 +197,29 @@ def holders(
         >>> found.alone[2].tolist(), found.clean
         ([0.0, 0.0], False)
     """
-    _require_one_layer(model, task)
+    layer = chosen_layer(model, layer)
     probes = probes_for(task, model.cfg.d_vocab, n, seed).to(model.embed.W_E.device)
 
-    def accuracy(ablated: list[tuple[int, int]]) -> Float[Tensor, " trigram"]:
+    def accuracy(ablated: list[Head]) -> Float[Tensor, " trigram"]:
         at = _logits(model, probes.tokens, ablated)[probes.row, probes.position]
         right = (leads(at, probes.target) > 0).double()
         return torch.stack([right[probes.case == b].mean() for b in probes.cases])
 
-    every = all_heads(model)
-    alone = [accuracy([o for o in every if o != h]) for h in every]
-    without = [accuracy([h]) for h in every]
-    return holders_from_accuracy(accuracy([]), torch.stack(alone, 1), torch.stack(without, 1))
+    mine = [head for head in all_heads(model) if head[0] == layer]
+    others = [head for head in all_heads(model) if head[0] != layer and rest == "ablated"]
+    alone = [accuracy([*others, *(o for o in mine if o != h)]) for h in mine]
+    without = [accuracy([h]) for h in mine]
+    intact = accuracy([])
+    whole = accuracy(others) if others else intact
+    return holders_from_accuracy(
+        intact, torch.stack(alone, 1), torch.stack(without, 1), layer, whole
+    )
 
 
 @torch.no_grad()
 def head_roles(
     model: HookedTransformer,
-    task: SkipTrigramTask,
+    task: ProbedTask,
     found: dict[int, list[int]],
     *,
     n: int = EXAMPLES,
@@ -174,7 +237,8 @@ def head_roles(
         length of what each head writes; ``purity``, the share of its own energy that falls where
         its trigram is answered (at its B, an A open before it); ``purity_any``, at any trigram's B
         so; ``open_pairs``, the share of causal (query, key) pairs at which its gate is open (above
-        0.001); ``open_there``, the share of those pairs at (its B, the A that it answers).
+        0.001); ``open_there``, the share of those pairs at (its B, the A that it answers),
+        of trigrams only.
         Shares are 0 to 1; a head that writes nothing, has no gate or holds nothing has no number.
 
     Raises:
@@ -190,7 +254,7 @@ def head_roles(
     batch, energy, answered, gates = _writes(model, task, n, seed)
     totals = energy.sum((0, 1))
     gate = None if gates is None else gates > OPEN
-    causal = torch.ones(2 * batch.tokens.shape[1:], dtype=torch.bool).tril()
+    causal = torch.ones(2 * answered.shape[1:], dtype=torch.bool).tril()
     rows: list[dict[str, float | None]] = []
     for h in range(head_counts(model)[0]):
         held = [b for b, heads in found.items() if h in heads]
@@ -202,10 +266,11 @@ def head_roles(
         row["open_pairs"] = row["open_there"] = None
         if gate is not None:
             is_open = gate[:, h] & causal.to(gate.device)
-            row["open_pairs"] = float(is_open.sum() / (len(batch) * causal.sum()))
-            mine = batch.trigram == (held[0] if held else -1)
-            place = (batch.example[mine], batch.destination_pos[mine], batch.source_pos[mine])
-            row["open_there"] = _share(is_open[place].sum(), is_open.sum()) if held else None
+            row["open_pairs"] = float(is_open.sum() / (answered.shape[0] * causal.sum()))
+            if held and isinstance(batch, TrigramBatch):
+                mine = batch.trigram == held[0]
+                place = (batch.example[mine], batch.destination_pos[mine], batch.source_pos[mine])
+                row["open_there"] = _share(is_open[place].sum(), is_open.sum())
         rows.append(row)
     numbers = ["energy", "purity", "purity_any", "open_pairs", "open_there"]
     types = {"trigram": "Int64", **dict.fromkeys(numbers, "float64")}
@@ -237,7 +302,7 @@ def energy_by_place(
         ['A', 'B1', 'B2', 'B3', 'other']
     """
     batch, energy, answered, _ = _writes(model, task, n, seed)
-    places = {"A": batch.tokens == task.source}
+    places = {"A": batch.tokens.to(answered.device) == task.source}
     places |= {f"B{b}": answered == b for b in task.trigrams}
     places["other"] = ~torch.stack(list(places.values())).any(0)
     whole = float(energy.sum()) or 1.0
@@ -246,9 +311,9 @@ def energy_by_place(
 
 
 def _writes(
-    model: HookedTransformer, task: SkipTrigramTask, n: int, seed: int
+    model: HookedTransformer, task: ProbedTask, n: int, seed: int
 ) -> tuple[
-    TrigramBatch,
+    Any,
     Float[Tensor, "batch pos head_index"],
     Int[Tensor, "batch pos"],
     Float[Tensor, "batch head_index query_pos key_pos"] | None,
@@ -257,19 +322,19 @@ def _writes(
     and the gates, where there are any.
     """
     _require_one_layer(model, task)
-    batch = task.sample(n, seed).to(model.embed.W_E.device)
+    batch, device = task.sample(n, seed), model.embed.W_E.device
     names = {"z": "blocks.0.attn.hook_z", "gate": "blocks.0.attn.hook_gate"}
     _, cache = model.run_with_cache(
-        batch.tokens, names_filter=list(names.values()), return_cache_object=False
+        batch.tokens.to(device), names_filter=list(names.values()), return_cache_object=False
     )
     energy = writes_at(cache[names["z"]], model.blocks[0].attn.W_O).double().clamp(min=0)
-    return batch, energy, task.answered(batch), cache.get(names["gate"])
+    return batch, energy, task.answered(batch).to(device), cache.get(names["gate"])
 
 
 @torch.no_grad()
 def what_remains(
     model: HookedTransformer,
-    task: SkipTrigramTask,
+    task: ProbedTask,
     found: dict[int, list[int]],
     *,
     n: int = EXAMPLES,
@@ -300,13 +365,15 @@ def what_remains(
         [1.0, 0.0, 1.0]
     """
     _require_one_layer(model, task)
-    batch = task.sample(n, seed).to(model.embed.W_E.device)
+    batch, device = task.sample(n, seed), model.embed.W_E.device
+    tokens, answered = batch.tokens.to(device), task.answered(batch).to(device)[:, :-1]
     original = unsplice(model) if originals(model) else model
     name = "blocks.0.hook_attn_out"
-    intact, cache = original.run_with_cache(batch.tokens, names_filter=name)
+    intact, cache = original.run_with_cache(tokens, names_filter=name)
     target = cache[name].double()
     log_p = intact.log_softmax(-1)
-    c = batch.trigram + task.n_trigrams
+    row, position = answered.nonzero(as_tuple=True)
+    case, c = answered[row, position], tokens[row, position + 1]
     hold = {(0, h) for heads in found.values() for h in heads}
     sets = {
         "nothing": [],
@@ -316,9 +383,9 @@ def what_remains(
     rows = []
     for ablated, heads in sets.items():
         with intervened(model, replacements(model, heads, "zero", None, None, "kl")):
-            logits, after = model.run_with_cache(batch.tokens, names_filter=name)
-        right = (leads(logits[batch.example, batch.destination_pos], c) > 0).double()
-        by_trigram = torch.stack([right[batch.trigram == b].mean() for b in task.trigrams])
+            logits, after = model.run_with_cache(tokens, names_filter=name)
+        right = (leads(logits[row, position], c) > 0).double()
+        by_trigram = torch.stack([right[case == b].mean() for b in task.cases])
         rows.append(
             {
                 "ablated": ablated,
@@ -333,7 +400,7 @@ def what_remains(
 
 
 def _logits(
-    model: HookedTransformer, tokens: Tensor, ablated: list[tuple[int, int]]
+    model: HookedTransformer, tokens: Tensor, ablated: list[Head]
 ) -> Float[Tensor, "batch pos d_vocab"]:
     with intervened(model, replacements(model, ablated, "zero", None, None, "kl")):
         logits: Tensor = model(tokens)

@@ -21,12 +21,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gated_interp.analysis.games import harsanyi_dividends, shapley_values
+from gated_interp.analysis.heads import chosen_layer, head_name
 from gated_interp.analysis.verdict import EXAMPLES, SEED
 from gated_interp.analysis.writes import probe_writes
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.seeds import generator
 from gated_interp.models.toy import HookedTransformer
-from gated_interp.tasks.skip_trigrams import SkipTrigramTask
+from gated_interp.tasks.task import ProbedTask
 
 __all__ = [
     "SubsetValues",
@@ -98,14 +99,16 @@ class _Examples:
 
 def subset_values(
     model: HookedTransformer,
-    task: SkipTrigramTask,
+    task: ProbedTask,
     *,
+    layer: int | None = None,
     n: int = EXAMPLES,
     seed: int = SEED,
 ) -> SubsetValues:
-    """The value of all ``2 ** n_heads`` subsets of a one-layer model's heads, from one pass.
+    """The value of all ``2 ** n_heads`` subsets of a layer's heads, from one pass.
 
     Args:
+        layer: the last, the others as they are; may be left out where it is the only one.
         n, seed: sequences with exactly one trigram each (the verdict's by default).
 
     Raises:
@@ -119,7 +122,7 @@ def subset_values(
         >>> values.tolist()  # with no head, head 0, head 1, both
         [0.0, 0.0, 0.0, 1.0]
     """
-    examples = list(_examples(model, task, n, seed))
+    examples = list(_examples(model, task, layer, n, seed))
     heads = examples[0].logit_writes.shape[1]
     if heads > MAX_EXACT:
         raise GatedInterpError(
@@ -134,8 +137,9 @@ def subset_values(
 
 def shapley(
     model: HookedTransformer,
-    task: SkipTrigramTask,
+    task: ProbedTask,
     *,
+    layer: int | None = None,
     n: int = EXAMPLES,
     seed: int = SEED,
     permutations: int | None = None,
@@ -165,7 +169,7 @@ def shapley(
         [0.5, 0.5]
     """
     if permutations is None:
-        exact = subset_values(model, task, n=n, seed=seed)
+        exact = subset_values(model, task, layer=layer, n=n, seed=seed)
         gains = {m: shapley_values(getattr(exact, m))[:, None] for m in get_args(Metric)}
     else:
         if permutations < 2 or permutation_seed is None:
@@ -174,7 +178,7 @@ def shapley(
                 f"{permutations} and {permutation_seed}."
             )
         gains = _sampled_gains(
-            list(_examples(model, task, n, seed)), permutations, permutation_seed
+            list(_examples(model, task, layer, n, seed)), permutations, permutation_seed
         )
     rows = []
     for metric, gain in gains.items():  # [trigram order head_index]
@@ -182,14 +186,14 @@ def shapley(
         margin = torch.zeros_like(mean)
         if permutations is not None:
             margin = 1.96 * gain.std(1) / permutations**0.5
-        for i, b in enumerate(task.trigrams):
+        for i, b in enumerate(task.cases):
             for h in range(gain.shape[2]):
                 value, width = mean[i, h].item(), margin[i, h].item()
                 rows.append(
                     {
                         "metric": metric,
                         "trigram": b,
-                        "head": f"L0H{h}",
+                        "head": head_name((chosen_layer(model, layer), h)),
                         "value": value,
                         "low": value - width,
                         "high": value + width,
@@ -201,8 +205,9 @@ def shapley(
 
 def pair_interactions(
     model: HookedTransformer,
-    task: SkipTrigramTask,
+    task: ProbedTask,
     *,
+    layer: int | None = None,
     n: int = EXAMPLES,
     seed: int = SEED,
 ) -> dict[str, Float[Tensor, "trigram head_index head_index"]]:
@@ -221,7 +226,7 @@ def pair_interactions(
         >>> found[2].tolist()  # of trigram 3: neither head alone, only both
         [[0.0, 1.0], [1.0, 0.0]]
     """
-    examples = list(_examples(model, task, n, seed))
+    examples = list(_examples(model, task, layer, n, seed))
     heads = examples[0].logit_writes.shape[1]
     eye = torch.eye(heads, dtype=torch.double)
     pairs = (eye[:, None] + eye[None]).clamp(max=1).reshape(heads * heads, heads)
@@ -254,18 +259,23 @@ def _sampled_gains(
 
 
 def _examples(
-    model: HookedTransformer, task: SkipTrigramTask, n: int, seed: int
+    model: HookedTransformer, task: ProbedTask, layer: int | None, n: int, seed: int
 ) -> Iterator[_Examples]:
-    found = probe_writes(model, task, n, seed).double()
-    writes = found.writes
+    found = probe_writes(model, task, n, seed, chosen_layer(model, layer)).double()
+    writes, probes = found.writes, found.probes
     base = found.logits - writes.sum(1)
-    for b in task.trigrams:
-        mine = found.probes.case == b
-        c = task.completion(b)
-        others = [v for v in range(task.d_vocab) if v != c]
+    for b in probes.cases:
+        mine = probes.case == b
+        c = probes.target[mine, None]
+        other = torch.arange(task.d_vocab) != c  # [example d_vocab]
+        e, heads, v = writes[mine].shape
+        logit = base[mine].gather(1, c)
+        written = writes[mine].gather(2, c[:, None].expand(-1, heads, 1))
         yield _Examples(
-            logit=base[mine, c],
-            logit_writes=writes[mine][..., c],
-            lead=(base[mine][:, c, None] - base[mine])[:, others],
-            lead_writes=(writes[mine][..., c, None] - writes[mine])[..., others],
+            logit=logit[:, 0],
+            logit_writes=written[..., 0],
+            lead=(logit - base[mine])[other].view(e, v - 1),
+            lead_writes=(written - writes[mine])[other[:, None].expand(-1, heads, -1)].view(
+                e, heads, v - 1
+            ),
         )

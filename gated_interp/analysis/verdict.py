@@ -20,7 +20,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from gated_interp.analysis.breaking import some_set_breaks
-from gated_interp.analysis.holders import holders_from_writes, is_clean
+from gated_interp.analysis.heads import chosen_layer
+from gated_interp.analysis.holders import holders, holders_from_writes, is_clean
 from gated_interp.analysis.writes import probe_writes
 from gated_interp.models.toy import HookedTransformer
 from gated_interp.tasks.task import Probes, Task
@@ -87,20 +88,25 @@ def verdict(
     model: HookedTransformer,
     task: Task,
     *,
+    layer: int | None = None,
     n: int = EXAMPLES,
     seed: int = SEED,
 ) -> Verdict:
-    """Who holds and who owns which trigram in a one-layer model, exactly, from one forward pass.
+    """Who holds and who owns which trigram: exactly, from one forward pass, in a one-layer model.
+
+    In a model of several layers owners are those of the last, the others as they are; holders must
+    do without the other layers (they are found by ablation).
 
     Args:
-        model: one attention-only layer, with a replacement spliced in or not.
+        model: attention-only, with a replacement spliced in or not.
         task: the task it was trained on, with known answers (probes).
+        layer: the last; may be left out where it is the only one.
         n: sequences; of trigrams, each with exactly one.
         seed: of those sequences (the post's is 42).
 
     Raises:
-        GatedInterpError: a task without known answers, the model is not one linear layer, its
-            vocabulary is not the task's, or some trigram (case) never occurs in the sequences.
+        GatedInterpError: a task without known answers, a layer that is not linear or not the last,
+            a vocabulary that is not the task's, or a trigram (case) that never occurs.
 
     Examples:
         >>> from gated_interp.models.analytic import manual_model
@@ -109,8 +115,13 @@ def verdict(
         >>> found.owners, found.distributed, found.holders
         ({1: [0], 2: [1], 3: []}, [3], {1: [], 2: [], 3: []})
     """
-    found = probe_writes(model, task, n, seed)
-    return verdict_from_writes(found.writes, found.logits, found.probes)
+    layer = chosen_layer(model, layer)
+    probed = probe_writes(model, task, n, seed, layer)
+    found = verdict_from_writes(probed.writes, probed.logits, probed.probes)
+    if model.cfg.n_layers == 1:
+        return found
+    by_ablation = holders(model, task, layer=layer, n=n, seed=seed).holders
+    return dataclasses.replace(found, holders=by_ablation)
 
 
 def verdict_from_writes(

@@ -1,4 +1,4 @@
-"""What each head writes to the logits, for any one-layer model that is linear in its heads."""
+"""What each head writes to the logits, where these are linear in the heads of a layer."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -43,13 +43,24 @@ def require_tokens(model: HookedTransformer, tokens: Tensor) -> None:
         )
 
 
-def require_linear(model: HookedTransformer) -> None:
+def require_linear(model: HookedTransformer, layer: int | None = None) -> None:
     """Refuse a model whose logits are not a sum over the heads of one layer.
 
+    Args:
+        layer: where named, the model may have others: they are taken as they are.
+
     Raises:
-        GatedInterpError: several layers, MLPs, or a normalisation.
+        GatedInterpError: several layers, one that is not the last, MLPs, or a normalisation.
     """
     cfg = model.cfg
+    if layer is not None and cfg.attn_only and cfg.normalization_type is None:
+        if layer != cfg.n_layers - 1:
+            raise GatedInterpError(
+                f"what layer {layer} writes is read by later layers, so only the heads of layer "
+                f"{cfg.n_layers - 1} add up to the logits; analysis.holders.holders ablates those "
+                "of any layer."
+            )
+        return
     if cfg.n_layers != 1 or not cfg.attn_only or cfg.normalization_type is not None:
         raise GatedInterpError(
             "this needs a model with one attention-only layer and no normalisation, whose logits "
@@ -64,11 +75,13 @@ def head_writes(
     tokens: Int[Tensor, "batch pos"],
     rows: Int[Tensor, " example"],
     positions: Int[Tensor, " example"],
+    layer: int = 0,
 ) -> tuple[Float[Tensor, "example head_index d_vocab"], Float[Tensor, "example d_vocab"]]:
     """What each head writes to the logits at some positions, and the model's own logits there.
 
     Args:
         rows, positions: which row and position of ``tokens`` each example is.
+        layer: whose heads; the last.
 
     Returns:
         writes ``[example head_index d_vocab]`` (biases b_O and b_U left out) and logits
@@ -77,18 +90,18 @@ def head_writes(
     Raises:
         GatedInterpError: the model is not linear in its heads, or cannot read the tokens.
     """
-    require_linear(model)
+    require_linear(model, layer)
     require_tokens(model, tokens)
-    name = "blocks.0.attn.hook_z"
+    name = f"blocks.{layer}.attn.hook_z"
     logits, cache = model.run_with_cache(tokens, names_filter=name)
-    return logit_writes(model, cache[name][rows, positions]), logits[rows, positions]
+    return logit_writes(model, cache[name][rows, positions], layer), logits[rows, positions]
 
 
 def logit_writes(
-    model: HookedTransformer, z: Float[Tensor, "example head_index d_head"]
+    model: HookedTransformer, z: Float[Tensor, "example head_index d_head"], layer: int = 0
 ) -> Float[Tensor, "example head_index d_vocab"]:
     """What heads with this ``z`` write to the logits of a model that is linear in its heads."""
-    W_OU = model.blocks[0].attn.W_O @ model.unembed.W_U
+    W_OU = model.blocks[layer].attn.W_O @ model.unembed.W_U
     return torch.einsum("ehd,hdv->ehv", z, W_OU)
 
 
@@ -132,21 +145,24 @@ def writes_kept() -> Iterator[None]:
         _kept.reset(token)
 
 
-def probe_writes(model: HookedTransformer, task: Task, n: int, seed: int) -> ProbeWrites:
-    """What each head of a one-layer model writes at the probes of ``task``, from one forward pass.
+def probe_writes(
+    model: HookedTransformer, task: Task, n: int, seed: int, layer: int = 0
+) -> ProbeWrites:
+    """What each head of a model's last layer writes at the probes of ``task``, from one forward.
 
     Args:
         n, seed: of the sequences that hold the probes.
+        layer: the last.
 
     Raises:
         GatedInterpError: a task without known answers, a model of another vocabulary or one that
             is not linear in its heads, or a case that never occurs.
     """
-    kept, key = _kept.get(), (id(model), repr(task), n, seed)
+    kept, key = _kept.get(), (id(model), repr(task), n, seed, layer)
     if kept is not None and key in kept:
         return kept[key][1]
     probes = probes_for(task, model.cfg.d_vocab, n, seed).to(model.embed.W_E.device)
-    writes, logits = head_writes(model, probes.tokens, probes.row, probes.position)
+    writes, logits = head_writes(model, probes.tokens, probes.row, probes.position, layer)
     found = ProbeWrites(writes, logits, probes)
     if kept is not None:
         kept[key] = (model, found)  # held, so that no other model gets its id

@@ -14,6 +14,8 @@ that need two sources, each with what an analysis must find in it:
   one writing and one deciding, but no representation is superposed.
 - :func:`coherent_head`: one head holds every pair, because what it reads of two sources adds up.
 - :func:`two_readers`: two heads, one for each source of every answer; neither alone is enough.
+
+Models for further tasks are in :mod:`~gated_interp.models.analytic_tasks`.
 """
 
 import dataclasses
@@ -27,13 +29,16 @@ import torch
 
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.models.toy import (
+    AttentionConfig,
     HookedTransformer,
+    TaskTransformer,
     ToyConfig,
     ToyTransformer,
+    build_attention,
     build_toy,
-    identity_model,
 )
 from gated_interp.tasks.ov_coherent import OVCoherentTask
+from gated_interp.tasks.task import Task
 from gated_interp.tasks.two_sources import TwoSourcesTask
 
 # The published manual model's weights: a score of 1 is attended to, one of -100 is not.
@@ -46,7 +51,7 @@ class AnalyticModel:
     """A model and the truth about it.
 
     Attributes:
-        model: one attention layer between an identity embedding and unembedding.
+        model: attention-only, without normalisation.
         task: what it solves.
         heads_of: per trigram, the heads whose writes hold it.
         owners: per trigram, its sole owners as the verdict defines them.
@@ -54,6 +59,8 @@ class AnalyticModel:
         composed: trigrams whose owner writes the answer but needs another head to keep quiet when
             there is no A.
         superposed: distributed trigrams that share a head with another trigram.
+        layer: the one whose heads these are; those of other layers are intact.
+        spread: trigrams that no head of any one layer can answer with the other layers ablated.
     """
 
     model: HookedTransformer = dataclasses.field(repr=False)
@@ -63,6 +70,8 @@ class AnalyticModel:
     distributed: list[int]
     composed: list[int]
     superposed: list[int]
+    layer: int = 0
+    spread: list[int] = dataclasses.field(default_factory=list)
 
 
 def manual_model(
@@ -199,20 +208,8 @@ def conditional_pair(
     task = config.task
     model = _blank(config)
     attn = model.blocks[0].attn
-    score = sharpness * math.sqrt(d_head)
-    on_source, on_bos = n_trigrams, n_trigrams + 1
-    with torch.no_grad():
-        attn.W_Q[:, :, on_bos] = score
-        attn.W_K[:, task.bos, on_bos] = 1
-        attn.W_K[1, task.source, on_source] = 1
-        for b in task.trigrams:
-            attn.W_Q[:, b, on_bos] = 0
-            attn.W_Q[:, b, b - 1] = score
-            attn.W_Q[1, b, on_source] = 2 * score
-            attn.W_K[:, b, b - 1] = 1
-            attn.W_V[:, b, b - 1] = 1
-            attn.W_O[0, b - 1, task.completion(b)] = WRITE
-            attn.W_O[1, b - 1, task.completion(b)] = -WRITE
+    answers = {b: task.completion(b) for b in task.trigrams}
+    write_and_cancel(attn, task.bos, task.source, answers, sharpness)
     return AnalyticModel(
         model=model,
         task=task,
@@ -222,6 +219,43 @@ def conditional_pair(
         composed=list(task.trigrams),
         superposed=[],
     )
+
+
+def write_and_cancel(
+    attn: Any, bos: int, source: int, answers: dict[int, int], sharpness: float
+) -> None:
+    """Let head 0 write the answer to each query token, and head 1 cancel it unless A came.
+
+    Args:
+        attn: two heads of ``len(answers) + 2`` dimensions, all zero, on identity embeddings.
+        bos, source: tokens; the source is the A that keeps head 1 quiet.
+        answers: by query token.
+    """
+    score = sharpness * math.sqrt(len(answers) + 2)
+    on_source, on_bos = len(answers), len(answers) + 1
+    with torch.no_grad():
+        attn.W_Q[:, :, on_bos] = score
+        attn.W_K[:, bos, on_bos] = 1
+        attn.W_K[1, source, on_source] = 1
+        for i, (b, c) in enumerate(answers.items()):
+            attn.W_Q[:, b, on_bos] = 0
+            attn.W_Q[:, b, i] = score
+            attn.W_Q[1, b, on_source] = 2 * score
+            attn.W_K[:, b, i] = 1
+            attn.W_V[:, b, i] = 1
+            attn.W_O[0, i, c] = WRITE
+            attn.W_O[1, i, c] = -WRITE
+
+
+def blank_for(task: Task, **fields: Any) -> TaskTransformer:
+    """A model for ``task`` of an ``AttentionConfig`` with these fields, all its weights zero."""
+    config = AttentionConfig.of(task, **fields)
+    model = build_attention(config, task)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.zero_()
+    return model
 
 
 def coherent_head(task: OVCoherentTask | None = None, sharpness: float = 50.0) -> AnalyticModel:
@@ -241,8 +275,8 @@ def coherent_head(task: OVCoherentTask | None = None, sharpness: float = 50.0) -
         (1, [0])
     """
     task = OVCoherentTask() if task is None else task
-    d, v = task.n_signals, task.d_vocab
-    model: HookedTransformer = identity_model(v, task.n_positions, n_heads=1, d_head=d)
+    d = task.n_signals
+    model = blank_for(task, n_heads=1, d_head=d)
     attn = model.blocks[0].attn
     with torch.no_grad():
         attn.W_Q[0, task.read_off] = sharpness * math.sqrt(d)
@@ -274,7 +308,7 @@ def two_readers(task: TwoSourcesTask | None = None, sharpness: float = 50.0) -> 
     """
     task = TwoSourcesTask() if task is None else task
     d = task.n_cases + 1
-    model: HookedTransformer = identity_model(task.d_vocab, task.n_positions, n_heads=2, d_head=d)
+    model = blank_for(task, n_heads=2, d_head=d)
     attn = model.blocks[0].attn
     score = sharpness * math.sqrt(d)
     with torch.no_grad():

@@ -8,8 +8,14 @@ import torch
 from torch import Tensor
 
 from gated_interp.core.config import Config, Shapes
-from gated_interp.models.toy import HookedTransformer, ToyTransformer, build_toy
-from gated_interp.models.toy_config import ToyConfig
+from gated_interp.models.toy import (
+    HookedTransformer,
+    TaskTransformer,
+    ToyTransformer,
+    build_attention,
+    build_toy,
+)
+from gated_interp.models.toy_config import AttentionConfig, ToyConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,5 +82,34 @@ TOY = ModelKind(
     shapes=_toy_shapes,
     fixed=_toy_fixed,
 )
-MODEL_KINDS = {TOY.name: TOY}
+
+
+def _attention_shapes(c: AttentionConfig) -> Shapes:
+    found: Shapes = {}
+    if c.embedding == "learned":
+        found |= {"embed.W_E": (c.d_vocab, c.d_model), "unembed.W_U": (c.d_model, c.d_vocab)}
+        found["pos_embed.W_pos"] = (c.n_positions, c.d_model)
+    for layer in range(c.n_layers):
+        heads = attention_shapes(c.d_model, c.n_heads, c.d_head, b_O=c.output_bias)
+        found |= {f"blocks.{layer}.attn.{name}": shape for name, shape in heads.items()}
+    return found
+
+
+def _attention_fixed(model: HookedTransformer) -> dict[str, Tensor]:
+    config = getattr(model, "attention_config", None)
+    learned = config is not None and config.embedding == "learned"
+    return {"b_U": model.unembed.b_U} if learned else _toy_fixed(model)
+
+
+ATTENTION = ModelKind(
+    name="attention",
+    config_type=AttentionConfig,
+    model_type=TaskTransformer,
+    build=build_attention,
+    config_of=lambda model: model.attention_config,
+    sizes=lambda config: (config.n_layers, config.d_model),
+    shapes=_attention_shapes,
+    fixed=_attention_fixed,
+)
+MODEL_KINDS = {kind.name: kind for kind in (TOY, ATTENTION)}
 """Every kind of model, by name; a new one is a line here."""

@@ -1,4 +1,6 @@
-"""The toy model: one layer of attention between an identity embedding and unembedding.
+"""Attention-only models: the toy, and others that know their task.
+
+The toy is one layer of attention between an identity embedding and unembedding.
 
 The only file that imports HookedTransformer: 4.0 removes it, so a port has one place to look.
 """
@@ -12,15 +14,19 @@ from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.seeds import generator
-from gated_interp.models.toy_config import ToyConfig
+from gated_interp.models.toy_config import AttentionConfig, ToyConfig
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
+from gated_interp.tasks.task import Task
 
 __all__ = [
+    "AttentionConfig",
     "HookedTransformer",
     "Model",
+    "TaskTransformer",
     "ToyConfig",
     "ToyTransformer",
     "attention_only",
+    "build_attention",
     "build_toy",
     "clone",
     "freeze_except",
@@ -30,17 +36,40 @@ __all__ = [
 Model = TypeVar("Model", bound=HookedTransformer)
 
 
-class ToyTransformer(HookedTransformer):
-    """A toy, with or without a gated block spliced in, and what is known of it.
+class TaskTransformer(HookedTransformer):
+    """An attention-only model that knows its task, and so can be saved with it.
 
     Attributes:
         task: what it is for.
-        toy_config: what it was built as; ``None`` where a gated block came without its toy.
+        attention_config: what it was built as; ``None`` of a toy.
         info: what the checkpoint it was loaded from says (``CheckpointInfo``); ``None`` where there
             was none.
         notes: what the checkpoint's writer recorded; empty where there was none.
         model_name: of the file, the shipped model or the repository it was loaded from; else of
             its shape, such as ``2H3ST``.
+
+    Examples:
+        >>> from gated_interp.tasks.two_layers import TwoLayersTask
+        >>> task = TwoLayersTask()
+        >>> model = build_attention(AttentionConfig.of(task, n_layers=2, n_heads=3), task)
+        >>> model.model_name, model.task == task
+        ('2L3H', True)
+    """
+
+    task: Any
+    attention_config: AttentionConfig | None
+    info: Any
+    notes: dict[str, Any]
+    model_name: str
+
+
+class ToyTransformer(TaskTransformer):
+    """A toy, with or without a gated block spliced in, and what is known of it.
+
+    Attributes:
+        task: what it is for.
+        toy_config: what it was built as; ``None`` where a gated block came without its toy.
+        info, notes, model_name: as of any :class:`TaskTransformer`.
 
     Examples:
         >>> toy = build_toy(ToyConfig(n_trigrams=3, n_heads=2))
@@ -50,9 +79,6 @@ class ToyTransformer(HookedTransformer):
 
     task: SkipTrigramTask
     toy_config: ToyConfig | None
-    info: Any
-    notes: dict[str, Any]
-    model_name: str
 
 
 def attention_only(config: HookedTransformerConfig, kind: type[Model] = HookedTransformer) -> Model:
@@ -68,18 +94,16 @@ def attention_only(config: HookedTransformerConfig, kind: type[Model] = HookedTr
     return model
 
 
-def identity_model(
-    d_vocab: int, n_positions: int, n_heads: int, d_head: int, kind: type[Model] = HookedTransformer
-) -> Model:
-    """One layer of attention, its weights zero, between an identity embedding and unembedding."""
+def _blank(config: AttentionConfig, kind: type[Model] = HookedTransformer) -> Model:
+    """Layers of attention, their weights zero; identity embeddings unless they are learned."""
     model = attention_only(
         HookedTransformerConfig(
-            n_layers=1,
-            d_model=d_vocab,
-            d_vocab=d_vocab,
-            n_ctx=n_positions,
-            d_head=d_head,
-            n_heads=n_heads,
+            n_layers=config.n_layers,
+            d_model=config.d_model,
+            d_vocab=config.d_vocab,
+            n_ctx=config.n_positions,
+            d_head=config.d_head,
+            n_heads=config.n_heads,
             attn_only=True,
             normalization_type=None,
             act_fn="relu",
@@ -87,9 +111,54 @@ def identity_model(
         ),
         kind,
     )
-    with torch.no_grad():
-        model.embed.W_E.copy_(torch.eye(d_vocab))
-        model.unembed.W_U.copy_(torch.eye(d_vocab))
+    if config.embedding == "identity":
+        with torch.no_grad():
+            model.embed.W_E.copy_(torch.eye(config.d_vocab))
+            model.unembed.W_U.copy_(torch.eye(config.d_vocab))
+    return model
+
+
+def identity_model(
+    d_vocab: int, n_positions: int, n_heads: int, d_head: int, kind: type[Model] = HookedTransformer
+) -> Model:
+    """One layer of attention, its weights zero, between an identity embedding and unembedding."""
+    shape = AttentionConfig(
+        d_vocab=d_vocab, n_positions=n_positions, n_heads=n_heads, d_head=d_head
+    )
+    return _blank(shape, kind)
+
+
+def build_attention(config: AttentionConfig, task: Task | None = None) -> TaskTransformer:
+    """A model of ``config`` with Xavier-normal weights from its seed; global state is untouched.
+
+    There are no MLPs and no normalisation, so the residual stream is a sum. Identity embeddings do
+    not train and there is no positional signal; learned ones train, positions among them.
+
+    Args:
+        task: what the model is for, which :func:`~gated_interp.training.loop.train_toy` then
+            trains it on.
+
+    Examples:
+        >>> from gated_interp.tasks.repeated_tokens import RepeatedTokensTask
+        >>> task = RepeatedTokensTask()
+        >>> config = AttentionConfig.of(
+        ...     task, n_layers=2, n_heads=2, d_head=16, embedding="learned", d_model=32
+        ... )
+        >>> build_attention(config, task)(task.sample(5, seed=0).tokens).shape
+        torch.Size([5, 16, 13])
+    """
+    model = _blank(config, TaskTransformer)
+    source = generator(config.seed)
+    learned = config.embedding == "learned"
+    embeddings = [model.embed.W_E, model.pos_embed.W_pos, model.unembed.W_U] if learned else []
+    model.requires_grad_(False)
+    for weight in embeddings:
+        weight.requires_grad_(True)
+        nn.init.xavier_normal_(weight, generator=source)
+    for block in model.blocks:
+        _draw_heads(block.attn, config.output_bias, source)
+    model.task, model.attention_config, model.model_name = task, config, config.name
+    model.info, model.notes = None, {}
     return model
 
 
@@ -108,16 +177,22 @@ def build_toy(config: ToyConfig) -> ToyTransformer:
     shape = (config.task.d_vocab, config.n_positions, config.n_heads, config.d_head)
     model = identity_model(*shape, ToyTransformer)
     source = generator(config.seed)
-    attn = model.blocks[0].attn
+    model.requires_grad_(False)
+    _draw_heads(model.blocks[0].attn, config.output_bias, source)
+    model.task, model.toy_config, model.model_name = config.task, config, config.name
+    model.attention_config = None
+    model.info, model.notes = None, {}
+    return model
+
+
+def _draw_heads(attn: Any, output_bias: bool, source: torch.Generator) -> None:
+    """Xavier-normal weights for each head; they and the biases train."""
     with torch.no_grad():
         for name in ("W_Q", "W_K", "W_V", "W_O"):
             for head in getattr(attn, name):
                 nn.init.xavier_normal_(head, generator=source)
-    trained = ["W_Q", "W_K", "W_V", "W_O", "b_Q", "b_K", "b_V"]
-    freeze_except(model, attn, trained + ["b_O"] * config.output_bias)
-    model.task, model.toy_config, model.model_name = config.task, config, config.name
-    model.info, model.notes = None, {}
-    return model
+    attn.requires_grad_(True)
+    attn.b_O.requires_grad_(output_bias)
 
 
 def freeze_except(model: nn.Module, attn: nn.Module, names: list[str]) -> None:

@@ -1,9 +1,11 @@
-"""What a toy model is: the shape that its weights are drawn for."""
+"""What a toy model, or another attention-only one, is: the shape its weights are drawn for."""
 
 import dataclasses
+from typing import Any, Literal
 
 from gated_interp.core.config import Config, positive
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
+from gated_interp.tasks.task import Task
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,3 +45,56 @@ class ToyConfig(Config):
     def name(self) -> str:
         """The post's name for this shape, such as ``2H3ST``."""
         return f"{self.n_heads}H{self.n_trigrams}ST"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AttentionConfig(Config):
+    """An attention-only transformer of any number of layers, for any task.
+
+    Attributes:
+        d_vocab, n_positions: of its task.
+        n_layers, n_heads, d_head: of attention; no MLPs, no normalisation.
+        embedding: ``identity`` (of the tokens, fixed, without positions) or ``learned`` (tokens,
+            positions and unembedding).
+        d_model: width of the residual stream; 0 is ``d_vocab``, which identities need.
+        output_bias: whether ``b_O`` trains.
+        seed: of the initial weights.
+
+    Examples:
+        >>> AttentionConfig(d_vocab=13, n_positions=9, n_layers=2, n_heads=3).name
+        '2L3H'
+    """
+
+    d_vocab: int
+    n_positions: int
+    n_layers: int = 1
+    n_heads: int
+    d_head: int = 1
+    embedding: Literal["identity", "learned"] = "identity"
+    d_model: int = 0
+    output_bias: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if type(self.d_model) is int and self.d_model == 0:
+            object.__setattr__(self, "d_model", self.d_vocab)
+        super().__post_init__()
+
+    def problems(self) -> list[str]:
+        found = positive(self, "d_vocab", "n_positions", "n_layers", "n_heads", "d_head", "d_model")
+        if self.embedding == "identity" and self.d_model != self.d_vocab:
+            found.append(
+                f"d_model is {self.d_model}; with identity embeddings it must be d_vocab, "
+                f"{self.d_vocab}."
+            )
+        return found
+
+    @classmethod
+    def of(cls, task: Task, **fields: Any) -> "AttentionConfig":
+        """The config with the vocabulary and positions of ``task``."""
+        return cls(d_vocab=task.d_vocab, n_positions=task.n_positions, **fields)
+
+    @property
+    def name(self) -> str:
+        """Its shape, such as ``2L3H``."""
+        return f"{self.n_layers}L{self.n_heads}H"
