@@ -11,7 +11,7 @@ from gated_interp.core.errors import GatedInterpError
 
 SEEDS, QUICK_SEEDS, BENCHMARK_SEEDS = 64, 6, 16
 # Nothing to import for a list of names when --help is all that is wanted.
-Benchmark = Literal["skip-trigrams", "two-heads", "ov-coherent", "two-sources"]
+Benchmark = Literal["skip-trigrams", "conditional", "ov-coherent", "two-sources", "wide-content"]
 Experiment = Literal["2H3ST", "3H4ST", "4H5ST", "6H8ST", "8H12ST", Benchmark, "benchmarks"]
 RUNS = {"reliable": Path("runs/paper"), "reference": Path("runs/reference")}
 BENCHMARK_RUNS = Path("runs/benchmarks")

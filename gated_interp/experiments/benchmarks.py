@@ -13,6 +13,7 @@ import plotly.graph_objects as go
 
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.experiments.cells import (
+    KEY,
     Cell,
     CellsConfig,
     Row,
@@ -78,6 +79,9 @@ def run_benchmarks(
         on_progress=on_progress,
     )  # fmt: skip
     table["parts"] = [BENCHMARKS[name].parts for name in table["experiment"]]
+    table = table.sort_values(
+        KEY, key=lambda names: names.map([*BENCHMARKS, *RECIPES].index), ignore_index=True
+    )
     table["as_predicted"] = (table["right"] > table["runs"] / 2) == table["parts"]
     write_table(table, Path(out) / f"{STEM}.csv")
     return table

@@ -13,10 +13,10 @@ from gated_interp.experiments.seeds import HELD_OUT_SEED, ToyOutcome, train_toy_
 from gated_interp.models.analytic import (
     AnalyticModel,
     coherent_head,
-    conditional_pair,
     manual_model,
     two_readers,
 )
+from gated_interp.models.analytic_tasks import conditional_heads, wide_pairs
 from gated_interp.models.toy import HookedTransformer, ToyConfig, build_toy
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
 from gated_interp.tasks.task import ProbedTask
@@ -106,11 +106,11 @@ BENCHMARKS = {
             "two heads hold three trigrams together, and each trigram can have a head of its own",
         ),
         Known(
-            "two-heads",
-            partial(conditional_pair, 3),
+            "conditional",
+            conditional_heads,
             True,
-            "one head says the answer and one takes it back unless A came: distributed, but no "
-            "head holds two things",
+            "each answer can have a head of its own; in the model one head says them all and one "
+            "takes them back unless A came, so what is parted was not superposed",
         ),
         Known(
             "ov-coherent",
@@ -125,6 +125,12 @@ BENCHMARKS = {
             False,
             "the answer needs both sources, so a head that answers alone answers where one is "
             "missing",
+        ),
+        Known(
+            "wide-content",
+            wide_pairs,
+            False,
+            "a question has four answers, and a head of one dimension writes two at most",
         ),
     )
 }

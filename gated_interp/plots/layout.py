@@ -186,8 +186,8 @@ def error_bar(
     high: ArrayLike,
     *,
     color: str,
-    thickness: float = 1,
-    width: float = 2,
+    thickness: Number = 1,
+    width: Number = 2,
 ) -> dict[str, Any]:
     """A trace's bar from ``low`` to ``high``; an end on the wrong side of ``value`` is left out."""
     middle = np.asarray(value)

@@ -1,0 +1,117 @@
+"""Blocks for models whose weights are written down: counted right, and as predicted."""
+
+from typing import get_args
+
+import pandas as pd
+import pytest
+from test_cli import cli, one_sentence
+
+from gated_interp.cli.paper import Benchmark
+from gated_interp.core.errors import GatedInterpError
+from gated_interp.experiments import cells
+from gated_interp.experiments.benchmarks import (
+    NO_ALARM,
+    RECIPES,
+    draw_benchmarks,
+    in_words,
+    run_benchmarks,
+    summary,
+)
+from gated_interp.experiments.cells import Runs, read_table
+from gated_interp.experiments.originals import BENCHMARKS, Toys, originals_named
+from gated_interp.experiments.recipes import RELIABLE
+
+TINY = {"seeds": 2, "steps": 15, "workers": 1}
+
+
+@pytest.mark.parametrize("known", BENCHMARKS.values(), ids=BENCHMARKS)
+def test_the_model_of_a_benchmark_has_learnt_and_stands_for_every_seed(known):
+    outcomes = known.outcomes(RELIABLE, [3, 9])
+    assert [o.seed for o in outcomes] == [3, 9]
+    for outcome in outcomes:
+        assert outcome.firm
+        assert not outcome.verdict.clean  # else there would be nothing to part
+        assert len(outcome.verdict.learnt) == len(known.task.cases)
+    assert known.heads == outcomes[0].model.cfg.n_heads
+    assert originals_named(known.name) == known
+
+
+def test_a_task_is_a_shape_or_a_benchmark():
+    assert originals_named("4H5ST") == Toys(4, 5)
+    for bad in ("4H5", "0H5ST", "twosources", "4H5ST "):
+        with pytest.raises(GatedInterpError, match=r"there is no task .* such as 2H3ST, or one of"):
+            originals_named(bad)
+    assert get_args(Benchmark) == tuple(BENCHMARKS)
+
+
+def test_a_row_counts_clean_blocks_without_false_alarms():
+    runs = pd.DataFrame(
+        {
+            "seed": range(4),
+            "clean": [True, True, False, True],
+            "false_alarms": [0.0, 2 * NO_ALARM, 0.0, NO_ALARM],
+            "held": [3, 3, 1, 3],
+            "fvu": [0.1, 0.2, 0.3, 0.4],
+            "kl": 0.0,
+            "active_per_position": 1.0,
+        }
+    )
+    row = summary(Runs(pd.DataFrame(), runs, 2.0))
+    assert (row["runs"], row["clean"], row["right"], row["held"]) == (4, 3, 2, 3)
+    assert 0 < row["low"] < 0.5 < row["high"] < 1
+    assert row["fvu"] == pytest.approx(0.25)
+    assert row["fvu_low"] < 0.25 < row["fvu_high"]
+
+
+@pytest.mark.slow
+def test_benchmarks_are_run_once_and_drawn(tmp_path, monkeypatch):
+    out = tmp_path / "run"
+    one = run_benchmarks(out, only=["two-sources"], **TINY)
+    both = run_benchmarks(out, only=["wide-content", "two-sources"], **TINY)
+    assert both["experiment"].tolist() == ["two-sources"] * 2 + ["wide-content"] * 2
+    assert both["recipe"].tolist() == list(RECIPES) * 2
+    pd.testing.assert_frame_equal(both.head(2), one, check_dtype=False)
+    runs = read_table(out / "benchmarks-runs.csv")
+    assert len(runs) == 8
+    assert set(runs["toy_seed"]) == set(runs["seed"]) == {46_000, 46_001}
+    assert both["fvu"].iloc[0] == pytest.approx(runs["fvu"][:2].mean(), rel=1e-4)
+    # Fifteen steps part nothing, which is what these two must not.
+    assert not both["right"].any()
+    assert both["as_predicted"].all()
+    (first, second) = in_words(both)
+    assert first.startswith("two-sources should not come out right, because the answer needs both")
+    assert second.endswith("0 of 2 blocks (no overlap penalty), as predicted.")
+    files = draw_benchmarks(out / "benchmarks.csv", tmp_path / "figures", ("html",))
+    assert {f.name for f in files} == {"benchmarks.html", "benchmarks.csv"}
+    monkeypatch.setattr(cells, "train_batches", lambda shapes, *a, **k: iter(shapes))
+    again = run_benchmarks(out, **{**TINY, "only": ["two-sources", "wide-content"]})
+    pd.testing.assert_frame_equal(again, read_table(out / "benchmarks.csv"), check_dtype=False)
+    with pytest.raises(GatedInterpError, match="no benchmark 'two'; there are skip-trigrams, "):
+        run_benchmarks(out, only=["two"])
+
+
+@pytest.mark.slow
+def test_gating_parts_three_trigrams_but_not_what_is_wider_than_a_head(tmp_path):
+    table = run_benchmarks(
+        tmp_path, only=["skip-trigrams", "wide-content"], seeds=4, steps=600, workers=1
+    )
+    right = table.groupby("experiment")["right"].sum()
+    assert right["skip-trigrams"] >= 2  # of 8, after a fifth of the recipe's steps; 5 when written
+    assert right["wide-content"] == 0
+    # Each of the heads that share a question is too narrow for it, however exact the block is.
+    assert (table.loc[table["experiment"] == "wide-content", "held"] == 0).all()
+    assert (table["fvu"] < 0.1).all()
+
+
+@pytest.mark.slow
+def test_benchmarks_from_the_command_line(tmp_path):
+    result = cli("reproduce", "--only", "wide-content", "--seeds", 1, "--steps", 2,
+                 "--workers", 1, "--format", "html", "--out", tmp_path / "run")  # fmt: skip
+    assert "wide-content should not come out right" in result.stdout
+    assert (tmp_path / "run/figures/benchmarks.html").is_file()
+    drawn = cli("figures", tmp_path / "run", "--format", "html", "--out", tmp_path / "again")
+    assert "files are in" in drawn.stdout
+    bad = cli("reproduce", "--only", "benchmarks", "--recipe", "reference", code=1)
+    assert one_sentence(bad) == (
+        "Error: benchmarks are run with the reliable recipe; leave --recipe out."
+    )
