@@ -104,9 +104,8 @@ def replacement_in(model: HookedTransformer, layer: int = 0) -> Replacement | No
 
 def gated_block(model: HookedTransformer, layer: int = 0) -> GatedAttention | None:
     """The gated block spliced in at ``layer``; ``None`` where the attention is the model's own."""
-    require_layer(model, layer)
-    attn = model.blocks[layer].attn
-    return attn if isinstance(attn, GatedAttention) else None
+    block = replacement_in(model, layer)
+    return block if isinstance(block, GatedAttention) else None
 
 
 def _put(model: HookedTransformer, layer: int, attn: Any) -> None:

@@ -183,11 +183,10 @@ class TopKAttention(HeadAttention):
                     getattr(layer, f"raw_{name}").copy_(getattr(attn, name)[circuits])
             inner = layer.config.d_head
             mix = torch.randn(heads, d, inner, generator=source)
-            for raw, drawn in (
-                (layer.raw_W_V, attn.W_V.cpu()[origin] @ mix),
-                (layer.raw_W_O, mix.mT @ attn.W_O.cpu()[origin]),
+            for raw, drawn, axis in (
+                (layer.raw_W_V, attn.W_V.cpu()[origin] @ mix, 1),
+                (layer.raw_W_O, mix.mT @ attn.W_O.cpu()[origin], 2),
             ):
-                axis = 1 if raw is layer.raw_W_V else 2
                 extra = noise * torch.randn(raw.shape, generator=source)
                 raw.copy_(unit(drawn, axis) + extra)
             if layer.config.output_bias:

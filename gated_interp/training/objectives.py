@@ -174,13 +174,13 @@ class Imitate:
         shared = torch.zeros(())
         if self.config.overlap:
             shared = block.overlap_penalty(z, self.variance, self.config.overlap_power)
-        parts = {"penalty": penalty, "overlap": shared}
 
         def measures() -> Row:
             return {
                 "reconstruction": error.item(),
                 "fvu": fvu(output.detach(), target).item(),
-                **{name: part.item() for name, part in parts.items()},
+                "penalty": penalty.item(),
+                "overlap": shared.item(),
                 **found.measures(),
             }
 
