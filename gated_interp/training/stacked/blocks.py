@@ -188,9 +188,13 @@ class StackedHeads:
         gate: Float[Tensor, "run head_index query key"] | None = None,
     ) -> Float[Tensor, "run query context head"]:
         """``hook_z``, flattened as :func:`stacked_z` does."""
+        return stacked_z(counts, self.scores(), gate, self.values())
+
+    def values(self) -> Float[Tensor, "run head_index key d_head"]:
+        """The value of every key token."""
         w = self.weights
         W_V = unit(w["raw_W_V"], 2) if self.config.normalize_weights else w["raw_W_V"]
-        return stacked_z(counts, self.scores(), gate, W_V + w["b_V"][:, :, None])
+        return W_V + w["b_V"][:, :, None]
 
     @property
     def W_O(self) -> Float[Tensor, "run 1 head d_model"]:
@@ -267,16 +271,23 @@ class StackedTopK(StackedHeads):
         device: str | torch.device = "cpu",
     ):
         super().__init__(blocks, original, device)
-        self.circuit = blocks[0].circuit.to(device)
         self.k = self.config.k
 
     def prepare(self, step: int, configs: Sequence[TrainConfig]) -> None:
         self.k = k_at(step / configs[0].steps, self.config)
 
-    def scores(self) -> Float[Tensor, "run head_index query key"]:
+    def z(
+        self,
+        counts: Float[Tensor, "run query context key"],
+        gate: Float[Tensor, "run head_index query key"] | None = None,
+    ) -> Float[Tensor, "run query context head"]:
+        # Heads that share a circuit are one head with as many dimensions, in the order of z: head
+        # i uses circuit i mod their number.
         w = self.weights
-        shared = scores_of(w["raw_W_Q"], w["raw_b_Q"], w["raw_W_K"], w["raw_b_K"])
-        return shared[:, self.circuit] / self.attn_scale
+        scores = scores_of(w["raw_W_Q"], w["raw_b_Q"], w["raw_W_K"], w["raw_b_K"])
+        flat = self.values().squeeze(-1)
+        values = flat.view(len(flat), -1, scores.shape[1], flat.shape[2]).permute(0, 2, 3, 1)
+        return stacked_z(counts, scores / self.attn_scale, gate, values)
 
     def written(self, counts: Float[Tensor, "run query context key"]) -> Written:
         z = self.z(counts)
