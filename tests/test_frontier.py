@@ -115,6 +115,15 @@ def test_a_frontier_goes_on_where_it_was_and_says_what_its_runs_say(tmp_path, mo
     assert {f.name for f in files} == {"frontier.html", "frontier.csv"}
 
 
+def test_a_model_whose_answers_are_known_is_a_task_of_the_frontier(tmp_path):
+    table = run_frontier(tmp_path, tasks=["two-sources"], methods=["ungated"],
+                         seeds=2, steps=3, workers=1)  # fmt: skip
+    assert table["task"].tolist() == ["two-sources"]
+    assert table["seeds"].item() == 2  # no toy has to learn it
+    assert table["false_alarms"].notna().all()
+    assert table["cancellation"].notna().all()
+
+
 def test_a_cell_in_which_no_toy_learnt_has_no_rate():
     toys = pd.DataFrame({"learnt_all": [False]})
     row = summary(Runs(toys, pd.DataFrame(), 1.0))
