@@ -16,6 +16,8 @@ from gated_interp.analysis.circuits import predict_from_circuits as predict_from
 from gated_interp.analysis.circuits import qk_circuit as qk_circuit
 from gated_interp.analysis.faithfulness import faithfulness as faithfulness
 from gated_interp.analysis.foils import false_alarms as false_alarms
+from gated_interp.analysis.holders import holders as holders
+from gated_interp.analysis.induction import induction_scores as induction_scores
 from gated_interp.analysis.patching import activation_patch as activation_patch
 from gated_interp.analysis.patching import patch_effects as patch_effects
 from gated_interp.analysis.patching import path_patch as path_patch

@@ -213,8 +213,9 @@ def test_what_remains_is_an_ablation_by_hand():
 def test_bad_input_gets_a_sentence():
     toy = build_toy(ToyConfig(n_trigrams=2, n_heads=3))
     other = gi.SkipTrigramTask(3)
+    with pytest.raises(GatedInterpError, match="6 tokens; a task of 3 trigrams has 8"):
+        holders(toy, other)
     for call in (
-        lambda: holders(toy, other),
         lambda: head_roles(toy, other, {}),
         lambda: what_remains(toy, other, {}),
     ):

@@ -162,7 +162,7 @@ def test_bad_input_in_one_sentence():
             call(model, SkipTrigramTask(4))
         with pytest.raises(GatedInterpError, match="never occurs"):
             call(model, TASK, n=1)
-        with pytest.raises(GatedInterpError, match="one attention-only layer"):
+        with pytest.raises(GatedInterpError, match="2 layers; say which layer's"):
             call(models.two_layers(TASK), TASK)
     with pytest.raises(GatedInterpError, match="at least 2 permutations and a permutation_seed"):
         shapley(model, TASK, permutations=10)

@@ -118,8 +118,10 @@ def ablate(
         >>> rows["ablated"].tolist()
         [0.0, 1.0, 0.0]
     """
-    probes = _probes(tokens) if isinstance(tokens, TrigramBatch) else tokens
-    probes, ids = (probes, probes.tokens) if isinstance(probes, Probes) else (None, probes)
+    if isinstance(tokens, TrigramBatch):
+        tokens = _probes(tokens)
+    probes = tokens if isinstance(tokens, Probes) else None
+    ids = tokens.tokens if isinstance(tokens, Probes) else tokens
     require_tokens(model, ids)
     if task is not None:
         _require_trigrams(task, probes)

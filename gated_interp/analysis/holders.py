@@ -9,8 +9,9 @@ Head ``h`` *holds* trigram ``b`` when three ablations say so, each on examples t
 
 A model is *clean* when every trigram is learnt and held by exactly one head, and these heads
 differ. "Every other head" is of every layer, so what one layer answers only by what another wrote,
-no head holds; given the other layers (``rest="intact"``) one may. The post's sole owner is another thing: it compares only what heads write, leaves the query
-token's own logit out, and asks neither for necessity nor for specificity.
+no head holds; given the other layers (``rest="intact"``) one may. The post's sole owner is another
+thing: it compares only what heads write, leaves the query token's own logit out, and asks neither
+for necessity nor for specificity.
 """
 
 import dataclasses
@@ -67,6 +68,11 @@ class Holders:
     def clean(self) -> bool:
         """Every trigram is held by exactly one head, and these heads differ."""
         return is_clean(self.holders)
+
+    @property
+    def learnt(self) -> list[int]:
+        """The trigrams answered in more than 99% of their examples."""
+        return [b for b in self.holders if bool(self.accuracy[b - 1] > SUFFICIENT)]
 
     def why_not(self) -> dict[int, str]:
         """Of each trigram that no head holds, the first of the conditions that fails, in words.
@@ -154,12 +160,10 @@ def holders_from_writes(
     without = leads(logits[:, None] - writes, every_head) > 0
     intact = leads(logits, c) > 0
     mine = [probes.case == b for b in probes.cases]
-    return holders_from_accuracy(
-        *(
-            torch.stack([right[m].double().mean(0) for m in mine])
-            for right in (intact, alone, without)
-        )
+    accuracy, each, left = (
+        torch.stack([right[m].double().mean(0) for m in mine]) for right in (intact, alone, without)
     )
+    return holders_from_accuracy(accuracy, each, left)
 
 
 @torch.no_grad()

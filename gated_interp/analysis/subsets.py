@@ -49,12 +49,14 @@ class SubsetValues:
     Attributes:
         n_heads: heads; there are ``2 ** n_heads`` subsets.
         logit, lead, accuracy: ``[trigram subset]``, means over the trigram's examples.
+        layer: whose heads.
     """
 
     n_heads: int
     logit: Float[Tensor, "trigram subset"] = dataclasses.field(repr=False)
     lead: Float[Tensor, "trigram subset"] = dataclasses.field(repr=False)
     accuracy: Float[Tensor, "trigram subset"] = dataclasses.field(repr=False)
+    layer: int = 0
 
     def heads(self, subset: int) -> list[int]:
         """The heads that stay in ``subset``."""
@@ -66,7 +68,7 @@ class SubsetValues:
             {
                 "trigram": b + 1,
                 "subset": subset,
-                "heads": "+".join(f"L0H{h}" for h in self.heads(subset)) or "none",
+                "heads": "+".join(head_name((self.layer, h)) for h in self.heads(subset)) or "none",
                 **{m: getattr(self, m)[b, subset].item() for m in get_args(Metric)},
             }
             for b in range(self.logit.shape[0])
@@ -132,7 +134,8 @@ def subset_values(
     numbers = torch.arange(2**heads)
     keep = (numbers[:, None] >> torch.arange(heads) & 1).double()
     each = [e.values(keep) for e in examples]
-    return SubsetValues(heads, **{m: torch.stack([v[m] for v in each]) for m in get_args(Metric)})
+    values = {m: torch.stack([v[m] for v in each]) for m in get_args(Metric)}
+    return SubsetValues(heads, layer=chosen_layer(model, layer), **values)
 
 
 def shapley(

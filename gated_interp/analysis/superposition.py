@@ -16,7 +16,7 @@ The formulas are in :mod:`~gated_interp.analysis.measures` and
 :mod:`~gated_interp.analysis.faithfulness`.
 """
 
-from typing import Any
+from typing import Any, cast
 
 import pandas as pd
 import torch
@@ -43,14 +43,14 @@ from gated_interp.core.streams import Stream
 from gated_interp.metrics.predictions import leads
 from gated_interp.models.toy import HookedTransformer
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
-from gated_interp.tasks.task import Probes
+from gated_interp.tasks.task import ProbedTask, Probes, foils_for
 
 COLUMNS = ["scope", "measure", "trigram", "head", "value", "low", "high"]
 
 
 def loading_matrix(
     model: HookedTransformer,
-    task: SkipTrigramTask,
+    task: ProbedTask,
     *,
     n: int = EXAMPLES,
     seed: int = SEED,
@@ -74,12 +74,12 @@ def loading_matrix(
     """
     found = probe_writes(model, task, n, seed).double()
     each = example_loadings(found.writes, found.probes.target)
-    return torch.stack([each[found.probes.case == b].mean(0) for b in task.trigrams])
+    return torch.stack([each[found.probes.case == b].mean(0) for b in task.cases])
 
 
 def superposition_report(
     model: HookedTransformer,
-    task: SkipTrigramTask,
+    task: ProbedTask,
     *,
     n: int = EXAMPLES,
     seed: int = SEED,
@@ -127,13 +127,16 @@ def superposition_report(
     found = verdict_from_writes(writes, probed.logits, probes)
     tokens = task.sample(n, derive(seed, Stream.REPORT_SEQUENCES)).tokens.to(model.embed.W_E.device)
     source = generator(derive(seed, Stream.REPORT_REPLICATES))
-    alarms, alone = false_alarms_by_head(model, task, tokens)
+    foils: Tensor | Probes = tokens
+    if not isinstance(task, SkipTrigramTask):  # whose sequences do not say where their foils are
+        foils = foils_for(task, model.cfg.d_vocab, n, derive(seed, Stream.REPORT_SEQUENCES))
+    alarms, alone = false_alarms_by_head(model, task, foils)
     dead = dead_heads(model, tokens)
     rows = _loading_rows(task, writes, probes, replicates, source)
 
-    loading = loading_from(rows, task.n_trigrams, writes.shape[1])
+    loading = loading_from(rows, len(task.cases), writes.shape[1])
     words = classify(found, loading, alarms, alone)
-    for b in task.trigrams:
+    for b in task.cases:
         for word, members in words.items():
             rows.append(_row("representation", word, float(b in members), trigram=b))
         rows.append(_row("representation", "accuracy", found.accuracy[b], trigram=b))
@@ -185,27 +188,32 @@ def classify(
 
 
 def false_alarms_by_head(
-    model: HookedTransformer, task: SkipTrigramTask, tokens: Int[Tensor, "batch pos"]
+    model: HookedTransformer, task: ProbedTask, tokens: Int[Tensor, "batch pos"] | Probes
 ) -> tuple[Float[Tensor, " representation"], Float[Tensor, "representation head_index"]]:
-    """How often C is on top at a B that no A precedes: of the model, and of each head alone.
+    """How often C is on top at foils (a B that no A precedes): of the model, of each head alone.
 
     Alone: every other head zero-ablated, embedding and biases left. From 0 (the model knows that
     A has to come first) to 1 (it answers the query token).
 
+    Args:
+        tokens: sequences of a trigram task, for the foils in them; or the foils of any task.
+
     Raises:
         GatedInterpError: a model that is not linear in its heads, tokens it cannot read, or a
-            trigram whose B never stands without an A before it.
+            trigram without foils.
     """
-    foils = task.foils_in(tokens)
+    if isinstance(tokens, Tensor):
+        tokens = cast(SkipTrigramTask, task).foils_in(tokens)
+    foils = tokens.to(model.embed.W_E.device)
     b, c = foils.case, foils.target
     task.require_each(b, "the B of {word} {case} never stands without an A before it")
-    writes, logits = head_writes(model, tokens, foils.row, foils.position)
+    writes, logits = head_writes(model, foils.tokens, foils.row, foils.position)
     whole = (leads(logits, c) > 0).double()
     base = logits - writes.sum(1)
     only = base[:, None] + writes  # [example head_index d_vocab]
     each = (leads(only, c[:, None].expand(-1, writes.shape[1])) > 0).double()
     of_model, of_head = [], []
-    for trigram in task.trigrams:
+    for trigram in task.cases:
         mine = b == trigram
         of_model.append(whole[mine].mean())
         of_head.append(each[mine].mean(0))
@@ -224,7 +232,7 @@ def loading_from(
 
 
 def _loading_rows(
-    task: SkipTrigramTask,
+    task: ProbedTask,
     writes: Float[Tensor, "example head_index d_vocab"],
     probes: Probes,
     replicates: int,
@@ -235,7 +243,7 @@ def _loading_rows(
     undone = cancellation(writes)
     # Replicate 0 is the sample itself: one computation gives values and intervals.
     loading, undoing = [], []
-    for b in task.trigrams:
+    for b in task.cases:
         mine = probes.case == b
         count = int(mine.sum())
         weights = _resampled(count, replicates, source)
@@ -253,12 +261,12 @@ def _loading_rows(
     }
     by_head = {"representations_per_head": representations_per_head(L)}
     for measure, values in {"loading": L, "share": shares(L)}.items():
-        for b in task.trigrams:
+        for b in task.cases:
             for h in range(L.shape[-1]):
                 value = values[:, b - 1, h]
                 rows.append(_row("loading", measure, value[0].item(), value[1:], trigram=b, head=h))
     for measure, values in by_representation.items():
-        for b in task.trigrams:
+        for b in task.cases:
             value = values[:, b - 1]
             rows.append(_row("representation", measure, value[0].item(), value[1:], trigram=b))
     for measure, values in by_head.items():

@@ -33,7 +33,7 @@ from gated_interp.checkpoints.tensor_file import (
 from gated_interp.core.errors import CheckpointError, GatedInterpError
 from gated_interp.core.files import write_whole
 from gated_interp.models.kinds import MODEL_KINDS
-from gated_interp.models.toy import HookedTransformer, ToyTransformer
+from gated_interp.models.toy import HookedTransformer, TaskTransformer
 from gated_interp.replacements.heads import HeadAttention
 from gated_interp.replacements.replacement import kind_named
 from gated_interp.replacements.splice import originals, replacement_in, splice, unsplice
@@ -42,7 +42,7 @@ from gated_interp.replacements.standalone import standalone
 __all__ = ["CheckpointInfo", "load", "read_info", "save", "save_pretrained"]
 
 
-def load(source: str | os.PathLike[str]) -> ToyTransformer:
+def load(source: str | os.PathLike[str]) -> TaskTransformer:
     """The model in a checkpoint, on the CPU.
 
     A gated model comes spliced: its attention *is* the block, and ``unsplice`` gives the toy it
@@ -56,6 +56,7 @@ def load(source: str | os.PathLike[str]) -> ToyTransformer:
     Returns:
         A ``HookedTransformer`` that knows its ``task``, ``notes``, ``toy_config``, ``model_name``
         and ``info`` (:class:`CheckpointInfo`). A published file names no seed; its configs say 0.
+        A toy is a :class:`~gated_interp.models.toy.ToyTransformer`.
 
     Raises:
         CheckpointError: no such file or name, or a file that is not a sound checkpoint.
@@ -185,7 +186,7 @@ def _checked(path: Path) -> tuple[CheckpointInfo, dict[str, str]]:
     return info, theirs
 
 
-def _build(info: CheckpointInfo, tensors: dict[str, Tensor]) -> ToyTransformer:
+def _build(info: CheckpointInfo, tensors: dict[str, Tensor]) -> TaskTransformer:
     model: Any = None
     if info.model is not None:
         model = MODEL_KINDS[info.model.kind].build(info.model.config)
@@ -202,7 +203,8 @@ def _build(info: CheckpointInfo, tensors: dict[str, Tensor]) -> ToyTransformer:
             model = standalone(block, info.task)
         else:
             model = splice(model, layer, block)
-    return cast(ToyTransformer, model)
+    model.task = info.task
+    return cast(TaskTransformer, model)
 
 
 def _fill(module: nn.Module, prefix: str, tensors: dict[str, Tensor]) -> None:
@@ -224,8 +226,8 @@ def _contents(
     known = next((k for k in MODEL_KINDS.values() if type(model) is k.model_type), None)
     if known is None:
         raise GatedInterpError(
-            "only a toy (build_toy) with or without a replacement spliced in can be saved; for "
-            "another model save its own state and the replacement's config."
+            "only a model from build_toy or build_attention, with or without replacements spliced "
+            "in, can be saved; for another model save its own state and the replacement's config."
         )
     config = known.config_of(model)
     blocks = {
@@ -281,6 +283,6 @@ def _require_plain_rest(
     for name, difference in rest.items():
         if bool(difference.ne(0).any()):
             raise GatedInterpError(
-                f"{name} is not what a toy's config makes it (identity embeddings, no other "
+                f"{name} is not what the model's config makes it (identity embeddings, no other "
                 "biases than those that train), so that a checkpoint would not give it back."
             )

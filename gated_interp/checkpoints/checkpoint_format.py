@@ -34,7 +34,7 @@ from typing import Any
 from gated_interp.core.config import Config, Shapes
 from gated_interp.core.errors import CheckpointError, GatedInterpError
 from gated_interp.models.kinds import MODEL_KINDS, TOY
-from gated_interp.models.toy_config import ToyConfig
+from gated_interp.models.toy_config import AttentionConfig, ToyConfig
 from gated_interp.replacements.gated_attention import GatedAttention, GatedConfig
 from gated_interp.replacements.heads import HeadAttention
 from gated_interp.replacements.replacement import kind_named
@@ -55,7 +55,7 @@ GATED = GatedAttention.kind
 
 # A small file must not be able to ask for any amount of memory or time (embeddings and the context
 # are not stored but made), nor for a number that float32 cannot hold.
-LIMITS = {"n_trigrams": 2048, "d_head": 1024, "d_gate": 1024, "d_qk": 1024}
+LIMITS = {"n_trigrams": 2048, "n_layers": 8, "d_head": 1024, "d_gate": 1024, "d_qk": 1024}
 MOST, LARGEST = 4096, 1e30
 FREE = ("seed",)
 
@@ -77,7 +77,7 @@ class CheckpointInfo:
     """What a checkpoint says about its model, without its weights.
 
     Attributes:
-        task: what the model was trained on.
+        task: what the model was trained on; of a kind in ``tasks.kinds``.
         model: what it was before anything was replaced; ``None`` where a block came without it.
         replacements: by layer, what stands in for the attention.
         notes: anything the writer recorded, such as recipe, seed, FVU or L0.
@@ -87,7 +87,7 @@ class CheckpointInfo:
         CheckpointError: the parts contradict each other, or are beyond what a checkpoint may hold.
     """
 
-    task: SkipTrigramTask
+    task: Any
     model: Part | None
     replacements: dict[int, Part] = dataclasses.field(default_factory=dict)
     notes: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -97,6 +97,16 @@ class CheckpointInfo:
         if self.model is None and list(self.replacements) != [0]:
             raise CheckpointError(
                 "a checkpoint holds a model, or else one block that stands alone, in layer 0."
+            )
+        if type(self.task) not in TASK_KINDS.values():
+            raise CheckpointError(
+                f"a checkpoint names its task by kind, {', '.join(TASK_KINDS)}; "
+                f"{type(self.task).__name__} is none of them (a line in tasks.kinds makes it one)."
+            )
+        if self.model is None and type(self.task) is not SkipTrigramTask:
+            raise CheckpointError(
+                "a block that stands alone is of a toy for skip trigrams; one for another task "
+                "needs the model too."
             )
         for part in self.replacements.values() if self.model is None else ():
             if not issubclass(kind_named(part.kind), HeadAttention):
@@ -113,11 +123,13 @@ class CheckpointInfo:
         if self.model is not None:
             config = self.model.config
             layers, d_model = MODEL_KINDS[self.model.kind].sizes(config)
-            if config.task != self.task:
+            if isinstance(config, ToyConfig) and config.task != self.task:
                 raise CheckpointError(
                     f"the {self.model.kind}_config is for {config.task}, but the task is "
                     f"{self.task}."
                 )
+            if isinstance(config, AttentionConfig):
+                self._require_room(config)
         for layer, part in self.replacements.items():
             if not 0 <= layer < layers:
                 raise CheckpointError(
@@ -129,6 +141,14 @@ class CheckpointInfo:
                     f"the {part.kind}_config has d_model {part.config.d_model}, but "
                     f"{self.task.described} makes it {d_model}."
                 )
+
+    def _require_room(self, config: AttentionConfig) -> None:
+        if (config.d_vocab, config.n_positions) != (self.task.d_vocab, self.task.n_positions):
+            raise CheckpointError(
+                f"the attention_config has {config.d_vocab} tokens and {config.n_positions} "
+                f"positions, but {self.task.described} has {self.task.d_vocab} and "
+                f"{self.task.n_positions}."
+            )
 
     @property
     def kind(self) -> str:

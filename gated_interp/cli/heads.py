@@ -1,13 +1,17 @@
 """What single heads do: ``ablate`` and ``circuits``."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from gated_interp.cli.console import progress, say, show, tell
 from gated_interp.cli.imports import quick_imports
-from gated_interp.cli.options import File, Formats, formats_of
+from gated_interp.cli.options import File, Formats, Layer, formats_of
+from gated_interp.core.errors import GatedInterpError
+
+if TYPE_CHECKING:
+    from gated_interp.models.toy import TaskTransformer
 
 Out = Annotated[
     Path | None, typer.Option(help="Folder for figures, each with its CSV; none if absent.")
@@ -28,23 +32,30 @@ def ablate(
     out: Out = None,
     formats: Formats = "svg,png,html",
     trigram: Trigram = None,
+    layer: Layer = None,
 ) -> None:
     """Say what is lost without each head.
 
-    By four methods of ablation, and by Shapley values and interactions over all subsets of heads.
+    By four methods of ablation, and by Shapley values and interactions over all subsets of heads;
+    in a model of several layers, of the heads of one layer (its last, unless another is named).
     """
     kinds = formats_of(formats)
     with quick_imports():
         from gated_interp.analysis.subsets import pair_interactions
+        from gated_interp.analysis.writes import require_linear
         from gated_interp.checkpoints.checkpoint import load
         from gated_interp.experiments import inspect_figures, inspect_tables
 
     model = load(file)
-    task, name = model.task, model.model_name
+    task, name, word = model.task, model.model_name, model.task.case_word
     if trigram is not None:
         inspect_tables.require_trigram(task, trigram)
+    _require_drawable(model, out)
+    layer = model.cfg.n_layers - 1 if layer is None else layer
+    require_linear(model, layer)
     effects = inspect_tables.ablations(model, task)
-    labels = {b: inspect_tables.trigram_label(b) for b in task.trigrams}
+    labels = task.cases
+    answer, where = ("C", "trigram's B") if word == "trigram" else ("the answer", f"{word}")
 
     loss = effects[effects["metric"] == "loss"].pivot(index="heads", columns="method")["change"]
     order = effects["heads"].unique()
@@ -55,33 +66,33 @@ def ablate(
         [[head, *map(_signed, row)] for head, row in zip(order, loss.to_numpy(), strict=True)],
     )
     for metric, words in (
-        ("logit", "change in the logit of C"),
+        ("logit", f"change in the logit of {answer}"),
         ("accuracy", "change in accuracy"),
     ):
         mine = effects[(effects["metric"] == metric) & (effects["method"] == method)]
         table = mine.pivot(index="heads", columns="trigram", values="change").loc[order]
         show(
-            f"{words} at each trigram's B ({method} ablation)",
+            f"{words} at each {where} ({method} ablation)",
             ["ablated", *labels.values()],
             [[head, *map(_signed, row)] for head, row in zip(order, table.to_numpy(), strict=True)],
         )
 
-    shapley = inspect_tables.shapley_table(model, task)
+    shapley = inspect_tables.shapley_table(model, task, layer)
     leads = shapley[shapley["metric"] == "lead"]
     table = leads.pivot(index="head", columns="trigram", values="value")
     heads = leads["head"].unique()
     show(
-        "Shapley value of each head for the lead of C over the next token (logits)",
+        f"Shapley value of each head for the lead of {answer} over the next token (logits)",
         ["head", *labels.values()],
         [
             [h, *map(_signed, row)]
             for h, row in zip(heads, table.loc[heads].to_numpy(), strict=True)
         ],
     )
-    pairs = pair_interactions(model, task)["lead"]
+    pairs = pair_interactions(model, task, layer=layer)["lead"]
     rows = [
         (labels[b], f"{a} with {c}", float(pairs[b - 1, i, j]))
-        for b in task.trigrams
+        for b in task.cases
         for i, a in enumerate(heads)
         for j, c in enumerate(heads)
         if i < j
@@ -89,8 +100,8 @@ def ablate(
     rows = sorted((r for r in rows if abs(r[2]) >= 0.01), key=lambda r: -abs(r[2]))[:STRONGEST]
     if rows:
         show(
-            "strongest interactions of two heads (lead of C, logits)",
-            ["trigram", "heads", "together beyond each alone"],
+            f"strongest interactions of two heads (lead of {answer}, logits)",
+            [word, "heads", "together beyond each alone"],
             [(label, both, _signed(value)) for label, both, value in rows],
         )
     else:
@@ -111,10 +122,13 @@ def circuits(
 ) -> None:
     """Say what each head's circuits do.
 
-    OV, QK and gate; and how far the model's representations are in superposition.
+    OV, QK and gate; and how far the model's representations are in superposition, or in a model of
+    several layers how its heads compose.
     """
     kinds = formats_of(formats)
     with quick_imports():
+        from gated_interp.analysis.circuits import composition_scores
+        from gated_interp.analysis.heads import head_name
         from gated_interp.analysis.superposition import superposition_report
         from gated_interp.checkpoints.checkpoint import load
         from gated_interp.experiments import inspect_figures, inspect_tables
@@ -123,6 +137,7 @@ def circuits(
     task, name = model.task, model.model_name
     if trigram is not None:
         inspect_tables.require_trigram(task, trigram)
+    _require_drawable(model, out)
     summary = inspect_tables.circuit_summary(model, task)
     show(
         f"{name}: what each head's circuits do most",
@@ -130,6 +145,20 @@ def circuits(
         summary.to_numpy().tolist(),
     )
 
+    if model.cfg.n_layers > 1:
+        found = composition_scores(model).sort_values("score", ascending=False, kind="stable")
+        rows = [
+            (
+                head_name((r["sender_layer"], r["sender_head"])),
+                head_name((r["receiver_layer"], r["receiver_head"])),
+                r["kind"],
+                r["score"],
+            )
+            for r in found.head(STRONGEST).to_dict("records")
+        ]
+        show("what heads read of earlier heads most", ["writes", "reads", "by", "score"], rows)
+        _show_induction(model)
+        return
     report = superposition_report(model, task)
     mine = report[report["scope"] == "representation"]
     table = mine.pivot(index="trigram", columns="measure", values="value")
@@ -140,7 +169,7 @@ def circuits(
     # One column per trigram: there are more measures than trigrams.
     show(
         "each representation",
-        ["measure", *map(inspect_tables.trigram_label, task.trigrams)],
+        ["measure", *task.cases.values()],
         [[str(measure).replace("_", " "), *table[measure]] for measure in table],
     )
     whole = report[report["scope"] == "model"]
@@ -160,6 +189,33 @@ def circuits(
                 out,
                 kinds,
             )
+
+
+def _show_induction(model: "TaskTransformer") -> None:
+    """Previous-token and induction heads, where the task repeats tokens."""
+    from gated_interp.analysis.induction import induction_scores
+    from gated_interp.analysis.verdict import EXAMPLES, SEED
+    from gated_interp.tasks.repeated_tokens import RepeatedTokensTask
+
+    if not isinstance(model.task, RepeatedTokensTask):
+        return
+    scores = induction_scores(model, model.task.sample(EXAMPLES, SEED).tokens)
+    rows = [
+        (f"L{r['layer']}H{r['head']}", r["previous_token"], r["prefix_matching"])
+        for r in scores.to_dict("records")
+    ]
+    show("where heads attend", ["head", "previous token", "prefix matching"], rows)
+
+
+def _require_drawable(model: "TaskTransformer", out: Path | None) -> None:
+    """Refuse figures of what they cannot show yet, before anything is computed."""
+    from gated_interp.tasks.skip_trigrams import SkipTrigramTask
+
+    if out is not None and not isinstance(model.task, SkipTrigramTask):
+        raise GatedInterpError(
+            f"figures are drawn of models for skip trigrams; {model.model_name} is for "
+            f"{type(model.task).__name__}: leave --out away for the tables."
+        )
 
 
 def _save(drawn: dict[str, Any], name: str, out: Path, kinds: list[str]) -> None:

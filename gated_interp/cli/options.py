@@ -15,6 +15,10 @@ FORMATS = ("svg", "png", "pdf", "html")
 File = Annotated[
     str, typer.Argument(metavar="FILE", help="A checkpoint, or the name of a shipped model.")
 ]
+Layer = Annotated[
+    int | None,
+    typer.Option(min=0, help="Whose heads are meant, where the model has several layers."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs to read.")]
 Formats = Annotated[
     str,

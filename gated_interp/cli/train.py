@@ -225,7 +225,7 @@ def train_gated(
 
 
 def _report(trained: "Trained") -> None:
-    show_verdict(trained.path.stem, trained.verdict)
+    show_verdict(trained.path.stem, trained.verdict, trained.model.task)
     show_facts("on held-out sequences", list(trained.measures.items()))
     say(f"The model is in {trained.path}.")
 

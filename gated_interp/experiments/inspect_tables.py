@@ -15,7 +15,7 @@ from gated_interp.analysis.circuits import (
     ov_circuit,
     qk_circuit,
 )
-from gated_interp.analysis.heads import all_heads, head_name
+from gated_interp.analysis.heads import all_heads, chosen_layer, head_counts, head_name
 from gated_interp.analysis.subsets import MAX_EXACT, shapley
 from gated_interp.analysis.verdict import EXAMPLES, SEED, verdict
 from gated_interp.analysis.writes import head_writes
@@ -26,6 +26,7 @@ from gated_interp.metrics.reconstruction import OPEN
 from gated_interp.models.toy import HookedTransformer
 from gated_interp.replacements.splice import gated_block
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
+from gated_interp.tasks.task import ProbedTask, probes_for
 
 METHODS: tuple[Method, ...] = ("zero", "mean", "resample", "optimal")
 # Sub-streams of the verdict's seed: the reference batch, the rows resampled, orders of arrival.
@@ -37,15 +38,15 @@ def trigram_label(b: int) -> str:
     return f"A…B{b}→C{b}"
 
 
-def require_trigram(task: SkipTrigramTask, trigram: int) -> None:
+def require_trigram(task: ProbedTask, trigram: int) -> None:
     """Refuse a trigram that the task has not.
 
     Raises:
         GatedInterpError: naming those it has.
     """
-    if trigram not in task.trigrams:
+    if trigram not in task.cases:
         raise GatedInterpError(
-            f"there is no trigram {trigram}; the task has 1 to {task.n_trigrams}."
+            f"there is no {task.case_word} {trigram}; the task has 1 to {len(task.cases)}."
         )
 
 
@@ -55,23 +56,23 @@ def head_names(model: HookedTransformer) -> list[str]:
 
 
 def ablations(
-    model: HookedTransformer, task: SkipTrigramTask, *, n: int = EXAMPLES, n_reference: int = 250
+    model: HookedTransformer, task: ProbedTask, *, n: int = EXAMPLES, n_reference: int = 250
 ) -> pd.DataFrame:
     """Every head alone and all heads at once, ablated by all four methods.
 
     Args:
-        n: sequences measured on, each with exactly one trigram.
+        n: sequences measured on, those of the task's probes.
         n_reference: ordinary sequences that ``mean``, ``resample`` and ``optimal`` refer to.
 
     Returns:
         As :func:`~gated_interp.analysis.ablation.ablate`; the set of all heads is ``all heads``.
     """
-    batch = task.sample_single(n, SEED)
+    probes = probes_for(task, model.cfg.d_vocab, n, SEED)
     reference = task.sample(n_reference, derive(SEED, Stream.SHOWN_REFERENCE)).tokens
     parts = [
         ablate(
             model,
-            batch,
+            probes,
             method=method,
             task=task,
             reference_tokens=None if method == "zero" else reference,
@@ -84,12 +85,16 @@ def ablations(
     return effects
 
 
-def shapley_table(model: HookedTransformer, task: SkipTrigramTask) -> pd.DataFrame:
-    """Shapley values of all heads: exact up to 16, beyond from 200 orders of arrival."""
-    many = len(all_heads(model)) > MAX_EXACT
+def shapley_table(
+    model: HookedTransformer, task: ProbedTask, layer: int | None = None
+) -> pd.DataFrame:
+    """Shapley values of a layer's heads: exact up to 16, beyond from 200 orders of arrival."""
+    layer = chosen_layer(model, layer)
+    many = head_counts(model)[layer] > MAX_EXACT
     return shapley(
         model,
         task,
+        layer=layer,
         permutations=PERMUTATIONS if many else None,
         permutation_seed=derive(SEED, Stream.SHOWN_ORDERS) if many else None,
     )
@@ -112,7 +117,7 @@ def stacked(circuits: list[Circuit]) -> Float[Tensor, "head_index row column"]:
     return torch.stack([c.matrix.detach().cpu() for c in circuits])
 
 
-def circuit_summary(model: HookedTransformer, task: SkipTrigramTask) -> pd.DataFrame:
+def circuit_summary(model: HookedTransformer, task: ProbedTask) -> pd.DataFrame:
     """One row per head: its copying score and what stands out in each of its circuits.
 
     Columns: ``head``, ``copying_score``, ``writes`` and ``logit`` (the source and output token of

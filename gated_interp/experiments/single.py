@@ -163,9 +163,14 @@ def load_toy(source: str) -> ToyTransformer:
     """The toy in a checkpoint file, or of that name.
 
     Raises:
-        GatedInterpError: no sound checkpoint, or a gated model.
+        GatedInterpError: no sound checkpoint, a gated model, or one for another task.
     """
     model = load(source)
+    if not isinstance(model, ToyTransformer):
+        raise GatedInterpError(
+            f"{source} is for {type(model.task).__name__}; name a toy for skip trigrams, or train "
+            "a block on it from Python with train_gated."
+        )
     if gated_block(model) is not None:
         raise GatedInterpError(
             f"{source} is a gated model; name the toy that its block should stand in for."

@@ -294,8 +294,9 @@ def two_readers(task: TwoSourcesTask | None = None, sharpness: float = 50.0) -> 
 
     From a question head 0 attends to its first source, head 1 to its second, and each to BOS where
     that is missing. Each writes 0.8 to the answer: one of them is less than the question's own
-    logit of 1, both are more. Every case is distributed over the two, and so every head carries
-    every case.
+    logit of 1, both are more, so that every case is distributed over the two and no head holds any.
+    The post's rule leaves the question's own logit out and calls each head a sole owner of every
+    case.
 
     Args:
         task: ``TwoSourcesTask()`` unless given.
@@ -303,8 +304,8 @@ def two_readers(task: TwoSourcesTask | None = None, sharpness: float = 50.0) -> 
 
     Examples:
         >>> truth = two_readers()
-        >>> truth.distributed, truth.superposed
-        ([1, 2, 3], [1, 2, 3])
+        >>> truth.heads_of[3], truth.owners[3]
+        ([0, 1], [0, 1])
     """
     task = TwoSourcesTask() if task is None else task
     d = task.n_cases + 1
@@ -320,10 +321,8 @@ def two_readers(task: TwoSourcesTask | None = None, sharpness: float = 50.0) -> 
                 attn.W_K[h, task.token(letter, case), case - 1] = 1
                 attn.W_V[h, task.token(letter, case), case - 1] = 1
             attn.W_O[:, case - 1, task.token("C", case)] = 0.8
-    cases = list(task.cases)
-    return AnalyticModel(
-        model, task, {c: [0, 1] for c in cases}, {c: [] for c in cases}, cases, [], cases
-    )
+    both = {c: [0, 1] for c in task.cases}
+    return AnalyticModel(model, task, both, both, [], [], [])
 
 
 def _blank(config: ToyConfig) -> ToyTransformer:

@@ -41,7 +41,8 @@ class TaskTransformer(HookedTransformer):
 
     Attributes:
         task: what it is for.
-        attention_config: what it was built as; ``None`` of a toy.
+        attention_config, toy_config: what it was built as; one of them is ``None``, and both are
+            where a gated block came without its model.
         info: what the checkpoint it was loaded from says (``CheckpointInfo``); ``None`` where there
             was none.
         notes: what the checkpoint's writer recorded; empty where there was none.
@@ -58,6 +59,7 @@ class TaskTransformer(HookedTransformer):
 
     task: Any
     attention_config: AttentionConfig | None
+    toy_config: ToyConfig | None
     info: Any
     notes: dict[str, Any]
     model_name: str
@@ -68,8 +70,7 @@ class ToyTransformer(TaskTransformer):
 
     Attributes:
         task: what it is for.
-        toy_config: what it was built as; ``None`` where a gated block came without its toy.
-        info, notes, model_name: as of any :class:`TaskTransformer`.
+        attention_config, toy_config, info, notes, model_name: as of any :class:`TaskTransformer`.
 
     Examples:
         >>> toy = build_toy(ToyConfig(n_trigrams=3, n_heads=2))
@@ -78,7 +79,6 @@ class ToyTransformer(TaskTransformer):
     """
 
     task: SkipTrigramTask
-    toy_config: ToyConfig | None
 
 
 def attention_only(config: HookedTransformerConfig, kind: type[Model] = HookedTransformer) -> Model:
@@ -138,6 +138,9 @@ def build_attention(config: AttentionConfig, task: Task | None = None) -> TaskTr
         task: what the model is for, which :func:`~gated_interp.training.loop.train_toy` then
             trains it on.
 
+    Raises:
+        GatedInterpError: a task of another vocabulary or length.
+
     Examples:
         >>> from gated_interp.tasks.repeated_tokens import RepeatedTokensTask
         >>> task = RepeatedTokensTask()
@@ -147,6 +150,12 @@ def build_attention(config: AttentionConfig, task: Task | None = None) -> TaskTr
         >>> build_attention(config, task)(task.sample(5, seed=0).tokens).shape
         torch.Size([5, 16, 13])
     """
+    mine = (config.d_vocab, config.n_positions)
+    if task is not None and mine != (task.d_vocab, task.n_positions):
+        raise GatedInterpError(
+            f"the config has {mine[0]} tokens and {mine[1]} positions; {task} has {task.d_vocab} "
+            f"and {task.n_positions}: take AttentionConfig.of(task, ...)."
+        )
     model = _blank(config, TaskTransformer)
     source = generator(config.seed)
     learned = config.embedding == "learned"
@@ -158,7 +167,7 @@ def build_attention(config: AttentionConfig, task: Task | None = None) -> TaskTr
     for block in model.blocks:
         _draw_heads(block.attn, config.output_bias, source)
     model.task, model.attention_config, model.model_name = task, config, config.name
-    model.info, model.notes = None, {}
+    model.toy_config, model.info, model.notes = None, None, {}
     return model
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.seeds import derive, generator
 from gated_interp.core.streams import Stream
-from gated_interp.models.toy import HookedTransformer, ToyTransformer
+from gated_interp.models.toy import HookedTransformer, TaskTransformer
 from gated_interp.tasks.task import KnownAnswers
 from gated_interp.training.config import TrainConfig
 
@@ -37,7 +37,7 @@ def data_for(model: HookedTransformer, data: DataSource | None) -> DataSource:
         GatedInterpError: neither is there, or the task is not for this model.
     """
     if data is None:
-        if not isinstance(model, ToyTransformer):
+        if not isinstance(model, TaskTransformer) or model.task is None:
             raise GatedInterpError("the model names no task; give data=, a task or a function.")
         data = model.task
     if isinstance(data, KnownAnswers):
