@@ -8,14 +8,13 @@ from gated_interp.analysis.holders import head_roles, what_remains
 from gated_interp.analysis.verdict import THRESHOLD, Verdict
 from gated_interp.metrics.predictions import leads
 from gated_interp.models.toy import HookedTransformer
-from gated_interp.tasks.skip_trigrams import SkipTrigramTask
 from gated_interp.tasks.task import ProbedTask, probes_for
 
 FIRM_EXAMPLES = 5000
 
 
 def holder_measures(
-    model: HookedTransformer, task: SkipTrigramTask, found: Verdict, *, n: int, seed: int
+    model: HookedTransformer, task: ProbedTask, found: Verdict, *, n: int, seed: int
 ) -> dict[str, float]:
     """What the holders write for, and what is left without them and with nothing else.
 

@@ -1,7 +1,6 @@
 """One shape, many seeds: toys, gated blocks on those that learnt, verdicts, faithfulness."""
 
 import dataclasses
-import math
 import time
 from collections.abc import Sequence
 from itertools import pairwise
@@ -91,8 +90,7 @@ class GatedOutcome:
         kept: of the examples that the toy answers with C, the share that the model with the block
             does too, of the trigram where that is least.
         purity: mean over holders of the share of what each writes (energy, ordinary sequences) that
-            falls where its trigram is answered; NaN without holders. This and what follows of
-            holders is for skip trigrams, NaN for other tasks.
+            falls where its trigram is answered; NaN without holders.
         open_there: mean over holders of the share of their open gates that lie there.
         fvu_without_holders, kl_without_holders, accuracy_without_holders: with every holder
             zero-ablated; ``..._only_holders`` with every other head zero-ablated.
@@ -277,9 +275,7 @@ def train_gated_seeds(
         model = splice(toy.model, 0, run.block)
         measured = {k: float(v) for k, v in faithfulness(model, tokens).measures().items()}
         found = verdict(model, task)
-        measured |= dict.fromkeys(OF_HOLDERS, math.nan)
-        if isinstance(task, SkipTrigramTask):
-            measured |= holder_measures(model, task, found, n=HELD_OUT, seed=HELD_OUT_SEED)
+        measured |= holder_measures(model, task, found, n=HELD_OUT, seed=HELD_OUT_SEED)
         measured["kept"] = kept_answers(toy.model, model, task, seed=HELD_OUT_SEED)
         gated.append(
             GatedOutcome(
