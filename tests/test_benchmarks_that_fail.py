@@ -6,6 +6,7 @@ from collections import Counter
 
 import pytest
 import torch
+from closeness import assert_close
 from scipy.stats import chi2_contingency, chisquare
 
 import gated_interp as gi
@@ -169,7 +170,7 @@ def test_no_one_layer_can_tell_which_signal_came_first(layer):
         others = [(1 - layer, h) for h in range(heads)]
         with intervened(one, replacements(one, others, "zero", None, None, "kl")):
             there, back = (one(t)[:, -2] for t in (tokens, mirrored(tokens)))
-        assert (there - back).abs().max() < 1e-9 * there.abs().max()
+        assert_close(there, back)
         with torch.no_grad():
             both, swapped = (one(t)[:, -2] for t in (tokens, mirrored(tokens)))
         assert (both - swapped).abs().max() > 1e-3  # with both layers it can
@@ -331,19 +332,18 @@ def by_hand(n_heads):
     """A block that writes what the two heads write: each of its heads one answer, from A."""
     task = CONDITIONAL
     block = gi.GatedAttention(
-        gi.GatedConfig(d_model=task.d_vocab, n_heads=n_heads, gate="open", normalize_weights=False)
-    )
+        gi.GatedConfig(d_model=task.d_vocab, n_heads=n_heads, d_head=2, gate="open",
+                       normalize_weights=False, attn_scale=1.0)
+    )  # fmt: skip
     with torch.no_grad():
         for parameter in block.parameters():
             parameter.zero_()
+        # All look for BOS (dimension 1), their own question for A, twice as hard.
+        block.W_Q[:, :, 1] = 50
+        block.W_K[:, 0, 1] = block.W_K[:, task.source, 0] = block.raw_W_V[:, task.source, 0] = 1
         for h in range(n_heads):
-            i = torch.tensor(h + 1)
-            # From its own question to A, or else to anything; only from A something is read.
-            block.W_Q[h, task.question(i), 0] = 50
-            block.W_K[h, task.source, 0] = 1
-            block.raw_W_V[h, task.source] = 1
-            block.raw_W_O[h, 0, task.answer(i)] = 2
-            block.raw_W_V[h, task.question(i)] = 0
+            block.W_Q[h, task.question(torch.tensor(h + 1)), 0] = 100
+            block.raw_W_O[h, 0, task.answer(torch.tensor(h + 1))] = 2
     return block
 
 
@@ -405,7 +405,7 @@ def test_prefix_matching_of_uniform_attention_counts_the_keys_that_follow():
             parameter.zero_()
     tokens = torch.tensor([[0, 1, 2, 1, 2, 1]])
     found = gi.induction_scores(model, tokens)["prefix_matching"].tolist()
-    assert found == pytest.approx([(1 / 4 + 1 / 5 + 2 / 6) / 3] * 2, rel=1e-5)
+    assert_close(found, [(1 / 4 + 1 / 5 + 2 / 6) / 3] * 2)
     with pytest.raises(gi.GatedInterpError, match="no token comes twice"):
         gi.induction_scores(model, tokens[:, :3])
 

@@ -1,0 +1,119 @@
+"""The commands on checkpoints of tasks beside trigrams, and of two layers."""
+
+import json
+
+import pytest
+from test_cli import cli, one_sentence
+
+import gated_interp as gi
+from gated_interp.models.analytic_tasks import (
+    conditional_heads,
+    induction_heads,
+    marked_relay,
+    wide_pairs,
+)
+
+SMALL = gi.RepeatedTokensTask(n_tokens=4, shortest=2, longest=3, n_positions=8)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    models = {
+        "wide": wide_pairs(gi.WideContentTask(n_positions=6)),
+        "conditional": conditional_heads(gi.ConditionalTask(n_cases=2)),
+        "relay": marked_relay(gi.TwoLayersTask(n_signals=2, n_positions=6)),
+        "induction": induction_heads(SMALL),
+    }
+    return {
+        name: gi.save(truth.model, folder / f"{name}.safetensors") for name, truth in models.items()
+    }
+
+
+def columns(text, first):
+    """The words of the line of a table that starts with ``first``."""
+    return next(line for line in text.splitlines() if line.startswith(first)).split()
+
+
+def test_a_verdict_says_why_no_head_holds_a_question(files):
+    said = cli("verdict", files["wide"]).stdout
+    assert columns(said, "S1x…B1→Cx")[1:] == ["no", "single", "head", "-", "100.0%"]
+    assert "no head is sufficient: the best answers" in said
+    assert "questions answered" in said
+    found = json.loads(cli("verdict", files["conditional"], "--json").stdout)
+    assert found["owners"] == {"1": [0], "2": [0]}
+    assert found["holders"] == {"1": [], "2": []}
+    assert "not specific: without L0H0 also 2 suffer" in cli("verdict", files["conditional"]).stdout
+
+
+@pytest.mark.parametrize("name", ["relay", "induction"])
+@pytest.mark.parametrize("layer", [0, 1])
+def test_a_verdict_of_one_of_two_layers(files, name, layer):
+    found = json.loads(cli("verdict", files[name], "--layer", layer, "--json").stdout)
+    assert found["layer"] == layer
+    assert found["learnt"] == list(range(1, len(found["holders"]) + 1))
+    assert found["clean"] is False
+    assert not any(found["holders"].values())
+    reason = f"spread over layers: layer {layer} alone answers 0.0%"
+    assert set(found["why_not"].values()) == {reason}
+    assert found["owners"] == (None if layer == 0 else {b: [0] for b in found["holders"]})
+    said = cli("verdict", files[name], "--layer", layer).stdout
+    assert reason in said
+    assert ("sole owner" in said) == (layer == 1)
+
+
+def test_a_layer_must_be_named_and_be_there(files):
+    assert "say which layer's heads" in one_sentence(cli("verdict", files["relay"], code=1))
+    wrong = one_sentence(cli("verdict", files["relay"], "--layer", 2, code=1))
+    assert "layer 2 is not there; the model has layers 0 to 1" in wrong
+    below = one_sentence(cli("ablate", files["relay"], "--layer", 0, code=1))
+    assert "only the heads of layer 1 add up to the logits" in below
+
+
+def test_info_of_another_task(files):
+    found = json.loads(cli("info", files["induction"], "--json").stdout)
+    assert found["task"] == {"kind": "repeated_tokens", "n_tokens": 4, "shortest": 2, "longest": 3,
+                             "n_positions": 8}  # fmt: skip
+    assert found["model"]["kind"] == "attention"
+    words = cli("info", files["induction"]).stdout
+    assert "AttentionConfig" in words
+    assert "n_layers=2" in words
+
+
+def test_ablate_tells_what_each_head_is_worth(files):
+    said = cli("ablate", files["wide"]).stdout
+    assert columns(said, "L0H0")
+    assert "change in accuracy at each question (zero ablation)" in said
+    assert "S1x…B1→Cx" in said
+    said = cli("ablate", files["relay"]).stdout
+    shapley = said[said.index("Shapley value") :]
+    assert columns(shapley, "L1H0")
+    assert "L0H0" not in shapley
+    assert columns(said, "L0H0")  # its ablation is measured as well
+
+
+def test_circuits_of_one_layer_and_of_two(files):
+    said = cli("circuits", files["conditional"]).stdout
+    assert columns(said, "composed")[1:] == ["yes", "yes"]
+    assert columns(said, "superposed")[1:] == ["no", "no"]
+    said = cli("circuits", files["induction"]).stdout
+    assert columns(said[said.index("what heads read") :], "L0H0")[1:3] == ["L1H0", "K"]
+    attend = said[said.index("where heads attend") :]
+    assert columns(attend, "L0H0")[1:] == ["1", "0"]
+    assert float(columns(attend, "L1H0")[2]) > 0.99
+    assert "where heads attend" not in cli("circuits", files["relay"]).stdout
+
+
+@pytest.mark.parametrize("command", ["ablate", "circuits"])
+def test_figures_of_another_task_are_refused_before_anything_is_written(files, command, tmp_path):
+    out = tmp_path / "figures"
+    sentence = one_sentence(cli(command, files["wide"], "--out", out, code=1))
+    assert "figures are drawn of models for skip trigrams" in sentence
+    assert not out.exists()
+    no_case = one_sentence(cli(command, files["wide"], "--trigram", 3, code=1))
+    assert "there is no question 3; the task has 1 to 2" in no_case
+
+
+def test_train_gated_takes_toys_alone(files):
+    sentence = one_sentence(cli("train-gated", files["wide"], code=1))
+    assert "is for WideContentTask; name a toy for skip trigrams" in sentence
