@@ -12,6 +12,7 @@ from gated_interp.experiments import cells
 from gated_interp.experiments.benchmarks import (
     NO_ALARM,
     RECIPES,
+    _seen,
     draw_benchmarks,
     in_words,
     run_benchmarks,
@@ -63,6 +64,16 @@ def test_a_row_counts_clean_blocks_without_false_alarms():
     assert row["fvu_low"] < 0.25 < row["fvu_high"]
 
 
+@pytest.mark.parametrize(
+    ("parts", "low", "high", "seen"),
+    [(True, 0.6, 0.9, "as predicted"), (False, 0.6, 0.9, "against the prediction"),
+     (False, 0.0, 0.3, "as predicted"), (True, 0.0, 0.3, "against the prediction"),
+     (True, 0.4, 0.9, "too few to say"), (False, 0.1, 0.5, "too few to say")],
+)  # fmt: skip
+def test_what_is_seen_is_what_the_interval_says(parts, low, high, seen):
+    assert _seen(parts, low, high) == seen
+
+
 @pytest.mark.slow
 def test_benchmarks_are_run_once_and_drawn(tmp_path, monkeypatch):
     out = tmp_path / "run"
@@ -77,10 +88,10 @@ def test_benchmarks_are_run_once_and_drawn(tmp_path, monkeypatch):
     assert both["fvu"].iloc[0] == pytest.approx(runs["fvu"][:2].mean(), rel=1e-4)
     # Fifteen steps part nothing, which is what these two must not.
     assert not both["right"].any()
-    assert both["as_predicted"].all()
+    assert set(both["seen"]) == {"too few to say"}  # two runs
     (first, second) = in_words(both)
     assert first.startswith("two-sources should not come out right, because the answer needs both")
-    assert second.endswith("0 of 2 blocks (no overlap penalty), as predicted.")
+    assert second.endswith("0 of 2 blocks (no overlap penalty: too few to say).")
     files = draw_benchmarks(out / "benchmarks.csv", tmp_path / "figures", ("html",))
     assert {f.name for f in files} == {"benchmarks.html", "benchmarks.csv"}
     monkeypatch.setattr(cells, "train_batches", lambda shapes, *a, **k: iter(shapes))

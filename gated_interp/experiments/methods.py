@@ -16,8 +16,8 @@ from gated_interp.experiments.originals import Originals
 from gated_interp.experiments.recipes import RELIABLE, Recipe
 
 BUDGET = 8
-FVU_TARGETS = (0.005, 0.01, 0.02, 0.04, 0.08)
-HEADS_AT_ONCE = (1, 2, 3, 4, 6)
+FVU_TARGETS = (0.01, 0.02, 0.04)
+HEADS_AT_ONCE = (1, 3, 6)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,7 +143,7 @@ METHODS = {
                 penalty_ramp=0.0,
             ),
             "alpha",
-            (0.03, 0.1, 0.3, 1.0, 3.0),
+            (0.1, 0.3, 1.0),
             (
                 {},
                 {"lr": 0.001, "lr_decay": 0.0},

@@ -123,8 +123,8 @@ BENCHMARKS = {
             "two-sources",
             two_readers,
             False,
-            "the answer needs both sources, so a head that answers alone answers where one is "
-            "missing",
+            "a head that reads one of the two sources answers where the other is missing (one that "
+            "reads both can tell them from one by how much attention they leave for BOS)",
         ),
         Known(
             "wide-content",

@@ -1,8 +1,10 @@
-"""An answer that needs two sources at once: a benchmark that no way of parting heads can pass.
+"""An answer that needs two sources at once: a benchmark for methods that part heads.
 
-After a question the answer comes only if *both* of its sources stood before. Attention reads each
-source with a write of its own and the writes add up, so wherever the two are read by two heads,
-neither head alone makes the model answer: every case is distributed, and stays so.
+After a question the answer comes only if *both* of its sources stood before. Wherever the two are
+read by two heads, neither head alone makes the model answer: every case is distributed. A block
+that is pressed to part its heads can give a case one head that reads one source, and then answers
+where the other is missing, which foils show. Or that head reads both: two sources leave BOS less of
+its attention than one does, so that one softmax can tell them apart.
 """
 
 import dataclasses
