@@ -129,6 +129,7 @@ METHODS = {
                 {"overlap": 10.0},
                 {"factor_floor": 0.005},
             ),
+            chosen=7,
         ),
         Method(
             "gated (post)",
@@ -154,6 +155,7 @@ METHODS = {
                 {"penalty_off": 0.2, "penalty_ramp": 0.2},
                 {"penalty_ramp": 0.8},
             ),
+            chosen=7,
         ),
         Method(
             "query-key gates",
@@ -162,6 +164,7 @@ METHODS = {
             "fvu_target",
             FVU_TARGETS,
             DRAWN,
+            chosen=6,
         ),
         Method(
             "hard-concrete gates",
@@ -172,6 +175,7 @@ METHODS = {
             "fvu_target",
             FVU_TARGETS,
             DRAWN,
+            chosen=7,
         ),
         Method(
             "head gates",
@@ -189,6 +193,7 @@ METHODS = {
                 {"alpha": 0.03},
                 {"normalize_weights": False},
             ),
+            chosen=7,
         ),
         Method(
             "topk",
@@ -202,6 +207,7 @@ METHODS = {
                 {"value_bias": True},
                 {"from_original": False},
             ),
+            chosen=7,
         ),
         Method(
             "top1",
@@ -215,6 +221,7 @@ METHODS = {
                 {"value_bias": True},
                 {"lr": 0.01, "lr_decay": 0.8},
             ),
+            chosen=5,
         ),
         Method(
             "ungated",
@@ -228,6 +235,7 @@ METHODS = {
                 {"value_bias": True},
                 {"lr": 0.01, "lr_decay": 0.8},
             ),
+            chosen=3,
         ),
         Method(
             "ungated + overlap",
@@ -241,6 +249,7 @@ METHODS = {
                 {"overlap": 1.0, "overlap_power": 1.0},
                 {"factor_floor": 0.005},
             ),
+            chosen=3,
         ),
         Method(
             "sae on output",
@@ -254,6 +263,7 @@ METHODS = {
                 {"lr": 0.01, "lr_decay": 0.8},
                 {"lr": 0.03, "lr_decay": 0.8},
             ),
+            chosen=3,
         ),
     )
 }
