@@ -66,6 +66,8 @@ def test_a_layer_must_be_named_and_be_there(files):
     assert "say which layer's heads" in one_sentence(cli("verdict", files["relay"], code=1))
     wrong = one_sentence(cli("verdict", files["relay"], "--layer", 2, code=1))
     assert "layer 2 is not there; the model has layers 0 to 1" in wrong
+    wrong = one_sentence(cli("ablate", files["relay"], "--layer", 2, code=1))
+    assert "layer 2 is not there" in wrong
     below = one_sentence(cli("ablate", files["relay"], "--layer", 0, code=1))
     assert "only the heads of layer 1 add up to the logits" in below
 
@@ -99,7 +101,7 @@ def test_circuits_of_one_layer_and_of_two(files):
     said = cli("circuits", files["induction"]).stdout
     assert columns(said[said.index("what heads read") :], "L0H0")[1:3] == ["L1H0", "K"]
     attend = said[said.index("where heads attend") :]
-    assert columns(attend, "L0H0")[1:] == ["1", "0"]
+    assert float(columns(attend, "L0H0")[1]) > 0.99
     assert float(columns(attend, "L1H0")[2]) > 0.99
     assert "where heads attend" not in cli("circuits", files["relay"]).stdout
 

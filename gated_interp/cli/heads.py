@@ -41,6 +41,7 @@ def ablate(
     """
     kinds = formats_of(formats)
     with quick_imports():
+        from gated_interp.analysis.heads import chosen_layer
         from gated_interp.analysis.subsets import pair_interactions
         from gated_interp.analysis.writes import require_linear
         from gated_interp.checkpoints.checkpoint import load
@@ -51,7 +52,7 @@ def ablate(
     if trigram is not None:
         inspect_tables.require_trigram(task, trigram)
     _require_drawable(model, out)
-    layer = model.cfg.n_layers - 1 if layer is None else layer
+    layer = chosen_layer(model, model.cfg.n_layers - 1 if layer is None else layer)
     require_linear(model, layer)
     effects = inspect_tables.ablations(model, task)
     labels = task.cases
