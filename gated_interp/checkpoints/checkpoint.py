@@ -26,7 +26,8 @@ from gated_interp.checkpoints.tensor_file import (
 from gated_interp.core.errors import CheckpointError, GatedInterpError
 from gated_interp.core.files import write_whole
 from gated_interp.models.kinds import MODEL_KINDS
-from gated_interp.models.toy import HookedTransformer, ToyTransformer
+from gated_interp.models.language_model import LanguageTransformer, give_text
+from gated_interp.models.toy import HookedTransformer, KnownTransformer
 from gated_interp.replacements.heads import HeadAttention
 from gated_interp.replacements.replacement import kind_named
 from gated_interp.replacements.splice import originals, replacement_in, splice, unsplice
@@ -35,7 +36,7 @@ from gated_interp.replacements.standalone import standalone
 __all__ = ["CheckpointInfo", "load", "read_info", "save", "save_pretrained"]
 
 
-def load(source: str | os.PathLike[str]) -> ToyTransformer:
+def load(source: str | os.PathLike[str]) -> KnownTransformer:
     """The model in a checkpoint, on the CPU.
 
     A gated model comes spliced: its attention *is* the block, and ``unsplice`` gives the toy it
@@ -47,8 +48,10 @@ def load(source: str | os.PathLike[str]) -> ToyTransformer:
             that comes with the package (:func:`gated_interp.checkpoints.shipped.shipped_names`).
 
     Returns:
-        A ``HookedTransformer`` that knows its ``task``, ``notes``, ``toy_config``, ``model_name``
-        and ``info`` (:class:`CheckpointInfo`). A published file names no seed; its configs say 0.
+        A ``HookedTransformer`` that knows its ``task``, ``notes``, ``model_name`` and ``info``
+        (:class:`CheckpointInfo`): a ``ToyTransformer``, which has a ``toy_config``, or a
+        ``LanguageTransformer``, whose ``task`` has its tokenizer, and its text where that is still
+        at hand. A published file names no seed; its configs say 0.
 
     Raises:
         CheckpointError: no such file or name, or a file that is not a sound checkpoint.
@@ -106,7 +109,8 @@ def save(
     The same model and notes give the same bytes.
 
     Args:
-        model: from :func:`build_toy`, from :func:`splice` into one, from :func:`load`, or from
+        model: from :func:`build_toy` or :func:`build_language_model` (with its text), from
+            :func:`splice` into one, from :func:`load`, or from
             :func:`gated_interp.replacements.standalone.standalone`.
         notes: anything JSON can hold. ``None`` keeps the notes that ``model`` carries, unless it
             was loaded as a toy and is gated now (or the other way round).
@@ -178,10 +182,12 @@ def _checked(path: Path) -> tuple[CheckpointInfo, dict[str, str]]:
     return info, theirs
 
 
-def _build(info: CheckpointInfo, tensors: dict[str, Tensor]) -> ToyTransformer:
+def _build(info: CheckpointInfo, tensors: dict[str, Tensor]) -> KnownTransformer:
     model: Any = None
     if info.model is not None:
         model = MODEL_KINDS[info.model.kind].build(info.model.config)
+        if isinstance(model, LanguageTransformer):
+            give_text(model, info.task)
         _fill(model, "model.", tensors)
     for layer, part in info.replacements.items():
         kind = kind_named(part.kind)
@@ -195,7 +201,7 @@ def _build(info: CheckpointInfo, tensors: dict[str, Tensor]) -> ToyTransformer:
             model = standalone(block, info.task)
         else:
             model = splice(model, layer, block)
-    return cast(ToyTransformer, model)
+    return cast(KnownTransformer, model)
 
 
 def _fill(module: nn.Module, prefix: str, tensors: dict[str, Tensor]) -> None:
@@ -217,10 +223,15 @@ def _contents(
     known = next((k for k in MODEL_KINDS.values() if type(model) is k.model_type), None)
     if known is None:
         raise GatedInterpError(
-            "only a toy (build_toy) with or without a replacement spliced in can be saved; for "
-            "another model save its own state and the replacement's config."
+            "only a toy (build_toy) or a language model (build_language_model), with or without "
+            "replacements spliced in, can be saved; for another model save its own state and the "
+            "replacement's config."
         )
     config = known.config_of(model)
+    if model.task is None:
+        raise GatedInterpError(
+            "the model has no text, so no tokenizer to save; give_text gives one."
+        )
     blocks = {
         layer: block
         for layer in range(model.cfg.n_layers)

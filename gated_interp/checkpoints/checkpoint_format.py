@@ -4,13 +4,14 @@ A file is safetensors. One metadata string, ``gated_interp``, is a JSON object (
 safetensors writes several in random order and the same model should give the same bytes)::
 
     {"format_version": 2, "task": {"kind": "skip_trigrams", ...},
-     "model": {"kind": "toy", "config": {...}} | null,
+     "model": {"kind": "toy" | "language_model", "config": {...}} | null,
      "replacements": {"0": {"kind": "topk", "config": {...}}}, "notes": {...}}
 
 Tensors, all float32: ``model.*`` are the model's parameters as it was trained, the attention that
 was replaced included; ``replacement.0.*`` is what trains in the replacement in layer 0. A file
 without a model holds a block that stands alone. Identities, zeros and everything else that does
-not train is not stored. Kinds are those of :mod:`gated_interp.models.kinds`,
+not train is not stored. The task of a language model holds its tokenizer, as a ``tokenizer.json``
+does, and the names and SHA-256 of its text. Kinds are those of :mod:`gated_interp.models.kinds`,
 :mod:`gated_interp.tasks.kinds` and :mod:`gated_interp.replacements.replacement`.
 
 A toy, and a toy with a gated block, is written as version 1, which 0.1.0 reads too::
@@ -41,6 +42,7 @@ from gated_interp.replacements.heads import HeadAttention
 from gated_interp.replacements.replacement import kind_named
 from gated_interp.tasks.kinds import TASK_KINDS
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
+from gated_interp.tasks.text import TextTask
 
 KEY = "gated_interp"
 # A new config field does not raise it, only what would make an older file mean something else.
@@ -56,7 +58,7 @@ GATED = GatedAttention.kind
 
 # A small file must not be able to ask for any amount of memory or time (embeddings and the context
 # are not stored but made), nor for a number that float32 cannot hold.
-LIMITS = {"n_trigrams": 2048, "d_head": 1024, "d_gate": 1024, "d_qk": 1024}
+LIMITS = {"n_trigrams": 2048, "d_head": 1024, "d_gate": 1024, "d_qk": 1024, "d_vocab": 2**18}
 MOST, LARGEST = 4096, 1e30
 FREE = ("seed",)
 
@@ -88,7 +90,7 @@ class CheckpointInfo:
         CheckpointError: the parts contradict each other, or are beyond what a checkpoint may hold.
     """
 
-    task: SkipTrigramTask
+    task: Any
     model: Part | None
     replacements: dict[int, Part] = dataclasses.field(default_factory=dict)
     notes: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -107,6 +109,8 @@ class CheckpointInfo:
                 )
         if not self.format:
             object.__setattr__(self, "format", f"{KEY} {self.version}")
+        if self.model is None and isinstance(self.task, TextTask):
+            raise CheckpointError("a checkpoint of a block for text needs the model too.")
         parts = [self.model, *self.replacements.values()]
         for part in (self.task, *(p.config for p in parts if p is not None)):
             _require_limits(part)
@@ -114,10 +118,9 @@ class CheckpointInfo:
         if self.model is not None:
             config = self.model.config
             layers, d_model = MODEL_KINDS[self.model.kind].sizes(config)
-            if config.task != self.task:
+            if other := MODEL_KINDS[self.model.kind].fits(config, self.task):
                 raise CheckpointError(
-                    f"the {self.model.kind}_config is for {config.task}, but the task is "
-                    f"{self.task}."
+                    f"the {self.model.kind}_config {other}, but the task is {self.task}."
                 )
         for layer, part in self.replacements.items():
             if not 0 <= layer < layers:
@@ -318,7 +321,9 @@ def _second(said: dict[str, Any]) -> CheckpointInfo:
         kind = kind_named(str(part["kind"]))
         config = _config(f"the config of {what}", kind.config_type, part["config"])
         replaced[int(layer)] = Part(kind.kind, config)
-    found = CheckpointInfo(cls(**fields), model, replaced, said["notes"])
+    # What a user may give (the path of a tokenizer, say) a file may not.
+    task = getattr(cls, "stored", cls)(**fields)
+    found = CheckpointInfo(task, model, replaced, said["notes"])
     return dataclasses.replace(found, format=f"{KEY} 2")
 
 

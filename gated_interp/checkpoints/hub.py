@@ -12,7 +12,7 @@ from typing import Any
 from gated_interp.checkpoints.checkpoint import load, save
 from gated_interp.checkpoints.shipped import MODEL_FILE
 from gated_interp.core.errors import GatedInterpError
-from gated_interp.models.toy import HookedTransformer, ToyTransformer
+from gated_interp.models.toy import HookedTransformer, KnownTransformer
 
 
 def push_to_hub(
@@ -77,7 +77,7 @@ def from_hub(
     token: str | None = None,
     endpoint: str | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
-) -> ToyTransformer:
+) -> KnownTransformer:
     """Download a checkpoint from the hub, or take it from the local cache, and load it.
 
     Args:

@@ -10,7 +10,7 @@ from gated_interp.cli.options import File, Json
 
 if TYPE_CHECKING:
     from gated_interp.analysis.verdict import Verdict
-    from gated_interp.models.toy import ToyTransformer
+    from gated_interp.models.toy import KnownTransformer
 
 
 def verdict(file: File, as_json: Json = False) -> None:
@@ -43,7 +43,7 @@ def show_verdict(name: str, found: "Verdict") -> None:
     show(name, ["trigram", "held by", "sole owner (the post's)", "accuracy"], rows)
 
 
-def show_roles(model: "ToyTransformer", found: "Verdict") -> None:
+def show_roles(model: "KnownTransformer", found: "Verdict") -> None:
     """Two tables of ordinary sequences: what each head writes for, and what ablations leave."""
     from gated_interp.analysis.holders import head_roles, what_remains
 

@@ -165,6 +165,8 @@ def load_toy(source: str) -> ToyTransformer:
         GatedInterpError: no sound checkpoint, or a gated model.
     """
     model = load(source)
+    if not isinstance(model, ToyTransformer):
+        raise GatedInterpError(f"{source} is no toy; name a toy.")
     if gated_block(model) is not None:
         raise GatedInterpError(
             f"{source} is a gated model; name the toy that its block should stand in for."

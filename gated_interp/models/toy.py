@@ -17,6 +17,7 @@ from gated_interp.tasks.skip_trigrams import SkipTrigramTask
 
 __all__ = [
     "HookedTransformer",
+    "KnownTransformer",
     "Model",
     "ToyConfig",
     "ToyTransformer",
@@ -30,17 +31,36 @@ __all__ = [
 Model = TypeVar("Model", bound=HookedTransformer)
 
 
-class ToyTransformer(HookedTransformer):
-    """A toy, with or without a gated block spliced in, and what is known of it.
+class KnownTransformer(HookedTransformer):
+    """A model of a kind that checkpoints hold, and what is known of it.
 
     Attributes:
         task: what it is for.
-        toy_config: what it was built as; ``None`` where a gated block came without its toy.
         info: what the checkpoint it was loaded from says (``CheckpointInfo``); ``None`` where there
             was none.
         notes: what the checkpoint's writer recorded; empty where there was none.
         model_name: of the file, the shipped model or the repository it was loaded from; else of
             its shape, such as ``2H3ST``.
+        toy_config: of a toy; ``None`` in other kinds.
+
+    Examples:
+        >>> isinstance(build_toy(ToyConfig(n_trigrams=3, n_heads=2)), KnownTransformer)
+        True
+    """
+
+    task: Any
+    info: Any
+    notes: dict[str, Any]
+    model_name: str
+    toy_config: ToyConfig | None = None
+
+
+class ToyTransformer(KnownTransformer):
+    """A toy, with or without a gated block spliced in.
+
+    Attributes:
+        task: what it is for.
+        toy_config: what it was built as; ``None`` where a gated block came without its toy.
 
     Examples:
         >>> toy = build_toy(ToyConfig(n_trigrams=3, n_heads=2))
@@ -49,10 +69,6 @@ class ToyTransformer(HookedTransformer):
     """
 
     task: SkipTrigramTask
-    toy_config: ToyConfig | None
-    info: Any
-    notes: dict[str, Any]
-    model_name: str
 
 
 def attention_only(config: HookedTransformerConfig, kind: type[Model] = HookedTransformer) -> Model:
