@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -144,13 +144,14 @@ def give_text(model: LanguageTransformer, task: TextTask) -> None:
     Raises:
         GatedInterpError: a tokenizer of another vocabulary.
     """
-    from transformers import PreTrainedTokenizerFast
+    import transformers
 
     task.require_vocabulary(model.cfg.d_vocab)
     model.task = task
     bos = read_tokenizer(task.tokenizer).id_to_token(task.bos)
     # TransformerLens' own set_tokenizer would look for it on a hub.
-    model.tokenizer = PreTrainedTokenizerFast(
+    made: Any = transformers.PreTrainedTokenizerFast
+    model.tokenizer = made(
         tokenizer_object=read_tokenizer(task.tokenizer),
         bos_token=bos,
         eos_token=bos,

@@ -325,9 +325,9 @@ class Encoded:
 
     tokenizer: str
     digest: str
-    parts: dict[str, UInt[np.ndarray, " token"]]
+    parts: dict[Part, UInt[np.ndarray, " token"]]
 
-    def __getitem__(self, part: str) -> UInt[np.ndarray, " token"]:
+    def __getitem__(self, part: Part) -> UInt[np.ndarray, " token"]:
         return self.parts[part]
 
 
