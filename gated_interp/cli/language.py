@@ -52,6 +52,9 @@ def train_lm(
         Literal["standard", "shortformer"] | None,
         typer.Option(help="Where positional embeddings go: everywhere, or to queries and keys."),
     ] = None,
+    repeat: Annotated[
+        float, typer.Option(help="Share of sequences that say one stretch of text over and over.")
+    ] = 0.0,
     seed: Seed = 0,
     steps: Steps = None,
     lr: Rate = None,
@@ -84,6 +87,7 @@ def train_lm(
         text or "austen",
         seed=seed,
         n_ctx=context,
+        repeat=repeat,
         vocab=vocab,
         tokenizer=tokenizer,
         folder=cache,

@@ -24,18 +24,29 @@ from gated_interp.models.language_model import (
     folded,
 )
 from gated_interp.models.toy import HookedTransformer
-from gated_interp.tasks.text import TextPart, TextTask
+from gated_interp.tasks.text import RepeatedText, TextPart, TextTask
 from gated_interp.training.config import TrainConfig
 from gated_interp.training.loop import train_toy
 
 
 @dataclasses.dataclass(frozen=True)
 class LanguageRun:
-    """What trains a language model."""
+    """What trains a language model.
+
+    Attributes:
+        repeat: the share of sequences that repeat a stretch of text; see
+            :class:`~gated_interp.tasks.text.RepeatedText`.
+    """
 
     model: LanguageModelConfig
     config: TrainConfig
     task: TextTask
+    repeat: float = 0.0
+
+    @property
+    def data(self) -> RepeatedText | TextTask:
+        """What it is trained on."""
+        return RepeatedText(self.task.part("train"), self.repeat) if self.repeat else self.task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +71,7 @@ def language_settings(
     *,
     seed: int = 0,
     n_ctx: int = 64,
+    repeat: float = 0.0,
     vocab: int | None = None,
     tokenizer: str | os.PathLike[str] | None = None,
     folder: str | os.PathLike[str] | None = None,
@@ -70,6 +82,8 @@ def language_settings(
     Args:
         text, vocab, tokenizer, folder: as in :class:`~gated_interp.tasks.text.TextTask`.
         seed: of the initial weights and the data.
+        n_ctx: tokens in a sequence.
+        repeat: see :class:`LanguageRun`.
         **given: fields of :class:`~gated_interp.models.language_model.LanguageModelConfig` or of
             :class:`~gated_interp.training.config.TrainConfig`; ``None`` leaves one as it is.
 
@@ -88,7 +102,9 @@ def language_settings(
     config, unknown = changed(TrainConfig.language(seed=seed), rest)
     refuse(unknown)
     task = TextTask(text, n_ctx, tokenizer, vocab=vocab, folder=folder)
-    return LanguageRun(shape.replace(d_vocab=task.d_vocab), config, task)
+    run = LanguageRun(shape.replace(d_vocab=task.d_vocab), config, task, repeat)
+    _ = run.data  # refuses a share that cannot be
+    return run
 
 
 def run_language(
@@ -113,6 +129,8 @@ def run_language(
     result = train_toy(
         model,
         run.config,
+        data=run.data,
+        held_out=run.task.part("validation"),
         checkpoint=state,
         resume=state if resume else None,
         progress=progress,
@@ -123,7 +141,7 @@ def run_language(
     matched = heads.sort_values("prefix_matching").iloc[-1]
     best = f"L{int(matched['layer'])}H{int(matched['head_index'])}"
     notes = {
-        "training": run.config.to_dict(),
+        "training": {**run.config.to_dict(), "repeat": run.repeat},
         **measures,
         "prefix_matching": {best: round(float(matched["prefix_matching"]), 4)},
     }
@@ -183,5 +201,5 @@ def language_measures(
         "standard_error": losses.std().item() / len(losses) ** 0.5,
         "unigram": float(unigram),
         "bigram": float(bigram),
-        "tokens": float(len(losses) * (part.n_positions - 1)),
+        "tokens": len(losses) * (part.n_positions - 1),
     }

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.files import write_folder
-from gated_interp.core.seeds import generator
+from gated_interp.core.seeds import derive, generator
+from gated_interp.core.streams import Stream
 from gated_interp.tasks.text_files import names_of, pieces
 from gated_interp.tasks.tokenizers import (
     bos_of,
@@ -123,6 +124,55 @@ class TextPart:
         tokens = np.full((len(rows), self.n_positions), self.task.bos, dtype=np.int64)
         tokens[:, 1:] = rows
         return torch.from_numpy(tokens)
+
+
+@dataclasses.dataclass(frozen=True)
+class RepeatedText:
+    """A part of a text, some of whose sequences say one stretch over and over.
+
+    Trained on it, two layers learn to copy what followed the present token before (an induction
+    head), which little text teaches slowly. A stretch is as long as chance has it, so that no fixed
+    distance leads to its earlier copy.
+
+    Attributes:
+        part: the text.
+        share: of the sequences, 0 to 1.
+
+    Raises:
+        GatedInterpError: another share, or a sequence too short to repeat anything.
+
+    Examples:
+        >>> tokens = RepeatedText(TextTask().part("train"), 1.0).sample(3, seed=0).tokens
+        >>> any(bool((row[1 + n :] == row[1:-n]).all()) for row in tokens for n in range(2, 33))
+        True
+    """
+
+    part: TextPart
+    share: float
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.share <= 1:
+            raise GatedInterpError(f"repeat is {self.share}; it must be from 0 to 1.")
+        if self.part.n_positions < 5:
+            raise GatedInterpError(
+                f"a sequence has {self.part.n_positions} positions; to repeat tokens it needs 5."
+            )
+
+    @property
+    def identity(self) -> str:
+        """See :attr:`TextTask.identity`."""
+        return f"{self.part.identity}, {self.share} repeated"
+
+    def sample(self, n: int, seed: int) -> TokenBatch:
+        """``n`` sequences; those that repeat nothing are those of ``part``."""
+        tokens = self.part.sample(n, seed).tokens
+        source = generator(derive(seed, Stream.REPEATED_TEXT))
+        width = self.part.n_positions - 1
+        repeats = torch.rand(n, generator=source) < self.share
+        length = torch.randint(2, width // 2 + 1, (n,), generator=source)
+        length = torch.where(repeats, length, width)
+        column = torch.arange(width) % length[:, None]
+        return TokenBatch(torch.cat([tokens[:, :1], tokens[:, 1:].gather(1, column)], 1))
 
 
 @dataclasses.dataclass(frozen=True, repr=False, init=False)

@@ -12,7 +12,7 @@ from gated_interp.core.seeds import derive, generator
 from gated_interp.core.streams import Stream
 from gated_interp.models.toy import HookedTransformer
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
-from gated_interp.tasks.text import TextPart, TextTask
+from gated_interp.tasks.text import RepeatedText, TextPart, TextTask
 from gated_interp.training.config import TrainConfig
 
 # Streams of a training's seed; because each step has its own, resuming needs no generator state.
@@ -52,7 +52,7 @@ def name_of(data: DataSource) -> str:
     """How a saved state remembers its data: a task by its values, a function by its name."""
     if isinstance(data, SkipTrigramTask):
         return repr(data)
-    if isinstance(data, (TextTask, TextPart)):
+    if isinstance(data, (TextTask, TextPart, RepeatedText)):
         return data.identity
     return getattr(data, "__qualname__", type(data).__name__)
 
