@@ -13,6 +13,12 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from gated_interp.checkpoints.attn_only import (
+    REPOSITORIES,
+    from_folder,
+    from_name,
+    is_attn_only,
+)
 from gated_interp.checkpoints.checkpoint_format import KEY, CheckpointInfo, Part, decode, encode
 from gated_interp.checkpoints.published import IGNORE, is_published, published_info, require_mask
 from gated_interp.checkpoints.shipped import MODEL_FILE, located
@@ -46,6 +52,9 @@ def load(source: str | os.PathLike[str]) -> KnownTransformer:
     Args:
         source: a checkpoint file, a folder with ``model.safetensors``, or the name of a model
             that comes with the package (:func:`gated_interp.checkpoints.shipped.shipped_names`).
+            Also TransformerLens' ``attn-only-1l`` to ``attn-only-4l``: by name, which needs the hub
+            (or its local cache), or a folder with their ``config.json``, ``*final.pth`` and
+            ``tokenizer.json``. They come folded, and :func:`save` writes them as checkpoints.
 
     Returns:
         A ``HookedTransformer`` that knows its ``task``, ``notes``, ``model_name`` and ``info``
@@ -65,6 +74,11 @@ def load(source: str | os.PathLike[str]) -> KnownTransformer:
         >>> model.task
         SkipTrigramTask(n_trigrams=3, n_positions=11)
     """
+    if isinstance(source, str) and source in REPOSITORIES:
+        return from_name(source)
+    folder = Path(source)
+    if is_attn_only(folder) and not (folder / MODEL_FILE).exists():
+        return from_folder(folder)
     with located(source) as (path, name):
         info, theirs = _checked(path)
         wanted = {theirs[ours]: shape for ours, shape in info.shapes.items()}

@@ -22,6 +22,7 @@ from gated_interp.models.language_model import (
     LanguageTransformer,
     build_language_model,
     folded,
+    require_text,
 )
 from gated_interp.models.toy import HookedTransformer
 from gated_interp.tasks.text import RepeatedText, TextPart, TextTask
@@ -184,7 +185,7 @@ def language_measures(
                 "the model names no text; give a part, TextTask(…).part('test')."
             )
         part = task.part("test")
-    part.require_vocabulary(model.cfg.d_vocab)
+    require_text(model, part)
     task = part.task
     train, validation = task.part("train"), task.part("validation")
     ngrams = Ngrams.counted(train.ids, task.d_vocab)

@@ -9,9 +9,10 @@ from torch import nn
 from transformer_lens import HookedTransformerConfig
 
 from gated_interp.core.config import Config, positive
+from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.seeds import MAX_SEED, generator
-from gated_interp.models.toy import KnownTransformer, attention_only
-from gated_interp.tasks.text import TextTask
+from gated_interp.models.toy import HookedTransformer, KnownTransformer, attention_only
+from gated_interp.tasks.text import TextPart, TextTask
 from gated_interp.tasks.tokenizers import read_tokenizer
 
 MOST_LAYERS = 4
@@ -146,7 +147,8 @@ def give_text(model: LanguageTransformer, task: TextTask) -> None:
     """
     import transformers
 
-    task.require_vocabulary(model.cfg.d_vocab)
+    if task.d_vocab > model.cfg.d_vocab:  # some models leave the last of theirs unused
+        task.require_vocabulary(model.cfg.d_vocab)
     model.task = task
     bos = read_tokenizer(task.tokenizer).id_to_token(task.bos)
     # TransformerLens' own set_tokenizer would look for it on a hub.
@@ -160,6 +162,23 @@ def give_text(model: LanguageTransformer, task: TextTask) -> None:
         clean_up_tokenization_spaces=False,
     )
     model.cfg.tokenizer_prepends_bos = False
+
+
+def require_text(model: HookedTransformer, text: TextTask | TextPart) -> None:
+    """Refuse a text that is not in the tokens of ``model``.
+
+    Raises:
+        GatedInterpError: another tokenizer than the model's, or another vocabulary where the model
+            names none.
+    """
+    own, task = getattr(model, "task", None), text.task if isinstance(text, TextPart) else text
+    if not isinstance(own, TextTask):
+        task.require_vocabulary(model.cfg.d_vocab)
+    elif own.tokenizer != task.tokenizer:
+        raise GatedInterpError(
+            f"{task} has another tokenizer than the model; give TextTask(…, "
+            "tokenizer=model.task.tokenizer)."
+        )
 
 
 @torch.no_grad()

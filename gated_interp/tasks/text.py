@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, get_args
+from typing import Any, BinaryIO, ClassVar, Literal, get_args
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from jaxtyping import Int, UInt
 from torch import Tensor
 
 from gated_interp.core.errors import GatedInterpError
-from gated_interp.core.files import write_folder
+from gated_interp.core.files import write_folder, write_text
 from gated_interp.core.seeds import derive, generator
 from gated_interp.core.streams import Stream
 from gated_interp.tasks.text_files import names_of, pieces
@@ -34,7 +34,6 @@ PARTS: tuple[Part, ...] = get_args(Part)
 # Where, in bytes of the text, training ends and validation ends; both at the end of a line.
 TRAIN, VALIDATION = 0.9, 0.95
 CACHE = "GATED_INTERP_CACHE"
-TOKENIZER = "tokenizer.json"
 # Characters that are encoded at once.
 AT_ONCE = 2**19
 # Raised when the same text would be encoded otherwise.
@@ -215,9 +214,7 @@ class TextTask:
     n_positions: int
     tokenizer: str
     digest: str
-
-    # Wrong types get their sentence here, so the tests' shape checker must not come first.
-    __no_type_check__ = True
+    place: ClassVar[Path]  # of this object, where ids are kept
 
     def __init__(
         self,
@@ -229,14 +226,12 @@ class TextTask:
         vocab: int | None = None,
         folder: str | os.PathLike[str] | None = None,
     ):
-        if type(n_positions) is not int or n_positions < 2:
-            raise GatedInterpError(
-                f"n_positions is {n_positions!r}; it must be a whole number of at least 2."
-            )
+        _require_positions(n_positions)
         sources = names_of(text)
+        wanted: int | str
         if tokenizer is None:
             vocab = 2048 if vocab is None else vocab
-            wanted: int | str = vocab
+            wanted = vocab
         else:
             written = os.fspath(tokenizer)
             is_json = written.lstrip().startswith("{")
@@ -250,18 +245,19 @@ class TextTask:
         if tokenizer is None:
             made = encoded(sources, wanted, n_positions, place, digest)
             wanted, digest = made.tokenizer, made.digest
-        for name, value in (
-            ("text", sources),
-            ("n_positions", n_positions),
-            ("tokenizer", wanted),
-            ("digest", digest),
-            ("_place", place),
+        self._set(sources, n_positions, wanted, digest, place)
+
+    def _set(self, *values: Any) -> None:
+        for name, value in zip(
+            ("text", "n_positions", "tokenizer", "digest", "place"), values, strict=True
         ):
             object.__setattr__(self, name, value)
 
     @classmethod
     def stored(cls, text: Any, n_positions: Any, tokenizer: Any, digest: Any) -> "TextTask":
         """From its fields in a file that nobody vouches for; no other file is opened.
+
+        Without any ``text`` it is a tokenizer, which cannot be sampled.
 
         Raises:
             GatedInterpError: they are not what :func:`dataclasses.asdict` makes of one.
@@ -270,12 +266,16 @@ class TextTask:
             raise GatedInterpError(f"text is {text!r}; it must be a list of names.")
         if not isinstance(tokenizer, str) or not tokenizer.lstrip().startswith("{"):
             raise GatedInterpError("tokenizer must be what a tokenizer.json holds.")
-        if not isinstance(digest, str) or not re.fullmatch("[0-9a-f]{64}", digest):
+        if not isinstance(digest, str) or not re.fullmatch("[0-9a-f]{64}" if text else "", digest):
             raise GatedInterpError(f"digest is {digest!r}; it must be a SHA-256 in hexadecimal.")
-        return cls(text, n_positions, tokenizer, digest)
+        _require_positions(n_positions)
+        read_tokenizer(tokenizer)
+        task = cls.__new__(cls)
+        task._set(tuple(text), n_positions, tokenizer, digest, cache_folder())
+        return task
 
     def __repr__(self) -> str:
-        text = ", ".join(map(repr, self.text))
+        text = ", ".join(map(repr, self.text)) or "no text"
         return f"TextTask({text}, {self.d_vocab} tokens, {self.n_positions} positions)"
 
     @property
@@ -303,7 +303,7 @@ class TextTask:
         found: list[int] = read_tokenizer(self.tokenizer).encode(text, add_special_tokens=False).ids
         return found
 
-    def decode(self, tokens: Iterable[int] | Tensor) -> str:
+    def decode(self, tokens: Iterable[Any] | Tensor) -> str:
         """The text of ``tokens``."""
         ids = [int(t) for t in tokens]
         return str(read_tokenizer(self.tokenizer).decode(ids, skip_special_tokens=False))
@@ -328,8 +328,12 @@ class TextTask:
         Raises:
             GatedInterpError: it is not there any more, or another one.
         """
-        place = self._place  # type: ignore[attr-defined]
-        return encoded(self.text, self.tokenizer, self.n_positions, place, self.digest)
+        if not self.text:
+            raise GatedInterpError(
+                "the text of this model does not come with it; give another, TextTask(…, "
+                "tokenizer=model.task.tokenizer)."
+            )
+        return encoded(self.text, self.tokenizer, self.n_positions, self.place, self.digest)
 
     def require_vocabulary(self, d_vocab: int) -> None:
         """Refuse a model of another vocabulary.
@@ -343,24 +347,18 @@ class TextTask:
                 "the model's own tokenizer."
             )
 
-    def require_tokenizer(self, other: "TextTask | TextPart") -> None:
-        """Refuse a text that another tokenizer has encoded.
-
-        Raises:
-            GatedInterpError: the tokenizer of ``other`` is not this one.
-        """
-        theirs = other.task if isinstance(other, TextPart) else other
-        if theirs.tokenizer != self.tokenizer:
-            raise GatedInterpError(
-                f"{theirs} has another tokenizer than the model; give TextTask(…, "
-                "tokenizer=model.task.tokenizer)."
-            )
-
     @property
     def identity(self) -> str:
         """What of it a training must share with a saved one to go on from it."""
         tokenizer = hashlib.sha256(self.tokenizer.encode()).hexdigest()[:12]
         return f"text {self.digest[:12]}, tokenizer {tokenizer}, {self.n_positions} positions"
+
+
+def _require_positions(n_positions: Any) -> None:
+    if type(n_positions) is not int or n_positions < 2:
+        raise GatedInterpError(
+            f"n_positions is {n_positions!r}; it must be a whole number of at least 2."
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -416,12 +414,26 @@ def encoded(
             f"{', '.join(sources)} has changed since it was first read (SHA-256 "
             f"{found.digest[:12]}, not {digest[:12]}); give the text anew."
         )
-    said = f"{LAYOUT} {TRAIN} {VALIDATION} {found.digest} {tokenizer}"
-    folder = place / hashlib.sha256(said.encode()).hexdigest()[:24]
+
+    def named(by: int | str) -> Path:
+        said = f"{LAYOUT} {TRAIN} {VALIDATION} {found.digest} {by}"
+        return place / hashlib.sha256(said.encode()).hexdigest()[:24]
+
+    trained = named(tokenizer).with_suffix(".json") if isinstance(tokenizer, int) else None
+    if isinstance(tokenizer, int):
+        assert trained is not None
+        if trained.is_file():
+            tokenizer = tokenizer_text(trained)
+        else:
+            stream = _in_parts(sources, found.n_bytes)
+            learnt = (piece for part, piece in stream if part == "train" and piece)
+            tokenizer = trained_tokenizer(learnt, tokenizer)
+    folder, coder = named(tokenizer), read_tokenizer(tokenizer)
     if not folder.is_dir():
-        write_folder(folder, lambda f: _write(f, sources, tokenizer, n_positions, found))
+        write_folder(folder, lambda f: _write(f, sources, coder, n_positions, found.n_bytes))
+    if trained is not None and not trained.exists():
+        write_text(trained, tokenizer)
     try:
-        written = (folder / TOKENIZER).read_text(encoding="utf-8")
         parts = {part: np.load(folder / f"{part}.npy", mmap_mode="r") for part in PARTS}
     except (OSError, ValueError, EOFError) as error:
         raise GatedInterpError(
@@ -429,7 +441,7 @@ def encoded(
         ) from error
     for part, ids in parts.items():
         _require_length(sources, part, len(ids), n_positions)
-    return Encoded(written, found.digest, parts)
+    return Encoded(tokenizer, found.digest, parts)
 
 
 def _contents(sources: tuple[str, ...]) -> Contents:
@@ -454,24 +466,15 @@ def _in_parts(sources: tuple[str, ...], n_bytes: int) -> Iterator[tuple[Part, st
 
 
 def _write(
-    folder: Path,
-    sources: tuple[str, ...],
-    tokenizer: int | str,
-    n_positions: int,
-    found: Contents,
+    folder: Path, sources: tuple[str, ...], coder: Any, n_positions: int, n_bytes: int
 ) -> None:
-    if isinstance(tokenizer, int):
-        learnt = (p for part, p in _in_parts(sources, found.n_bytes) if part == "train" and p)
-        tokenizer = trained_tokenizer(learnt, tokenizer)
-    coder: Any = read_tokenizer(tokenizer)
     dtype = np.dtype("<u2" if size_of(coder) <= 2**16 else "<u4")
-    (folder / TOKENIZER).write_text(tokenizer, encoding="utf-8")
     with contextlib.ExitStack() as stack:
         files = {p: stack.enter_context((folder / f"{p}.npy").open("wb")) for p in PARTS}
         lengths = dict.fromkeys(PARTS, 0)
         for part, file in files.items():
             _write_header(file, dtype, lengths[part])
-        for part, tokens in _tokens(coder, _in_parts(sources, found.n_bytes)):
+        for part, tokens in _tokens(coder, _in_parts(sources, n_bytes)):
             files[part].write(np.asarray(tokens, dtype).tobytes())
             lengths[part] += len(tokens)
         for part, file in files.items():

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from gated_interp.core.errors import GatedInterpError
 
@@ -102,13 +102,13 @@ def _of_file(path: Path) -> Pieces:
         ) from error
 
 
-def _of_document(file: IO[str]) -> Pieces:
+def _of_document(file: io.TextIOBase) -> Pieces:
     while piece := file.readline(PIECE):
         yield piece
     yield None
 
 
-def _of_lines(file: IO[str], path: Path) -> Pieces:
+def _of_lines(file: io.TextIOBase, path: Path) -> Pieces:
     for number, line in enumerate(file, 1):
         if line.strip():
             yield from _of_document(io.StringIO(_text_of(line, f"line {number} of {path}")))

@@ -10,6 +10,7 @@ from torch import Tensor
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.seeds import derive, generator
 from gated_interp.core.streams import Stream
+from gated_interp.models.language_model import require_text
 from gated_interp.models.toy import HookedTransformer
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
 from gated_interp.tasks.text import RepeatedText, TextPart, TextTask
@@ -41,10 +42,10 @@ def data_for(model: HookedTransformer, data: DataSource | None) -> DataSource:
     data = own if data is None else data
     if data is None:
         raise GatedInterpError("the model names no task; give data=, a task or a function.")
-    if isinstance(data, (SkipTrigramTask, TextTask, TextPart)):
+    if isinstance(data, SkipTrigramTask):
         data.require_vocabulary(model.cfg.d_vocab)
-    if isinstance(own, TextTask) and isinstance(data, (TextTask, TextPart)):
-        own.require_tokenizer(data)
+    if isinstance(data, (TextTask, TextPart)):
+        require_text(model, data)
     return data
 
 
