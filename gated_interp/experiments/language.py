@@ -28,6 +28,7 @@ from gated_interp.models.toy import HookedTransformer
 from gated_interp.tasks.text import RepeatedText, TextPart, TextTask
 from gated_interp.training.config import TrainConfig
 from gated_interp.training.loop import train_toy
+from gated_interp.training.state import require_writable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,6 +127,7 @@ def run_language(
     path = Path(path)
     state = state_of(path)
     require_state(state, resume)
+    require_writable(path)
     model = build_language_model(run.model, run.task)
     result = train_toy(
         model,

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Iterable
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Integer
 from scipy import sparse
 
 # Tokens that are counted at once.
@@ -40,7 +40,7 @@ class Ngrams:
     weight: float = 0.7
 
     @classmethod
-    def counted(cls, tokens: Int[np.ndarray, " token"], d_vocab: int) -> "Ngrams":
+    def counted(cls, tokens: Integer[np.ndarray, " token"], d_vocab: int) -> "Ngrams":
         """The models of ``tokens``, read a stretch at a time."""
         single = np.zeros(d_vocab, dtype=np.int64)
         pairs = sparse.csr_array((d_vocab, d_vocab), dtype=np.int64)
@@ -53,7 +53,7 @@ class Ngrams:
         unigram = (single + 1) / (single.sum() + d_vocab)
         return cls(unigram, sparse.csr_array(pairs))
 
-    def fitted(self, sequences: Iterable[Int[np.ndarray, "batch pos"]]) -> "Ngrams":
+    def fitted(self, sequences: Iterable[Integer[np.ndarray, "batch pos"]]) -> "Ngrams":
         """The same with the weight, of a few, that predicts ``sequences`` best."""
         known = list(sequences)
         tried = [dataclasses.replace(self, weight=weight) for weight in WEIGHTS]
@@ -61,7 +61,7 @@ class Ngrams:
         return tried[int(np.argmin(losses))]
 
     def losses(
-        self, tokens: Int[np.ndarray, "batch pos"]
+        self, tokens: Integer[np.ndarray, "batch pos"]
     ) -> tuple[Float[np.ndarray, "batch rest"], Float[np.ndarray, "batch rest"]]:
         """Cross-entropy in nats of every token but each sequence's first: unigram and bigram."""
         before, token = tokens[:, :-1].ravel(), tokens[:, 1:].ravel()
