@@ -451,7 +451,7 @@ REFUSED_2: dict[str, tuple[Spoil, str]] = {
         "there is no replacement of kind 'magic'; there are gated, sae, topk",
     ),
     "unknown model": (at("model.kind", "lm"), "the model is of kind 'lm'; there are toy"),
-    "unknown task": (at("task.kind", "text"), "the task is of kind 'text'; there are skip_tri"),
+    "unknown task": (at("task.kind", "recall"), "the task is of kind 'recall'; there are skip_tri"),
     "no task": (at("task", None), "the task is not a JSON object"),
     "no model": (at("model", 3), "the model is not a JSON object"),
     "kind that is no word": (at("model.kind", []), r"the model is of kind \[\]; there are toy"),

@@ -32,8 +32,8 @@ from gated_interp.replacements.splice import splice
 from gated_interp.training.interrupt import TrainingInterrupted
 
 COMMAND = [sys.executable, "-m", "gated_interp.cli"]
-COMMANDS = ["reproduce", "figures", "train-toy", "train-gated", "verdict", "info", "ablate",
-            "circuits", "sweep", "reliability", "phase", "repeats", "frontier",
+COMMANDS = ["reproduce", "figures", "train-toy", "train-gated", "train-lm", "verdict", "info",
+            "ablate", "circuits", "sweep", "reliability", "phase", "repeats", "frontier",
             "explore"]  # fmt: skip
 # Trained in a second: what matters is what is written.
 SHORT = ["--steps", "4", "--log-every", "2", "--batch-size", "5", "--data", "fresh"]

@@ -10,29 +10,37 @@ from torch import Tensor
 from gated_interp.analysis.heads import head_counts
 from gated_interp.analysis.writes import require_tokens
 from gated_interp.core.errors import GatedInterpError
+from gated_interp.core.seeds import generator
 from gated_interp.models.toy import HookedTransformer
+
+RANDOM_TOKENS, REPEATS = 25, 4
 
 
 @torch.no_grad()
-def induction_scores(model: HookedTransformer, tokens: Int[Tensor, "batch pos"]) -> pd.DataFrame:
+def induction_scores(
+    model: HookedTransformer, tokens: Int[Tensor, "batch pos"] | None = None
+) -> pd.DataFrame:
     """How far each head attends as a previous-token or an induction head does, 0 to 1.
 
     *Prefix matching* is the attention to the keys that follow an earlier copy of the query's own
-    token, summed over those keys and averaged over every query that has one. On 25 random tokens
-    repeated 4 times after BOS it is the score of Olsson et al. (*In-context Learning and Induction
-    Heads*, 2022). *Previous token* is the mean attention from each position to the one before.
-    Where a block has gates, attention is what they let through.
+    token, summed over those keys and averaged over every query that has one. *Per copy* it is
+    averaged over every such key, which on 25 random tokens repeated 4 times after BOS is the score
+    of Olsson et al. (*In-context Learning and Induction Heads*, 2022), at most 1/2 there; where
+    every token has one copy, the two are the same. *Previous token* is the mean attention from each
+    position to the one before. Where a block has gates, attention is what they let through.
 
     Args:
         tokens: sequences in which tokens repeat, such as
-            ``RepeatedTokensTask().sample(100, seed=0).tokens``.
+            ``RepeatedTokensTask().sample(100, seed=0).tokens``; those of
+            :func:`repeated_random_tokens` unless given.
 
     Returns:
-        One row per head: ``layer``, ``head``, ``prefix_matching``, ``previous_token``.
+        One row per head: ``layer``, ``head``, ``prefix_matching``, ``per_copy``,
+        ``previous_token``.
 
     Raises:
-        GatedInterpError: tokens the model cannot read or in which none repeats, or a layer without
-            attention.
+        GatedInterpError: tokens the model cannot read or in which none repeats, a layer without
+            attention, or as :func:`repeated_random_tokens`.
 
     Examples:
         >>> from gated_interp.models.analytic_tasks import induction_heads
@@ -41,6 +49,8 @@ def induction_scores(model: HookedTransformer, tokens: Int[Tensor, "batch pos"])
         >>> scores["previous_token"].round(2).tolist(), scores["prefix_matching"].round(2).tolist()
         ([1.0, 0.0], [0.0, 1.0])
     """
+    if tokens is None:
+        tokens = repeated_random_tokens(model)
     require_tokens(model, tokens)
     after = torch.zeros(*tokens.shape, tokens.shape[1], dtype=torch.bool, device=tokens.device)
     after[..., 1:] = tokens[:, :, None] == tokens[:, None, :-1]
@@ -52,13 +62,60 @@ def induction_scores(model: HookedTransformer, tokens: Int[Tensor, "batch pos"])
     rows: list[dict[str, Any]] = []
     for layer, heads in enumerate(head_counts(model)):
         pattern = _pattern(cache, layer, heads)
-        matching = (pattern * after[:, None]).sum(-1).transpose(1, 2)[repeats].mean(0)
+        matched = (pattern * after[:, None]).sum((0, 2, 3), dtype=torch.double)
         before = pattern.diagonal(-1, 2, 3).mean((0, 2))
         rows += [
-            {"layer": layer, "head": h, "prefix_matching": float(m), "previous_token": float(p)}
-            for h, (m, p) in enumerate(zip(matching, before, strict=True))
+            {
+                "layer": layer,
+                "head": h,
+                "prefix_matching": float(matched[h] / repeats.sum()),
+                "per_copy": float(matched[h] / after.sum()),
+                "previous_token": float(before[h]),
+            }
+            for h in range(heads)
         ]
     return pd.DataFrame(rows)
+
+
+def repeated_random_tokens(
+    model: HookedTransformer, n: int = 50, *, seed: int = 0, bos: int | None = None
+) -> Int[Tensor, "n pos"]:
+    """25 different random tokens, said four times behind the token that a sequence begins with.
+
+    Where the context is shorter, repeats are left out, down to two; then tokens.
+
+    Args:
+        n: sequences.
+        bos: the token to begin with; that of the model's task unless given.
+
+    Raises:
+        GatedInterpError: a context of fewer than five positions, or a model that names no token to
+            begin with.
+
+    Examples:
+        >>> from gated_interp.models.toy import AttentionConfig, build_attention
+        >>> model = build_attention(AttentionConfig(d_vocab=9, n_positions=7, n_heads=1))
+        >>> tokens = repeated_random_tokens(model, 2, bos=0)
+        >>> tokens.shape, bool((tokens[:, 1:4] == tokens[:, 4:]).all())
+        (torch.Size([2, 7]), True)
+    """
+    if bos is None:
+        bos = getattr(getattr(model, "task", None), "bos", None)
+        if bos is None:
+            raise GatedInterpError("the model names no token to begin with; give bos=.")
+    room = model.cfg.n_ctx - 1
+    if room < 4:
+        raise GatedInterpError(
+            f"the model's context has {model.cfg.n_ctx} positions; prefix matching needs 5."
+        )
+    repeats = max(2, min(REPEATS, room // RANDOM_TOKENS))
+    length = min(RANDOM_TOKENS, room // repeats, model.cfg.d_vocab - 1)
+    # Drawn without repetition: every copy is one of the repeats.
+    order = torch.rand(n, model.cfg.d_vocab, generator=generator(seed))
+    order[:, bos] = 2.0
+    drawn = order.argsort(-1)[:, :length]
+    tokens = torch.cat([torch.full((n, 1), bos), drawn.repeat(1, repeats)], 1)
+    return tokens.to(model.embed.W_E.device)
 
 
 def _pattern(cache: Any, layer: int, heads: int) -> Float[Tensor, "batch head query_pos key_pos"]:

@@ -13,6 +13,12 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from gated_interp.checkpoints.attn_only import (
+    REPOSITORIES,
+    from_folder,
+    from_name,
+    is_attn_only,
+)
 from gated_interp.checkpoints.checkpoint_format import (
     KEY,
     CheckpointInfo,
@@ -52,11 +58,16 @@ def load(source: str | os.PathLike[str]) -> TaskTransformer:
     Args:
         source: a checkpoint file, a folder with ``model.safetensors``, or the name of a model
             that comes with the package (:func:`gated_interp.checkpoints.shipped.shipped_names`).
+            Also TransformerLens' ``attn-only-1l`` to ``attn-only-4l``: by name, which needs the hub
+            (or its local cache), or a folder with their ``config.json``, ``*final.pth`` and
+            ``tokenizer.json``. They come folded, and :func:`save` writes them as checkpoints.
 
     Returns:
-        A ``HookedTransformer`` that knows its ``task``, ``notes``, ``toy_config``, ``model_name``
-        and ``info`` (:class:`CheckpointInfo`). A published file names no seed; its configs say 0.
-        A toy is a :class:`~gated_interp.models.toy.ToyTransformer`.
+        A ``HookedTransformer`` that knows its ``task``, ``notes``, ``model_name`` and ``info``
+        (:class:`CheckpointInfo`): a ``ToyTransformer``, which has a ``toy_config``, an
+        ``AttentionTransformer``, which has an ``attention_config``, or a
+        ``LanguageTransformer``, whose ``task`` has its tokenizer, and its text where that is still
+        at hand. A published file names no seed; its configs say 0.
 
     Raises:
         CheckpointError: no such file or name, or a file that is not a sound checkpoint.
@@ -70,6 +81,11 @@ def load(source: str | os.PathLike[str]) -> TaskTransformer:
         >>> model.task
         SkipTrigramTask(n_trigrams=3, n_positions=11)
     """
+    if isinstance(source, str) and source in REPOSITORIES:
+        return from_name(source)
+    folder = Path(source)
+    if is_attn_only(folder) and not (folder / MODEL_FILE).exists():
+        return from_folder(folder)
     with located(source) as (path, name):
         info, theirs = _checked(path)
         wanted = {theirs[ours]: shape for ours, shape in info.shapes.items()}
@@ -114,7 +130,8 @@ def save(
     The same model and notes give the same bytes.
 
     Args:
-        model: from :func:`build_toy`, from :func:`splice` into one, from :func:`load`, or from
+        model: from :func:`build_toy` or :func:`build_language_model` (with its text), from
+            :func:`splice` into one, from :func:`load`, or from
             :func:`gated_interp.replacements.standalone.standalone`.
         notes: anything JSON can hold. ``None`` keeps the notes that ``model`` carries, unless it
             was loaded as a toy and is gated now (or the other way round).
@@ -189,7 +206,7 @@ def _checked(path: Path) -> tuple[CheckpointInfo, dict[str, str]]:
 def _build(info: CheckpointInfo, tensors: dict[str, Tensor]) -> TaskTransformer:
     model: Any = None
     if info.model is not None:
-        model = MODEL_KINDS[info.model.kind].build(info.model.config)
+        model = MODEL_KINDS[info.model.kind].build(info.model.config, info.task)
         _fill(model, "model.", tensors)
     for layer, part in info.replacements.items():
         kind = kind_named(part.kind)
@@ -203,7 +220,6 @@ def _build(info: CheckpointInfo, tensors: dict[str, Tensor]) -> TaskTransformer:
             model = standalone(block, info.task)
         else:
             model = splice(model, layer, block)
-    model.task = info.task
     return cast(TaskTransformer, model)
 
 
@@ -226,10 +242,16 @@ def _contents(
     known = next((k for k in MODEL_KINDS.values() if type(model) is k.model_type), None)
     if known is None:
         raise GatedInterpError(
-            "only a model from build_toy or build_attention, with or without replacements spliced "
-            "in, can be saved; for another model save its own state and the replacement's config."
+            "only a model from build_toy, build_attention or build_language_model, with or without "
+            "replacements spliced in, can be saved; for another model save its own state and the "
+            "replacement's config."
         )
     config = known.config_of(model)
+    if model.task is None:
+        raise GatedInterpError(
+            "the model names no task, which a checkpoint must; set model.task (of a language model "
+            "by give_text)."
+        )
     blocks = {
         layer: block
         for layer in range(model.cfg.n_layers)

@@ -4,13 +4,14 @@ A file is safetensors. One metadata string, ``gated_interp``, is a JSON object (
 safetensors writes several in random order and the same model should give the same bytes)::
 
     {"format_version": 2, "task": {"kind": "skip_trigrams", ...},
-     "model": {"kind": "toy", "config": {...}} | null,
+     "model": {"kind": "toy" | "attention" | "language_model", "config": {...}} | null,
      "replacements": {"0": {"kind": "topk", "config": {...}}}, "notes": {...}}
 
 Tensors, all float32: ``model.*`` are the model's parameters as it was trained, the attention that
 was replaced included; ``replacement.0.*`` is what trains in the replacement in layer 0. A file
 without a model holds a block that stands alone. Identities, zeros and everything else that does
-not train is not stored. Kinds are those of :mod:`gated_interp.models.kinds`,
+not train is not stored. The task of a language model holds its tokenizer, as a ``tokenizer.json``
+does, and the names and SHA-256 of its text. Kinds are those of :mod:`gated_interp.models.kinds`,
 :mod:`gated_interp.tasks.kinds` and :mod:`gated_interp.replacements.replacement`.
 
 A toy, and a toy with a gated block, is written as version 1, which 0.1.0 reads too::
@@ -34,7 +35,7 @@ from typing import Any
 from gated_interp.core.config import Config, Shapes
 from gated_interp.core.errors import CheckpointError, GatedInterpError
 from gated_interp.models.kinds import MODEL_KINDS, TOY
-from gated_interp.models.toy_config import AttentionConfig, ToyConfig
+from gated_interp.models.toy_config import ToyConfig
 from gated_interp.replacements.gated_attention import GatedAttention, GatedConfig
 from gated_interp.replacements.heads import HeadAttention
 from gated_interp.replacements.replacement import kind_named
@@ -55,7 +56,8 @@ GATED = GatedAttention.kind
 
 # A small file must not be able to ask for any amount of memory or time (embeddings and the context
 # are not stored but made), nor for a number that float32 cannot hold.
-LIMITS = {"n_trigrams": 2048, "n_layers": 8, "d_head": 1024, "d_gate": 1024, "d_qk": 1024}
+LIMITS = {"n_trigrams": 2048, "n_layers": 8, "d_vocab": 2**18}
+LIMITS |= dict.fromkeys(("d_head", "d_gate", "d_qk"), 1024)
 MOST, LARGEST = 4096, 1e30
 FREE = ("seed",)
 
@@ -123,13 +125,8 @@ class CheckpointInfo:
         if self.model is not None:
             config = self.model.config
             layers, d_model = MODEL_KINDS[self.model.kind].sizes(config)
-            if isinstance(config, ToyConfig) and config.task != self.task:
-                raise CheckpointError(
-                    f"the {self.model.kind}_config is for {config.task}, but the task is "
-                    f"{self.task}."
-                )
-            if isinstance(config, AttentionConfig):
-                self._require_room(config)
+            if other := MODEL_KINDS[self.model.kind].fits(config, self.task):
+                raise CheckpointError(f"the {self.model.kind}_config {other}.")
         for layer, part in self.replacements.items():
             if not 0 <= layer < layers:
                 raise CheckpointError(
@@ -141,14 +138,6 @@ class CheckpointInfo:
                     f"the {part.kind}_config has d_model {part.config.d_model}, but "
                     f"{self.task.described} makes it {d_model}."
                 )
-
-    def _require_room(self, config: AttentionConfig) -> None:
-        if (config.d_vocab, config.n_positions) != (self.task.d_vocab, self.task.n_positions):
-            raise CheckpointError(
-                f"the attention_config has {config.d_vocab} tokens and {config.n_positions} "
-                f"positions, but {self.task.described} has {self.task.d_vocab} and "
-                f"{self.task.n_positions}."
-            )
 
     @property
     def kind(self) -> str:
@@ -343,7 +332,9 @@ def _second(said: dict[str, Any]) -> CheckpointInfo:
         kind = kind_named(str(part["kind"]))
         config = _config(f"the config of {what}", kind.config_type, part["config"])
         replaced[int(layer)] = Part(kind.kind, config)
-    return CheckpointInfo(cls(**fields), model, replaced, said["notes"], f"{KEY} 2")
+    # What a user may give (the path of a tokenizer, say) a file may not.
+    task = getattr(cls, "stored", cls)(**fields)
+    return CheckpointInfo(task, model, replaced, said["notes"], f"{KEY} 2")
 
 
 def _config(what: str, cls: type[Config], values: Any) -> Config:

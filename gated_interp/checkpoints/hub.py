@@ -50,7 +50,7 @@ def push_to_hub(
 
             push_to_hub(load("2H3ST-gated"), "user/2H3ST-gated")
     """
-    hub = _huggingface_hub()
+    hub = hub_library()
     with tempfile.TemporaryDirectory() as folder:
         path = save(model, Path(folder) / MODEL_FILE, notes=notes)
         try:
@@ -65,7 +65,7 @@ def push_to_hub(
             )
         # Which errors there are depends on the release: requests' before 1.0, httpx's since.
         except Exception as error:
-            raise _explained(error, repo_id, filename, revision) from error
+            raise explained(error, repo_id, filename, revision) from error
     return str(commit.commit_url)
 
 
@@ -103,7 +103,7 @@ def from_hub(
 
             model = from_hub("user/2H3ST-gated")
     """
-    hub = _huggingface_hub()
+    hub = hub_library()
     try:
         path = hub.hf_hub_download(
             repo_id,
@@ -114,13 +114,13 @@ def from_hub(
             cache_dir=cache_dir,
         )
     except Exception as error:
-        raise _explained(error, repo_id, filename, revision) from error
+        raise explained(error, repo_id, filename, revision) from error
     model = load(Path(path))
     model.model_name = repo_id
     return model
 
 
-def _huggingface_hub() -> ModuleType:
+def hub_library() -> ModuleType:
     try:
         import huggingface_hub
     except ImportError as error:
@@ -131,7 +131,7 @@ def _huggingface_hub() -> ModuleType:
     return module
 
 
-def _explained(
+def explained(
     error: Exception, repo_id: str, filename: str, revision: str | None
 ) -> GatedInterpError:
     """One sentence for whatever went wrong on the way to the hub."""

@@ -10,7 +10,17 @@ import typer
 from typer.core import TyperGroup
 
 from gated_interp import __version__
-from gated_interp.cli import explore, frontier, heads, paper, read, reliability, sweep, train
+from gated_interp.cli import (
+    explore,
+    frontier,
+    heads,
+    language,
+    paper,
+    read,
+    reliability,
+    sweep,
+    train,
+)
 from gated_interp.cli.console import tell
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.signals import signal_behind, stop_on_sigterm
@@ -89,7 +99,7 @@ def _options(
     """Find and undo attention head superposition with gated attention blocks."""
 
 
-for _group in (paper, train, read, heads, sweep, reliability, frontier, explore):
+for _group in (paper, train, language, read, heads, sweep, reliability, frontier, explore):
     for _name, _command in _group.COMMANDS.items():
         app.command(_name)(_command)
 

@@ -123,7 +123,10 @@ def info(file: File, as_json: Json = False) -> None:
 
     found = read_info(file)
     if as_json:
-        say_exactly(json.dumps({**found.to_json(), "n_parameters": found.n_parameters}))
+        said = {**found.to_json(), "n_parameters": found.n_parameters}
+        if "tokenizer" in said["task"]:  # long, and in the file
+            said["task"]["tokenizer"] = f"{found.task.d_vocab} tokens"
+        say_exactly(json.dumps(said))
         return
     facts: list[tuple[str, Any]] = [
         ("kind", found.kind),

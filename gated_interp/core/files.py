@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -43,6 +44,37 @@ def write_whole(path: Path | str, write: Callable[[Path], object]) -> Path:
         raise refused(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
+    return path
+
+
+def write_folder(path: Path | str, write: Callable[[Path], object]) -> Path:
+    """Let ``write`` fill a temporary folder beside ``path``, then rename it into place.
+
+    Where another process has put a folder there meanwhile, its one stays.
+
+    Raises:
+        GatedInterpError: the folder cannot be made or written, or the disk is full.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-"))
+    except OSError as error:
+        raise refused(path, error) from error
+    try:
+        write(temporary)
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o777 & ~umask)
+        try:
+            temporary.rename(path)
+        except OSError:
+            if not path.is_dir():
+                raise
+    except OSError as error:
+        raise refused(path, error) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
     return path
 
 

@@ -37,3 +37,5 @@ class Stream(enum.IntEnum):
     EXPLORER_ACCURACY = 24
     EXPLORER_REFERENCE = 25
     EXPLORER_RESAMPLE = 26
+    # text
+    REPEATED_TEXT = 51

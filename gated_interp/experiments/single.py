@@ -60,9 +60,9 @@ def toy_settings(n_heads: int, n_trigrams: int, seed: int = 0, **given: Any) -> 
         0.01
     """
     run = RELIABLE.toy_run(n_heads, SkipTrigramTask(n_trigrams), seed)
-    model, rest = _changed(run.model, given)
-    config, unknown = _changed(run.config, rest)
-    _refuse(unknown)
+    model, rest = changed(run.model, given)
+    config, unknown = changed(run.config, rest)
+    refuse(unknown)
     return ToyRun(model, config)
 
 
@@ -94,11 +94,11 @@ def gated_settings(
     base = recipe_named(recipe, heads, task.n_trigrams)
     if given.get("fvu_target") == 0:
         given["fvu_target"], base = None, base.replace(fvu_target=None)
-    chosen, rest = _changed(base, given)
+    chosen, rest = changed(base, given)
     run = chosen.gated_run(toy, task, seed)
-    config, rest = _changed(run.config, rest)
-    shape, unknown = _changed(run.block.config, rest | {"n_heads": n_heads})
-    _refuse(unknown)
+    config, rest = changed(run.config, rest)
+    shape, unknown = changed(run.block.config, rest | {"n_heads": n_heads})
+    refuse(unknown)
     block = GatedAttention(shape)
     if duplicate:
         fields = {k: v for k, v in shape.to_dict().items() if k not in ("d_model", "n_heads")}
@@ -124,7 +124,7 @@ def run_toy(
         TrainingInterrupted: on Ctrl-C, the state saved.
     """
     state = state_of(path)
-    _require_state(state, resume)
+    require_state(state, resume)
     result = train_toy(
         run.model,
         run.config,
@@ -145,7 +145,7 @@ def run_gated(
         TrainingInterrupted: on Ctrl-C, the state saved.
     """
     state = state_of(path)
-    _require_state(state, resume)
+    require_state(state, resume)
     result = train_gated(
         run.original,
         run.block,
@@ -184,7 +184,7 @@ def state_of(path: Path | str) -> Path:
     return path.with_name(path.name + STATE)
 
 
-def _require_state(state: Path, resume: bool) -> None:
+def require_state(state: Path, resume: bool) -> None:
     if resume and not state.is_file():
         raise GatedInterpError(f"there is no {state} to resume from; leave --resume out.")
     if not resume and state.is_file():
@@ -213,7 +213,7 @@ def _written(
     return Trained(model, found, measures, history, path)
 
 
-def _changed(config: Any, given: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+def changed(config: Any, given: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
     """``config`` with those settings that are its own, and the others; ``None`` is not given."""
     own = {f.name for f in dataclasses.fields(config)}
     wanted = {k: v for k, v in given.items() if v is not None}
@@ -221,6 +221,6 @@ def _changed(config: Any, given: Mapping[str, Any]) -> tuple[Any, dict[str, Any]
     return config.replace(**mine), {k: v for k, v in wanted.items() if k not in own}
 
 
-def _refuse(unknown: Mapping[str, Any]) -> None:
+def refuse(unknown: Mapping[str, Any]) -> None:
     for name in unknown:
         raise GatedInterpError(f"there is no setting {name!r}.")

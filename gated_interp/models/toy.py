@@ -20,6 +20,7 @@ from gated_interp.tasks.task import Task
 
 __all__ = [
     "AttentionConfig",
+    "AttentionTransformer",
     "HookedTransformer",
     "Model",
     "TaskTransformer",
@@ -37,17 +38,49 @@ Model = TypeVar("Model", bound=HookedTransformer)
 
 
 class TaskTransformer(HookedTransformer):
-    """An attention-only model that knows its task, and so can be saved with it.
+    """An attention-only model of a kind that checkpoints hold, and what is known of it.
 
     Attributes:
         task: what it is for.
-        attention_config, toy_config: what it was built as; one of them is ``None``, and both are
-            where a gated block came without its model.
         info: what the checkpoint it was loaded from says (``CheckpointInfo``); ``None`` where there
             was none.
         notes: what the checkpoint's writer recorded; empty where there was none.
         model_name: of the file, the shipped model or the repository it was loaded from; else of
             its shape, such as ``2H3ST``.
+
+    Examples:
+        >>> isinstance(build_toy(ToyConfig(n_trigrams=3, n_heads=2)), TaskTransformer)
+        True
+    """
+
+    task: Any
+    info: Any
+    notes: dict[str, Any]
+    model_name: str
+
+
+class ToyTransformer(TaskTransformer):
+    """A toy, with or without a gated block spliced in.
+
+    Attributes:
+        task: what it is for.
+        toy_config: what it was built as; ``None`` where a gated block came without its toy.
+
+    Examples:
+        >>> toy = build_toy(ToyConfig(n_trigrams=3, n_heads=2))
+        >>> toy.task, toy.model_name, toy.notes
+        (SkipTrigramTask(n_trigrams=3, n_positions=11), '2H3ST', {})
+    """
+
+    task: SkipTrigramTask
+    toy_config: ToyConfig | None
+
+
+class AttentionTransformer(TaskTransformer):
+    """A model of any number of layers for any task, with or without replacements spliced in.
+
+    Attributes:
+        attention_config: what it was built as.
 
     Examples:
         >>> from gated_interp.tasks.two_layers import TwoLayersTask
@@ -57,28 +90,7 @@ class TaskTransformer(HookedTransformer):
         ('2L3H', True)
     """
 
-    task: Any
-    attention_config: AttentionConfig | None
-    toy_config: ToyConfig | None
-    info: Any
-    notes: dict[str, Any]
-    model_name: str
-
-
-class ToyTransformer(TaskTransformer):
-    """A toy, with or without a gated block spliced in, and what is known of it.
-
-    Attributes:
-        task: what it is for.
-        attention_config, toy_config, info, notes, model_name: as of any :class:`TaskTransformer`.
-
-    Examples:
-        >>> toy = build_toy(ToyConfig(n_trigrams=3, n_heads=2))
-        >>> toy.task, toy.model_name, toy.notes
-        (SkipTrigramTask(n_trigrams=3, n_positions=11), '2H3ST', {})
-    """
-
-    task: SkipTrigramTask
+    attention_config: AttentionConfig
 
 
 def attention_only(config: HookedTransformerConfig, kind: type[Model] = HookedTransformer) -> Model:
@@ -128,7 +140,7 @@ def identity_model(
     return _blank(shape, kind)
 
 
-def build_attention(config: AttentionConfig, task: Task | None = None) -> TaskTransformer:
+def build_attention(config: AttentionConfig, task: Task | None = None) -> AttentionTransformer:
     """A model of ``config`` with Xavier-normal weights from its seed; global state is untouched.
 
     There are no MLPs and no normalisation, so the residual stream is a sum. Identity embeddings do
@@ -156,7 +168,7 @@ def build_attention(config: AttentionConfig, task: Task | None = None) -> TaskTr
             f"the config has {mine[0]} tokens and {mine[1]} positions; {task} has {task.d_vocab} "
             f"and {task.n_positions}: take AttentionConfig.of(task, ...)."
         )
-    model = _blank(config, TaskTransformer)
+    model = _blank(config, AttentionTransformer)
     source = generator(config.seed)
     learned = config.embedding == "learned"
     embeddings = [model.embed.W_E, model.pos_embed.W_pos, model.unembed.W_U] if learned else []
@@ -167,7 +179,7 @@ def build_attention(config: AttentionConfig, task: Task | None = None) -> TaskTr
     for block in model.blocks:
         _draw_heads(block.attn, config.output_bias, source)
     model.task, model.attention_config, model.model_name = task, config, config.name
-    model.toy_config, model.info, model.notes = None, None, {}
+    model.info, model.notes = None, {}
     return model
 
 
@@ -189,7 +201,6 @@ def build_toy(config: ToyConfig) -> ToyTransformer:
     model.requires_grad_(False)
     _draw_heads(model.blocks[0].attn, config.output_bias, source)
     model.task, model.toy_config, model.model_name = config.task, config, config.name
-    model.attention_config = None
     model.info, model.notes = None, {}
     return model
 

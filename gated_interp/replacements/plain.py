@@ -19,7 +19,8 @@ def require_plain(attn: Any) -> None:
             "pass model.blocks[layer].attn of a HookedTransformer."
         )
     extras = {
-        "positional_embedding_type": cfg.positional_embedding_type not in ("standard",),
+        "positional_embedding_type": cfg.positional_embedding_type
+        not in ("standard", "shortformer"),
         "attention_dir": cfg.attention_dir != "causal",
         "n_key_value_heads": cfg.n_key_value_heads not in (None, cfg.n_heads),
         "use_qk_norm": cfg.use_qk_norm,

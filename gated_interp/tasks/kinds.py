@@ -6,6 +6,7 @@ from gated_interp.tasks.conditional import ConditionalTask
 from gated_interp.tasks.ov_coherent import OVCoherentTask
 from gated_interp.tasks.repeated_tokens import RepeatedTokensTask
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
+from gated_interp.tasks.text import TextTask
 from gated_interp.tasks.two_layers import TwoLayersTask
 from gated_interp.tasks.two_sources import TwoSourcesTask
 from gated_interp.tasks.wide_content import WideContentTask
@@ -18,5 +19,6 @@ TASK_KINDS: dict[str, type[Any]] = {
     "two_layers": TwoLayersTask,
     "wide_content": WideContentTask,
     "conditional": ConditionalTask,
+    "text": TextTask,
 }
 """Every kind of task, by name; a new one is a line here."""

@@ -9,7 +9,7 @@ from gated_interp.core.seeds import MAX_SEED
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainConfig(Config):
-    """How a toy or a gated block is trained, with Adam. The defaults suit a gated block.
+    """How a model or a gated block is trained, with Adam. The defaults suit a gated block.
 
     Attributes:
         steps: updates of the weights.
@@ -21,6 +21,10 @@ class TrainConfig(Config):
             Adam stay in float32.
         lr: learning rate.
         lr_decay: the last fraction of the steps, over which the learning rate falls to 0.
+        decay_shape: how it falls: in a line, or as a ``cosine``.
+        warmup: the first fraction of the steps, over which the learning rate rises from 0.
+        weight_decay: each step takes this times the learning rate off every weight (``W_…``), as
+            AdamW does.
         alpha: weight of the gate penalty (a toy has none).
         alpha_unit: ``absolute``, as in the post, or ``variance``: alpha times the variance (per
             dimension) of the original's output, so that one alpha suits models of any size.
@@ -59,6 +63,9 @@ class TrainConfig(Config):
     precision: Literal["float32", "bfloat16"] = "float32"
     lr: float = 0.02
     lr_decay: float = 0.5
+    decay_shape: Literal["linear", "cosine"] = "linear"
+    warmup: float = 0.0
+    weight_decay: float = 0.0
     alpha: float = 0.2
     alpha_unit: Literal["absolute", "variance"] = "absolute"
     overlap: float = 0.0
@@ -83,7 +90,7 @@ class TrainConfig(Config):
         found += positive(self, "log_every", "n_held_out")
         if self.clip_norm is not None:
             found += positive(self, "clip_norm")
-        for name in ("lr_decay", "penalty_off", "penalty_ramp", "fvu_from"):
+        for name in ("lr_decay", "warmup", "penalty_off", "penalty_ramp", "fvu_from"):
             if not 0 <= getattr(self, name) <= 1:
                 found.append(f"{name} is {getattr(self, name)}; it must be from 0 to 1.")
         if self.penalty_off + self.penalty_ramp > 1 + 1e-9:
@@ -91,11 +98,16 @@ class TrainConfig(Config):
                 f"penalty_off and penalty_ramp sum to {self.penalty_off + self.penalty_ramp}; "
                 "they are fractions of one training and must not exceed 1."
             )
+        if self.warmup + self.lr_decay > 1 + 1e-9:
+            found.append(
+                f"warmup and lr_decay sum to {self.warmup + self.lr_decay}; they are fractions of "
+                "one training and must not exceed 1."
+            )
         if not self.overlap_power >= 1:
             found.append(f"overlap_power is {self.overlap_power}; it must be at least 1.")
         if self.fvu_target is not None:
             found += positive(self, "fvu_target", "fvu_rate", "factor_floor")
-        for name in ("alpha", "overlap", "checkpoint_every", "evaluate_every"):
+        for name in ("alpha", "overlap", "weight_decay", "checkpoint_every", "evaluate_every"):
             if getattr(self, name) < 0:
                 found.append(f"{name} is {getattr(self, name)}; it must not be negative.")
         if not 0 <= self.seed <= MAX_SEED:
@@ -122,6 +134,24 @@ class TrainConfig(Config):
     def toy(cls, **changes: Any) -> "TrainConfig":
         """For a toy model: all trigrams are learnt in most seeds, in seconds."""
         return cls.from_dict({"lr": 0.03, "alpha": 0.0, **changes})
+
+    @classmethod
+    def language(cls, **changes: Any) -> "TrainConfig":
+        """For a small language model: AdamW, warm-up, cosine decay and clipped gradients."""
+        preset = {
+            "steps": 3000,
+            "batch_size": 64,
+            "lr": 4e-3,
+            "warmup": 0.05,
+            "lr_decay": 0.95,
+            "decay_shape": "cosine",
+            "weight_decay": 0.05,
+            "clip_norm": 1.0,
+            "alpha": 0.0,
+            "log_every": 10,
+            "evaluate_every": 100,
+        }
+        return cls.from_dict({**preset, **changes})
 
     @classmethod
     def reference(cls, lr: float = 1e-3, alpha: float = 0.0, **changes: Any) -> "TrainConfig":

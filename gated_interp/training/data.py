@@ -10,8 +10,10 @@ from torch import Tensor
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.seeds import derive, generator
 from gated_interp.core.streams import Stream
-from gated_interp.models.toy import HookedTransformer, TaskTransformer
+from gated_interp.models.language_model import require_text
+from gated_interp.models.toy import HookedTransformer
 from gated_interp.tasks.task import KnownAnswers
+from gated_interp.tasks.text import RepeatedText, TextPart, TextTask
 from gated_interp.training.config import TrainConfig
 
 # Streams of a training's seed; because each step has its own, resuming needs no generator state.
@@ -36,12 +38,13 @@ def data_for(model: HookedTransformer, data: DataSource | None) -> DataSource:
     Raises:
         GatedInterpError: neither is there, or the task is not for this model.
     """
+    data = getattr(model, "task", None) if data is None else data
     if data is None:
-        if not isinstance(model, TaskTransformer) or model.task is None:
-            raise GatedInterpError("the model names no task; give data=, a task or a function.")
-        data = model.task
+        raise GatedInterpError("the model names no task; give data=, a task or a function.")
     if isinstance(data, KnownAnswers):
         data.require_vocabulary(model.cfg.d_vocab)
+    if isinstance(data, (TextTask, TextPart)):
+        require_text(model, data)
     return data
 
 
@@ -49,6 +52,8 @@ def name_of(data: Any) -> str:
     """How a saved state remembers its data: a task by its values, a function by its name."""
     if isinstance(data, KnownAnswers):
         return repr(data)
+    if isinstance(data, (TextTask, TextPart, RepeatedText)):
+        return data.identity
     return getattr(data, "__qualname__", type(data).__name__)
 
 
@@ -100,6 +105,8 @@ def held_out_of(
     """
     if not config.evaluate_every:
         return None
+    if isinstance(data, TextTask):
+        data = data.part("validation")
     return draw(data, config.n_held_out, derive(config.seed, Stream.HELD_OUT_SET), model)
 
 

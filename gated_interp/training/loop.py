@@ -1,4 +1,4 @@
-"""The training loop, for a toy model and for a gated block."""
+"""The training loop, for a model and for a gated block."""
 
 import dataclasses
 import time
@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.signals import uninterrupted
+from gated_interp.models.language_model import LanguageTransformer
 from gated_interp.models.toy import HookedTransformer, ToyConfig, build_toy
 from gated_interp.replacements.replacement import Replacement
 from gated_interp.training.capture import require_capturable
@@ -78,10 +79,10 @@ def train_toy(
     Args:
         model: trained in place; a :class:`ToyConfig` is built first.
         config: :meth:`TrainConfig.toy` unless given.
-        data: a task, or a function of (n, generator) that returns tokens ``[batch pos]``; a toy's
-            own task unless given.
-        held_out: what ``config.evaluate_every`` measures on; further sequences of ``data`` unless
-            given.
+        data: a task, or a function of (n, generator) that returns tokens ``[batch pos]``; the
+            model's own task unless given.
+        held_out: what ``config.evaluate_every`` measures on; of a text its ``validation`` part,
+            else further sequences of ``data``, unless given.
         checkpoint: file to save the state of the training to, on the way and on Ctrl-C.
         resume: such a file, to go on from; it is also where the state goes on being saved unless
             ``checkpoint`` is given. The result is the same as without the stop.
@@ -105,7 +106,7 @@ def train_toy(
     if not any(p.requires_grad for p in model.parameters()):
         raise GatedInterpError("no weight of the model requires gradients; nothing can train.")
     identity = {
-        "kind": "toy",
+        "kind": "language model" if isinstance(model, LanguageTransformer) else "toy",
         "config": config,
         "data": name_of(data),
         "frozen weights": fingerprint(model),
@@ -225,7 +226,7 @@ def _train(
     path = saving.path
     require_writable(path)
     weights = {n: p for n, p in model.named_parameters() if p.requires_grad}
-    optimizer = torch.optim.Adam(weights.values(), lr=config.lr)
+    optimizer = _adam(weights, config)
     identity = {**saving.identity, "shapes": {n: list(p.shape) for n, p in weights.items()}}
     state = TrainingState(identity, weights, optimizer, objective.state)
     if saving.resume is not None:
@@ -244,8 +245,16 @@ def _train(
             for step in range(state.done, config.steps):
                 last = step == config.steps - 1
                 logged = last or step % config.log_every == 0
-                lr = learning_rate(step, config.steps, config.lr, config.lr_decay)
-                optimizer.param_groups[0]["lr"] = lr
+                lr = learning_rate(
+                    step,
+                    config.steps,
+                    config.lr,
+                    config.lr_decay,
+                    config.warmup,
+                    config.decay_shape,
+                )
+                for group in optimizer.param_groups:
+                    group["lr"] = lr
                 optimizer.zero_grad()
                 tokens = tokens_of(step)
                 objective.begin(step)
@@ -285,6 +294,18 @@ def _train(
     save()
     frame = pd.DataFrame(state.history).astype({"step": int})
     return TrainResult(model, frame, config, time.perf_counter() - started)
+
+
+def _adam(weights: Mapping[str, nn.Parameter], config: TrainConfig) -> torch.optim.Optimizer:
+    """Adam; with weight decay AdamW, which takes it off weights and leaves biases alone."""
+    if not config.weight_decay:
+        return torch.optim.Adam(weights.values(), lr=config.lr)
+    groups = {True: [], False: []}  # type: dict[bool, list[nn.Parameter]]
+    for name, parameter in weights.items():
+        groups[name.rpartition(".")[2].startswith("W_")].append(parameter)
+    decayed = {"params": groups[True], "weight_decay": config.weight_decay}
+    rest = {"params": groups[False], "weight_decay": 0.0}
+    return torch.optim.AdamW([decayed, rest], lr=config.lr)
 
 
 def _mean(rows: list[Row]) -> Row:

@@ -57,7 +57,7 @@ class TrainingState:
 
     identity: Mapping[str, Any]
     weights: Mapping[str, nn.Parameter]
-    optimizer: torch.optim.Adam
+    optimizer: torch.optim.Optimizer
     others: Mapping[str, Tensor]
     done: int = 0
     history: list[Row] = dataclasses.field(default_factory=list)

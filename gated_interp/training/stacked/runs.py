@@ -209,6 +209,8 @@ def why_not_in_config(config: TrainConfig) -> str | None:
     """Why the fast path cannot train by ``config``; ``None`` where it can."""
     if config.precision != "float32":
         return f"its products are not made in {config.precision}"
+    if config.weight_decay or config.warmup or config.decay_shape != "linear":
+        return "its learning rate falls in a line, without warm-up or weight decay"
     if config.evaluate_every:
         return "it measures nothing on held-out sequences"
     return None

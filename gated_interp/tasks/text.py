@@ -1,0 +1,522 @@
+"""Text as a task: a tokenizer, token ids on the disk, and sequences read from there."""
+
+import contextlib
+import dataclasses
+import hashlib
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any, BinaryIO, ClassVar, Literal, get_args
+
+import numpy as np
+import torch
+from jaxtyping import Int, UInt
+from torch import Tensor
+
+from gated_interp.core.errors import GatedInterpError
+from gated_interp.core.files import write_folder, write_text
+from gated_interp.core.seeds import derive, generator
+from gated_interp.core.streams import Stream
+from gated_interp.tasks.text_files import names_of, pieces
+from gated_interp.tasks.tokenizers import (
+    bos_of,
+    read_tokenizer,
+    size_of,
+    token_names,
+    tokenizer_text,
+    trained_tokenizer,
+)
+
+Part = Literal["train", "validation", "test"]
+PARTS: tuple[Part, ...] = get_args(Part)
+# Where, in bytes of the text, training ends and validation ends; both at the end of a line.
+TRAIN, VALIDATION = 0.9, 0.95
+CACHE = "GATED_INTERP_CACHE"
+# Characters that are encoded at once.
+AT_ONCE = 2**19
+# Raised when the same text would be encoded otherwise.
+LAYOUT = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenBatch:
+    """Sequences of text.
+
+    Attributes:
+        tokens: ``[batch pos]``; each begins with the token that a text begins with.
+    """
+
+    tokens: Int[Tensor, "batch pos"]
+
+
+@dataclasses.dataclass(frozen=True)
+class TextPart:
+    """One part of a text, a task in its own right.
+
+    Attributes:
+        task: the text.
+        name: ``train``, ``validation`` or ``test``.
+
+    Examples:
+        >>> part = TextTask().part("test")
+        >>> part.sample(2, seed=0).tokens.shape
+        torch.Size([2, 64])
+    """
+
+    task: "TextTask"
+    name: Part
+
+    @property
+    def n_positions(self) -> int:
+        """Tokens in a sequence."""
+        return self.task.n_positions
+
+    @property
+    def d_vocab(self) -> int:
+        """Size of the vocabulary."""
+        return self.task.d_vocab
+
+    @property
+    def token_names(self) -> Sequence[str]:
+        """A readable name per token."""
+        return self.task.token_names
+
+    @property
+    def ids(self) -> UInt[np.ndarray, " token"]:
+        """Every token of the part, read from the disk where it is touched."""
+        return self.task.opened()[self.name]
+
+    @property
+    def identity(self) -> str:
+        """See :attr:`TextTask.identity`."""
+        return f"{self.name} part of {self.task.identity}"
+
+    def require_vocabulary(self, d_vocab: int) -> None:
+        """Refuse a model of another vocabulary; see :meth:`TextTask.require_vocabulary`."""
+        self.task.require_vocabulary(d_vocab)
+
+    def sample(self, n: int, seed: int) -> TokenBatch:
+        """``n`` sequences that start anywhere; the same seed gives the same.
+
+        Each is the token that a text begins with, then ``n_positions - 1`` tokens in a row.
+
+        Raises:
+            GatedInterpError: a bad seed, or the text cannot be had.
+        """
+        ids, width = self.ids, self.n_positions - 1
+        last = len(ids) - width
+        starts = torch.randint(last + 1, (n,), generator=generator(seed)).numpy()
+        return TokenBatch(self._sequences(ids[starts[:, None] + np.arange(width)]))
+
+    def in_order(self, batch_size: int = 64) -> Iterator[Int[Tensor, "batch pos"]]:
+        """The whole part as sequences without overlap, ``batch_size`` at a time; what is left over
+        at its end is left out."""
+        ids, width = self.ids, self.n_positions - 1
+        n = len(ids) // width
+        for start in range(0, n, batch_size):
+            stop = min(n, start + batch_size)
+            yield self._sequences(ids[start * width : stop * width].reshape(-1, width))
+
+    def _sequences(self, rows: UInt[np.ndarray, "batch rest"]) -> Int[Tensor, "batch pos"]:
+        tokens = np.full((len(rows), self.n_positions), self.task.bos, dtype=np.int64)
+        tokens[:, 1:] = rows
+        return torch.from_numpy(tokens)
+
+
+@dataclasses.dataclass(frozen=True)
+class RepeatedText:
+    """A part of a text, some of whose sequences say one stretch over and over.
+
+    Trained on it, two layers learn to copy what followed the present token before (an induction
+    head), which little text teaches slowly. A stretch is as long as chance has it, so that no fixed
+    distance leads to its earlier copy.
+
+    Attributes:
+        part: the text.
+        share: of the sequences, 0 to 1.
+
+    Raises:
+        GatedInterpError: another share, or a sequence too short to repeat anything.
+
+    Examples:
+        >>> tokens = RepeatedText(TextTask().part("train"), 1.0).sample(3, seed=0).tokens
+        >>> any(bool((row[1 + n :] == row[1:-n]).all()) for row in tokens for n in range(2, 33))
+        True
+    """
+
+    part: TextPart
+    share: float
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.share <= 1:
+            raise GatedInterpError(f"repeat is {self.share}; it must be from 0 to 1.")
+        if self.part.n_positions < 5:
+            raise GatedInterpError(
+                f"a sequence has {self.part.n_positions} positions; to repeat tokens it needs 5."
+            )
+
+    @property
+    def identity(self) -> str:
+        """See :attr:`TextTask.identity`."""
+        return f"{self.part.identity}, {self.share} repeated"
+
+    def sample(self, n: int, seed: int) -> TokenBatch:
+        """``n`` sequences; those that repeat nothing are those of ``part``."""
+        tokens = self.part.sample(n, seed).tokens
+        source = generator(derive(seed, Stream.REPEATED_TEXT))
+        width = self.part.n_positions - 1
+        repeats = torch.rand(n, generator=source) < self.share
+        length = torch.randint(2, width // 2 + 1, (n,), generator=source)
+        length = torch.where(repeats, length, width)
+        column = torch.arange(width) % length[:, None]
+        return TokenBatch(torch.cat([tokens[:, :1], tokens[:, 1:].gather(1, column)], 1))
+
+
+@dataclasses.dataclass(frozen=True, repr=False, init=False)
+class TextTask:
+    """Next-token prediction on text.
+
+    The text is cut by position into ``train`` (90%), ``validation`` and ``test`` (5% each), each
+    cut at the end of a line. Its documents begin with a token of their own. Token ids lie in a
+    folder and are mapped into memory; sequences are drawn from the ``train`` part (:meth:`sample`)
+    or from :meth:`part`.
+
+    Args:
+        text: the name of a text that comes with the package, a file (``.txt``, ``.jsonl``, both
+            also as ``.xz``), a folder of these, ``datasets:NAME[:CONFIG[:SPLIT]]``, or several.
+        n_positions: tokens in a sequence, the one that it begins with included.
+        vocab: tokens of the byte-level BPE tokenizer that is trained on the ``train`` part, where
+            none is given; then the text is read at once.
+        tokenizer: a ``tokenizer.json``: its path, or what it holds.
+        digest: SHA-256 of the text; where it is given, another text is refused.
+        folder: where ids are kept; the folder that the environment variable ``GATED_INTERP_CACHE``
+            names, or one for this user, unless given.
+
+    Raises:
+        GatedInterpError: no such text, an empty file, bytes that are not UTF-8, a part shorter than
+            a sequence, another tokenizer than asked for, or a folder that cannot be written;
+            nothing is written then.
+
+    Examples:
+        >>> task = TextTask("austen", n_positions=32)
+        >>> task
+        TextTask('austen', 2048 tokens, 32 positions)
+        >>> tokens = task.sample(2, seed=0).tokens
+        >>> tokens.shape, task.token_names[tokens[0, 0]]
+        (torch.Size([2, 32]), '<|endoftext|>')
+        >>> task.decode(task.encode("Miss Bates"))
+        'Miss Bates'
+    """
+
+    text: tuple[str, ...]
+    n_positions: int
+    tokenizer: str
+    digest: str
+    place: ClassVar[Path]  # of this object, where ids are kept
+
+    def __init__(
+        self,
+        text: str | os.PathLike[str] | Iterable[str | os.PathLike[str]] = "austen",
+        n_positions: int = 64,
+        tokenizer: str | os.PathLike[str] | None = None,
+        digest: str = "",
+        *,
+        vocab: int | None = None,
+        folder: str | os.PathLike[str] | None = None,
+    ):
+        _require_positions(n_positions)
+        sources = names_of(text)
+        wanted: int | str
+        if tokenizer is None:
+            vocab = 2048 if vocab is None else vocab
+            wanted = vocab
+        else:
+            written = os.fspath(tokenizer)
+            is_json = written.lstrip().startswith("{")
+            wanted = written if is_json else tokenizer_text(written)
+            size = size_of(read_tokenizer(wanted))
+            if vocab is not None and vocab != size:
+                raise GatedInterpError(
+                    f"vocab is {vocab}; the tokenizer has {size} tokens: leave one of them out."
+                )
+        place = Path(folder) if folder is not None else cache_folder()
+        if tokenizer is None:
+            made = encoded(sources, wanted, n_positions, place, digest)
+            wanted, digest = made.tokenizer, made.digest
+        self._set(sources, n_positions, wanted, digest, place)
+
+    def _set(self, *values: Any) -> None:
+        for name, value in zip(
+            ("text", "n_positions", "tokenizer", "digest", "place"), values, strict=True
+        ):
+            object.__setattr__(self, name, value)
+
+    @classmethod
+    def stored(cls, text: Any, n_positions: Any, tokenizer: Any, digest: Any) -> "TextTask":
+        """From its fields in a file that nobody vouches for; no other file is opened.
+
+        Without any ``text`` it is a tokenizer, which cannot be sampled.
+
+        Raises:
+            GatedInterpError: they are not what :func:`dataclasses.asdict` makes of one.
+        """
+        if not isinstance(text, list) or not all(isinstance(t, str) for t in text):
+            raise GatedInterpError(f"text is {text!r}; it must be a list of names.")
+        if not isinstance(tokenizer, str) or not tokenizer.lstrip().startswith("{"):
+            raise GatedInterpError("tokenizer must be what a tokenizer.json holds.")
+        if not isinstance(digest, str) or not re.fullmatch("[0-9a-f]{64}" if text else "", digest):
+            raise GatedInterpError(f"digest is {digest!r}; it must be a SHA-256 in hexadecimal.")
+        _require_positions(n_positions)
+        read_tokenizer(tokenizer)
+        task = cls.__new__(cls)
+        task._set(tuple(text), n_positions, tokenizer, digest, cache_folder())
+        return task
+
+    def __repr__(self) -> str:
+        text = ", ".join(map(repr, self.text)) or "no text"
+        return f"TextTask({text}, {self.d_vocab} tokens, {self.n_positions} positions)"
+
+    @property
+    def described(self) -> str:
+        """The task, in a sentence."""
+        return repr(self)
+
+    @cached_property
+    def d_vocab(self) -> int:
+        """Size of the vocabulary."""
+        return size_of(read_tokenizer(self.tokenizer))
+
+    @cached_property
+    def bos(self) -> int:
+        """The token that every sequence and every document begins with."""
+        return bos_of(read_tokenizer(self.tokenizer))
+
+    @cached_property
+    def token_names(self) -> Sequence[str]:
+        """Every token as text."""
+        return token_names(read_tokenizer(self.tokenizer))
+
+    def encode(self, text: str) -> list[int]:
+        """The tokens of ``text``, without one for its beginning."""
+        found: list[int] = read_tokenizer(self.tokenizer).encode(text, add_special_tokens=False).ids
+        return found
+
+    def decode(self, tokens: Iterable[Any] | Tensor) -> str:
+        """The text of ``tokens``."""
+        ids = [int(t) for t in tokens]
+        return str(read_tokenizer(self.tokenizer).decode(ids, skip_special_tokens=False))
+
+    def part(self, name: Part) -> TextPart:
+        """One of ``train``, ``validation`` and ``test``.
+
+        Raises:
+            GatedInterpError: another name.
+        """
+        if name not in PARTS:
+            raise GatedInterpError(f"part is {name!r}; it must be one of {', '.join(PARTS)}.")
+        return TextPart(self, name)
+
+    def sample(self, n: int, seed: int) -> TokenBatch:
+        """``n`` sequences of the ``train`` part; see :meth:`TextPart.sample`."""
+        return self.part("train").sample(n, seed)
+
+    def opened(self) -> "Encoded":
+        """The tokens of every part; the text is read and encoded where that has not been done.
+
+        Raises:
+            GatedInterpError: it is not there any more, or another one.
+        """
+        if not self.text:
+            raise GatedInterpError(
+                "the text of this model does not come with it; give another, TextTask(…, "
+                "tokenizer=model.task.tokenizer)."
+            )
+        return encoded(self.text, self.tokenizer, self.n_positions, self.place, self.digest)
+
+    def require_vocabulary(self, d_vocab: int) -> None:
+        """Refuse a model of another vocabulary.
+
+        Raises:
+            GatedInterpError: ``d_vocab`` is not the tokenizer's.
+        """
+        if d_vocab != self.d_vocab:
+            raise GatedInterpError(
+                f"the model has {d_vocab} tokens; the tokenizer of {self} has {self.d_vocab}: use "
+                "the model's own tokenizer."
+            )
+
+    @property
+    def identity(self) -> str:
+        """What of it a training must share with a saved one to go on from it."""
+        tokenizer = hashlib.sha256(self.tokenizer.encode()).hexdigest()[:12]
+        return f"text {self.digest[:12]}, tokenizer {tokenizer}, {self.n_positions} positions"
+
+
+def _require_positions(n_positions: Any) -> None:
+    if type(n_positions) is not int or n_positions < 2:
+        raise GatedInterpError(
+            f"n_positions is {n_positions!r}; it must be a whole number of at least 2."
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoded:
+    """A text as token ids on the disk.
+
+    Attributes:
+        tokenizer: as in a ``tokenizer.json``.
+        digest: SHA-256 of the text.
+        parts: the ids of each part, mapped into memory.
+    """
+
+    tokenizer: str
+    digest: str
+    parts: dict[Part, UInt[np.ndarray, " token"]]
+
+    def __getitem__(self, part: Part) -> UInt[np.ndarray, " token"]:
+        return self.parts[part]
+
+
+@dataclasses.dataclass(frozen=True)
+class Contents:
+    """What one reading of a text finds: its SHA-256 and its length in bytes of UTF-8."""
+
+    digest: str
+    n_bytes: int
+
+
+def cache_folder() -> Path:
+    """Where ids are kept unless a folder is given."""
+    if chosen := os.environ.get(CACHE):
+        return Path(chosen)
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "gated_interp"
+
+
+@lru_cache(maxsize=16)
+def encoded(
+    sources: tuple[str, ...], tokenizer: int | str, n_positions: int, place: Path, digest: str
+) -> Encoded:
+    """The text of ``sources`` in ``place``, encoded there unless it was before.
+
+    Args:
+        tokenizer: as in a ``tokenizer.json``, or how many tokens one is trained to have.
+        digest: that the text must have; any where it is empty.
+
+    Raises:
+        GatedInterpError: see :class:`TextTask`.
+    """
+    found = _contents(sources)
+    if digest and digest != found.digest:
+        raise GatedInterpError(
+            f"{', '.join(sources)} has changed since it was first read (SHA-256 "
+            f"{found.digest[:12]}, not {digest[:12]}); give the text anew."
+        )
+
+    def named(by: int | str) -> Path:
+        said = f"{LAYOUT} {TRAIN} {VALIDATION} {found.digest} {by}"
+        return place / hashlib.sha256(said.encode()).hexdigest()[:24]
+
+    trained = named(tokenizer).with_suffix(".json") if isinstance(tokenizer, int) else None
+    if isinstance(tokenizer, int):
+        assert trained is not None
+        if trained.is_file():
+            tokenizer = tokenizer_text(trained)
+        else:
+            stream = _in_parts(sources, found.n_bytes)
+            learnt = (piece for part, piece in stream if part == "train" and piece)
+            tokenizer = trained_tokenizer(learnt, tokenizer)
+    folder, coder = named(tokenizer), read_tokenizer(tokenizer)
+    if not folder.is_dir():
+        write_folder(folder, lambda f: _write(f, sources, coder, n_positions, found.n_bytes))
+    if trained is not None and not trained.exists():
+        write_text(trained, tokenizer)
+    try:
+        parts = {part: np.load(folder / f"{part}.npy", mmap_mode="r") for part in PARTS}
+    except (OSError, ValueError, EOFError) as error:
+        raise GatedInterpError(
+            f"{folder} is damaged; delete it, and it is made anew from the text."
+        ) from error
+    for part, ids in parts.items():
+        _require_length(sources, part, len(ids), n_positions)
+    return Encoded(tokenizer, found.digest, parts)
+
+
+def _contents(sources: tuple[str, ...]) -> Contents:
+    digest, n_bytes = hashlib.sha256(), 0
+    for piece in pieces(sources):
+        if piece is None:
+            digest.update(b"\xff")  # no byte of UTF-8
+        else:
+            data = piece.encode()
+            digest.update(data)
+            n_bytes += len(data)
+    return Contents(digest.hexdigest(), n_bytes)
+
+
+def _in_parts(sources: tuple[str, ...], n_bytes: int) -> Iterator[tuple[Part, str | None]]:
+    """Every piece with the part it belongs to: that in which it begins."""
+    at = 0
+    for piece in pieces(sources):
+        share = at / max(n_bytes, 1)
+        yield PARTS[(share >= TRAIN) + (share >= VALIDATION)], piece
+        at += len(piece.encode()) if piece else 0
+
+
+def _write(
+    folder: Path, sources: tuple[str, ...], coder: Any, n_positions: int, n_bytes: int
+) -> None:
+    dtype = np.dtype("<u2" if size_of(coder) <= 2**16 else "<u4")
+    with contextlib.ExitStack() as stack:
+        files = {p: stack.enter_context((folder / f"{p}.npy").open("wb")) for p in PARTS}
+        lengths = dict.fromkeys(PARTS, 0)
+        for part, file in files.items():
+            _write_header(file, dtype, lengths[part])
+        for part, tokens in _tokens(coder, _in_parts(sources, n_bytes)):
+            files[part].write(np.asarray(tokens, dtype).tobytes())
+            lengths[part] += len(tokens)
+        for part, file in files.items():
+            _require_length(sources, part, lengths[part], n_positions)
+            file.seek(0)
+            _write_header(file, dtype, lengths[part])
+
+
+def _write_header(file: BinaryIO, dtype: np.dtype[Any], length: int) -> None:
+    """As `.npy` has it; numpy leaves room for the length to grow."""
+    np.lib.format.write_array_header_1_0(
+        file, {"descr": dtype.str, "fortran_order": False, "shape": (length,)}
+    )
+
+
+def _tokens(
+    coder: Any, stream: Iterator[tuple[Part, str | None]]
+) -> Iterator[tuple[Part, list[int]]]:
+    """The tokens of each piece; a document begins with a token of its own."""
+    waiting: list[tuple[Part, str, bool]] = []
+    size, begins = 0, True
+
+    def coded() -> Iterator[tuple[Part, list[int]]]:
+        texts = [text for _, text, _ in waiting]
+        found = coder.encode_batch_fast(texts, add_special_tokens=False)
+        for (part, _, first), one in zip(waiting, found, strict=True):
+            yield part, [bos_of(coder), *one.ids] if first else one.ids
+
+    for part, piece in stream:
+        if piece is not None:
+            waiting.append((part, piece, begins))
+            size += len(piece)
+            if size >= AT_ONCE:
+                yield from coded()
+                waiting, size = [], 0
+        begins = piece is None
+    yield from coded()
+
+
+def _require_length(sources: tuple[str, ...], part: str, found: int, n_positions: int) -> None:
+    if found < n_positions - 1:
+        raise GatedInterpError(
+            f"the {part} part of {', '.join(sources)} has {found} tokens and a sequence of "
+            f"{n_positions} positions needs {n_positions - 1}; give more text or a shorter context."
+        )

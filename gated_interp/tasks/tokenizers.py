@@ -1,0 +1,125 @@
+"""Byte-level BPE by the library `tokenizers`: trained, read from a file, and asked for names."""
+
+import os
+from collections.abc import Iterable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from gated_interp.core.errors import GatedInterpError
+
+BOS = "<|endoftext|>"
+# What others call the token that a text begins with.
+BOS_NAMES = (BOS, "<|BOS|>", "<|begin_of_text|>", "<s>", "<bos>", "[BOS]")
+FEWEST = 257  # every byte, and the token that a text begins with
+
+
+def trained_tokenizer(pieces: Iterable[str], d_vocab: int) -> str:
+    """A byte-level BPE tokenizer of ``d_vocab`` tokens (fewer, where the text has too few pairs).
+
+    Token 0 is ``<|endoftext|>``, with which every sequence and every document begins; then come the
+    256 bytes. Ties between pairs go by their tokens, so the same text gives the same tokenizer.
+
+    Returns:
+        What a ``tokenizer.json`` holds.
+
+    Raises:
+        GatedInterpError: ``d_vocab`` is too small to hold every byte.
+
+    Examples:
+        >>> tokenizer = read_tokenizer(trained_tokenizer(["aaa bbb aaa"], 258))
+        >>> tokenizer.encode("aaa").ids, token_names(tokenizer)[257]
+        ([257, 66], 'aa')
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    if d_vocab < FEWEST:
+        raise GatedInterpError(
+            f"vocab is {d_vocab}; it must be at least {FEWEST}, so that every byte has a token."
+        )
+    tokenizer: Any = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=d_vocab,
+        special_tokens=[BOS],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(iter(pieces), trainer)
+    return str(tokenizer.to_str())
+
+
+def tokenizer_text(source: str | os.PathLike[str]) -> str:
+    """What the ``tokenizer.json`` at ``source`` (or in that folder) holds.
+
+    Raises:
+        GatedInterpError: no such file, or no tokenizer.
+    """
+    path = Path(source)
+    path = path / "tokenizer.json" if path.is_dir() else path
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or "it is not UTF-8"
+        raise GatedInterpError(
+            f"cannot read the tokenizer {path} ({why}); name a tokenizer.json."
+        ) from error
+    try:
+        read_tokenizer(text)
+    except GatedInterpError as error:
+        raise GatedInterpError(f"{path}: {error}") from error
+    return text
+
+
+@lru_cache(maxsize=8)
+def read_tokenizer(text: str) -> Any:
+    """The tokenizer in the text of a ``tokenizer.json``; the same text gives the same object.
+
+    Raises:
+        GatedInterpError: it is none, or has no token for the beginning of a text.
+    """
+    from tokenizers import Tokenizer
+
+    try:
+        tokenizer: Any = Tokenizer.from_str(text)
+    # The library raises plain Exception, and its panics are no Exception at all.
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            raise
+        raise GatedInterpError(
+            f"the tokenizer cannot be read ({error}); it must be a tokenizer.json of the library "
+            "tokenizers."
+        ) from error
+    bos_of(tokenizer)
+    return tokenizer
+
+
+def bos_of(tokenizer: Any) -> int:
+    """The token that a text begins with.
+
+    Raises:
+        GatedInterpError: there is none by any of the usual names.
+    """
+    for name in BOS_NAMES:
+        if (found := tokenizer.token_to_id(name)) is not None:
+            return int(found)
+    raise GatedInterpError(
+        f"the tokenizer has no token for the beginning of a text; it needs one of "
+        f"{', '.join(BOS_NAMES)}."
+    )
+
+
+def size_of(tokenizer: Any) -> int:
+    """Tokens, counted by the largest."""
+    return 1 + max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
+
+
+def token_names(tokenizer: Any) -> list[str]:
+    """Every token as text; one that is not whole characters as the tokenizer writes its bytes."""
+    names = []
+    for token in range(size_of(tokenizer)):
+        name = tokenizer.decode([token], skip_special_tokens=False)
+        written = tokenizer.id_to_token(token)
+        names.append(name if name and "�" not in name else str(written))
+    return names
