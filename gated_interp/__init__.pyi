@@ -16,6 +16,7 @@ from gated_interp.analysis.circuits import predict_from_circuits as predict_from
 from gated_interp.analysis.circuits import qk_circuit as qk_circuit
 from gated_interp.analysis.faithfulness import faithfulness as faithfulness
 from gated_interp.analysis.foils import false_alarms as false_alarms
+from gated_interp.analysis.head_scores import prefix_matching as prefix_matching
 from gated_interp.analysis.patching import activation_patch as activation_patch
 from gated_interp.analysis.patching import patch_effects as patch_effects
 from gated_interp.analysis.patching import path_patch as path_patch
@@ -35,6 +36,7 @@ from gated_interp.checkpoints.hub import push_to_hub as push_to_hub
 from gated_interp.checkpoints.shipped import shipped_names as shipped_names
 from gated_interp.core.errors import CheckpointError as CheckpointError
 from gated_interp.core.errors import GatedInterpError as GatedInterpError
+from gated_interp.experiments.language import language_measures as language_measures
 from gated_interp.experiments.recipes import Recipe as Recipe
 from gated_interp.experiments.recipes import recipe_named as recipe_named
 from gated_interp.experiments.seeds import train_seeds as train_seeds
@@ -44,6 +46,10 @@ from gated_interp.models.analytic import conditional_pair as conditional_pair
 from gated_interp.models.analytic import manual_model as manual_model
 from gated_interp.models.analytic import paired_model as paired_model
 from gated_interp.models.analytic import two_readers as two_readers
+from gated_interp.models.language_model import LanguageModelConfig as LanguageModelConfig
+from gated_interp.models.language_model import LanguageTransformer as LanguageTransformer
+from gated_interp.models.language_model import build_language_model as build_language_model
+from gated_interp.models.toy import KnownTransformer as KnownTransformer
 from gated_interp.models.toy import ToyConfig as ToyConfig
 from gated_interp.models.toy import ToyTransformer as ToyTransformer
 from gated_interp.models.toy import build_toy as build_toy
@@ -55,6 +61,7 @@ from gated_interp.replacements.splice import unsplice as unsplice
 from gated_interp.tasks.ov_coherent import OVCoherentTask as OVCoherentTask
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask as SkipTrigramTask
 from gated_interp.tasks.skip_trigrams import TrigramBatch as TrigramBatch
+from gated_interp.tasks.text import TextTask as TextTask
 from gated_interp.tasks.two_sources import TwoSourcesTask as TwoSourcesTask
 from gated_interp.training.config import TrainConfig as TrainConfig
 from gated_interp.training.loop import TrainResult as TrainResult
