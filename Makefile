@@ -8,7 +8,8 @@ CODE := gated_interp tests
 # Small tensors: a second thread gains little, and beside another process it costs a lot.
 ONE_THREAD := OMP_NUM_THREADS=1
 
-.PHONY: help setup reproduce test test-all test-machines check format bench mutants constraints clean
+.PHONY: help setup reproduce test test-all test-machines check format bench language-models mutants \
+  constraints clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -47,6 +48,18 @@ format: $(READY)  ## format, and mend what the linter can mend
 
 bench: $(READY)  ## measure the speeds that the README names, as ratios
 	$(BIN)/python tests/bench.py
+
+# Under forty minutes on two cores, the models side by side. Interrupted, it goes on where it was.
+LANGUAGE := $(ONE_THREAD) $(BIN)/gated-interp train-lm austen --device cpu --checkpoint-every 100
+MODELS := gated_interp/checkpoints/shipped_models
+language-models: $(READY)  ## train austen-1l and austen-2l anew, and ship them
+	@mkdir -p runs
+	$(LANGUAGE) --layers 1 --context 64 --steps 2000 --out runs/austen-1l.safetensors \
+	  $(if $(wildcard runs/austen-1l.safetensors.state),--resume) & \
+	$(LANGUAGE) --layers 2 --context 128 --batch-size 32 --repeat 0.1 --steps 4000 \
+	  --out runs/austen-2l.safetensors \
+	  $(if $(wildcard runs/austen-2l.safetensors.state),--resume) && wait $$!
+	cp runs/austen-1l.safetensors runs/austen-2l.safetensors $(MODELS)/
 
 # Half an hour. `make mutants MUTANTS=10` for a short one; ROOMS="models tasks" for some rooms.
 MUTANTS ?= 40

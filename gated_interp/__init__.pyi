@@ -18,6 +18,7 @@ from gated_interp.analysis.faithfulness import faithfulness as faithfulness
 from gated_interp.analysis.foils import false_alarms as false_alarms
 from gated_interp.analysis.holders import holders as holders
 from gated_interp.analysis.induction import induction_scores as induction_scores
+from gated_interp.analysis.induction import repeated_random_tokens as repeated_random_tokens
 from gated_interp.analysis.patching import activation_patch as activation_patch
 from gated_interp.analysis.patching import patch_effects as patch_effects
 from gated_interp.analysis.patching import path_patch as path_patch
@@ -37,6 +38,7 @@ from gated_interp.checkpoints.hub import push_to_hub as push_to_hub
 from gated_interp.checkpoints.shipped import shipped_names as shipped_names
 from gated_interp.core.errors import CheckpointError as CheckpointError
 from gated_interp.core.errors import GatedInterpError as GatedInterpError
+from gated_interp.experiments.language import language_measures as language_measures
 from gated_interp.experiments.recipes import Recipe as Recipe
 from gated_interp.experiments.recipes import recipe_named as recipe_named
 from gated_interp.experiments.seeds import train_seeds as train_seeds
@@ -50,7 +52,11 @@ from gated_interp.models.analytic_tasks import conditional_heads as conditional_
 from gated_interp.models.analytic_tasks import induction_heads as induction_heads
 from gated_interp.models.analytic_tasks import marked_relay as marked_relay
 from gated_interp.models.analytic_tasks import wide_pairs as wide_pairs
+from gated_interp.models.language_model import LanguageModelConfig as LanguageModelConfig
+from gated_interp.models.language_model import LanguageTransformer as LanguageTransformer
+from gated_interp.models.language_model import build_language_model as build_language_model
 from gated_interp.models.toy import AttentionConfig as AttentionConfig
+from gated_interp.models.toy import AttentionTransformer as AttentionTransformer
 from gated_interp.models.toy import TaskTransformer as TaskTransformer
 from gated_interp.models.toy import ToyConfig as ToyConfig
 from gated_interp.models.toy import ToyTransformer as ToyTransformer
@@ -66,6 +72,7 @@ from gated_interp.tasks.ov_coherent import OVCoherentTask as OVCoherentTask
 from gated_interp.tasks.repeated_tokens import RepeatedTokensTask as RepeatedTokensTask
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask as SkipTrigramTask
 from gated_interp.tasks.skip_trigrams import TrigramBatch as TrigramBatch
+from gated_interp.tasks.text import TextTask as TextTask
 from gated_interp.tasks.two_layers import TwoLayersTask as TwoLayersTask
 from gated_interp.tasks.two_sources import TwoSourcesTask as TwoSourcesTask
 from gated_interp.tasks.wide_content import WideContentTask as WideContentTask

@@ -25,6 +25,14 @@ def _ctrl_c_is_heard():
     signal.signal(signal.SIGINT, before)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _ids_stay_with_the_tests(tmp_path_factory):
+    """Encoded texts go to a folder of the tests, not to the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GATED_INTERP_CACHE", str(tmp_path_factory.mktemp("ids")))
+        yield
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--show-closeness",

@@ -13,11 +13,13 @@ import torch
 from closeness import assert_close
 from test_cli import cli, one_sentence
 
+from gated_interp.analysis.circuits import ov_circuit
 from gated_interp.checkpoints.checkpoint import load
 from gated_interp.checkpoints.shipped import shipped_names
 from gated_interp.core.errors import CheckpointError, GatedInterpError
 from gated_interp.core.seeds import derive
 from gated_interp.core.streams import Stream
+from gated_interp.experiments import text_tables
 from gated_interp.experiments.language import language_measures, language_settings, run_language
 from gated_interp.experiments.single import state_of
 from gated_interp.models.language_model import (
@@ -241,11 +243,31 @@ def test_the_command_trains_writes_and_says(text, tmp_path):
     assert len(as_json["task"]["tokenizer"]) < 100
 
 
-@pytest.mark.parametrize("command", ["verdict"])
-def test_commands_for_toys_say_so(command, text, tmp_path):
+def test_commands_that_read_heads(text, tmp_path):
     out = tmp_path / "model.safetensors"
     cli("train-lm", text, *FLAGS, "--steps", 1, "--out", out)
-    assert "not known" in one_sentence(cli(command, out, code=1))
+    said = cli("ablate", out, "--out", tmp_path / "tables").stdout
+    assert "change in cross-entropy" in said
+    table = pd.read_csv(tmp_path / "tables" / "model-ablation.csv")
+    assert set(table["heads"]) == {*(f"L{i}H{h}" for i in (0, 1) for h in range(3)), "all heads"}
+    assert set(table["method"]) == {"zero", "mean", "resample"}
+    said = cli("circuits", out, "--out", tmp_path / "tables").stdout
+    assert "L1H2" in said
+    assert len(pd.read_csv(tmp_path / "tables" / "model-circuits.csv")) == 6
+    assert "not known" in one_sentence(cli("verdict", out, code=1))
+
+
+def test_the_largest_entries_are_those_of_the_whole_matrix(monkeypatch):
+    monkeypatch.setattr(text_tables, "ROWS", 7)
+    model = build_language_model(LanguageModelConfig(d_vocab=31, n_ctx=5, d_model=16, n_heads=4))
+    circuit = ov_circuit(model, 0, 2)
+    for centred in (False, True):
+        whole = circuit.matrix
+        whole = whole - whole.mean(1, keepdim=True) if centred else whole
+        found = text_tables.largest(circuit, 4, centred=centred)
+        values, index = whole.flatten().topk(4)
+        assert [row * 31 + column for row, column, _ in found] == index.tolist()
+        assert_close([value for *_, value in found], values)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from gated_interp.cli.options import File, Formats, Layer, formats_of
 from gated_interp.core.errors import GatedInterpError
 
 if TYPE_CHECKING:
+    from gated_interp.models.language_model import LanguageTransformer
     from gated_interp.models.toy import TaskTransformer
 
 Out = Annotated[
@@ -37,7 +38,8 @@ def ablate(
     """Say what is lost without each head.
 
     By four methods of ablation, and by Shapley values and interactions over all subsets of heads;
-    in a model of several layers, of the heads of one layer (its last, unless another is named).
+    in a model of several layers, of the heads of one layer (its last, unless another is named); of
+    a language model by three methods of ablation, on held-out text.
     """
     kinds = formats_of(formats)
     with quick_imports():
@@ -46,8 +48,12 @@ def ablate(
         from gated_interp.analysis.writes import require_linear
         from gated_interp.checkpoints.checkpoint import load
         from gated_interp.experiments import inspect_figures, inspect_tables
+        from gated_interp.models.language_model import LanguageTransformer
 
     model = load(file)
+    if isinstance(model, LanguageTransformer):
+        _ablate_text(model, out)
+        return
     task, name, word = model.task, model.model_name, model.task.case_word
     if trigram is not None:
         inspect_tables.require_trigram(task, trigram)
@@ -133,8 +139,12 @@ def circuits(
         from gated_interp.analysis.superposition import superposition_report
         from gated_interp.checkpoints.checkpoint import load
         from gated_interp.experiments import inspect_figures, inspect_tables
+        from gated_interp.models.language_model import LanguageTransformer
 
     model = load(file)
+    if isinstance(model, LanguageTransformer):
+        _circuits_of_text(model, out)
+        return
     task, name = model.task, model.model_name
     if trigram is not None:
         inspect_tables.require_trigram(task, trigram)
@@ -217,6 +227,49 @@ def _require_drawable(model: "TaskTransformer", out: Path | None) -> None:
             f"figures are drawn of models for skip trigrams; {model.model_name} is for "
             f"{type(model.task).__name__}: leave --out away for the tables."
         )
+
+
+def _ablate_text(model: "LanguageTransformer", out: Path | None) -> None:
+    from gated_interp.experiments.text_tables import METHODS, text_ablations
+
+    with progress("ablating"):
+        effects = text_ablations(model)
+    order = effects["heads"].unique()
+    for metric, words in (("loss", "change in cross-entropy"), ("kl", "KL from the intact model")):
+        mine = effects[effects["metric"] == metric].set_index(["heads", "method"])
+        rows = [
+            [head, *(_with_interval(mine.loc[(head, method)]) for method in METHODS)]
+            for head in order
+        ]
+        show(
+            f"{model.model_name}: {words} (nats per token, 95% interval) without each head",
+            ["ablated", *METHODS],
+            rows,
+        )
+    _write_table(effects, model.model_name + "-ablation", out)
+
+
+def _circuits_of_text(model: "LanguageTransformer", out: Path | None) -> None:
+    from gated_interp.experiments.text_tables import text_circuits
+
+    with progress("multiplying"):
+        table = text_circuits(model)
+    title = f"{model.model_name}: scores of each head, and the largest entries of its circuits"
+    show(title, table.columns.tolist(), table.to_numpy().tolist())
+    _write_table(table, model.model_name + "-circuits", out)
+
+
+def _write_table(table: Any, name: str, out: Path | None) -> None:
+    if out is None:
+        return
+    from gated_interp.core.files import write_whole
+
+    path = write_whole(out / f"{name}.csv", lambda p: table.to_csv(p, index=False))
+    say(f"The table is in {path}.")
+
+
+def _with_interval(row: Any) -> str:
+    return f"{_signed(row['change'])} ({_interval(row['low'], row['high'])})"
 
 
 def _save(drawn: dict[str, Any], name: str, out: Path, kinds: list[str]) -> None:

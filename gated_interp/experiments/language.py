@@ -80,7 +80,7 @@ def language_settings(
     folder: str | os.PathLike[str] | None = None,
     **given: Any,
 ) -> LanguageRun:
-    """What trains a language model on ``text``.
+    r"""What trains a language model on ``text``.
 
     Args:
         text, vocab, tokenizer, folder: as in :class:`~gated_interp.tasks.text.TextTask`.
@@ -95,9 +95,14 @@ def language_settings(
             :class:`~gated_interp.tasks.text.TextTask`.
 
     Examples:
-        >>> run = language_settings("austen", n_layers=2, steps=10)
+        >>> import tempfile
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> path = Path(folder.name, "text.txt")
+        >>> _ = path.write_text("The cat sat on the mat.\n" * 100)
+        >>> run = language_settings(path, n_layers=2, steps=10, vocab=260, folder=folder.name)
         >>> run.model.name, run.config.steps, run.task.d_vocab
-        ('2L8H128', 10, 2048)
+        ('2L8H128', 10, 260)
+        >>> folder.cleanup()
     """
     given["d_head"] = given.get("d_head") or 0  # the width's share
     # Whatever else is wrong is said before the text is read.
@@ -162,7 +167,7 @@ def run_language(
 def language_measures(
     model: HookedTransformer, part: TextPart | None = None, *, batch_size: int = 64
 ) -> dict[str, float]:
-    """The cross-entropy of a model on a part of a text, beside n-gram models on the same tokens.
+    r"""The cross-entropy of a model on a part of a text, beside n-gram models on the same tokens.
 
     Args:
         part: the ``test`` part of the model's own text unless given.
@@ -176,10 +181,16 @@ def language_measures(
         GatedInterpError: the model names no text and none is given, or one of another vocabulary.
 
     Examples:
-        >>> from gated_interp.checkpoints.checkpoint import load
-        >>> found = language_measures(load("austen-1l"))
-        >>> found["cross_entropy"] < found["bigram"] < found["unigram"]
+        >>> import tempfile
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> path = Path(folder.name, "text.txt")
+        >>> _ = path.write_text("The cat sat on the mat.\n" * 100)
+        >>> task = TextTask(path, n_positions=16, vocab=260, folder=folder.name)
+        >>> model = build_language_model(LanguageModelConfig(d_vocab=260, d_model=32), task)
+        >>> found = language_measures(model)
+        >>> found["bigram"] < found["unigram"] < found["cross_entropy"]  # not trained yet
         True
+        >>> folder.cleanup()
     """
     if part is None:
         task = getattr(model, "task", None)

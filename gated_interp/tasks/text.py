@@ -53,16 +53,21 @@ class TokenBatch:
 
 @dataclasses.dataclass(frozen=True)
 class TextPart:
-    """One part of a text, a task in its own right.
+    r"""One part of a text, a task in its own right.
 
     Attributes:
         task: the text.
         name: ``train``, ``validation`` or ``test``.
 
     Examples:
-        >>> part = TextTask().part("test")
-        >>> part.sample(2, seed=0).tokens.shape
-        torch.Size([2, 64])
+        >>> import tempfile
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> path = Path(folder.name, "text.txt")
+        >>> _ = path.write_text("The cat sat on the mat.\n" * 100)
+        >>> task = TextTask(path, n_positions=16, vocab=260, folder=folder.name)
+        >>> task.part("test").sample(2, seed=0).tokens.shape
+        torch.Size([2, 16])
+        >>> folder.cleanup()
     """
 
     task: "TextTask"
@@ -127,7 +132,7 @@ class TextPart:
 
 @dataclasses.dataclass(frozen=True)
 class RepeatedText:
-    """A part of a text, some of whose sequences say one stretch over and over.
+    r"""A part of a text, some of whose sequences say one stretch over and over.
 
     Trained on it, two layers learn to copy what followed the present token before (an induction
     head), which little text teaches slowly. A stretch is as long as chance has it, so that no fixed
@@ -141,9 +146,15 @@ class RepeatedText:
         GatedInterpError: another share, or a sequence too short to repeat anything.
 
     Examples:
-        >>> tokens = RepeatedText(TextTask().part("train"), 1.0).sample(3, seed=0).tokens
-        >>> any(bool((row[1 + n :] == row[1:-n]).all()) for row in tokens for n in range(2, 33))
+        >>> import tempfile
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> path = Path(folder.name, "text.txt")
+        >>> _ = path.write_text("The cat sat on the mat.\n" * 100)
+        >>> task = TextTask(path, n_positions=16, vocab=260, folder=folder.name)
+        >>> tokens = RepeatedText(task.part("train"), 1.0).sample(3, seed=0).tokens
+        >>> all(any(bool((t[1 + n :] == t[1:-n]).all()) for n in range(2, 8)) for t in tokens)
         True
+        >>> folder.cleanup()
     """
 
     part: TextPart
@@ -176,7 +187,7 @@ class RepeatedText:
 
 @dataclasses.dataclass(frozen=True, repr=False, init=False)
 class TextTask:
-    """Next-token prediction on text.
+    r"""Next-token prediction on text.
 
     The text is cut by position into ``train`` (90%), ``validation`` and ``test`` (5% each), each
     cut at the end of a line. Its documents begin with a token of their own. Token ids lie in a
@@ -200,14 +211,16 @@ class TextTask:
             nothing is written then.
 
     Examples:
-        >>> task = TextTask("austen", n_positions=32)
-        >>> task
-        TextTask('austen', 2048 tokens, 32 positions)
-        >>> tokens = task.sample(2, seed=0).tokens
-        >>> tokens.shape, task.token_names[tokens[0, 0]]
-        (torch.Size([2, 32]), '<|endoftext|>')
-        >>> task.decode(task.encode("Miss Bates"))
-        'Miss Bates'
+        >>> import tempfile
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> path = Path(folder.name, "text.txt")
+        >>> _ = path.write_text("The cat sat on the mat.\n" * 100)
+        >>> task = TextTask(path, n_positions=16, vocab=260, folder=folder.name)
+        >>> task.d_vocab, task.sample(2, seed=0).tokens.shape
+        (260, torch.Size([2, 16]))
+        >>> task.token_names[0], task.decode(task.encode("The mat"))
+        ('<|endoftext|>', 'The mat')
+        >>> folder.cleanup()
     """
 
     text: tuple[str, ...]

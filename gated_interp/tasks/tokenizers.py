@@ -29,7 +29,7 @@ def trained_tokenizer(pieces: Iterable[str], d_vocab: int) -> str:
     Examples:
         >>> tokenizer = read_tokenizer(trained_tokenizer(["aaa bbb aaa"], 258))
         >>> tokenizer.encode("aaa").ids, token_names(tokenizer)[257]
-        ([257, 66], 'aa')
+        ([257, 65], 'aa')
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 

@@ -1,0 +1,92 @@
+"""What the heads of a language model do, as tables: ablation on text, and circuits."""
+
+import pandas as pd
+import torch
+
+from gated_interp.analysis.ablation import Method, ablate
+from gated_interp.analysis.circuits import Circuit, copying_score, ov_circuit, qk_circuit
+from gated_interp.analysis.heads import all_heads, head_name
+from gated_interp.analysis.induction import induction_scores
+from gated_interp.core.seeds import derive
+from gated_interp.core.streams import Stream
+from gated_interp.models.language_model import LanguageTransformer
+
+METHODS: tuple[Method, ...] = ("zero", "mean", "resample")
+SEQUENCES, SEED = 50, 0
+# Rows of a circuit that are made at once.
+ROWS = 512
+
+
+def text_ablations(model: LanguageTransformer, *, n: int = SEQUENCES) -> pd.DataFrame:
+    """Every head alone and all heads at once, ablated on ``n`` sequences of the test part.
+
+    Constants and resampled rows come from the validation part. Returns what
+    :func:`~gated_interp.analysis.ablation.ablate` does.
+
+    Raises:
+        GatedInterpError: the model's text cannot be had.
+    """
+    tokens = model.task.part("test").sample(n, SEED).tokens
+    reference = model.task.part("validation").sample(n, SEED).tokens
+    parts = [
+        ablate(
+            model,
+            tokens,
+            method=method,
+            reference_tokens=None if method == "zero" else reference,
+            seed=derive(SEED, Stream.SHOWN_RESAMPLE) if method == "resample" else None,
+        )
+        for method in METHODS
+    ]
+    effects = pd.concat(parts, ignore_index=True)
+    effects.loc[effects["kind"] == "all", "heads"] = "all heads"
+    return effects
+
+
+def text_circuits(model: LanguageTransformer, *, k: int = 3) -> pd.DataFrame:
+    """One row per head: its scores, and the largest entries of its circuits.
+
+    Columns: ``head``, ``copying_score``, ``prefix_matching``, ``writes`` (the ``k`` largest entries
+    of the OV circuit, ``source → output``), ``looks`` (of the QK circuit, ``query → key``; scores
+    of two queries cannot be compared, so each query's are taken about their mean).
+    """
+    names = model.task.token_names
+    scores = induction_scores(model).set_index(["layer", "head"])["prefix_matching"]
+    rows = []
+    for head in all_heads(model):
+        ov, qk = ov_circuit(model, *head), qk_circuit(model, *head)
+        rows.append(
+            {
+                "head": head_name(head),
+                "copying_score": copying_score(ov_circuit(model, *head, biases=False)),
+                "prefix_matching": float(scores[head]),
+                "writes": _words(largest(ov, k), names),
+                "looks": _words(largest(qk, k, centred=True), names),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+@torch.no_grad()
+def largest(circuit: Circuit, k: int, *, centred: bool = False) -> list[tuple[int, int, float]]:
+    """The ``k`` largest entries (row, column, value), without making the whole matrix at once.
+
+    Args:
+        centred: take each row about its mean.
+    """
+    left, right = circuit.factors.A, circuit.factors.B
+    found: list[tuple[int, int, float]] = []
+    for start in range(0, left.shape[0], ROWS):
+        block = left[start : start + ROWS] @ right
+        block = block - block.mean(-1, keepdim=True) if centred else block
+        values, index = block.flatten().topk(min(k, block.numel()))
+        width = block.shape[1]
+        found += [
+            (start + i // width, i % width, value)
+            for i, value in zip(index.tolist(), values.tolist(), strict=True)
+        ]
+    return sorted(found, key=lambda entry: -entry[2])[:k]
+
+
+def _words(entries: list[tuple[int, int, float]], names: list[str]) -> str:
+    return ", ".join(f"{names[a]!r} → {names[b]!r} {value:.2f}" for a, b, value in entries)
