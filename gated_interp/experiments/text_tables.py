@@ -1,5 +1,7 @@
 """What the heads of a language model do, as tables: ablation on text, and circuits."""
 
+from collections.abc import Sequence
+
 import pandas as pd
 import torch
 
@@ -7,9 +9,11 @@ from gated_interp.analysis.ablation import Method, ablate
 from gated_interp.analysis.circuits import Circuit, copying_score, ov_circuit, qk_circuit
 from gated_interp.analysis.heads import all_heads, head_name
 from gated_interp.analysis.induction import induction_scores
+from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.seeds import derive
 from gated_interp.core.streams import Stream
 from gated_interp.models.language_model import LanguageTransformer
+from gated_interp.tasks.text import TextTask
 
 METHODS: tuple[Method, ...] = ("zero", "mean", "resample")
 SEQUENCES, SEED = 50, 0
@@ -26,8 +30,9 @@ def text_ablations(model: LanguageTransformer, *, n: int = SEQUENCES) -> pd.Data
     Raises:
         GatedInterpError: the model's text cannot be had.
     """
-    tokens = model.task.part("test").sample(n, SEED).tokens
-    reference = model.task.part("validation").sample(n, SEED).tokens
+    text = _text_of(model)
+    tokens = text.part("test").sample(n, SEED).tokens
+    reference = text.part("validation").sample(n, SEED).tokens
     parts = [
         ablate(
             model,
@@ -49,8 +54,11 @@ def text_circuits(model: LanguageTransformer, *, k: int = 3) -> pd.DataFrame:
     Columns: ``head``, ``copying_score``, ``prefix_matching``, ``writes`` (the ``k`` largest entries
     of the OV circuit, ``source → output``), ``looks`` (of the QK circuit, ``query → key``; scores
     of two queries cannot be compared, so each query's are taken about their mean).
+
+    Raises:
+        GatedInterpError: the model names no text.
     """
-    names = model.task.token_names
+    names = _text_of(model).token_names
     scores = induction_scores(model).set_index(["layer", "head"])["prefix_matching"]
     rows = []
     for head in all_heads(model):
@@ -88,5 +96,11 @@ def largest(circuit: Circuit, k: int, *, centred: bool = False) -> list[tuple[in
     return sorted(found, key=lambda entry: -entry[2])[:k]
 
 
-def _words(entries: list[tuple[int, int, float]], names: list[str]) -> str:
+def _text_of(model: LanguageTransformer) -> TextTask:
+    if model.task is None:
+        raise GatedInterpError("the model names no text; give_text gives it one.")
+    return model.task
+
+
+def _words(entries: list[tuple[int, int, float]], names: Sequence[str]) -> str:
     return ", ".join(f"{names[a]!r} → {names[b]!r} {value:.2f}" for a, b, value in entries)
