@@ -5,6 +5,7 @@ nothing else is made or run.
 """
 
 import json
+import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,8 @@ CONFIG, WEIGHTS, TOKENIZER = "config.json", "final.pth", "tokenizer.json"
 
 def is_attn_only(folder: Path) -> bool:
     """Whether ``folder`` looks like a download of such a model."""
-    return (folder / CONFIG).is_file() and any(folder.glob(f"*{WEIGHTS}"))
+    # A name too long for a path is no folder, and for located to refuse.
+    return os.path.isfile(folder / CONFIG) and any(folder.glob(f"*{WEIGHTS}"))
 
 
 def from_name(name: str) -> LanguageTransformer:
