@@ -250,7 +250,7 @@ def without_layers(n_layers: int) -> HookedTransformer:
 
 
 UNSAVEABLE: dict[str, tuple[Callable[[], Any], str]] = {
-    "another model": (lambda: without_layers(1), "only a toy"),
+    "another model": (lambda: without_layers(1), "only a model from build_toy"),
     "a NaN": (lambda: spoilt_toy("blocks.0.attn.W_K", float("nan")), "1 NaN or infinite of 16"),
     "an infinity": (lambda: spoilt_toy("blocks.0.attn.b_V", float("inf")), "'toy.b_V'"),
     "an embedding": (lambda: spoilt_toy("embed.W_E", 0.5), "W_E is not what"),
