@@ -290,7 +290,7 @@ def test_bad_input_in_one_sentence():
             {"tokens": TOKENS, "method": "mean", "reference_tokens": REFERENCE[:0]},
             "at least one row",
         ),
-        ({"tokens": TOKENS, "task": TASK}, "give a TrigramBatch"),
+        ({"tokens": TOKENS, "task": TASK}, "give its probes or a TrigramBatch"),
         ({"tokens": two, "task": TASK}, "never occurs in the examples"),
     ]
     for arguments, says in bad:

@@ -333,8 +333,10 @@ def test_experiments_named_in_the_help_are_those_there_are():
     from typing import get_args
 
     from gated_interp.cli.paper import Experiment
+    from gated_interp.experiments.originals import BENCHMARKS
 
-    assert list(get_args(Experiment)) == list(paper.PUBLISHED | paper.LARGER)
+    known = [*(paper.PUBLISHED | paper.LARGER), *BENCHMARKS, "benchmarks"]
+    assert list(get_args(Experiment)) == known
 
 
 def test_figures_refuses_a_folder_without_a_run(tmp_path):

@@ -34,6 +34,7 @@ NAMES = [
     "02_gated_attention",
     "03_ov_qk_and_gate_circuits",
     "04_ablate_heads_interactively",
+    "07_where_gating_fails",
 ]
 LARGEST = 1_000_000  # bytes: code hosts stop showing notebooks of a few times this size
 LONGEST = 5  # lines of a function
@@ -69,7 +70,7 @@ def words_of(part: Any) -> str:
     return str(part)
 
 
-def test_all_four_are_there() -> None:
+def test_all_are_there() -> None:
     assert [path.stem for path in NOTEBOOKS] == NAMES
 
 

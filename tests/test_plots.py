@@ -388,6 +388,17 @@ def test_a_frontier_has_two_panels_a_task_and_a_line_for_each_method_over_its_kn
     assert {"<b>2H3ST</b>", "<b>3H4ST</b>"} <= {a.text for a in fig.layout.annotations}
 
 
+def test_what_is_as_good_as_exact_stands_at_the_edge_of_a_frontier_with_its_own_number() -> None:
+    table = points()
+    table.loc[table["method"] == "top1", "fvu"] = 1e-14
+    fig = frontier(table)
+    exact = [t for t in fig.data if t.name == "top1"]
+    assert [list(t.x if i % 2 == 0 else t.y) for i, t in enumerate(exact)] == [[0.001]] * 4
+    assert {t.customdata[0][1] for t in exact} == {1e-14}
+    assert fig.layout.xaxis.title.text == "FVU (0.001: that or less)"
+    assert frontier(points()).layout.xaxis.title.text == "FVU"
+
+
 def test_reliability_of_one_recipe_looks_closely_and_shows_both_intervals() -> None:
     table = results().query("recipe == 'ours'").assign(fvu_low=0.005, fvu_high=[0.02, 0.05])
     fig = reliability(table)

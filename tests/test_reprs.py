@@ -81,7 +81,7 @@ def test_notes_without_a_number_tell_nothing(note, tmp_path):
 def test_results_are_one_line_without_weights():
     batch = TRUTH.task.sample_single(6, seed=0)
     assert repr(batch) == "TrigramBatch(6 sequences of 11 tokens, 6 trigrams)"
-    assert repr(subset_values(TRUTH.model, TRUTH.task)) == "SubsetValues(n_heads=2)"
+    assert repr(subset_values(TRUTH.model, TRUTH.task)) == "SubsetValues(n_heads=2, layer=0)"
     batch = TRUTH.task.sample_single(60, seed=0)
     edges = edge_loadings(TRUTH.model, batch, TRUTH.task)
     assert repr(edges) == "EdgeLoadings(heads=['L0H0', 'L0H1'])"

@@ -14,12 +14,15 @@ from gated_interp.plots.style import PALETTE, SYMBOLS, Columns, finish, text, wi
 COLORS = (*PALETTE, "#8C8C8C", "#7A4B1E")
 SHAPES = (*SYMBOLS, "diamond-tall", "triangle-down")
 LEFT, GAP, BELOW, TALL = 50.0, 24.0, 44.0, 150.0
+EXACT = 1e-3
+"""FVU below which a method is as good as exact: drawn at this value, so that the rest has room."""
 
 
 def frontier(results: pd.DataFrame, *, title: str | None = None, columns: Columns = 2) -> go.Figure:
     """Clean rate against FVU, and FVU against heads active per position: a panel each per task.
 
-    A line for each method, over its knob; the first method's is thick.
+    A line for each method, over its knob; the first method's is thick. What is as good as exact
+    stands at the edge.
 
     Args:
         results: ``task``, ``method``, ``knob``, ``clean_rate`` with ``low`` and ``high`` (0 to 1),
@@ -37,6 +40,9 @@ def frontier(results: pd.DataFrame, *, title: str | None = None, columns: Column
         raise GatedInterpError(
             f"there are {len(methods)} methods; a figure tells {len(COLORS)} apart, so draw some."
         )
+    exact = bool((results["fvu"] < EXACT).any())
+    results = results.assign(shown=results["fvu"].clip(lower=EXACT))
+    fvu_title = f"FVU ({EXACT:g}: that or less)" if exact else "FVU"
     wide = (width_of(columns) - LEFT - 10 - GAP * (len(tasks) - 1)) / len(tasks)
     boxes = [
         [Box(i * (wide + GAP), 18 + row * (TALL + BELOW), wide, TALL) for i in range(len(tasks))]
@@ -44,7 +50,7 @@ def frontier(results: pd.DataFrame, *, title: str | None = None, columns: Column
     ]
     area = Area(boxes[1][-1].right, boxes[1][-1].bottom)
     fig = go.Figure()
-    fvu = {"x": log_axis(results["fvu"], "FVU", wide), "y": log_axis(results["fvu"], "FVU")}
+    fvu = {"x": log_axis(results["shown"], fvu_title, wide), "y": log_axis(results["shown"], "FVU")}
     sparse = log_axis(results["active_per_position"], "heads active per position", wide)
     rate = {"title": {"text": "clean runs"}, "tickformat": ".0%", "range": [-0.04, 1.04]}
     for i, task in enumerate(tasks):
@@ -67,10 +73,10 @@ def frontier(results: pd.DataFrame, *, title: str | None = None, columns: Column
                 },
                 "name": text(method),
                 "legendgroup": text(method),
-                "customdata": part["knob"].tolist(),
+                "customdata": part[["knob", "fvu"]].to_numpy().tolist(),
             }
             fig.add_scatter(
-                x=part["fvu"].tolist(),
+                x=part["shown"].tolist(),
                 y=part["clean_rate"].tolist(),
                 error_y=error_bar(
                     part["clean_rate"],
@@ -80,15 +86,16 @@ def frontier(results: pd.DataFrame, *, title: str | None = None, columns: Column
                     thickness=0.8,
                 ),
                 showlegend=i == 0,
-                hovertemplate="FVU %{x:.3g}, %{y:.0%} clean (knob %{customdata})",
+                hovertemplate="FVU %{customdata[1]:.3g}, %{y:.0%} clean (knob %{customdata[0]})",
                 **look,
                 **above,
             )
             fig.add_scatter(
                 x=part["active_per_position"].tolist(),
-                y=part["fvu"].tolist(),
+                y=part["shown"].tolist(),
                 showlegend=False,
-                hovertemplate="%{x:.2f} heads a position, FVU %{y:.3g} (knob %{customdata})",
+                hovertemplate="%{x:.2f} heads a position, FVU %{customdata[1]:.3g} "
+                "(knob %{customdata[0]})",
                 **look,
                 **under,
             )

@@ -84,7 +84,7 @@ class GatedRun:
         >>> from gated_interp.replacements.gated_attention import GatedAttention
         >>> toy = build_toy(ToyConfig(n_trigrams=3, n_heads=2))
         >>> block = GatedAttention.from_attention(toy.blocks[0].attn, expansion=4)
-        >>> GatedRun(toy, block, TrainConfig(steps=2), SkipTrigramTask(n_trigrams=3)).block
+        >>> GatedRun(toy, block, TrainConfig(steps=2), toy.task).block
         GatedAttention(8 heads, gate=clamp)
     """
 
