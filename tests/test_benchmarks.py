@@ -90,7 +90,7 @@ def test_benchmarks_are_run_once_and_drawn(tmp_path, monkeypatch):
     assert not both["right"].any()
     assert set(both["seen"]) == {"too few to say"}  # two runs
     (first, second) = in_words(both)
-    assert first.startswith("two-sources should not come out right, because the answer needs both")
+    assert first.startswith("two-sources should not come out right, because a head that reads one")
     assert second.endswith("0 of 2 blocks (no overlap penalty: too few to say).")
     files = draw_benchmarks(out / "benchmarks.csv", tmp_path / "figures", ("html",))
     assert {f.name for f in files} == {"benchmarks.html", "benchmarks.csv"}

@@ -166,9 +166,9 @@ def test_the_lattice_shows_the_heads_that_matter_with_the_others_on(manual):
 def test_what_heads_write_is_measured_once_for_all_pictures_of_a_run(spliced, monkeypatch):
     measured = []
 
-    def counted(model, tokens, rows, positions):
+    def counted(model, tokens, rows, positions, layer):
         measured.append(len(rows))
-        return head_writes(model, tokens, rows, positions)
+        return head_writes(model, tokens, rows, positions, layer)
 
     monkeypatch.setattr(writes, "head_writes", counted)
     first = pictures_of(spliced, TASK, GALLERY)

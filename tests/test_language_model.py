@@ -197,7 +197,7 @@ def test_blocks_in_several_layers_travel_too(task, tmp_path):
 
 
 def test_a_model_without_text_cannot_be_saved(tmp_path):
-    with pytest.raises(GatedInterpError, match="no tokenizer to save"):
+    with pytest.raises(GatedInterpError, match="names no task, which a checkpoint must"):
         save(build_language_model(SHAPE), tmp_path / "model.safetensors")
     assert not list(tmp_path.iterdir())
 

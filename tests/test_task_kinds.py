@@ -40,7 +40,7 @@ SMALLER = {
 
 
 def test_every_kind_has_a_model_of_known_answers():
-    assert set(MODELS) == set(TASK_KINDS)
+    assert set(MODELS) == set(TASK_KINDS) - {"text"}  # whose answers nobody knows
     for name, make in MODELS.items():
         task = make().task
         assert type(task) is TASK_KINDS[name]
@@ -123,7 +123,7 @@ def test_what_a_file_cannot_hold_is_one_sentence(tmp_path):
         gi.save(truth.model, tmp_path / "m.safetensors")
     task = gi.ConditionalTask()
     nobodys = gi.build_attention(gi.AttentionConfig.of(task, n_heads=2))
-    with pytest.raises(CheckpointError, match="names its task by kind"):
+    with pytest.raises(GatedInterpError, match="names no task"):
         gi.save(nobodys, tmp_path / "m.safetensors")
     nobodys.task = dataclasses.replace(task, n_positions=9)
     with pytest.raises(CheckpointError, match="18 tokens and 8 positions, but"):

@@ -26,8 +26,10 @@ def verdict(file: File, as_json: Json = False, layer: Layer = None) -> None:
         from gated_interp.analysis.holders import holders
         from gated_interp.analysis.verdict import verdict as verdict_of
         from gated_interp.checkpoints.checkpoint import load
+        from gated_interp.tasks.task import require_answers
 
     model = load(file)
+    require_answers(model.task)
     layer = chosen_layer(model, layer)
     if model.cfg.n_layers == 1:
         found = verdict_of(model, model.task)

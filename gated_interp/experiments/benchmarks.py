@@ -83,7 +83,7 @@ def run_benchmarks(
         KEY, key=lambda names: names.map([*BENCHMARKS, *RECIPES].index), ignore_index=True
     )
     table["seen"] = [
-        _seen(bool(parts), low, high)
+        _seen(bool(parts), float(low), float(high))
         for parts, low, high in zip(table["parts"], table["low"], table["high"], strict=True)
     ]
     write_table(table, Path(out) / f"{STEM}.csv")

@@ -175,12 +175,21 @@ def foils_for(task: Any, d_vocab: int, n: int, seed: int) -> Probes:
     return _with_each(task, "foils", d_vocab, n, seed)
 
 
-def _with_each(task: Any, what: str, d_vocab: int, n: int, seed: int) -> Probes:
+def require_answers(task: Any) -> None:
+    """Refuse a task whose answers are not known.
+
+    Raises:
+        GatedInterpError: it has no probes.
+    """
     if not isinstance(task, ProbedTask):
         raise GatedInterpError(
             f"the answers of {type(task).__name__} are not known (it has no probes), so nobody can "
             "say which head holds what; give a task such as SkipTrigramTask."
         )
+
+
+def _with_each(task: Any, what: str, d_vocab: int, n: int, seed: int) -> Probes:
+    require_answers(task)
     task.require_vocabulary(d_vocab)
     found: Probes = getattr(task, what)(n, seed)
     task.require_each(found.case)
