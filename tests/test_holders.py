@@ -6,14 +6,12 @@ import torch
 import gated_interp as gi
 from gated_interp.analysis.heads import intervened
 from gated_interp.analysis.holders import (
-    energy_by_place,
-    head_roles,
     holders,
     holders_from_accuracy,
     holders_from_writes,
     is_clean,
-    what_remains,
 )
+from gated_interp.analysis.roles import energy_by_place, head_roles, what_remains
 from gated_interp.analysis.verdict import verdict
 from gated_interp.analysis.writes import head_writes
 from gated_interp.core.errors import GatedInterpError

@@ -156,7 +156,7 @@ def test_the_conditional_pair_is_composed_not_superposed(n_trigrams):
     assert found["superposed"] == found["distributed"] == []
     # The answer is written by head 0 alone; deciding is head 1's.
     tokens = truth.task.sample(1000, seed=0).tokens
-    of_model, alone = false_alarms_by_head(truth.model, truth.task, tokens)
+    of_model, alone = false_alarms_by_head(truth.model, truth.task, truth.task.foils_in(tokens))
     assert of_model.tolist() == [0] * n_trigrams
     assert alone.tolist() == [[1, 0]] * n_trigrams
     assert get(report, "representations_per_head", "head", head=0).value == n_trigrams
@@ -276,8 +276,9 @@ def test_bad_input_in_one_sentence():
         superposition_report(toy, TASK, n=2)
     with pytest.raises(GatedInterpError, match="replicates is 1"):
         superposition_report(toy, TASK, replicates=1)
+    foils = TASK.foils_in(torch.tensor([[7, 1, 2, 4], [7, 0, 3, 6]]))
     with pytest.raises(GatedInterpError, match="never stands without an A"):
-        false_alarms_by_head(toy, TASK, torch.tensor([[7, 1, 2, 4], [7, 0, 3, 6]]))
+        false_alarms_by_head(toy, TASK, foils)
     with pytest.raises(GatedInterpError, match="layer 1 is not there"):
         faithfulness(toy, TOKENS, layer=1)
     with pytest.raises(GatedInterpError, match="outside the vocabulary"):

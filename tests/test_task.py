@@ -14,7 +14,7 @@ import gated_interp as gi
 from gated_interp.analysis.holders import holders
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.seeds import generator
-from gated_interp.models.toy import attention_only, freeze_except
+from gated_interp.models.toy import attention_only
 from gated_interp.tasks import SkipTrigramTask, TrigramBatch, contexts_of
 from gated_interp.tasks.skip_trigrams import concatenate
 from gated_interp.tasks.task import KnownAnswers, ProbedTask, Probes
@@ -460,7 +460,9 @@ def test_a_task_from_outside_is_trained_on_judged_and_decomposed():
         for i, name in enumerate(("W_Q", "W_K", "W_V", "W_O")):
             weight = getattr(model.blocks[0].attn, name)
             weight.copy_(torch.randn(weight.shape, generator=generator(i)))
-    freeze_except(model, model.blocks[0].attn, ["W_Q", "W_K", "W_V", "W_O", "b_Q", "b_K", "b_V"])
+    model.requires_grad_(False)
+    for name in ("W_Q", "W_K", "W_V", "W_O", "b_Q", "b_K", "b_V"):
+        model.blocks[0].attn.get_parameter(name).requires_grad_(True)
     how = gi.TrainConfig.toy(steps=300, batch_size=50, log_every=50, device="cpu")
     gi.train_toy(model, how, data=task, progress=False)
     found = gi.verdict(model, task, n=200)

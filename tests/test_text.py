@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from gated_interp.core.errors import GatedInterpError
-from gated_interp.tasks import text as text_module
+from gated_interp.tasks import encoded_text
 from gated_interp.tasks.task import Task
 from gated_interp.tasks.text import RepeatedText, TextTask
 from gated_interp.tasks.text_files import PIECE, pieces, shipped_texts
@@ -214,15 +214,15 @@ def test_ids_are_mapped_and_as_small_as_they_can_be(task, tmp_path):
 
 
 def test_large_vocabularies_take_four_bytes(written, tmp_path, monkeypatch):
-    monkeypatch.setattr(text_module, "size_of", lambda tokenizer: 2**16 + 1)
+    monkeypatch.setattr(encoded_text, "size_of", lambda tokenizer: 2**16 + 1)
     task = TextTask(written, n_positions=16, vocab=VOCAB, folder=tmp_path / "ids")
     assert task.part("train").ids.dtype == np.uint32
 
 
 def test_a_text_is_encoded_once(written, tmp_path, monkeypatch):
     first = TextTask(written, n_positions=16, vocab=VOCAB, folder=tmp_path / "ids")
-    monkeypatch.setattr(text_module, "_write", None)
-    text_module.encoded.cache_clear()
+    monkeypatch.setattr(encoded_text, "_write", None)
+    encoded_text.encoded.cache_clear()
     again = TextTask(written, n_positions=16, vocab=VOCAB, folder=tmp_path / "ids")
     assert again == first
     assert len(again.part("test").ids) > 15
@@ -236,8 +236,8 @@ def test_the_folder_can_be_named_by_the_environment(written, tmp_path, monkeypat
 
 def test_how_much_is_encoded_at_once_changes_nothing(written, tmp_path, monkeypatch):
     one = TextTask(written, n_positions=16, vocab=VOCAB, folder=tmp_path / "one")
-    monkeypatch.setattr(text_module, "AT_ONCE", 100)
-    text_module.encoded.cache_clear()
+    monkeypatch.setattr(encoded_text, "AT_ONCE", 100)
+    encoded_text.encoded.cache_clear()
     other = TextTask(written, n_positions=16, vocab=VOCAB, folder=tmp_path / "other")
     for part in ("train", "validation", "test"):
         assert (one.part(part).ids == other.part(part).ids).all()
@@ -245,7 +245,7 @@ def test_how_much_is_encoded_at_once_changes_nothing(written, tmp_path, monkeypa
 
 def peak(path: Path, folder: Path, tokenizer: str) -> int:
     """Bytes that Python held at most while it encoded ``path``."""
-    text_module.encoded.cache_clear()
+    encoded_text.encoded.cache_clear()
     tracemalloc.start()
     try:
         TextTask(path, 16, tokenizer, folder=folder).part("train").ids  # noqa: B018
@@ -255,7 +255,7 @@ def peak(path: Path, folder: Path, tokenizer: str) -> int:
 
 
 def test_memory_does_not_grow_with_the_text(tmp_path, monkeypatch):
-    monkeypatch.setattr(text_module, "AT_ONCE", 2**14)
+    monkeypatch.setattr(encoded_text, "AT_ONCE", 2**14)
     tokenizer = trained_tokenizer(LINES, VOCAB)
     peaks = []
     for times in (8, 64):
@@ -399,14 +399,14 @@ def test_bad_input_gets_a_sentence_and_nothing_is_written(case, tmp_path):
 def test_a_damaged_cache_says_what_to_delete(task, tmp_path):
     (folder,) = (p for p in (tmp_path / "ids").iterdir() if p.is_dir())
     (folder / "test.npy").write_bytes((folder / "test.npy").read_bytes()[:-7])
-    text_module.encoded.cache_clear()
+    encoded_text.encoded.cache_clear()
     with pytest.raises(GatedInterpError, match="is damaged; delete it, and it is made anew"):
         task.opened()
 
 
 def test_a_text_that_went_or_changed_is_refused_when_it_is_read(task, written):
     written.write_text(TEXT.replace("again", "never"))
-    text_module.encoded.cache_clear()
+    encoded_text.encoded.cache_clear()
     assert task.decode(task.encode("said again")) == "said again"
     with pytest.raises(GatedInterpError, match="has changed since it was first read"):
         task.sample(1, 0)

@@ -16,11 +16,11 @@ The formulas are in :mod:`~gated_interp.analysis.measures` and
 :mod:`~gated_interp.analysis.faithfulness`.
 """
 
-from typing import Any, cast
+from typing import Any
 
 import pandas as pd
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from gated_interp.analysis.faithfulness import dead_heads, faithfulness
@@ -127,8 +127,9 @@ def superposition_report(
     found = verdict_from_writes(writes, probed.logits, probes)
     tokens = task.sample(n, derive(seed, Stream.REPORT_SEQUENCES)).tokens.to(model.embed.W_E.device)
     source = generator(derive(seed, Stream.REPORT_REPLICATES))
-    foils: Tensor | Probes = tokens
-    if not isinstance(task, SkipTrigramTask):  # whose sequences do not say where their foils are
+    if isinstance(task, SkipTrigramTask):
+        foils = task.foils_in(tokens)
+    else:  # whose sequences do not say where their foils are
         foils = foils_for(task, model.cfg.d_vocab, n, derive(seed, Stream.REPORT_SEQUENCES))
     alarms, alone = false_alarms_by_head(model, task, foils)
     dead = dead_heads(model, tokens)
@@ -188,23 +189,18 @@ def classify(
 
 
 def false_alarms_by_head(
-    model: HookedTransformer, task: ProbedTask, tokens: Int[Tensor, "batch pos"] | Probes
+    model: HookedTransformer, task: ProbedTask, foils: Probes
 ) -> tuple[Float[Tensor, " representation"], Float[Tensor, "representation head_index"]]:
     """How often C is on top at foils (a B that no A precedes): of the model, of each head alone.
 
     Alone: every other head zero-ablated, embedding and biases left. From 0 (the model knows that
     A has to come first) to 1 (it answers the query token).
 
-    Args:
-        tokens: sequences of a trigram task, for the foils in them; or the foils of any task.
-
     Raises:
         GatedInterpError: a model that is not linear in its heads, tokens it cannot read, or a
             trigram without foils.
     """
-    if isinstance(tokens, Tensor):
-        tokens = cast(SkipTrigramTask, task).foils_in(tokens)
-    foils = tokens.to(model.embed.W_E.device)
+    foils = foils.to(model.embed.W_E.device)
     b, c = foils.case, foils.target
     task.require_each(b, "the B of {word} {case} never stands without an A before it")
     writes, logits = head_writes(model, foils.tokens, foils.row, foils.position)

@@ -204,6 +204,7 @@ def circuits(
 
 def _show_induction(model: "TaskTransformer") -> None:
     """Previous-token and induction heads, where the task repeats tokens."""
+    from gated_interp.analysis.heads import head_name
     from gated_interp.analysis.induction import induction_scores
     from gated_interp.analysis.verdict import EXAMPLES, SEED
     from gated_interp.tasks.repeated_tokens import RepeatedTokensTask
@@ -212,7 +213,7 @@ def _show_induction(model: "TaskTransformer") -> None:
         return
     scores = induction_scores(model, model.task.sample(EXAMPLES, SEED).tokens)
     rows = [
-        (f"L{r['layer']}H{r['head']}", r["previous_token"], r["prefix_matching"])
+        (head_name((r["layer"], r["head"])), r["previous_token"], r["prefix_matching"])
         for r in scores.to_dict("records")
     ]
     show("where heads attend", ["head", "previous token", "prefix matching"], rows)
@@ -262,9 +263,9 @@ def _circuits_of_text(model: "LanguageTransformer", out: Path | None) -> None:
 def _write_table(table: Any, name: str, out: Path | None) -> None:
     if out is None:
         return
-    from gated_interp.core.files import write_whole
+    from gated_interp.core.files import write_table
 
-    path = write_whole(out / f"{name}.csv", lambda p: table.to_csv(p, index=False))
+    path = write_table(table, out / f"{name}.csv", float_format=None)
     say(f"The table is in {path}.")
 
 

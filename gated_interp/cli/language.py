@@ -81,6 +81,7 @@ def train_lm(
     On text; writes the model with its tokenizer and its history, and says its loss on held-out text
     beside that of unigram and bigram models.
     """
+    from gated_interp.analysis.heads import head_name
     from gated_interp.experiments.language import language_settings, run_language
 
     run = language_settings(
@@ -119,7 +120,7 @@ def train_lm(
         "where heads attend on repeated random tokens",
         ["head", *(column.replace("_", " ") for column in columns)],
         [
-            (f"L{r['layer']}H{r['head']}", *(f"{r[column]:.4f}" for column in columns))
+            (head_name((r["layer"], r["head"])), *(f"{r[column]:.4f}" for column in columns))
             for r in trained.heads.to_dict("records")
         ],
     )

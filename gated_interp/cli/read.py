@@ -95,7 +95,7 @@ def show_verdict(name: str, found: "Verdict", task: "ProbedTask") -> None:
 
 def show_roles(model: "TaskTransformer", found: "Verdict") -> None:
     """Two tables of ordinary sequences: what each head writes for, and what ablations leave."""
-    from gated_interp.analysis.holders import head_roles, what_remains
+    from gated_interp.analysis.roles import head_roles, what_remains
 
     roles = head_roles(model, model.task, found.holders)
     word, names = model.task.case_word, model.task.cases

@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from gated_interp.core.errors import GatedInterpError
 
@@ -36,9 +37,7 @@ def write_whole(path: Path | str, write: Callable[[Path], object]) -> Path:
         write(temporary)
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
+        temporary.chmod(0o666 & ~_umask())
         os.replace(temporary, path)
     except OSError as error:
         raise refused(path, error) from error
@@ -63,9 +62,7 @@ def write_folder(path: Path | str, write: Callable[[Path], object]) -> Path:
         raise refused(path, error) from error
     try:
         write(temporary)
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o777 & ~umask)
+        temporary.chmod(0o777 & ~_umask())
         try:
             temporary.rename(path)
         except OSError:
@@ -78,6 +75,13 @@ def write_folder(path: Path | str, write: Callable[[Path], object]) -> Path:
     return path
 
 
+def _umask() -> int:
+    """What new files may not be; asking for it means setting it."""
+    umask = os.umask(0)
+    os.umask(umask)
+    return umask
+
+
 def refused(path: Path, error: OSError) -> GatedInterpError:
     """What to raise where ``path`` cannot be written: what is wrong, and what would be right."""
     if isinstance(error, IsADirectoryError):
@@ -86,6 +90,11 @@ def refused(path: Path, error: OSError) -> GatedInterpError:
     if error.errno in FULL:
         advice = "make room, or name a folder elsewhere, and run it again"
     return GatedInterpError(f"cannot write {path}: {error.strerror or error}; {advice}.")
+
+
+def write_table(table: Any, path: Path | str, float_format: str | None = "%.6g") -> Path:
+    """Write a pandas ``table`` to ``path`` as CSV without its index, whole or not at all."""
+    return write_whole(path, lambda p: table.to_csv(p, index=False, float_format=float_format))
 
 
 def write_text(path: Path | str, text: str) -> Path:

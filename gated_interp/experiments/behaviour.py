@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from gated_interp.analysis.holders import head_roles, what_remains
+from gated_interp.analysis.roles import head_roles, what_remains
 from gated_interp.analysis.verdict import THRESHOLD, Verdict
 from gated_interp.metrics.predictions import leads
 from gated_interp.models.toy import HookedTransformer

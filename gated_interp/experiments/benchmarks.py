@@ -12,6 +12,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from gated_interp.core.errors import GatedInterpError
+from gated_interp.core.files import write_table
 from gated_interp.experiments.cells import (
     KEY,
     Cell,
@@ -20,7 +21,6 @@ from gated_interp.experiments.cells import (
     Runs,
     read_table,
     run_cells,
-    write_table,
 )
 from gated_interp.experiments.frontier import measured
 from gated_interp.experiments.intervals import clustered

@@ -11,7 +11,7 @@ import pandas as pd
 from gated_interp.analysis.verdict import verdict
 from gated_interp.core.config import Config, positive
 from gated_interp.core.errors import GatedInterpError
-from gated_interp.core.files import write_text, write_whole
+from gated_interp.core.files import write_table, write_text
 from gated_interp.experiments.batches import train_batches
 from gated_interp.experiments.originals import Originals
 from gated_interp.experiments.recipes import Recipe
@@ -175,11 +175,6 @@ def measured(
             }
         )
     return rows
-
-
-def write_table(table: pd.DataFrame, path: Path | str) -> None:
-    """Write a CSV, whole or not at all."""
-    write_whole(path, lambda p: table.to_csv(p, index=False, float_format="%.6g"))
 
 
 def read_table(path: Path | str, columns: Sequence[str] = ()) -> pd.DataFrame:

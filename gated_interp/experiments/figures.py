@@ -10,8 +10,8 @@ import plotly.graph_objects as go
 import torch
 
 from gated_interp.analysis.faithfulness import dead_heads
-from gated_interp.analysis.holders import energy_by_place, what_remains
 from gated_interp.analysis.measures import shares
+from gated_interp.analysis.roles import energy_by_place, what_remains
 from gated_interp.analysis.superposition import loading_matrix
 from gated_interp.analysis.verdict import SEED, verdict
 from gated_interp.analysis.writes import writes_kept

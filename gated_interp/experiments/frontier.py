@@ -9,6 +9,7 @@ import pandas as pd
 
 from gated_interp.analysis.foils import false_alarms
 from gated_interp.analysis.sparsity import sparsity, switching_on
+from gated_interp.core.files import write_table
 from gated_interp.experiments.cells import (
     Cell,
     CellsConfig,
@@ -16,7 +17,6 @@ from gated_interp.experiments.cells import (
     Runs,
     read_table,
     run_cells,
-    write_table,
 )
 from gated_interp.experiments.intervals import clustered
 from gated_interp.experiments.methods import METHODS, Method, matched, method_named

@@ -12,10 +12,14 @@ import torch
 
 from gated_interp.analysis.heads import head_name
 from gated_interp.analysis.induction import induction_scores
-from gated_interp.checkpoints.checkpoint import save
 from gated_interp.core.errors import GatedInterpError
-from gated_interp.core.files import write_whole
-from gated_interp.experiments.single import changed, refuse, require_state, state_of
+from gated_interp.experiments.single import (
+    changed,
+    refuse,
+    require_state,
+    state_of,
+    write_trained,
+)
 from gated_interp.metrics.ngrams import Ngrams
 from gated_interp.metrics.predictions import next_token_loss
 from gated_interp.models.language_model import (
@@ -154,12 +158,7 @@ def run_language(
         **measures,
         "prefix_matching": {best: round(float(matched["prefix_matching"]), 4)},
     }
-    save(model, path, notes=notes)
-    write_whole(
-        path.with_name(path.stem + "-history.csv"),
-        lambda p: result.history.to_csv(p, index=False, float_format="%.6g"),
-    )
-    state.unlink(missing_ok=True)
+    write_trained(model, path, notes, result.history)
     return TrainedLanguage(model, measures, heads, result.history, path)
 
 

@@ -14,7 +14,7 @@ import pandas as pd
 from gated_interp.checkpoints.checkpoint import save
 from gated_interp.core.config import Config, positive
 from gated_interp.core.errors import GatedInterpError
-from gated_interp.core.files import write_text, write_whole
+from gated_interp.core.files import write_table, write_text
 from gated_interp.experiments.batches import Shape, train_batches
 from gated_interp.experiments.intervals import clustered
 from gated_interp.experiments.originals import Toys
@@ -156,9 +156,9 @@ def _write_experiment(
     save(run.model, out / f"{name}-gated.safetensors", notes=notes | {"l0": run.l0})
     save(toy, out / f"{name}-toy.safetensors", notes={"experiment": name, "seed": run.toy_seed})
     table, toys = outcome.table(), outcome.toy_table()
-    _write_csv(table, out / f"{name}-runs.csv")
-    _write_csv(toys, out / f"{name}-toys.csv")
-    _write_csv(histories(outcome), out / f"{name}-history.csv")
+    write_table(table, out / f"{name}-runs.csv")
+    write_table(toys, out / f"{name}-toys.csv")
+    write_table(histories(outcome), out / f"{name}-history.csv")
 
     successes = int(table["success"].sum())
     clean = int(table["clean"].sum())
@@ -200,10 +200,6 @@ def _write_experiment(
 def histories(outcome: SeedsOutcome) -> pd.DataFrame:
     """The gated runs' histories, one after the other, with a column ``run`` (the seed)."""
     return pd.concat([g.history.assign(run=g.seed) for g in outcome.gated], ignore_index=True)
-
-
-def _write_csv(table: pd.DataFrame, path: Path) -> None:
-    write_whole(path, lambda p: table.to_csv(p, index=False, float_format="%.6g"))
 
 
 def _median(values: pd.Series) -> float | None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from gated_interp.core.errors import GatedInterpError
+from gated_interp.core.files import write_table
 from gated_interp.experiments.cells import (
     KEY,
     Cell,
@@ -15,7 +16,6 @@ from gated_interp.experiments.cells import (
     Runs,
     read_table,
     run_cells,
-    write_table,
 )
 from gated_interp.experiments.intervals import clustered, paired_difference
 from gated_interp.experiments.originals import Toys

@@ -15,7 +15,7 @@ from gated_interp.analysis.verdict import Verdict, verdict
 from gated_interp.checkpoints.checkpoint import load, save
 from gated_interp.core.config import Config
 from gated_interp.core.errors import GatedInterpError
-from gated_interp.core.files import write_whole
+from gated_interp.core.files import write_table
 from gated_interp.experiments.recipes import RELIABLE, recipe_named
 from gated_interp.experiments.seeds import HELD_OUT, HELD_OUT_SEED
 from gated_interp.models.toy import HookedTransformer, ToyTransformer
@@ -185,6 +185,11 @@ def state_of(path: Path | str) -> Path:
 
 
 def require_state(state: Path, resume: bool) -> None:
+    """Refuse to resume from what is not there, and to overwrite what could be resumed.
+
+    Raises:
+        GatedInterpError: naming what to add or to leave out.
+    """
     if resume and not state.is_file():
         raise GatedInterpError(f"there is no {state} to resume from; leave --resume out.")
     if not resume and state.is_file():
@@ -204,13 +209,17 @@ def _written(
     found = verdict(model, task)
     tokens = task.sample(HELD_OUT, HELD_OUT_SEED).tokens
     measures = {k: float(v) for k, v in faithfulness(model, tokens).measures().items()}
-    save(model, path, notes={"training": config.to_dict(), **measures})
-    write_whole(
-        path.with_name(path.stem + "-history.csv"),
-        lambda p: history.to_csv(p, index=False, float_format="%.6g"),
-    )
-    state_of(path).unlink(missing_ok=True)
+    write_trained(model, path, {"training": config.to_dict(), **measures}, history)
     return Trained(model, found, measures, history, path)
+
+
+def write_trained(
+    model: HookedTransformer, path: Path, notes: dict[str, Any], history: pd.DataFrame
+) -> None:
+    """Write a model and, as ``<stem>-history.csv``, its training; its state is no longer needed."""
+    save(model, path, notes=notes)
+    write_table(history, path.with_name(path.stem + "-history.csv"))
+    state_of(path).unlink(missing_ok=True)
 
 
 def changed(config: Any, given: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -222,5 +231,10 @@ def changed(config: Any, given: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]
 
 
 def refuse(unknown: Mapping[str, Any]) -> None:
+    """Refuse settings that no config has.
+
+    Raises:
+        GatedInterpError: naming the first.
+    """
     for name in unknown:
         raise GatedInterpError(f"there is no setting {name!r}.")

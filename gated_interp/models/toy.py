@@ -30,8 +30,6 @@ __all__ = [
     "build_attention",
     "build_toy",
     "clone",
-    "freeze_except",
-    "identity_model",
 ]
 
 Model = TypeVar("Model", bound=HookedTransformer)
@@ -130,16 +128,6 @@ def _blank(config: AttentionConfig, kind: type[Model] = HookedTransformer) -> Mo
     return model
 
 
-def identity_model(
-    d_vocab: int, n_positions: int, n_heads: int, d_head: int, kind: type[Model] = HookedTransformer
-) -> Model:
-    """One layer of attention, its weights zero, between an identity embedding and unembedding."""
-    shape = AttentionConfig(
-        d_vocab=d_vocab, n_positions=n_positions, n_heads=n_heads, d_head=d_head
-    )
-    return _blank(shape, kind)
-
-
 def build_attention(config: AttentionConfig, task: Task | None = None) -> AttentionTransformer:
     """A model of ``config`` with Xavier-normal weights from its seed; global state is untouched.
 
@@ -195,8 +183,8 @@ def build_toy(config: ToyConfig) -> ToyTransformer:
         >>> model(torch.tensor([[7, 0, 1]])).shape
         torch.Size([1, 3, 8])
     """
-    shape = (config.task.d_vocab, config.n_positions, config.n_heads, config.d_head)
-    model = identity_model(*shape, ToyTransformer)
+    shape = AttentionConfig.of(config.task, n_heads=config.n_heads, d_head=config.d_head)
+    model = _blank(shape, ToyTransformer)
     source = generator(config.seed)
     model.requires_grad_(False)
     _draw_heads(model.blocks[0].attn, config.output_bias, source)
@@ -213,14 +201,6 @@ def _draw_heads(attn: Any, output_bias: bool, source: torch.Generator) -> None:
                 nn.init.xavier_normal_(head, generator=source)
     attn.requires_grad_(True)
     attn.b_O.requires_grad_(output_bias)
-
-
-def freeze_except(model: nn.Module, attn: nn.Module, names: list[str]) -> None:
-    """Let only the named parameters of ``attn`` train."""
-    for parameter in model.parameters():
-        parameter.requires_grad_(False)
-    for name in names:
-        attn.get_parameter(name).requires_grad_(True)
 
 
 def clone(model: Model) -> Model:

@@ -134,6 +134,11 @@ class KnownAnswers:
         """The task, in a sentence."""
         return repr(self)
 
+    @property
+    def identity(self) -> str:
+        """What of it a training must share with a saved one to go on from it."""
+        return repr(self)
+
     def require_vocabulary(self, d_vocab: int) -> None:
         """Refuse a model of another vocabulary.
 

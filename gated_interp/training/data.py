@@ -13,7 +13,7 @@ from gated_interp.core.streams import Stream
 from gated_interp.models.language_model import require_text
 from gated_interp.models.toy import HookedTransformer
 from gated_interp.tasks.task import KnownAnswers
-from gated_interp.tasks.text import RepeatedText, TextPart, TextTask
+from gated_interp.tasks.text import TextPart, TextTask
 from gated_interp.training.config import TrainConfig
 
 # Streams of a training's seed; because each step has its own, resuming needs no generator state.
@@ -49,12 +49,9 @@ def data_for(model: HookedTransformer, data: DataSource | None) -> DataSource:
 
 
 def name_of(data: Any) -> str:
-    """How a saved state remembers its data: a task by its values, a function by its name."""
-    if isinstance(data, KnownAnswers):
-        return repr(data)
-    if isinstance(data, (TextTask, TextPart, RepeatedText)):
-        return data.identity
-    return getattr(data, "__qualname__", type(data).__name__)
+    """How a saved state remembers its data: a task by its identity, a function by its name."""
+    named = getattr(data, "__qualname__", type(data).__name__)
+    return str(getattr(data, "identity", named))
 
 
 def draw(data: DataSource, n: int, seed: int, model: HookedTransformer) -> Int[Tensor, "n pos"]:

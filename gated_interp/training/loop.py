@@ -300,12 +300,15 @@ def _adam(weights: Mapping[str, nn.Parameter], config: TrainConfig) -> torch.opt
     """Adam; with weight decay AdamW, which takes it off weights and leaves biases alone."""
     if not config.weight_decay:
         return torch.optim.Adam(weights.values(), lr=config.lr)
-    groups = {True: [], False: []}  # type: dict[bool, list[nn.Parameter]]
-    for name, parameter in weights.items():
-        groups[name.rpartition(".")[2].startswith("W_")].append(parameter)
-    decayed = {"params": groups[True], "weight_decay": config.weight_decay}
-    rest = {"params": groups[False], "weight_decay": 0.0}
-    return torch.optim.AdamW([decayed, rest], lr=config.lr)
+    decays = {name: name.rpartition(".")[2].startswith("W_") for name in weights}
+    groups = [
+        {
+            "params": [weight for name, weight in weights.items() if decays[name] is decayed],
+            "weight_decay": config.weight_decay if decayed else 0.0,
+        }
+        for decayed in (True, False)
+    ]
+    return torch.optim.AdamW(groups, lr=config.lr)
 
 
 def _mean(rows: list[Row]) -> Row:

@@ -1,0 +1,195 @@
+"""A text as token ids in a folder: encoded piece by piece, once, and mapped into memory."""
+
+import contextlib
+import dataclasses
+import hashlib
+import os
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, get_args
+
+import numpy as np
+from jaxtyping import UInt
+
+from gated_interp.core.errors import GatedInterpError
+from gated_interp.core.files import write_folder, write_text
+from gated_interp.tasks.text_files import pieces
+from gated_interp.tasks.tokenizers import (
+    bos_of,
+    read_tokenizer,
+    size_of,
+    tokenizer_text,
+    trained_tokenizer,
+)
+
+Part = Literal["train", "validation", "test"]
+PARTS: tuple[Part, ...] = get_args(Part)
+# Where, in bytes of the text, training ends and validation ends; both at the end of a line.
+TRAIN, VALIDATION = 0.9, 0.95
+CACHE = "GATED_INTERP_CACHE"
+# Characters that are encoded at once.
+AT_ONCE = 2**19
+# Raised when the same text would be encoded otherwise.
+LAYOUT = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoded:
+    """A text as token ids on the disk.
+
+    Attributes:
+        tokenizer: as in a ``tokenizer.json``.
+        digest: SHA-256 of the text.
+        parts: the ids of each part, mapped into memory.
+    """
+
+    tokenizer: str
+    digest: str
+    parts: dict[Part, UInt[np.ndarray, " token"]]
+
+    def __getitem__(self, part: Part) -> UInt[np.ndarray, " token"]:
+        return self.parts[part]
+
+
+@dataclasses.dataclass(frozen=True)
+class Contents:
+    """What one reading of a text finds: its SHA-256 and its length in bytes of UTF-8."""
+
+    digest: str
+    n_bytes: int
+
+
+def cache_folder() -> Path:
+    """Where ids are kept unless a folder is given."""
+    if chosen := os.environ.get(CACHE):
+        return Path(chosen)
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "gated_interp"
+
+
+@lru_cache(maxsize=16)
+def encoded(
+    sources: tuple[str, ...], tokenizer: int | str, n_positions: int, place: Path, digest: str
+) -> Encoded:
+    """The text of ``sources`` in ``place``, encoded there unless it was before.
+
+    Args:
+        tokenizer: as in a ``tokenizer.json``, or how many tokens one is trained to have.
+        digest: that the text must have; any where it is empty.
+
+    Raises:
+        GatedInterpError: see :class:`TextTask`.
+    """
+    found = _contents(sources)
+    if digest and digest != found.digest:
+        raise GatedInterpError(
+            f"{', '.join(sources)} has changed since it was first read (SHA-256 "
+            f"{found.digest[:12]}, not {digest[:12]}); give the text anew."
+        )
+
+    def named(by: int | str) -> Path:
+        said = f"{LAYOUT} {TRAIN} {VALIDATION} {found.digest} {by}"
+        return place / hashlib.sha256(said.encode()).hexdigest()[:24]
+
+    trained = named(tokenizer).with_suffix(".json") if isinstance(tokenizer, int) else None
+    if isinstance(tokenizer, int):
+        assert trained is not None
+        if trained.is_file():
+            tokenizer = tokenizer_text(trained)
+        else:
+            stream = _in_parts(sources, found.n_bytes)
+            learnt = (piece for part, piece in stream if part == "train" and piece)
+            tokenizer = trained_tokenizer(learnt, tokenizer)
+    folder, coder = named(tokenizer), read_tokenizer(tokenizer)
+    if not folder.is_dir():
+        write_folder(folder, lambda f: _write(f, sources, coder, n_positions, found.n_bytes))
+    if trained is not None and not trained.exists():
+        write_text(trained, tokenizer)
+    try:
+        parts = {part: np.load(folder / f"{part}.npy", mmap_mode="r") for part in PARTS}
+    except (OSError, ValueError, EOFError) as error:
+        raise GatedInterpError(
+            f"{folder} is damaged; delete it, and it is made anew from the text."
+        ) from error
+    for part, ids in parts.items():
+        _require_length(sources, part, len(ids), n_positions)
+    return Encoded(tokenizer, found.digest, parts)
+
+
+def _contents(sources: tuple[str, ...]) -> Contents:
+    digest, n_bytes = hashlib.sha256(), 0
+    for piece in pieces(sources):
+        if piece is None:
+            digest.update(b"\xff")  # no byte of UTF-8
+        else:
+            data = piece.encode()
+            digest.update(data)
+            n_bytes += len(data)
+    return Contents(digest.hexdigest(), n_bytes)
+
+
+def _in_parts(sources: tuple[str, ...], n_bytes: int) -> Iterator[tuple[Part, str | None]]:
+    """Every piece with the part it belongs to: that in which it begins."""
+    at = 0
+    for piece in pieces(sources):
+        share = at / max(n_bytes, 1)
+        yield PARTS[(share >= TRAIN) + (share >= VALIDATION)], piece
+        at += len(piece.encode()) if piece else 0
+
+
+def _write(
+    folder: Path, sources: tuple[str, ...], coder: Any, n_positions: int, n_bytes: int
+) -> None:
+    dtype = np.dtype("<u2" if size_of(coder) <= 2**16 else "<u4")
+    with contextlib.ExitStack() as stack:
+        files = {p: stack.enter_context((folder / f"{p}.npy").open("wb")) for p in PARTS}
+        lengths = dict.fromkeys(PARTS, 0)
+        for part, file in files.items():
+            _write_header(file, dtype, lengths[part])
+        for part, tokens in _tokens(coder, _in_parts(sources, n_bytes)):
+            files[part].write(np.asarray(tokens, dtype).tobytes())
+            lengths[part] += len(tokens)
+        for part, file in files.items():
+            _require_length(sources, part, lengths[part], n_positions)
+            file.seek(0)
+            _write_header(file, dtype, lengths[part])
+
+
+def _write_header(file: BinaryIO, dtype: np.dtype[Any], length: int) -> None:
+    """As `.npy` has it; numpy leaves room for the length to grow."""
+    np.lib.format.write_array_header_1_0(
+        file, {"descr": dtype.str, "fortran_order": False, "shape": (length,)}
+    )
+
+
+def _tokens(
+    coder: Any, stream: Iterator[tuple[Part, str | None]]
+) -> Iterator[tuple[Part, list[int]]]:
+    """The tokens of each piece; a document begins with a token of its own."""
+    waiting: list[tuple[Part, str, bool]] = []
+    size, begins = 0, True
+
+    def coded() -> Iterator[tuple[Part, list[int]]]:
+        texts = [text for _, text, _ in waiting]
+        found = coder.encode_batch_fast(texts, add_special_tokens=False)
+        for (part, _, first), one in zip(waiting, found, strict=True):
+            yield part, [bos_of(coder), *one.ids] if first else one.ids
+
+    for part, piece in stream:
+        if piece is not None:
+            waiting.append((part, piece, begins))
+            size += len(piece)
+            if size >= AT_ONCE:
+                yield from coded()
+                waiting, size = [], 0
+        begins = piece is None
+    yield from coded()
+
+
+def _require_length(sources: tuple[str, ...], part: str, found: int, n_positions: int) -> None:
+    if found < n_positions - 1:
+        raise GatedInterpError(
+            f"the {part} part of {', '.join(sources)} has {found} tokens and a sequence of "
+            f"{n_positions} positions needs {n_positions - 1}; give more text or a shorter context."
+        )
