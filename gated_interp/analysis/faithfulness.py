@@ -10,7 +10,13 @@ from gated_interp.analysis.heads import head_counts
 from gated_interp.analysis.writes import require_tokens
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.metrics.predictions import kl_divergence, next_token_loss
-from gated_interp.metrics.reconstruction import open_gates, squared_error, unexplained, variation
+from gated_interp.metrics.reconstruction import (
+    open_gates,
+    squared_error,
+    unexplained,
+    variation,
+    writes_at,
+)
 from gated_interp.models.toy import HookedTransformer
 from gated_interp.replacements.splice import originals, require_layer, unsplice
 
@@ -146,7 +152,6 @@ def dead_from(
     threshold: float = DEAD,
 ) -> list[int]:
     """The heads that :func:`dead_heads` calls dead, from what stands at ``hook_z``."""
-    result = torch.einsum("bphd,hdm->bphm", z, W_O)
-    size = result.double().square().mean((0, 1, 3)).sqrt()
+    size = writes_at(z.double(), W_O.double()).mean((0, 1)).sqrt()
     dead: list[int] = (size <= threshold * size.max()).nonzero().flatten().tolist()
     return dead

@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 
 from gated_interp import __version__
 from gated_interp.cli import (
+    decompose,
     explore,
     frontier,
     heads,
@@ -27,7 +28,7 @@ from gated_interp.core.signals import signal_behind, stop_on_sigterm
 
 FAILED = 1
 # Commands that go on where they were when the same command is given again.
-GOES_ON = ("reproduce", "sweep", "reliability", "phase", "repeats", "frontier")
+GOES_ON = ("reproduce", "sweep", "reliability", "phase", "repeats", "frontier", "decompose")
 
 
 class Commands(TyperGroup):
@@ -99,7 +100,19 @@ def _options(
     """Find and undo attention head superposition with gated attention blocks."""
 
 
-for _group in (paper, train, language, read, heads, sweep, reliability, frontier, explore):
+_GROUPS = (
+    paper,
+    train,
+    language,
+    decompose,
+    read,
+    heads,
+    sweep,
+    reliability,
+    frontier,
+    explore,
+)
+for _group in _GROUPS:
     for _name, _command in _group.COMMANDS.items():
         app.command(_name)(_command)
 

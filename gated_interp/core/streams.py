@@ -39,3 +39,5 @@ class Stream(enum.IntEnum):
     EXPLORER_RESAMPLE = 26
     # text
     REPEATED_TEXT = 51
+    VALIDATION = 52
+    TEST = 53

@@ -154,6 +154,20 @@ class TrainConfig(Config):
         return cls.from_dict({**preset, **changes})
 
     @classmethod
+    def fit(cls, **changes: Any) -> "TrainConfig":
+        """For a block that starts from copies of the heads of any model, toy or language model."""
+        preset = {
+            "lr": 3e-3,
+            "alpha": 0.02,
+            "alpha_unit": "variance",
+            "overlap": 0.03,
+            "penalty_off": 0.0,
+            "penalty_ramp": 0.3,
+            "fvu_from": 0.0,
+        }
+        return cls.from_dict({**preset, **changes})
+
+    @classmethod
     def reference(cls, lr: float = 1e-3, alpha: float = 0.0, **changes: Any) -> "TrainConfig":
         """As the post trained: 1,000 epochs of the same 100 batches of 1,000, constant lr.
 

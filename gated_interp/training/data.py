@@ -12,8 +12,9 @@ from gated_interp.core.seeds import derive, generator
 from gated_interp.core.streams import Stream
 from gated_interp.models.language_model import require_text
 from gated_interp.models.toy import HookedTransformer
+from gated_interp.tasks.encoded_text import Part
 from gated_interp.tasks.task import KnownAnswers
-from gated_interp.tasks.text import TextPart, TextTask
+from gated_interp.tasks.text import RepeatedText, TextPart, TextTask
 from gated_interp.training.config import TrainConfig
 
 # Streams of a training's seed; because each step has its own, resuming needs no generator state.
@@ -102,9 +103,20 @@ def held_out_of(
     """
     if not config.evaluate_every:
         return None
-    if isinstance(data, TextTask):
-        data = data.part("validation")
+    data = held_out_part(data, "validation")
     return draw(data, config.n_held_out, derive(config.seed, Stream.HELD_OUT_SET), model)
+
+
+def held_out_part(data: DataSource, name: Part) -> DataSource:
+    """A text's ``validation`` or ``test`` part; other sources hold nothing out and are themselves.
+
+    A part that is named already stays what it is, unless it is ``train``.
+    """
+    if isinstance(data, RepeatedText):
+        data = data.part
+    if isinstance(data, TextPart) and data.name == "train":
+        data = data.task
+    return data.part(name) if isinstance(data, TextTask) else data
 
 
 def require_batch(tokens: Any, n: int, model: HookedTransformer) -> None:

@@ -1,0 +1,248 @@
+"""What each head of a layer does on text: how often, where it reads, what it says, and where most.
+
+Everything is measured at hooks on the text given, so it holds for that text; which of it the model
+needs is for ablation to say (:func:`~gated_interp.analysis.ablation.ablate`).
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from gated_interp.analysis.decomposition import rows_at_once
+from gated_interp.analysis.heads import chosen_layer
+from gated_interp.analysis.text_holders import frozen_readout, text_holders
+from gated_interp.analysis.writes import require_tokens
+from gated_interp.core.errors import GatedInterpError
+from gated_interp.metrics.reconstruction import writes_at
+from gated_interp.models.toy import HookedTransformer
+from gated_interp.tasks.text import TextTask
+
+# A head writes where its write is longer than this share of a typical write of the layer.
+ACTIVE = 1e-3
+SEQUENCES, SEED = 64, 0
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Readings:
+    """What the heads of a layer do on some sequences.
+
+    Attributes:
+        table: one row per head, those that write most first: ``head``; ``active``, the share of
+            positions at which it writes; ``share`` of the squared length of all that heads write;
+            ``held``, the share of positions it is the sole holder of, and ``tokens`` and
+            ``entropy`` (nats) of what it holds; ``sources``, ``destinations``, ``outputs``: the
+            tokens that it reads from, writes at and raises, by ``share * log(1 + lift)``.
+        details: these tokens one by one: ``head``, ``role`` (``source``, ``destination``,
+            ``output``), ``token``, ``share`` of what the head does in this role, and ``lift``: how
+            many times its share among all heads of the layer that is.
+        contexts: where each head writes most: ``head``, ``rank``, ``row`` and ``position`` in
+            ``tokens``, ``length`` of the write (1 is a typical write of the layer), ``output``
+            that it raises most.
+        attention: ``[context key_pos]``, per context what the head's pattern times gate is, each
+            key weighted by the length of its value.
+        tokens: ``[batch pos]``, that all this was read on.
+        layer: whose heads they are.
+    """
+
+    table: pd.DataFrame
+    details: pd.DataFrame
+    contexts: pd.DataFrame
+    attention: Float[Tensor, "context key_pos"]
+    tokens: Int[Tensor, "batch pos"]
+    layer: int
+
+    def __repr__(self) -> str:
+        return (
+            f"Readings(layer {self.layer}, {len(self.table)} heads, {self.tokens.numel()} tokens)"
+        )
+
+
+@torch.no_grad()
+def read_heads(
+    model: HookedTransformer,
+    layer: int | None = None,
+    tokens: Int[Tensor, "batch pos"] | None = None,
+    *,
+    names: Sequence[str] | None = None,
+    top: int = 5,
+    contexts: int = 5,
+) -> Readings:
+    """Read every head of ``layer``, the model's own or those of a block in its place.
+
+    How much a head reads from a key is its pattern times its gate times the length of the key's
+    value as it is written (value-weighted attention); what it raises at a position is the token
+    that its write raises most, counted by the write's length. The first position is left out.
+
+    Args:
+        layer: may be left out where it is the only one.
+        tokens: sequences to read; 64 of the ``test`` part of the model's own text unless given.
+        names: of tokens; the task's unless given.
+        top: tokens named of each role.
+        contexts: places named of each head, each from another sequence.
+
+    Raises:
+        GatedInterpError: no such layer, none named of several, no tokens and no text, a layer that
+            has no attention, or tokens the model cannot read.
+
+    Examples:
+        >>> from gated_interp.models.analytic import manual_model
+        >>> truth = manual_model(2, 3)  # trigram 1 is written by head 0, 2 by head 1, 3 by both
+        >>> found = read_heads(truth.model, tokens=truth.task.sample(200, seed=0).tokens)
+        >>> found.table.set_index("head").loc[0, ["sources", "outputs"]].tolist()
+        [['A'], ['C1']]
+    """
+    layer = chosen_layer(model, layer)
+    if tokens is None:
+        if not isinstance(getattr(model, "task", None), TextTask):
+            raise GatedInterpError("the model names no text; give tokens.")
+        tokens = model.task.part("test").sample(SEQUENCES, SEED).tokens.to(model.embed.W_E.device)
+    require_tokens(model, tokens)
+    names = _names(model, names)
+    held = text_holders(model, tokens, layer)
+    lengths, totals = _totals(model, tokens, layer, names)
+    typical = lengths.square().sum(-1).mean().sqrt()
+    heads, own = lengths.shape[-1], held.by_head().to_dict("records")
+    details = pd.concat([_details(role, each, names, top) for role, each in totals.items()])
+    energy = lengths.double().square().sum((0, 1))
+    rows = []
+    for head in range(heads):
+        mine = details[details["head"] == head]
+        said = {f"{r}s": mine.loc[mine["role"] == r, "token"].tolist() for r in totals}
+        rows.append(
+            {
+                "head": head,
+                "active": float((lengths[:, 1:, head] > ACTIVE * typical).double().mean()),
+                "share": float(energy[head] / energy.sum().clamp(min=1e-12)),
+                "held": float(own[head]["share"]),
+                "tokens": int(own[head]["tokens"]),
+                "entropy": float(own[head]["entropy"]),
+                **said,
+            }
+        )
+    table = pd.DataFrame(rows).sort_values("share", ascending=False, ignore_index=True)
+    places, attention = _contexts(model, tokens, layer, lengths / typical, names, contexts)
+    return Readings(table, details, places, attention, tokens, layer)
+
+
+def _names(model: HookedTransformer, names: Sequence[str] | None) -> Sequence[str]:
+    if names is None:
+        names = getattr(getattr(model, "task", None), "token_names", None)
+    if names is None:
+        names = [str(i) for i in range(model.cfg.d_vocab)]
+    if len(names) < model.cfg.d_vocab:
+        raise GatedInterpError(
+            f"there are {len(names)} names; the model has {model.cfg.d_vocab} tokens."
+        )
+    return names
+
+
+def read_attention(
+    model: HookedTransformer, tokens: Int[Tensor, "batch pos"], layer: int
+) -> tuple[
+    Float[Tensor, "batch pos head_index d_head"],
+    Float[Tensor, "batch head_index query_pos key_pos"],
+]:
+    """Each head's ``z``, and its value-weighted attention: what it reads of each key.
+
+    Pattern times gate (where there are gates) times the length of the value as it is written.
+
+    Raises:
+        GatedInterpError: what stands there has no attention, as an autoencoder has none.
+    """
+    prefix = f"blocks.{layer}.attn."
+    names = [prefix + n for n in ("hook_z", "hook_v", "hook_pattern", "hook_gated_pattern")]
+    _, cache = model.run_with_cache(tokens, names_filter=names, stop_at_layer=layer + 1)
+    if names[2] not in cache:
+        raise GatedInterpError(f"what stands at layer {layer} has no attention to read.")
+    pattern = cache[names[3] if names[3] in cache else names[2]]
+    size = writes_at(cache[names[1]], model.blocks[layer].attn.W_O).clamp(min=0).sqrt()
+    return cache[names[0]], pattern * size.permute(0, 2, 1)[:, :, None]
+
+
+def _totals(
+    model: HookedTransformer, tokens: Int[Tensor, "batch pos"], layer: int, names: Sequence[str]
+) -> tuple[Float[Tensor, "batch pos head_index"], dict[str, Float[Tensor, "head_index d_vocab"]]]:
+    """The length of every write, and per role what each head does with each token."""
+    W_O, readout = model.blocks[layer].attn.W_O, frozen_readout(model, layer)
+    heads, d_vocab = len(W_O), model.cfg.d_vocab
+    totals = {
+        role: torch.zeros(heads, d_vocab, device=tokens.device)
+        for role in ("source", "destination", "output")
+    }
+    lengths = []
+    for part in torch.split(tokens, rows_at_once(tokens)):
+        z, reads = read_attention(model, part, layer)
+        length = writes_at(z, W_O).clamp(min=0).sqrt()
+        lengths.append(length)
+        here = part[:, 1:].flatten()
+        by_key = reads[:, :, 1:].sum(2).permute(1, 0, 2).flatten(1)
+        totals["source"].index_add_(1, part.flatten(), by_key)
+        totals["destination"].index_add_(1, here, length[:, 1:].flatten(0, 1).T)
+        for head in range(heads):
+            said = (z[:, 1:, head].flatten(0, 1) @ readout[head]).argmax(-1)
+            totals["output"][head].index_add_(0, said, length[:, 1:, head].flatten())
+    return torch.cat(lengths), totals
+
+
+def _details(
+    role: str, totals: Float[Tensor, "head_index d_vocab"], names: Sequence[str], top: int
+) -> pd.DataFrame:
+    share = totals / totals.sum(1, keepdim=True).clamp(min=1e-12)
+    usual = totals.sum(0) / totals.sum().clamp(min=1e-12)
+    # Frequent tokens have a large share in every head; what tells heads apart counts more.
+    tokens = (share * (share / usual.clamp(min=1e-12)).log1p()).topk(min(top, len(usual))).indices
+    values = share.gather(1, tokens)
+    return pd.DataFrame(
+        [
+            {
+                "head": head,
+                "role": role,
+                "token": names[token],
+                "share": value,
+                "lift": value / max(float(usual[token]), 1e-12),
+            }
+            for head, row in enumerate(zip(values.tolist(), tokens.tolist(), strict=True))
+            for value, token in zip(*row, strict=True)
+            if value > 0
+        ],
+        columns=["head", "role", "token", "share", "lift"],
+    )
+
+
+def _contexts(
+    model: HookedTransformer,
+    tokens: Int[Tensor, "batch pos"],
+    layer: int,
+    lengths: Float[Tensor, "batch pos head_index"],
+    names: Sequence[str],
+    contexts: int,
+) -> tuple[pd.DataFrame, Float[Tensor, "context key_pos"]]:
+    longest, where = lengths[:, 1:].max(1)
+    readout, rows, attention = frozen_readout(model, layer), [], []
+    for head in range(lengths.shape[-1]):
+        best = longest[:, head].topk(min(contexts, len(tokens)))
+        best_rows = best.indices[best.values > ACTIVE]
+        if not len(best_rows):
+            continue
+        z, reads = read_attention(model, tokens[best_rows], layer)
+        for rank, row in enumerate(best_rows.tolist()):
+            position = int(where[row, head]) + 1
+            said = (z[rank, position, head] @ readout[head]).argmax()
+            rows.append(
+                {
+                    "head": head,
+                    "rank": rank + 1,
+                    "row": row,
+                    "position": position,
+                    "length": float(longest[row, head]),
+                    "output": names[int(said)],
+                }
+            )
+            attention.append(reads[rank, head, position])
+    columns = ["head", "rank", "row", "position", "length", "output"]
+    none = lengths.new_zeros(0, tokens.shape[1])
+    return pd.DataFrame(rows, columns=columns), torch.stack(attention) if attention else none

@@ -1,0 +1,284 @@
+"""Every layer of a model decomposed over seeds, measured on text held out, and written down."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Int
+from scipy.stats import t as student
+from torch import Tensor
+
+from gated_interp.analysis.decomposition import decomposition, recovered
+from gated_interp.analysis.faithfulness import dead_heads
+from gated_interp.checkpoints.checkpoint import load, save
+from gated_interp.core.errors import GatedInterpError
+from gated_interp.core.files import write_table, write_text
+from gated_interp.core.seeds import derive
+from gated_interp.core.streams import Stream
+from gated_interp.experiments.processes import in_processes
+from gated_interp.experiments.single import state_of, write_trained
+from gated_interp.models.toy import HookedTransformer
+from gated_interp.replacements.gated_attention import GatedAttention
+from gated_interp.replacements.pruning import with_heads
+from gated_interp.replacements.replacement import Replacement
+from gated_interp.replacements.splice import require_layer, splice
+from gated_interp.tasks.encoded_text import Part
+from gated_interp.training.data import DataSource, data_for, draw, held_out_part, name_of
+from gated_interp.training.fit import fit_gated, fit_settings
+from gated_interp.training.state import fingerprint
+
+# Held-out sequences that results are measured on, and that say which heads are dead.
+SEQUENCES = 128
+TABLE, NOTES, RESULTS = "runs.csv", "decompose.json", "results.json"
+SAVE_EVERY = 100
+
+
+@dataclasses.dataclass(frozen=True)
+class Decomposition:
+    """What :func:`decompose` found.
+
+    Attributes:
+        runs: one row per layer and seed, and one per seed with ``layer`` -1 for all layers spliced
+            at once where there are several: ``layer``, ``seed``, what
+            :func:`~gated_interp.analysis.decomposition.decomposition` says, ``positions`` (that
+            were trained on), ``seconds``.
+        results: what ``results.json`` holds.
+        folder: where it lies.
+    """
+
+    runs: pd.DataFrame
+    results: dict[str, Any]
+    folder: Path
+
+    def model(self, layer: int, seed: int) -> HookedTransformer:
+        """The model with the block of this layer and seed in its place."""
+        return load(_path(self.folder, layer, seed))
+
+
+def decompose(
+    model: HookedTransformer,
+    out: Path | str,
+    *,
+    layers: Sequence[int] | None = None,
+    data: DataSource | None = None,
+    method: str = "gated",
+    heads: int | None = None,
+    fvu: float = 0.03,
+    steps: int = 3000,
+    seeds: int = 3,
+    first_seed: int = 0,
+    sequences: int = SEQUENCES,
+    workers: int | None = None,
+    say: Callable[[str], None] = lambda _: None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    **settings: Any,
+) -> Decomposition:
+    """Fit stand-ins for the attention of ``layers`` over seeds, and measure them on held-out text.
+
+    Heads that a block leaves dead on the validation part are pruned; everything is measured on the
+    test part. A run is kept when it is done, and a training that was interrupted goes on: given
+    again, the command goes on where it was.
+
+    Args:
+        out: run folder: ``results.json``, ``runs.csv``, and for each layer and seed
+            ``L0-seed0.safetensors`` (the model with the block) and ``L0-seed0-history.csv``.
+        layers: all unless given.
+        data, method, heads, fvu, steps, settings: see
+            :func:`~gated_interp.training.fit.fit_gated`.
+        seeds: at least 1, of weights and data, counting up from ``first_seed``.
+        sequences: held-out sequences to measure on.
+        workers: processes; all cores unless given.
+        say: told a sentence for each run.
+        on_progress: told how many runs are done, of how many.
+
+    Raises:
+        GatedInterpError: no such layer, method or setting, a model that holds replacements
+            already, or a folder that holds another decomposition.
+    """
+    out = Path(out)
+    layers = list(range(model.cfg.n_layers)) if layers is None else sorted(set(layers))
+    for layer in layers:
+        require_layer(model, layer)
+    if seeds < 1 or sequences < 1 or not layers:
+        raise GatedInterpError(
+            f"there are {len(layers)} layers, {seeds} seeds and {sequences} sequences; at least "
+            "one of each is needed."
+        )
+    given = {"method": method, "heads": heads, "fvu": fvu, "steps": steps, **settings}
+    source = data_for(model, data)
+    config = fit_settings(model, layers[0], data, **given)[1]  # refuses before anything is written
+    _claim(
+        out,
+        {
+            "model": fingerprint(model, trained=True),
+            "data": name_of(source),
+            "settings": given,
+            "sequences": sequences,
+        },
+    )
+    save(model, out / "original.safetensors")
+    table = _finished(out / TABLE)
+    wanted = [(layer, first_seed + i) for i in range(seeds) for layer in layers]
+    done = {(int(r["layer"]), int(r["seed"])) for r in table.to_dict("records")}
+    total = len(wanted)
+    missing = [key for key in wanted if key not in done]
+    if len(missing) < total:
+        say(f"{total - len(missing)} of {total} runs are there already and are kept.")
+    on_progress(total - len(missing), total)
+    jobs = [(key, _fit, (str(out), *key, data, given, sequences)) for key in missing]
+    for n, (_key, row) in enumerate(in_processes(jobs, workers), total - len(missing) + 1):
+        row["positions"] = config.steps * config.update_size * _positions(source, model)
+        table = pd.DataFrame([*table.to_dict("records"), row])
+        write_table(table, out / TABLE, None)
+        say(
+            f"layer {row['layer']}, seed {row['seed']}: FVU {row['fvu']:.3f}, "
+            f"{row['ce_recovered_zero']:.1%} of the loss recovered, {row['held_share']:.1%} of "
+            "positions held by one head."
+        )
+        on_progress(n, total)
+    keys = table[["layer", "seed"]].apply(tuple, axis=1)
+    table = table[keys.isin(wanted)]
+    together = _together(model, out, layers, sorted({s for _, s in wanted}), source, sequences)
+    runs = pd.concat([table, together]).sort_values(["layer", "seed"], ignore_index=True)
+    results = summarised(runs, {"method": method, "fvu_target": fvu, "steps": steps})
+    write_text(out / RESULTS, json.dumps(results, indent=2) + "\n")
+    return Decomposition(runs, results, out)
+
+
+def summarised(runs: pd.DataFrame, notes: Mapping[str, Any]) -> dict[str, Any]:
+    """``results.json``: per layer its seeds, their median, and an interval of their mean.
+
+    The interval is Student's, 95%, from seed to seed; missing (null) where there is one seed.
+    """
+    found: dict[str, Any] = {**notes, "layers": {}}
+    for layer in sorted({int(layer) for layer in runs["layer"]}):
+        numbers = (
+            runs[runs["layer"] == layer].drop(columns="layer").set_index("seed").dropna(axis=1)
+        )
+        ends = {name: _interval(values.to_numpy(float)) for name, values in numbers.items()}
+        found["layers"]["all" if layer < 0 else str(layer)] = {
+            "seeds": numbers.reset_index().to_dict("records"),
+            "median": numbers.median().to_dict(),
+            "low": {name: low for name, (low, _) in ends.items()},
+            "high": {name: high for name, (_, high) in ends.items()},
+        }
+    return found
+
+
+def _interval(values: np.ndarray) -> tuple[float | None, float | None]:
+    if len(values) < 2:
+        return None, None
+    half = student.ppf(0.975, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values))
+    return float(values.mean() - half), float(values.mean() + half)
+
+
+def _fit(
+    folder: str,
+    layer: int,
+    seed: int,
+    data: DataSource | None,
+    given: Mapping[str, Any],
+    sequences: int,
+) -> dict[str, Any]:
+    """Train, prune, measure and write one block; called in another process."""
+    model, path = load(Path(folder, "original.safetensors")), _path(Path(folder), layer, seed)
+    source, state = data_for(model, data), state_of(path)
+    result = fit_gated(
+        model,
+        layer,
+        source,
+        seed=seed,
+        checkpoint=state,
+        resume=state if state.is_file() else None,
+        progress=False,
+        **{"checkpoint_every": SAVE_EVERY, "log_every": 10, **given},
+    )
+    block = _pruned(model, result.model, layer, held_out(model, source, "validation", sequences))
+    spliced = splice(model, layer, block)
+    row = {
+        "layer": layer,
+        "seed": seed,
+        **decomposition(spliced, held_out(model, source, "test", sequences), layer),
+        "heads": len(result.model.W_O),
+        "seconds": result.seconds,
+    }
+    write_trained(spliced, path, {"training": result.config.to_dict(), **row}, result.history)
+    return row
+
+
+def _pruned(
+    model: HookedTransformer, block: Replacement, layer: int, tokens: Int[Tensor, "batch pos"]
+) -> Replacement:
+    """``block`` without the heads that write next to nothing on ``tokens``; gated blocks alone."""
+    heads = len(block.W_O)
+    dead = dead_heads(splice(model, layer, block), tokens, layer)
+    if not isinstance(block, GatedAttention) or len(dead) in (0, heads):
+        return block
+    return with_heads(block, [h for h in range(heads) if h not in dead])
+
+
+def _together(
+    model: HookedTransformer,
+    out: Path,
+    layers: Sequence[int],
+    seeds: Sequence[int],
+    data: DataSource,
+    sequences: int,
+) -> pd.DataFrame:
+    """A row per seed with every layer spliced at once, where there are several."""
+    if len(layers) < 2:
+        return pd.DataFrame()
+    tokens = held_out(model, data, "test", sequences)
+    rows = []
+    for seed in seeds:
+        spliced = model
+        for layer in layers:
+            block = load(_path(out, layer, seed)).blocks[layer].attn
+            spliced = splice(spliced, layer, block)
+        rows.append({"layer": -1, "seed": seed, **recovered(spliced, tokens)})
+    return pd.DataFrame(rows)
+
+
+def held_out(
+    model: HookedTransformer, data: DataSource, part: Part, n: int
+) -> Int[Tensor, "n pos"]:
+    """Sequences of a text's ``part`` (of another source, from a seed of its own)."""
+    stream = Stream.VALIDATION if part == "validation" else Stream.TEST
+    return draw(held_out_part(data, part), n, derive(0, stream), model)
+
+
+def _positions(data: DataSource, model: HookedTransformer) -> int:
+    return draw(data, 1, 0, model).shape[1]
+
+
+def _path(folder: Path, layer: int, seed: int) -> Path:
+    return folder / f"L{layer}-seed{seed}.safetensors"
+
+
+def _finished(path: Path) -> pd.DataFrame:
+    return pd.read_csv(path) if path.is_file() else pd.DataFrame(columns=["layer", "seed"])
+
+
+def _claim(out: Path, identity: Mapping[str, Any]) -> None:
+    """Note in the folder what it is for, or refuse it where it holds something else."""
+    if out.exists() and not out.is_dir():
+        raise GatedInterpError(f"{out} is a file; name a folder.")
+    notes = out / NOTES
+    wanted = json.loads(json.dumps(dict(identity)))
+    if notes.is_file():
+        try:
+            there = json.loads(notes.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise GatedInterpError(f"{notes} cannot be read; name another folder.") from error
+        different = [key for key in wanted if there.get(key) != wanted[key]]
+        if different and (out / TABLE).is_file():
+            raise GatedInterpError(
+                f"{out} holds a decomposition with other {different[0]} (see {NOTES}); name "
+                "another folder, or give the settings it was made with."
+            )
+    write_text(notes, json.dumps(wanted, indent=2) + "\n")

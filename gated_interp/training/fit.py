@@ -1,0 +1,215 @@
+"""One call that trains a stand-in for any model's attention, with settings that suit any model."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from gated_interp.core.errors import GatedInterpError
+from gated_interp.core.seeds import derive
+from gated_interp.core.streams import Stream
+from gated_interp.models.toy import HookedTransformer
+from gated_interp.replacements.replacement import Replacement, kind_named
+from gated_interp.replacements.splice import require_layer
+from gated_interp.training.config import TrainConfig
+from gated_interp.training.data import DataSource, data_for, draw
+from gated_interp.training.loop import TrainResult, train_gated
+
+# Positions in a step, whatever the length of a sequence.
+POSITIONS = 2048
+
+
+@dataclasses.dataclass(frozen=True)
+class FitMethod:
+    """A way to replace the attention of a model that is no toy.
+
+    Attributes:
+        name: on the command line and in tables.
+        source: where it is from.
+        kind: see :data:`~gated_interp.replacements.replacement.KINDS`.
+        expansion: heads for each of the layer's.
+        block: fields of the kind's config, and how it starts.
+        train: fields of :class:`TrainConfig`.
+    """
+
+    name: str
+    source: str
+    kind: str = "gated"
+    expansion: int = 4
+    block: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    train: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+# Copies of the layer's own heads are exact from the first step; what trains is how they part.
+COPIES = {"init": "duplicate", "normalize_weights": False}
+GATES = COPIES | {"d_gate": 8}
+FIT_METHODS = {
+    method.name: method
+    for method in (
+        FitMethod("gated", "this package", block=GATES),
+        FitMethod(
+            "gates alone",
+            "our gates without the overlap penalty",
+            block=GATES,
+            train={"overlap": 0.0},
+        ),
+        FitMethod(
+            "overlap alone",
+            "our overlap penalty without gates",
+            block=COPIES | {"gate": "open"},
+            train={"alpha": 0.0},
+        ),
+        FitMethod(
+            "query-key gates",
+            "arXiv 2512.05865",
+            block=GATES | {"gate": "bernoulli", "penalty": "expected", "gate_bias_init": 1.0},
+            train={"overlap": 0.0},
+        ),
+        FitMethod(
+            "ungated",
+            "the same heads without gates",
+            block=COPIES | {"gate": "open"},
+            train={"alpha": 0.0, "overlap": 0.0},
+        ),
+        FitMethod(
+            "topk",
+            "Lorsa, arXiv 2504.20938",
+            kind="topk",
+            expansion=64,
+            block={"k": 8, "normalize_weights": False},
+            train={"alpha": 0.0, "overlap": 0.0},
+        ),
+        FitMethod(
+            "top1",
+            "Progress on attention (Transformer Circuits, 2025)",
+            kind="topk",
+            block={"k": 1, "normalize_weights": False},
+            train={"alpha": 0.0, "overlap": 0.0},
+        ),
+        FitMethod(
+            "sae on output",
+            "arXiv 2406.17759, TopK",
+            kind="sae",
+            expansion=64,
+            block={"k": 8},
+            train={"alpha": 0.0, "overlap": 0.0},
+        ),
+    )
+}
+
+
+def fit_method_named(name: str) -> FitMethod:
+    """The method called ``name``.
+
+    Raises:
+        GatedInterpError: naming the methods there are.
+    """
+    if name not in FIT_METHODS:
+        raise GatedInterpError(f"there is no method {name!r}; there are {', '.join(FIT_METHODS)}.")
+    return FIT_METHODS[name]
+
+
+def fit_gated(
+    model: HookedTransformer,
+    layer: int = 0,
+    data: DataSource | None = None,
+    *,
+    method: str = "gated",
+    heads: int | None = None,
+    fvu: float = 0.03,
+    steps: int = 3000,
+    seed: int = 0,
+    held_out: DataSource | None = None,
+    checkpoint: Path | str | None = None,
+    resume: Path | str | None = None,
+    progress: bool = True,
+    **settings: Any,
+) -> TrainResult[Replacement]:
+    """Train a stand-in for the attention of any model, toy or language model, at ``layer``.
+
+    The heads start as copies of the layer's own, several of each, which write what it writes; from
+    there on the gate and overlap penalties part them, as far as the ``fvu`` allows.
+    :func:`~gated_interp.replacements.splice.splice` puts the result in.
+
+    Args:
+        data: a task, a text, or a function of (n, generator); the model's own unless given.
+        method: of :data:`FIT_METHODS`.
+        heads: a multiple of the layer's; the method's unless given.
+        fvu: fraction of the variance of what the layer writes that may stay unexplained; the
+            penalties rise until it is reached. Above 0.
+        steps: of some 2,000 positions each.
+        seed: of weights and data.
+        **settings: fields of the block's config or of :class:`TrainConfig`, instead of the
+            method's.
+
+    The other arguments are as for :func:`~gated_interp.training.loop.train_gated`.
+
+    Raises:
+        GatedInterpError: no such layer or method, heads that are no multiple of the layer's, a
+            setting that does not exist, or as ``train_gated``.
+        TrainingInterrupted: on Ctrl-C; says how to resume.
+
+    Examples:
+        >>> from gated_interp.models.toy import ToyConfig, build_toy
+        >>> toy = build_toy(ToyConfig(n_trigrams=3, n_heads=2))
+        >>> fit_gated(toy, steps=5, heads=6, progress=False).model
+        GatedAttention(6 heads, d_gate=8, gate=clamp, L0=6.00)
+    """
+    block, config = fit_settings(
+        model, layer, data, method=method, heads=heads, fvu=fvu, steps=steps, seed=seed, **settings
+    )
+    return train_gated(
+        model,
+        block,
+        config,
+        layer=layer,
+        data=data,
+        held_out=held_out,
+        checkpoint=checkpoint,
+        resume=resume,
+        progress=progress,
+    )
+
+
+def fit_settings(
+    model: HookedTransformer,
+    layer: int = 0,
+    data: DataSource | None = None,
+    *,
+    method: str = "gated",
+    heads: int | None = None,
+    fvu: float = 0.03,
+    steps: int = 3000,
+    seed: int = 0,
+    **settings: Any,
+) -> tuple[Replacement, TrainConfig]:
+    """The block that :func:`fit_gated` trains, before its training, and how; raises as it does."""
+    require_layer(model, layer)
+    chosen, attn = fit_method_named(method), model.blocks[layer].attn
+    if isinstance(attn, Replacement):
+        raise GatedInterpError(
+            f"layer {layer} holds a replacement already; fit one to the original, unsplice(model)."
+        )
+    kind, data = kind_named(chosen.kind), data_for(model, data)
+    config_fields, train_fields = (
+        {field.name for field in dataclasses.fields(c)} for c in (kind.config_type, TrainConfig)
+    )
+    unknown = [name for name in settings if name not in config_fields | train_fields]
+    if unknown:
+        raise GatedInterpError(
+            f"there is no setting {unknown[0]!r}; there are the fields of TrainConfig and of "
+            f"{kind.config_type.__name__}."
+        )
+    own = int(attn.W_Q.shape[0])
+    expansion: int | float = chosen.expansion if heads is None else heads / own
+    pos = draw(data, 1, derive(seed, Stream.VARIANCE), model).shape[1]
+    base = {
+        "steps": steps,
+        "seed": seed,
+        "fvu_target": fvu,
+        "batch_size": max(1, POSITIONS // pos),
+    }
+    given = {n: v for n, v in settings.items() if n in train_fields and n != "seed"}
+    config = TrainConfig.fit(**base | dict(chosen.train) | given)
+    fields = dict(chosen.block) | {n: v for n, v in settings.items() if n in config_fields}
+    return kind.from_attention(attn, expansion, seed=derive(seed, Stream.BLOCK), **fields), config
