@@ -14,6 +14,7 @@ from gated_interp.analysis.circuits import gate_circuit as gate_circuit
 from gated_interp.analysis.circuits import ov_circuit as ov_circuit
 from gated_interp.analysis.circuits import predict_from_circuits as predict_from_circuits
 from gated_interp.analysis.circuits import qk_circuit as qk_circuit
+from gated_interp.analysis.decomposition import decomposition as decomposition
 from gated_interp.analysis.faithfulness import faithfulness as faithfulness
 from gated_interp.analysis.foils import false_alarms as false_alarms
 from gated_interp.analysis.holders import holders as holders
@@ -22,11 +23,15 @@ from gated_interp.analysis.induction import repeated_random_tokens as repeated_r
 from gated_interp.analysis.patching import activation_patch as activation_patch
 from gated_interp.analysis.patching import patch_effects as patch_effects
 from gated_interp.analysis.patching import path_patch as path_patch
+from gated_interp.analysis.read_heads import Readings as Readings
+from gated_interp.analysis.read_heads import read_heads as read_heads
 from gated_interp.analysis.subsets import pair_interactions as pair_interactions
 from gated_interp.analysis.subsets import shapley as shapley
 from gated_interp.analysis.subsets import subset_values as subset_values
 from gated_interp.analysis.superposition import loading_matrix as loading_matrix
 from gated_interp.analysis.superposition import superposition_report as superposition_report
+from gated_interp.analysis.text_holders import TextHolders as TextHolders
+from gated_interp.analysis.text_holders import text_holders as text_holders
 from gated_interp.analysis.verdict import Verdict as Verdict
 from gated_interp.analysis.verdict import verdict as verdict
 from gated_interp.checkpoints.checkpoint import load as load
@@ -38,6 +43,8 @@ from gated_interp.checkpoints.hub import push_to_hub as push_to_hub
 from gated_interp.checkpoints.shipped import shipped_names as shipped_names
 from gated_interp.core.errors import CheckpointError as CheckpointError
 from gated_interp.core.errors import GatedInterpError as GatedInterpError
+from gated_interp.experiments.decompose import Decomposition as Decomposition
+from gated_interp.experiments.decompose import decompose as decompose
 from gated_interp.experiments.language import language_measures as language_measures
 from gated_interp.experiments.recipes import Recipe as Recipe
 from gated_interp.experiments.recipes import recipe_named as recipe_named
@@ -77,6 +84,7 @@ from gated_interp.tasks.two_layers import TwoLayersTask as TwoLayersTask
 from gated_interp.tasks.two_sources import TwoSourcesTask as TwoSourcesTask
 from gated_interp.tasks.wide_content import WideContentTask as WideContentTask
 from gated_interp.training.config import TrainConfig as TrainConfig
+from gated_interp.training.fit import fit_gated as fit_gated
 from gated_interp.training.loop import TrainResult as TrainResult
 from gated_interp.training.loop import train_gated as train_gated
 from gated_interp.training.loop import train_toy as train_toy

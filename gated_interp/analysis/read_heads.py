@@ -13,10 +13,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from gated_interp.analysis.decomposition import rows_at_once
-from gated_interp.analysis.heads import chosen_layer
+from gated_interp.analysis.heads import chosen_layer, intervened
 from gated_interp.analysis.text_holders import frozen_readout, text_holders
 from gated_interp.analysis.writes import require_tokens
 from gated_interp.core.errors import GatedInterpError
+from gated_interp.metrics.predictions import next_token_loss
 from gated_interp.metrics.reconstruction import writes_at
 from gated_interp.models.toy import HookedTransformer
 from gated_interp.tasks.text import TextTask
@@ -31,8 +32,11 @@ class Readings:
     """What the heads of a layer do on some sequences.
 
     Attributes:
-        table: one row per head, those that write most first: ``head``; ``active``, the share of
-            positions at which it writes; ``share`` of the squared length of all that heads write;
+        table: one row per head, those that the model misses most first: ``head``; ``active``, the
+            share of positions at which it writes; ``share`` of the squared length of all that heads
+            write;
+            ``effect``, by how many nats per token the loss rises without it (zero-ablated), and
+            ``effect_low``, ``effect_high``, its 95% interval from sequence to sequence;
             ``held``, the share of positions it is the sole holder of, and ``tokens`` and
             ``entropy`` (nats) of what it holds; ``sources``, ``destinations``, ``outputs``: the
             tokens that it reads from, writes at and raises, by ``share * log(1 + lift)``.
@@ -42,8 +46,9 @@ class Readings:
         contexts: where each head writes most: ``head``, ``rank``, ``row`` and ``position`` in
             ``tokens``, ``length`` of the write (1 is a typical write of the layer), ``output``
             that it raises most.
-        attention: ``[context key_pos]``, per context what the head's pattern times gate is, each
-            key weighted by the length of its value.
+        reads: ``[context key_pos]``, per context what the head reads of each key: pattern times
+            gate times the length of the key's value as it is written.
+        attends: ``[context key_pos]``, the same without the gate.
         tokens: ``[batch pos]``, that all this was read on.
         layer: whose heads they are.
     """
@@ -51,7 +56,8 @@ class Readings:
     table: pd.DataFrame
     details: pd.DataFrame
     contexts: pd.DataFrame
-    attention: Float[Tensor, "context key_pos"]
+    reads: Float[Tensor, "context key_pos"]
+    attends: Float[Tensor, "context key_pos"]
     tokens: Int[Tensor, "batch pos"]
     layer: int
 
@@ -123,9 +129,35 @@ def read_heads(
                 **said,
             }
         )
-    table = pd.DataFrame(rows).sort_values("share", ascending=False, ignore_index=True)
-    places, attention = _contexts(model, tokens, layer, lengths / typical, names, contexts)
-    return Readings(table, details, places, attention, tokens, layer)
+    table = pd.DataFrame(rows).merge(_effects(model, tokens, layer), on="head")
+    table = table.sort_values("effect", ascending=False, ignore_index=True)
+    places, reads, attends = _contexts(model, tokens, layer, lengths / typical, names, contexts)
+    return Readings(table, details, places, reads, attends, tokens, layer)
+
+
+def _effects(
+    model: HookedTransformer, tokens: Int[Tensor, "batch pos"], layer: int
+) -> pd.DataFrame:
+    """By how much the loss rises without each head."""
+    name = f"blocks.{layer}.attn.hook_z"
+    heads = len(model.blocks[layer].attn.W_O)
+    losses = []
+    for part in torch.split(tokens, rows_at_once(tokens)):
+        each = [next_token_loss(model(part), part)]
+        for head in range(heads):
+
+            def without(z: Tensor, head: int = head) -> Tensor:
+                return z.index_fill(2, torch.tensor([head], device=z.device), 0.0)
+
+            with intervened(model, {name: without}):
+                each.append(next_token_loss(model(part), part))
+        losses.append(torch.stack(each).double())
+    loss = torch.cat(losses, 1)
+    rise = loss[1:] - loss[0]
+    mean, n = rise.mean(1), rise.shape[1]
+    half = 1.96 * rise.std(1) / n**0.5 if n > 1 else torch.full_like(mean, torch.nan)
+    ends = {"effect": mean, "effect_low": mean - half, "effect_high": mean + half}
+    return pd.DataFrame({"head": range(heads), **{k: v.tolist() for k, v in ends.items()}})
 
 
 def _names(model: HookedTransformer, names: Sequence[str] | None) -> Sequence[str]:
@@ -145,10 +177,11 @@ def read_attention(
 ) -> tuple[
     Float[Tensor, "batch pos head_index d_head"],
     Float[Tensor, "batch head_index query_pos key_pos"],
+    Float[Tensor, "batch head_index query_pos key_pos"],
 ]:
-    """Each head's ``z``, and its value-weighted attention: what it reads of each key.
+    """Each head's ``z``, what it reads of each key, and what it would without gates.
 
-    Pattern times gate (where there are gates) times the length of the value as it is written.
+    Pattern times gate times the length of the value as it is written (value-weighted attention).
 
     Raises:
         GatedInterpError: what stands there has no attention, as an autoencoder has none.
@@ -158,9 +191,10 @@ def read_attention(
     _, cache = model.run_with_cache(tokens, names_filter=names, stop_at_layer=layer + 1)
     if names[2] not in cache:
         raise GatedInterpError(f"what stands at layer {layer} has no attention to read.")
-    pattern = cache[names[3] if names[3] in cache else names[2]]
     size = writes_at(cache[names[1]], model.blocks[layer].attn.W_O).clamp(min=0).sqrt()
-    return cache[names[0]], pattern * size.permute(0, 2, 1)[:, :, None]
+    size = size.permute(0, 2, 1)[:, :, None]
+    gated = names[3] if names[3] in cache else names[2]
+    return cache[names[0]], cache[gated] * size, cache[names[2]] * size
 
 
 def _totals(
@@ -175,7 +209,7 @@ def _totals(
     }
     lengths = []
     for part in torch.split(tokens, rows_at_once(tokens)):
-        z, reads = read_attention(model, part, layer)
+        z, reads, _ = read_attention(model, part, layer)
         length = writes_at(z, W_O).clamp(min=0).sqrt()
         lengths.append(length)
         here = part[:, 1:].flatten()
@@ -220,15 +254,15 @@ def _contexts(
     lengths: Float[Tensor, "batch pos head_index"],
     names: Sequence[str],
     contexts: int,
-) -> tuple[pd.DataFrame, Float[Tensor, "context key_pos"]]:
+) -> tuple[pd.DataFrame, Float[Tensor, "context key_pos"], Float[Tensor, "context key_pos"]]:
     longest, where = lengths[:, 1:].max(1)
-    readout, rows, attention = frozen_readout(model, layer), [], []
+    readout, rows, kept = frozen_readout(model, layer), [], []
     for head in range(lengths.shape[-1]):
         best = longest[:, head].topk(min(contexts, len(tokens)))
         best_rows = best.indices[best.values > ACTIVE]
         if not len(best_rows):
             continue
-        z, reads = read_attention(model, tokens[best_rows], layer)
+        z, *weights = read_attention(model, tokens[best_rows], layer)
         for rank, row in enumerate(best_rows.tolist()):
             position = int(where[row, head]) + 1
             said = (z[rank, position, head] @ readout[head]).argmax()
@@ -242,7 +276,8 @@ def _contexts(
                     "output": names[int(said)],
                 }
             )
-            attention.append(reads[rank, head, position])
+            kept.append(torch.stack([weight[rank, head, position] for weight in weights]))
     columns = ["head", "rank", "row", "position", "length", "output"]
-    none = lengths.new_zeros(0, tokens.shape[1])
-    return pd.DataFrame(rows, columns=columns), torch.stack(attention) if attention else none
+    none = lengths.new_zeros(0, 2, tokens.shape[1])
+    both = torch.stack(kept) if kept else none
+    return pd.DataFrame(rows, columns=columns), both[:, 0], both[:, 1]

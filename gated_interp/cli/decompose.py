@@ -35,7 +35,7 @@ def decompose(
     ] = None,
     method: Annotated[str, typer.Option(help="How the attention is replaced.")] = "gated",
     heads: Annotated[
-        int | None, typer.Option(min=1, help="Heads, a multiple of the layer's; 4 times if absent.")
+        int | None, typer.Option(min=1, help="Heads; four for each of the layer's if absent.")
     ] = None,
     steps: Annotated[
         int, typer.Option(min=1, help="Of training, some 2,000 positions each.")

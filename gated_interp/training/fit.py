@@ -1,6 +1,7 @@
 """One call that trains a stand-in for any model's attention, with settings that suit any model."""
 
 import dataclasses
+import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -134,19 +135,19 @@ def fit_gated(
     Args:
         data: a task, a text, or a function of (n, generator); the model's own unless given.
         method: of :data:`FIT_METHODS`.
-        heads: a multiple of the layer's; the method's unless given.
+        heads: of the block; the method's multiple of the layer's unless given.
         fvu: fraction of the variance of what the layer writes that may stay unexplained; the
             penalties rise until it is reached. Above 0.
         steps: of some 2,000 positions each.
         seed: of weights and data.
-        **settings: fields of the block's config or of :class:`TrainConfig`, instead of the
-            method's.
+        **settings: fields of the block's config or of :class:`TrainConfig`, or arguments of the
+            kind's ``from_attention``, instead of the method's.
 
     The other arguments are as for :func:`~gated_interp.training.loop.train_gated`.
 
     Raises:
-        GatedInterpError: no such layer or method, heads that are no multiple of the layer's, a
-            setting that does not exist, or as ``train_gated``.
+        GatedInterpError: no such layer or method, a setting that does not exist or cannot be, or as
+            ``train_gated``.
         TrainingInterrupted: on Ctrl-C; says how to resume.
 
     Examples:
@@ -194,11 +195,13 @@ def fit_settings(
     config_fields, train_fields = (
         {field.name for field in dataclasses.fields(c)} for c in (kind.config_type, TrainConfig)
     )
+    starts = inspect.signature(kind.from_attention).parameters
+    config_fields |= {n for n, p in starts.items() if p.kind is p.KEYWORD_ONLY} - {"seed"}
     unknown = [name for name in settings if name not in config_fields | train_fields]
     if unknown:
         raise GatedInterpError(
             f"there is no setting {unknown[0]!r}; there are the fields of TrainConfig and of "
-            f"{kind.config_type.__name__}."
+            f"{kind.config_type.__name__}, and what {kind.__name__}.from_attention takes."
         )
     own = int(attn.W_Q.shape[0])
     expansion: int | float = chosen.expansion if heads is None else heads / own

@@ -1,0 +1,316 @@
+"""fit_gated and decompose: what trains, what is measured and written, and what is refused."""
+
+import json
+
+import pandas as pd
+import pytest
+import torch
+from closeness import assert_close
+from test_cli import cli, one_sentence
+
+import gated_interp as gi
+from gated_interp.analysis.decomposition import decomposition, recovered
+from gated_interp.experiments import decompose as study
+from gated_interp.metrics.predictions import next_token_loss
+from gated_interp.replacements.replacement import active
+from gated_interp.tasks.text import RepeatedText, TextTask
+from gated_interp.training.data import held_out_part
+from gated_interp.training.fit import FIT_METHODS, fit_settings
+
+TEXT = "".join(f"line {i} of a text, in which {i % 7} is said again\n" for i in range(300))
+
+
+@pytest.fixture(scope="module")
+def task(tmp_path_factory):
+    path = tmp_path_factory.mktemp("text") / "text.txt"
+    path.write_text(TEXT)
+    return TextTask(path, 12, vocab=270, folder=path.parent)
+
+
+@pytest.fixture(scope="module")
+def model(task):
+    """Two layers that have learnt something: what is zero without training measures nothing."""
+    shape = {"d_vocab": 270, "n_ctx": 12, "n_layers": 2, "d_model": 16, "n_heads": 2}
+    config = gi.TrainConfig.language(steps=150, batch_size=16, lr=0.02, evaluate_every=0)
+    made = gi.build_language_model(gi.LanguageModelConfig(**shape), task)
+    return gi.train_toy(made, config, progress=False).model
+
+
+@pytest.fixture(scope="module")
+def block(model):
+    """A block for the second layer, some way from it."""
+    return gi.fit_gated(model, 1, steps=30, fvu=0.3, overlap=1.0, progress=False).model
+
+
+# ---- fit_gated
+
+
+def test_it_starts_as_the_layer_itself(model):
+    """Copies of the heads, their output shared out, gates wide open: nothing is lost yet."""
+    made, config = fit_settings(model, 1, noise=0.0)
+    made.force_gates(1)
+    tokens = model.task.sample(4, seed=0).tokens
+    spliced = gi.splice(model, 1, made)
+    assert_close(spliced(tokens), model(tokens), roundings=256)
+    assert len(made.W_O) == 8
+    assert config.batch_size == 2048 // 12
+
+
+@pytest.mark.parametrize("method", FIT_METHODS)
+def test_every_method_comes_nearer_to_what_the_layer_writes(model, method):
+    options = {"heads": 16, "k": 2} if FIT_METHODS[method].kind in ("topk", "sae") else {}
+    found = gi.fit_gated(model, 0, method=method, steps=40, fvu=0.05, progress=False, **options)
+    assert found.history["fvu"].iloc[-1] < 0.8 * found.history["fvu"].iloc[0] or (
+        found.history["fvu"].iloc[-1] < 0.1
+    )
+    tokens = model.task.part("test").sample(8, seed=0).tokens
+    assert recovered(gi.splice(model, 0, found.model), tokens)["ce"] < 6
+
+
+def test_the_overlap_penalty_parts_heads_and_the_target_holds_them_back(model):
+    tokens = model.task.part("test").sample(16, seed=0).tokens
+    loose, tight, apart = (
+        decomposition(
+            gi.splice(model, 1, gi.fit_gated(model, 1, steps=150, progress=False, **kw).model),
+            tokens,
+            1,
+        )
+        for kw in (
+            {"fvu": 0.5, "overlap": 1.0},
+            {"fvu": 0.02, "overlap": 1.0},
+            {"fvu": 0.5, "overlap": 0.0, "alpha": 0.0},
+        )
+    )
+    assert tight["fvu"] < loose["fvu"]
+    assert loose["active_per_position"] < apart["active_per_position"]
+    assert loose["gates_per_pair"] < apart["gates_per_pair"]
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"layer": 2}, "layer 2 is not there"),
+        ({"method": "magic"}, "there is no method 'magic'"),
+        ({"heads": 0}, "expansion"),
+        ({"colour": 1}, "there is no setting 'colour'"),
+        ({"fvu": 0.0}, "fvu_target"),
+        ({"d_gate": 0}, "d_gate"),
+    ],
+)
+def test_what_cannot_be_fitted_is_refused(model, given, says):
+    with pytest.raises(gi.GatedInterpError, match=says):
+        gi.fit_gated(model, **{"layer": 0, "progress": False, **given})
+
+
+def test_a_layer_that_is_replaced_already_is_refused(model, block):
+    with pytest.raises(gi.GatedInterpError, match=r"holds a replacement already.*unsplice"):
+        gi.fit_gated(gi.splice(model, 1, block), 1, progress=False)
+
+
+def test_held_out_parts(task):
+    assert held_out_part(task, "test") == task.part("test")
+    assert held_out_part(task.part("train"), "test") == task.part("test")
+    assert held_out_part(RepeatedText(task.part("train"), 0.5), "test") == task.part("test")
+    assert held_out_part(task.part("validation"), "test") == task.part("validation")
+
+    def function(n, generator): ...
+
+    assert held_out_part(function, "test") is function
+
+
+# ---- measures
+
+
+def test_recovered_is_what_ablation_by_hand_says(model, block):
+    tokens = model.task.part("test").sample(40, seed=1).tokens
+    found = recovered(gi.splice(model, 1, block), tokens)
+    name = "blocks.1.hook_attn_out"
+    _, cache = model.run_with_cache(tokens)
+    mean = cache[name].mean((0, 1))
+
+    def loss(hook=None):
+        hooks = [] if hook is None else [(name, hook)]
+        return next_token_loss(model.run_with_hooks(tokens, fwd_hooks=hooks), tokens).mean()
+
+    zero = loss(lambda x, hook: torch.zeros_like(x))
+    level = loss(lambda x, hook: mean.expand_as(x))
+    spliced = gi.splice(model, 1, block)(tokens)
+    ce = next_token_loss(spliced, tokens).mean()
+    log_p = model(tokens).log_softmax(-1)
+    kl = (log_p.exp() * (log_p - spliced.log_softmax(-1))).sum(-1).mean()
+    expected = {"ce": ce, "ce_original": loss(), "ce_zero": zero, "ce_mean": level, "kl": kl}
+    for key, value in expected.items():
+        assert_close(torch.tensor(found[key]).float(), value, roundings=256, scale=zero.item())
+    assert found["ce_recovered_zero"] == pytest.approx(
+        (found["ce_zero"] - found["ce"]) / (found["ce_zero"] - found["ce_original"])
+    )
+    assert found["ce_recovered_mean"] == pytest.approx(
+        (found["ce_mean"] - found["ce"]) / (found["ce_mean"] - found["ce_original"])
+    )
+
+
+def test_the_original_in_its_own_place_recovers_everything(model):
+    tokens = model.task.part("test").sample(10, seed=1).tokens
+    same, _ = fit_settings(model, 1, method="ungated", heads=2, noise=0.0)
+    found = decomposition(gi.splice(model, 1, same), tokens, 1)
+    assert found["ce_recovered_zero"] == pytest.approx(1, abs=1e-4)
+    assert found["kl"] == pytest.approx(0, abs=1e-5)
+    assert found["fvu"] == pytest.approx(0, abs=1e-6)
+    assert found["active_per_position"] == found["active_original"] == 2
+    assert found["held_share"] == found["held_share_original"]
+    assert found["gates_per_pair"] == found["heads"] == found["heads_alive"] == 2
+
+
+def test_decomposition_agrees_with_the_other_measures(model, block):
+    tokens = model.task.part("test").sample(400, seed=2).tokens  # more than one batch
+    spliced = gi.splice(model, 1, block)
+    found = decomposition(spliced, tokens, 1)
+    whole = gi.faithfulness(spliced, tokens, layer=1).measures()
+    assert found["fvu"] == pytest.approx(float(whole["fvu"]), rel=1e-4)
+    assert found["gates_per_pair"] == pytest.approx(float(whole["l0"]), rel=1e-5)
+    assert found["open_share"] == pytest.approx(found["gates_per_pair"] / 8)
+    assert found["ce"] == pytest.approx(float(whole["cross_entropy"]), rel=1e-5)
+    _, cache = spliced.run_with_cache(tokens)
+    writes = active(cache["blocks.1.attn.hook_z"], block.W_O).sum(-1).double().mean()
+    assert found["active_per_position"] == pytest.approx(float(writes), abs=1e-3)
+    assert found["held_share"] == gi.text_holders(spliced, tokens, 1).share
+    assert found["held_share_original"] == gi.text_holders(model, tokens, 1).share
+    assert found["parameters"] == sum(p.numel() for p in block.parameters() if p.requires_grad)
+
+
+def test_nothing_spliced_is_refused(model):
+    tokens = model.task.sample(2, seed=0).tokens
+    with pytest.raises(gi.GatedInterpError, match="splice a block in"):
+        recovered(model, tokens)
+    with pytest.raises(gi.GatedInterpError, match="no block was spliced"):
+        decomposition(model, tokens, 0)
+
+
+# ---- decompose
+
+
+QUICK = {"steps": 20, "fvu": 0.3, "sequences": 16, "workers": 1, "batch_size": 16}
+KEYS = """
+fvu ce ce_original ce_zero ce_mean ce_recovered_zero ce_recovered_mean kl active_per_position
+open_share heads heads_alive held_share held_share_original seconds
+""".split()  # noqa: SIM905
+
+
+@pytest.fixture(scope="module")
+def done(model, tmp_path_factory):
+    out = tmp_path_factory.mktemp("decompose")
+    return gi.decompose(model, out, seeds=2, **QUICK)
+
+
+def test_every_layer_and_seed_is_measured_and_written(done, model):
+    results = json.loads((done.folder / "results.json").read_text())
+    assert list(results["layers"]) == ["all", "0", "1"]
+    for layer in ("0", "1"):
+        each = results["layers"][layer]
+        assert [row["seed"] for row in each["seeds"]] == [0, 1]
+        values = [row["fvu"] for row in each["seeds"]]
+        assert each["median"]["fvu"] == pytest.approx(sum(values) / 2)
+        assert each["low"]["fvu"] < min(values) < max(values) < each["high"]["fvu"]
+        assert set(KEYS) <= each["median"].keys()
+    assert results["layers"]["all"]["median"]["ce"] > 0
+    assert done.runs["positions"].dropna().unique().tolist() == [20 * 16 * 12]
+
+
+def test_the_written_model_is_the_one_that_was_measured(done, model):
+    row = done.runs[(done.runs["layer"] == 1) & (done.runs["seed"] == 1)].iloc[0]
+    spliced = done.model(1, 1)
+    tokens = study.held_out(model, model.task, "test", 16)
+    assert decomposition(spliced, tokens, 1)["kl"] == pytest.approx(row["kl"], rel=1e-4)
+    history = pd.read_csv(done.folder / "L1-seed1-history.csv")
+    assert history["step"].iloc[-1] == 19
+    assert not list(done.folder.glob("*.state"))
+
+
+def test_all_layers_at_once_are_those_blocks_together(done, model):
+    row = done.runs[(done.runs["layer"] == -1) & (done.runs["seed"] == 0)].iloc[0]
+    both = model
+    for layer in (0, 1):
+        both = gi.splice(both, layer, done.model(layer, 0).blocks[layer].attn)
+    tokens = study.held_out(model, model.task, "test", 16)
+    assert recovered(both, tokens)["ce"] == pytest.approx(row["ce"], rel=1e-4)
+
+
+def test_given_again_it_goes_on_where_it_was(done, model, monkeypatch, tmp_path):
+    said = []
+    again = gi.decompose(model, done.folder, seeds=2, **QUICK, say=said.append)
+    assert said == ["4 of 4 runs are there already and are kept."]
+    pd.testing.assert_frame_equal(again.runs, done.runs, check_exact=False)
+    with pytest.raises(gi.GatedInterpError, match=r"another|other settings"):
+        gi.decompose(model, done.folder, seeds=2, **QUICK | {"steps": 21})
+
+
+def test_an_interrupted_training_is_taken_up_again(done, model, monkeypatch, tmp_path):
+    """Stopped in its tenth step, then given again: the same blocks as without the stop."""
+    real, calls = study.fit_gated, []
+
+    def stops(*args, **kwargs):
+        calls.append(kwargs["resume"])
+        if len(calls) == 1:
+            ticks = iter(range(9))
+
+            def data(n, generator):
+                if next(ticks, None) is None:
+                    raise KeyboardInterrupt
+                seed = generator.initial_seed()
+                return model.task.sample(n, seed).tokens
+
+            args = (*args[:2], data)
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(study, "fit_gated", stops)
+    # Named as the text is, so that the state is of the same training.
+    monkeypatch.setattr("gated_interp.training.loop.name_of", lambda data: "text")
+    with pytest.raises(KeyboardInterrupt):
+        gi.decompose(model, tmp_path, layers=[1], seeds=1, **QUICK)
+    assert (tmp_path / "L1-seed0.safetensors.state").is_file()
+    again = gi.decompose(model, tmp_path, layers=[1], seeds=1, **QUICK)
+    assert calls[0] is None
+    assert calls[1] == tmp_path / "L1-seed0.safetensors.state"
+    whole = done.runs[(done.runs["layer"] == 1) & (done.runs["seed"] == 0)].iloc[0]
+    assert again.runs.iloc[0]["kl"] == pytest.approx(whole["kl"], rel=1e-3)
+
+
+def test_heads_that_write_nothing_are_pruned(model):
+    made, _ = fit_settings(model, 1)
+    with torch.no_grad():
+        made.raw_W_O[2].zero_()
+        made.raw_W_O[5].zero_()
+    tokens = model.task.part("validation").sample(8, seed=0).tokens
+    smaller = study._pruned(model, made, 1, tokens)
+    assert len(smaller.W_O) == 6
+    assert_close(
+        gi.splice(model, 1, smaller)(tokens), gi.splice(model, 1, made)(tokens), roundings=128
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"layers": [2]}, "layer 2 is not there"),
+        ({"layers": []}, "0 layers"),
+        ({"seeds": 0}, "0 seeds"),
+        ({"method": "magic"}, "there is no method"),
+    ],
+)
+def test_bad_input_writes_nothing(model, tmp_path, given, says):
+    with pytest.raises(gi.GatedInterpError, match=says):
+        gi.decompose(model, tmp_path / "out", **QUICK | given)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command(done, model, tmp_path):
+    path = tmp_path / "model.safetensors"
+    gi.save(model, path)
+    said = cli("decompose", path, "--layer", 0, "--steps", 5, "--seeds", 1, "--sequences", 8,
+               "--workers", 1, "--fvu", 0.3, "--out", tmp_path / "out")  # fmt: skip
+    assert "held by one head" in said.output
+    assert json.loads((tmp_path / "out" / "results.json").read_text())["layers"]["0"]["seeds"]
+    refused = cli("decompose", path, "--layer", 7, "--out", tmp_path / "no", code=1)
+    assert "layer 7 is not there" in one_sentence(refused)
+    toy = cli("decompose", "2H3ST-toy", "--text", tmp_path, "--out", tmp_path / "no", code=1)
+    assert "tokenizer" in one_sentence(toy)

@@ -1,0 +1,133 @@
+"""The verdict on text: who holds a position, against every subset of heads, one by one."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from closeness import assert_close
+
+import gated_interp as gi
+from gated_interp.analysis.text_holders import text_holders
+from gated_interp.models.analytic import manual_model
+
+
+@pytest.fixture(scope="module", params=["LNPre", "LN", "none"])
+def model(request):
+    shape = {"d_vocab": 40, "n_ctx": 9, "n_layers": 2, "d_model": 12, "n_heads": 4}
+    config = gi.LanguageModelConfig(**shape, normalization=request.param, seed=3)
+    made = gi.build_language_model(config)
+    with torch.no_grad():  # writes that differ in size, and a bias that must not count
+        for layer, block in enumerate(made.blocks):
+            block.attn.W_O *= torch.tensor([4.0, 1.0, 0.5, 2.0])[:, None, None]
+            block.attn.b_O += torch.randn(12, generator=torch.Generator().manual_seed(layer))
+        if request.param == "LN":
+            made.ln_final.w *= torch.linspace(0.5, 2, 12)
+    made.cfg.dtype = torch.float64  # no tie hangs on a last bit
+    return made.double()
+
+
+TOKENS = torch.randint(40, (6, 9), generator=torch.Generator().manual_seed(1))
+
+
+@torch.no_grad()
+def by_brute_force(model, layer):
+    """Through the model itself: the residual stream is what a subset of heads writes, no more."""
+    name = f"blocks.{layer}.attn.hook_z"
+    _, cache = model.run_with_cache(TOKENS)
+    heads = cache[name].shape[2]
+    writes = torch.einsum("bphd,hdm->bphm", cache[name], model.blocks[layer].attn.W_O)
+    scale = cache["ln_final.hook_scale"] if model.cfg.normalization_type else 1.0
+
+    def top(kept):
+        kept_writes = writes[:, :, list(kept)].sum(2)
+        if model.cfg.normalization_type:
+            kept_writes = kept_writes - kept_writes.mean(-1, keepdim=True)
+        if model.cfg.normalization_type == "LN":
+            kept_writes = kept_writes * model.ln_final.w
+        return (kept_writes / scale) @ model.unembed.W_U
+
+    whole = top(range(heads))
+    wanted = whole.argmax(-1)
+    keeps = torch.ones(*TOKENS.shape, heads, dtype=torch.bool)
+    for h in range(heads):
+        others = [o for o in range(heads) if o != h]
+        for size in range(heads):
+            for kept in itertools.combinations(others, size):
+                keeps[..., h] &= top([h, *kept]).argmax(-1) == wanted
+    sole = keeps.sum(-1) == 1
+    effect = whole.amax(-1) - whole.mean(-1)
+    return wanted, torch.where(sole, keeps.int().argmax(-1), -1), effect
+
+
+@pytest.mark.parametrize("layer", [0, 1])
+def test_the_closed_form_is_every_subset(model, layer):
+    found = text_holders(model, TOKENS, layer)
+    top, holder, effect = by_brute_force(model, layer)
+    assert torch.equal(found.top, top)
+    assert torch.equal(found.holder, holder)
+    assert_close(found.effect, effect, roundings=64)
+    assert 0 < found.share < 1  # else this would say little
+    held = holder[:, 1:] != -1
+    assert found.share == pytest.approx(float(held.double().mean()))
+    weight = effect[:, 1:].double()
+    assert found.weighted_share == pytest.approx(float((held * weight).sum() / weight.sum()), 1e-4)
+
+
+def test_chunks_change_nothing(model, monkeypatch):
+    whole = text_holders(model, TOKENS, 1)
+    monkeypatch.setattr("gated_interp.analysis.text_holders.AT_ONCE", 40 * 4 * 5)
+    parts = text_holders(model, TOKENS, 1)
+    assert torch.equal(whole.holder, parts.holder)
+    assert torch.equal(whole.top, parts.top)
+
+
+def test_two_heads_that_say_the_same_are_no_sole_holder():
+    """Removing the one leaves the other: the position is held by neither alone."""
+    truth = manual_model(2, 3)
+    tokens = truth.task.sample_single(60, seed=0)
+    found = text_holders(truth.model, tokens.tokens)
+    by_trigram = {b: set() for b in (1, 2, 3)}
+    for b, row, pos in zip(
+        tokens.trigram.tolist(),
+        tokens.example.tolist(),
+        tokens.destination_pos.tolist(),
+        strict=True,
+    ):
+        by_trigram[b].add(int(found.holder[row, pos]))
+    assert by_trigram == {1: {0}, 2: {1}, 3: {-1}}
+
+
+def test_by_head_counts_what_each_head_holds(model):
+    found = text_holders(model, TOKENS, 0)
+    table = found.by_head()
+    for row in table.to_dict("records"):
+        held = found.top[:, 1:][found.holder[:, 1:] == row["head"]].tolist()
+        _, counts = np.unique(held, return_counts=True)
+        p = counts / max(1, len(held))
+        assert row["positions"] == len(held)
+        assert row["share"] == pytest.approx(len(held) / (6 * 8))
+        assert row["tokens"] == len(counts)
+        assert row["entropy"] == pytest.approx(float(-(p * np.log(p)).sum()))
+        assert row["top"] in held or (row["top"] == -1 and not held)
+    assert table["share"].sum() == pytest.approx(found.share)
+
+
+def test_a_layer_that_writes_nothing_has_no_holder(model):
+    import copy
+
+    silent = copy.deepcopy(model)
+    with torch.no_grad():
+        silent.blocks[1].attn.W_O.zero_()
+    found = text_holders(silent, TOKENS, 1)
+    assert found.share == 0
+    assert found.weighted_share == 0
+
+
+def test_refusals(model):
+    with pytest.raises(gi.GatedInterpError, match="layer"):
+        text_holders(model, TOKENS)  # two layers, none named
+    with pytest.raises(gi.GatedInterpError, match="one position"):
+        text_holders(model, TOKENS[:, :1], 0)
+    with pytest.raises(gi.GatedInterpError, match="outside the vocabulary"):
+        text_holders(model, TOKENS + 40, 0)
