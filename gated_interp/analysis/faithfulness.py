@@ -1,7 +1,7 @@
 """How well a model predicts, and how far a spliced model is from the one it came from."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float, Int
@@ -223,12 +223,13 @@ def _losses(
     zeros = {name: torch.zeros_like(mean) for name, mean in means.items()}
     each = {}
     for field, constants in (("ce_zero", zeros), ("ce_mean", means)):
-        edits = {
-            name: lambda out, value=value: value.expand_as(out) for name, value in constants.items()
-        }
-        with intervened(original, edits):
+        with intervened(original, {name: _writing(value) for name, value in constants.items()}):
             each[field] = _cross_entropy(original, tokens)
     return dataclasses.replace(found, **each)
+
+
+def _writing(constant: Tensor) -> Callable[[Tensor], Tensor]:
+    return lambda output: constant.expand_as(output)
 
 
 def _cross_entropy(model: HookedTransformer, tokens: Tensor) -> Float[Tensor, " sequence"]:
@@ -258,7 +259,7 @@ def _outputs(
 
 
 def _parts(model: HookedTransformer, tokens: Tensor) -> Sequence[Tensor]:
-    return tokens.split(max(1, AT_ONCE // (tokens.shape[1] * model.cfg.d_vocab)))
+    return torch.split(tokens, max(1, AT_ONCE // (tokens.shape[1] * model.cfg.d_vocab)))
 
 
 @torch.no_grad()
