@@ -16,6 +16,7 @@ from gated_interp.analysis.circuits import predict_from_circuits as predict_from
 from gated_interp.analysis.circuits import qk_circuit as qk_circuit
 from gated_interp.analysis.decomposition import decomposition as decomposition
 from gated_interp.analysis.faithfulness import faithfulness as faithfulness
+from gated_interp.analysis.faithfulness import loss_recovered as loss_recovered
 from gated_interp.analysis.foils import false_alarms as false_alarms
 from gated_interp.analysis.holders import holders as holders
 from gated_interp.analysis.induction import induction_scores as induction_scores

@@ -1,12 +1,13 @@
 """How well a model predicts, and how far a spliced model is from the one it came from."""
 
 import dataclasses
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from gated_interp.analysis.heads import head_counts
+from gated_interp.analysis.heads import head_counts, intervened
 from gated_interp.analysis.writes import require_tokens
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.metrics.predictions import kl_divergence, next_token_loss
@@ -19,9 +20,25 @@ from gated_interp.metrics.reconstruction import (
 )
 from gated_interp.models.toy import HookedTransformer
 from gated_interp.replacements.splice import originals, require_layer, unsplice
+from gated_interp.tasks.task import ProbedTask
 
 DEAD = 1e-3
 """A head whose writes are at most this much of the largest head's is dead."""
+
+
+AT_ONCE = 2**24
+"""Logits that are there at once, beyond those of one sequence."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Losses:
+    """Cross-entropies and KL per sequence, ``[sequence]``, nats; see :func:`loss_recovered`."""
+
+    ce: Float[Tensor, " sequence"]
+    ce_original: Float[Tensor, " sequence"]
+    kl: Float[Tensor, " sequence"]
+    ce_zero: Float[Tensor, " sequence"] | None = None
+    ce_mean: Float[Tensor, " sequence"] | None = None
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -29,12 +46,14 @@ class Faithfulness:
     """Per-sequence parts, so that any set of sequences can be summed up (or bootstrapped).
 
     Attributes:
-        l0: ``[sequence]``, open gates per causal (query, key) pair, all heads of the layer.
+        l0: ``[sequence]``, open gates per causal (query, key) pair, all heads of the layers.
         cross_entropy: ``[sequence]``, of the model, next token, nats.
         original_cross_entropy: ``[sequence]``, of the original; ``None`` where nothing is spliced.
         kl: ``[sequence]``, KL of the original's prediction from the model's, nats.
-        squared_error, variation: ``[sequence]``, of the layer's output: against the original
-            layer's from the same input; of the original's about its mean.
+        squared_error, variation: ``[sequence]``, of the layers' outputs: against the original
+            layer's from the same input; of the original's about its mean. Summed over layers.
+        ce_zero, ce_mean: ``[sequence]``, cross-entropy of the original with these layers' outputs
+            zero, or their mean; ``None`` where the model's task has known answers.
     """
 
     l0: Float[Tensor, " sequence"]
@@ -43,6 +62,8 @@ class Faithfulness:
     kl: Float[Tensor, " sequence"] | None = None
     squared_error: Float[Tensor, " sequence"] | None = None
     variation: Float[Tensor, " sequence"] | None = None
+    ce_zero: Float[Tensor, " sequence"] | None = None
+    ce_mean: Float[Tensor, " sequence"] | None = None
 
     def __repr__(self) -> str:
         values = ", ".join(f"{name}={v.item():.4g}" for name, v in self.measures().items())
@@ -53,15 +74,17 @@ class Faithfulness:
     ) -> dict[str, Float[Tensor, " replicate"]]:
         """The measures on these sequences, or on each weighted replicate of them.
 
-        - ``l0``: mean number of open gates (above 0.001) per causal (query, key) pair; 0 to
-          ``n_heads``. A head without gates counts as always open.
+        - ``l0``: mean number of open gates (above 0.001) per causal (query, key) pair; 0 to the
+          heads of the layers. A head without gates counts as always open.
         - ``cross_entropy``: of the model, nats per token, from 0.
         - ``original_cross_entropy``: the same of the original.
         - ``kl``: KL(original || model), nats per position; 0 is the same predictions.
         - ``fvu``: ``sum |output - original output|^2 / sum |original output - its mean|^2``; 0 is
           perfect, 1 no better than a constant, above 1 worse.
+        - ``ce_difference``, ``ce_zero``, ``ce_mean``, ``ce_recovered_zero``,
+          ``ce_recovered_mean``: see :func:`loss_recovered`.
 
-        The last three need a spliced block.
+        All but the first two need a spliced block, the last five text.
         """
         n = self.l0.shape[0]
         w = torch.ones(1, n) if weights is None else weights
@@ -75,14 +98,25 @@ class Faithfulness:
                 found[name] = w @ each
         if self.squared_error is not None and self.variation is not None:
             found["fvu"] = unexplained(w @ self.squared_error, w @ self.variation)
+        if self.ce_zero is not None and self.ce_mean is not None:
+            found |= _recovered(
+                found["cross_entropy"],
+                found["original_cross_entropy"],
+                w @ self.ce_zero,
+                w @ self.ce_mean,
+            )
         return found
 
 
 @torch.no_grad()
 def faithfulness(
-    model: HookedTransformer, tokens: Int[Tensor, "batch pos"], layer: int = 0
+    model: HookedTransformer, tokens: Int[Tensor, "batch pos"], layer: int | None = None
 ) -> Faithfulness:
-    """Predictions of ``model``, against the model as it was before ``layer`` was spliced.
+    """Predictions of ``model``, against the model as it was before blocks were spliced in.
+
+    Args:
+        layer: against the model as it was before this one was; ``None`` is every spliced layer
+            (where none is, every layer).
 
     Raises:
         GatedInterpError: no such layer, or tokens the model cannot read.
@@ -93,32 +127,145 @@ def faithfulness(
         >>> faithfulness(toy, torch.tensor([[3, 0, 1, 2]])).measures()["l0"].item()
         3.0
     """
-    require_layer(model, layer)
+    if layer is not None:
+        require_layer(model, layer)
     require_tokens(model, tokens)
-    prefix = f"blocks.{layer}."
-    gate_name, out_name = prefix + "attn.hook_gate", prefix + "hook_attn_out"
-    logits, cache = model.run_with_cache(tokens, names_filter=[gate_name, out_name])
-    cross_entropy = next_token_loss(logits, tokens).double()
-    if gate_name in cache:
-        l0 = open_gates(cache[gate_name])
-    else:
-        l0 = torch.full_like(cross_entropy, head_counts(model)[layer])
-    if layer not in originals(model):
-        return Faithfulness(l0, cross_entropy)
+    spliced = sorted(originals(model))
+    layers = [layer] if layer is not None else spliced or list(range(model.cfg.n_layers))
+    l0 = _open(model, tokens, layers)
+    if not set(layers) <= set(spliced):
+        return Faithfulness(l0, _cross_entropy(model, tokens))
 
-    original = unsplice(model, layer)
-    intact, before = original.run_with_cache(tokens, names_filter=out_name)
-    target = before[out_name].double()
-    # Earlier layers are the same in both, so the two layers read the same input.
-    error = squared_error(cache[out_name].double(), target)
+    outputs = _outputs(model, tokens, layers)
+    error, varies = torch.zeros_like(l0), torch.zeros_like(l0)
+    for i in layers:
+        # Layers before this one are the same in both, so both read the same input.
+        (name, target), *_ = _outputs(unsplice(model, i), tokens, [i]).items()
+        error += squared_error(outputs[name].double(), target.double())
+        varies += variation(target.double())
+    text = not isinstance(getattr(model, "task", None), ProbedTask)
+    losses = _losses(model, tokens, layers, ablated=text)
     return Faithfulness(
         l0,
-        cross_entropy,
-        next_token_loss(intact, tokens).double(),
-        kl_divergence(intact.log_softmax(-1), logits.log_softmax(-1)).double(),
+        losses.ce,
+        losses.ce_original,
+        losses.kl,
         error,
-        variation(target),
+        varies,
+        losses.ce_zero,
+        losses.ce_mean,
     )
+
+
+@torch.no_grad()
+def loss_recovered(
+    model: HookedTransformer,
+    tokens: Int[Tensor, "batch pos"],
+    layers: Sequence[int] | None = None,
+) -> dict[str, float]:
+    """What blocks in the place of attention cost a model's predictions, beside nothing there.
+
+    As is usual for sparse dictionaries of attention outputs (Kissane et al., 2024).
+
+    Args:
+        layers: against the model as it was before these were spliced; ``None`` is all that are.
+
+    Returns:
+        Nats per token, means over ``tokens``: ``ce`` of the model, ``ce_original``, ``ce_zero`` and
+        ``ce_mean`` of the original with the layers' attention outputs (``hook_attn_out``) zero, or
+        their mean over ``tokens``; ``ce_difference = ce - ce_original``; ``ce_recovered_zero =
+        (ce_zero - ce) / (ce_zero - ce_original)``, ``ce_recovered_mean`` likewise: 1 is all of it,
+        0 no better than that ablation, below 0 worse. ``kl``: KL(original || model), per position.
+
+    Raises:
+        GatedInterpError: nothing was spliced there, or tokens the model cannot read.
+
+    Examples:
+        >>> from gated_interp.models.toy import ToyConfig, build_toy
+        >>> from gated_interp.replacements.gated_attention import GatedAttention
+        >>> from gated_interp.replacements.splice import splice
+        >>> toy = build_toy(ToyConfig(n_trigrams=1, n_heads=3))
+        >>> spliced = splice(toy, 0, GatedAttention.from_attention(toy.blocks[0].attn))
+        >>> found = loss_recovered(spliced, torch.tensor([[3, 0, 1, 2]]))
+        >>> found["ce"] - found["ce_original"] == found["ce_difference"]
+        True
+    """
+    require_tokens(model, tokens)
+    losses = _losses(model, tokens, sorted(originals(model)) if layers is None else layers)
+    means = {k: v.mean() for k, v in vars(losses).items()}
+    more = _recovered(*(means[k] for k in ("ce", "ce_original", "ce_zero", "ce_mean")))
+    return {k: v.item() for k, v in (means | more).items()}
+
+
+def _recovered(ce: Tensor, original: Tensor, zero: Tensor, mean: Tensor) -> dict[str, Tensor]:
+    return {
+        "ce_difference": ce - original,
+        "ce_zero": zero,
+        "ce_mean": mean,
+        "ce_recovered_zero": (zero - ce) / (zero - original),
+        "ce_recovered_mean": (mean - ce) / (mean - original),
+    }
+
+
+def _losses(
+    model: HookedTransformer, tokens: Tensor, layers: Sequence[int], ablated: bool = True
+) -> _Losses:
+    original = model
+    for i in layers:
+        original = unsplice(original, i)
+    if original is model:
+        raise GatedInterpError("no block was spliced into the model; splice one to measure it.")
+    ce, intact, kl = [], [], []
+    for part in _parts(model, tokens):
+        logits, before = model(part), original(part)
+        ce.append(next_token_loss(logits, part).double())
+        intact.append(next_token_loss(before, part).double())
+        kl.append(kl_divergence(before.log_softmax(-1), logits.log_softmax(-1)).double())
+    found = _Losses(*map(torch.cat, (ce, intact, kl)))
+    if not ablated:
+        return found
+    outputs = _outputs(original, tokens, layers)
+    means = {name: out.double().mean((0, 1)).to(out) for name, out in outputs.items()}
+    zeros = {name: torch.zeros_like(mean) for name, mean in means.items()}
+    each = {}
+    for field, constants in (("ce_zero", zeros), ("ce_mean", means)):
+        with intervened(original, {name: _writing(value) for name, value in constants.items()}):
+            each[field] = _cross_entropy(original, tokens)
+    return dataclasses.replace(found, **each)
+
+
+def _writing(constant: Tensor) -> Callable[[Tensor], Tensor]:
+    return lambda output: constant.expand_as(output)
+
+
+def _cross_entropy(model: HookedTransformer, tokens: Tensor) -> Float[Tensor, " sequence"]:
+    each = [next_token_loss(model(part), part).double() for part in _parts(model, tokens)]
+    return torch.cat(each)
+
+
+def _open(model: HookedTransformer, tokens: Tensor, layers: Sequence[int]) -> Tensor:
+    """Open gates of ``layers`` per causal pair, ``[sequence]``."""
+    names = {i: f"blocks.{i}.attn.hook_gate" for i in layers}
+    each = []
+    for part in _parts(model, tokens):
+        _, cache = model.run_with_cache(part, names_filter=list(names.values()))
+        ungated = sum(head_counts(model)[i] for i in layers if names[i] not in cache)
+        gated = [open_gates(cache[name]) for name in names.values() if name in cache]
+        each.append(sum(gated, torch.full((len(part),), ungated).to(part.device).double()))
+    return torch.cat(each)
+
+
+def _outputs(
+    model: HookedTransformer, tokens: Tensor, layers: Sequence[int]
+) -> dict[str, Float[Tensor, "batch pos d_model"]]:
+    """What ``layers`` write, by the name of its hook point."""
+    names = [f"blocks.{i}.hook_attn_out" for i in layers]
+    caches = [model.run_with_cache(part, names_filter=names)[1] for part in _parts(model, tokens)]
+    return {name: torch.cat([cache[name] for cache in caches]) for name in names}
+
+
+def _parts(model: HookedTransformer, tokens: Tensor) -> Sequence[Tensor]:
+    return torch.split(tokens, max(1, AT_ONCE // (tokens.shape[1] * model.cfg.d_vocab)))
 
 
 @torch.no_grad()

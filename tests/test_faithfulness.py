@@ -1,0 +1,149 @@
+"""Faithfulness of blocks in any layers: each number worked out a second way from the logits."""
+
+import attention_models as models
+import pytest
+import torch
+from closeness import assert_close
+
+from gated_interp.analysis import faithfulness as module
+from gated_interp.analysis.faithfulness import faithfulness, loss_recovered
+from gated_interp.core.errors import GatedInterpError
+from gated_interp.metrics.reconstruction import fvu, l0
+from gated_interp.replacements.gated_attention import GatedAttention, GatedConfig
+from gated_interp.replacements.splice import splice, unsplice
+from gated_interp.tasks.skip_trigrams import SkipTrigramTask
+
+TASK = SkipTrigramTask(3)
+TOKENS = TASK.sample(71, seed=0).tokens
+OUT = "blocks.{}.hook_attn_out"
+FLOAT = {"dtype": torch.float32}
+
+
+def block(n_heads, seed):
+    return models.fill(GatedAttention(GatedConfig(d_model=13, n_heads=n_heads, d_head=7)), seed)
+
+
+def both_spliced():
+    """A two-layer LayerNorm model with blocks of 5 and 4 heads in its layers."""
+    return splice(splice(models.two_layers(TASK), 1, block(5, 1)), 0, block(4, 2))
+
+
+def cross_entropy(logits):
+    each = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), TOKENS[:, 1:].flatten())
+    return each.double()
+
+
+@torch.no_grad()
+def expected(spliced, original, layers):
+    """The losses that :func:`loss_recovered` gives, by TransformerLens' own hooks."""
+    logits, (intact, cache) = spliced(TOKENS), original.run_with_cache(TOKENS)
+    outputs = {OUT.format(i): cache[OUT.format(i)] for i in layers}
+    zero = original.run_with_hooks(
+        TOKENS, fwd_hooks=[(name, lambda out, hook: 0 * out) for name in outputs]
+    )
+    means = {name: out.mean((0, 1), keepdim=True) for name, out in outputs.items()}
+    mean = original.run_with_hooks(
+        TOKENS,
+        fwd_hooks=[(name, lambda out, hook: means[hook.name] + 0 * out) for name in outputs],
+    )
+    kl = torch.nn.functional.kl_div(
+        logits.log_softmax(-1), intact.log_softmax(-1), log_target=True, reduction="sum"
+    )
+    ce, before, zero, mean = map(cross_entropy, (logits, intact, zero, mean))
+    return {
+        "ce": ce,
+        "ce_original": before,
+        "kl": (kl / TOKENS.numel()).double(),
+        "ce_zero": zero,
+        "ce_mean": mean,
+        "ce_difference": ce - before,
+        "ce_recovered_zero": (zero - ce) / (zero - before),
+        "ce_recovered_mean": (mean - ce) / (mean - before),
+    }
+
+
+def test_all_spliced_layers_against_the_original():
+    spliced, original = both_spliced(), models.two_layers(TASK)
+    wanted, got = expected(spliced, original, [0, 1]), loss_recovered(spliced, TOKENS)
+    assert got.keys() == wanted.keys()
+    for name, value in wanted.items():
+        assert_close(got[name], value, **FLOAT)
+    assert abs(got["ce_difference"]) > 0.01  # something is measured
+    measures = faithfulness(spliced, TOKENS).measures()
+    for name in measures.keys() & wanted.keys():
+        assert measures[name].item() == pytest.approx(got[name], rel=1e-6)
+    assert measures["cross_entropy"].item() == pytest.approx(got["ce"])
+    assert measures["original_cross_entropy"].item() == pytest.approx(got["ce_original"])
+
+
+@torch.no_grad()
+def test_gates_and_variance_are_those_of_all_spliced_layers():
+    spliced = both_spliced()
+    got = faithfulness(spliced, TOKENS).measures()
+    _, cache = spliced.run_with_cache(TOKENS)
+    gates = [l0(cache[f"blocks.{i}.attn.hook_gate"]).double() for i in (0, 1)]
+    assert_close(got["l0"], sum(gates), **FLOAT)
+    error, varies = [], []
+    for i in (0, 1):
+        target = unsplice(spliced, i).run_with_cache(TOKENS)[1][OUT.format(i)].double()
+        error.append((cache[OUT.format(i)] - target).square().sum())
+        varies.append((target - target.mean((0, 1))).square().sum())
+        alone = faithfulness(spliced, TOKENS, layer=i).measures()
+        assert_close(alone["fvu"], fvu(cache[OUT.format(i)].double(), target), **FLOAT)
+        assert_close(alone["l0"], gates[i], **FLOAT)
+    assert_close(got["fvu"], sum(error) / sum(varies), **FLOAT)
+
+
+@pytest.mark.parametrize("layer", [0, 1])
+def test_a_named_layer_against_the_model_before_it_was_spliced(layer):
+    spliced = both_spliced()
+    wanted = expected(spliced, unsplice(spliced, layer), [layer])
+    got = loss_recovered(spliced, TOKENS, [layer])
+    for name, value in wanted.items():
+        assert_close(got[name], value, **FLOAT)
+    one = models.gated_layer(TASK, layer=layer)  # the other layer's attention is its own
+    assert loss_recovered(one, TOKENS) == loss_recovered(one, TOKENS, [layer])
+
+
+def test_in_parts_it_is_the_same(monkeypatch):
+    spliced = both_spliced()
+    whole = faithfulness(spliced, TOKENS).measures()
+    monkeypatch.setattr(module, "AT_ONCE", 20 * TOKENS.shape[1] * TASK.d_vocab)
+    for name, value in faithfulness(spliced, TOKENS).measures().items():
+        assert_close(value, whole[name], **FLOAT)
+
+
+def test_replicates_are_recovered_one_by_one():
+    spliced = both_spliced()
+    weights = torch.zeros(2, 71)
+    weights[0, 5] = weights[1, 6] = 1
+    got = faithfulness(spliced, TOKENS).measures(weights)["ce_recovered_zero"]
+    for row, value in zip((5, 6), got, strict=True):
+        alone = loss_recovered(spliced, TOKENS[row : row + 1])["ce_recovered_zero"]
+        assert_close(value, alone, **FLOAT)
+
+
+def test_a_perfect_block_recovers_everything():
+    model = models.two_layers(TASK)
+    same = GatedAttention.from_attention(
+        model.blocks[1].attn, 1, init="duplicate", noise=0.0, normalize_weights=False
+    )
+    same.force_gates(1.0)
+    found = loss_recovered(splice(model, 1, same), TOKENS)
+    assert_close(found["ce_difference"], 0, scale=1.0, **FLOAT)
+    assert_close(found["ce_recovered_zero"], 1, **FLOAT)
+
+
+def test_what_is_there_without_blocks_or_text():
+    model = models.two_layers(TASK)
+    assert set(faithfulness(model, TOKENS).measures()) == {"l0", "cross_entropy"}
+    assert_close(faithfulness(model, TOKENS).measures()["l0"], 6)  # heads of both layers
+    assert faithfulness(models.gated(TASK), TOKENS).ce_zero is None  # its answers are known
+    with pytest.raises(GatedInterpError, match="no block was spliced into the model"):
+        loss_recovered(model, TOKENS)
+    with pytest.raises(GatedInterpError, match="no block was spliced into layer 0"):
+        loss_recovered(models.gated_layer(TASK, layer=1), TOKENS, [0, 1])
+    with pytest.raises(GatedInterpError, match="layer 2 is not there"):
+        faithfulness(model, TOKENS, layer=2)
+    with pytest.raises(GatedInterpError, match="outside the vocabulary"):
+        loss_recovered(both_spliced(), TOKENS + 9)
