@@ -9,7 +9,8 @@ from closeness import assert_close
 from test_cli import cli, one_sentence
 
 import gated_interp as gi
-from gated_interp.analysis.decomposition import decomposition, recovered
+from gated_interp.analysis.decomposition import decomposition
+from gated_interp.analysis.faithfulness import loss_recovered
 from gated_interp.experiments import decompose as study
 from gated_interp.metrics.predictions import next_token_loss
 from gated_interp.replacements.replacement import active
@@ -64,7 +65,7 @@ def test_every_method_comes_nearer_to_what_the_layer_writes(model, method):
         found.history["fvu"].iloc[-1] < 0.1
     )
     tokens = model.task.part("test").sample(8, seed=0).tokens
-    assert recovered(gi.splice(model, 0, found.model), tokens)["ce"] < 6
+    assert loss_recovered(gi.splice(model, 0, found.model), tokens)["ce"] < 6
 
 
 def test_the_overlap_penalty_parts_heads_and_the_target_holds_them_back(model):
@@ -121,9 +122,9 @@ def test_held_out_parts(task):
 # ---- measures
 
 
-def test_recovered_is_what_ablation_by_hand_says(model, block):
+def test_what_is_recovered_is_what_ablation_by_hand_says(model, block):
     tokens = model.task.part("test").sample(40, seed=1).tokens
-    found = recovered(gi.splice(model, 1, block), tokens)
+    found = loss_recovered(gi.splice(model, 1, block), tokens)
     name = "blocks.1.hook_attn_out"
     _, cache = model.run_with_cache(tokens)
     mean = cache[name].mean((0, 1))
@@ -180,8 +181,8 @@ def test_decomposition_agrees_with_the_other_measures(model, block):
 
 def test_nothing_spliced_is_refused(model):
     tokens = model.task.sample(2, seed=0).tokens
-    with pytest.raises(gi.GatedInterpError, match="splice a block in"):
-        recovered(model, tokens)
+    with pytest.raises(gi.GatedInterpError, match="splice one"):
+        loss_recovered(model, tokens)
     with pytest.raises(gi.GatedInterpError, match="no block was spliced"):
         decomposition(model, tokens, 0)
 
@@ -232,7 +233,7 @@ def test_all_layers_at_once_are_those_blocks_together(done, model):
     for layer in (0, 1):
         both = gi.splice(both, layer, done.model(layer, 0).blocks[layer].attn)
     tokens = study.held_out(model, model.task, "test", 16)
-    assert recovered(both, tokens)["ce"] == pytest.approx(row["ce"], rel=1e-4)
+    assert loss_recovered(both, tokens)["ce"] == pytest.approx(row["ce"], rel=1e-4)
 
 
 def test_given_again_it_goes_on_where_it_was(done, model, monkeypatch, tmp_path):

@@ -1,86 +1,16 @@
 """What stands in for the attention of a language model, measured on text that it has not seen."""
 
-from collections.abc import Callable, Sequence
-
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
-from gated_interp.analysis.faithfulness import dead_from
-from gated_interp.analysis.heads import intervened
+from gated_interp.analysis.faithfulness import dead_from, loss_recovered
 from gated_interp.analysis.text_holders import text_holders
-from gated_interp.analysis.writes import require_tokens
-from gated_interp.core.errors import GatedInterpError
-from gated_interp.metrics.predictions import kl_divergence, next_token_loss
 from gated_interp.metrics.reconstruction import open_pairs, unexplained
 from gated_interp.models.toy import HookedTransformer
 from gated_interp.replacements.gated_attention import GatedAttention
 from gated_interp.replacements.replacement import active
-from gated_interp.replacements.splice import originals, unsplice
-
-
-@torch.no_grad()
-def recovered(
-    model: HookedTransformer, tokens: Int[Tensor, "batch pos"], layers: Sequence[int] | None = None
-) -> dict[str, float]:
-    """How much of what the attention was worth is there with its stand-ins in its place.
-
-    - ``ce``, ``ce_original``: next-token cross-entropy of the model and of the one it came from,
-      nats; ``ce_zero``, ``ce_mean``: of the latter where these layers write nothing, or at every
-      position their mean over ``tokens``.
-    - ``ce_recovered_zero = (ce_zero - ce) / (ce_zero - ce_original)`` and ``ce_recovered_mean``
-      likewise: 1 is all of it, 0 none. Zero ablation flatters where a layer writes a large
-      constant, mean ablation where the later layers have never seen one; so both.
-    - ``kl``: KL(original || model), nats per position.
-
-    Args:
-        layers: all that were spliced unless given.
-
-    Raises:
-        GatedInterpError: nothing was spliced there, or tokens the model cannot read.
-    """
-    require_tokens(model, tokens)
-    layers = sorted(originals(model)) if layers is None else list(layers)
-    if not layers:
-        raise GatedInterpError("nothing stands in for the model's attention; splice a block in.")
-    original = model
-    for layer in layers:
-        original = unsplice(original, layer)
-    names = [f"blocks.{layer}.hook_attn_out" for layer in layers]
-    sums: dict[str, Tensor] = {}
-    for part in torch.split(tokens, rows_at_once(tokens)):
-        _, cache = original.run_with_cache(part, names_filter=names)
-        for name in names:
-            sums[name] = sums.get(name, cache[name].new_zeros(()).double()) + cache[
-                name
-            ].double().sum((0, 1))
-    means = {name: total / tokens.numel() for name, total in sums.items()}
-
-    def constant(value: Float[Tensor, " d_model"]) -> Callable[[Tensor], Tensor | None]:
-        return lambda written: value.to(written).expand_as(written)
-
-    zero = {name: constant(torch.zeros_like(mean)) for name, mean in means.items()}
-    mean = {name: constant(value) for name, value in means.items()}
-    rows = []
-    for part in torch.split(tokens, rows_at_once(tokens)):
-        intact, spliced = original(part), model(part)
-        with intervened(original, zero):
-            without = original(part)
-        with intervened(original, mean):
-            level = original(part)
-        losses = [next_token_loss(x, part) for x in (spliced, intact, without, level)]
-        kl = kl_divergence(intact.log_softmax(-1), spliced.log_softmax(-1))
-        rows.append(torch.stack([*losses, kl]).double())
-    ce, ce_original, ce_zero, ce_mean, kl = torch.cat(rows, 1).mean(1).tolist()
-    return {
-        "ce": ce,
-        "ce_original": ce_original,
-        "ce_zero": ce_zero,
-        "ce_mean": ce_mean,
-        "ce_recovered_zero": (ce_zero - ce) / (ce_zero - ce_original),
-        "ce_recovered_mean": (ce_mean - ce) / (ce_mean - ce_original),
-        "kl": kl,
-    }
+from gated_interp.replacements.splice import unsplice
 
 
 @torch.no_grad()
@@ -89,7 +19,7 @@ def decomposition(
 ) -> dict[str, float]:
     """What stands at ``layer``, in numbers: how exact, how sparse, how much one head holds.
 
-    - what :func:`recovered` says of this layer;
+    - what :func:`~gated_interp.analysis.faithfulness.loss_recovered` says of this layer;
     - ``fvu``: of what the layer writes, about its mean, both layers reading the same input;
     - ``active_per_position``, ``active_original``: heads that write at a position
       (:func:`~gated_interp.replacements.replacement.active`), here and in the original;
@@ -102,8 +32,17 @@ def decomposition(
 
     Raises:
         GatedInterpError: nothing was spliced in at ``layer``, or tokens the model cannot read.
+
+    Examples:
+        >>> from gated_interp.models.toy import ToyConfig, build_toy
+        >>> from gated_interp.replacements.splice import splice
+        >>> toy = build_toy(ToyConfig(n_trigrams=3, n_heads=2))
+        >>> spliced = splice(toy, 0, GatedAttention.from_attention(toy.blocks[0].attn))
+        >>> found = decomposition(spliced, toy.task.sample(10, seed=0).tokens, 0)
+        >>> found["heads"], found["active_original"]
+        (4, 2.0)
     """
-    found = recovered(model, tokens, [layer])
+    found = loss_recovered(model, tokens, [layer])
     original, block = unsplice(model, layer), model.blocks[layer].attn
     out, prefix = f"blocks.{layer}.hook_attn_out", f"blocks.{layer}.attn."
     watched = [out, prefix + "hook_z", prefix + "hook_gate"]

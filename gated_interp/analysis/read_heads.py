@@ -20,10 +20,9 @@ from gated_interp.core.errors import GatedInterpError
 from gated_interp.metrics.predictions import next_token_loss
 from gated_interp.metrics.reconstruction import writes_at
 from gated_interp.models.toy import HookedTransformer
+from gated_interp.replacements.replacement import active
 from gated_interp.tasks.text import TextTask
 
-# A head writes where its write is longer than this share of a typical write of the layer.
-ACTIVE = 1e-3
 SEQUENCES, SEED = 64, 0
 
 
@@ -44,13 +43,18 @@ class Readings:
             ``output``), ``token``, ``share`` of what the head does in this role, and ``lift``: how
             many times its share among all heads of the layer that is.
         contexts: where each head writes most: ``head``, ``rank``, ``row`` and ``position`` in
-            ``tokens``, ``length`` of the write (1 is a typical write of the layer), ``output``
-            that it raises most.
+            ``tokens``, ``length`` of the write, ``output`` that it raises most.
         reads: ``[context key_pos]``, per context what the head reads of each key: pattern times
             gate times the length of the key's value as it is written.
         attends: ``[context key_pos]``, the same without the gate.
         tokens: ``[batch pos]``, that all this was read on.
         layer: whose heads they are.
+
+    Examples:
+        >>> from gated_interp.models.analytic import manual_model
+        >>> truth = manual_model(2, 3)
+        >>> read_heads(truth.model, tokens=truth.task.sample(20, seed=0).tokens)
+        Readings(layer 0, 2 heads, 220 tokens)
     """
 
     table: pd.DataFrame
@@ -109,8 +113,9 @@ def read_heads(
     require_tokens(model, tokens)
     names = _names(model, names)
     held = text_holders(model, tokens, layer)
-    lengths, totals = _totals(model, tokens, layer, names)
-    typical = lengths.square().sum(-1).mean().sqrt()
+    z, totals = _totals(model, tokens, layer)
+    W_O = model.blocks[layer].attn.W_O
+    lengths, writes = writes_at(z, W_O).clamp(min=0).sqrt(), active(z, W_O)
     heads, own = lengths.shape[-1], held.by_head().to_dict("records")
     details = pd.concat([_details(role, each, names, top) for role, each in totals.items()])
     energy = lengths.double().square().sum((0, 1))
@@ -121,7 +126,7 @@ def read_heads(
         rows.append(
             {
                 "head": head,
-                "active": float((lengths[:, 1:, head] > ACTIVE * typical).double().mean()),
+                "active": float(writes[:, 1:, head].double().mean()),
                 "share": float(energy[head] / energy.sum().clamp(min=1e-12)),
                 "held": float(own[head]["share"]),
                 "tokens": int(own[head]["tokens"]),
@@ -131,7 +136,7 @@ def read_heads(
         )
     table = pd.DataFrame(rows).merge(_effects(model, tokens, layer), on="head")
     table = table.sort_values("effect", ascending=False, ignore_index=True)
-    places, reads, attends = _contexts(model, tokens, layer, lengths / typical, names, contexts)
+    places, reads, attends = _contexts(model, tokens, layer, lengths, names, contexts)
     return Readings(table, details, places, reads, attends, tokens, layer)
 
 
@@ -198,20 +203,22 @@ def read_attention(
 
 
 def _totals(
-    model: HookedTransformer, tokens: Int[Tensor, "batch pos"], layer: int, names: Sequence[str]
-) -> tuple[Float[Tensor, "batch pos head_index"], dict[str, Float[Tensor, "head_index d_vocab"]]]:
-    """The length of every write, and per role what each head does with each token."""
+    model: HookedTransformer, tokens: Int[Tensor, "batch pos"], layer: int
+) -> tuple[
+    Float[Tensor, "batch pos head_index d_head"], dict[str, Float[Tensor, "head_index d_vocab"]]
+]:
+    """Every head's ``z``, and per role what each head does with each token."""
     W_O, readout = model.blocks[layer].attn.W_O, frozen_readout(model, layer)
     heads, d_vocab = len(W_O), model.cfg.d_vocab
     totals = {
         role: torch.zeros(heads, d_vocab, device=tokens.device)
         for role in ("source", "destination", "output")
     }
-    lengths = []
+    every = []
     for part in torch.split(tokens, rows_at_once(tokens)):
         z, reads, _ = read_attention(model, part, layer)
         length = writes_at(z, W_O).clamp(min=0).sqrt()
-        lengths.append(length)
+        every.append(z)
         here = part[:, 1:].flatten()
         by_key = reads[:, :, 1:].sum(2).permute(1, 0, 2).flatten(1)
         totals["source"].index_add_(1, part.flatten(), by_key)
@@ -219,7 +226,7 @@ def _totals(
         for head in range(heads):
             said = (z[:, 1:, head].flatten(0, 1) @ readout[head]).argmax(-1)
             totals["output"][head].index_add_(0, said, length[:, 1:, head].flatten())
-    return torch.cat(lengths), totals
+    return torch.cat(every), totals
 
 
 def _details(
@@ -259,7 +266,7 @@ def _contexts(
     readout, rows, kept = frozen_readout(model, layer), [], []
     for head in range(lengths.shape[-1]):
         best = longest[:, head].topk(min(contexts, len(tokens)))
-        best_rows = best.indices[best.values > ACTIVE]
+        best_rows = best.indices[best.values > 0]
         if not len(best_rows):
             continue
         z, *weights = read_attention(model, tokens[best_rows], layer)

@@ -39,6 +39,11 @@ class TextHolders:
         layer: which it is.
 
     The first position is left out of every measure: it is the same in every sequence.
+
+    Examples:
+        >>> top, holder = torch.tensor([[4, 5, 6]]), torch.tensor([[0, 1, -1]])
+        >>> TextHolders(top, holder, torch.ones(1, 3), heads=2, layer=0).share
+        0.5
     """
 
     top: Int[Tensor, "batch pos"]

@@ -13,13 +13,14 @@ from jaxtyping import Int
 from scipy.stats import t as student
 from torch import Tensor
 
-from gated_interp.analysis.decomposition import decomposition, recovered
-from gated_interp.analysis.faithfulness import dead_heads
+from gated_interp.analysis.decomposition import decomposition
+from gated_interp.analysis.faithfulness import dead_heads, loss_recovered
 from gated_interp.checkpoints.checkpoint import load, save
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.files import write_table, write_text
 from gated_interp.core.seeds import derive
 from gated_interp.core.streams import Stream
+from gated_interp.experiments.head_pages import write_head_page
 from gated_interp.experiments.processes import in_processes
 from gated_interp.experiments.single import state_of, write_trained
 from gated_interp.models.toy import HookedTransformer
@@ -34,6 +35,8 @@ from gated_interp.training.state import fingerprint
 
 # Held-out sequences that results are measured on, and that say which heads are dead.
 SEQUENCES = 128
+# Of these, how many heads are read on.
+READ = 64
 TABLE, NOTES, RESULTS = "runs.csv", "decompose.json", "results.json"
 SAVE_EVERY = 100
 
@@ -49,6 +52,11 @@ class Decomposition:
             were trained on), ``seconds``.
         results: what ``results.json`` holds.
         folder: where it lies.
+
+    Examples:
+        >>> runs = pd.DataFrame({"layer": [0, 0, 0], "seed": [0, 1, 2], "fvu": [0.2, 0.1, 0.3]})
+        >>> int(Decomposition(runs, {}, Path("runs")).median_run(0)["seed"])
+        0
     """
 
     runs: pd.DataFrame
@@ -58,6 +66,15 @@ class Decomposition:
     def model(self, layer: int, seed: int) -> HookedTransformer:
         """The model with the block of this layer and seed in its place."""
         return load(_path(self.folder, layer, seed))
+
+    def median_run(self, layer: int) -> pd.Series:
+        """The run of this layer whose FVU is the median (of an even number the lower one)."""
+        runs = self.runs[self.runs["layer"] == layer].sort_values("fvu")
+        return runs.iloc[(len(runs) - 1) // 2]
+
+    def median(self, layer: int) -> HookedTransformer:
+        """The model of :meth:`median_run`."""
+        return self.model(layer, int(self.median_run(layer)["seed"]))
 
 
 def decompose(
@@ -85,8 +102,10 @@ def decompose(
     again, the command goes on where it was.
 
     Args:
-        out: run folder: ``results.json``, ``runs.csv``, and for each layer and seed
-            ``L0-seed0.safetensors`` (the model with the block) and ``L0-seed0-history.csv``.
+        out: run folder: ``results.json``, ``runs.csv``, for each layer and seed
+            ``L0-seed0.safetensors`` (the model with the block) and ``L0-seed0-history.csv``, and
+            for each layer ``L0.html``, a page of what its heads do, and those of the run whose FVU
+            is the median.
         layers: all unless given.
         data, method, heads, fvu, steps, settings: see
             :func:`~gated_interp.training.fit.fit_gated`.
@@ -99,6 +118,15 @@ def decompose(
     Raises:
         GatedInterpError: no such layer, method or setting, a model that holds replacements
             already, or a folder that holds another decomposition.
+
+    Examples:
+        >>> import tempfile
+        >>> from gated_interp.models.toy import ToyConfig, build_toy
+        >>> toy = build_toy(ToyConfig(n_trigrams=3, n_heads=2))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     found = decompose(toy, folder, steps=3, seeds=1, sequences=20, workers=1)
+        >>> sorted(found.results["layers"]["0"]["median"])[:3]
+        ['active_original', 'active_per_position', 'ce']
     """
     out = Path(out)
     layers = list(range(model.cfg.n_layers)) if layers is None else sorted(set(layers))
@@ -147,7 +175,14 @@ def decompose(
     runs = pd.concat([table, together]).sort_values(["layer", "seed"], ignore_index=True)
     results = summarised(runs, {"method": method, "fvu_target": fvu, "steps": steps})
     write_text(out / RESULTS, json.dumps(results, indent=2) + "\n")
-    return Decomposition(runs, results, out)
+    found = Decomposition(runs, results, out)
+    tokens = held_out(model, source, "test", READ)
+    for layer in layers:
+        try:
+            write_head_page(out, model, found.median(layer), tokens, found.median_run(layer))
+        except GatedInterpError as error:
+            say(f"No page of the heads of layer {layer}: {error}")
+    return found
 
 
 def summarised(runs: pd.DataFrame, notes: Mapping[str, Any]) -> dict[str, Any]:
@@ -240,7 +275,7 @@ def _together(
         for layer in layers:
             block = load(_path(out, layer, seed)).blocks[layer].attn
             spliced = splice(spliced, layer, block)
-        rows.append({"layer": -1, "seed": seed, **recovered(spliced, tokens)})
+        rows.append({"layer": -1, "seed": seed, **loss_recovered(spliced, tokens)})
     return pd.DataFrame(rows)
 
 

@@ -3,7 +3,7 @@
 import base64
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import pandas as pd
 from jaxtyping import Float, Int
@@ -16,16 +16,24 @@ ROLES = {"source": "reads", "destination": "writes at", "output": "says"}
 MARKED = 0.05
 
 
+@runtime_checkable
 class Read(Protocol):
     """What :func:`~gated_interp.analysis.read_heads.read_heads` returns."""
 
-    table: pd.DataFrame
-    details: pd.DataFrame
-    contexts: pd.DataFrame
-    reads: Float[Tensor, "context key_pos"]
-    attends: Float[Tensor, "context key_pos"]
-    tokens: Int[Tensor, "batch pos"]
-    layer: int
+    @property
+    def table(self) -> pd.DataFrame: ...
+    @property
+    def details(self) -> pd.DataFrame: ...
+    @property
+    def contexts(self) -> pd.DataFrame: ...
+    @property
+    def reads(self) -> Float[Tensor, "context key_pos"]: ...
+    @property
+    def attends(self) -> Float[Tensor, "context key_pos"]: ...
+    @property
+    def tokens(self) -> Int[Tensor, "batch pos"]: ...
+    @property
+    def layer(self) -> int: ...
 
 
 def head_page(

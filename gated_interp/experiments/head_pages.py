@@ -1,0 +1,70 @@
+"""What a decomposition found, as pages of cards: the original's heads beside those of a block."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from jaxtyping import Int
+from torch import Tensor
+
+from gated_interp.analysis.read_heads import Readings, read_heads
+from gated_interp.core.files import write_table, write_text
+from gated_interp.models.toy import HookedTransformer
+from gated_interp.plots.head_page import head_page
+
+# Rows of the table above the cards: of the block, of the original, how they are written.
+FACTS = {
+    "loss, nats per token": ("ce", "ce_original", "{:.3f}"),
+    "of it recovered, against zero ablation": ("ce_recovered_zero", None, "{:.1%}"),
+    "against mean ablation": ("ce_recovered_mean", None, "{:.1%}"),
+    "FVU": ("fvu", None, "{:.3f}"),
+    "heads that write at a position": ("active_per_position", "active_original", "{:.1f}"),
+    "open gates per pair": ("gates_per_pair", None, "{:.2f}"),
+    "positions that one head alone holds": ("held_share", "held_share_original", "{:.1%}"),
+}
+
+
+def write_head_page(
+    out: Path,
+    original: HookedTransformer,
+    spliced: HookedTransformer,
+    tokens: Int[Tensor, "batch pos"],
+    run: pd.Series,
+) -> Path:
+    """Write ``out/L0.html`` and, per side, ``out/L0-heads-original.csv`` and ``...-block.csv``.
+
+    Args:
+        run: the row of ``runs.csv`` that ``spliced`` is from.
+    """
+    layer, seed = int(run["layer"]), int(run["seed"])
+    names = original.task.token_names
+    sides: dict[str, Readings] = {
+        "original": read_heads(original, layer, tokens, names=names),
+        f"block, seed {seed}": read_heads(spliced, layer, tokens, names=names),
+    }
+    for side, read in zip(("original", "block"), sides.values(), strict=True):
+        write_table(_flat(read.table), out / f"L{layer}-heads-{side}.csv")
+    block, own = (len(read.table) for read in reversed(sides.values()))
+    page = head_page(
+        f"{original.model_name}, layer {layer}: {own} heads and the {block} that stand in for them",
+        f"Read on {tokens.numel():,} tokens of held-out text. The block shown is the one of seed "
+        f"{seed}, whose FVU is the median. A head holds a position alone when the token that the "
+        "layer raises most there stays on top whatever other heads are removed.",
+        sides,
+        names,
+        [(name, _values(run, *which)) for name, which in FACTS.items()],
+    )
+    return write_text(out / f"L{layer}.html", page)
+
+
+def _values(run: pd.Series, block: str, original: str | None, written: str) -> list[str]:
+    own = "" if original is None else written.format(run[original])
+    return [own, written.format(run[block])]
+
+
+def _flat(table: pd.DataFrame) -> pd.DataFrame:
+    """Lists of tokens as one text each."""
+    lists: dict[str, Any] = {
+        name: table[name].map(" | ".join) for name in ("sources", "destinations", "outputs")
+    }
+    return table.assign(**lists)
