@@ -43,9 +43,7 @@ def text_ablations(model: LanguageTransformer, *, n: int = SEQUENCES) -> pd.Data
         )
         for method in METHODS
     ]
-    effects = pd.concat(parts, ignore_index=True)
-    effects.loc[effects["kind"] == "all", "heads"] = "all heads"
-    return effects
+    return pd.concat(parts, ignore_index=True)
 
 
 def text_circuits(model: LanguageTransformer, *, k: int = 3) -> pd.DataFrame:
