@@ -28,6 +28,17 @@ def all_heads(model: HookedTransformer) -> list[Head]:
     return [(layer, head) for layer, n in enumerate(head_counts(model)) for head in range(n)]
 
 
+def heads_of(model: HookedTransformer, layer: int | None) -> list[Head]:
+    """Every head of ``layer``, or where none is named of the model.
+
+    Raises:
+        GatedInterpError: no such layer.
+    """
+    if layer is not None:
+        require_layer(model, layer)
+    return [head for head in all_heads(model) if layer is None or head[0] == layer]
+
+
 def chosen_layer(model: HookedTransformer, layer: int | None) -> int:
     """``layer``, or where none is named the only one there is.
 

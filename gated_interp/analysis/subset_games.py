@@ -11,8 +11,8 @@ from torch import Tensor
 from gated_interp.analysis.heads import (
     Head,
     HeadLike,
-    all_heads,
     chosen_layer,
+    heads_of,
     intervened,
     require_heads,
 )
@@ -151,7 +151,7 @@ def game_of(
     task = data if isinstance(data, ProbedTask) and metric is None else None
     if heads is None:
         layer = chosen_layer(model, layer)
-        named = [head for head in all_heads(model) if head[0] == layer]
+        named = heads_of(model, layer)
         if task is not None and method == "zero" and is_linear(model, layer):
             found = dict(examples_of(model, task, layer, n, seed))
             return LinearGame(named, list(found), list(found.values()))
