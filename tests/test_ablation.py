@@ -1,5 +1,7 @@
 """Head ablation: exact identities, methods against their definitions, no hook left behind."""
 
+import math
+
 import attention_models as models
 import pytest
 import torch
@@ -211,7 +213,7 @@ def test_tidy_table_of_the_manual_model():
     assert_close([value("L0H0", "logit", b) for b in (1, 2, 3)], [-2, 0, -1])
     assert [value("L0H0", "accuracy", b, "ablated") for b in (1, 2, 3)] == [0, 1, 0]
     assert [value("L0H1", "accuracy", b, "ablated") for b in (1, 2, 3)] == [1, 0, 0]
-    assert [value("L0H0+L0H1", "accuracy", b, kind="all") for b in (1, 2, 3)] == [-1, -1, -1]
+    assert [value("all heads", "accuracy", b, kind="all") for b in (1, 2, 3)] == [-1, -1, -1]
     kl = table[table.metric == "kl"]
     assert (kl.intact == 0).all()
     assert (kl.change > 0).all()
@@ -260,9 +262,126 @@ def test_heads_that_are_not_there(heads, says):
         ablate(model, TOKENS, heads)
 
 
-def test_a_head_is_a_pair():
-    with pytest.raises(GatedInterpError, match="0 is not a head; name each as"):
-        require_heads(models.toy(TASK), [0])
+def test_a_head_is_a_pair_or_a_name():
+    model = models.gated_layer(TASK)
+    assert require_heads(model, ["L1H4", (0, 2), [1, 0]]) == [(1, 4), (0, 2), (1, 0)]
+    assert require_heads(model, "L1H4") == [(1, 4)]
+    for bad in (0, "L1", "l0h1", "L0H1+L0H2", "L-1H0", (0, 1, 2), (0, True)):
+        with pytest.raises(GatedInterpError, match="is not a head; name each as"):
+            require_heads(model, [bad])
+    with pytest.raises(GatedInterpError, match="head 5 is not there; layer 1 has heads 0 to 4"):
+        require_heads(model, ["L1H5"])
+    with pytest.raises(GatedInterpError, match="L0H1 is named twice"):
+        require_heads(model, ["L0H1", (0, 1)])
+
+
+def test_sets_are_named_for_what_they_are():
+    model = models.gated_layer(TASK)
+    layer = [f"L1H{h}" for h in range(5)]
+    named = ablate(model, TOKENS, layer)
+    assert named[named.kind == "set"].heads.unique().tolist() == ["all of layer 1"]
+    assert named[named.kind == "all"].heads.unique().tolist() == ["all heads"]
+    assert ablate(model, TOKENS, layer[:2]).heads.unique().tolist() == [
+        *("L1H0", "L1H1", "L1H0+L1H1", "all heads")
+    ]
+    single = ablate(models.toy(TASK, n_heads=1), TOKENS)
+    assert single.heads.unique().tolist() == ["L0H0", "all heads"]
+
+
+def last_logit(logits, tokens):
+    return logits[:, -1, 0]
+
+
+def test_a_metric_of_ones_own(model):
+    """By sequence, by position and of all of them, against the logits themselves."""
+    heads = [(0, 1)]
+    with torch.no_grad(), ablated(model, heads):
+        after = model(TOKENS)
+    with torch.no_grad():
+        before = model(TOKENS)
+    table = ablate(model, BATCH, heads, metric=last_logit)  # the batch's own metrics are left out
+    assert table.metric.tolist() == ["last_logit"] * 2
+    row = table[table.kind == "head"].iloc[0]
+    change = (after - before)[:, -1, 0].double()
+    assert row.n == len(TOKENS)
+    assert row.change == pytest.approx(change.mean().item(), abs=1e-5)
+    half_width = 1.96 * change.std().item() / len(change) ** 0.5
+    assert (row.high - row.low) / 2 == pytest.approx(half_width, rel=1e-4)
+
+    whole = ablate(model, TOKENS, heads, metric=lambda logits, tokens: logits[..., 0].mean())
+    row = whole[whole.kind == "head"].iloc[0]
+    assert (row.metric, row.n) == ("metric", 1)
+    assert math.isnan(row.low)
+    assert row.ablated == pytest.approx(after[..., 0].mean().item(), abs=1e-5)
+
+    mask = torch.rand(TOKENS.shape, generator=torch.Generator().manual_seed(0)) < 0.3
+    each = ablate(model, TOKENS, heads, metric=lambda logits, _: logits[..., 0], positions=mask)
+    row = each[each.kind == "head"].iloc[0]
+    wanted = [after[i, mask[i], 0].mean().item() for i in range(len(mask)) if mask[i].any()]
+    assert row.n == len(wanted)
+    assert row.ablated == pytest.approx(sum(wanted) / len(wanted), abs=1e-5)
+
+
+def test_positions_where_predictions_are_measured(model):
+    """Loss and KL at the named positions alone, worked out position by position."""
+    mask = torch.rand(TOKENS.shape, generator=torch.Generator().manual_seed(1)) < 0.2
+    mask[:9] = False  # these sequences are left out
+    table = ablate(model, TOKENS, [(0, 1)], positions=mask)
+    with torch.no_grad():
+        log_q = model(TOKENS).double().log_softmax(-1)
+        with ablated(model, [(0, 1)]):
+            log_p = model(TOKENS).double().log_softmax(-1)
+    losses, kls = [], []
+    for i, row in enumerate(mask):
+        where = row.nonzero().flatten().tolist()
+        loss = [-log_p[i, p, TOKENS[i, p + 1]] for p in where if p + 1 < len(row)]
+        kl = [(log_q[i, p].exp() * (log_q[i, p] - log_p[i, p])).sum() for p in where]
+        losses += [sum(loss) / len(loss)] if loss else []
+        kls += [sum(kl) / len(kl)] if kl else []
+    got = table[table.kind == "head"].set_index("metric")
+    for name, wanted in (("loss", losses), ("kl", kls)):
+        assert got.n[name] == len(wanted) <= len(TOKENS) - 9
+        assert got.ablated[name] == pytest.approx(float(sum(wanted)) / len(wanted), rel=1e-4)
+    by_position = torch.arange(TOKENS.shape[1]) % 2 == 0
+    one, all_rows = (
+        ablate(model, TOKENS, [(0, 1)], positions=m)
+        for m in (by_position, by_position.expand(TOKENS.shape))
+    )
+    assert one.equals(all_rows)
+
+
+def test_heads_are_off_at_some_positions_only():
+    """Elsewhere a one-layer model predicts what it did; there, what it does without the head."""
+    model, where = models.toy(TASK), torch.arange(TOKENS.shape[1]) > 4
+    with torch.no_grad():
+        intact = model(TOKENS)
+        with ablated(model, [(0, 1)]):
+            everywhere = model(TOKENS)
+        with ablated(model, [(0, 1)], at=where):
+            got = model(TOKENS)
+    assert torch.equal(got[:, :5], intact[:, :5])
+    assert torch.equal(got[:, 5:], everywhere[:, 5:])
+    table = ablate(model, TOKENS, [(0, 1)], at=where, positions=~where)
+    assert (table[(table.metric == "kl")].change == 0).all()
+    table = ablate(model, TOKENS, [(0, 1)], at=where, positions=where)
+    assert (table[(table.metric == "kl")].change > 0).all()
+
+
+def test_masks_and_metrics_that_cannot_be():
+    model = models.toy(TASK)
+    n = TOKENS.shape[1]
+    last = torch.arange(n) == n - 1
+    bad = [
+        ({"positions": torch.ones(3, dtype=torch.bool)}, r"positions has shape \(3,\)"),
+        ({"at": torch.ones(3, dtype=torch.bool)}, r"at has shape \(3,\)"),
+        ({"positions": last}, "last position predicts nothing"),
+        ({"positions": last & False}, "names none"),
+        ({"metric": lambda logits, _: logits}, r"gave a value of shape \(101, 11, 8\)"),
+        ({"metric": last_logit, "positions": last}, "let it choose its own positions"),
+    ]
+    for arguments, says in bad:
+        with pytest.raises(GatedInterpError, match=says):
+            ablate(model, TOKENS, [(0, 0)], **arguments)
 
 
 def test_bad_input_in_one_sentence():

@@ -68,8 +68,8 @@ def test_a_layer_must_be_named_and_be_there(files):
     assert "layer 2 is not there; the model has layers 0 to 1" in wrong
     wrong = one_sentence(cli("ablate", files["relay"], "--layer", 2, code=1))
     assert "layer 2 is not there" in wrong
-    below = one_sentence(cli("ablate", files["relay"], "--layer", 0, code=1))
-    assert "only the heads of layer 1 add up to the logits" in below
+    wrong = one_sentence(cli("circuits", files["relay"], "--layer", 2, code=1))
+    assert "layer 2 is not there" in wrong
 
 
 def test_info_of_another_task(files):
@@ -92,6 +92,22 @@ def test_ablate_tells_what_each_head_is_worth(files):
     assert columns(shapley, "L1H0")
     assert "L0H0" not in shapley
     assert columns(said, "L0H0")  # its ablation is measured as well
+
+
+def test_heads_below_the_last_layer(files):
+    """By intervention: without the relay's first head nobody answers, so it has all the credit."""
+    said = cli("ablate", files["relay"], "--layer", 0).stdout
+    shapley = said[said.index("Shapley value") :]
+    assert columns(shapley, "L0H0")
+    assert "L1H0" not in shapley
+    model = gi.load(files["relay"])
+    table = gi.shapley(model, model.task, layer=0)
+    got = [float(x) for x in columns(shapley, "L0H0")[1:]]
+    want = table.query("metric == 'lead'")["value"].tolist()
+    assert got == pytest.approx(want, abs=5e-4)
+    assert min(want) > 0.5
+    circuits = cli("circuits", files["relay"], "--layer", 1).stdout
+    assert "L0H0" not in circuits[: circuits.index("what heads read")]
 
 
 def test_circuits_of_one_layer_and_of_two(files):

@@ -26,10 +26,11 @@ from gated_interp.models.language_model import (
 from gated_interp.replacements.gated_attention import GatedAttention
 from gated_interp.replacements.splice import splice, unsplice
 from gated_interp.replacements.topk import TopKAttention
-from gated_interp.tasks.text import TextTask
+from gated_interp.tasks.text import RepeatedText, TextTask
 from gated_interp.tasks.tokenizers import trained_tokenizer
 from gated_interp.training.capture import attention_io
 from gated_interp.training.config import TrainConfig
+from gated_interp.training.data import data_for
 from gated_interp.training.loop import train_gated
 
 TEXT = "".join(f"line {i} of a text, in which {i % 7} is said again\n" for i in range(200))
@@ -154,6 +155,10 @@ def test_another_vocabulary_is_refused(task, tmp_path):
             require_text(model, text)
     with pytest.raises(GatedInterpError, match="has another tokenizer than the model"):
         language_measures(model, other.part("test"))
+    repeated = RepeatedText(other.part("train"), 0.5)
+    with pytest.raises(GatedInterpError, match="has another tokenizer than the model"):
+        data_for(model, repeated)
+    assert isinstance(data_for(model, RepeatedText(task.part("train"), 0.5)), RepeatedText)
 
 
 # ---- checkpoints

@@ -1,5 +1,6 @@
 """Every subset from one pass equals every subset through hooks; the games' identities hold."""
 
+from contextlib import ExitStack
 from itertools import permutations
 
 import attention_models as models
@@ -7,6 +8,7 @@ import pytest
 import torch
 from closeness import assert_close
 
+from gated_interp.analysis import subset_games
 from gated_interp.analysis.ablation import ablated
 from gated_interp.analysis.heads import all_heads
 from gated_interp.analysis.subsets import (
@@ -17,11 +19,12 @@ from gated_interp.analysis.subsets import (
     subset_values,
 )
 from gated_interp.core.errors import GatedInterpError
-from gated_interp.metrics.predictions import leads
+from gated_interp.metrics.predictions import leads, next_token_loss
 from gated_interp.models.analytic import manual_model
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
 
 TASK = SkipTrigramTask(3)
+FLOAT = {"dtype": torch.float32}
 MAKE = {"toy": models.toy, "gated": models.gated}
 
 
@@ -153,6 +156,135 @@ def test_sixteen_heads_exactly():
     assert values.accuracy.shape == (3, 2**16)
     total = shapley_values(values.lead).sum(1)
     assert_close(total, values.lead[:, -1] - values.lead[:, 0])
+
+
+@pytest.mark.parametrize("make", MAKE)
+def test_intervention_agrees_with_the_closed_form(make):
+    """The same heads, once as sums of one pass and once switched off through hooks."""
+    model = MAKE[make](TASK)
+    heads = all_heads(model)[::-1]
+    fast = subset_values(model, TASK, n=100)
+    slow = subset_values(model, TASK, n=100, heads=heads)
+    assert slow.members == tuple(heads)
+    assert (fast.layer, fast.cases, slow.cases) == (0, (1, 2, 3), (1, 2, 3))
+    size = len(heads)
+    mirrored = [sum(1 << size - 1 - h for h in fast.heads(s)) for s in range(2**size)]
+    for metric in ("logit", "lead", "accuracy"):
+        want = fast.values[metric]
+        assert_close(slow.values[metric][:, mirrored], want, scale=want.abs().max(), **FLOAT)
+    exact, hooked = shapley(model, TASK, n=100), shapley(model, TASK, n=100, heads=heads[::-1])
+    assert_close(hooked.value.tolist(), exact.value.tolist(), scale=9.0, **FLOAT)
+    pairs = pair_interactions(model, TASK, n=100)
+    again = pair_interactions(model, TASK, n=100, heads=heads[::-1])
+    for metric in pairs:
+        assert_close(again[metric], pairs[metric], scale=9.0, **FLOAT)
+
+
+def mean_of_last(logits, tokens):
+    return logits[:, -1, :2].sum(-1)
+
+
+@pytest.mark.parametrize("method", ["zero", "mean"])
+def test_any_heads_of_any_model_by_any_metric(method):
+    """Two layers with LayerNorm, one gated; every subset against its own ablation."""
+    model, heads = models.gated_layer(TASK), ["L0H2", (1, 4), (1, 0)]
+    tokens, reference = TASK.sample(40, seed=0).tokens, TASK.sample(30, seed=1).tokens
+    given = {"method": method, "reference_tokens": reference}
+    values = subset_values(model, tokens, heads=heads, metric=mean_of_last, **given)
+    losses = subset_values(model, tokens, heads=heads, **given).values["loss"]
+    assert (values.n_heads, values.layer, values.cases) == (3, None, None)
+    assert values.members == ((0, 2), (1, 4), (1, 0))
+    for subset in range(8):
+        gone = [h for i, h in enumerate(values.members) if not subset >> i & 1]
+        with ExitStack() as stack, torch.no_grad():
+            if gone:
+                stack.enter_context(ablated(model, gone, **given))
+            logits = model(tokens)
+        want = mean_of_last(logits, tokens).mean().item()
+        assert_close(values.values["mean_of_last"][0, subset].item(), want, **FLOAT)
+        loss = next_token_loss(logits, tokens).mean().item()
+        assert_close(losses[0, subset].item(), loss, **FLOAT)
+    game = values.values["mean_of_last"][0]
+    assert game.max() - game.min() > 0.01
+    frame = values.to_frame()
+    assert frame.trigram.isna().all()
+    assert frame.heads[6] == "L1H4+L1H0"
+
+    table = shapley(model, tokens, heads=heads, metric=mean_of_last, **given)
+    assert table["head"].tolist() == ["L0H2", "L1H4", "L1H0"]
+    assert_close(table.value.tolist(), shapley_values(game).tolist(), scale=game.abs().max())
+    dividends = harsanyi_dividends(game)
+    pairs = pair_interactions(model, tokens, heads=heads, metric=mean_of_last, **given)
+    assert_close(pairs["mean_of_last"][0, 0, 2], dividends[0b101], scale=game.abs().max())
+    sampled = shapley(
+        model,
+        tokens,
+        heads=heads,
+        metric=mean_of_last,
+        permutations=60,
+        permutation_seed=0,
+        **given,
+    )
+    assert not sampled.exact.any()
+    total = (game[-1] - game[0]).item()
+    assert_close(sampled.value.sum(), total, scale=game.abs().max().item())
+    width = (sampled.high - sampled.value).max()
+    assert (sampled.value - table.value).abs().max() < 3 * width + 1e-9
+
+
+def test_answers_below_a_norm_or_a_layer():
+    """A task with known answers in models that are not linear in these heads."""
+    for model, layer in ((models.two_layers(TASK), 0), (models.gated_layer(TASK), 1)):
+        values = subset_values(model, TASK, layer=layer, n=60)
+        batch = TASK.sample_single(60, 42)
+        others = [(layer, h) for h in range(1, values.n_heads)]
+        with torch.no_grad(), ablated(model, others):
+            logits = model(batch.tokens)
+        at = logits[batch.example, batch.destination_pos].double()
+        wanted = [at[batch.trigram == b][:, b + 3].mean().item() for b in TASK.trigrams]
+        assert values.layer == layer
+        assert_close(values.logit[:, 1].tolist(), wanted, **FLOAT)
+
+
+def test_what_is_sampled_of_a_task_without_answers():
+    class Plain:
+        n_positions, d_vocab, token_names = TASK.n_positions, TASK.d_vocab, TASK.token_names
+
+        def sample(self, n, seed):
+            return TASK.sample(n, seed)
+
+    model = models.two_layers(TASK)
+    got = subset_values(model, Plain(), layer=1, n=20, seed=3).values["loss"]
+    want = subset_values(model, TASK.sample(20, 3).tokens, layer=1).values["loss"]
+    assert torch.equal(got, want)
+
+
+def test_in_parts_it_is_the_same(monkeypatch):
+    model, tokens = models.two_layers(TASK), TASK.sample(9, seed=0).tokens
+    whole = subset_values(model, tokens, layer=1).values["loss"]
+    monkeypatch.setattr(subset_games, "AT_ONCE", 3 * tokens.numel() * TASK.d_vocab)
+    assert_close(subset_values(model, tokens, layer=1).values["loss"], whole, **FLOAT)
+
+
+def test_too_many_and_too_much():
+    model, tokens = models.gated(TASK, n_heads=17), TASK.sample(9, seed=0).tokens
+    with pytest.raises(GatedInterpError, match="has 17 heads; all subsets are listed for up to 16"):
+        subset_values(model, tokens)
+    table = shapley(model, tokens, permutations=2, permutation_seed=0)
+    assert len(table) == 17
+    many = torch.zeros(2**17, TASK.n_positions, dtype=torch.long)
+    with pytest.raises(
+        GatedInterpError, match="65536 subsets of heads on 131072 sequences are too"
+    ):
+        subset_values(models.gated(TASK, n_heads=16), many)
+    with pytest.raises(GatedInterpError, match="name one of them"):
+        subset_values(model, tokens, layer=0, heads=[(0, 1)])
+    with pytest.raises(GatedInterpError, match="mean ablation needs reference_tokens"):
+        subset_values(model, tokens, heads=[(0, 1)], method="mean")
+    with pytest.raises(GatedInterpError, match="gave a value of shape"):
+        subset_values(model, tokens, heads=[(0, 1)], metric=lambda logits, _: logits)
+    with pytest.raises(GatedInterpError, match="head 17 is not there"):
+        subset_values(model, tokens, heads=["L0H17"])
 
 
 def test_bad_input_in_one_sentence():

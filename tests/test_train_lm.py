@@ -255,6 +255,19 @@ def test_commands_that_read_heads(text, tmp_path):
     assert "L1H2" in said
     assert len(pd.read_csv(tmp_path / "tables" / "model-circuits.csv")) == 6
     assert "not known" in one_sentence(cli("verdict", out, code=1))
+    cli("ablate", out, "--layer", 1, "--out", tmp_path / "layer")
+    table = pd.read_csv(tmp_path / "layer" / "model-ablation.csv")
+    wanted = {"L1H0", "L1H1", "L1H2", "all of layer 1", "all heads"}
+    assert set(table["heads"]) == wanted
+    cli("circuits", out, "--layer", 0, "--out", tmp_path / "layer")
+    table = pd.read_csv(tmp_path / "layer" / "model-circuits.csv")
+    assert table["head"].tolist() == ["L0H0", "L0H1", "L0H2"]
+    for command in ("ablate", "circuits"):
+        refused = one_sentence(cli(command, out, "--trigram", 1, code=1))
+        assert "is a language model and has no trigrams; leave --trigram away" in refused
+        assert "layer 2 is not there" in one_sentence(cli(command, out, "--layer", 2, code=1))
+    refused = one_sentence(cli("explore", out, "--no-browser", code=1))
+    assert "the explorer is for models of skip trigrams" in refused
 
 
 def test_the_largest_entries_are_those_of_the_whole_matrix(monkeypatch):

@@ -13,12 +13,14 @@ from gated_interp.core.streams import Stream
 from gated_interp.metrics.predictions import next_token_loss
 from gated_interp.metrics.reconstruction import fvu, l0
 from gated_interp.models.toy import HookedTransformer, attention_only
+from gated_interp.replacements.gated_attention import GatedAttention
 from gated_interp.tasks import SkipTrigramTask
 from gated_interp.training.capture import attention_io
 from gated_interp.training.config import TrainConfig
 from gated_interp.training.constraint import FvuControl
-from gated_interp.training.data import batches, data_for, draw
+from gated_interp.training.data import batches, data_for, draw, held_out_of, name_of
 from gated_interp.training.device import pick_device
+from gated_interp.training.loop import train_gated
 from gated_interp.training.losses import output_variance, reconstruction_error
 from gated_interp.training.schedule import learning_rate, penalty_weight
 
@@ -243,6 +245,27 @@ def test_a_model_without_a_task_needs_data(toy):
         data_for(deep_model(), None)
     with pytest.raises(GatedInterpError, match="8 tokens; a task of 4 trigrams has 10"):
         data_for(toy, SkipTrigramTask(4))
+
+
+def test_tokens_as_data(toy):
+    """Rows are drawn by seed alone, from all there are; a training says which tokens it had."""
+    tokens = SkipTrigramTask(3).sample(5, seed=0).tokens
+    source = data_for(toy, tokens)
+    drawn = draw(source, 200, 3, toy)
+    assert torch.equal(drawn, draw(data_for(toy, tokens.clone()), 200, 3, toy))
+    assert not torch.equal(drawn, draw(source, 200, 4, toy))
+    found = {tuple(row) for row in drawn.tolist()}
+    assert found == {tuple(row) for row in tokens.tolist()}
+    assert name_of(source) == name_of(data_for(toy, tokens.clone()))
+    assert name_of(source) != name_of(data_for(toy, tokens.flip(0)))
+    config = TrainConfig(steps=2, batch_size=3, log_every=1, evaluate_every=1, n_held_out=4)
+    block = GatedAttention.from_attention(toy.blocks[0].attn)
+    history = train_gated(
+        toy, block, config, data=tokens, held_out=tokens[:2], progress=False
+    ).history
+    assert history["held_out_fvu"].notna().all()
+    held_out = held_out_of(tokens[:2], config, toy)
+    assert {tuple(row) for row in held_out.tolist()} <= {tuple(r) for r in tokens[:2].tolist()}
 
 
 # What an attention layer receives and writes.

@@ -12,22 +12,24 @@ replaced. The layer's ``b_O`` belongs to no head and stays.
   interpretability*, 2024).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import pandas as pd
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from gated_interp.analysis.heads import (
     Head,
+    HeadLike,
     all_heads,
     head_name,
+    heads_name,
     intervened,
     require_heads,
 )
-from gated_interp.analysis.logits import Outcome, outcome
+from gated_interp.analysis.logits import MetricFunction, Outcome, outcome
 from gated_interp.analysis.replacements import Method, Objective, replacements
 from gated_interp.analysis.writes import require_tokens
 from gated_interp.core.errors import GatedInterpError
@@ -41,28 +43,31 @@ __all__ = ["Method", "Objective", "ablate", "ablated"]
 @contextmanager
 def ablated(
     model: HookedTransformer,
-    heads: Sequence[Head],
+    heads: Sequence[HeadLike],
     method: Method = "zero",
     *,
     reference_tokens: Int[Tensor, "reference reference_pos"] | None = None,
     seed: int | None = None,
     objective: Objective = "kl",
+    at: Bool[Tensor, "..."] | None = None,
 ) -> Iterator[HookedTransformer]:
     """``model`` with some heads switched off for the length of a ``with`` block.
 
     Args:
         model: any ``HookedTransformer``, with gated blocks spliced in or not.
-        heads: ``(layer, head)`` pairs.
+        heads: each as ``(layer, head)`` or by its name, such as ``"L0H1"``.
         method: see the module's text.
         reference_tokens: ``[reference reference_pos]``, what ``mean``, ``resample`` and
             ``optimal`` refer to.
         seed: of the rows that ``resample`` draws; every forward pass draws the same.
         objective: what ``optimal`` minimises over the reference: ``kl`` to the intact model, or
             the next-token ``loss``.
+        at: ``[batch pos]`` or ``[pos]``, at which query positions they are off; ``None`` is all.
 
     Raises:
         GatedInterpError: a head that is not there, an unknown method, a reference batch or seed
-            that is missing or that the model cannot read.
+            that is missing or that the model cannot read; a mask of another shape than the tokens
+            that it then reads.
 
     Examples:
         >>> from gated_interp.models.toy import ToyConfig, build_toy
@@ -72,7 +77,8 @@ def ablated(
         [[[0.0, 0.0, 0.0, 1.0], [1.0, 0.0, 0.0, 0.0]]]
     """
     named = require_heads(model, heads)
-    with intervened(model, replacements(model, named, method, reference_tokens, seed, objective)):
+    edits = replacements(model, named, method, reference_tokens, seed, objective)
+    with intervened(model, _only_at(edits, at)):
         yield model
 
 
@@ -80,10 +86,13 @@ def ablated(
 def ablate(
     model: HookedTransformer,
     tokens: Int[Tensor, "batch pos"] | TrigramBatch | Probes,
-    heads: Sequence[Head] | None = None,
+    heads: Sequence[HeadLike] | None = None,
     method: Method = "zero",
     *,
     task: ProbedTask | None = None,
+    metric: MetricFunction | None = None,
+    positions: Bool[Tensor, "..."] | None = None,
+    at: Bool[Tensor, "..."] | None = None,
     reference_tokens: Int[Tensor, "reference reference_pos"] | None = None,
     seed: int | None = None,
     objective: Objective = "kl",
@@ -93,22 +102,29 @@ def ablate(
     Args:
         tokens: what the model reads; a ``TrigramBatch``, or the probes of any task, also
             gives the rows per trigram (case).
-        heads: ``(layer, head)`` pairs; ``None`` is every head.
+        heads: each as ``(layer, head)`` or by its name, such as ``"L0H1"``; ``None`` is every head.
         task: with a batch, refuse one in which some trigram of the task never occurs.
-        method, reference_tokens, seed, objective: see :func:`ablated`.
+        metric: measured in the place of the metrics below: a function of logits ``[batch pos
+            d_vocab]`` and tokens ``[batch pos]`` that gives a scalar, ``[batch]`` or
+            ``[batch pos]`` (then the mean of each sequence's positions is taken).
+        positions: ``[batch pos]`` or ``[pos]``, where loss, KL, or a metric of each position, are
+            measured; the loss at a position is that of the token after it. ``None`` is everywhere.
+        method, at, reference_tokens, seed, objective: see :func:`ablated`.
 
     Returns:
         One row per set of heads and metric. Columns: ``kind`` (``head``, ``set`` or ``all``),
-        ``heads`` (``L0H0+L0H1``), ``method``, ``metric``, ``trigram`` (missing where the metric is
-        not of one), ``intact``, ``ablated``, ``change`` with ``low`` and ``high`` (95%, normal
-        approximation over sequences or occurrences) and ``n``. Metrics: ``loss`` (next-token
-        cross-entropy, nats), ``kl`` (of the intact model's prediction from the ablated one's,
-        nats, mean over positions), ``logit`` and ``accuracy`` of each trigram's C at its B
-        (accurate: strictly above every other logit).
+        ``heads`` (``L0H0+L0H1``, ``all of layer 1`` or ``all heads``), ``method``, ``metric``,
+        ``trigram`` (missing where the metric is not of one), ``intact``, ``ablated``, ``change``
+        with ``low`` and ``high`` (95%, normal approximation over sequences or occurrences) and
+        ``n``. Metrics: ``loss`` (next-token cross-entropy, nats), ``kl`` (of the intact model's
+        prediction from the ablated one's, nats, mean over positions), ``logit`` and ``accuracy`` of
+        each trigram's C at its B (accurate: strictly above every other logit); of one's own, its
+        function's name.
 
     Raises:
         GatedInterpError: as :func:`ablated`; tokens the model cannot read; a trigram that never
-            occurs; a task without a batch.
+            occurs; a task without a batch; a mask of another shape than the tokens, or of nowhere;
+            a metric that gives something else.
 
     Examples:
         >>> from gated_interp.models.analytic import manual_model
@@ -117,6 +133,10 @@ def ablate(
         >>> rows = table.query("kind == 'head' and metric == 'accuracy'")
         >>> rows["ablated"].tolist()
         [0.0, 1.0, 0.0]
+        >>> tokens = truth.task.sample(100, seed=0).tokens
+        >>> second_half = torch.arange(tokens.shape[1]) >= tokens.shape[1] // 2
+        >>> ablate(truth.model, tokens, ["L0H0"], positions=second_half)["metric"].tolist()
+        ['loss', 'kl', 'loss', 'kl']
     """
     if isinstance(tokens, TrigramBatch):
         tokens = _probes(tokens)
@@ -130,21 +150,48 @@ def ablate(
     if 1 < len(named) < len(all_heads(model)):
         sets.append(("set", named))
     sets.append(("all", all_heads(model)))
+    where = None if positions is None else _mask("positions", positions, ids)
 
     intact = model(ids)
-    before = outcome(intact, intact, ids, probes)
+    before = outcome(intact, intact, ids, probes, metric, where)
     rows = []
     for kind, members in sets:
         edits = replacements(model, members, method, reference_tokens, seed, objective)
-        with intervened(model, edits):
-            after = outcome(model(ids), intact, ids, probes)
-        label = {
-            "kind": kind,
-            "heads": "+".join(head_name(head) for head in members),
-            "method": method,
-        }
+        with intervened(model, _only_at(edits, at)):
+            after = outcome(model(ids), intact, ids, probes, metric, where)
+        name = head_name(members[0]) if kind == "head" else heads_name(model, members)
+        label = {"kind": kind, "heads": name, "method": method}
         rows += [{**label, **row} for row in _changes(before, after)]
     return pd.DataFrame(rows).astype({"trigram": "Int64"})
+
+
+def _only_at(
+    edits: dict[str, Callable[[Tensor], Tensor | None]], at: Tensor | None
+) -> dict[str, Callable[[Tensor], Tensor | None]]:
+    """The same edits of z, at some positions only."""
+    if at is None:
+        return edits
+
+    def there(edit: Callable[[Tensor], Tensor | None]) -> Callable[[Tensor], Tensor | None]:
+        def masked(z: Tensor) -> Tensor | None:
+            edited = edit(z)
+            where = _mask("at", at, z[:, :, 0, 0])
+            return None if edited is None else torch.where(where[..., None, None], edited, z)
+
+        return masked
+
+    return {name: there(edit) for name, edit in edits.items()}
+
+
+def _mask(name: str, mask: Tensor, tokens: Tensor) -> Bool[Tensor, "batch pos"]:
+    """``mask`` for every position of ``tokens``."""
+    if mask.dtype != torch.bool or mask.shape not in (tokens.shape, tokens.shape[1:]):
+        raise GatedInterpError(
+            f"{name} has shape {tuple(mask.shape)} and type {mask.dtype}; it must be a mask (bool) "
+            f"of the tokens' shape {tuple(tokens.shape)} or of their positions, "
+            f"{tuple(tokens.shape[1:])}."
+        )
+    return mask.to(tokens.device).expand(tokens.shape)
 
 
 def _changes(before: Outcome, after: Outcome) -> list[dict[str, object]]:

@@ -1,5 +1,6 @@
 """Heads by (layer, head), counted where they are: spliced layers may hold more than the config."""
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -13,6 +14,9 @@ from gated_interp.replacements.splice import require_layer
 
 Head = tuple[int, int]
 
+HeadLike = Head | list[int] | str
+"""How a head may be named: ``(0, 1)`` or ``"L0H1"``."""
+
 
 def head_counts(model: HookedTransformer) -> list[int]:
     """How many heads each layer has."""
@@ -22,6 +26,17 @@ def head_counts(model: HookedTransformer) -> list[int]:
 def all_heads(model: HookedTransformer) -> list[Head]:
     """Every ``(layer, head)``, layer by layer."""
     return [(layer, head) for layer, n in enumerate(head_counts(model)) for head in range(n)]
+
+
+def heads_of(model: HookedTransformer, layer: int | None) -> list[Head]:
+    """Every head of ``layer``, or where none is named of the model.
+
+    Raises:
+        GatedInterpError: no such layer.
+    """
+    if layer is not None:
+        require_layer(model, layer)
+    return [head for head in all_heads(model) if layer is None or head[0] == layer]
 
 
 def chosen_layer(model: HookedTransformer, layer: int | None) -> int:
@@ -51,17 +66,36 @@ def head_name(head: Head) -> str:
     return f"L{head[0]}H{head[1]}"
 
 
+def heads_name(model: HookedTransformer, heads: Sequence[Head]) -> str:
+    """``L0H0+L0H1``; where these are all heads of the model or of a layer, that."""
+    there = all_heads(model)
+    if set(heads) == set(there):
+        return "all heads"
+    layers = {layer for layer, _ in heads}
+    if len(layers) == 1 and len(heads) > 1 and set(heads) == {h for h in there if h[0] in layers}:
+        return f"all of layer {layers.pop()}"
+    return "+".join(map(head_name, heads))
+
+
 def require_heads(model: HookedTransformer, heads: Sequence[Any]) -> list[Head]:
     """``heads`` as a list of ``(layer, head)`` that are all there, each once.
 
+    Args:
+        heads: each as ``(layer, head)`` or by its name, such as ``"L0H1"``.
+
     Raises:
         GatedInterpError: no head, a head or layer that is not there, or one named twice.
+
+    Examples:
+        >>> from gated_interp.models.toy import ToyConfig, build_toy
+        >>> require_heads(build_toy(ToyConfig(n_trigrams=1, n_heads=3)), [(0, 2), "L0H1"])
+        [(0, 2), (0, 1)]
     """
+    if isinstance(heads, str):  # else its letters would be heads
+        heads = [heads]
     named: list[Head] = []
     for entry in heads:
-        if not isinstance(entry, tuple | list) or [type(i) for i in entry] != [int, int]:
-            raise GatedInterpError(f"{entry!r} is not a head; name each as (layer, head).")
-        layer, head = entry
+        layer, head = _pair(entry)
         require_layer(model, layer)
         n = head_counts(model)[layer]
         if not 0 <= head < n:
@@ -74,6 +108,14 @@ def require_heads(model: HookedTransformer, heads: Sequence[Any]) -> list[Head]:
     if not named:
         raise GatedInterpError("no head is named; name at least one as (layer, head).")
     return named
+
+
+def _pair(entry: Any) -> Head:
+    if isinstance(entry, str) and (found := re.fullmatch(r"L([0-9]+)H([0-9]+)", entry)):
+        return int(found[1]), int(found[2])
+    if not isinstance(entry, tuple | list) or [type(i) for i in entry] != [int, int]:
+        raise GatedInterpError(f"{entry!r} is not a head; name each as (layer, head) or as 'L0H1'.")
+    return entry[0], entry[1]
 
 
 def require_hook(model: HookedTransformer, name: str) -> None:

@@ -36,28 +36,40 @@ def replacements(
         raise GatedInterpError(
             f"method is {method!r}; it must be one of {', '.join(get_args(Method))}."
         )
-    if method == "zero":
-        zeros = {
-            head: torch.zeros_like(model.blocks[head[0]].attn.W_O[head[1], :, 0]) for head in heads
-        }
-        return _constant_edits(zeros)
-    if reference_tokens is None:
-        raise GatedInterpError(f"{method} ablation needs reference_tokens; give a batch of tokens.")
-    require_tokens(model, reference_tokens)
-    z = _reference_z(model, heads, reference_tokens)
     if method == "resample":
+        z = _reference_z(model, heads, method, reference_tokens)
         if seed is None:
             raise GatedInterpError("resample ablation needs a seed; give a whole number.")
         return _resample_edits(z, generator(seed).initial_seed())
-    means = {head: each.mean((0, 1)) for head, each in z.items()}
-    if method == "mean":
-        return _constant_edits(means)
-    return _constant_edits(_optimal(model, means, reference_tokens, objective))
+    if method == "optimal":
+        means = constants(model, heads, method, reference_tokens)
+        assert reference_tokens is not None
+        return _constant_edits(_optimal(model, means, reference_tokens, objective))
+    return _constant_edits(constants(model, heads, method, reference_tokens))
+
+
+def constants(
+    model: HookedTransformer, heads: list[Head], method: Method, reference_tokens: Tensor | None
+) -> dict[Head, Float[Tensor, " d_head"]]:
+    """The z that ``zero`` ablation puts in each head's place, or else its mean over a reference.
+
+    Raises:
+        GatedInterpError: a reference batch that is missing or that the model cannot read.
+    """
+    if method == "zero":
+        return {
+            head: torch.zeros_like(model.blocks[head[0]].attn.W_O[head[1], :, 0]) for head in heads
+        }
+    z = _reference_z(model, heads, method, reference_tokens)
+    return {head: each.mean((0, 1)) for head, each in z.items()}
 
 
 def _reference_z(
-    model: HookedTransformer, heads: list[Head], tokens: Tensor
+    model: HookedTransformer, heads: list[Head], method: Method, tokens: Tensor | None
 ) -> dict[Head, Float[Tensor, "reference pos d_head"]]:
+    if tokens is None:
+        raise GatedInterpError(f"{method} ablation needs reference_tokens; give a batch of tokens.")
+    require_tokens(model, tokens)
     names = {layer: f"blocks.{layer}.attn.hook_z" for layer, _ in heads}
     with torch.no_grad():
         _, cache = model.run_with_cache(tokens, names_filter=list(names.values()))

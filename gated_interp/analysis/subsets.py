@@ -1,33 +1,38 @@
-"""The value of every subset of heads from one forward pass, and what each head adds.
+"""The value of every subset of heads, and what each head adds.
 
-A subset is a number: bit ``h`` set means head ``h`` stays, the others are zero-ablated. Its value
-at a trigram's B is the mean of
+A subset is a number: bit ``i`` set means the ``i``-th of the chosen heads stays, the others are
+ablated; heads that are not chosen stay. What it is worth:
 
-- ``logit``: the logit of C,
-- ``lead``: the logit of C minus the largest other logit,
-- ``accuracy``: 1 where that lead is positive, else 0.
+- of a task whose answers are known, at a trigram's B (a case's position) the mean of ``logit``: the
+  logit of C, ``lead``: the logit of C minus the largest other logit, ``accuracy``: 1 where that
+  lead is positive, else 0;
+- on any other tokens, their next-token ``loss`` (nats);
+- or any metric of logits and tokens, averaged.
 
-The logits are linear in the heads of one layer, so the logit of C is additive: its Shapley values
-are the heads' mean writes and its interactions are zero. Lead and accuracy are not.
+Where the logits are linear in the heads of a layer (attention only, no normalisation, the last
+layer), zero ablation is a sum and one forward pass gives every subset: then the logit of C is
+additive, its Shapley values are the heads' mean writes and its interactions are zero. Any other
+model is intervened on, a forward pass for each subset.
 """
 
 import dataclasses
-from collections.abc import Iterator
-from typing import Literal, get_args
+from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import pandas as pd
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from gated_interp.analysis.games import harsanyi_dividends, shapley_values
-from gated_interp.analysis.heads import chosen_layer, head_name
+from gated_interp.analysis.heads import Head, HeadLike, head_name
+from gated_interp.analysis.logits import MetricFunction
+from gated_interp.analysis.subset_games import Game, Values, game_of
 from gated_interp.analysis.verdict import EXAMPLES, SEED
-from gated_interp.analysis.writes import probe_writes
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.seeds import generator
 from gated_interp.models.toy import HookedTransformer
-from gated_interp.tasks.task import ProbedTask
+from gated_interp.tasks.task import Task
 
 __all__ = [
     "SubsetValues",
@@ -38,84 +43,93 @@ __all__ = [
     "subset_values",
 ]
 
-Metric = Literal["logit", "lead", "accuracy"]
+Fill = Literal["zero", "mean"]
 MAX_EXACT = 16
 
 
 @dataclasses.dataclass(frozen=True)
 class SubsetValues:
-    """The value of every subset of heads for every trigram.
+    """The value of every subset of heads for every trigram (case), or of all tokens at once.
 
     Attributes:
         n_heads: heads; there are ``2 ** n_heads`` subsets.
-        logit, lead, accuracy: ``[trigram subset]``, means over the trigram's examples.
-        layer: whose heads.
+        members: the heads, ``(layer, head)``, in the order of a subset's bits.
+        values: by metric, ``[case subset]``, means over the case's examples; one case of all tokens
+            where none is known.
+        cases: the numbers of the cases; ``None`` where none is known.
+        layer: whose heads; ``None`` where they are of several.
     """
 
     n_heads: int
-    logit: Float[Tensor, "trigram subset"] = dataclasses.field(repr=False)
-    lead: Float[Tensor, "trigram subset"] = dataclasses.field(repr=False)
-    accuracy: Float[Tensor, "trigram subset"] = dataclasses.field(repr=False)
-    layer: int = 0
+    members: tuple[Head, ...] = dataclasses.field(repr=False)
+    values: Mapping[str, Float[Tensor, "case subset"]] = dataclasses.field(repr=False)
+    cases: tuple[int, ...] | None = dataclasses.field(repr=False)
+    layer: int | None = 0
+
+    @property
+    def logit(self) -> Float[Tensor, "case subset"]:
+        """Values of the metric ``logit``."""
+        return self.values["logit"]
+
+    @property
+    def lead(self) -> Float[Tensor, "case subset"]:
+        """Values of the metric ``lead``."""
+        return self.values["lead"]
+
+    @property
+    def accuracy(self) -> Float[Tensor, "case subset"]:
+        """Values of the metric ``accuracy``."""
+        return self.values["accuracy"]
 
     def heads(self, subset: int) -> list[int]:
-        """The heads that stay in ``subset``."""
+        """Which of :attr:`members` stay in ``subset``; of a whole layer, its heads."""
         return [h for h in range(self.n_heads) if subset >> h & 1]
 
     def to_frame(self) -> pd.DataFrame:
-        """One row per trigram and subset: ``trigram``, ``subset``, ``heads``, the three values."""
+        """One row per trigram (case) and subset: ``trigram`` (missing where there are no cases),
+        ``subset``, ``heads``, and each metric."""
         rows = [
             {
-                "trigram": b + 1,
+                "trigram": case,
                 "subset": subset,
-                "heads": "+".join(head_name((self.layer, h)) for h in self.heads(subset)) or "none",
-                **{m: getattr(self, m)[b, subset].item() for m in get_args(Metric)},
+                "heads": "+".join(head_name(self.members[h]) for h in self.heads(subset)) or "none",
+                **{metric: value[i, subset].item() for metric, value in self.values.items()},
             }
-            for b in range(self.logit.shape[0])
+            for i, case in enumerate(self.cases or [None])
             for subset in range(2**self.n_heads)
         ]
-        return pd.DataFrame(rows)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Examples:
-    """One trigram's examples: what C's logit and its lead over each other token are made of."""
-
-    logit: Float[Tensor, " example"]  # without any head
-    logit_writes: Float[Tensor, "example head_index"]
-    lead: Float[Tensor, "example other"]  # without any head
-    lead_writes: Float[Tensor, "example head_index other"]
-
-    def values(self, keep: Float[Tensor, "subset head_index"]) -> dict[str, Tensor]:
-        """Mean logit, lead and accuracy of each subset, ``[subset]``."""
-        logit = self.logit.mean() + keep @ self.logit_writes.mean(0)
-        e, h, v = self.lead_writes.shape
-        flat = self.lead_writes.transpose(0, 1).reshape(h, e * v)
-        lead, accuracy = [], []
-        for part in torch.split(keep, max(1, 2**22 // (e * v))):
-            least = (part @ flat).view(-1, e, v).add_(self.lead).amin(-1)
-            lead.append(least.mean(-1))
-            accuracy.append((least > 0).double().mean(-1))
-        return {"logit": logit, "lead": torch.cat(lead), "accuracy": torch.cat(accuracy)}
+        return pd.DataFrame(rows).astype({"trigram": "int64" if self.cases else "Int64"})
 
 
 def subset_values(
     model: HookedTransformer,
-    task: ProbedTask,
+    task: Task | Int[Tensor, "batch pos"],
     *,
     layer: int | None = None,
+    heads: Sequence[HeadLike] | None = None,
+    metric: MetricFunction | None = None,
+    method: Fill = "zero",
+    reference_tokens: Int[Tensor, "reference reference_pos"] | None = None,
     n: int = EXAMPLES,
     seed: int = SEED,
 ) -> SubsetValues:
-    """The value of all ``2 ** n_heads`` subsets of a layer's heads, from one pass.
+    """The value of all ``2 ** n_heads`` subsets of a layer's heads, or of any heads.
 
     Args:
-        layer: the last, the others as they are; may be left out where it is the only one.
-        n, seed: sequences with exactly one trigram each (the verdict's by default).
+        task: a task, or tokens ``[batch pos]``.
+        layer: whose heads; may be left out where it is the only one.
+        heads: these instead, each as ``(layer, head)`` or by its name, such as ``"L0H1"``.
+        metric: what a subset is worth, in the place of what the module says: a function of logits
+            ``[batch pos d_vocab]`` and tokens ``[batch pos]`` that gives a scalar, ``[batch]`` or
+            ``[batch pos]``.
+        method: how the other heads are ablated: z is zero, or its mean over ``reference_tokens``.
+        n, seed: sequences sampled from a task (of one with known answers, those of the verdict).
 
     Raises:
-        GatedInterpError: more than 16 heads, a model that is not linear in its heads or not of
-            the task's vocabulary, or a trigram that never occurs.
+        GatedInterpError: more than 16 heads, or more subsets and sequences than anyone would wait
+            for; a head or layer that is not there; a model not of the task's vocabulary; tokens it
+            cannot read; a trigram that never occurs; a metric that gives something else; mean
+            ablation without a reference.
 
     Examples:
         >>> from gated_interp.models.analytic import manual_model
@@ -123,42 +137,59 @@ def subset_values(
         >>> values = subset_values(truth.model, truth.task, n=100).accuracy[2]  # of trigram 3
         >>> values.tolist()  # with no head, head 0, head 1, both
         [0.0, 0.0, 0.0, 1.0]
+        >>> tokens = torch.tensor([[7, 0, 3]])  # BOS A B3
+        >>> def says_c3(logits, tokens):
+        ...     return (logits[:, -1].argmax(-1) == 6).float()
+        >>> subset_values(truth.model, tokens, metric=says_c3).values["says_c3"].tolist()
+        [[0.0, 0.0, 0.0, 1.0]]
     """
-    examples = list(_examples(model, task, layer, n, seed))
-    heads = examples[0].logit_writes.shape[1]
-    if heads > MAX_EXACT:
-        raise GatedInterpError(
-            f"the model has {heads} heads; all subsets are listed for up to {MAX_EXACT} "
-            "(shapley and pair_interactions take more)."
-        )
-    numbers = torch.arange(2**heads)
-    keep = (numbers[:, None] >> torch.arange(heads) & 1).double()
-    each = [e.values(keep) for e in examples]
-    values = {m: torch.stack([v[m] for v in each]) for m in get_args(Metric)}
-    return SubsetValues(heads, layer=chosen_layer(model, layer), **values)
+    game = game_of(
+        model,
+        task,
+        layer=layer,
+        heads=heads,
+        metric=metric,
+        method=method,
+        reference_tokens=reference_tokens,
+        n=n,
+        seed=seed,
+    )
+    return SubsetValues(
+        len(game.heads),
+        tuple(game.heads),
+        _every_subset(game),
+        None if game.cases is None else tuple(game.cases),
+        _only({layer for layer, _ in game.heads}),
+    )
 
 
 def shapley(
     model: HookedTransformer,
-    task: ProbedTask,
+    task: Task | Int[Tensor, "batch pos"],
     *,
     layer: int | None = None,
+    heads: Sequence[HeadLike] | None = None,
+    metric: MetricFunction | None = None,
+    method: Fill = "zero",
+    reference_tokens: Int[Tensor, "reference reference_pos"] | None = None,
     n: int = EXAMPLES,
     seed: int = SEED,
     permutations: int | None = None,
     permutation_seed: int | None = None,
 ) -> pd.DataFrame:
-    """Shapley value of every head for every trigram and metric.
+    """Shapley value of every head for every trigram (case) and metric.
 
     Exact up to 16 heads. Beyond, or where ``permutations`` is given, the mean gain of each head
-    over random orders of arrival, with a 95% interval (normal approximation over orders).
+    over random orders of arrival, with a 95% interval (normal approximation over orders; Castro et
+    al., 2009).
 
     Args:
-        n, seed: sequences with exactly one trigram each.
+        task, layer, heads, metric, method, reference_tokens, n, seed: as :func:`subset_values`.
         permutations, permutation_seed: how many orders, and their seed.
 
     Returns:
-        Columns ``metric``, ``trigram``, ``head``, ``value``, ``low``, ``high``, ``exact``.
+        Columns ``metric``, ``trigram`` (missing where there are no cases), ``head``, ``value``,
+        ``low``, ``high``, ``exact``.
 
     Raises:
         GatedInterpError: as :func:`subset_values`; more than 16 heads without ``permutations``;
@@ -171,53 +202,48 @@ def shapley(
         >>> table.query("metric == 'accuracy' and trigram == 3")["value"].tolist()
         [0.5, 0.5]
     """
-    if permutations is None:
-        exact = subset_values(model, task, layer=layer, n=n, seed=seed)
-        gains = {m: shapley_values(getattr(exact, m))[:, None] for m in get_args(Metric)}
-    else:
-        if permutations < 2 or permutation_seed is None:
-            raise GatedInterpError(
-                f"sampling takes at least 2 permutations and a permutation_seed; got "
-                f"{permutations} and {permutation_seed}."
-            )
-        gains = _sampled_gains(
-            list(_examples(model, task, layer, n, seed)), permutations, permutation_seed
+    if permutations is not None and (permutations < 2 or permutation_seed is None):
+        raise GatedInterpError(
+            f"sampling takes at least 2 permutations and a permutation_seed; got "
+            f"{permutations} and {permutation_seed}."
         )
-    rows = []
-    for metric, gain in gains.items():  # [trigram order head_index]
-        mean = gain.mean(1)
-        margin = torch.zeros_like(mean)
-        if permutations is not None:
-            margin = 1.96 * gain.std(1) / permutations**0.5
-        for i, b in enumerate(task.cases):
-            for h in range(gain.shape[2]):
-                value, width = mean[i, h].item(), margin[i, h].item()
-                rows.append(
-                    {
-                        "metric": metric,
-                        "trigram": b,
-                        "head": head_name((chosen_layer(model, layer), h)),
-                        "value": value,
-                        "low": value - width,
-                        "high": value + width,
-                        "exact": permutations is None,
-                    }
-                )
-    return pd.DataFrame(rows)
+    game = game_of(
+        model,
+        task,
+        layer=layer,
+        heads=heads,
+        metric=metric,
+        method=method,
+        reference_tokens=reference_tokens,
+        n=n,
+        seed=seed,
+    )
+    if permutations is None or permutation_seed is None:
+        gains = {m: shapley_values(v)[:, None] for m, v in _every_subset(game).items()}
+    else:
+        gains = _sampled_gains(game, permutations, permutation_seed)
+    return _shapley_table(game, gains)
 
 
 def pair_interactions(
     model: HookedTransformer,
-    task: ProbedTask,
+    task: Task | Int[Tensor, "batch pos"],
     *,
     layer: int | None = None,
+    heads: Sequence[HeadLike] | None = None,
+    metric: MetricFunction | None = None,
+    method: Fill = "zero",
+    reference_tokens: Int[Tensor, "reference reference_pos"] | None = None,
     n: int = EXAMPLES,
     seed: int = SEED,
-) -> dict[str, Float[Tensor, "trigram head_index head_index"]]:
+) -> dict[str, Float[Tensor, "case head_index head_index"]]:
     """Harsanyi dividends of single heads (diagonal) and pairs, per metric; exact for any number.
 
     ``m(i) = v(i) - v(none)`` and ``m(i, j) = v(i, j) - v(i) - v(j) + v(none)``: positive where
     two heads do together what neither does alone, negative where one makes the other superfluous.
+
+    Args:
+        task, layer, heads, metric, method, reference_tokens, n, seed: as :func:`subset_values`.
 
     Raises:
         GatedInterpError: as :func:`subset_values`, at any number of heads.
@@ -229,56 +255,80 @@ def pair_interactions(
         >>> found[2].tolist()  # of trigram 3: neither head alone, only both
         [[0.0, 1.0], [1.0, 0.0]]
     """
-    examples = list(_examples(model, task, layer, n, seed))
-    heads = examples[0].logit_writes.shape[1]
-    eye = torch.eye(heads, dtype=torch.double)
-    pairs = (eye[:, None] + eye[None]).clamp(max=1).reshape(heads * heads, heads)
-    keep = torch.cat([pairs, torch.zeros(1, heads, dtype=torch.double)])
-    found: dict[str, list[Tensor]] = {m: [] for m in get_args(Metric)}
-    for example in examples:
-        for metric, value in example.values(keep).items():
-            v = value[:-1].view(heads, heads) - value[-1]
-            alone = v.diagonal()
-            found[metric].append(v - (alone[:, None] + alone[None]) * (1 - eye))
-    return {metric: torch.stack(each) for metric, each in found.items()}
+    game = game_of(
+        model,
+        task,
+        layer=layer,
+        heads=heads,
+        metric=metric,
+        method=method,
+        reference_tokens=reference_tokens,
+        n=n,
+        seed=seed,
+    )
+    size = len(game.heads)
+    eye = torch.eye(size, dtype=torch.double)
+    pairs = (eye[:, None] + eye[None]).clamp(max=1).reshape(size * size, size)
+    found = {}
+    for name, value in game.values(torch.cat([pairs, 0 * eye[:1]])).items():
+        v = value[:, :-1].view(-1, size, size) - value[:, -1, None, None]
+        alone = v.diagonal(dim1=1, dim2=2)
+        found[name] = v - (alone[:, :, None] + alone[:, None]) * (1 - eye)
+    return found
+
+
+def _every_subset(game: Game) -> Values:
+    size = len(game.heads)
+    if size > MAX_EXACT:
+        raise GatedInterpError(
+            f"the set has {size} heads; all subsets are listed for up to {MAX_EXACT} "
+            "(pair_interactions, and shapley with permutations, take more)."
+        )
+    numbers = torch.arange(2**size)
+    return game.values((numbers[:, None] >> torch.arange(size) & 1).double())
+
+
+def _shapley_table(
+    game: Game, gains: Mapping[str, Float[Tensor, "case order head_index"]]
+) -> pd.DataFrame:
+    rows = []
+    for metric, gain in gains.items():
+        orders = gain.shape[1]
+        mean = gain.mean(1)
+        margin = 1.96 * gain.std(1) / orders**0.5 if orders > 1 else torch.zeros_like(mean)
+        for i, case in enumerate(game.cases or [None]):
+            for h, head in enumerate(game.heads):
+                value, width = mean[i, h].item(), margin[i, h].item()
+                rows.append(
+                    {
+                        "metric": metric,
+                        "trigram": case,
+                        "head": head_name(head),
+                        "value": value,
+                        "low": value - width,
+                        "high": value + width,
+                        "exact": orders == 1,
+                    }
+                )
+    return pd.DataFrame(rows).astype({"trigram": "int64" if game.cases else "Int64"})
 
 
 def _sampled_gains(
-    examples: list[_Examples], permutations: int, seed: int
-) -> dict[str, Float[Tensor, "trigram order head_index"]]:
-    heads = examples[0].logit_writes.shape[1]
+    game: Game, permutations: int, seed: int
+) -> dict[str, Float[Tensor, "case order head_index"]]:
+    heads = len(game.heads)
     source = generator(seed)
     orders = torch.stack([torch.randperm(heads, generator=source) for _ in range(permutations)])
     arrived = torch.tril(torch.ones(heads + 1, heads, dtype=torch.double), -1)
     # keep[order, step, head]: whether the head is among the first `step` of its order.
     rank = orders.argsort(1)
     keep = arrived[:, rank].transpose(0, 1)
-    gains: dict[str, list[Tensor]] = {m: [] for m in get_args(Metric)}
-    for example in examples:
-        for metric, value in example.values(keep.reshape(-1, heads)).items():
-            steps = value.view(permutations, heads + 1).diff(dim=1)
-            gains[metric].append(steps.gather(1, rank))
-    return {metric: torch.stack(each) for metric, each in gains.items()}
+    gains = {}
+    for metric, value in game.values(keep.reshape(-1, heads)).items():
+        steps = value.view(-1, permutations, heads + 1).diff(dim=2)
+        gains[metric] = steps.gather(2, rank.expand(len(value), -1, -1))
+    return gains
 
 
-def _examples(
-    model: HookedTransformer, task: ProbedTask, layer: int | None, n: int, seed: int
-) -> Iterator[_Examples]:
-    found = probe_writes(model, task, n, seed, chosen_layer(model, layer)).double()
-    writes, probes = found.writes, found.probes
-    base = found.logits - writes.sum(1)
-    for b in probes.cases:
-        mine = probes.case == b
-        c = probes.target[mine, None]
-        other = torch.arange(task.d_vocab) != c  # [example d_vocab]
-        e, heads, v = writes[mine].shape
-        logit = base[mine].gather(1, c)
-        written = writes[mine].gather(2, c[:, None].expand(-1, heads, 1))
-        yield _Examples(
-            logit=logit[:, 0],
-            logit_writes=written[..., 0],
-            lead=(logit - base[mine])[other].view(e, v - 1),
-            lead_writes=(written - writes[mine])[other[:, None].expand(-1, heads, -1)].view(
-                e, heads, v - 1
-            ),
-        )
+def _only(layers: set[int]) -> int | None:
+    return layers.pop() if len(layers) == 1 else None

@@ -43,6 +43,13 @@ def require_tokens(model: HookedTransformer, tokens: Tensor) -> None:
         )
 
 
+def is_linear(model: HookedTransformer, layer: int) -> bool:
+    """Whether the logits are a sum over the heads of ``layer``, whatever the layers below do."""
+    cfg = model.cfg
+    plain = cfg.attn_only and cfg.normalization_type is None
+    return bool(plain and layer == cfg.n_layers - 1)
+
+
 def require_linear(model: HookedTransformer, layer: int | None = None) -> None:
     """Refuse a model whose logits are not a sum over the heads of one layer.
 

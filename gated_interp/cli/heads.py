@@ -39,27 +39,26 @@ def ablate(
 
     By four methods of ablation, and by Shapley values and interactions over all subsets of heads;
     in a model of several layers, of the heads of one layer (its last, unless another is named); of
-    a language model by three methods of ablation, on held-out text.
+    a language model (or one of its layers) by three methods of ablation, on held-out text.
     """
     kinds = formats_of(formats)
     with quick_imports():
         from gated_interp.analysis.heads import chosen_layer
         from gated_interp.analysis.subsets import pair_interactions
-        from gated_interp.analysis.writes import require_linear
         from gated_interp.checkpoints.checkpoint import load
         from gated_interp.experiments import inspect_figures, inspect_tables
         from gated_interp.models.language_model import LanguageTransformer
 
     model = load(file)
     if isinstance(model, LanguageTransformer):
-        _ablate_text(model, out)
+        _refuse_trigram(model, trigram)
+        _ablate_text(model, out, layer)
         return
     task, name, word = model.task, model.model_name, model.task.case_word
     if trigram is not None:
         inspect_tables.require_trigram(task, trigram)
     _require_drawable(model, out)
     layer = chosen_layer(model, model.cfg.n_layers - 1 if layer is None else layer)
-    require_linear(model, layer)
     effects = inspect_tables.ablations(model, task)
     labels = task.cases
     answer, where = ("C", "trigram's B") if word == "trigram" else ("the answer", f"{word}")
@@ -126,6 +125,7 @@ def circuits(
     out: Out = None,
     formats: Formats = "svg,png,html",
     trigram: Trigram = None,
+    layer: Layer = None,
 ) -> None:
     """Say what each head's circuits do.
 
@@ -135,7 +135,7 @@ def circuits(
     kinds = formats_of(formats)
     with quick_imports():
         from gated_interp.analysis.circuits import composition_scores
-        from gated_interp.analysis.heads import head_name
+        from gated_interp.analysis.heads import head_name, heads_of
         from gated_interp.analysis.superposition import superposition_report
         from gated_interp.checkpoints.checkpoint import load
         from gated_interp.experiments import inspect_figures, inspect_tables
@@ -143,13 +143,16 @@ def circuits(
 
     model = load(file)
     if isinstance(model, LanguageTransformer):
-        _circuits_of_text(model, out)
+        _refuse_trigram(model, trigram)
+        _circuits_of_text(model, out, layer)
         return
     task, name = model.task, model.model_name
     if trigram is not None:
         inspect_tables.require_trigram(task, trigram)
     _require_drawable(model, out)
+    mine = [head_name(head) for head in heads_of(model, layer)]
     summary = inspect_tables.circuit_summary(model, task)
+    summary = summary[summary["head"].isin(mine)]
     show(
         f"{name}: what each head's circuits do most",
         summary.columns.tolist(),
@@ -171,9 +174,9 @@ def circuits(
         _show_induction(model)
         return
     report = superposition_report(model, task)
-    mine = report[report["scope"] == "representation"]
-    table = mine.pivot(index="trigram", columns="measure", values="value")
-    table = table[list(mine["measure"].unique())]
+    each = report[report["scope"] == "representation"]
+    table = each.pivot(index="trigram", columns="measure", values="value")
+    table = table[list(each["measure"].unique())]
     yes_no = [c for c in table if c in ("learnt", "distributed", "composed", "superposed")]
     for column in yes_no:
         table[column] = table[column].map({1.0: "yes", 0.0: "no"})
@@ -230,11 +233,18 @@ def _require_drawable(model: "TaskTransformer", out: Path | None) -> None:
         )
 
 
-def _ablate_text(model: "LanguageTransformer", out: Path | None) -> None:
+def _refuse_trigram(model: "LanguageTransformer", trigram: int | None) -> None:
+    if trigram is not None:
+        raise GatedInterpError(
+            f"{model.model_name} is a language model and has no trigrams; leave --trigram away."
+        )
+
+
+def _ablate_text(model: "LanguageTransformer", out: Path | None, layer: int | None) -> None:
     from gated_interp.experiments.text_tables import METHODS, text_ablations
 
     with progress("ablating"):
-        effects = text_ablations(model)
+        effects = text_ablations(model, layer=layer)
     order = effects["heads"].unique()
     for metric, words in (("loss", "change in cross-entropy"), ("kl", "KL from the intact model")):
         mine = effects[effects["metric"] == metric].set_index(["heads", "method"])
@@ -250,11 +260,11 @@ def _ablate_text(model: "LanguageTransformer", out: Path | None) -> None:
     _write_table(effects, model.model_name + "-ablation", out)
 
 
-def _circuits_of_text(model: "LanguageTransformer", out: Path | None) -> None:
+def _circuits_of_text(model: "LanguageTransformer", out: Path | None, layer: int | None) -> None:
     from gated_interp.experiments.text_tables import text_circuits
 
     with progress("multiplying"):
-        table = text_circuits(model)
+        table = text_circuits(model, layer=layer)
     title = f"{model.model_name}: scores of each head, and the largest entries of its circuits"
     show(title, table.columns.tolist(), table.to_numpy().tolist())
     _write_table(table, model.model_name + "-circuits", out)

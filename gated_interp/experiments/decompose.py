@@ -29,7 +29,7 @@ from gated_interp.replacements.pruning import with_heads
 from gated_interp.replacements.replacement import Replacement
 from gated_interp.replacements.splice import require_layer, splice
 from gated_interp.tasks.encoded_text import Part
-from gated_interp.training.data import DataSource, data_for, draw, held_out_part, name_of
+from gated_interp.training.data import DataSource, Source, data_for, draw, held_out_part, name_of
 from gated_interp.training.fit import fit_gated, fit_settings
 from gated_interp.training.state import fingerprint
 
@@ -262,7 +262,7 @@ def _together(
     out: Path,
     layers: Sequence[int],
     seeds: Sequence[int],
-    data: DataSource,
+    data: Source,
     sequences: int,
 ) -> pd.DataFrame:
     """A row per seed with every layer spliced at once, where there are several."""
@@ -279,15 +279,13 @@ def _together(
     return pd.DataFrame(rows)
 
 
-def held_out(
-    model: HookedTransformer, data: DataSource, part: Part, n: int
-) -> Int[Tensor, "n pos"]:
+def held_out(model: HookedTransformer, data: Source, part: Part, n: int) -> Int[Tensor, "n pos"]:
     """Sequences of a text's ``part`` (of another source, from a seed of its own)."""
     stream = Stream.VALIDATION if part == "validation" else Stream.TEST
     return draw(held_out_part(data, part), n, derive(0, stream), model)
 
 
-def _positions(data: DataSource, model: HookedTransformer) -> int:
+def _positions(data: Source, model: HookedTransformer) -> int:
     return draw(data, 1, 0, model).shape[1]
 
 

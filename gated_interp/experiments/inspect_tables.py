@@ -65,7 +65,7 @@ def ablations(
         n_reference: ordinary sequences that ``mean``, ``resample`` and ``optimal`` refer to.
 
     Returns:
-        As :func:`~gated_interp.analysis.ablation.ablate`; the set of all heads is ``all heads``.
+        As :func:`~gated_interp.analysis.ablation.ablate`.
     """
     probes = probes_for(task, model.cfg.d_vocab, n, SEED)
     reference = task.sample(n_reference, derive(SEED, Stream.SHOWN_REFERENCE)).tokens
@@ -80,9 +80,7 @@ def ablations(
         )
         for method in METHODS
     ]
-    effects = pd.concat(parts, ignore_index=True)
-    effects.loc[effects["kind"] == "all", "heads"] = "all heads"
-    return effects
+    return pd.concat(parts, ignore_index=True)
 
 
 def shapley_table(

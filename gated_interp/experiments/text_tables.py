@@ -7,7 +7,7 @@ import torch
 
 from gated_interp.analysis.ablation import Method, ablate
 from gated_interp.analysis.circuits import Circuit, copying_score, ov_circuit, qk_circuit
-from gated_interp.analysis.heads import all_heads, head_name
+from gated_interp.analysis.heads import head_name, heads_of
 from gated_interp.analysis.induction import induction_scores
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.seeds import derive
@@ -21,15 +21,18 @@ SEQUENCES, SEED = 50, 0
 ROWS = 512
 
 
-def text_ablations(model: LanguageTransformer, *, n: int = SEQUENCES) -> pd.DataFrame:
-    """Every head alone and all heads at once, ablated on ``n`` sequences of the test part.
+def text_ablations(
+    model: LanguageTransformer, *, layer: int | None = None, n: int = SEQUENCES
+) -> pd.DataFrame:
+    """Every head (of ``layer``) alone and all at once, ablated on ``n`` sequences of the test part.
 
     Constants and resampled rows come from the validation part. Returns what
     :func:`~gated_interp.analysis.ablation.ablate` does.
 
     Raises:
-        GatedInterpError: the model's text cannot be had.
+        GatedInterpError: no such layer, or the model's text cannot be had.
     """
+    heads = heads_of(model, layer)
     text = _text_of(model)
     tokens = text.part("test").sample(n, SEED).tokens
     reference = text.part("validation").sample(n, SEED).tokens
@@ -37,31 +40,33 @@ def text_ablations(model: LanguageTransformer, *, n: int = SEQUENCES) -> pd.Data
         ablate(
             model,
             tokens,
-            method=method,
+            heads,
+            method,
             reference_tokens=None if method == "zero" else reference,
             seed=derive(SEED, Stream.SHOWN_RESAMPLE) if method == "resample" else None,
         )
         for method in METHODS
     ]
-    effects = pd.concat(parts, ignore_index=True)
-    effects.loc[effects["kind"] == "all", "heads"] = "all heads"
-    return effects
+    return pd.concat(parts, ignore_index=True)
 
 
-def text_circuits(model: LanguageTransformer, *, k: int = 3) -> pd.DataFrame:
-    """One row per head: its scores, and the largest entries of its circuits.
+def text_circuits(
+    model: LanguageTransformer, *, layer: int | None = None, k: int = 3
+) -> pd.DataFrame:
+    """One row per head (of ``layer``): its scores, and the largest entries of its circuits.
 
     Columns: ``head``, ``copying_score``, ``prefix_matching``, ``writes`` (the ``k`` largest entries
     of the OV circuit, ``source → output``), ``looks`` (of the QK circuit, ``query → key``; scores
     of two queries cannot be compared, so each query's are taken about their mean).
 
     Raises:
-        GatedInterpError: the model names no text.
+        GatedInterpError: no such layer, or the model names no text.
     """
+    heads = heads_of(model, layer)
     names = _text_of(model).token_names
     scores = induction_scores(model).set_index(["layer", "head"])["prefix_matching"]
     rows = []
-    for head in all_heads(model):
+    for head in heads:
         ov, qk = ov_circuit(model, *head), qk_circuit(model, *head)
         rows.append(
             {

@@ -13,7 +13,7 @@ from gated_interp.explorer.bench import Bench, Reading
 from gated_interp.explorer.examples import armed_positions, parse_tokens
 from gated_interp.models.toy import HookedTransformer
 from gated_interp.replacements.splice import gated_block, originals, unsplice
-from gated_interp.tasks.skip_trigrams import SkipTrigramTask
+from gated_interp.tasks.skip_trigrams import SkipTrigramTask, require_trigrams
 
 EXAMPLES = 100
 
@@ -49,7 +49,8 @@ class Session:
         seed: of the examples and of everything else that is drawn.
 
     Raises:
-        GatedInterpError: a model that is not one linear layer, or of another vocabulary.
+        GatedInterpError: a task without trigrams; a model that is not one linear layer, or of
+            another vocabulary.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Session:
         original: HookedTransformer | None = None,
         seed: int = 0,
     ):
+        require_trigrams("the explorer", task)
         if original is None and originals(model):
             original = unsplice(model)
         name = "gated" if gated_block(model) is not None else "model"

@@ -13,6 +13,7 @@ from typing import Any
 from gated_interp.checkpoints.checkpoint import read_info
 from gated_interp.checkpoints.shipped import shipped_names
 from gated_interp.core.errors import GatedInterpError
+from gated_interp.tasks.skip_trigrams import require_trigrams
 
 HOST = "127.0.0.1"
 
@@ -34,10 +35,10 @@ def serve(
         say: is told the page's address once it answers, and that it stopped.
 
     Raises:
-        GatedInterpError: no such checkpoint, the notebook packages are missing, or the port is
-            in use or not allowed.
+        GatedInterpError: no such checkpoint or one of a model without trigrams, the notebook
+            packages are missing, or the port is in use or not allowed.
     """
-    read_info(source)
+    require_trigrams("the explorer", read_info(source).task)
     where = str(source)
     if not (isinstance(source, str) and source in shipped_names()):
         where = str(Path(source).resolve())

@@ -20,10 +20,23 @@ def next_token_loss(
     """
     if tokens.shape[1] == 1:
         return logits.new_zeros(tokens.shape[0])
+    return next_token_losses(logits, tokens).mean(-1)
+
+
+def next_token_losses(
+    logits: Float[Tensor, "batch pos d_vocab"], tokens: Int[Tensor, "batch pos"]
+) -> Float[Tensor, "batch pos-1"]:
+    """Next-token cross-entropy in nats at each position that has a next token.
+
+    Examples:
+        >>> tokens = torch.zeros(2, 3, dtype=torch.long)
+        >>> next_token_losses(torch.zeros(2, 3, 8), tokens).exp().round()[0].tolist()
+        [8.0, 8.0]
+    """
     each = torch.nn.functional.cross_entropy(
         logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten(), reduction="none"
     )
-    return each.reshape(len(tokens), -1).mean(-1)
+    return each.reshape(len(tokens), -1)
 
 
 def kl_divergence(
@@ -33,7 +46,14 @@ def kl_divergence(
 
     Range 0 (same predictions) upwards.
     """
-    return (log_p.exp() * (log_p - log_q)).sum(-1).mean(-1)
+    return kl_divergences(log_p, log_q).mean(-1)
+
+
+def kl_divergences(
+    log_p: Float[Tensor, "batch pos d_vocab"], log_q: Float[Tensor, "batch pos d_vocab"]
+) -> Float[Tensor, "batch pos"]:
+    """``KL(p || q)`` in nats at each position."""
+    return (log_p.exp() * (log_p - log_q)).sum(-1)
 
 
 def leads(

@@ -18,6 +18,7 @@ from gated_interp.plots.roles import head_roles_figure
 from gated_interp.plots.save import browser_found, save_figure, save_figures
 from gated_interp.plots.style import TEMPLATE, WIDTHS
 from gated_interp.plots.sweeps import phase_diagram, sweep_curves
+from gated_interp.plots.text import head_effects, held_frontier
 from gated_interp.plots.training import loss_curves
 from gated_interp.plots.verdicts import before_after
 from gated_interp.plots.wiring import wiring_diagram
@@ -33,7 +34,9 @@ __all__ = [
     "circuit_maps",
     "frontier",
     "gate_maps",
+    "head_effects",
     "head_roles_figure",
+    "held_frontier",
     "loading_matrix",
     "loss_curves",
     "phase_diagram",

@@ -164,19 +164,17 @@ class HeadAttention(Replacement):
 
     def forward(
         self,
-        query_input: Float[Tensor, "batch pos d_model"],
-        key_input: Float[Tensor, "batch pos d_model"] | None = None,
-        value_input: Float[Tensor, "batch pos d_model"] | None = None,
+        query_input: Float[Tensor, "batch pos *head d_model"],
+        key_input: Float[Tensor, "batch pos *head d_model"] | None = None,
+        value_input: Float[Tensor, "batch pos *head d_model"] | None = None,
         **unsupported: Any,
     ) -> Float[Tensor, "batch pos d_model"]:
         """The layer's output; called with one input, or as TransformerLens calls attention.
 
         Raises:
-            GatedInterpError: a key-value cache or an attention mask, which these heads have not.
+            GatedInterpError: see :meth:`require_inputs`.
         """
-        for name, value in unsupported.items():
-            if value is not None:
-                raise GatedInterpError(f"a gated attention block takes no {name}; leave it out.")
+        self.require_inputs(query_input, unsupported)
         key_input = query_input if key_input is None else key_input
         value_input = query_input if value_input is None else value_input
         z, *_ = self._by_rows(*self._projected(query_input, key_input, value_input), costs=False)

@@ -13,7 +13,7 @@ def require_plain(attn: Any) -> None:
         GatedInterpError: not a TransformerLens attention layer, or one with extras.
     """
     cfg = getattr(attn, "cfg", None)
-    if cfg is None or not hasattr(attn, "W_O"):
+    if cfg is None or hasattr(attn, "blocks") or not hasattr(attn, "W_O"):
         raise GatedInterpError(
             f"{type(attn).__name__} is not a TransformerLens attention layer; "
             "pass model.blocks[layer].attn of a HookedTransformer."

@@ -86,6 +86,28 @@ class Replacement(nn.Module):
         """What it writes; called with one input, or as TransformerLens calls attention."""
         raise NotImplementedError
 
+    def require_inputs(
+        self, query_input: Float[Tensor, "batch pos *head d_model"], unsupported: Mapping[str, Any]
+    ) -> None:
+        """Refuse what TransformerLens may pass to attention and no replacement takes.
+
+        Raises:
+            GatedInterpError: an input of each head's own, a key-value cache or an attention mask.
+        """
+        if query_input.ndim != 3:
+            raise GatedInterpError(
+                "the model gives each head its own input, which a replacement of its attention "
+                "cannot take; switch it off with model.set_use_split_qkv_input(False) and "
+                "model.set_use_attn_in(False)."
+            )
+        for name, value in unsupported.items():
+            if value is not None:
+                cache = name == "past_kv_cache_entry"
+                how = ": model.generate(…, use_past_kv_cache=False)" if cache else ""
+                raise GatedInterpError(
+                    f"a replacement of attention takes no {name}; leave it out{how}."
+                )
+
     @classmethod
     def stored_shapes(cls, config: Any) -> Shapes:
         """The shape of every parameter that a checkpoint holds, from the config alone.

@@ -104,12 +104,17 @@ class OutputAutoencoder(Replacement):
 
     def forward(
         self,
-        query_input: Float[Tensor, "batch pos d_model"],
-        key_input: Float[Tensor, "batch pos d_model"] | None = None,
-        value_input: Float[Tensor, "batch pos d_model"] | None = None,
+        query_input: Float[Tensor, "batch pos *head d_model"],
+        key_input: Float[Tensor, "batch pos *head d_model"] | None = None,
+        value_input: Float[Tensor, "batch pos *head d_model"] | None = None,
         **unsupported: Any,
     ) -> Float[Tensor, "batch pos d_model"]:
-        """The decoded features of what the original layer writes."""
+        """The decoded features of what the original layer writes.
+
+        Raises:
+            GatedInterpError: see :meth:`require_inputs`.
+        """
+        self.require_inputs(query_input, unsupported)
         key_input = query_input if key_input is None else key_input
         value_input = query_input if value_input is None else value_input
         written = self.original(

@@ -16,6 +16,11 @@ def require_layer(model: HookedTransformer, layer: int) -> None:
     Raises:
         GatedInterpError: naming the layers there are.
     """
+    if type(layer) is not int:
+        raise GatedInterpError(
+            f"layer is a {type(layer).__name__}; it must be a whole number from 0 to "
+            f"{model.cfg.n_layers - 1}."
+        )
     if not 0 <= layer < model.cfg.n_layers:
         raise GatedInterpError(
             f"layer {layer} is not there; the model has layers 0 to {model.cfg.n_layers - 1}."
@@ -31,7 +36,7 @@ def splice(model: Model, layer: int, block: Replacement) -> Model:
     in the same layer; in a toy its repr says the trigrams from now on.
 
     Raises:
-        GatedInterpError: no such layer, or a block of another width or on another device.
+        GatedInterpError: no such layer, no block, or one of another width or on another device.
 
     Examples:
         >>> from gated_interp.models.toy import ToyConfig, build_toy
@@ -40,6 +45,11 @@ def splice(model: Model, layer: int, block: Replacement) -> Model:
         >>> spliced.blocks[0].attn
         GatedAttention(4 heads, 3 trigrams, gate=clamp)
     """
+    if not isinstance(block, Replacement):
+        raise GatedInterpError(
+            f"{type(block).__name__} is not a replacement of attention; call splice(model, layer, "
+            "block), such as splice(model, 0, GatedAttention.from_attention(model.blocks[0].attn))."
+        )
     require_layer(model, layer)
     if block.config.d_model != model.cfg.d_model:
         raise GatedInterpError(

@@ -8,7 +8,7 @@ which answer to write.
 
 import dataclasses
 from functools import cached_property
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Int
@@ -17,6 +17,19 @@ from torch import Tensor
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.seeds import derive, generator
 from gated_interp.tasks.task import KnownAnswers, Probes, require_whole
+
+
+def require_trigrams(what: str, task: Any) -> None:
+    """Refuse a task other than skip trigrams; ``what`` says what is for them alone.
+
+    Raises:
+        GatedInterpError: naming the task.
+    """
+    if not isinstance(task, SkipTrigramTask):
+        raise GatedInterpError(
+            f"{what} is for models of skip trigrams, and this one is for {type(task).__name__}; "
+            "gated-interp ablate and circuits read the heads of any."
+        )
 
 
 @dataclasses.dataclass(frozen=True, repr=False)

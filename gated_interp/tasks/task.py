@@ -186,6 +186,11 @@ def require_answers(task: Any) -> None:
     Raises:
         GatedInterpError: it has no probes.
     """
+    if task is None:
+        raise GatedInterpError(
+            "no task is given, so nobody can say which answers are right; give one whose answers "
+            "are known, such as SkipTrigramTask."
+        )
     if not isinstance(task, ProbedTask):
         raise GatedInterpError(
             f"the answers of {type(task).__name__} are not known (it has no probes), so nobody can "

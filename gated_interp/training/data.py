@@ -1,5 +1,7 @@
 """Where the tokens of each step come from: every batch is a function of (seed, step)."""
 
+import dataclasses
+import hashlib
 from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
@@ -14,7 +16,7 @@ from gated_interp.models.language_model import require_text
 from gated_interp.models.toy import HookedTransformer
 from gated_interp.tasks.encoded_text import Part
 from gated_interp.tasks.task import KnownAnswers
-from gated_interp.tasks.text import RepeatedText, TextPart, TextTask
+from gated_interp.tasks.text import RepeatedText, TextPart, TextTask, TokenBatch
 from gated_interp.training.config import TrainConfig
 
 # Streams of a training's seed; because each step has its own, resuming needs no generator state.
@@ -29,24 +31,70 @@ class Sampler(Protocol):
         ...
 
 
-DataSource = Sampler | Callable[[int, torch.Generator], Tensor]
-"""A :class:`Sampler`, or a function of (n, generator) that returns tokens ``[batch pos]``."""
+Source = Sampler | Callable[[int, torch.Generator], Tensor]
+DataSource = Source | Tensor
+"""A :class:`Sampler`, a function of (n, generator) that returns tokens ``[batch pos]``, or tokens
+``[sequence pos]`` to draw from."""
 
 
-def data_for(model: HookedTransformer, data: DataSource | None) -> DataSource:
+@dataclasses.dataclass(frozen=True, eq=False)
+class Sequences:
+    """Tokens as a source of data: sequences are drawn from them, each as likely.
+
+    Attributes:
+        tokens: ``[sequence pos]``.
+    """
+
+    tokens: Int[Tensor, "sequence pos"]
+
+    @property
+    def identity(self) -> str:
+        """What a training must share with a saved one to go on from it."""
+        digest = hashlib.sha256(self.tokens.cpu().contiguous().numpy().tobytes()).hexdigest()
+        return f"tokens of shape {tuple(self.tokens.shape)}, {digest[:12]}"
+
+    def sample(self, n: int, seed: int) -> TokenBatch:
+        """``n`` of the sequences, with replacement; the same seed gives the same."""
+        rows = torch.randint(len(self.tokens), (n,), generator=generator(seed))
+        return TokenBatch(self.tokens[rows.to(self.tokens.device)])
+
+
+def data_for(model: HookedTransformer, data: DataSource | None) -> Source:
     """``data``, or where there is none the task that ``model`` was built for.
 
     Raises:
-        GatedInterpError: neither is there, or the task is not for this model.
+        GatedInterpError: neither is there, the task is not for this model, or something else.
     """
     data = getattr(model, "task", None) if data is None else data
     if data is None:
         raise GatedInterpError("the model names no task; give data=, a task or a function.")
+    if isinstance(data, Tensor):
+        require_tokens_of(data)
+        return Sequences(data)
+    if isinstance(data, type) or not (isinstance(data, Sampler) or callable(data)):
+        raise GatedInterpError(
+            f"data is a {type(data).__name__}, whose batches are not a function of seed and step; "
+            "give tokens [sequence pos] (of a DataLoader torch.cat(list(loader))), a task, or a "
+            "function of (n, generator)."
+        )
     if isinstance(data, KnownAnswers):
         data.require_vocabulary(model.cfg.d_vocab)
-    if isinstance(data, (TextTask, TextPart)):
-        require_text(model, data)
+    if isinstance(data, TextTask | TextPart | RepeatedText):
+        require_text(model, data.part if isinstance(data, RepeatedText) else data)
     return data
+
+
+def require_tokens_of(tokens: Tensor) -> None:
+    """Refuse a tensor that is not sequences of tokens.
+
+    Raises:
+        GatedInterpError: naming what it is.
+    """
+    if tokens.ndim != 2 or tokens.is_floating_point() or not len(tokens):
+        raise GatedInterpError(
+            f"data is {tokens.dtype} of shape {tuple(tokens.shape)}; it must be whole numbers of "
+            "shape [sequence, pos], at least one sequence."
+        )
 
 
 def name_of(data: Any) -> str:
@@ -55,7 +103,7 @@ def name_of(data: Any) -> str:
     return str(getattr(data, "identity", named))
 
 
-def draw(data: DataSource, n: int, seed: int, model: HookedTransformer) -> Int[Tensor, "n pos"]:
+def draw(data: Source, n: int, seed: int, model: HookedTransformer) -> Int[Tensor, "n pos"]:
     """``n`` sequences from ``data``, on the device of ``model``.
 
     Raises:
@@ -67,7 +115,7 @@ def draw(data: DataSource, n: int, seed: int, model: HookedTransformer) -> Int[T
 
 
 def batches(
-    data: DataSource, config: TrainConfig, model: HookedTransformer
+    data: Source, config: TrainConfig, model: HookedTransformer
 ) -> Callable[[int], Int[Tensor, "batch pos"]]:
     """The tokens of each update, as a function of its step.
 
@@ -99,15 +147,15 @@ def held_out_of(
     """The held-out sequences, from a seed of their own; ``None`` where none are asked for.
 
     Raises:
-        GatedInterpError: tokens that ``model`` cannot read.
+        GatedInterpError: as :func:`data_for`; tokens that ``model`` cannot read.
     """
     if not config.evaluate_every:
         return None
-    data = held_out_part(data, "validation")
-    return draw(data, config.n_held_out, derive(config.seed, Stream.HELD_OUT_SET), model)
+    source = held_out_part(data_for(model, data), "validation")
+    return draw(source, config.n_held_out, derive(config.seed, Stream.HELD_OUT_SET), model)
 
 
-def held_out_part(data: DataSource, name: Part) -> DataSource:
+def held_out_part(data: Source, name: Part) -> Source:
     """A text's ``validation`` or ``test`` part; other sources hold nothing out and are themselves.
 
     A part that is named already stays what it is, unless it is ``train``.

@@ -79,8 +79,8 @@ def train_toy(
     Args:
         model: trained in place; a :class:`ToyConfig` is built first.
         config: :meth:`TrainConfig.toy` unless given.
-        data: a task, or a function of (n, generator) that returns tokens ``[batch pos]``; the
-            model's own task unless given.
+        data: a task, a function of (n, generator) that returns tokens ``[batch pos]``, or tokens
+            ``[sequence pos]`` to draw sequences from; the model's own task unless given.
         held_out: what ``config.evaluate_every`` measures on; of a text its ``validation`` part,
             else further sequences of ``data``, unless given.
         checkpoint: file to save the state of the training to, on the way and on Ctrl-C.

@@ -17,7 +17,7 @@ from gated_interp.replacements.replacement import Replacement
 from gated_interp.training.capture import attention_io
 from gated_interp.training.config import TrainConfig
 from gated_interp.training.constraint import FvuControl
-from gated_interp.training.data import DataSource, draw
+from gated_interp.training.data import Source, draw
 from gated_interp.training.losses import output_variance, reconstruction_error
 from gated_interp.training.schedule import penalty_weight
 from gated_interp.training.state import Row
@@ -114,7 +114,7 @@ class Imitate:
         original: HookedTransformer,
         layer: int,
         config: TrainConfig,
-        data: DataSource,
+        data: Source,
     ):
         self.block, self.original, self.layer, self.config = block, original, layer, config
         # Measured once: it scales penalties and the FVU they answer to.

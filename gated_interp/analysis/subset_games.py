@@ -1,0 +1,259 @@
+"""The value of subsets of heads: in closed form where logits are linear in them, else by hooks."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from gated_interp.analysis.heads import (
+    Head,
+    HeadLike,
+    chosen_layer,
+    heads_of,
+    intervened,
+    require_heads,
+)
+from gated_interp.analysis.logits import MetricFunction, metric_name, metric_values
+from gated_interp.analysis.replacements import Method, constants
+from gated_interp.analysis.writes import is_linear, probe_writes, require_tokens
+from gated_interp.core.errors import GatedInterpError
+from gated_interp.metrics.predictions import leads, next_token_loss
+from gated_interp.models.toy import HookedTransformer
+from gated_interp.tasks.task import ProbedTask, Probes, Task, probes_for
+
+Values = dict[str, Float[Tensor, "case subset"]]
+
+AT_ONCE = 2**24
+"""Logits that are there at once, beyond those of one subset."""
+MOST = 2**36
+"""Logits that are made at most by intervention: minutes of a small model."""
+
+
+@runtime_checkable
+class Game(Protocol):
+    """What subsets of some heads are worth, where the others are ablated.
+
+    Attributes:
+        heads: whose subsets.
+        cases: of the task, each with a value of its own; ``None`` where there is one value.
+    """
+
+    @property
+    def heads(self) -> list[Head]: ...
+
+    @property
+    def cases(self) -> list[int] | None: ...
+
+    def values(self, keep: Float[Tensor, "subset head_index"]) -> Values:
+        """By metric, the value of each subset (a row: 1 where the head stays, else 0)."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class LinearGame:
+    """Heads of a last layer that add up to the logits: sums in the place of forward passes."""
+
+    heads: list[Head]
+    cases: list[int] | None
+    examples: "list[Examples]"
+
+    def values(self, keep: Float[Tensor, "subset head_index"]) -> Values:
+        """See :class:`Game`."""
+        each = [example.values(keep) for example in self.examples]
+        return {metric: torch.stack([value[metric] for value in each]) for metric in each[0]}
+
+
+@dataclasses.dataclass(frozen=True)
+class HookedGame:
+    """Any heads of any model: a forward pass for each subset, several at once.
+
+    Attributes:
+        tokens: ``[batch pos]``.
+        measure: from a subset's logits ``[batch pos d_vocab]`` to each metric's ``[case]``.
+        constants: the z of each head that is ablated.
+    """
+
+    heads: list[Head]
+    cases: list[int] | None
+    model: HookedTransformer
+    tokens: Int[Tensor, "batch pos"]
+    measure: Callable[[Tensor], dict[str, Tensor]]
+    constants: dict[Head, Float[Tensor, " d_head"]]
+
+    @torch.no_grad()
+    def values(self, keep: Float[Tensor, "subset head_index"]) -> Values:
+        """See :class:`Game`.
+
+        Raises:
+            GatedInterpError: more passes than anyone would wait for.
+        """
+        distinct, index = torch.unique(keep, dim=0, return_inverse=True)
+        each = self.tokens.numel() * self.model.cfg.d_vocab
+        if len(distinct) * each > MOST:
+            raise GatedInterpError(
+                f"{len(distinct)} subsets of heads on {len(self.tokens)} sequences are too many, "
+                "each a forward pass; take fewer heads, sequences or permutations."
+            )
+        found = []
+        for part in torch.split(distinct, max(1, AT_ONCE // each)):
+            found += [self.measure(logits) for logits in self._logits(part)]
+        return {m: torch.stack([f[m].double().cpu() for f in found], 1)[:, index] for m in found[0]}
+
+    def _logits(
+        self, keep: Float[Tensor, "subset head_index"]
+    ) -> Float[Tensor, "subset batch pos d_vocab"]:
+        batch = len(self.tokens)
+        stays = (keep > 0).repeat_interleave(batch, 0).to(self.tokens.device)
+
+        def edit_of(layer: int) -> Callable[[Tensor], Tensor | None]:
+            members = [(i, head) for i, head in enumerate(self.heads) if head[0] == layer]
+
+            def edit(z: Tensor) -> Tensor:
+                z = z.clone()
+                for i, head in members:
+                    z[~stays[:, i], :, head[1]] = self.constants[head].to(z)
+                return z
+
+            return edit
+
+        edits = {f"blocks.{i}.attn.hook_z": edit_of(i) for i in {layer for layer, _ in self.heads}}
+        with intervened(self.model, edits):
+            logits: Tensor = self.model(self.tokens.repeat(len(keep), 1))
+        return logits.view(len(keep), batch, *logits.shape[1:])
+
+
+def game_of(
+    model: HookedTransformer,
+    data: Task | Tensor,
+    *,
+    layer: int | None,
+    heads: Sequence[HeadLike] | None,
+    metric: MetricFunction | None,
+    method: Method,
+    reference_tokens: Tensor | None,
+    n: int,
+    seed: int,
+) -> Game:
+    """The game that :func:`~gated_interp.analysis.subsets.subset_values` describes.
+
+    Raises:
+        GatedInterpError: see there.
+    """
+    if heads is not None and layer is not None:
+        raise GatedInterpError("heads and layer are both named; name one of them.")
+    if method not in ("zero", "mean"):
+        raise GatedInterpError(
+            f"method is {method!r}; heads outside a subset are ablated by 'zero' or 'mean'."
+        )
+    task = data if isinstance(data, ProbedTask) and metric is None else None
+    if heads is None:
+        layer = chosen_layer(model, layer)
+        named = heads_of(model, layer)
+        if task is not None and method == "zero" and is_linear(model, layer):
+            found = dict(examples_of(model, task, layer, n, seed))
+            return LinearGame(named, list(found), list(found.values()))
+    else:
+        named = require_heads(model, heads)
+    tokens, probes = _tokens_of(model, data, n, seed)
+    held = constants(model, named, method, reference_tokens)
+    if task is not None and probes is not None:
+        return HookedGame(named, probes.cases, model, tokens, _answers(probes), held)
+    return HookedGame(named, None, model, tokens, _measured_by(metric, tokens), held)
+
+
+def _tokens_of(
+    model: HookedTransformer, data: Task | Tensor, n: int, seed: int
+) -> tuple[Tensor, Probes | None]:
+    device = model.embed.W_E.device
+    if isinstance(data, Tensor):
+        tokens, probes = data, None
+    elif isinstance(data, ProbedTask):
+        probes = probes_for(data, model.cfg.d_vocab, n, seed).to(device)
+        tokens = probes.tokens
+    else:
+        tokens, probes = data.sample(n, seed).tokens.to(device), None
+    require_tokens(model, tokens)
+    return tokens, probes
+
+
+def _answers(probes: Probes) -> Callable[[Tensor], dict[str, Tensor]]:
+    """Logit, lead and accuracy of each case's answer."""
+
+    def measure(logits: Tensor) -> dict[str, Tensor]:
+        at = logits[probes.row, probes.position].double()
+        lead = leads(at, probes.target)
+        each = {
+            "logit": at.gather(-1, probes.target[:, None])[:, 0],
+            "lead": lead,
+            "accuracy": (lead > 0).double(),
+        }
+        return {
+            name: torch.stack([value[probes.case == b].mean() for b in probes.cases])
+            for name, value in each.items()
+        }
+
+    return measure
+
+
+def _measured_by(
+    metric: MetricFunction | None, tokens: Tensor
+) -> Callable[[Tensor], dict[str, Tensor]]:
+    name = "loss" if metric is None else metric_name(metric)
+    function = next_token_loss if metric is None else metric
+    return lambda logits: {name: metric_values(function, logits, tokens).double().mean()[None]}
+
+
+@dataclasses.dataclass(frozen=True)
+class Examples:
+    """One trigram's examples: what C's logit and its lead over each other token are made of."""
+
+    logit: Float[Tensor, " example"]  # without any head
+    logit_writes: Float[Tensor, "example head_index"]
+    lead: Float[Tensor, "example other"]  # without any head
+    lead_writes: Float[Tensor, "example head_index other"]
+
+    def values(self, keep: Float[Tensor, "subset head_index"]) -> dict[str, Tensor]:
+        """Mean logit, lead and accuracy of each subset, ``[subset]``."""
+        logit = self.logit.mean() + keep @ self.logit_writes.mean(0)
+        e, h, v = self.lead_writes.shape
+        flat = self.lead_writes.transpose(0, 1).reshape(h, e * v)
+        lead, accuracy = [], []
+        for part in torch.split(keep, max(1, 2**22 // (e * v))):
+            least = (part @ flat).view(-1, e, v).add_(self.lead).amin(-1)
+            lead.append(least.mean(-1))
+            accuracy.append((least > 0).double().mean(-1))
+        return {"logit": logit, "lead": torch.cat(lead), "accuracy": torch.cat(accuracy)}
+
+
+def examples_of(
+    model: HookedTransformer, task: ProbedTask, layer: int, n: int, seed: int
+) -> Iterator[tuple[int, Examples]]:
+    """Each case of ``task`` and what its examples are made of.
+
+    Raises:
+        GatedInterpError: see :func:`~gated_interp.analysis.writes.probe_writes`.
+    """
+    found = probe_writes(model, task, n, seed, layer).double()
+    writes, probes = found.writes, found.probes
+    base = found.logits - writes.sum(1)
+    for b in probes.cases:
+        mine = probes.case == b
+        c = probes.target[mine, None]
+        other = torch.arange(task.d_vocab) != c  # [example d_vocab]
+        e, heads, v = writes[mine].shape
+        logit = base[mine].gather(1, c)
+        written = writes[mine].gather(2, c[:, None].expand(-1, heads, 1))
+        yield (
+            b,
+            Examples(
+                logit=logit[:, 0],
+                logit_writes=written[..., 0],
+                lead=(logit - base[mine])[other].view(e, v - 1),
+                lead_writes=(written - writes[mine])[other[:, None].expand(-1, heads, -1)].view(
+                    e, heads, v - 1
+                ),
+            ),
+        )
