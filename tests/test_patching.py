@@ -114,6 +114,7 @@ def test_path_to_a_query_by_hand():
     assert_close(got, want)
     assert (got - model(CLEAN)).abs().max() > 0.01
     every = path_patch(model, CLEAN, SOURCE, (0, 0), "blocks.1.attn.hook_q")
+    assert torch.equal(every, path_patch(model, CLEAN, SOURCE, "L0H0", "blocks.1.attn.hook_q"))
     assert (every - got).abs().max() > 0.01
 
 
@@ -187,6 +188,7 @@ def test_no_hook_is_left_and_bad_input_in_one_sentence():
         (lambda: activation_patch(model, CLEAN[:0], SOURCE, z), "at least one row"),
         (lambda: path_patch(model, CLEAN, SOURCE, (2, 0), z), "layer 2 is not there"),
         (lambda: path_patch(model, CLEAN, SOURCE, (1, 0), z), "does not come after L1H0"),
+        (lambda: path_patch(model, CLEAN, SOURCE, "L1H0", z), "does not come after L1H0"),
         (lambda: path_patch(model, CLEAN, SOURCE, (0, 0), z), "does not come after L0H0"),
         (
             lambda: patch_effects(model, CLEAN, SOURCE, [z], position=0, target=8),

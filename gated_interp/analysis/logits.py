@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from gated_interp.core.errors import GatedInterpError
-from gated_interp.metrics.predictions import kl_divergences, leads, next_token_losses
+from gated_interp.metrics.predictions import kl_by_position, leads, losses_by_position
 from gated_interp.tasks.task import Probes
 
 # (metric, case or None) to one value per sequence or per probe.
@@ -44,8 +44,8 @@ def outcome(
     """
     if metric is not None:
         return {(metric_name(metric), None): metric_values(metric, logits, tokens, positions)}
-    loss = next_token_losses(logits, tokens)
-    kl = kl_divergences(intact.log_softmax(-1), logits.log_softmax(-1))
+    loss = losses_by_position(logits, tokens)
+    kl = kl_by_position(intact.log_softmax(-1), logits.log_softmax(-1))
     measured: Outcome = {
         ("loss", None): mean_over(loss, None if positions is None else positions[:, :-1]),
         ("kl", None): mean_over(kl, positions),

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from gated_interp.analysis.heads import (
-    Head,
+    HeadLike,
     head_counts,
     head_name,
     intervened,
@@ -88,7 +88,7 @@ def path_patch(
     model: HookedTransformer,
     tokens: Int[Tensor, "batch pos"],
     source_tokens: Int[Tensor, "source_batch source_pos"],
-    sender: Head,
+    sender: HeadLike,
     receiver: str,
     *,
     receiver_head: int | None = None,
@@ -100,7 +100,7 @@ def path_patch(
     With the last layer's ``hook_resid_post`` as receiver this is the head's direct effect.
 
     Args:
-        sender: ``(layer, head)``.
+        sender: ``(layer, head)``, or its name, such as ``"L0H1"``.
         receiver: a hook point that comes after the sender, such as ``blocks.1.attn.hook_q``.
         receiver_head: patch only this head of the receiver.
 
@@ -128,7 +128,7 @@ def path_patch(
     order = list(cache.keys())
     if receiver in order and order.index(receiver) <= order.index(sender_name):
         raise GatedInterpError(
-            f"{receiver!r} does not come after {head_name(sender)}; name a later hook point."
+            f"{receiver!r} does not come after {head_name((layer, head))}; name a later hook point."
         )
     source_z = _activation(model, source_tokens, sender_name)[:, :, head]
     frozen = {f"blocks.{i}.attn.hook_z" for i in range(model.cfg.n_layers)} - {receiver}

@@ -95,7 +95,8 @@ class HookedGame:
         if len(distinct) * each > MOST:
             raise GatedInterpError(
                 f"{len(distinct)} subsets of heads on {len(self.tokens)} sequences are too many, "
-                "each a forward pass; take fewer heads, sequences or permutations."
+                "each a forward pass; take fewer heads or sequences, or let shapley draw (fewer) "
+                "permutations."
             )
         found = []
         for part in torch.split(distinct, max(1, AT_ONCE // each)):

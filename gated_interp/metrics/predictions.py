@@ -20,17 +20,17 @@ def next_token_loss(
     """
     if tokens.shape[1] == 1:
         return logits.new_zeros(tokens.shape[0])
-    return next_token_losses(logits, tokens).mean(-1)
+    return losses_by_position(logits, tokens).mean(-1)
 
 
-def next_token_losses(
+def losses_by_position(
     logits: Float[Tensor, "batch pos d_vocab"], tokens: Int[Tensor, "batch pos"]
 ) -> Float[Tensor, "batch pos-1"]:
     """Next-token cross-entropy in nats at each position that has a next token.
 
     Examples:
         >>> tokens = torch.zeros(2, 3, dtype=torch.long)
-        >>> next_token_losses(torch.zeros(2, 3, 8), tokens).exp().round()[0].tolist()
+        >>> losses_by_position(torch.zeros(2, 3, 8), tokens).exp().round()[0].tolist()
         [8.0, 8.0]
     """
     each = torch.nn.functional.cross_entropy(
@@ -46,10 +46,10 @@ def kl_divergence(
 
     Range 0 (same predictions) upwards.
     """
-    return kl_divergences(log_p, log_q).mean(-1)
+    return kl_by_position(log_p, log_q).mean(-1)
 
 
-def kl_divergences(
+def kl_by_position(
     log_p: Float[Tensor, "batch pos d_vocab"], log_q: Float[Tensor, "batch pos d_vocab"]
 ) -> Float[Tensor, "batch pos"]:
     """``KL(p || q)`` in nats at each position."""
