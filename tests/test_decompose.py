@@ -54,7 +54,7 @@ def test_it_starts_as_the_layer_itself(model):
     spliced = gi.splice(model, 1, made)
     assert_close(spliced(tokens), model(tokens), roundings=256)
     assert len(made.W_O) == 8
-    assert config.batch_size == 2048 // 12
+    assert config.batch_size == 1024 // 12
 
 
 @pytest.mark.parametrize("method", FIT_METHODS)

@@ -38,11 +38,11 @@ def decompose(
         int | None, typer.Option(min=1, help="Heads; four for each of the layer's if absent.")
     ] = None,
     steps: Annotated[
-        int, typer.Option(min=1, help="Of training, some 2,000 positions each.")
+        int, typer.Option(min=1, help="Of training, some 1,000 positions each.")
     ] = 3000,
     fvu: Annotated[
         float, typer.Option(help="Share of the layer's variance that may stay unexplained.")
-    ] = 0.03,
+    ] = 0.029,
     seeds: Annotated[int, typer.Option(min=1, help="Blocks of each layer.")] = 3,
     first_seed: Annotated[int, typer.Option(min=0, help="Seeds count up from here.")] = 0,
     overlap: Annotated[

@@ -85,7 +85,7 @@ def decompose(
     data: DataSource | None = None,
     method: str = "gated",
     heads: int | None = None,
-    fvu: float = 0.03,
+    fvu: float = 0.029,
     steps: int = 3000,
     seeds: int = 3,
     first_seed: int = 0,

@@ -17,7 +17,7 @@ from gated_interp.training.data import DataSource, data_for, draw
 from gated_interp.training.loop import TrainResult, train_gated
 
 # Positions in a step, whatever the length of a sequence.
-POSITIONS = 2048
+POSITIONS = 1024
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +117,7 @@ def fit_gated(
     *,
     method: str = "gated",
     heads: int | None = None,
-    fvu: float = 0.03,
+    fvu: float = 0.029,
     steps: int = 3000,
     seed: int = 0,
     held_out: DataSource | None = None,
@@ -138,7 +138,7 @@ def fit_gated(
         heads: of the block; the method's multiple of the layer's unless given.
         fvu: fraction of the variance of what the layer writes that may stay unexplained; the
             penalties rise until it is reached. Above 0.
-        steps: of some 2,000 positions each.
+        steps: of some 1,000 positions each.
         seed: of weights and data.
         **settings: fields of the block's config or of :class:`TrainConfig`, or arguments of the
             kind's ``from_attention``, instead of the method's.
@@ -179,7 +179,7 @@ def fit_settings(
     *,
     method: str = "gated",
     heads: int | None = None,
-    fvu: float = 0.03,
+    fvu: float = 0.029,
     steps: int = 3000,
     seed: int = 0,
     **settings: Any,
