@@ -21,7 +21,9 @@ from gated_interp.plots import (
     circuit_maps,
     frontier,
     gate_maps,
+    head_effects,
     head_roles_figure,
+    held_frontier,
     loading_matrix,
     loss_curves,
     phase_diagram,
@@ -85,6 +87,18 @@ def points(methods: tuple[str, ...] = ("gated", "topk", "top1")) -> pd.DataFrame
     return pd.DataFrame(rows)
 
 
+def worth(n: int) -> pd.DataFrame:
+    effect = np.arange(n) / 10
+    ends = {"effect": effect, "effect_low": effect - 0.05, "effect_high": effect + 0.02}
+    return pd.DataFrame({"head": range(n), **ends})
+
+
+def held() -> pd.DataFrame:
+    rows = [["gated", 0.99, 0.1, 7.0], ["gated", 0.95, 0.4, 3.0], ["topk", 0.97, 0.05, 8.0]]
+    columns = ["method", "ce_recovered_zero", "held_share", "active_per_position"]
+    return pd.DataFrame(rows, columns=columns)
+
+
 def phases() -> pd.DataFrame:
     rows = [[1, 1, 1.0, 0.0, 1.0], [1, 3, 0.0, np.nan, np.nan], [2, 2, 0.75, 0.5, 0.25]]
     return pd.DataFrame(rows, columns=["heads", "trigrams", "learnt", "distributed", "success"])
@@ -123,6 +137,8 @@ FIGURES = {
     "sweep": lambda **k: sweep_curves(sweep(), **k),
     "reliability": lambda **k: reliability(results(), target=0.95, **k),
     "frontier": lambda **k: frontier(points(), **k),
+    "head_effects": lambda **k: head_effects({"original": worth(3), "block": worth(20)}, **k),
+    "held": lambda **k: held_frontier(held(), 0.03, goals=[(0.99, 0.13)], **k),
     "phases": lambda **k: phase_diagram(phases(), **k),
     "ablation": lambda **k: ablation_bars(effects(), panel="trigram", **k),
     "lattice": lambda **k: subset_lattice(np.arange(8.0) - 3, HEADS, **k),
@@ -386,6 +402,31 @@ def test_a_frontier_has_two_panels_a_task_and_a_line_for_each_method_over_its_kn
     looks = {(t.name, t.line.color, t.marker.symbol) for t in fig.data}
     assert len(looks) == len({c for _, c, _ in looks}) == len({s for *_, s in looks}) == 3
     assert {"<b>2H3ST</b>", "<b>3H4ST</b>"} <= {a.text for a in fig.layout.annotations}
+
+
+def test_heads_stand_by_their_effect_on_one_scale_with_their_intervals() -> None:
+    fig = FIGURES["head_effects"]()
+    few, many = fig.data
+    assert list(few.x) == ["2", "1", "0"]
+    assert list(few.y) == [0.2, 0.1, 0.0]
+    assert list(few.error_y.array) == pytest.approx([0.02] * 3)
+    assert list(few.error_y.arrayminus) == pytest.approx([0.05] * 3)
+    assert fig.layout.yaxis2.matches == "y"
+    assert len(many.x) == 20
+    assert fig.layout.xaxis2.showticklabels is False
+    notes = {a.text for a in fig.layout.annotations}
+    assert "<b>block</b>: 20 heads, by effect" in notes
+
+
+def test_what_one_head_holds_is_drawn_beside_the_originals_and_the_goals() -> None:
+    fig = FIGURES["held"]()
+    gated = [t for t in fig.data if t.name == "gated"]
+    assert [list(t.x) for t in gated] == [[0.95, 0.99], [3.0, 7.0]]
+    assert [list(t.y) for t in gated] == [[0.4, 0.1]] * 2
+    assert {s.y0 for s in fig.layout.shapes} == {0.03}
+    (goal,) = [t for t in fig.data if t.name == "goal"]
+    assert (*goal.x, *goal.y) == (0.99, 0.13)
+    assert fig.layout.yaxis.range == fig.layout.yaxis2.range
 
 
 def test_what_is_as_good_as_exact_stands_at_the_edge_of_a_frontier_with_its_own_number() -> None:

@@ -42,19 +42,18 @@ def head_effects(
         }
         if i:
             axis = {"showticklabels": False, "matches": "y"}
+        # So many that their numbers would not fit stand there without.
+        few = len(heads) <= 16
+        named: dict[str, Any] = {"title": {"text": "head"}} if few else {"showticklabels": False}
         where = area.place(
             fig,
             i + 1,
             boxes[i],
-            {
-                "title": {"text": "heads, by effect"},
-                "showticklabels": len(heads) <= 16,
-                "ticks": "",
-                "type": "category",
-            },
+            {"type": "category", "ticks": "", **named},
             {"showgrid": True, "nticks": 6, **axis},
         )
-        area.note(fig, f"<b>{text(name)}</b>: {len(heads)} heads", boxes[i].left, 15, align="left")
+        said = f"<b>{text(name)}</b>: {len(heads)} heads, by effect"
+        area.note(fig, said, boxes[i].left, 15, align="left")
         fig.add_bar(
             x=heads["head"].astype(str).tolist(),
             y=heads["effect"].tolist(),
