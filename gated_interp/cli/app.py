@@ -24,11 +24,14 @@ from gated_interp.cli import (
 )
 from gated_interp.cli.console import tell
 from gated_interp.core.errors import GatedInterpError
+from gated_interp.core.launch import is_main, n_processes
 from gated_interp.core.signals import signal_behind, stop_on_sigterm
 
 FAILED = 1
 # Commands that go on where they were when the same command is given again.
 GOES_ON = ("reproduce", "sweep", "reliability", "phase", "repeats", "frontier", "decompose")
+# Commands whose one training several processes can share.
+SHARED = ("train-toy", "train-gated", "train-lm")
 
 
 class Commands(TyperGroup):
@@ -38,7 +41,8 @@ class Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as stop:
-            tell(_stopped(ctx.invoked_subcommand, stop))
+            if is_main():
+                tell(_stopped(ctx.invoked_subcommand, stop))
             raise typer.Exit(128 + signal_behind(stop)) from None
         except GatedInterpError as error:
             tell(f"Error: {error}")
@@ -49,6 +53,14 @@ class Commands(TyperGroup):
         except MemoryError:
             tell("Error: there is not enough memory; ask for fewer heads or seeds.")
         raise typer.Exit(FAILED)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if n_processes() > 1 and args[0] not in SHARED:
+            raise GatedInterpError(
+                f"{args[0]} is not for several processes, only {', '.join(SHARED)} are; start it "
+                "without a launcher."
+            )
+        return super().resolve_command(ctx, args)
 
 
 def _from_the_system(error: OSError) -> str:
@@ -62,6 +74,8 @@ def _stopped(command: str | None, stop: KeyboardInterrupt) -> str:
     checkpoint = getattr(stop, "checkpoint", None)
     if checkpoint is not None:
         resume = again if "--resume" in sys.argv else f"{again} --resume"
+        if n_processes() > 1:
+            resume = "launch the same again, with --resume"
         steps = f"after {stop.step} steps" if hasattr(stop, "step") else ""
         return f"{ended} {steps}; to go on: {resume}"
     if command in GOES_ON:

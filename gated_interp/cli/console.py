@@ -20,6 +20,8 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from gated_interp.core.launch import is_main, rank
+
 # Wide enough that nothing wraps where nobody looks.
 PLAIN_WIDTH = 10_000
 
@@ -32,10 +34,17 @@ class _Console(Console):
 
 
 def _console(*, stderr: bool = False) -> Console:
-    console = _Console(stderr=stderr, highlight=False, emoji=False)
+    """Of several processes only the first has results to show."""
+    quiet = not stderr and not is_main()
+    console = _Console(stderr=stderr, highlight=False, emoji=False, quiet=quiet)
     if not console.is_terminal:
         console = _Console(
-            stderr=stderr, highlight=False, emoji=False, width=PLAIN_WIDTH, no_color=True
+            stderr=stderr,
+            highlight=False,
+            emoji=False,
+            width=PLAIN_WIDTH,
+            no_color=True,
+            quiet=quiet,
         )
     return console
 
@@ -47,7 +56,8 @@ def say(sentence: str = "") -> None:
 
 def tell(sentence: str) -> None:
     """A sentence on stderr, where it does not mix with results."""
-    _console(stderr=True).print(escape(sentence))
+    who = "" if is_main() else f"Process {rank()}: "
+    _console(stderr=True).print(escape(who + sentence))
 
 
 def say_exactly(text: str) -> None:
@@ -106,7 +116,7 @@ def cell(value: Any) -> str:
 
 def on_terminal() -> bool:
     """Whether somebody watches stderr, where progress is shown."""
-    return sys.stderr.isatty()
+    return sys.stderr.isatty() and is_main()
 
 
 @contextmanager
@@ -123,7 +133,7 @@ def progress(what: str, unit: str = "") -> Iterator[Callable[[int, int], None]]:
         TextColumn("{task.description}"),
         *(counted if unit else (SpinnerColumn(), TimeElapsedColumn())),
         console=console,
-        disable=not console.is_terminal,
+        disable=not console.is_terminal or not is_main(),
         transient=True,
         # A batch may take longer than the half minute after which speeds are forgotten.
         speed_estimate_period=24 * 3600,

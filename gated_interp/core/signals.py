@@ -38,17 +38,24 @@ def signal_behind(stop: BaseException | None) -> signal.Signals:
 
 
 @contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Hold Ctrl-C and SIGTERM back until the context ends, then let them do what they do."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # signals only ever reach the main thread
-        return
+def held_back() -> Iterator[list[int]]:
+    """A list of the signals that came; until the context ends they do nothing else."""
     held: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield held  # signals only ever reach the main thread
+        return
     before = {n: signal.signal(n, lambda number, frame: held.append(number)) for n in STOPS}
     try:
-        yield
+        yield held
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Hold Ctrl-C and SIGTERM back until the context ends, then let them do what they do."""
+    with held_back() as held:
+        yield
     if held:
         signal.raise_signal(held[0])

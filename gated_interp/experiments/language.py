@@ -33,6 +33,7 @@ from gated_interp.models.toy import HookedTransformer
 from gated_interp.tasks.text import RepeatedText, TextPart, TextTask
 from gated_interp.training.config import TrainConfig
 from gated_interp.training.loop import train_toy
+from gated_interp.training.processes import group_for
 from gated_interp.training.state import require_writable
 
 
@@ -113,7 +114,8 @@ def language_settings(
     shape, rest = changed(LanguageModelConfig(d_vocab=1, n_ctx=n_ctx, seed=seed), given)
     config, unknown = changed(TrainConfig.language(seed=seed), rest)
     refuse(unknown)
-    task = TextTask(text, n_ctx, tokenizer, vocab=vocab, folder=folder)
+    with group_for(config).first_here():  # the others find its ids
+        task = TextTask(text, n_ctx, tokenizer, vocab=vocab, folder=folder)
     run = LanguageRun(shape.replace(d_vocab=task.d_vocab), config, task, repeat)
     _ = run.data  # refuses a share that cannot be
     return run

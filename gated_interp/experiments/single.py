@@ -16,6 +16,7 @@ from gated_interp.checkpoints.checkpoint import load, save
 from gated_interp.core.config import Config
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.files import write_table
+from gated_interp.core.launch import is_main
 from gated_interp.experiments.recipes import RELIABLE, recipe_named
 from gated_interp.experiments.seeds import HELD_OUT, HELD_OUT_SEED
 from gated_interp.models.toy import HookedTransformer, ToyTransformer
@@ -216,7 +217,12 @@ def _written(
 def write_trained(
     model: HookedTransformer, path: Path, notes: dict[str, Any], history: pd.DataFrame
 ) -> None:
-    """Write a model and, as ``<stem>-history.csv``, its training; its state is no longer needed."""
+    """Write a model and, as ``<stem>-history.csv``, its training; its state is no longer needed.
+
+    Of several processes only the first does so.
+    """
+    if not is_main():
+        return
     save(model, path, notes=notes)
     write_table(history, path.with_name(path.stem + "-history.csv"))
     state_of(path).unlink(missing_ok=True)

@@ -15,9 +15,16 @@ def squared_error(
     return (output - target).square().sum((1, 2))
 
 
-def variation(target: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, " batch"]:
-    """Squared distance of ``target`` from its mean over batch and pos, per sequence."""
-    return (target - target.mean((0, 1))).square().sum((1, 2))
+def variation(
+    target: Float[Tensor, "batch pos d_model"], centre: Float[Tensor, " d_model"] | None = None
+) -> Float[Tensor, " batch"]:
+    """Squared distance of ``target`` from its mean over batch and pos, per sequence.
+
+    Args:
+        centre: that mean, where ``target`` is only a part of the batch.
+    """
+    centre = target.mean((0, 1)) if centre is None else centre
+    return (target - centre).square().sum((1, 2))
 
 
 def unexplained(

@@ -20,10 +20,11 @@ from gated_interp.replacements.replacement import Replacement
 from gated_interp.training.capture import require_capturable
 from gated_interp.training.config import TrainConfig
 from gated_interp.training.data import DataSource, batches, data_for, held_out_of, name_of
-from gated_interp.training.device import copied_to, moved, pick_device, settled_afterwards
+from gated_interp.training.device import copied_to, moved, settled_afterwards
 from gated_interp.training.finite import FiniteLosses
 from gated_interp.training.interrupt import TrainingInterrupted
 from gated_interp.training.objectives import Imitate, NextToken, Objective
+from gated_interp.training.processes import Group, group_for
 from gated_interp.training.schedule import learning_rate
 from gated_interp.training.state import Row, TrainingState, fingerprint, require_writable
 
@@ -76,6 +77,9 @@ def train_toy(
 ) -> TrainResult[HookedTransformer]:
     """Train a model (those of its weights that require gradients) to predict the next token.
 
+    In processes that a launcher started together, each batch is shared out among them, and only
+    the first writes the state; see :mod:`gated_interp.training.processes`.
+
     Args:
         model: trained in place; a :class:`ToyConfig` is built first.
         config: :meth:`TrainConfig.toy` unless given.
@@ -111,7 +115,8 @@ def train_toy(
         "data": name_of(data),
         "frozen weights": fingerprint(model),
     }
-    with moved(model, pick_device(config)):
+    group = group_for(config)
+    with group.listening(), moved(model, group.device):
         return _train(
             model,
             NextToken(model, config),
@@ -119,6 +124,7 @@ def train_toy(
             held_out_of(data if held_out is None else held_out, config, model),
             config,
             Saving(identity, checkpoint, resume),
+            group,
             progress,
         )
 
@@ -170,10 +176,10 @@ def train_gated(
     if model.blocks[layer].attn is block:
         raise GatedInterpError("the block is this model's attention; train it on the original.")
     data = data_for(model, data)
-    device = pick_device(config)
+    group = group_for(config)
     # The original is never moved: a copy of it is read where the block is trained.
-    original = copied_to(model, device)
-    objective = Imitate(block, original, layer, config, data)
+    original = copied_to(model, group.device)
+    objective = Imitate(block, original, layer, config, data, group)
     identity = {
         "kind": block.kind,
         "config": config,
@@ -182,7 +188,7 @@ def train_gated(
         "data": name_of(data),
         "original weights": fingerprint(model, trained=True),
     }
-    with moved(block, device), settled_afterwards(block):
+    with group.listening(), moved(block, group.device), settled_afterwards(block):
         result = _train(
             block,
             objective,
@@ -190,6 +196,7 @@ def train_gated(
             held_out_of(data if held_out is None else held_out, config, original),
             config,
             Saving(identity, checkpoint, resume),
+            group,
             progress,
         )
     if "l0" in result.history:
@@ -219,6 +226,7 @@ def _train(
     held_out: Int[Tensor, "n pos"] | None,
     config: TrainConfig,
     saving: Saving,
+    group: Group,
     progress: bool,
 ) -> TrainResult[Model]:
     """The loop: learning rate, batch, forward, backward, update, log, save."""
@@ -231,14 +239,17 @@ def _train(
     state = TrainingState(identity, weights, optimizer, objective.state)
     if saving.resume is not None:
         state.load(Path(saving.resume))
+    group.alike(weights.values())
     finite = FiniteLosses(config, next(iter(weights.values())).device)
 
     def save() -> None:
         if path is not None:
             finite.require()
-            state.save(path)
+            if group.rank == 0:
+                state.save(path)
 
-    bar = tqdm(total=config.steps, initial=state.done, disable=not progress, unit="step")
+    shown = progress and group.rank == 0
+    bar = tqdm(total=config.steps, initial=state.done, disable=not shown, unit="step")
     try:
         # Notebooks often switch gradients off globally.
         with bar, torch.enable_grad():
@@ -253,24 +264,24 @@ def _train(
                     config.warmup,
                     config.decay_shape,
                 )
-                for group in optimizer.param_groups:
-                    group["lr"] = lr
+                for weights_alike in optimizer.param_groups:
+                    weights_alike["lr"] = lr
                 optimizer.zero_grad()
                 tokens = tokens_of(step)
                 objective.begin(step)
                 losses, rows = [], []
                 for part in tokens.chunk(config.accumulate):
-                    loss = objective.loss(part)
+                    loss = objective.loss(group.share(part))
                     (loss / config.accumulate).backward()  # type: ignore[no-untyped-call]
                     losses.append(loss.detach())
                     rows += [objective.measures()] if logged else []
-                loss = torch.stack(losses).mean()
+                loss = group.average(weights.values(), torch.stack(losses).mean())
                 finite.see(loss, step)
 
                 row: Row = {}
                 if logged:
                     finite.require()
-                    row = {"step": float(step), "loss": loss.item(), **_mean(rows)}
+                    row = {"step": float(step), "loss": loss.item(), **_mean(rows, group)}
                     row |= {"lr": lr, **objective.rates}
                     if held_out is not None and (last or step % config.evaluate_every == 0):
                         there = objective.held_out(held_out)
@@ -288,6 +299,7 @@ def _train(
                     bar.set_postfix({n: f"{row[n]:.4f}" for n in ("loss", "fvu") if n in row})
                 if config.checkpoint_every and state.done % config.checkpoint_every == 0:
                     save()
+                group.stop()
     except KeyboardInterrupt as stop:
         save()
         raise TrainingInterrupted(state.done, config.steps, path) from stop
@@ -311,5 +323,7 @@ def _adam(weights: Mapping[str, nn.Parameter], config: TrainConfig) -> torch.opt
     return torch.optim.AdamW(groups, lr=config.lr)
 
 
-def _mean(rows: list[Row]) -> Row:
-    return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
+def _mean(rows: list[Row], group: Group) -> Row:
+    here = [sum(row[name] for row in rows) / len(rows) for name in rows[0]]
+    everywhere = group.mean(torch.tensor(here, dtype=torch.float64))
+    return dict(zip(rows[0], everywhere.tolist(), strict=True))

@@ -11,7 +11,7 @@ from torch import Tensor
 from gated_interp.core.seeds import derive
 from gated_interp.core.streams import Stream
 from gated_interp.metrics.predictions import next_token_loss
-from gated_interp.metrics.reconstruction import fvu
+from gated_interp.metrics.reconstruction import squared_error, unexplained, variation
 from gated_interp.models.toy import HookedTransformer
 from gated_interp.replacements.replacement import Replacement
 from gated_interp.training.capture import attention_io
@@ -19,6 +19,7 @@ from gated_interp.training.config import TrainConfig
 from gated_interp.training.constraint import FvuControl
 from gated_interp.training.data import Source, draw
 from gated_interp.training.losses import output_variance, reconstruction_error
+from gated_interp.training.processes import Group
 from gated_interp.training.schedule import penalty_weight
 from gated_interp.training.state import Row
 
@@ -106,6 +107,7 @@ class Imitate:
     Args:
         original: on the device where ``block`` trains; it is only read.
         data: a sample of it, of the training's own, says what variance the original's output has.
+        group: those that share each batch with this process.
     """
 
     def __init__(
@@ -115,8 +117,10 @@ class Imitate:
         layer: int,
         config: TrainConfig,
         data: Source,
+        group: Group,
     ):
         self.block, self.original, self.layer, self.config = block, original, layer, config
+        self.group = group
         # Measured once: it scales penalties and the FVU they answer to.
         sample = draw(data, VARIANCE_SAMPLE, derive(config.seed, Stream.VARIANCE), original)
         self.variance = output_variance(attention_io(original, sample, layer).output)
@@ -134,7 +138,9 @@ class Imitate:
         self.rates = {
             "alpha": penalty_weight(step, c.steps, c.alpha, c.penalty_off, c.penalty_ramp)
         }
-        self.block.prepare(step / c.steps, derive(c.seed, Stream.GATE_NOISE, step))
+        # Each process draws noise of its own; the first draws what one by itself would.
+        others = (self.group.rank,) if self.group.rank else ()
+        self.block.prepare(step / c.steps, derive(c.seed, Stream.GATE_NOISE, step, *others))
 
     def loss(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, ""]:
         error, penalty, shared, self.last = self._terms(tokens)
@@ -153,8 +159,9 @@ class Imitate:
 
     def settle(self) -> None:
         """Let the controller see the step's FVU."""
-        fvu_now = torch.stack(self.errors).mean() / self.variance
-        self.control.observe(fvu_now[None], self.step)
+        if self.control.any_target:
+            error = self.group.mean(torch.stack(self.errors).mean())
+            self.control.observe((error / self.variance)[None], self.step)
 
     @torch.no_grad()
     def held_out(self, tokens: Int[Tensor, "batch pos"]) -> Row:
@@ -178,13 +185,21 @@ class Imitate:
         def measures() -> Row:
             return {
                 "reconstruction": error.item(),
-                "fvu": fvu(output.detach(), target).item(),
+                "fvu": self._fvu(output.detach(), target).item(),
                 "penalty": penalty.item(),
                 "overlap": shared.item(),
                 **found.measures(),
             }
 
         return error, penalty, shared, measures
+
+    def _fvu(
+        self, output: Float[Tensor, "batch pos d_model"], target: Float[Tensor, "batch pos d_model"]
+    ) -> Float[Tensor, ""]:
+        """That of the whole batch, of which this process has a share."""
+        centre = self.group.mean(target.mean((0, 1)))
+        error, varies = squared_error(output, target), variation(target, centre)
+        return unexplained(self.group.mean(error.sum()), self.group.mean(varies.sum()))
 
 
 def autocast(config: TrainConfig, device: torch.device) -> AbstractContextManager[Any]:
