@@ -18,6 +18,8 @@ from gated_interp.analysis.decomposition import decomposition as decomposition
 from gated_interp.analysis.faithfulness import faithfulness as faithfulness
 from gated_interp.analysis.faithfulness import loss_recovered as loss_recovered
 from gated_interp.analysis.foils import false_alarms as false_alarms
+from gated_interp.analysis.head_scores import head_scores as head_scores
+from gated_interp.analysis.head_scores import induction_paths as induction_paths
 from gated_interp.analysis.holders import holders as holders
 from gated_interp.analysis.induction import induction_scores as induction_scores
 from gated_interp.analysis.induction import repeated_random_tokens as repeated_random_tokens
@@ -26,6 +28,7 @@ from gated_interp.analysis.patching import patch_effects as patch_effects
 from gated_interp.analysis.patching import path_patch as path_patch
 from gated_interp.analysis.read_heads import Readings as Readings
 from gated_interp.analysis.read_heads import read_heads as read_heads
+from gated_interp.analysis.skip_trigrams import skip_trigrams as skip_trigrams
 from gated_interp.analysis.subsets import pair_interactions as pair_interactions
 from gated_interp.analysis.subsets import shapley as shapley
 from gated_interp.analysis.subsets import subset_values as subset_values
@@ -33,6 +36,10 @@ from gated_interp.analysis.superposition import loading_matrix as loading_matrix
 from gated_interp.analysis.superposition import superposition_report as superposition_report
 from gated_interp.analysis.text_holders import TextHolders as TextHolders
 from gated_interp.analysis.text_holders import text_holders as text_holders
+from gated_interp.analysis.trigram_bugs import skip_trigram_bugs as skip_trigram_bugs
+from gated_interp.analysis.trigram_bugs import skip_trigram_holders as skip_trigram_holders
+from gated_interp.analysis.trigram_effects import SkipTrigramEffects as SkipTrigramEffects
+from gated_interp.analysis.trigram_effects import confirm_skip_trigrams as confirm_skip_trigrams
 from gated_interp.analysis.verdict import Verdict as Verdict
 from gated_interp.analysis.verdict import verdict as verdict
 from gated_interp.checkpoints.checkpoint import load as load

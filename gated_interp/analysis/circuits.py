@@ -12,6 +12,7 @@ and composition scores: Elhage et al., *A Mathematical Framework for Transformer
 """
 
 import dataclasses
+import functools
 from typing import Any, Literal
 
 import pandas as pd
@@ -23,6 +24,7 @@ from transformer_lens import FactoredMatrix
 from gated_interp.analysis.heads import all_heads, head_counts, require_heads
 from gated_interp.analysis.writes import require_linear, require_tokens
 from gated_interp.core.errors import GatedInterpError
+from gated_interp.core.seeds import generator
 from gated_interp.models.toy import HookedTransformer
 from gated_interp.replacements.gates import GateActivation, gate_activation
 from gated_interp.replacements.splice import gated_block
@@ -243,6 +245,15 @@ def _attention(model: HookedTransformer, layer: int, head: int, space: str) -> A
     require_heads(model, [(layer, head)])
     if space not in ("token", "residual"):
         raise GatedInterpError(f"space is {space!r}; it must be 'token' or 'residual'.")
+    return require_circuits(model, layer)
+
+
+def require_circuits(model: HookedTransformer, layer: int) -> Any:
+    """The attention at ``layer``.
+
+    Raises:
+        GatedInterpError: what stands there has none, as an autoencoder has none.
+    """
     attn = model.blocks[layer].attn
     if not hasattr(attn, "W_Q"):
         raise GatedInterpError(
@@ -293,12 +304,13 @@ def composition_scores(model: HookedTransformer) -> pd.DataFrame:
 
     ``||W_OV(sender) M||_F / (||W_OV(sender)||_F ||M||_F)`` with ``M = N W_Q W_K^T N^T`` for Q,
     its transpose for K, and ``N W_V W_O`` for V; ``N`` is the receiver's normalisation without its
-    scale. Range 0 (the receiver reads nothing of it) to 1 (rank-one and aligned). Elhage et al.
-    (2021), "Q-, K- and V-composition".
+    scale. Range 0 (the receiver reads nothing of it) to 1 (rank-one and aligned). Heads that have
+    nothing to do with each other score above 0; ``expected`` is what random ones of the same shapes
+    score. Elhage et al. (2021), "Q-, K- and V-composition".
 
     Returns:
         Columns ``sender_layer``, ``sender_head``, ``receiver_layer``, ``receiver_head``, ``kind``
-        (``Q``, ``K`` or ``V``), ``score``; no rows for a model of one layer.
+        (``Q``, ``K`` or ``V``), ``score``, ``expected``; no rows for a model of one layer.
 
     Examples:
         >>> from transformer_lens import HookedTransformerConfig
@@ -335,10 +347,38 @@ def composition_scores(model: HookedTransformer) -> pd.DataFrame:
                             "receiver_head": head,
                             "kind": kind,
                             "score": float((written @ read).norm()) / size if size else 0.0,
+                            "expected": random_composition(
+                                model.cfg.d_model, written.mdim, read.mdim
+                            ),
                         }
                     )
     columns = ["sender_layer", "sender_head", "receiver_layer", "receiver_head", "kind", "score"]
-    return pd.DataFrame(rows, columns=columns)
+    return pd.DataFrame(rows, columns=[*columns, "expected"])
+
+
+@functools.lru_cache
+def random_composition(d_model: int, d_sender: int, d_receiver: int, draws: int = 200) -> float:
+    """The mean composition score of heads of normal weights, from ``draws`` pairs of a fixed seed.
+
+    About ``1 / sqrt(d_model)``.
+
+    Examples:
+        >>> random_composition(100, 16, 16) == random_composition(100, 16, 16)
+        True
+        >>> round(random_composition(100, 16, 16), 2)
+        0.1
+    """
+    source = generator(0)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(draws, *shape, generator=source)
+
+    V, O_ = normal(d_model, d_sender), normal(d_sender, d_model)
+    R, S = normal(d_model, d_receiver), normal(d_receiver, d_model)
+    read = O_ @ R  # the norms of V O, R S and V O R S from their small Gram matrices
+    VV, OO, RR, SS = V.mT @ V, O_ @ O_.mT, R.mT @ R, S @ S.mT
+    norms = [(a * b).sum((-1, -2)) for a, b in ((VV, OO), (RR, SS), (VV, read @ SS @ read.mT))]
+    return float((norms[2] / (norms[0] * norms[1])).sqrt().mean())
 
 
 @torch.no_grad()

@@ -61,7 +61,7 @@ def induction_scores(
     _, cache = model.run_with_cache(tokens, names_filter=lambda name: "pattern" in name)
     rows: list[dict[str, Any]] = []
     for layer, heads in enumerate(head_counts(model)):
-        pattern = _pattern(cache, layer, heads)
+        pattern = attention_in(cache, layer, heads)
         matched = (pattern * after[:, None]).sum((0, 2, 3), dtype=torch.double)
         before = pattern.diagonal(-1, 2, 3).mean((0, 2))
         rows += [
@@ -99,10 +99,7 @@ def repeated_random_tokens(
         >>> tokens.shape, bool((tokens[:, 1:4] == tokens[:, 4:]).all())
         (torch.Size([2, 7]), True)
     """
-    if bos is None:
-        bos = getattr(getattr(model, "task", None), "bos", None)
-        if bos is None:
-            raise GatedInterpError("the model names no token to begin with; give bos=.")
+    bos = bos_of_model(model, bos)
     room = model.cfg.n_ctx - 1
     if room < 4:
         raise GatedInterpError(
@@ -111,14 +108,40 @@ def repeated_random_tokens(
     repeats = max(2, min(REPEATS, room // RANDOM_TOKENS))
     length = min(RANDOM_TOKENS, room // repeats, model.cfg.d_vocab - 1)
     # Drawn without repetition: every copy is one of the repeats.
+    drawn = different_tokens(model, n, length, seed, bos)
+    return torch.cat([torch.full_like(drawn[:, :1], bos), drawn.repeat(1, repeats)], 1)
+
+
+def bos_of_model(model: HookedTransformer, bos: int | None) -> int:
+    """``bos``, or the token that the sequences of the model's task begin with.
+
+    Raises:
+        GatedInterpError: the model names none.
+    """
+    if bos is None:
+        bos = getattr(getattr(model, "task", None), "bos", None)
+    if bos is None:
+        raise GatedInterpError("the model names no token to begin with; give bos=.")
+    return bos
+
+
+def different_tokens(
+    model: HookedTransformer, n: int, length: int, seed: int, bos: int
+) -> Int[Tensor, "n length"]:
+    """Rows of random tokens, none twice in a row and none ``bos``."""
     order = torch.rand(n, model.cfg.d_vocab, generator=generator(seed))
     order[:, bos] = 2.0
-    drawn = order.argsort(-1)[:, :length]
-    tokens = torch.cat([torch.full((n, 1), bos), drawn.repeat(1, repeats)], 1)
-    return tokens.to(model.embed.W_E.device)
+    return order.argsort(-1)[:, :length].to(model.embed.W_E.device)
 
 
-def _pattern(cache: Any, layer: int, heads: int) -> Float[Tensor, "batch head query_pos key_pos"]:
+def attention_in(
+    cache: Any, layer: int, heads: int
+) -> Float[Tensor, "batch head query_pos key_pos"]:
+    """The attention of a layer's heads, or where there are gates what they let through.
+
+    Raises:
+        GatedInterpError: a layer without attention.
+    """
     for name in ("hook_gated_pattern", "hook_pattern"):
         pattern: Tensor | None = cache.cache_dict.get(f"blocks.{layer}.attn.{name}")
         if pattern is not None and pattern.shape[1] == heads:

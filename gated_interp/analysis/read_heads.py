@@ -15,13 +15,12 @@ from torch import Tensor
 from gated_interp.analysis.decomposition import rows_at_once
 from gated_interp.analysis.heads import chosen_layer, intervened
 from gated_interp.analysis.text_holders import frozen_readout, text_holders
-from gated_interp.analysis.writes import require_tokens
+from gated_interp.analysis.text_pairs import names_for, own_text
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.metrics.predictions import next_token_loss
 from gated_interp.metrics.reconstruction import writes_at
 from gated_interp.models.toy import HookedTransformer
 from gated_interp.replacements.replacement import active
-from gated_interp.tasks.text import TextTask
 
 SEQUENCES, SEED = 64, 0
 
@@ -106,12 +105,7 @@ def read_heads(
         [['A'], ['C1']]
     """
     layer = chosen_layer(model, layer)
-    if tokens is None:
-        if not isinstance(getattr(model, "task", None), TextTask):
-            raise GatedInterpError("the model names no text; give tokens.")
-        tokens = model.task.part("test").sample(SEQUENCES, SEED).tokens.to(model.embed.W_E.device)
-    require_tokens(model, tokens)
-    names = _names(model, names)
+    tokens, names = own_text(model, tokens, "test", SEQUENCES, SEED), names_for(model, names)
     held = text_holders(model, tokens, layer)
     z, totals = _totals(model, tokens, layer)
     W_O = model.blocks[layer].attn.W_O
@@ -163,18 +157,6 @@ def _effects(
     half = 1.96 * rise.std(1) / n**0.5 if n > 1 else torch.full_like(mean, torch.nan)
     ends = {"effect": mean, "effect_low": mean - half, "effect_high": mean + half}
     return pd.DataFrame({"head": range(heads), **{k: v.tolist() for k, v in ends.items()}})
-
-
-def _names(model: HookedTransformer, names: Sequence[str] | None) -> Sequence[str]:
-    if names is None:
-        names = getattr(getattr(model, "task", None), "token_names", None)
-    if names is None:
-        names = [str(i) for i in range(model.cfg.d_vocab)]
-    if len(names) < model.cfg.d_vocab:
-        raise GatedInterpError(
-            f"there are {len(names)} names; the model has {model.cfg.d_vocab} tokens."
-        )
-    return names
 
 
 def read_attention(

@@ -41,3 +41,8 @@ class Stream(enum.IntEnum):
     REPEATED_TEXT = 51
     VALIDATION = 52
     TEST = 53
+    # skip trigrams on text
+    EDGE_PLACES = 61
+    EDGE_CONTROLS = 62
+    # head scores
+    PATH_SOURCE = 63

@@ -1,0 +1,237 @@
+"""Skip trigrams ``[source] … [destination] -> [out]``, read off the circuits of a layer's heads.
+
+Elhage et al., *A Mathematical Framework for Transformer Circuits* (2021), "Finding skip-trigrams":
+the QK circuit says from which destinations a head looks at a source token, the OV circuit what it
+then says, and both are read by source. What the circuits suggest is confirmed on text by
+:func:`~gated_interp.analysis.trigram_effects.confirm_skip_trigrams`.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from gated_interp.analysis.circuits import norm_matrix, require_circuits
+from gated_interp.analysis.decomposition import rows_at_once
+from gated_interp.analysis.heads import chosen_layer, require_heads
+from gated_interp.analysis.text_holders import frozen_readout
+from gated_interp.analysis.text_pairs import names_for, own_text, seen_pairs
+from gated_interp.core.errors import GatedInterpError
+from gated_interp.models.toy import HookedTransformer
+from gated_interp.replacements.gates import gate_activation
+from gated_interp.replacements.replacement import outputs_of
+from gated_interp.replacements.splice import gated_block
+
+SEQUENCES = 1000
+COLUMNS = ("head", "source", "destination", "out", "source_id", "destination_id", "out_id")
+COLUMNS += ("qk", "attention", "gate", "ov", "strength")
+
+
+@torch.no_grad()
+def skip_trigrams(
+    model: HookedTransformer,
+    layer: int | None = None,
+    tokens: Int[Tensor, "batch pos"] | None = None,
+    *,
+    heads: Sequence[int] | None = None,
+    names: Sequence[str] | None = None,
+    sources: int = 10,
+    top: int = 5,
+    least: int = 10,
+) -> pd.DataFrame:
+    """What each head says where, read off its OV, QK and (where it has one) gate circuit.
+
+    Of each head: the ``sources`` whose strongest trigram is strongest; of each of these the ``top``
+    destinations by attention times gate, and the ``top`` outputs that it raises; every pair of a
+    destination and an output is a row. Attention scores cannot be compared between destinations
+    (the softmax forgets what a destination adds to all its scores), so ``attention`` is what the
+    score comes to in the softmax: the share of attention that the source gets among as many keys as
+    a query has on average, the others drawn from ``tokens`` at random.
+
+    A norm divides by its mean scale on ``tokens``: before the heads that of each token, before the
+    unembedding one for all. Positions count by their mean; b_V and what layers before ``layer``
+    write do not. Outputs are centred over the vocabulary. One head's ``[kept kept]`` tables are
+    made at a time, kept being the tokens that come ``least`` times.
+
+    Args:
+        layer: may be left out where it is the only one; the model's own heads, or those of a block
+            in its place.
+        tokens: text that says which pairs there are: 1,000 sequences of the ``train`` part of the
+            model's own text unless given. The token that every sequence begins with is no source.
+        heads: only these.
+        names: of tokens; the task's unless given.
+        least: sequences in which the source stands before the destination.
+
+    Returns:
+        Columns ``head``; ``source``, ``destination``, ``out`` (names) and ``source_id``, …
+        (numbers); ``qk``, the attention score (nats); ``attention``, 0 to 1; ``gate`` (1 where
+        there is none); ``ov``, logits that ``out`` is raised by at an attention of one; and
+        ``strength = attention * gate * ov``, logits. Strongest sources first in each head.
+
+    Raises:
+        GatedInterpError: no such layer or head, none named of several, no tokens and no text, a
+            layer without attention, or numbers that are not positive.
+
+    Examples:
+        >>> from gated_interp.models.analytic import manual_model
+        >>> truth = manual_model(2, 3)  # trigram 1 is held by head 0, 2 by head 1, 3 by both
+        >>> text = truth.task.sample(200, seed=0).tokens
+        >>> found = skip_trigrams(truth.model, tokens=text, sources=1, top=1)
+        >>> found[["source", "destination", "out"]].agg(" ".join, axis=1).tolist()
+        ['A B1 C1', 'A B2 C2']
+    """
+    layer = chosen_layer(model, layer)
+    for name, value in {"sources": sources, "top": top, "least": least}.items():
+        if value < 1:
+            raise GatedInterpError(f"{name} is {value}; it must be at least 1.")
+    attn = require_circuits(model, layer)
+    named = range(len(attn.W_O)) if heads is None else heads
+    require_heads(model, [(layer, head) for head in named])
+    tokens, names = own_text(model, tokens, "train", SEQUENCES), names_for(model, names)
+    reads = _Reads.of(model, layer, tokens, least)
+    rows: list[dict[str, Any]] = []
+    for head in named:
+        rows += _of_head(reads, attn, head, sources, top, least)
+    table = pd.DataFrame(rows, columns=[c for c in COLUMNS if c not in COLUMNS[1:4]])
+    for role in ("source", "destination", "out"):
+        table[role] = [names[i] for i in table[f"{role}_id"]]
+    return table[list(COLUMNS)]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Reads:
+    """What a layer's heads read of each token, norms frozen, and how often the tokens come."""
+
+    queries: Float[Tensor, "d_vocab d_model"]
+    values: Float[Tensor, "d_vocab d_model"]
+    readout: Float[Tensor, "head_index d_head d_vocab"]
+    chance: Float[Tensor, " d_vocab"]  # logarithm of each token's share
+    kept: Int[Tensor, " kept"]
+    pairs: Int[Tensor, "kept kept"]
+    keys: float  # of a query, on average
+    block: Any
+
+    @classmethod
+    def of(
+        cls, model: HookedTransformer, layer: int, tokens: Int[Tensor, "batch pos"], least: int
+    ) -> "_Reads":
+        counts = tokens.flatten().bincount(minlength=model.cfg.d_vocab)
+        enough = counts >= least
+        if bool((tokens[:, 0] == tokens[0, 0]).all()) and len(tokens) > 1:
+            enough[tokens[0, 0]] = False
+        kept = enough.nonzero()[:, 0]
+        if not len(kept):
+            raise GatedInterpError(f"no token comes {least} times; give more text.")
+        scale, final = _mean_scales(model, layer, tokens, counts)
+        queries, values = _inputs(model, layer, tokens.shape[1], scale)
+        readout = frozen_readout(model, layer) / final
+        return cls(
+            queries,
+            values,
+            readout - readout.mean(-1, keepdim=True),
+            (counts / counts.sum()).log(),
+            kept,
+            seen_pairs(tokens, kept),
+            (tokens.shape[1] + 1) / 2,
+            gated_block(model, layer),
+        )
+
+
+def _mean_scales(
+    model: HookedTransformer,
+    layer: int,
+    tokens: Int[Tensor, "batch pos"],
+    counts: Int[Tensor, " d_vocab"],
+) -> tuple[Float[Tensor, "d_vocab 1"], float]:
+    """What the layer's norm divides each token by, and the final norm all, in the mean."""
+    total, final = torch.zeros_like(counts, dtype=torch.float), 0.0
+    if model.cfg.normalization_type is None:
+        return torch.ones_like(total)[:, None], 1.0
+    norm = model.blocks[layer].ln1
+    for part in torch.split(tokens, rows_at_once(tokens)):
+        with outputs_of(norm.hook_scale) as before, outputs_of(model.ln_final.hook_scale) as after:
+            model.ln_final(model(part, stop_at_layer=model.cfg.n_layers))
+        total.index_add_(0, part.flatten(), before[0].flatten().float())
+        final += float(after[0].sum())
+    overall = total.sum() / counts.sum()
+    return torch.where(counts > 0, total / counts, overall)[:, None], final / tokens.numel()
+
+
+def _inputs(
+    model: HookedTransformer, layer: int, length: int, scale: Float[Tensor, "d_vocab 1"]
+) -> tuple[Float[Tensor, "d_vocab d_model"], Float[Tensor, "d_vocab d_model"]]:
+    """What queries and keys, and what values read of each token."""
+    kind, embedded = model.cfg.normalization_type, model.embed.W_E
+    position = model.pos_embed.W_pos[:length].mean(0)
+    shortformer = model.cfg.positional_embedding_type == "shortformer"
+
+    def normed(x: Tensor) -> Tensor:
+        if kind is None:
+            return x
+        norm = model.blocks[layer].ln1
+        y = x @ norm_matrix(norm, kind, embedded[0]) / scale
+        return y + norm.b if kind == "LN" else y
+
+    values = normed(embedded)
+    queries = values + position if shortformer else normed(embedded + position)
+    return queries, values
+
+
+def _of_head(
+    reads: _Reads, attn: Any, head: int, sources: int, top: int, least: int
+) -> list[dict[str, Any]]:
+    qk, attention, gate = _tables(reads, attn, head)
+    share = (attention * gate).masked_fill(reads.pairs < least, -torch.inf)
+    shares, destinations = share.topk(min(top, len(share)), dim=1)
+    ov = reads.values[reads.kept] @ attn.W_V[head] @ reads.readout[head]
+    writes, outs = ov.topk(min(top, ov.shape[1]), dim=1)
+    strength = shares[:, 0] * writes[:, 0]
+    rows = []
+    best = strength.argsort(descending=True, stable=True)[:sources]
+    for s in best[strength[best] > 0].tolist():
+        for d in destinations[s, shares[s] > 0].tolist():
+            at = {"qk": qk[s, d], "attention": attention[s, d], "gate": gate[s, d]}
+            numbers = {name: float(value) for name, value in at.items()}
+            for out, write in zip(outs[s].tolist(), writes[s].tolist(), strict=True):
+                if write <= 0:
+                    continue
+                rows.append(
+                    {
+                        "head": head,
+                        "source_id": int(reads.kept[s]),
+                        "destination_id": int(reads.kept[d]),
+                        "out_id": out,
+                        **numbers,
+                        "ov": write,
+                        "strength": float(share[s, d]) * write,
+                    }
+                )
+    return rows
+
+
+def _tables(
+    reads: _Reads, attn: Any, head: int
+) -> tuple[
+    Float[Tensor, "source destination"],
+    Float[Tensor, "source destination"],
+    Float[Tensor, "source destination"],
+]:
+    """Scores, attention and gates of one head, by source and destination."""
+    here = reads.queries[reads.kept]
+    seen = reads.chance.isfinite()
+    q = (here @ attn.W_Q[head] + attn.b_Q[head]) / attn.attn_scale
+    k = reads.queries @ attn.W_K[head] + attn.b_K[head]
+    usual = (q @ k[seen].T + reads.chance[seen]).logsumexp(1)
+    qk = k[reads.kept] @ q.T
+    attention = (qk - usual - math.log(max(reads.keys - 1, 1e-6))).sigmoid()
+    block = reads.block
+    if block is None:
+        return qk, attention, torch.ones_like(qk)
+    gate_q = here @ block.W_gate_Q[head] + block.b_gate_Q[head]
+    gate_k = here @ block.W_gate_K[head] + block.b_gate_K[head]
+    return qk, attention, gate_activation(gate_k @ gate_q.T, block.config.gate)
