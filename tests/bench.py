@@ -10,8 +10,10 @@ import gc
 import json
 import random
 import resource
+import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,8 @@ from rich.console import Console
 from rich.table import Table
 from slow_twins import (
     PlainGatedStep,
+    PlainLanguageModel,
+    PlainLanguageStep,
     owners_by_every_subset,
     sample_token_by_token,
 )
@@ -32,16 +36,20 @@ from gated_interp.experiments.batches import train_batches
 from gated_interp.experiments.originals import Toys
 from gated_interp.experiments.recipes import RELIABLE
 from gated_interp.experiments.seeds import train_gated_seeds
+from gated_interp.models.language_model import LanguageModelConfig, build_language_model
 from gated_interp.models.toy import ToyConfig, attention_only, build_toy
 from gated_interp.replacements.gated_attention import GatedAttention, GatedConfig
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
+from gated_interp.training.capture import attention_io
 from gated_interp.training.config import TrainConfig
-from gated_interp.training.loop import train_gated
+from gated_interp.training.loop import train_gated, train_toy
 from gated_interp.training.stacked.runs import GatedRun, train_gated_runs
 
 # The post's own code on two cores of the machines this was first measured on, in seconds.
 POST = {"generate 100,000": 4.7, "verdict 2 heads": 7.4, "verdict 8 heads": 31.0, "step": 0.050}
 POST_STEPS = 100_000
+# Of a loop that is timed step by step.
+STEPS = 25
 
 
 def best_of(function: Callable[[], object], repeats: int) -> float:
@@ -202,6 +210,167 @@ def bench_language_shape() -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
+class Interleaved:
+    """A data source that times the steps of the loop that asks it, and other steps in between.
+
+    Seconds are the processor's, of this process: what else the machine does counts for little.
+    """
+
+    def __init__(self, tokens: torch.Tensor, others: dict[str, Callable[[], object]]):
+        self.tokens, self.others = tokens, others
+        self.began: float | None = None
+        self.times: dict[str, list[float]] = {name: [] for name in ("loop", *others)}
+
+    def __call__(self, n: int, _source: torch.Generator) -> torch.Tensor:
+        if self.began is not None:
+            self.times["loop"].append(time.process_time() - self.began)
+        for name, other in self.others.items():
+            started = time.process_time()
+            other()
+            self.times[name].append(time.process_time() - started)
+        self.began = time.process_time()
+        return self.tokens.repeat(1 + n // len(self.tokens), 1)[:n]
+
+    def seconds(self) -> dict[str, float]:
+        """The median of each, without the first two, which warm up."""
+        return {name: statistics.median(each[2:] or each) for name, each in self.times.items()}
+
+
+def language_shape(layers: int = 1, context: int = 64, heads: int = 8) -> LanguageModelConfig:
+    """The shape of austen-1l, or of the like."""
+    return LanguageModelConfig(
+        d_vocab=2048, n_ctx=context, n_layers=layers, d_model=16 * heads, n_heads=heads
+    )
+
+
+def text_like(shape: LanguageModelConfig, batch: int) -> torch.Tensor:
+    """Tokens ``[batch pos]``."""
+    source = torch.Generator().manual_seed(0)
+    return torch.randint(shape.d_vocab, (batch, shape.n_ctx), generator=source)
+
+
+def bench_train_lm() -> list[dict[str, Any]]:
+    """``train-lm``'s loop on 64 sequences, against plain loops of the same model."""
+    rows = []
+    for layers, context in ((1, 64), (2, 128)):
+        shape = language_shape(layers, context)
+        tokens = text_like(shape, 4096 // context)
+        config = TrainConfig.language(
+            steps=STEPS, batch_size=len(tokens), evaluate_every=0, device="cpu"
+        )
+        plain = PlainLanguageStep(build_language_model(shape), config)
+        bare = PlainLanguageStep(PlainLanguageModel(build_language_model(shape)), config)
+        data = Interleaved(tokens, {"plain": partial(plain, tokens), "bare": partial(bare, tokens)})
+        train_toy(build_language_model(shape), config, data=data, progress=False)
+        seconds = data.seconds()
+        rows.append(
+            {
+                "what": f"{layers} layers of 8 heads, {len(tokens)} x {context} tokens",
+                "loop (tokens/s)": tokens.numel() / seconds["loop"],
+                "plain loop": tokens.numel() / seconds["plain"],
+                "ratio": seconds["plain"] / seconds["loop"],
+                "without TransformerLens": tokens.numel() / seconds["bare"],
+                "ratio to it": seconds["bare"] / seconds["loop"],
+            }
+        )
+    return rows
+
+
+def decomposition_step(
+    context: int = 64, heads: int = 8, d_gate: int = 8, tokens: int = 4096
+) -> dict[str, float]:
+    """Seconds of a step that trains a block of twice the heads, and of parts of it."""
+    shape = language_shape(1, context, heads)
+    batch = text_like(shape, tokens // context)
+    model = build_language_model(shape)
+
+    def block() -> GatedAttention:
+        return GatedAttention.from_attention(
+            model.blocks[0].attn, 2, init="duplicate", d_gate=d_gate, normalize_weights=False
+        )
+
+    config = TrainConfig(
+        steps=STEPS, batch_size=len(batch), alpha=0.02, alpha_unit="variance", overlap=0.1,
+        fvu_target=0.1, penalty_off=0.0, lr=1e-3, device="cpu",
+    )  # fmt: skip
+    own, with_penalties = block(), block()
+    seen = attention_io(model, batch)
+    x = seen.inputs
+
+    def forward_backward() -> None:
+        own(*x).square().mean().backward()
+
+    def loss_backward() -> None:
+        found = with_penalties.terms(*x)
+        shared = with_penalties.overlap_penalty(found.z, 1.0, 1.0)
+        (found.output.square().mean() + found.penalty + shared).backward()
+
+    others = {
+        "own": forward_backward,
+        "loss": loss_backward,
+        "original": lambda: attention_io(model, batch),
+    }
+    data = Interleaved(batch, others)
+    train_gated(model, block(), config, data=data, progress=False)
+    return data.seconds()
+
+
+def bench_decompose() -> list[dict[str, Any]]:
+    """A decomposition step, with its growth: one layer, twice its heads, both penalties."""
+    rows = []
+    for context, heads, d_gate in (
+        (64, 8, 8), (128, 8, 8), (256, 8, 8), (64, 4, 8), (64, 16, 8), (64, 8, 1), (64, 8, 32),
+    ):  # fmt: skip
+        seconds = decomposition_step(context, heads, d_gate)
+        rows.append(
+            {
+                "what": f"{heads} heads, context {context}, d_gate {d_gate}",
+                "step (ms)": 1e3 * seconds["loop"],
+                "tokens/s": 4096 / seconds["loop"],
+                "block alone (ms)": 1e3 * seconds["own"],
+                "step / block": seconds["loop"] / seconds["own"],
+                "its loss (ms)": 1e3 * seconds["loss"],
+                "step / loss": seconds["loop"] / seconds["loss"],
+                "original (ms)": 1e3 * seconds["original"],
+            }
+        )
+    return rows
+
+
+def bench_step_memory() -> list[dict[str, Any]]:
+    """What a step needs above what was there, in the fullest moment of three steps."""
+    shape = language_shape()
+    tokens = text_like(shape, 64)
+    model = build_language_model(shape)
+    block = GatedAttention.from_attention(model.blocks[0].attn, 2, init="duplicate", d_gate=8)
+    config = TrainConfig(steps=3, batch_size=64, overlap=0.1, device="cpu")
+    language = TrainConfig.language(steps=3, batch_size=64, evaluate_every=0, device="cpu")
+    data = Interleaved(tokens, {})
+    return [
+        {"what": what, "MiB": peak_of(function)}
+        for what, function in (
+            ("train-lm, 64 x 64 tokens",
+             lambda: train_toy(model, language, data=data, progress=False)),
+            ("decomposition, 16 heads of d_gate 8",
+             lambda: train_gated(model, block, config, data=data, progress=False)),
+        )
+    ]  # fmt: skip
+
+
+def peak_of(function: Callable[[], object]) -> float:
+    """MiB that memory rose in ``function``, as Linux counts it."""
+
+    def status(name: str) -> float:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(float(line.split()[1]) for line in lines if line.startswith(name)) / 1024
+
+    gc.collect()
+    Path("/proc/self/clear_refs").write_text("5")  # the highest so far is what it is now
+    before = status("VmRSS")
+    function()
+    return status("VmHWM") - before
+
+
 def bench_memory() -> list[dict[str, Any]]:
     """32 heads on one sequence of 1,024 tokens, forward and backward, penalty included."""
     block = GatedAttention(GatedConfig(d_model=256, n_heads=32, d_head=16, value_bias=False))
@@ -292,6 +461,9 @@ SECTIONS = {
     "The verdict": bench_verdict,
     "A training step (2H3ST, 4 gated heads, one thread)": bench_steps,
     "Heads as a language model has them (one thread)": bench_language_shape,
+    "Training a language model (one thread)": bench_train_lm,
+    "Decomposing a layer of it (one thread)": bench_decompose,
+    "Memory of a training step (one thread)": bench_step_memory,
     "How a stacked step grows (R = 16, one thread)": bench_growth,
     "Distance from the matrix products alone (one thread)": bench_floor,
     "The whole experiment (all cores)": bench_experiment,

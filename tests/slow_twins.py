@@ -7,9 +7,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from gated_interp.models.language_model import LanguageTransformer
 from gated_interp.models.toy import HookedTransformer
 from gated_interp.replacements.gated_attention import GatedAttention
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask, TrigramBatch
+from gated_interp.training.config import TrainConfig
 
 
 def sample_token_by_token(task: SkipTrigramTask, n: int, source: random.Random) -> list[list[int]]:
@@ -107,3 +109,67 @@ def owners_by_every_subset(
             if held[b]:
                 owners[b].append(h)
     return owners
+
+
+class PlainLanguageStep:
+    """A training step of a language model: nothing but PyTorch's own loop around its forward."""
+
+    def __init__(self, model: nn.Module, config: TrainConfig):
+        self.model, self.clip_norm = model, config.clip_norm
+        named = [(name.rpartition(".")[2], p) for name, p in model.named_parameters()]
+        matrices = [p for name, p in named if not name.startswith("b")]
+        others = [p for name, p in named if name.startswith("b")]
+        self.optimizer = torch.optim.AdamW(
+            [{"params": matrices}, {"params": others, "weight_decay": 0.0}],
+            lr=config.lr,
+            weight_decay=config.weight_decay,
+        )
+
+    def __call__(self, tokens: Int[Tensor, "batch pos"]) -> Tensor:
+        self.optimizer.zero_grad()
+        logits = self.model(tokens)[:, :-1]
+        loss = nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm)
+        self.optimizer.step()
+        return loss.detach()
+
+
+class PlainLanguageModel(nn.Module):
+    """The same transformer without TransformerLens: linear layers and PyTorch's own attention."""
+
+    def __init__(self, model: LanguageTransformer):
+        super().__init__()
+        c = model.language_config
+        self.heads, self.epsilon = c.n_heads, model.cfg.eps
+        self.tokens, self.positions = (
+            nn.Parameter(w.detach().clone()) for w in (model.embed.W_E, model.pos_embed.W_pos)
+        )
+        self.read = nn.ModuleList(
+            nn.Linear(c.d_model, 3 * c.n_heads * c.d_head) for _ in model.blocks
+        )
+        self.write = nn.ModuleList(nn.Linear(c.n_heads * c.d_head, c.d_model) for _ in model.blocks)
+        self.unembed = nn.Linear(c.d_model, c.d_vocab)
+        with torch.no_grad():
+            for read, write, block in zip(self.read, self.write, model.blocks, strict=True):
+                attn = block.attn
+                W = torch.stack([attn.W_Q, attn.W_K, attn.W_V])  # [3 head d_model d_head]
+                read.weight.copy_(W.transpose(2, 3).reshape(-1, c.d_model))
+                read.bias.copy_(torch.stack([attn.b_Q, attn.b_K, attn.b_V]).flatten())
+                write.weight.copy_(attn.W_O.reshape(-1, c.d_model).T)
+                write.bias.copy_(attn.b_O)
+            self.unembed.weight.copy_(model.unembed.W_U.T)
+            self.unembed.bias.copy_(model.unembed.b_U)
+
+    def forward(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_vocab"]:
+        batch, pos = tokens.shape
+        x = self.tokens[tokens] + self.positions[:pos]
+        for read, write in zip(self.read, self.write, strict=True):
+            qkv = read(self._normal(x)).view(batch, pos, 3, self.heads, -1)
+            q, k, v = qkv.permute(2, 0, 3, 1, 4)
+            z = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+            x = x + write(z.transpose(1, 2).flatten(2))
+        return self.unembed(self._normal(x))
+
+    def _normal(self, x: Tensor) -> Tensor:
+        return nn.functional.layer_norm(x, x.shape[-1:], eps=self.epsilon)

@@ -8,14 +8,19 @@ import torch
 from closeness import assert_close
 from slow_twins import (
     PlainGatedStep,
+    PlainLanguageModel,
+    PlainLanguageStep,
     owners_by_every_subset,
     sample_token_by_token,
 )
 
 from gated_interp.analysis.verdict import verdict
+from gated_interp.models.language_model import LanguageModelConfig, build_language_model
 from gated_interp.models.toy import ToyConfig, build_toy
 from gated_interp.replacements.gated_attention import GatedAttention, GatedConfig
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
+from gated_interp.training.config import TrainConfig
+from gated_interp.training.loop import train_toy
 
 
 def test_the_plain_sampler_follows_the_rules_and_the_frequencies():
@@ -57,6 +62,32 @@ def test_the_plain_verdict_names_the_same_owners():
         batch = task.sample_single(1000, 42)
         found = verdict(model, task)
         assert owners_by_every_subset(model, task, batch) == found.owners
+
+
+def test_the_plain_language_step_has_the_losses_of_the_loop():
+    shape = LanguageModelConfig(d_vocab=31, n_ctx=7, n_layers=2, d_model=12, n_heads=3, seed=2)
+    tokens = torch.randint(31, (5, 7), generator=torch.Generator().manual_seed(0))
+    config = TrainConfig.language(
+        steps=4, batch_size=5, lr=0.01, warmup=0.0, lr_decay=0.0, log_every=1, evaluate_every=0
+    )
+    expected = [PlainLanguageStep(build_language_model(shape), config), PlainLanguageStep(
+        PlainLanguageModel(build_language_model(shape)), config)]  # fmt: skip
+    losses = [[float(step(tokens)) for _ in range(4)] for step in expected]
+    found = train_toy(
+        build_language_model(shape), config, data=lambda n, source: tokens, progress=False
+    ).history["loss"]
+    for each in losses:
+        assert_close(each, found.tolist())
+
+
+def test_the_loops_steps_are_timed_between_others():
+    tokens, calls = torch.zeros(3, 5, dtype=torch.long), []
+    data = bench.Interleaved(tokens, {"other": lambda: calls.append(1)})
+    assert data(7, None).shape == (7, 5)  # as a sample that tells the variance
+    for _ in range(4):
+        assert data(3, None).shape == (3, 5)
+    assert len(calls) == 5
+    assert set(data.seconds()) == {"loop", "other"}
 
 
 def test_a_section_reports_the_ratio_of_its_times():
