@@ -15,8 +15,8 @@ from gated_interp.plots.head_page import head_page
 # Rows of the table above the cards: of the block, of the original, how they are written.
 FACTS = {
     "loss, nats per token": ("ce", "ce_original", "{:.3f}"),
-    "of it recovered, against zero ablation": ("ce_recovered_zero", None, "{:.1%}"),
-    "against mean ablation": ("ce_recovered_mean", None, "{:.1%}"),
+    "loss recovered, against zero ablation": ("ce_recovered_zero", None, "{:.1%}"),
+    "loss recovered, against mean ablation": ("ce_recovered_mean", None, "{:.1%}"),
     "FVU": ("fvu", None, "{:.3f}"),
     "heads that write at a position": ("active_per_position", "active_original", "{:.1f}"),
     "open gates per pair": ("gates_per_pair", None, "{:.2f}"),
