@@ -34,6 +34,8 @@ NAMES = [
     "02_gated_attention",
     "03_ov_qk_and_gate_circuits",
     "04_ablate_heads_interactively",
+    "05_a_language_model",
+    "06_induction_heads",
     "07_where_gating_fails",
 ]
 LARGEST = 1_000_000  # bytes: code hosts stop showing notebooks of a few times this size
