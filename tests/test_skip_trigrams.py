@@ -1,5 +1,8 @@
 """Skip trigrams: known answers, and every number once more through the model itself."""
 
+import dataclasses
+import functools
+
 import attention_models as models
 import numpy as np
 import pandas as pd
@@ -11,6 +14,7 @@ import gated_interp as gi
 from gated_interp.analysis.text_pairs import Continuations, held_out_text, last_before, seen_pairs
 from gated_interp.analysis.trigram_effects import alike, logits_at
 from gated_interp.models.analytic import manual_model
+from gated_interp.replacements.replacement import kind_named
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
 
 A, B1, B2, B3, C1, C2, C3, BOS = range(8)
@@ -93,6 +97,9 @@ def test_the_circuits_are_those_of_the_model_at_a_frozen_scale(normalization, po
     if normalization != "none":
         final = float(cache["ln_final.hook_scale"].mean())
 
+    chance = WORDS.flatten().bincount(minlength=23) / WORDS.numel()
+
+    @functools.cache
     def read(token, with_position):
         x = model.embed.W_E[token]
         if with_position and positions == "standard":
@@ -105,7 +112,7 @@ def test_the_circuits_are_those_of_the_model_at_a_frozen_scale(normalization, po
             handle.remove()
         return x + mean_position if with_position and positions == "shortformer" else x
 
-    for row in got.sample(12, random_state=0).to_dict("records"):
+    for row in got.sample(6, random_state=0).to_dict("records"):
         s, d, h = (row[c] for c in ("source_id", "destination_id", "head"))
 
         def score(key, h=h, d=d):
@@ -113,7 +120,7 @@ def test_the_circuits_are_those_of_the_model_at_a_frozen_scale(normalization, po
             return q @ (read(key, True) @ attn.W_K[h] + attn.b_K[h]) / attn.attn_scale
 
         assert_close(row["qk"], score(s), scale=3)
-        others = torch.stack([score(int(t)).exp() for t in WORDS.flatten()]).mean()
+        others = (torch.stack([score(t).exp() for t in range(23)]) * chance).sum()
         odds = score(s).exp() / others / (13 + 1 - 2) * 2
         assert_close(row["attention"], odds / (1 + odds), roundings=200)
         write = read(s, False) @ attn.W_V[h] @ attn.W_O[h]
@@ -207,7 +214,7 @@ def test_an_effect_is_what_cutting_one_edge_does(spliced):
         away = (p[0] - p[1] - e.other_out).abs()
         away[e.out_id] = 1
         assert away.min() < 1e-5  # that of some other token
-    assert got.examples.groupby(IDS)["row"].is_unique.all()
+    assert not got.examples.duplicated([*IDS, "row"]).any()
 
 
 def test_the_table_sums_up_the_places(measured):
@@ -242,9 +249,8 @@ def test_only_where_it_is_followed(truth, text):
     every = gi.confirm_skip_trigrams(truth.model, asked, text, most=400).table
     only = gi.confirm_skip_trigrams(truth.model, asked, text, most=400, followed=True).table
     assert every["n"].tolist()[0] == every["n"].tolist()[1] > 40
-    assert only["n"].tolist()[1] == 0
-    assert only["n"][0] == only["followed"][0] > 0
-    assert only["confirmed"].tolist() == [True, False]
+    assert only["n"].tolist() == only["followed"].tolist()
+    assert 0 <= only["n"][1] < every["followed"][0] <= only["n"][0]  # C3 comes by chance alone
 
 
 def test_the_seed_decides_and_nothing_else(truth, text):
@@ -276,12 +282,15 @@ def test_groups_find_out_whether_the_destination_matters(truth, text):
     assert group["between_alike"] > 0.3
     assert (group["source"], group["out"], group["destinations"]) == ("A", "C1", 6)
     assert group["n"] == found.table["n"].sum()
-    even = manual_model(2, 3)
-    with torch.no_grad():
-        even.model.blocks[0].attn.W_Q.zero_()
-    flat = gi.confirm_skip_trigrams(even.model, asked, text, most=40, common=6).groups().iloc[0]
+    # Of a head that looks at what is near, whatever it is, only the first test finds a difference.
+    distance = found.examples["query_pos"] - found.examples["key_pos"]
+    noise = np.random.default_rng(0).normal(size=len(distance))
+    near = found.examples.assign(logit=2.0 ** -np.floor(np.log2(distance)) + 1e-3 * noise)
+    flat = dataclasses.replace(found, examples=near).groups().iloc[0]
     assert not flat["depends"]
     assert abs(flat["between_alike"]) < 0.1
+    one = found.examples[found.examples["destination_id"] == B1]
+    assert np.isnan(dataclasses.replace(found, examples=one).groups()["p_alike"][0])
 
 
 def test_the_permutation_test_keeps_its_level():
@@ -306,7 +315,7 @@ def test_a_head_that_says_two_things_must_say_two_more(measured, truth, text):
         row = found.loc[head]
         assert row[["wanted", "crossed", "raised", "bugs"]].tolist() == [2, 2, 2, 2]
         assert row["share"] == 1
-        assert row["followed"] == 0 < row["expected"]
+        assert row["followed"] < row["expected"]
     whole = found.loc[found.index.isna()].iloc[0]
     assert whole["bugs"] == 4
     assert 0.3 < whole["low"] < 0.6
@@ -318,7 +327,7 @@ def test_a_head_that_says_two_things_must_say_two_more(measured, truth, text):
     # Where the crossed continuations come as often as not, they are no bugs.
     odd = text.clone()
     for b, c in ((B1, C3), (B3, C1), (B2, C3), (B3, C2)):
-        rows = torch.tensor([[BOS, A, b, c, BOS, BOS, BOS, BOS, BOS, BOS, BOS]] * 200)
+        rows = torch.tensor([[BOS, A, b, c, BOS, BOS, BOS, BOS, BOS, BOS, BOS]] * 20)
         odd = torch.cat([odd, rows])
     assert gi.skip_trigram_bugs(measured, odd).set_index("head").loc[0, "bugs"] == 0
 
@@ -341,15 +350,14 @@ def test_who_holds_a_trigram_before_and_after(truth, text):
         normalize_weights=False,
     )  # fmt: skip
     after = gi.splice(truth.model, 0, block)
-    asked = pd.DataFrame(
-        [[A, B1, C1], [A, B2, C2], [A, B3, C3], [A, B3, C1], [C3, BOS, C1]], columns=IDS[1:]
-    )
+    asked = pd.DataFrame([[A, B1, C1], [A, B2, C2], [A, B3, C3], [A, B3, C1]], columns=IDS[1:])
     found = gi.skip_trigram_holders(after, asked, text).set_index("out")
     assert found["held_by"].tolist() == ["L0H0", "L0H1", "L0H2"]
     assert found.loc["C3", ["share", "heads"]].tolist() == pytest.approx([1, 1])
     assert found.loc["C3", ["share_original", "heads_original"]].tolist() == pytest.approx([0.5, 2])
     assert found.loc["C2", "held_by_original"] == "L0H1"
     assert "held_by_original" not in gi.skip_trigram_holders(truth.model, asked, text)
+    assert len(gi.skip_trigram_holders(after, asked, text[(text != A).all(1)])) == 0
 
 
 @torch.no_grad()
@@ -399,16 +407,8 @@ def test_bad_input_in_one_sentence(truth, text):
     ):
         with pytest.raises(gi.GatedInterpError, match=says):
             call()
-    found = gi.confirm_skip_trigrams(model, ok, text)
-    with pytest.raises(gi.GatedInterpError, match="whole numbers of shape"):
-        gi.skip_trigram_bugs(found, text.float())
-    sae = gi.splice(model, 0, models_without_attention(model))
+    kind = kind_named("sae")
+    config = kind.config_type(d_model=8, n_heads=4)
+    sae = gi.splice(model, 0, kind.from_config(config, model.blocks[0].attn))
     with pytest.raises(gi.GatedInterpError, match="no attention and so no circuits"):
         gi.skip_trigrams(sae, tokens=text)
-
-
-def models_without_attention(model):
-    from gated_interp.replacements.replacement import kind_named
-
-    kind = kind_named("sae")
-    return kind(kind.config_type(d_model=model.cfg.d_model, n_heads=4))

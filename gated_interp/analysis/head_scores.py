@@ -96,7 +96,9 @@ def _compositions(model: HookedTransformer) -> pd.DataFrame:
             best = of_kind.loc[of_kind["excess"].idxmax()] if len(of_kind) else None
             row[f"{kind.lower()}_composition"] = float("nan") if best is None else best["excess"]
             row[f"{kind.lower()}_sender"] = (
-                None if best is None else head_name((best["sender_layer"], best["sender_head"]))
+                None
+                if best is None
+                else head_name((int(best["sender_layer"]), int(best["sender_head"])))
             )
         rows.append(row)
     return pd.DataFrame(rows)

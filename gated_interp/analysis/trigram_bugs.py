@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float, Int
@@ -183,9 +184,6 @@ def skip_trigram_bugs(
         came (``followed``) and would have come by chance (``expected``). Missing where there are
         none.
 
-    Raises:
-        GatedInterpError: tokens that are not whole numbers of shape [batch, pos].
-
     Examples:
         >>> from gated_interp.analysis.skip_trigrams import skip_trigrams
         >>> from gated_interp.analysis.trigram_effects import confirm_skip_trigrams
@@ -198,24 +196,20 @@ def skip_trigram_bugs(
         [[2, 2, 2], [2, 2, 2], [4, 4, 4]]
     """
     tokens = effects.tokens if tokens is None else tokens
-    if tokens.ndim != 2 or tokens.is_floating_point():
-        raise GatedInterpError(
-            f"tokens have shape {tuple(tokens.shape)} and type {tokens.dtype}; they must be whole "
-            "numbers of shape [batch, pos]."
-        )
     sure = effects.table[effects.table["confirmed"] & (effects.table["effect_low"] > least)]
     count = Continuations(tokens)
-    wanted = sure[[found[1] > found[2] for found in _counted(count, sure)]]
+    wanted = sure[_where([found[1] > found[2] for found in _counted(count, sure)])]
     measured = effects.table.set_index(SAID)
     crossed = _crossed(wanted)
-    crossed = crossed[[key in measured.index for key in crossed[SAID].itertuples(index=False)]]
+    keys = crossed[SAID].itertuples(index=False, name=None)
+    crossed = crossed[_where([key in measured.index for key in keys])]
     told = measured.loc[list(crossed[SAID].itertuples(index=False, name=None))]
     crossed = crossed.assign(
         effect=told["effect"].to_numpy(),
         raised=(told["effect_low"] > least).to_numpy(),
         n=_counted(count, crossed),
     )
-    rarer = pd.Series([found[1] < found[2] for found in crossed["n"]], crossed.index, dtype=bool)
+    rarer = _where([found[1] < found[2] for found in crossed["n"]])
     crossed["bug"] = crossed["raised"] & rarer
     heads = sorted(effects.table["head"].unique().tolist())
     rows = [
@@ -224,6 +218,10 @@ def skip_trigram_bugs(
     ]
     rows.append({"head": None, **_row(sure, wanted, crossed)})
     return pd.DataFrame(rows).astype({"head": "Int64"})
+
+
+def _where(chosen: list[bool]) -> "np.ndarray":
+    return np.array(chosen, dtype=bool)
 
 
 def _counted(count: Continuations, table: pd.DataFrame) -> list[tuple[int, int, float]]:

@@ -70,9 +70,10 @@ class SkipTrigramEffects:
         """By head, source and output, whatever the destination; does it matter?
 
         A destination that follows its source at once sees more of it than one far away, so effects
-        are compared twice: as they are, by the Kruskal-Wallis test, and at like distances, by 1,000
-        permutations of the ranks of the effect among places whose distance (query less key) lies
-        between the same powers of two, the mean rank of each distance subtracted.
+        (``logit``, which does not hang on how sure the model was) are compared twice: as they are,
+        by the Kruskal-Wallis test, and at like distances, by 1,000 permutations of their ranks
+        among places whose distance (query less key) lies between the same powers of two, the mean
+        rank of each such distance subtracted.
 
         Args:
             seed: of the permutations.
@@ -414,7 +415,7 @@ def interval(values: "np.ndarray") -> tuple[float, float]:
 def _dependence(examples: pd.DataFrame, draw: np.random.Generator) -> dict[str, Any]:
     """Whether effects differ between destinations, by rank: as they are, and at like distances."""
     destination = examples["destination_id"].to_numpy(dtype=int)
-    effect = examples["effect"].to_numpy(dtype=float)
+    effect = examples["logit"].to_numpy(dtype=float)
     groups = [effect[destination == d] for d in np.unique(destination)]
     if len(groups) < 2 or np.ptp(effect) == 0:
         nothing = float("nan") if len(groups) < 2 else 0.0
