@@ -93,7 +93,7 @@ def _compositions(model: HookedTransformer) -> pd.DataFrame:
         row: dict[str, Any] = {}
         for kind in "QKV":
             of_kind = mine[mine["kind"] == kind]
-            best = of_kind.loc[of_kind["excess"].idxmax()] if len(of_kind) else None
+            best = of_kind.nlargest(1, "excess").iloc[0] if len(of_kind) else None
             row[f"{kind.lower()}_composition"] = float("nan") if best is None else best["excess"]
             row[f"{kind.lower()}_sender"] = (
                 None
@@ -243,7 +243,7 @@ def induction_paths(
 
 def _receiver(model: HookedTransformer, tokens: Int[Tensor, "batch pos"]) -> Head:
     scores = induction_scores(model, tokens).query("layer > 0")
-    best = scores.loc[scores["prefix_matching"].idxmax()]
+    best = scores.nlargest(1, "prefix_matching").iloc[0]
     return int(best["layer"]), int(best["head"])
 
 

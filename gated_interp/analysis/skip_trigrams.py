@@ -28,7 +28,15 @@ from gated_interp.replacements.replacement import outputs_of
 from gated_interp.replacements.splice import gated_block
 
 SEQUENCES = 1000
-COLUMNS = ("head", "source", "destination", "out", "source_id", "destination_id", "out_id")
+COLUMNS: tuple[str, ...] = (
+    "head",
+    "source",
+    "destination",
+    "out",
+    "source_id",
+    "destination_id",
+    "out_id",
+)
 COLUMNS += ("qk", "attention", "gate", "ov", "strength")
 
 

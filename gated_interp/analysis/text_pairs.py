@@ -119,7 +119,7 @@ class Continuations:
         here = tokens[:, :-1]
         self._next = tokens[:, 1:].flatten()
         order = here.flatten().argsort()
-        self._where = order.split(here.flatten().bincount().tolist())
+        self._where = torch.split(order, here.flatten().bincount().tolist())
         self._behind: dict[int, Tensor] = {}
 
     def __call__(self, source: int, destination: int, out: int) -> tuple[int, int, float]:

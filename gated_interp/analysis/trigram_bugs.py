@@ -80,13 +80,14 @@ def skip_trigram_holders(
     if layer in originals(model):
         models["_original"] = unsplice(model, layer)
     rows = []
-    for (source, out), mine in trigrams.groupby(["source_id", "out_id"], sort=False):
-        at = _places(tokens, int(source), mine["destination_id"].unique(), most, seed)
+    for _, mine in trigrams.groupby(["source_id", "out_id"], sort=False):
+        source, out = (int(mine[c].iloc[0]) for c in ("source_id", "out_id"))
+        at = _places(tokens, source, mine["destination_id"].unique(), most, seed)
         if not len(at):
             continue
         row: dict[str, Any] = {"source": names[source], "out": names[out], "n": len(at)}
         for which, each in models.items():
-            effects = _direct(each, layer, tokens, at, int(source), int(out)).double()
+            effects = _direct(each, layer, tokens, at, source, out).double()
             row |= {f"{name}{which}": v for name, v in _held(effects, layer).items()}
         rows.append({**row, "source_id": source, "out_id": out})
     return pd.DataFrame(rows)
@@ -178,11 +179,12 @@ def skip_trigram_bugs(
 
     Returns:
         One row per head, and one of them together (``head`` missing): ``trigrams`` confirmed,
-        ``wanted``; ``crossed`` predictions, ``raised``, ``bugs``; ``share`` of the crossed that are
-        bugs, with ``low`` and ``high`` (95%, Wilson); ``effect``, nats, mean of the bugs;
-        ``effect_wanted``, of the wanted trigrams that were crossed; how often the bugs' outputs
-        came (``followed``) and would have come by chance (``expected``). Missing where there are
-        none.
+        ``wanted``; ``crossed`` predictions, ``raised``, ``bugs``, and ``never``, the raised that
+        never come on the text (where chance would not bring them either, they are no bugs);
+        ``share`` of the crossed that are bugs, with ``low`` and ``high`` (95%, Wilson); ``effect``,
+        nats, mean of the bugs; ``effect_wanted``, of the wanted trigrams that were crossed; how
+        often the bugs' outputs came (``followed``) and would have come by chance (``expected``).
+        Missing where there are none.
 
     Examples:
         >>> from gated_interp.analysis.skip_trigrams import skip_trigrams
@@ -207,7 +209,7 @@ def skip_trigram_bugs(
     crossed = crossed.assign(
         effect=told["effect"].to_numpy(),
         raised=(told["effect_low"] > least).to_numpy(),
-        n=_counted(count, crossed),
+        n=pd.Series(_counted(count, crossed), crossed.index, dtype=object),
     )
     rarer = _where([found[1] < found[2] for found in crossed["n"]])
     crossed["bug"] = crossed["raised"] & rarer
@@ -248,6 +250,7 @@ def _row(sure: pd.DataFrame, wanted: pd.DataFrame, crossed: pd.DataFrame) -> dic
         "crossed": len(crossed),
         "raised": int(crossed["raised"].sum()),
         "bugs": len(bugs),
+        "never": int((crossed["raised"] & _where([f[1] == 0 for f in crossed["n"]])).sum()),
     }
     nan = float("nan")
     low = high = nan

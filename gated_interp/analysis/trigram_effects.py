@@ -86,24 +86,30 @@ class SkipTrigramEffects:
             ``p_alike`` and ``between_alike`` of the second; ``depends``, ``p_alike`` below 0.05.
             Missing where fewer than two are tested.
         """
+        named = {
+            role: dict(zip(self.table[f"{role}_id"], self.table[role], strict=True))
+            for role in ("source", "out")
+        }
         rows = []
-        for key, mine in self.examples.groupby(["head", "source_id", "out_id"], sort=False):
+        for _, mine in self.examples.groupby(["head", "source_id", "out_id"], sort=False):
+            head, source, out = (int(mine[c].iloc[0]) for c in ("head", "source_id", "out_id"))
             counts = mine["destination_id"].map(mine["destination_id"].value_counts())
             enough = mine[counts >= LEAST_EACH]
+            draw = np.random.default_rng(derive(seed, head, source, out))
             rows.append(
                 {
-                    **dict(zip(("head", "source_id", "out_id"), key, strict=True)),
+                    "head": head,
+                    "source": named["source"][source],
+                    "out": named["out"][out],
+                    "source_id": source,
+                    "out_id": out,
                     "destinations": mine["destination_id"].nunique(),
                     **_summary(mine),
                     "tested": enough["destination_id"].nunique(),
-                    **_dependence(enough, np.random.default_rng(derive(seed, *map(int, key)))),
+                    **_dependence(enough, draw),
                 }
             )
-        names = self.table[["source_id", "source"]].drop_duplicates()
-        outs = self.table[["out_id", "out"]].drop_duplicates()
-        found = pd.DataFrame(rows).merge(names, on="source_id").merge(outs, on="out_id")
-        first = ["head", "source", "out"]
-        return found[[*first, *(c for c in found.columns if c not in first)]]
+        return pd.DataFrame(rows)
 
 
 @torch.no_grad()
@@ -212,9 +218,8 @@ def _with_common(
     sources = torch.tensor(wanted["source_id"].unique())
     counts = tokens.flatten().bincount()
     frequent = counts.topk(min(len(counts), 20 * common)).indices.cpu()
-    kept = torch.cat([sources, frequent]).unique()
+    kept = torch.tensor(sorted({*sources.tolist(), *frequent.tolist()}))
     pairs = seen_pairs(tokens, kept.to(tokens.device)).cpu()
-    pairs[:, kept == tokens[0, 0].cpu()] = 0
     added = []
     for s in sources.tolist():
         best = pairs[(kept == s).nonzero().item()].topk(min(common, len(kept)))
@@ -245,17 +250,17 @@ def _edges(
 ) -> Iterator[_Edges]:
     """Every edge with its places; those of a trigram each where ``out`` must follow."""
     before: dict[int, Tensor] = {}
-    for key, mine in wanted.groupby(TRIGRAM if followed else EDGE, sort=False):
-        head, source, destination = (int(i) for i in key[:3])
+    for _, mine in wanted.groupby(TRIGRAM if followed else EDGE, sort=False):
+        outs = [int(i) for i in mine["out_id"]]
+        head, source, destination = (int(mine[c].iloc[0]) for c in EDGE)
         if source not in before:
             before[source] = last_before(tokens, source)
         here = (tokens == destination) & (before[source] >= 0)
         here[:, -1] = False
         if followed:
-            here[:, :-1] &= tokens[:, 1:] == int(key[3])
+            here[:, :-1] &= tokens[:, 1:] == outs[0]
         places = _drawn(tokens, here, before[source], source, destination, most, seed)
         if len(places):
-            outs = [int(i) for i in mine["out_id"]]
             yield _Edges(head, source, destination, outs, places)
 
 
@@ -311,7 +316,7 @@ def _measured(
     without, without_other = (
         logits_at(model, read, query, (hook, head, at)) for at in (key, control)
     )
-    seen = tokens.unique()
+    seen = tokens.flatten().bincount().nonzero()[:, 0].cpu()
     frames, start = [], 0
     for e in edges:
         mine = slice(start, start + len(e.places))
@@ -343,7 +348,7 @@ def _differences(
         "effect": fell[:, out].cpu().numpy(),
         "logit": (logit[:, out] - logit.mean(-1)).cpu().numpy(),
         "other_edge": elsewhere.cpu().numpy(),
-        "other_out": fell.gather(1, other[:, None])[:, 0].cpu().numpy(),
+        "other_out": fell.gather(1, other[:, None].to(fell.device))[:, 0].cpu().numpy(),
     }
 
 
