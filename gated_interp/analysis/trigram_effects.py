@@ -55,6 +55,11 @@ class SkipTrigramEffects:
             ``followed``.
         tokens: ``[batch pos]``, the text.
         layer: whose heads.
+
+    Examples:
+        >>> table = pd.DataFrame({"head": [0, 1], "confirmed": [True, False]})
+        >>> SkipTrigramEffects(table, table, torch.zeros(1, 2, dtype=torch.long), layer=0)
+        SkipTrigramEffects(layer 0, 1 of 2 confirmed)
     """
 
     table: pd.DataFrame
@@ -95,7 +100,7 @@ class SkipTrigramEffects:
             head, source, out = (int(mine[c].iloc[0]) for c in ("head", "source_id", "out_id"))
             counts = mine["destination_id"].map(mine["destination_id"].value_counts())
             enough = mine[counts >= LEAST_EACH]
-            draw = np.random.default_rng(derive(seed, head, source, out))
+            draw = np.random.default_rng(derive(seed, Stream.DEPENDENCE, head, source, out))
             rows.append(
                 {
                     "head": head,

@@ -46,3 +46,4 @@ class Stream(enum.IntEnum):
     EDGE_CONTROLS = 62
     # head scores
     PATH_SOURCE = 63
+    DEPENDENCE = 65

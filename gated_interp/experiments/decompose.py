@@ -281,8 +281,9 @@ def _together(
 
 def held_out(model: HookedTransformer, data: Source, part: Part, n: int) -> Int[Tensor, "n pos"]:
     """Sequences of a text's ``part`` (of another source, from a seed of its own)."""
-    stream = Stream.VALIDATION if part == "validation" else Stream.TEST
-    return draw(held_out_part(data, part), n, derive(0, stream), model)
+    validation, test = derive(0, Stream.VALIDATION), derive(0, Stream.TEST)
+    seed = validation if part == "validation" else test
+    return draw(held_out_part(data, part), n, seed, model)
 
 
 def _positions(data: Source, model: HookedTransformer) -> int:

@@ -18,7 +18,7 @@ from gated_interp.replacements.gates import GateActivation
 from gated_interp.replacements.replacement import Replacement, kind_named
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
 from gated_interp.tasks.task import ProbedTask, Task
-from gated_interp.training.config import TrainConfig
+from gated_interp.training.config import TrainConfig, block_seed
 from gated_interp.training.stacked.runs import GatedRun, ToyRun, disturb
 
 
@@ -136,7 +136,7 @@ class Recipe(Config):
             fields["d_head"] = int(attn.W_Q.shape[-1])
         fields |= self.options
         fields["output_scale"] = longest_output(original, task, seed) if self.scale_output else 1.0
-        fields["seed"] = derive(seed, Stream.BLOCK)
+        fields["seed"] = block_seed(seed)
         if self.from_original:
             return kind.from_attention(attn, self.expansion, **fields)
         n, d_model, _ = attn.W_Q.shape

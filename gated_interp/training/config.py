@@ -4,7 +4,13 @@ import dataclasses
 from typing import Any, Literal
 
 from gated_interp.core.config import Config, positive
-from gated_interp.core.seeds import MAX_SEED
+from gated_interp.core.seeds import MAX_SEED, derive
+from gated_interp.core.streams import Stream
+
+
+def block_seed(seed: int) -> int:
+    """The seed of a block's initial weights, of the seed that a run is named by."""
+    return derive(seed, Stream.BLOCK)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

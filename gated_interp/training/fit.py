@@ -12,7 +12,7 @@ from gated_interp.core.streams import Stream
 from gated_interp.models.toy import HookedTransformer
 from gated_interp.replacements.replacement import Replacement, kind_named
 from gated_interp.replacements.splice import require_layer
-from gated_interp.training.config import TrainConfig
+from gated_interp.training.config import TrainConfig, block_seed
 from gated_interp.training.data import DataSource, data_for, draw
 from gated_interp.training.loop import TrainResult, train_gated
 
@@ -215,4 +215,4 @@ def fit_settings(
     given = {n: v for n, v in settings.items() if n in train_fields and n != "seed"}
     config = TrainConfig.fit(**base | dict(chosen.train) | given)
     fields = dict(chosen.block) | {n: v for n, v in settings.items() if n in config_fields}
-    return kind.from_attention(attn, expansion, seed=derive(seed, Stream.BLOCK), **fields), config
+    return kind.from_attention(attn, expansion, seed=block_seed(seed), **fields), config

@@ -194,11 +194,11 @@ class Imitate:
         return error, penalty, shared, measures
 
     def _fvu(
-        self, output: Float[Tensor, "batch pos d_model"], target: Float[Tensor, "batch pos d_model"]
+        self, output: Float[Tensor, "batch pos d_model"], wanted: Float[Tensor, "batch pos d_model"]
     ) -> Float[Tensor, ""]:
         """That of the whole batch, of which this process has a share."""
-        centre = self.group.mean(target.mean((0, 1)))
-        error, varies = squared_error(output, target), variation(target, centre)
+        centre = self.group.mean(wanted.mean((0, 1)))
+        error, varies = squared_error(output, wanted), variation(wanted, centre)
         return unexplained(self.group.mean(error.sum()), self.group.mean(varies.sum()))
 
 
