@@ -8,8 +8,8 @@ CODE := gated_interp tests
 # Small tensors: a second thread gains little, and beside another process it costs a lot.
 ONE_THREAD := OMP_NUM_THREADS=1
 
-.PHONY: help setup reproduce test test-all test-machines check format bench language-models mutants \
-  constraints clean
+.PHONY: help setup reproduce test test-all test-machines check format bench docs docs-serve dist \
+  language-models mutants constraints clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -49,6 +49,21 @@ format: $(READY)  ## format, and mend what the linter can mend
 bench: $(READY)  ## measure the speeds that the README names, as ratios
 	$(BIN)/python tests/bench.py
 
+# From nothing, since what is built already warns of nothing. Notebooks and names get pages.
+SITE := docs/_build/html
+docs: $(READY)  ## build the documentation into docs/_build/html; a warning is an error
+	rm -rf docs/_build docs/notebooks docs/reference
+	$(ONE_THREAD) $(BIN)/python -m sphinx -q -W --keep-going docs $(SITE)
+
+docs-serve: $(READY)  ## show the documentation at http://127.0.0.1:8000
+	@test -f $(SITE)/index.html || $(MAKE) docs
+	$(BIN)/python -m http.server 8000 --bind 127.0.0.1 --directory $(SITE)
+
+dist: $(READY)  ## build wheel and sdist into dist, install them elsewhere and try them
+	rm -rf dist
+	$(BIN)/python -m build -q --no-isolation
+	$(ONE_THREAD) $(BIN)/python tests/smoke.py dist constraints.txt
+
 # Under forty minutes on two cores, the models side by side. Interrupted, it goes on where it was.
 LANGUAGE := $(ONE_THREAD) $(BIN)/gated-interp train-lm austen --device cpu --checkpoint-every 100
 MODELS := gated_interp/checkpoints/shipped_models
@@ -78,5 +93,5 @@ constraints:  ## write the versions in .venv to constraints.txt
 	@touch $(READY)
 
 clean:  ## remove caches and built packages; .venv, runs and figures stay
-	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf build dist docs/_build docs/notebooks docs/reference .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find $(CODE) notebooks -name __pycache__ -type d -prune -exec rm -rf {} +

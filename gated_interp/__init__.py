@@ -8,7 +8,7 @@ quick.
 import importlib
 from typing import Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 with open(f"{__path__[0]}/__init__.pyi", encoding="utf-8") as _stub:
     # Lines such as: from gated_interp.core.errors import GatedInterpError as GatedInterpError

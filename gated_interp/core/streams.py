@@ -44,6 +44,6 @@ class Stream(enum.IntEnum):
     # skip trigrams on text
     EDGE_PLACES = 61
     EDGE_CONTROLS = 62
+    DEPENDENCE = 65
     # head scores
     PATH_SOURCE = 63
-    DEPENDENCE = 65

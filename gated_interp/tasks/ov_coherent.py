@@ -42,7 +42,7 @@ class PairBatch:
 
 @dataclasses.dataclass(frozen=True)
 class OVCoherentTask(KnownAnswers):
-    """Sequences ``[signal] ... [signal] ... [read-off] -> [answer]``, noise between.
+    """Sequences ``[signal] … [signal] … [read-off] -> [answer]``, noise between.
 
     Vocabulary: ``0`` = read-off; then signals, noise, answers (one for each unordered pair of
     signals, equal ones included). The two signals are drawn uniformly and stand at two places drawn

@@ -97,7 +97,7 @@ class TrigramBatch:
 
 @dataclasses.dataclass(frozen=True)
 class SkipTrigramTask(KnownAnswers):
-    """Skip trigrams ``[0] ... [b] -> [b + n_trigrams]`` for ``b`` in 1..n_trigrams.
+    """Skip trigrams ``[0] … [b] -> [b + n_trigrams]`` for ``b`` in 1..n_trigrams.
 
     Vocabulary: ``0`` = A; ``1..n`` = B; ``n+1..2n`` = C; ``2n+1`` = BOS. A sequence starts with
     BOS. Every next token is uniform over the whole vocabulary, except: while an A is open (no B

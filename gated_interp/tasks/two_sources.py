@@ -43,7 +43,7 @@ class QuestionBatch:
 
 @dataclasses.dataclass(frozen=True)
 class TwoSourcesTask(KnownAnswers):
-    """``[Ai] ... [Xi] ... [Bi] -> [Ci]``, in any order of the sources; with one of them, noise.
+    """``[Ai] … [Xi] … [Bi] -> [Ci]``, in any order of the sources; with one of them, noise.
 
     Vocabulary: ``0`` = BOS; then first sources A, second sources X, questions B, answers C (one of
     each for every case) and noise. Each source of the question is there with probability 3/4,

@@ -1,0 +1,100 @@
+"""How Sphinx builds the site: ``make docs``, offline; no page asks another host for anything."""
+
+import json
+import shutil
+from pathlib import Path
+
+from docutils import nodes
+from latex2mathml.converter import convert
+
+import gated_interp
+
+HERE = Path(__file__).parent
+
+project = "gated-interp"
+author = "the gated-interp authors"
+version = release = gated_interp.__version__
+
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.napoleon",
+    "sphinx_codeautolink",
+]
+exclude_patterns = ["_build"]
+templates_path = ["_templates"]
+
+# Notebooks are shown with the outputs that they are stored with.
+nb_execution_mode = "off"
+# The widgets' own scripts would come from another host; a picture stands beside each.
+nb_ipywidgets_js = {}
+nb_mime_priority_overrides = [("html", "application/vnd.jupyter.widget-view+json", None)]
+myst_enable_extensions = ["dollarmath"]
+myst_fence_as_directive = ["math"]
+myst_heading_anchors = 3
+html_math_renderer = "mathml"
+
+autosummary_generate = True
+autodoc_typehints = "signature"
+autodoc_typehints_format = "short"
+autodoc_preserve_defaults = True
+autodoc_member_order = "bysource"
+python_maximum_signature_line_length = 88
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+
+html_theme = "furo"
+html_title = f"gated-interp {release}"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_copy_source = False
+html_show_sourcelink = False
+pygments_style = "friendly"
+codeautolink_autodoc_inject = False
+
+
+def setup(app):
+    copy_notebooks()
+    app.add_html_math_renderer("mathml", (inline_formula, None), (formula, None))
+    app.connect("source-read", on_the_site)
+    app.connect("missing-reference", public_name)
+
+
+def copy_notebooks():
+    """Beside the pages, where Sphinx looks; git ignores them there. A page installs nothing."""
+    there = HERE / "notebooks"
+    shutil.rmtree(there, ignore_errors=True)
+    there.mkdir()
+    for path in sorted((HERE.parent / "notebooks").glob("*.ipynb")):
+        notebook = json.loads(path.read_text(encoding="utf-8"))
+        cells = notebook["cells"]
+        notebook["cells"] = [c for c in cells if "%pip install" not in "".join(c["source"])]
+        (there / path.name).write_text(json.dumps(notebook), encoding="utf-8")
+
+
+def on_the_site(app, docname, content):
+    """Links to notebooks lead to their pages here, as they lead to their files elsewhere."""
+    content[0] = content[0].replace("](../notebooks/", "](notebooks/")
+
+
+def inline_formula(translator, node):
+    translator.body.append(convert(node.astext()))
+    raise nodes.SkipNode
+
+
+def formula(translator, node):
+    shown = convert(node.astext(), display="block")
+    translator.body.append(f'<div class="formula">{shown}</div>')
+    raise nodes.SkipNode
+
+
+def public_name(app, env, node, contnode):
+    """Docstrings name things where they live; the reference lists them under the package."""
+    name = node.get("reftarget", "").rpartition(".")[2]
+    if name not in gated_interp.__all__ or name == "__version__":
+        return None
+    domain = env.domains["py"]
+    return domain.resolve_xref(
+        env, node["refdoc"], app.builder, "obj", f"gated_interp.{name}", node, contnode
+    )

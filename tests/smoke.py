@@ -1,0 +1,75 @@
+"""Install what was built into an empty environment, and try what a stranger tries first.
+
+``python tests/smoke.py dist constraints.txt`` takes the wheel, with what it needs, then the sdist.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+import venv
+from pathlib import Path
+
+TRIED = """
+import sys
+import gated_interp as gi
+
+assert gi.__file__.startswith(sys.prefix), gi.__file__
+model = gi.load("2H3ST-gated")
+assert gi.verdict(model, model.task).clean
+assert set(gi.shipped_names()) >= {"2H3ST-toy", "2H3ST-gated"}
+for name in gi.__all__:
+    getattr(gi, name)
+print(gi.__version__)
+"""
+
+
+class Elsewhere:
+    """An environment that knows nothing of this checkout.
+
+    Args:
+        folder: where it is made.
+        deps: a folder with the dependencies, for an environment that installs none.
+    """
+
+    def __init__(self, folder: Path, deps: str | None = None):
+        venv.create(folder, with_pip=True)
+        self.folder, self.bin = folder, folder / "bin"
+        self.settings = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+        if deps is not None:
+            (site,) = folder.glob("lib/python*/site-packages")
+            (site / "deps.pth").write_text(f"{deps}\n", encoding="utf-8")
+
+    def run(self, *command: str | Path) -> str:
+        """What it prints, run there."""
+        done = subprocess.run(
+            [self.bin / command[0], *command[1:]],
+            check=True, cwd=self.folder, env=self.settings, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        return done.stdout
+
+    def install(self, built: Path, *of_pip: str) -> None:
+        """A wheel or an sdist, with further arguments of ``pip install``."""
+        self.run("python", "-m", "pip", "-q", "--disable-pip-version-check", "install",
+                 *of_pip, built.resolve())  # fmt: skip
+
+    def tried(self) -> str:
+        """The version that is installed, once it does what a stranger tries first."""
+        version = self.run("python", "-c", TRIED).strip()
+        assert self.run("gated-interp", "--version").split()[-1] == version
+        assert "held by" in self.run("gated-interp", "verdict", "2H3ST-gated")
+        return version
+
+
+if __name__ == "__main__":
+    dist, constraints = map(Path, sys.argv[1:])
+    (wheel,), (sdist,) = dist.glob("*.whl"), dist.glob("*.tar.gz")
+    with tempfile.TemporaryDirectory() as folder:
+        there = Elsewhere(Path(folder))
+        ways = {
+            wheel: ("-c", str(constraints.resolve())),
+            sdist: ("--no-deps", "--force-reinstall"),
+        }
+        for built, of_pip in ways.items():
+            there.install(built, *of_pip)
+            print(f"{built}: {there.tried()}, {built.stat().st_size / 1e6:.1f} MB")
