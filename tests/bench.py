@@ -14,6 +14,7 @@ import statistics
 import time
 from collections.abc import Callable
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from slow_twins import (
     owners_by_every_subset,
     sample_token_by_token,
 )
+from torch.profiler import ProfilerActivity, profile
 from transformer_lens import HookedTransformerConfig
 
 from gated_interp.analysis.verdict import EXAMPLES, SEED, verdict
@@ -49,7 +51,7 @@ from gated_interp.training.stacked.runs import GatedRun, train_gated_runs
 POST = {"generate 100,000": 4.7, "verdict 2 heads": 7.4, "verdict 8 heads": 31.0, "step": 0.050}
 POST_STEPS = 100_000
 # Of a loop that is timed step by step.
-STEPS = 25
+STEPS = 15
 
 
 def best_of(function: Callable[[], object], repeats: int) -> float:
@@ -338,7 +340,7 @@ def bench_decompose() -> list[dict[str, Any]]:
 
 
 def bench_step_memory() -> list[dict[str, Any]]:
-    """What a step needs above what was there, in the fullest moment of three steps."""
+    """The tensors of three steps in their fullest moment, weights and moments of Adam included."""
     shape = language_shape()
     tokens = text_like(shape, 64)
     model = build_language_model(shape)
@@ -358,17 +360,12 @@ def bench_step_memory() -> list[dict[str, Any]]:
 
 
 def peak_of(function: Callable[[], object]) -> float:
-    """MiB that memory rose in ``function``, as Linux counts it."""
-
-    def status(name: str) -> float:
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return next(float(line.split()[1]) for line in lines if line.startswith(name)) / 1024
-
-    gc.collect()
-    Path("/proc/self/clear_refs").write_text("5")  # the highest so far is what it is now
-    before = status("VmRSS")
-    function()
-    return status("VmHWM") - before
+    """MiB of tensors that ``function`` holds in its fullest moment, beside those there before."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+        function()
+    events = [e for e in seen.profiler.kineto_results.events() if e.name() == "[memory]"]
+    held = accumulate(e.nbytes() for e in sorted(events, key=lambda e: e.start_ns()))
+    return max(held) / 2**20
 
 
 def bench_memory() -> list[dict[str, Any]]:

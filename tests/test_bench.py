@@ -90,6 +90,16 @@ def test_the_loops_steps_are_timed_between_others():
     assert set(data.seconds()) == {"loop", "other"}
 
 
+def test_the_peak_is_of_what_is_held_at_once():
+    def held():
+        first = torch.zeros(2**20)  # 4 MiB
+        del first
+        both = [torch.zeros(2**20), torch.zeros(2**19)]
+        del both
+
+    assert bench.peak_of(held) == pytest.approx(6, abs=0.1)
+
+
 def test_a_section_reports_the_ratio_of_its_times():
     row = bench.bench_generator()[0]
     assert row["ratio"] == pytest.approx(row["plain loop (s)"] / row["ours (s)"])

@@ -91,5 +91,7 @@ def writes_at(
     W_O: Float[Tensor, "head_index d_head d_model"],
 ) -> Float[Tensor, "batch pos head_index"]:
     """The squared length of what each head writes at each position."""
-    gram = torch.einsum("hdm,hem->hde", W_O, W_O)
-    return torch.einsum("bphd,hde,bphe->bph", z, gram, z)
+    by_head = z.flatten(0, 1).transpose(0, 1)  # [head_index (batch pos) d_head]
+    # As one einsum of three it takes twice as long, forward and backward.
+    squared = (by_head @ (W_O @ W_O.mT) * by_head).sum(-1)
+    return squared.T.unflatten(0, z.shape[:2])

@@ -9,7 +9,7 @@ import dataclasses
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 from transformer_lens.hook_points import HookPoint
 
@@ -24,7 +24,13 @@ from gated_interp.replacements.gates import (
     is_drawn,
     logistic_noise,
 )
-from gated_interp.replacements.heads import HeadAttention, HeadsConfig, is_hooked, project
+from gated_interp.replacements.heads import (
+    HeadAttention,
+    HeadsConfig,
+    is_hooked,
+    project,
+    rows_at_once,
+)
 from gated_interp.replacements.replacement import Activations, Terms, register
 
 
@@ -157,11 +163,7 @@ class GatedAttention(HeadAttention):
         pattern: Float[Tensor, "batch head_index query_pos key_pos"],
         pair: tuple[Tensor, ...],
         first: int | None,
-    ) -> tuple[
-        Float[Tensor, "batch head_index query_pos key_pos"],
-        Float[Tensor, ""],
-        Int[Tensor, " batch"],
-    ]:
+    ) -> tuple[Float[Tensor, "batch head_index query_pos key_pos"], Float[Tensor, ""]]:
         scores = self.hook_gate_scores(torch.einsum("bqhg,bkhg->bhqk", *pair))
         noise = None
         if self.noise_generator is not None:
@@ -172,17 +174,33 @@ class GatedAttention(HeadAttention):
         if first is None:
             return super().edited(edited, pair, first)
         wide = {"hook_gate_scores": scores.to(self.b_O), "hook_gate": gate.to(self.b_O)}
-        n_open = open_pairs(gate.detach(), first=first)
-        return edited, self._cost(wide).tril(first).sum(), n_open
+        return edited, self._cost(wide).tril(first).sum()
 
     def terms(self, *inputs: Float[Tensor, "batch pos d_model"]) -> Terms:
         if self.in_one_piece() or is_hooked(self) or self.config.penalty_pairs == "all":
             return super().terms(*inputs)
-        z, cost, n_open = self._by_rows(*self._projected(*inputs), costs=True)
+        *qkv, pair = self._projected(*inputs)
+        z, cost = self._by_rows(*qkv, pair, costs=True)
         z, output = self._written(z)
-        batch, pos = z.shape[:2]
-        each = n_open.double() / causal_pairs(1, pos)
-        return Terms(output, z, cost / causal_pairs(batch, pos), lambda: {"l0": each.mean().item()})
+        gates = [x.detach() for x in pair]  # counted where somebody asks
+        return Terms(
+            output, z, cost / causal_pairs(*z.shape[:2]), lambda: {"l0": self._l0(*gates).item()}
+        )
+
+    @torch.no_grad()
+    def _l0(
+        self,
+        gate_q: Float[Tensor, "batch pos head_index d_gate"],
+        gate_k: Float[Tensor, "batch pos head_index d_gate"],
+    ) -> Float[Tensor, ""]:
+        """See :func:`l0`; some query positions at a time, as they were in the forward pass."""
+        batch, pos, heads, _ = gate_q.shape
+        n_open, rows = gate_q.new_zeros(batch).long(), rows_at_once(batch * heads * pos)
+        for first in range(0, pos, rows):
+            pair = gate_q[:, first : first + rows], gate_k[:, : first + rows]
+            scores = torch.einsum("bqhg,bkhg->bhqk", *pair)
+            n_open += open_pairs(gate_activation(scores, self.config.gate), first=first)
+        return (n_open.double() / causal_pairs(1, pos)).mean()
 
     def penalty(self, seen: Activations) -> Float[Tensor, ""]:
         """Mean over batch and (query, key) pairs of what is penalised of their gates.

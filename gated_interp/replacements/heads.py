@@ -5,7 +5,7 @@ import math
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, cast
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformer_lens import FactoredMatrix
@@ -177,7 +177,7 @@ class HeadAttention(Replacement):
         self.require_inputs(query_input, unsupported)
         key_input = query_input if key_input is None else key_input
         value_input = query_input if value_input is None else value_input
-        z, *_ = self._by_rows(*self._projected(query_input, key_input, value_input), costs=False)
+        z, _ = self._by_rows(*self._projected(query_input, key_input, value_input), costs=False)
         return self._written(z)[1]
 
     def _projected(
@@ -190,41 +190,41 @@ class HeadAttention(Replacement):
 
     def _by_rows(
         self, q: Tensor, k: Tensor, v: Tensor, pair: tuple[Tensor, ...], *, costs: bool
-    ) -> tuple[Float[Tensor, "batch pos head_index d_head"], Float[Tensor, ""], Tensor]:
-        """``z``, and the two sums of :meth:`edited`, some query positions at a time.
+    ) -> tuple[Float[Tensor, "batch pos head_index d_head"], Float[Tensor, ""]]:
+        """``z``, and the sum of :meth:`edited`, some query positions at a time.
 
         What is made of every (head, query, key) is large. Where nobody looks at it, it is made for
         as many query positions as fit into :data:`AT_ONCE` numbers, with the keys before them
         only; and where much of it would have to be kept for the gradients, it is made again then.
         """
         batch, n, heads = q.shape[0], q.shape[1], v.shape[2]
-        in_a_row = max(1, batch * heads * n)
-        rows = n if self.in_one_piece() else max(ROWS, AT_ONCE // in_a_row)
+        in_a_row = batch * heads * n
+        rows = n if self.in_one_piece() else rows_at_once(in_a_row)
         again = torch.is_grad_enabled() and rows < n and in_a_row * n > KEPT
-        z, cost, n_open = [], q.new_zeros(()), torch.zeros(batch, dtype=torch.long, device=q.device)
+        z, cost = [], q.new_zeros(())
         for first in range(0, n, rows):
             here, before = slice(first, first + rows), slice(0, first + rows)
             of_pair = [x[:, here if i == 0 else before] for i, x in enumerate(pair)]
             args = (q[:, here], k[:, before], v[:, before], *of_pair)
             if again:
-                part, *sums = checkpoint(
+                part, of_rows = checkpoint(
                     self._rows, first, costs, *args, use_reentrant=False, preserve_rng_state=False
                 )
             else:
-                part, *sums = self._rows(first, costs, *args)
+                part, of_rows = self._rows(first, costs, *args)
             z.append(part)
-            cost, n_open = cost + sums[0], n_open + sums[1]
-        return (torch.cat(z, 1) if len(z) > 1 else z[0]), cost, n_open
+            cost = cost + of_rows
+        return (torch.cat(z, 1) if len(z) > 1 else z[0]), cost
 
     def _rows(
         self, first: int, costs: bool, q: Tensor, k: Tensor, v: Tensor, *pair: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor]:
         hidden = torch.ones(q.shape[1], k.shape[1], dtype=torch.bool, device=q.device)
         scores = torch.einsum("bqhd,bkhd->bhqk", q, k) / self.attn_scale
         scores = scores.masked_fill(hidden.triu(first + 1), -torch.inf)
         pattern = self.hook_pattern(self.hook_attn_scores(scores).softmax(-1))
-        pattern, *sums = self.edited(pattern, pair, first if costs else None)
-        return torch.einsum("bhqk,bkhd->bqhd", pattern, v), sums[0], sums[1]
+        pattern, cost = self.edited(pattern, pair, first if costs else None)
+        return torch.einsum("bhqk,bkhd->bqhd", pattern, v), cost
 
     def _written(
         self, z: Float[Tensor, "batch pos head_index d_head"]
@@ -254,20 +254,15 @@ class HeadAttention(Replacement):
         pattern: Float[Tensor, "batch head_index query_pos key_pos"],
         pair: tuple[Tensor, ...],
         first: int | None,
-    ) -> tuple[
-        Float[Tensor, "batch head_index query_pos key_pos"],
-        Float[Tensor, ""],
-        Int[Tensor, " batch"],
-    ]:
-        """The pattern that values are weighted with (a gated kind's is gated), and two sums.
+    ) -> tuple[Float[Tensor, "batch head_index query_pos key_pos"], Float[Tensor, ""]]:
+        """The pattern that values are weighted with (a gated kind's is gated), and a sum.
 
         Args:
             pair: of these query positions and of all key positions up to the last of them.
-            first: the first query position, where the sums over causal pairs are wanted, of what
-                is penalised and of how many gates are open in each sequence; else ``None``.
+            first: the first query position, where the sum over causal pairs is wanted of what is
+                penalised; else ``None``.
         """
-        nothing = torch.zeros(len(pattern), dtype=torch.long, device=pattern.device)
-        return pattern, pattern.new_zeros(()), nothing
+        return pattern, pattern.new_zeros(())
 
     def kept(
         self, z: Float[Tensor, "batch pos head_index d_head"]
@@ -344,6 +339,11 @@ class HeadAttention(Replacement):
                 self.b_V.copy_(attn.b_V[origin])
             if self.config.output_bias:
                 self.b_O.copy_(attn.b_O)
+
+
+def rows_at_once(in_a_row: int) -> int:
+    """How many query positions are done at a time, with that many numbers for each."""
+    return max(ROWS, AT_ONCE // max(1, in_a_row))
 
 
 def is_hooked(point: nn.Module) -> bool:
