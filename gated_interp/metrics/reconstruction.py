@@ -94,4 +94,4 @@ def writes_at(
     by_head = z.flatten(0, 1).transpose(0, 1)  # [head_index (batch pos) d_head]
     # As one einsum of three it takes twice as long, forward and backward.
     squared = (by_head @ (W_O @ W_O.mT) * by_head).sum(-1)
-    return squared.T.unflatten(0, z.shape[:2])
+    return squared.T.reshape(z.shape[:3])

@@ -179,8 +179,8 @@ class GatedAttention(HeadAttention):
     def terms(self, *inputs: Float[Tensor, "batch pos d_model"]) -> Terms:
         if self.in_one_piece() or is_hooked(self) or self.config.penalty_pairs == "all":
             return super().terms(*inputs)
-        *qkv, pair = self._projected(*inputs)
-        z, cost = self._by_rows(*qkv, pair, costs=True)
+        q, k, v, pair = self._projected(*inputs)
+        z, cost = self._by_rows(q, k, v, pair, costs=True)
         z, output = self._written(z)
         gates = [x.detach() for x in pair]  # counted where somebody asks
         return Terms(
