@@ -67,7 +67,7 @@ def head_scores(
         >>> found = head_scores(truth.model, truth.task.sample(50, seed=0).tokens, n=10, bos=0)
         >>> found[["previous_token", "prefix_matching", "copying"]].round(1).values.tolist()
         [[1.0, 0.0, nan], [0.1, 1.0, 1.0]]
-        >>> found["k_sender"][1], found["k_composition"][1] > 0
+        >>> found["k_sender"][1], bool(found["k_composition"][1] > 0)
         ('L0H0', True)
     """
     tokens = own_text(model, tokens, "test", SEQUENCES)
