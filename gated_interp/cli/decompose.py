@@ -8,6 +8,7 @@ import typer
 from gated_interp.cli.console import progress, say, show, tell
 from gated_interp.cli.options import File
 from gated_interp.cli.reliability import Workers
+from gated_interp.core.errors import GatedInterpError
 
 COLUMNS = {
     "fvu": "FVU",
@@ -33,7 +34,10 @@ def decompose(
         list[str] | None,
         typer.Option("--text", help="Files, folders or datasets:NAME; the model's own if absent."),
     ] = None,
-    method: Annotated[str, typer.Option(help="How the attention is replaced.")] = "gated",
+    method: Annotated[
+        str,
+        typer.Option(help="How the attention is replaced; 'all': every method over its knob."),
+    ] = "gated",
     heads: Annotated[
         int | None, typer.Option(min=1, help="Heads; four for each of the layer's if absent.")
     ] = None,
@@ -61,29 +65,56 @@ def decompose(
     many heads write at a position, and how many positions one head alone holds. A run is kept when
     it is done; interrupted and given again, the command goes on.
     """
+    from gated_interp.analysis.heads import chosen_layer
     from gated_interp.checkpoints.checkpoint import load
     from gated_interp.experiments.decompose import decompose as run
     from gated_interp.experiments.language import text_for
+    from gated_interp.experiments.text_methods import compare_methods
 
     loaded = load(model)
     folder = Path(f"runs/decompose-{loaded.model_name}") if out is None else out
+    data = text_for(loaded, text) if text else None
     extra: dict[str, Any] = {"overlap": overlap, "alpha": alpha}
+    shared: dict[str, Any] = {
+        "data": data,
+        "seeds": seeds,
+        "first_seed": first_seed,
+        "steps": steps,
+        "sequences": sequences,
+        "workers": workers,
+    }
+    if method == "all":
+        if heads is not None or any(value is not None for value in extra.values()):
+            raise GatedInterpError(
+                "--method all sets --heads, --overlap and --alpha itself; leave them out."
+            )
+        if layers and len(layers) > 1:
+            raise GatedInterpError("--method all compares methods at one --layer; name one.")
+        layer = chosen_layer(loaded, layers[0] if layers else None)
+        with progress("training", "methods") as update:
+            compared = compare_methods(
+                loaded, folder, layer, say=tell, on_progress=update, **shared
+            )
+        keys = ["method", "knob", "value"]
+        rows = compared.groupby(keys, sort=False, dropna=False)[list(COLUMNS)].median()
+        show(
+            f"{loaded.model_name}, layer {layer}, medians of {seeds} seeds, on held-out sequences",
+            [*keys, *COLUMNS.values()],
+            rows.reset_index().to_numpy().tolist(),
+        )
+        say(f"Every run, and the figure, are in {folder}.")
+        return
     with progress("training", "runs") as update:
         found = run(
             loaded,
             folder,
             layers=layers or None,
-            data=text_for(loaded, text) if text else None,
             method=method,
             heads=heads,
             fvu=fvu,
-            steps=steps,
-            seeds=seeds,
-            first_seed=first_seed,
-            sequences=sequences,
-            workers=workers,
             say=tell,
             on_progress=update,
+            **shared,
             **{name: value for name, value in extra.items() if value is not None},
         )
     medians = {layer: each["median"] for layer, each in found.results["layers"].items()}

@@ -91,6 +91,7 @@ def decompose(
     first_seed: int = 0,
     sequences: int = SEQUENCES,
     workers: int | None = None,
+    pages: bool = True,
     say: Callable[[str], None] = lambda _: None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
     **settings: Any,
@@ -112,6 +113,7 @@ def decompose(
         seeds: at least 1, of weights and data, counting up from ``first_seed``.
         sequences: held-out sequences to measure on.
         workers: processes; all cores unless given.
+        pages: whether to write the pages of heads.
         say: told a sentence for each run.
         on_progress: told how many runs are done, of how many.
 
@@ -177,7 +179,7 @@ def decompose(
     write_text(out / RESULTS, json.dumps(results, indent=2) + "\n")
     found = Decomposition(runs, results, out)
     tokens = held_out(model, source, "test", READ)
-    for layer in layers:
+    for layer in layers if pages else ():
         try:
             write_head_page(out, model, found.median(layer), tokens, found.median_run(layer))
         except GatedInterpError as error:
