@@ -23,23 +23,23 @@ class Point:
     Attributes:
         label: the line that it is a point of.
         method: of :data:`~gated_interp.training.fit.FIT_METHODS`.
-        knob: name and value of what is varied; empty where there is nothing to vary.
+        knob: name and value of what is varied; ``None`` where there is nothing to vary.
         settings: further ones.
     """
 
     label: str
     method: str
-    knob: tuple[str, float] | tuple[()] = ()
+    knob: tuple[str, int | float] | None = None
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def folder(self) -> str:
         """The name of its run folder."""
-        return "-".join([self.label, *map(str, self.knob)]).replace(" ", "-").replace(",", "")
+        return "-".join([self.label, *map(str, self.knob or ())]).replace(" ", "-").replace(",", "")
 
 
 def _over(
-    name: str, values: Sequence[float], label: str, method: str = "", **settings: Any
+    name: str, values: Sequence[int | float], label: str, method: str = "", **settings: Any
 ) -> list[Point]:
     return [Point(label, method or label, (name, value), settings) for value in values]
 
@@ -74,7 +74,7 @@ def compare_methods(
     say: Callable[[str], None] = lambda _: None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> pd.DataFrame:
-    """Fit every point over seeds; one row per run in ``out/methods-runs.csv``, and a figure beside it.
+    """Fit every point over seeds: a row per run in ``out/methods-runs.csv``, and a figure.
 
     A point is a :func:`~gated_interp.experiments.decompose.decompose` in a folder of its own, so
     started again the command goes on where it was.
