@@ -43,6 +43,8 @@ autodoc_member_order = "bysource"
 python_maximum_signature_line_length = 88
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
+# Prose: what stands before its first colon is no type.
+napoleon_custom_sections = ["Returns"]
 
 html_theme = "furo"
 html_title = f"gated-interp {release}"
@@ -52,6 +54,8 @@ html_copy_source = False
 html_show_sourcelink = False
 pygments_style = "friendly"
 codeautolink_autodoc_inject = False
+# A page's blocks read as one script: a name of an earlier block is known in a later one.
+codeautolink_concat_default = True
 
 
 def setup(app):
