@@ -20,7 +20,6 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
     "sphinx.ext.napoleon",
-    "sphinx_codeautolink",
 ]
 exclude_patterns = ["_build"]
 templates_path = ["_templates"]
@@ -36,6 +35,14 @@ myst_heading_anchors = 3
 html_math_renderer = "mathml"
 
 autosummary_generate = True
+NAMES = [name for name in gated_interp.__all__ if name != "__version__"]
+LOWER = [name.lower() for name in NAMES]
+# No dot, which is taken for the beginning of a suffix; and where disks do not know large letters
+# from small ones, Verdict and verdict are two pages all the same.
+autosummary_filename_map = {
+    f"gated_interp.{name}": name if LOWER.count(name.lower()) == 1 or name.islower() else f"{name}_"
+    for name in NAMES
+}
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
@@ -56,10 +63,20 @@ pygments_style = "friendly"
 codeautolink_autodoc_inject = False
 # A page's blocks read as one script: a name of an earlier block is known in a later one.
 codeautolink_concat_default = True
+# A docstring's example uses names as its module knows them; the reference has them by one name.
+codeautolink_global_preface = "\n".join(
+    ["import gated_interp as gi", *(f"from gated_interp import {name}" for name in NAMES)]
+)
+codeautolink_inventory_map = {
+    f"{gated_interp._HOME[name]}.{name}": f"gated_interp.{name}" for name in NAMES
+}
 
 
 def setup(app):
     copy_notebooks()
+    # It asks which pages there are as soon as it can: after autosummary has written its own.
+    app.connect("builder-inited", lambda app: app.env.find_files(app.config, app.builder))
+    app.setup_extension("sphinx_codeautolink")
     app.add_html_math_renderer("mathml", (inline_formula, None), (formula, None))
     app.connect("source-read", on_the_site)
     app.connect("missing-reference", public_name)
@@ -96,7 +113,7 @@ def formula(translator, node):
 def public_name(app, env, node, contnode):
     """Docstrings name things where they live; the reference lists them under the package."""
     name = node.get("reftarget", "").rpartition(".")[2]
-    if name not in gated_interp.__all__ or name == "__version__":
+    if name not in NAMES:
         return None
     domain = env.domains["py"]
     return domain.resolve_xref(
