@@ -1,11 +1,13 @@
 """How Sphinx builds the site: ``make docs``, offline; no page asks another host for anything."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
 from docutils import nodes
 from latex2mathml.converter import convert
+from sphinx.addnodes import pending_xref
 
 import gated_interp
 
@@ -59,6 +61,7 @@ html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_copy_source = False
 html_show_sourcelink = False
+html_show_copyright = html_show_sphinx = False
 pygments_style = "friendly"
 codeautolink_autodoc_inject = False
 # A page's blocks read as one script: a name of an earlier block is known in a later one.
@@ -79,6 +82,7 @@ def setup(app):
     app.setup_extension("sphinx_codeautolink")
     app.add_html_math_renderer("mathml", (inline_formula, None), (formula, None))
     app.connect("source-read", on_the_site)
+    app.connect("doctree-read", link_names)
     app.connect("missing-reference", public_name)
 
 
@@ -97,6 +101,23 @@ def copy_notebooks():
 def on_the_site(app, docname, content):
     """Links to notebooks lead to their pages here, as they lead to their files elsewhere."""
     content[0] = content[0].replace("](../notebooks/", "](notebooks/")
+
+
+def link_names(app, doctree):
+    """What prose calls ``gi.ablate`` leads to its page."""
+    for literal in list(doctree.findall(nodes.literal)):
+        name = re.match(r"gi\.(\w+)", literal.astext())
+        inside = isinstance(literal.parent, nodes.reference | pending_xref)
+        if name and name[1] in NAMES and not inside:
+            link = pending_xref(
+                "",
+                refdomain="py",
+                reftype="obj",
+                reftarget=f"gated_interp.{name[1]}",
+                refdoc=app.env.docname,
+            )
+            literal.replace_self(link)
+            link += literal
 
 
 def inline_formula(translator, node):
