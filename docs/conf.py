@@ -8,6 +8,7 @@ from pathlib import Path
 from docutils import nodes
 from latex2mathml.converter import convert
 from sphinx.addnodes import pending_xref
+from sphinx.ext.napoleon.docstring import GoogleDocstring
 
 import gated_interp
 
@@ -58,6 +59,7 @@ napoleon_custom_sections = ["Returns"]
 html_theme = "furo"
 html_title = f"gated-interp {release}"
 html_static_path = ["_static"]
+html_favicon = "_static/icon.svg"
 html_css_files = ["site.css"]
 html_copy_source = False
 html_show_sourcelink = False
@@ -137,6 +139,8 @@ def public_name(app, env, node, contnode):
     if name not in NAMES:
         return None
     domain = env.domains["py"]
+    shown = contnode.astext().rpartition(".")[2]
+    contnode = nodes.literal("", shown) if isinstance(contnode, nodes.literal) else contnode
     return domain.resolve_xref(
         env, node["refdoc"], app.builder, "obj", f"gated_interp.{name}", node, contnode
     )

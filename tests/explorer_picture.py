@@ -11,7 +11,7 @@ from playwright.sync_api import sync_playwright
 sys.path.insert(0, str(Path(__file__).parent / "browser"))
 from servers import CHROMIUM, FLAGS, free_port, process, wait_until_answers
 
-SIZE = {"width": 1200, "height": 900}
+SIZE = {"width": 1000, "height": 860}
 
 
 def take(out: Path, model: str = "2H3ST-gated") -> None:
@@ -37,7 +37,7 @@ def take(out: Path, model: str = "2H3ST-gated") -> None:
             page.goto(f"http://127.0.0.1:{port}/")
             page.locator(".gi-explorer .js-plotly-plot .cartesianlayer").first.wait_for()
             page.wait_for_timeout(1000)  # until what is drawn has settled
-            page.locator(".gi-explorer").first.screenshot(path=folder / "explorer.png")
+            page.screenshot(path=folder / "explorer.png")
             chromium.close()
         shutil.copy(folder / "explorer.png", out)
 

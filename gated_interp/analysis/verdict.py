@@ -64,7 +64,7 @@ class Verdict:
 
     @property
     def success(self) -> bool:
-        """The post's success: every trigram is learnt and has a sole owner."""
+        """The success of the post, every trigram is learnt and has a sole owner."""
         return not self.not_learnt and not self.distributed
 
     @property
