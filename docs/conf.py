@@ -8,7 +8,6 @@ from pathlib import Path
 from docutils import nodes
 from latex2mathml.converter import convert
 from sphinx.addnodes import pending_xref
-from sphinx.ext.napoleon.docstring import GoogleDocstring
 
 import gated_interp
 

@@ -64,7 +64,7 @@ class Verdict:
 
     @property
     def success(self) -> bool:
-        """The success of the post, every trigram is learnt and has a sole owner."""
+        """Whether every trigram is learnt and has a sole owner, as the post asks."""
         return not self.not_learnt and not self.distributed
 
     @property

@@ -143,7 +143,7 @@ class SkipTrigramTask(KnownAnswers):
 
     @property
     def trigrams(self) -> range:
-        """The B tokens, which name the trigrams, 1..n_trigrams."""
+        """The B tokens, which name the trigrams (1..n_trigrams)."""
         return range(1, self.n_trigrams + 1)
 
     @property
