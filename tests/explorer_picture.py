@@ -33,7 +33,7 @@ def take(out: Path, model: str = "2H3ST-gated") -> None:
             wait_until_answers(f"http://127.0.0.1:{port}/", running, folder / "log")
             chromium = playwright.chromium.launch(executable_path=browser, args=FLAGS)
             page = chromium.new_page(viewport=SIZE)
-            page.set_default_timeout(90_000)
+            page.set_default_timeout(300_000)  # slow machines draw it too
             page.goto(f"http://127.0.0.1:{port}/")
             page.locator(".gi-explorer .js-plotly-plot .cartesianlayer").first.wait_for()
             page.wait_for_timeout(1000)  # until what is drawn has settled
