@@ -8,11 +8,11 @@ CODE := gated_interp tests
 # Small tensors: a second thread gains little, and beside another process it costs a lot.
 ONE_THREAD := OMP_NUM_THREADS=1
 
-.PHONY: help setup reproduce test test-all test-machines check format bench docs docs-serve dist \
+.PHONY: help setup reproduce test test-all test-machines check format bench docs docs-serve dist explorer-picture \
   language-models mutants constraints clean
 
 help:  ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
 
 setup: $(READY)  ## make .venv with the package and everything its development needs
 
@@ -58,6 +58,9 @@ docs: $(READY)  ## build the documentation into docs/_build/html; a warning is a
 docs-serve: $(READY)  ## show the documentation at http://127.0.0.1:8000
 	@test -f $(SITE)/index.html || $(MAKE) docs
 	$(BIN)/python -m http.server 8000 --bind 127.0.0.1 --directory $(SITE)
+
+explorer-picture: $(READY)  ## take the README's picture of the explorer anew
+	$(ONE_THREAD) $(BIN)/python tests/explorer_picture.py docs/explorer.png
 
 dist: $(READY)  ## build wheel and sdist into dist, install them elsewhere and try them
 	rm -rf dist

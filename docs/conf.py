@@ -1,11 +1,13 @@
 """How Sphinx builds the site: ``make docs``, offline; no page asks another host for anything."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
 from docutils import nodes
 from latex2mathml.converter import convert
+from sphinx.addnodes import pending_xref
 
 import gated_interp
 
@@ -20,7 +22,6 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
     "sphinx.ext.napoleon",
-    "sphinx_codeautolink",
 ]
 exclude_patterns = ["_build"]
 templates_path = ["_templates"]
@@ -36,6 +37,14 @@ myst_heading_anchors = 3
 html_math_renderer = "mathml"
 
 autosummary_generate = True
+NAMES = [name for name in gated_interp.__all__ if name != "__version__"]
+LOWER = [name.lower() for name in NAMES]
+# No dot, which is taken for the beginning of a suffix; and where disks do not know large letters
+# from small ones, Verdict and verdict are two pages all the same.
+autosummary_filename_map = {
+    f"gated_interp.{name}": name if LOWER.count(name.lower()) == 1 or name.islower() else f"{name}_"
+    for name in NAMES
+}
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
@@ -43,21 +52,38 @@ autodoc_member_order = "bysource"
 python_maximum_signature_line_length = 88
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
+# Prose: what stands before its first colon is no type.
+napoleon_custom_sections = ["Returns"]
 
 html_theme = "furo"
 html_title = f"gated-interp {release}"
 html_static_path = ["_static"]
+html_favicon = "_static/icon.svg"
 html_css_files = ["site.css"]
 html_copy_source = False
 html_show_sourcelink = False
+html_show_copyright = html_show_sphinx = False
 pygments_style = "friendly"
 codeautolink_autodoc_inject = False
+# A page's blocks read as one script: a name of an earlier block is known in a later one.
+codeautolink_concat_default = True
+# A docstring's example uses names as its module knows them; the reference has them by one name.
+codeautolink_global_preface = "\n".join(
+    ["import gated_interp as gi", *(f"from gated_interp import {name}" for name in NAMES)]
+)
+codeautolink_inventory_map = {
+    f"{gated_interp._HOME[name]}.{name}": f"gated_interp.{name}" for name in NAMES
+}
 
 
 def setup(app):
     copy_notebooks()
+    # It asks which pages there are as soon as it can: after autosummary has written its own.
+    app.connect("builder-inited", lambda app: app.env.find_files(app.config, app.builder))
+    app.setup_extension("sphinx_codeautolink")
     app.add_html_math_renderer("mathml", (inline_formula, None), (formula, None))
     app.connect("source-read", on_the_site)
+    app.connect("doctree-read", link_names)
     app.connect("missing-reference", public_name)
 
 
@@ -78,6 +104,23 @@ def on_the_site(app, docname, content):
     content[0] = content[0].replace("](../notebooks/", "](notebooks/")
 
 
+def link_names(app, doctree):
+    """What prose calls ``gi.ablate`` leads to its page."""
+    for literal in list(doctree.findall(nodes.literal)):
+        name = re.match(r"gi\.(\w+)", literal.astext())
+        inside = isinstance(literal.parent, nodes.reference | pending_xref)
+        if name and name[1] in NAMES and not inside:
+            link = pending_xref(
+                "",
+                refdomain="py",
+                reftype="obj",
+                reftarget=f"gated_interp.{name[1]}",
+                refdoc=app.env.docname,
+            )
+            literal.replace_self(link)
+            link += literal
+
+
 def inline_formula(translator, node):
     translator.body.append(convert(node.astext()))
     raise nodes.SkipNode
@@ -92,9 +135,11 @@ def formula(translator, node):
 def public_name(app, env, node, contnode):
     """Docstrings name things where they live; the reference lists them under the package."""
     name = node.get("reftarget", "").rpartition(".")[2]
-    if name not in gated_interp.__all__ or name == "__version__":
+    if name not in NAMES:
         return None
     domain = env.domains["py"]
+    shown = contnode.astext().rpartition(".")[2]
+    contnode = nodes.literal("", shown) if isinstance(contnode, nodes.literal) else contnode
     return domain.resolve_xref(
         env, node["refdoc"], app.builder, "obj", f"gated_interp.{name}", node, contnode
     )

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from bench_package import bench_package
 from rich.console import Console
 from rich.table import Table
 from slow_twins import (
@@ -453,6 +454,7 @@ def bench_experiment() -> list[dict[str, Any]]:
 
 
 SECTIONS = {
+    "The package": bench_package,
     "Memory of a long sequence (one thread)": bench_memory,
     "Generating data": bench_generator,
     "The verdict": bench_verdict,

@@ -3,10 +3,12 @@
 import inspect
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 from types import CodeType, FunctionType
 
 import closeness
 import pytest
+import site_build
 
 from gated_interp.models.toy import HookedTransformer, ToyConfig, build_toy
 
@@ -15,6 +17,12 @@ from gated_interp.models.toy import HookedTransformer, ToyConfig, build_toy
 def toy() -> HookedTransformer:
     """An untrained 2H3ST toy: 8 tokens, 11 positions."""
     return build_toy(ToyConfig(n_trigrams=3, n_heads=2, seed=5))
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the built documentation."""
+    return site_build.build(tmp_path_factory.mktemp("site"))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -3,6 +3,7 @@
 import random
 
 import bench
+import bench_package
 import pytest
 import torch
 from closeness import assert_close
@@ -116,3 +117,19 @@ def test_a_stacked_step_counts_its_positions(monkeypatch):
     _, positions = bench.stacked_step(2, 3, 4, 200, 10)
     assert positions == 104
     assert steps == [36, 12, 36, 12]
+
+
+def test_the_package_is_measured_beside_its_goals(monkeypatch):
+    for name, found in (("wheel_size", 5_000_000), ("import_time", 0.05), ("help_time", 0.5)):
+        monkeypatch.setattr(bench_package, name, lambda found=found: found)
+    rows = bench_package.bench_package()
+    assert [row["found"] for row in rows] == [5.0, 0.05, 0.5]
+    assert all(row["found"] <= row["goal"] for row in rows)
+
+
+@pytest.mark.slow
+def test_the_wheel_does_not_grow_and_times_are_taken():
+    # Three quarters of a megabyte over the goal, which the two language models' weights are.
+    assert 1e6 < bench_package.wheel_size() <= 7e6
+    assert bench_package.import_time(repeats=1) > 0
+    assert bench_package.help_time(repeats=1) > bench_package.import_time(repeats=1)

@@ -70,6 +70,8 @@ def test_make_lists_its_targets():
         ("reproduce", "gated-interp reproduce"),
         ("bench", "tests/bench.py"),
         ("check", "lint-imports"),
+        ("docs", "sphinx -q -W"),
+        ("dist", "tests/smoke.py dist constraints.txt"),
     ],
 )
 def test_what_make_would_run(target, said):
@@ -77,6 +79,12 @@ def test_what_make_would_run(target, said):
         ["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert said in plan.stdout
+
+
+def test_ci_checks_builds_and_tests():
+    lines = (ROOT / ".ci/run").read_text(encoding="utf-8").splitlines()
+    made = [line.removeprefix("make ") for line in lines if line.startswith("make ")]
+    assert made == ["setup", "check", "docs", "dist", "test-all"]
 
 
 @pytest.mark.slow

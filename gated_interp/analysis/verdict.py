@@ -64,7 +64,7 @@ class Verdict:
 
     @property
     def success(self) -> bool:
-        """The post's success: every trigram is learnt and has a sole owner."""
+        """Whether every trigram is learnt and has a sole owner, as the post asks."""
         return not self.not_learnt and not self.distributed
 
     @property

@@ -6,7 +6,7 @@ class GatedInterpError(ValueError):
 
     Examples:
         >>> from gated_interp.tasks.skip_trigrams import SkipTrigramTask
-        >>> SkipTrigramTask(n_trigrams=0)  # doctest: +ELLIPSIS
+        >>> SkipTrigramTask(n_trigrams=0)
         Traceback (most recent call last):
         gated_interp.core.errors.GatedInterpError: n_trigrams is 0; it must be a whole number...
     """
@@ -17,7 +17,7 @@ class CheckpointError(GatedInterpError):
 
     Examples:
         >>> from gated_interp.checkpoints.checkpoint import load
-        >>> load("model.bin")  # doctest: +ELLIPSIS
+        >>> load("model.bin")
         Traceback (most recent call last):
         gated_interp.core.errors.CheckpointError: there is no file model.bin; name a...
     """

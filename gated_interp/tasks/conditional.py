@@ -86,7 +86,7 @@ class ConditionalTask(KnownAnswers):
 
     @property
     def token_names(self) -> list[str]:
-        """A readable name per token: ``BOS``, ``A``, ``B1``.., ``C1``.., ``N1``.."""
+        """A readable name per token, ``BOS``, ``A``, ``B1``.., ``C1``.., ``N1``.."""
         numbered = [f"{letter}{i}" for letter in "BC" for i in self.cases]
         return ["BOS", "A", *numbered, *(f"N{i}" for i in range(1, self.n_noise + 1))]
 

@@ -91,7 +91,7 @@ class OVCoherentTask(KnownAnswers):
 
     @property
     def token_names(self) -> list[str]:
-        """A readable name per token: ``?``, ``S1``.., ``N1``.., ``C11``.."""
+        """A readable name per token, ``?``, ``S1``.., ``N1``.., ``C11``.."""
         signals = [f"S{i}" for i in range(1, self.n_signals + 1)]
         noise = [f"N{i}" for i in range(1, self.n_noise + 1)]
         return ["?", *signals, *noise, *(f"C{a}{b}" for a, b in self.pairs)]

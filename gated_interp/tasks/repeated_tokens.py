@@ -85,7 +85,7 @@ class RepeatedTokensTask(KnownAnswers):
 
     @property
     def token_names(self) -> list[str]:
-        """A readable name per token: ``BOS``, ``T1``.."""
+        """A readable name per token, ``BOS``, ``T1``.."""
         return ["BOS", *(f"T{i}" for i in self.cases)]
 
     def sample(self, n: int, seed: int | torch.Generator) -> RepeatedBatch:

@@ -143,7 +143,7 @@ class SkipTrigramTask(KnownAnswers):
 
     @property
     def trigrams(self) -> range:
-        """The B tokens, which name the trigrams: 1..n_trigrams."""
+        """The B tokens, which name the trigrams (1..n_trigrams)."""
         return range(1, self.n_trigrams + 1)
 
     @property
@@ -161,7 +161,7 @@ class SkipTrigramTask(KnownAnswers):
 
     @property
     def token_names(self) -> list[str]:
-        """A readable name per token: ``A``, ``B1``.., ``C1``.., ``BOS``."""
+        """A readable name per token, ``A``, ``B1``.., ``C1``.., ``BOS``."""
         numbered = [f"{letter}{b}" for letter in "BC" for b in self.trigrams]
         return ["A", *numbered, "BOS"]
 

@@ -88,7 +88,7 @@ class TwoLayersTask(KnownAnswers):
 
     @property
     def token_names(self) -> list[str]:
-        """A readable name per token: ``BOS``, ``M``, ``?``, ``S1``.., ``C1``.., ``N1``.."""
+        """A readable name per token, ``BOS``, ``M``, ``?``, ``S1``.., ``C1``.., ``N1``.."""
         numbered = [f"{letter}{i}" for letter in "SC" for i in self.cases]
         return ["BOS", "M", "?", *numbered, *(f"N{i}" for i in range(1, self.n_noise + 1))]
 

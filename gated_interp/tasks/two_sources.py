@@ -83,7 +83,7 @@ class TwoSourcesTask(KnownAnswers):
 
     @property
     def token_names(self) -> list[str]:
-        """A readable name per token: ``BOS``, ``A1``.., ``X1``.., ``B1``.., ``C1``.., ``N1``.."""
+        """A readable name per token, ``BOS``, ``A1``.., ``X1``.., ``B1``.., ``C1``.., ``N1``.."""
         numbered = [f"{letter}{i}" for letter in "AXBC" for i in self.cases]
         return ["BOS", *numbered, *(f"N{i}" for i in range(1, self.n_noise + 1))]
 

@@ -87,7 +87,7 @@ class WideContentTask(KnownAnswers):
 
     @property
     def token_names(self) -> list[str]:
-        """A readable name per token: ``BOS``, ``S11``.., ``B1``.., ``C1``.., ``N1``.."""
+        """A readable name per token, ``BOS``, ``S11``.., ``B1``.., ``C1``.., ``N1``.."""
         contents = range(1, self.n_contents + 1)
         sources = [f"S{i}{x}" for i in self.cases for x in contents]
         rest = [*(f"B{i}" for i in self.cases), *(f"C{x}" for x in contents)]
