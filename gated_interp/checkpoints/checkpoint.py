@@ -188,17 +188,17 @@ def _checked(path: Path) -> tuple[CheckpointInfo, dict[str, str]]:
         info, version = decode(path, header.metadata[KEY])
         theirs = info.names(version)
         wanted = {theirs[ours]: shape for ours, shape in info.shapes.items()}
+    elif BLOCK_KEY in header.metadata:
+        raise CheckpointError(
+            f"{path} holds a block without a model; read it by GatedAttention.from_pretrained (or "
+            "its own kind's) and splice it into one."
+        )
     elif is_published(header):
         info, theirs = published_info(path, header)
         wanted = {theirs[ours]: shape for ours, shape in info.shapes.items()}
         if info.kind == "toy":
             wanted[IGNORE] = ()
             theirs[IGNORE] = IGNORE
-    elif BLOCK_KEY in header.metadata:
-        raise CheckpointError(
-            f"{path} holds a block without a model; read it by GatedAttention.from_pretrained (or "
-            "its own kind's) and splice it into one."
-        )
     else:
         raise CheckpointError(
             f"{path} is not a checkpoint of this package: it has neither its metadata nor the "
