@@ -60,12 +60,12 @@ def a_block_alone() -> None:
 def a_model_is_refused_in_a_sentence() -> None:
     import gated_interp as gi
 
+    said = "it loads, and docs/transformer-lens-4.md says that it does not"
     try:
         gi.load("2H3ST-toy")
     except ImportError as error:
-        assert "HookedTransformer" in str(error), error
-    else:
-        raise AssertionError("it loads: docs/transformer-lens-4.md says that it does not")
+        said = str(error)
+    assert "HookedTransformer" in said, said
 
 
 CHECKS: list[Callable[[], None]] = [
