@@ -8,8 +8,8 @@ CODE := gated_interp tests
 # Small tensors: a second thread gains little, and beside another process it costs a lot.
 ONE_THREAD := OMP_NUM_THREADS=1
 
-.PHONY: help setup reproduce test test-all test-machines check format bench docs docs-serve dist explorer-picture \
-  language-models mutants constraints clean
+.PHONY: help setup reproduce test test-all test-machines test-tl4 check format bench docs docs-serve dist \
+  explorer-picture language-models mutants constraints clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -35,6 +35,15 @@ test-all: $(READY)  ## run all tests: also the slow ones, the notebooks, those i
 
 test-machines: $(READY)  ## run the numeric tests with the settings of other machines
 	$(BIN)/python tests/machines.py
+
+# An environment of its own, as 4.x and what the package needs exclude each other. Minutes, mostly
+# downloads; it may fail, and CI does not run it.
+TL4 := .venv-tl4
+test-tl4:  ## try what works beside transformer_lens 4, in .venv-tl4; failures are shown, no more
+	-$(PYTHON) -m venv $(TL4)
+	-grep -vi '^transformer-lens==' constraints.txt > $(TL4)/constraints.txt
+	-$(TL4)/bin/python -m pip install -q -c $(TL4)/constraints.txt 'transformer-lens>=4' fonttools plotly safetensors
+	-PYTHONPATH=. $(ONE_THREAD) $(TL4)/bin/python tests/tl4.py
 
 check: $(READY)  ## formatting, lint, types, and which floor imports which
 	$(BIN)/ruff format --check

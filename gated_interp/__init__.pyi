@@ -3,6 +3,7 @@
 One name a line, as ``from its.module import name as name``.
 """
 
+from gated_interp import plots as plots
 from gated_interp.analysis.ablation import ablate as ablate
 from gated_interp.analysis.ablation import ablated as ablated
 from gated_interp.analysis.attribution import edge_loadings as edge_loadings
@@ -48,9 +49,9 @@ from gated_interp.checkpoints.checkpoint import save as save
 from gated_interp.checkpoints.checkpoint import save_pretrained as save_pretrained
 from gated_interp.checkpoints.hub import from_hub as from_hub
 from gated_interp.checkpoints.hub import push_to_hub as push_to_hub
-from gated_interp.checkpoints.shipped import shipped_names as shipped_names
 from gated_interp.core.errors import CheckpointError as CheckpointError
 from gated_interp.core.errors import GatedInterpError as GatedInterpError
+from gated_interp.core.shipped import shipped_names as shipped_names
 from gated_interp.experiments.decompose import Decomposition as Decomposition
 from gated_interp.experiments.decompose import decompose as decompose
 from gated_interp.experiments.language import language_measures as language_measures

@@ -116,7 +116,7 @@ def stacked_step(
     heads: int, trigrams: int, gated: int, count: int, batch_size: int, overlap: float = 0.2
 ) -> tuple[float, int]:
     """Seconds per step of a stack, and positions per run in it (start-up subtracted)."""
-    config = TrainConfig(
+    config = TrainConfig.plain(
         steps=1, batch_size=batch_size, overlap=overlap, alpha_unit="variance", data="fixed",
         n_sequences=10 * batch_size, device="cpu", log_every=10_000,
     )  # fmt: skip
@@ -146,7 +146,7 @@ def bench_steps() -> list[dict[str, Any]]:
     plain = best_of(lambda: plain_step(x.detach(), target), 10)
     rows = [_step_row("plain step, 1,000 sequences", plain, 1, 11_000)]
 
-    config = TrainConfig(steps=1, batch_size=1000, device="cpu", log_every=10_000)
+    config = TrainConfig.plain(steps=1, batch_size=1000, device="cpu", log_every=10_000)
 
     def hooked(n: int) -> float:
         return train_gated(
@@ -189,7 +189,7 @@ def bench_language_shape() -> list[dict[str, Any]]:
     x = model.embed(tokens).detach()
     config = GatedConfig(d_model=256, n_heads=16, d_head=16, value_bias=False)
     block = GatedAttention(config)
-    how = TrainConfig(
+    how = TrainConfig.plain(
         steps=1, batch_size=32, alpha=0.1, overlap=0.1, device="cpu", log_every=10_000
     )
 
@@ -292,7 +292,7 @@ def decomposition_step(
             model.blocks[0].attn, 2, init="duplicate", d_gate=d_gate, normalize_weights=False
         )
 
-    config = TrainConfig(
+    config = TrainConfig.plain(
         steps=STEPS, batch_size=len(batch), alpha=0.02, alpha_unit="variance", overlap=0.1,
         fvu_target=0.1, penalty_off=0.0, lr=1e-3, device="cpu",
     )  # fmt: skip
@@ -346,7 +346,7 @@ def bench_step_memory() -> list[dict[str, Any]]:
     tokens = text_like(shape, 64)
     model = build_language_model(shape)
     block = GatedAttention.from_attention(model.blocks[0].attn, 2, init="duplicate", d_gate=8)
-    config = TrainConfig(steps=3, batch_size=64, overlap=0.1, device="cpu")
+    config = TrainConfig.plain(steps=3, batch_size=64, overlap=0.1, device="cpu")
     language = TrainConfig.language(steps=3, batch_size=64, evaluate_every=0, device="cpu")
     data = Interleaved(tokens, {})
     return [

@@ -42,7 +42,7 @@ def language(dtype: torch.dtype, **changes) -> TrainResult:
 def gated(dtype: torch.dtype, **changes) -> TrainResult:
     """A tiny gated block with every penalty, on the second layer of a language model."""
     with_penalties = {"alpha_unit": "variance", "overlap": 0.3, "fvu_target": 0.2, "lr": 0.002}
-    config = TrainConfig(steps=50, seed=2, **{**HOW, **with_penalties, **changes})
+    config = TrainConfig.plain(steps=50, seed=2, **{**HOW, **with_penalties, **changes})
     model = build_language_model(SHAPE).to(dtype)
     block = GatedAttention.from_attention(
         model.blocks[1].attn, 2, init="duplicate", d_gate=2, seed=4

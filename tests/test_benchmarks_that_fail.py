@@ -210,7 +210,7 @@ def test_a_block_in_one_layer_is_faithful_and_holds_nothing():
     truth = marked_relay()
     for layer in (0, 1):
         block = gi.GatedAttention.from_attention(truth.model.blocks[layer].attn, 3, d_head=1)
-        how = gi.TrainConfig(steps=300, batch_size=100, lr=0.01, device="cpu", alpha=0.0)
+        how = gi.TrainConfig.plain(steps=300, batch_size=100, lr=0.01, device="cpu", alpha=0.0)
         gi.train_gated(truth.model, block, how, layer=layer, data=LAYERS, progress=False)
         found = holders(gi.splice(truth.model, layer, block), LAYERS, layer=layer, n=300)
         assert not any(found.holders.values())

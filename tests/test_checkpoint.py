@@ -15,9 +15,10 @@ from closeness import assert_close
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 from gated_interp.analysis.verdict import verdict
-from gated_interp.checkpoints import checkpoint, checkpoint_format, shipped
+from gated_interp.checkpoints import checkpoint, checkpoint_format
 from gated_interp.checkpoints.checkpoint import load, read_info, save, save_pretrained
 from gated_interp.checkpoints.checkpoint_format import KEY
+from gated_interp.core import shipped
 from gated_interp.core.errors import CheckpointError, GatedInterpError
 from gated_interp.models.toy import ToyConfig, build_toy
 from gated_interp.replacements.gated_attention import GatedAttention, GatedConfig

@@ -77,6 +77,19 @@ def test_a_pushed_model_comes_back(hub: FakeHub, model: HookedTransformer, tmp_p
     assert (loaded.model_name, loaded.notes) == (REPO, {"l0": 0.4})
 
 
+def test_a_block_comes_out_of_a_repository(
+    hub: FakeHub, model: HookedTransformer, tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {"token": TOKEN, "endpoint": hub.endpoint, "cache_dir": tmp_path}
+    push_to_hub(model, REPO, token=TOKEN, endpoint=hub.endpoint)
+    block = GatedAttention.from_pretrained(REPO, **options)
+    for name, value in model.blocks[0].attn.state_dict().items():
+        assert torch.equal(value, block.state_dict()[name]), name
+    with pytest.raises(GatedInterpError, match="no file someone/else, and the hub has no") as said:
+        GatedAttention.from_pretrained("someone/else", **options)
+    sentence(said)
+
+
 def test_a_revision_is_the_model_as_it_was_then(
     hub: FakeHub, model: HookedTransformer, tmp_path: Path
 ) -> None:

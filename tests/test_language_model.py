@@ -258,7 +258,7 @@ def test_a_block_made_of_the_heads_writes_the_same(positions, layer, task):
 def test_a_block_trains_on_the_models_own_text(positions, task):
     model = built(task, positions=positions)
     block = GatedAttention.from_attention(model.blocks[1].attn, 2)
-    config = TrainConfig(steps=30, batch_size=8, lr=0.02, alpha=0.0, evaluate_every=10)
+    config = TrainConfig.plain(steps=30, batch_size=8, lr=0.02, alpha=0.0, evaluate_every=10)
     history = train_gated(model, block, config, layer=1, progress=False).history
     assert history["fvu"].iloc[-1] < history["fvu"].iloc[0]
     assert history["held_out_fvu"].notna().sum() == 4

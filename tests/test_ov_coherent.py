@@ -91,7 +91,7 @@ def test_one_head_of_four_dimensions_holds_every_pair():
 def test_a_gated_block_takes_the_place_of_the_head():
     truth = coherent_head()
     block = gi.GatedAttention.from_attention(truth.model.blocks[0].attn, expansion=2, d_head=1)
-    how = gi.TrainConfig(steps=20, batch_size=50, device="cpu")
+    how = gi.TrainConfig.plain(steps=20, batch_size=50, device="cpu")
     history = gi.train_gated(truth.model, block, how, data=TASK, progress=False).history
     assert history["fvu"].iloc[-1] < history["fvu"].iloc[0]
     assert set(gi.verdict(gi.splice(truth.model, 0, block), TASK).holders) == set(range(1, 11))

@@ -117,7 +117,7 @@ def test_the_wheel_holds_the_package_its_models_and_its_command(tmp_path):
     code = (
         f"import sys; sys.path.insert(0, {str(target)!r})\n"
         "import gated_interp\n"
-        "from gated_interp.checkpoints.shipped import shipped_names\n"
+        "from gated_interp.core.shipped import shipped_names\n"
         "print(gated_interp.__file__)\n"
         "for name in shipped_names(): print(gated_interp.load(name).model_name)"
     )

@@ -303,7 +303,7 @@ def test_the_stacked_form_equals_the_hooked_module(kind):
 
 @pytest.mark.parametrize("kind", MADE)
 def test_training_lowers_the_loss_in_both_loops(kind):
-    config = gi.TrainConfig(
+    config = gi.TrainConfig.plain(
         steps=60, batch_size=20, data="fixed", n_sequences=200, lr=0.02, alpha=0.0, device="cpu"
     )
     original = toy(seed=1)
@@ -373,7 +373,7 @@ def test_a_kind_from_outside_the_package_is_trained_spliced_and_named(monkeypatc
 
     block = kind_named("averages")(HeadsConfig(d_model=V, n_heads=4))
     original = toy(seed=1)
-    config = gi.TrainConfig(steps=40, batch_size=20, alpha=0.1, overlap=0.1, device="cpu")
+    config = gi.TrainConfig.plain(steps=40, batch_size=20, alpha=0.1, overlap=0.1, device="cpu")
     fvu = gi.train_gated(original, block, config, data=TASK, progress=False).history["fvu"]
     assert fvu.iloc[-1] < fvu.iloc[0]
     assert len(gi.verdict(gi.splice(original, 0, block), TASK, n=200).accuracy) == 3

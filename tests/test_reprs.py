@@ -7,8 +7,8 @@ from gated_interp.analysis.attribution import edge_loadings, logit_attribution
 from gated_interp.analysis.faithfulness import faithfulness
 from gated_interp.analysis.subsets import subset_values
 from gated_interp.checkpoints.checkpoint import load, save_pretrained
-from gated_interp.checkpoints.shipped import shipped_names
 from gated_interp.core.errors import GatedInterpError
+from gated_interp.core.shipped import shipped_names
 from gated_interp.experiments.recipes import Recipe
 from gated_interp.experiments.seeds import train_seeds
 from gated_interp.models.analytic import manual_model

@@ -57,7 +57,7 @@ def gated_run(seed, gate="clamp", n_heads=3, d_head=1, block=None, **config):
     original = attention_models.toy(TASK, n_heads=2, d_head=2, seed=seed)
     fields = {"d_model": V, "n_heads": n_heads, "d_head": d_head, "gate": gate, "seed": seed}
     made = GatedAttention(GatedConfig(**fields, **(block or {})))
-    return GatedRun(original, made, TrainConfig(**{**SHORT, "seed": seed, **config}), TASK)
+    return GatedRun(original, made, TrainConfig.plain(**{**SHORT, "seed": seed, **config}), TASK)
 
 
 def flat_weights(module):
@@ -336,7 +336,7 @@ def test_a_block_for_another_task_is_trained_in_the_stack(capsys):
     truth = two_readers()
     made = {"d_model": truth.task.d_vocab, "n_heads": 8, "output_scale": 6.0}
     blocks = [GatedAttention(GatedConfig(**made, seed=seed)) for seed in range(2)]
-    how = TrainConfig(**{**SHORT, "steps": 150, "alpha": 0.0, "lr": 0.02})
+    how = TrainConfig.plain(**{**SHORT, "steps": 150, "alpha": 0.0, "lr": 0.02})
     runs = [GatedRun(truth.model, b, how.replace(seed=s), truth.task) for s, b in enumerate(blocks)]
     results = train_gated_runs(runs, progress=False)
     assert capsys.readouterr().err == ""
@@ -405,7 +405,7 @@ def test_verdict_and_fvu_of_trained_runs_agree_with_the_hooked_ones():
     for seed, toy in enumerate(toys):
         attn = toy.model.blocks[0].attn
         block = GatedAttention.from_attention(attn, expansion=2, seed=seed)
-        runs.append(GatedRun(toy.model, block, TrainConfig(seed=seed, **config), task))
+        runs.append(GatedRun(toy.model, block, TrainConfig.plain(seed=seed, **config), task))
     results = train_gated_runs(runs, progress=False)
 
     singles = task.probes(200, seed=42)
@@ -466,7 +466,7 @@ def test_a_model_with_layernorm_goes_through_the_hooked_loop_and_says_so(capsys)
     block = GatedAttention(GatedConfig(d_model=13, n_heads=3))
     before = flat_weights(block)
     (result,) = train_gated_runs(
-        [GatedRun(model, block, TrainConfig(**SHORT), TASK)], progress=False
+        [GatedRun(model, block, TrainConfig.plain(**SHORT), TASK)], progress=False
     )
     assert "1 of 1 runs go through the hooked loop" in capsys.readouterr().err
     assert not torch.allclose(weights_of([result])[0], before)
@@ -600,7 +600,7 @@ def test_the_variance_is_about_the_mean_of_the_first_slices():
 
 
 def test_each_fresh_pool_is_used_once_from_its_start():
-    config = TrainConfig(**{**SHORT, "data": "fresh", "batch_size": 300})
+    config = TrainConfig.plain(**{**SHORT, "data": "fresh", "batch_size": 300})
     batches = _Batches(TASK, [config])
     seen = [batches(step)[0] for step in range(2)]
     per_pool = batches.pool.n_slices
@@ -615,7 +615,7 @@ def test_each_fresh_pool_is_used_once_from_its_start():
 
 
 def test_a_fixed_pool_starts_at_its_start_and_over_again():
-    config = TrainConfig(**{**SHORT, "data": "fixed"})
+    config = TrainConfig.plain(**{**SHORT, "data": "fixed"})
     batches = _Batches(TASK, [config])
     first, at = batches(0)
     pool = ContextPool(TASK, [config.seed], n_sequences=200, per_query=batches.per_query)

@@ -469,7 +469,7 @@ def test_a_task_from_outside_is_trained_on_judged_and_decomposed():
     assert found.learnt == [1, 2]
     assert holders(model, task, n=200).accuracy.tolist() == [1.0, 1.0]
     block = gi.GatedAttention.from_attention(model.blocks[0].attn, expansion=2, value_bias=False)
-    how = gi.TrainConfig(steps=20, batch_size=50, device="cpu")
+    how = gi.TrainConfig.plain(steps=20, batch_size=50, device="cpu")
     gi.train_gated(model, block, how, data=task, progress=False)
     spliced = gi.splice(model, 0, block)
     assert set(gi.verdict(spliced, task, n=200).holders) == {1, 2}

@@ -15,9 +15,9 @@ from test_cli import cli, one_sentence
 
 from gated_interp.analysis.circuits import ov_circuit
 from gated_interp.checkpoints.checkpoint import load
-from gated_interp.checkpoints.shipped import shipped_names
 from gated_interp.core.errors import CheckpointError, GatedInterpError
 from gated_interp.core.seeds import derive
+from gated_interp.core.shipped import shipped_names
 from gated_interp.core.streams import Stream
 from gated_interp.experiments import text_tables
 from gated_interp.experiments.language import language_measures, language_settings, run_language

@@ -35,7 +35,7 @@ from gated_interp.training.objectives import VARIANCE_SAMPLE
 from gated_interp.training.state import FORMAT
 
 TOY = ToyConfig(n_trigrams=3, n_heads=2, seed=5)
-SHORT = TrainConfig(steps=20, batch_size=10, log_every=3, device="cpu")
+SHORT = TrainConfig.plain(steps=20, batch_size=10, log_every=3, device="cpu")
 TASK = SkipTrigramTask(3)
 
 
@@ -107,7 +107,7 @@ def test_toy_training_is_adam_on_the_cross_entropy():
 @pytest.mark.parametrize("layer", [0, 2])
 def test_gated_training_is_adam_on_reconstruction_and_penalty(layer):
     model = deep_model()
-    config = TrainConfig(
+    config = TrainConfig.plain(
         steps=5, batch_size=10, lr=0.01, lr_decay=0.0, alpha=0.3, penalty_off=0.4,
         penalty_ramp=0.4, log_every=1, seed=2,
     )  # fmt: skip
@@ -142,7 +142,7 @@ def test_gated_training_is_adam_on_reconstruction_and_penalty(layer):
 
 def test_a_penalty_closes_gates_and_its_absence_does_not():
     model = build_toy(TOY)
-    config = TrainConfig(steps=100, batch_size=20, penalty_off=0.0, penalty_ramp=0.0)
+    config = TrainConfig.plain(steps=100, batch_size=20, penalty_off=0.0, penalty_ramp=0.0)
     ends = {}
     for alpha in (0.0, 5.0):
         history = train_gated(
@@ -156,7 +156,7 @@ def test_a_penalty_closes_gates_and_its_absence_does_not():
 
 def test_the_overlap_weight_parts_heads():
     model = build_toy(TOY)
-    config = TrainConfig(
+    config = TrainConfig.plain(
         steps=200, batch_size=20, alpha=0.0, penalty_off=0.0, penalty_ramp=0.0, overlap=1.0
     )
     history = train_gated(model, block_for(model), config, progress=False).history
@@ -168,7 +168,7 @@ def test_training_a_block_of_a_deep_model_explains_its_layer():
     block = GatedAttention.from_attention(
         model.blocks[1].attn, 2, init="duplicate", noise=0.1, normalize_weights=False
     )
-    config = TrainConfig(steps=200, batch_size=20, lr=0.01, alpha=0.0)
+    config = TrainConfig.plain(steps=200, batch_size=20, lr=0.01, alpha=0.0)
     history = train_gated(model, block, config, layer=1, data=uniform, progress=False).history
     assert history["fvu"].iloc[-1] < 0.1 < history["fvu"].iloc[0]
 
@@ -180,7 +180,7 @@ def test_a_toy_learns_its_trigrams_and_a_block_takes_over():
     toy = next((t for t in toys if verdict(t, TASK).learnt == [1, 2, 3]), None)
     assert toy is not None
     block = GatedAttention.from_attention(toy.blocks[0].attn, 4, seed=1)
-    history = train_gated(toy, block, TrainConfig(steps=1500), progress=False).history
+    history = train_gated(toy, block, TrainConfig.plain(steps=1500), progress=False).history
     assert history["fvu"].iloc[-1] < 0.1
     assert min(verdict(splice(toy, 0, block), TASK).accuracy.values()) > 0.97
 
@@ -571,7 +571,7 @@ def test_bad_data_are_refused_before_they_are_used():
 
 @pytest.mark.parametrize("alpha_unit", ["absolute", "variance"])
 def test_the_logged_parts_add_up_to_the_loss(alpha_unit):
-    config = TrainConfig(
+    config = TrainConfig.plain(
         steps=8, batch_size=10, log_every=1, alpha=0.3, alpha_unit=alpha_unit, overlap=0.7,
         penalty_off=0.25, penalty_ramp=0.5, fvu_target=0.05, fvu_rate=0.1, fvu_from=0.2, seed=2,
         device="cpu",

@@ -72,7 +72,7 @@ def test_parts_of_a_toys_batch_too():
 
 def test_a_fixed_set_holds_whole_updates():
     with pytest.raises(GatedInterpError, match=r"a multiple of batch_size \* accumulate \(20\)"):
-        TrainConfig(data="fixed", n_sequences=30, batch_size=10, accumulate=2)
+        TrainConfig.plain(data="fixed", n_sequences=30, batch_size=10, accumulate=2)
 
 
 # Clipping.
@@ -205,7 +205,7 @@ def test_other_data_may_be_held_out():
 
 def test_measurements_need_rows():
     with pytest.raises(GatedInterpError, match=r"evaluate_every is 5; it must be a multiple of lo"):
-        TrainConfig(evaluate_every=5, log_every=3)
+        TrainConfig.plain(evaluate_every=5, log_every=3)
 
 
 # Stopped and resumed with all of it.

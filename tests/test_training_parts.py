@@ -127,7 +127,7 @@ def test_the_penalty_is_off_then_ramps_then_stays():
 
 
 def test_the_factor_on_the_penalties_answers_to_the_fvu():
-    config = TrainConfig(steps=100, fvu_target=0.02, fvu_rate=0.1, fvu_from=0.5)
+    config = TrainConfig.plain(steps=100, fvu_target=0.02, fvu_rate=0.1, fvu_from=0.5)
     free = config.replace(fvu_target=None)
     control = FvuControl([config, config, free])
     fvus = torch.tensor([0.5, 0.0, 0.5])
@@ -258,7 +258,7 @@ def test_tokens_as_data(toy):
     assert found == {tuple(row) for row in tokens.tolist()}
     assert name_of(source) == name_of(data_for(toy, tokens.clone()))
     assert name_of(source) != name_of(data_for(toy, tokens.flip(0)))
-    config = TrainConfig(steps=2, batch_size=3, log_every=1, evaluate_every=1, n_held_out=4)
+    config = TrainConfig.plain(steps=2, batch_size=3, log_every=1, evaluate_every=1, n_held_out=4)
     block = GatedAttention.from_attention(toy.blocks[0].attn)
     history = train_gated(
         toy, block, config, data=tokens, held_out=tokens[:2], progress=False
@@ -336,7 +336,7 @@ def test_layers_that_cannot_be_captured_are_refused():
 
 @pytest.mark.parametrize(("ratio", "share"), [(1.1, -0.4), (0.9, 0.4), (1.0, 0.0), (2.0, -1.0)])
 def test_the_factor_moves_by_four_times_the_relative_distance_from_the_target(ratio, share):
-    control = FvuControl([TrainConfig(steps=10, fvu_target=0.5, fvu_rate=0.1, fvu_from=0.0)])
+    control = FvuControl([TrainConfig.plain(steps=10, fvu_target=0.5, fvu_rate=0.1, fvu_from=0.0)])
     control.state[1] = fvu = 0.5 * ratio
     control.observe(torch.tensor([fvu]), 0)
     assert control.factor.log().item() == pytest.approx(0.1 * share, abs=1e-5)

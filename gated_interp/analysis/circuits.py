@@ -21,7 +21,7 @@ from jaxtyping import Complex, Float, Int
 from torch import Tensor
 from transformer_lens import FactoredMatrix
 
-from gated_interp.analysis.heads import all_heads, head_counts, require_heads
+from gated_interp.analysis.heads import Head, HeadOfLayer, all_heads, head_counts, one_head
 from gated_interp.analysis.writes import require_linear, require_tokens
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.seeds import generator
@@ -125,8 +125,8 @@ def _readout(model: HookedTransformer) -> Float[Tensor, "d_model d_vocab"]:
 @torch.no_grad()
 def ov_circuit(
     model: HookedTransformer,
-    layer: int,
-    head: int,
+    layer: HeadOfLayer,
+    head: HeadOfLayer | None = None,
     *,
     space: Space = "token",
     biases: bool = True,
@@ -139,6 +139,7 @@ def ov_circuit(
     up to its scale. In residual space: ``W_V W_O``.
 
     Args:
+        layer, head: whose: ``0, 1``, or ``(0, 1)`` or ``"L0H1"`` and no ``head``.
         biases: count b_V (token space only).
         position: of the source token, for models with positional embeddings.
 
@@ -153,7 +154,7 @@ def ov_circuit(
         >>> ov_circuit(truth.model, 0, 0).matrix[0].tolist()  # from A: C1, not C2, a little C3
         [0.0, 0.0, 0.0, 0.0, 2.0, -2.0, 1.0, 0.0]
     """
-    attn = _attention(model, layer, head, space)
+    attn, (layer, head) = _attention(model, layer, head, space)
     if space == "residual":
         return Circuit("OV", layer, head, FactoredMatrix(attn.W_V[head], attn.W_O[head]))
     values = token_inputs(model, layer, position) @ attn.W_V[head]
@@ -165,8 +166,8 @@ def ov_circuit(
 @torch.no_grad()
 def qk_circuit(
     model: HookedTransformer,
-    layer: int,
-    head: int,
+    layer: HeadOfLayer,
+    head: HeadOfLayer | None = None,
     *,
     space: Space = "token",
     biases: bool = True,
@@ -176,6 +177,7 @@ def qk_circuit(
     """The attention score from each query token (row) to each key token (column).
 
     In residual space: ``W_Q W_K^T``, not divided by the attention scale.
+    Heads are named as for :func:`ov_circuit`.
 
     Raises:
         GatedInterpError: no such head, position or space.
@@ -186,7 +188,7 @@ def qk_circuit(
         >>> qk_circuit(truth.model, 0, 0).matrix[1, :3].tolist()  # from B1: to A, and nowhere else
         [1.0, -100.0, -100.0]
     """
-    attn = _attention(model, layer, head, space)
+    attn, (layer, head) = _attention(model, layer, head, space)
     if space == "residual":
         return Circuit("QK", layer, head, FactoredMatrix(attn.W_Q[head], attn.W_K[head].T))
     q = token_inputs(model, layer, query_position) @ attn.W_Q[head]
@@ -199,8 +201,8 @@ def qk_circuit(
 @torch.no_grad()
 def gate_circuit(
     model: HookedTransformer,
-    layer: int,
-    head: int,
+    layer: HeadOfLayer,
+    head: HeadOfLayer | None = None,
     *,
     space: Space = "token",
     biases: bool = True,
@@ -210,7 +212,7 @@ def gate_circuit(
     """How far the head's gate is open from each query token (row) to each key token (column).
 
     ``factors`` holds the gate *score*; ``matrix`` applies the activation. In residual space:
-    ``W_gate_Q W_gate_K^T``, scores only.
+    ``W_gate_Q W_gate_K^T``, scores only. Heads are named as for :func:`ov_circuit`.
 
     Raises:
         GatedInterpError: no such head, position or space, or no gated block in that layer.
@@ -225,7 +227,7 @@ def gate_circuit(
         >>> gate_circuit(splice(toy, 0, block), 0, 3).matrix[0].tolist()
         [0.25, 0.25, 0.25, 0.25]
     """
-    _attention(model, layer, head, space)
+    _, (layer, head) = _attention(model, layer, head, space)
     block = gated_block(model, layer)
     if block is None:
         raise GatedInterpError(
@@ -241,11 +243,13 @@ def gate_circuit(
     return Circuit("gate", layer, head, FactoredMatrix(q, k.T), block.config.gate)
 
 
-def _attention(model: HookedTransformer, layer: int, head: int, space: str) -> Any:
-    require_heads(model, [(layer, head)])
+def _attention(
+    model: HookedTransformer, layer: HeadOfLayer, head: HeadOfLayer | None, space: str
+) -> tuple[Any, Head]:
+    named = one_head(model, layer, head)
     if space not in ("token", "residual"):
         raise GatedInterpError(f"space is {space!r}; it must be 'token' or 'residual'.")
-    return require_circuits(model, layer)
+    return require_circuits(model, named[0]), named
 
 
 def require_circuits(model: HookedTransformer, layer: int) -> Any:

@@ -9,7 +9,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from gated_interp.analysis.circuits import composition_scores, copying_scores
-from gated_interp.analysis.heads import Head, all_heads, head_counts, head_name, require_heads
+from gated_interp.analysis.heads import (
+    Head,
+    HeadLike,
+    all_heads,
+    head_counts,
+    head_name,
+    require_heads,
+)
 from gated_interp.analysis.induction import (
     RANDOM_TOKENS,
     attention_in,
@@ -170,8 +177,8 @@ def _raised(
 @torch.no_grad()
 def induction_paths(
     model: HookedTransformer,
-    receiver: Head | None = None,
-    senders: Sequence[Head] | None = None,
+    receiver: HeadLike | None = None,
+    senders: Sequence[HeadLike] | None = None,
     *,
     n: int = 20,
     seed: int = 0,
@@ -186,9 +193,9 @@ def induction_paths(
     heads' paths to its keys, are the controls.
 
     Args:
-        receiver: ``(layer, head)``; the head of a later layer with the highest prefix matching
-            unless given.
-        senders: heads of earlier layers; all of them unless given.
+        receiver: ``(layer, head)`` or its name, such as ``"L1H0"``; the head of a later layer with
+            the highest prefix matching unless given.
+        senders: heads of earlier layers, named likewise; all of them unless given.
         n: sequences.
         seed: of both sets of tokens.
         bos: the token they begin with; that of the model's task unless given.
@@ -214,9 +221,11 @@ def induction_paths(
         raise GatedInterpError("the model has one layer; a path between heads needs two.")
     tokens = repeated_random_tokens(model, n, seed=seed, bos=bos)
     other = repeated_random_tokens(model, n, seed=derive(seed, Stream.PATH_SOURCE), bos=bos)
-    layer, head = _receiver(model, tokens) if receiver is None else receiver
-    earlier = [h for h in all_heads(model) if h[0] < layer] if senders is None else list(senders)
-    require_heads(model, [*earlier, (layer, head)])
+    best = _receiver(model, tokens) if receiver is None else receiver
+    layer, head = require_heads(model, [best])[0]
+    earlier = [h for h in all_heads(model) if h[0] < layer]
+    if senders is not None and len(senders):
+        earlier = require_heads(model, senders)
     late = [h for h in earlier if h[0] >= layer]
     if late or not earlier:
         raise GatedInterpError(

@@ -17,6 +17,9 @@ Head = tuple[int, int]
 HeadLike = Head | list[int] | str
 """How a head may be named: ``(0, 1)`` or ``"L0H1"``."""
 
+HeadOfLayer = int | HeadLike
+"""How a head may be named where its layer is known: also ``1``."""
+
 
 def head_counts(model: HookedTransformer) -> list[int]:
     """How many heads each layer has."""
@@ -108,6 +111,74 @@ def require_heads(model: HookedTransformer, heads: Sequence[Any]) -> list[Head]:
     if not named:
         raise GatedInterpError("no head is named; name at least one as (layer, head).")
     return named
+
+
+def head_in(model: HookedTransformer, layer: int, head: HeadOfLayer) -> int:
+    """The number of ``head`` within ``layer``, named by it, as ``(layer, head)`` or by its name.
+
+    Raises:
+        GatedInterpError: no such layer or head, or a head of another layer.
+
+    Examples:
+        >>> from gated_interp.models.toy import ToyConfig, build_toy
+        >>> toy = build_toy(ToyConfig(n_trigrams=1, n_heads=3))
+        >>> [head_in(toy, 0, head) for head in (2, (0, 2), "L0H2")]
+        [2, 2, 2]
+    """
+    named = require_heads(model, [(layer, head) if type(head) is int else head])[0]
+    if named[0] != layer:
+        raise GatedInterpError(
+            f"{head_name(named)} is not in layer {layer}; name a head of that layer."
+        )
+    return named[1]
+
+
+def heads_in(
+    model: HookedTransformer, layer: int | None, heads: Sequence[HeadOfLayer] | None
+) -> tuple[int, list[int]]:
+    """A layer and which of its heads are meant, all of them where none is named.
+
+    Args:
+        layer: may be left out where there is one, or where heads are named with theirs.
+        heads: each as :func:`head_in` takes it.
+
+    Raises:
+        GatedInterpError: no such layer or head, none named, one twice, heads of several layers, or
+            several layers and none named.
+    """
+    named: list[Any] | None = None if heads is None else list(heads)
+    if isinstance(heads, str):
+        named = [heads]
+    if layer is None and named and type(named[0]) is not int:
+        layer = require_heads(model, named[:1])[0][0]
+    layer = chosen_layer(model, layer)
+    if named is None:
+        return layer, list(range(head_counts(model)[layer]))
+    numbers = [head_in(model, layer, head) for head in named]
+    return layer, [head for _, head in require_heads(model, [(layer, h) for h in numbers])]
+
+
+def one_head(model: HookedTransformer, layer: HeadOfLayer, head: HeadOfLayer | None = None) -> Head:
+    """One head, by its layer and number, as ``(layer, head)`` or by its name.
+
+    Raises:
+        GatedInterpError: no such head, or a layer alone.
+
+    Examples:
+        >>> from gated_interp.models.toy import ToyConfig, build_toy
+        >>> toy = build_toy(ToyConfig(n_trigrams=1, n_heads=3))
+        >>> one_head(toy, "L0H2"), one_head(toy, 0, 2)
+        ((0, 2), (0, 2))
+    """
+    if head is None and type(layer) is int:
+        raise GatedInterpError(
+            f"layer {layer} is named and no head of it; name one as {layer}, 0 or 'L{layer}H0'."
+        )
+    if head is None:
+        return require_heads(model, [layer])[0]
+    if type(layer) is not int:
+        raise GatedInterpError(f"{layer!r} and {head!r} are two heads; name one.")
+    return layer, head_in(model, layer, head)
 
 
 def _pair(entry: Any) -> Head:

@@ -14,7 +14,9 @@ from torch import Tensor
 
 from gated_interp.analysis.heads import (
     HeadLike,
+    HeadOfLayer,
     head_counts,
+    head_in,
     head_name,
     intervened,
     require_heads,
@@ -46,14 +48,15 @@ def activation_patch(
     source_tokens: Int[Tensor, "source_batch source_pos"],
     name: str,
     *,
-    head: int | None = None,
+    head: HeadOfLayer | None = None,
     position: int | None = None,
 ) -> Float[Tensor, "batch pos d_vocab"]:
     """The logits on ``tokens`` with the activation at ``name`` taken from ``source_tokens``.
 
     Args:
         name: a hook point, such as ``blocks.0.attn.hook_z``.
-        head: patch this head only (hook points that have heads).
+        head: patch this head only (hook points that have heads): its number in the layer, as
+            ``(layer, head)`` or by its name, such as ``"L0H1"``.
         position: patch this (query) position only.
 
     Raises:
@@ -91,7 +94,7 @@ def path_patch(
     sender: HeadLike,
     receiver: str,
     *,
-    receiver_head: int | None = None,
+    receiver_head: HeadOfLayer | None = None,
 ) -> Float[Tensor, "batch pos d_vocab"]:
     """The logits on ``tokens`` when only the direct path sender -> receiver sees the source.
 
@@ -102,7 +105,7 @@ def path_patch(
     Args:
         sender: ``(layer, head)``, or its name, such as ``"L0H1"``.
         receiver: a hook point that comes after the sender, such as ``blocks.1.attn.hook_q``.
-        receiver_head: patch only this head of the receiver.
+        receiver_head: patch only this head of the receiver, named as in :func:`activation_patch`.
 
     Raises:
         GatedInterpError: a sender or receiver that is not there, a receiver that does not come
@@ -249,7 +252,11 @@ def _activation(model: HookedTransformer, tokens: Tensor, name: str) -> Tensor:
 
 
 def _index(
-    model: HookedTransformer, name: str, head: int | None, position: int | None, n_positions: int
+    model: HookedTransformer,
+    name: str,
+    head: HeadOfLayer | None,
+    position: int | None,
+    n_positions: int,
 ) -> tuple[slice | int, ...]:
     """The part of the activation at ``name`` that is patched."""
     axis = HEAD_AXIS.get(name.split(".")[-1])
@@ -257,8 +264,7 @@ def _index(
     if head is not None:
         if axis is None:
             raise GatedInterpError(f"{name!r} has no heads; leave head out.")
-        require_heads(model, [(int(name.split(".")[1]), head)])
-        where[axis] = head
+        where[axis] = head_in(model, int(name.split(".")[1]), head)
     if position is not None:
         if not 0 <= position < n_positions:
             raise GatedInterpError(

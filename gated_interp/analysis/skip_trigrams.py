@@ -18,7 +18,7 @@ from torch import Tensor
 
 from gated_interp.analysis.circuits import norm_matrix, require_circuits
 from gated_interp.analysis.decomposition import rows_at_once
-from gated_interp.analysis.heads import chosen_layer, require_heads
+from gated_interp.analysis.heads import HeadOfLayer, heads_in
 from gated_interp.analysis.text_holders import frozen_readout
 from gated_interp.analysis.text_pairs import names_for, own_text, seen_pairs
 from gated_interp.core.errors import GatedInterpError
@@ -46,7 +46,7 @@ def skip_trigrams(
     layer: int | None = None,
     tokens: Int[Tensor, "batch pos"] | None = None,
     *,
-    heads: Sequence[int] | None = None,
+    heads: Sequence[HeadOfLayer] | None = None,
     names: Sequence[str] | None = None,
     sources: int = 10,
     top: int = 5,
@@ -71,7 +71,8 @@ def skip_trigrams(
             in its place.
         tokens: text that says which pairs there are: 1,000 sequences of the ``train`` part of the
             model's own text unless given. The token that every sequence begins with is no source.
-        heads: only these.
+        heads: only these, each by its number in the layer, as ``(layer, head)`` or by its name,
+            such as ``"L0H1"``.
         names: of tokens; the task's unless given.
         least: sequences in which the source stands before the destination.
 
@@ -93,13 +94,11 @@ def skip_trigrams(
         >>> found[["source", "destination", "out"]].agg(" ".join, axis=1).tolist()
         ['A B1 C1', 'A B2 C2']
     """
-    layer = chosen_layer(model, layer)
+    layer, named = heads_in(model, layer, heads)
     for name, value in {"sources": sources, "top": top, "least": least}.items():
         if value < 1:
             raise GatedInterpError(f"{name} is {value}; it must be at least 1.")
     attn = require_circuits(model, layer)
-    named = range(len(attn.W_O)) if heads is None else heads
-    require_heads(model, [(layer, head) for head in named])
     tokens, names = own_text(model, tokens, "train", SEQUENCES), names_for(model, names)
     reads = _Reads.of(model, layer, tokens, least)
     rows: list[dict[str, Any]] = []

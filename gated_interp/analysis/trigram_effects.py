@@ -17,7 +17,7 @@ from scipy.stats import t as student
 from torch import Tensor
 
 from gated_interp.analysis.circuits import require_circuits
-from gated_interp.analysis.heads import chosen_layer, intervened, require_heads
+from gated_interp.analysis.heads import chosen_layer, head_in, intervened
 from gated_interp.analysis.text_pairs import (
     held_out_text,
     last_before,
@@ -138,7 +138,8 @@ def confirm_skip_trigrams(
     cut counts.
 
     Args:
-        trigrams: columns ``head``, ``source_id``, ``destination_id``, ``out_id``, as of
+        trigrams: columns ``head`` (or its name, such as ``"L0H1"``), ``source_id``,
+            ``destination_id``, ``out_id``, as of
             :func:`~gated_interp.analysis.skip_trigrams.skip_trigrams`.
         tokens: held-out text; see :func:`~gated_interp.analysis.text_pairs.held_out_text`.
         layer: may be left out where it is the only one.
@@ -170,7 +171,7 @@ def confirm_skip_trigrams(
         raise GatedInterpError(
             f"most is {most} and common {common}; they must be at least 2 and at least 0."
         )
-    _require_trigrams(model, layer, trigrams)
+    trigrams = _require_trigrams(model, layer, trigrams)
     tokens, names = held_out_text(model, tokens), names_for(model, names)
     wanted = trigrams[TRIGRAM].drop_duplicates().assign(circuits=True)
     if common:
@@ -200,20 +201,25 @@ PLACE = ["row", "query_pos", "key_pos", "control_pos"]
 MEASURED = ["effect", "logit", "other_edge", "other_out", "followed"]
 
 
-def _require_trigrams(model: HookedTransformer, layer: int, trigrams: pd.DataFrame) -> None:
+def _require_trigrams(model: HookedTransformer, layer: int, trigrams: pd.DataFrame) -> pd.DataFrame:
+    """``trigrams``, if there are any, with its heads by number."""
     missing = [c for c in TRIGRAM if c not in trigrams.columns]
     if missing or not len(trigrams):
         raise GatedInterpError(
             f"the table of skip trigrams has {len(trigrams)} rows and no column "
             f"{', '.join(missing) or 'missing'}; give at least one row with {', '.join(TRIGRAM)}."
         )
-    require_heads(model, [(layer, int(head)) for head in trigrams["head"].unique()])
+    number = {
+        head: head_in(model, layer, head if isinstance(head, str | tuple) else int(head))
+        for head in trigrams["head"].unique()
+    }
     ids = trigrams[TRIGRAM[1:]].to_numpy()
     if ids.min() < 0 or ids.max() >= model.cfg.d_vocab:
         raise GatedInterpError(
             f"token {ids.min() if ids.min() < 0 else ids.max()} is outside the vocabulary 0 to "
             f"{model.cfg.d_vocab - 1}."
         )
+    return trigrams.assign(head=trigrams["head"].map(number))
 
 
 def _with_common(

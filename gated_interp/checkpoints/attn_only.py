@@ -41,7 +41,7 @@ def from_name(name: str) -> LanguageTransformer:
         GatedInterpError: the extra ``hub`` is missing, or the hub cannot be reached.
         CheckpointError: what came is no such model.
     """
-    from gated_interp.checkpoints.hub import explained, hub_library
+    from gated_interp.core.hub import explained, hub_library
 
     hub, repo, wanted = hub_library(), REPOSITORIES[name], CONFIG
     try:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import safetensors.torch
-import torch
 from torch import Tensor, nn
 
 from gated_interp.checkpoints.attn_only import (
@@ -20,7 +19,6 @@ from gated_interp.checkpoints.attn_only import (
     is_attn_only,
 )
 from gated_interp.checkpoints.checkpoint_format import (
-    KEY,
     CheckpointInfo,
     Part,
     decode,
@@ -28,22 +26,24 @@ from gated_interp.checkpoints.checkpoint_format import (
     in_file,
 )
 from gated_interp.checkpoints.published import IGNORE, is_published, published_info, require_mask
-from gated_interp.checkpoints.shipped import MODEL_FILE, located
-from gated_interp.checkpoints.tensor_file import (
+from gated_interp.core.errors import CheckpointError, GatedInterpError
+from gated_interp.core.files import write_whole
+from gated_interp.core.metadata import KEY
+from gated_interp.core.shipped import MODEL_FILE, located
+from gated_interp.core.tensor_file import (
     MAX_BYTES,
     read_header,
     read_tensors,
     require_finite,
     require_shapes,
 )
-from gated_interp.core.errors import CheckpointError, GatedInterpError
-from gated_interp.core.files import write_whole
 from gated_interp.models.kinds import MODEL_KINDS
 from gated_interp.models.toy import HookedTransformer, TaskTransformer
 from gated_interp.replacements.heads import HeadAttention
 from gated_interp.replacements.replacement import kind_named
 from gated_interp.replacements.splice import originals, replacement_in, splice, unsplice
 from gated_interp.replacements.standalone import standalone
+from gated_interp.replacements.stored import BLOCK_KEY, fill, is_bias, stored_value
 
 __all__ = ["CheckpointInfo", "load", "read_info", "save", "save_pretrained"]
 
@@ -57,7 +57,7 @@ def load(source: str | os.PathLike[str]) -> TaskTransformer:
 
     Args:
         source: a checkpoint file, a folder with ``model.safetensors``, or the name of a model
-            that comes with the package (:func:`gated_interp.checkpoints.shipped.shipped_names`).
+            that comes with the package (:func:`gated_interp.core.shipped.shipped_names`).
             Also TransformerLens' ``attn-only-1l`` to ``attn-only-4l``: by name, which needs the hub
             (or its local cache), or a folder with their ``config.json``, ``*final.pth`` and
             ``tokenizer.json``. They come folded, and :func:`save` writes them as checkpoints.
@@ -188,6 +188,11 @@ def _checked(path: Path) -> tuple[CheckpointInfo, dict[str, str]]:
         info, version = decode(path, header.metadata[KEY])
         theirs = info.names(version)
         wanted = {theirs[ours]: shape for ours, shape in info.shapes.items()}
+    elif BLOCK_KEY in header.metadata:
+        raise CheckpointError(
+            f"{path} holds a block without a model; read it by GatedAttention.from_pretrained (or "
+            "its own kind's) and splice it into one."
+        )
     elif is_published(header):
         info, theirs = published_info(path, header)
         wanted = {theirs[ours]: shape for ours, shape in info.shapes.items()}
@@ -207,12 +212,12 @@ def _build(info: CheckpointInfo, tensors: dict[str, Tensor]) -> TaskTransformer:
     model: Any = None
     if info.model is not None:
         model = MODEL_KINDS[info.model.kind].build(info.model.config, info.task)
-        _fill(model, "model.", tensors)
+        fill(model, tensors, "model.")
     for layer, part in info.replacements.items():
         kind = kind_named(part.kind)
         original = nn.Identity() if model is None else model.blocks[layer].attn
         block = kind.from_config(part.config, original)
-        _fill(block, f"replacement.{layer}.", tensors)
+        fill(block, tensors, f"replacement.{layer}.")
         l0 = info.notes.get("l0")
         block.l0 = float(l0) if isinstance(l0, int | float) else None
         if model is None:
@@ -221,18 +226,6 @@ def _build(info: CheckpointInfo, tensors: dict[str, Tensor]) -> TaskTransformer:
         else:
             model = splice(model, layer, block)
     return cast(TaskTransformer, model)
-
-
-def _fill(module: nn.Module, prefix: str, tensors: dict[str, Tensor]) -> None:
-    with torch.no_grad():
-        # What is not in the file does not train: biases are zero, whatever they started as.
-        for name, parameter in module.named_parameters():
-            is_bias = name.rpartition(".")[2] in ("b_V", "b_O")
-            if is_bias and not parameter.requires_grad and not name.startswith("original."):
-                parameter.zero_()
-        for name, tensor in tensors.items():
-            if name.startswith(prefix):
-                module.get_parameter(name.removeprefix(prefix)).copy_(tensor)
 
 
 def _contents(
@@ -271,21 +264,12 @@ def _contents(
     tensors = {}
     for ours, shape in info.shapes.items():
         prefix = next(p for p in parts if ours.startswith(p))
-        value = _parameter(parts[prefix], ours.removeprefix(prefix))
-        if value is None or tuple(value.shape) != shape or value.dtype != torch.float32:
-            found = "missing" if value is None else f"{list(value.shape)} of {value.dtype}"
-            raise GatedInterpError(
-                f"{theirs[ours]} is {found}; to be saved it must be {list(shape)} of "
-                "torch.float32, as the model's config says."
-            )
-        tensors[theirs[ours]] = value.detach().cpu().contiguous().clone()
+        tensors[theirs[ours]] = stored_value(
+            parts[prefix], ours.removeprefix(prefix), shape, theirs[ours]
+        )
     _require_plain_rest(known.fixed(model), parts, info, theirs)
     require_finite("the model", tensors)
     return info, tensors
-
-
-def _parameter(module: nn.Module, name: str) -> Tensor | None:
-    return dict(module.named_parameters()).get(name)
 
 
 def _require_plain_rest(
@@ -298,9 +282,8 @@ def _require_plain_rest(
             continue  # a block alone: what it was put into is made anew
         for name, parameter in part.named_parameters():
             ours = prefix + name
-            is_bias = name.rpartition(".")[2] in ("b_V", "b_O")
             # An autoencoder has a copy of the model's own attention, which is stored.
-            if is_bias and ours not in theirs and ".original." not in ours:
+            if is_bias(name) and ours not in theirs:
                 rest[in_file(ours, info.version)] = parameter
     for name, difference in rest.items():
         if bool(difference.ne(0).any()):

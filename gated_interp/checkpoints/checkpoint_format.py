@@ -28,24 +28,29 @@ was such a field, so the default must be what the field's absence meant.
 import dataclasses
 import json
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from gated_interp.core.config import Config, Shapes
+from gated_interp.core.config import Shapes
 from gated_interp.core.errors import CheckpointError, GatedInterpError
+from gated_interp.core.metadata import (
+    KEY,
+    VERSIONS,
+    config_from,
+    require_fields,
+    require_keys,
+    require_limits,
+    said_in,
+)
 from gated_interp.models.kinds import MODEL_KINDS, TOY
 from gated_interp.models.toy_config import ToyConfig
 from gated_interp.replacements.gated_attention import GatedAttention, GatedConfig
 from gated_interp.replacements.heads import HeadAttention
 from gated_interp.replacements.replacement import kind_named
+from gated_interp.replacements.stored import replacements_in
 from gated_interp.tasks.kinds import TASK_KINDS
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
 
-KEY = "gated_interp"
-# A new config field does not raise it, only what would make an older file mean something else.
-VERSIONS = (1, 2)
-NEWER = "it was written by a newer version of gated_interp, so update to read it"
 PUBLISHED = "published"
 
 FIELDS = {
@@ -53,13 +58,6 @@ FIELDS = {
     2: ("format_version", "task", "model", "replacements", "notes"),
 }
 GATED = GatedAttention.kind
-
-# A small file must not be able to ask for any amount of memory or time (embeddings and the context
-# are not stored but made), nor for a number that float32 cannot hold.
-LIMITS = {"n_trigrams": 2048, "n_layers": 8, "d_vocab": 2**18}
-LIMITS |= dict.fromkeys(("d_head", "d_gate", "d_qk"), 1024)
-MOST, LARGEST = 4096, 1e30
-FREE = ("seed",)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,7 +118,7 @@ class CheckpointInfo:
             object.__setattr__(self, "format", f"{KEY} {self.version}")
         parts = [self.model, *self.replacements.values()]
         for part in (self.task, *(p.config for p in parts if p is not None)):
-            _require_limits(part)
+            require_limits(part)
         layers, d_model = 1, self.task.d_vocab
         if self.model is not None:
             config = self.model.config
@@ -223,19 +221,6 @@ def in_file(name: str, version: int) -> str:
     return name
 
 
-def _require_limits(part: Any) -> None:
-    """Refuse a task or config with a number beyond what a file may ask for."""
-    for field in dataclasses.fields(part):
-        value = getattr(part, field.name)
-        if field.name in FREE or type(value) not in (int, float):
-            continue
-        most = LIMITS.get(field.name, MOST) if type(value) is int else LARGEST
-        if abs(value) > most:
-            raise CheckpointError(
-                f"{field.name} is {value}; a checkpoint may have at most {most:g}."
-            )
-
-
 def encode(info: CheckpointInfo) -> str:
     """``info`` as the file's metadata string.
 
@@ -258,21 +243,9 @@ def decode(path: Path, text: str) -> tuple[CheckpointInfo, int]:
         CheckpointError: not JSON, of a newer version, or anything missing that has no default,
             unknown, impossible or contradictory.
     """
+    said, version = said_in(path, text, VERSIONS)
     try:
-        said = json.loads(text, parse_constant=_refuse_number, parse_float=_finite)
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"the metadata of {path} is not JSON ({error}).") from error
-    if not isinstance(said, dict):
-        raise CheckpointError(f"the metadata of {path} is not a JSON object.")
-    version = said.get("format_version")
-    if type(version) is not int or version not in VERSIONS:
-        newer = f": {NEWER}" if type(version) is int and version > VERSIONS[-1] else ""
-        raise CheckpointError(
-            f"{path} has format version {version!r}; "
-            f"this release reads versions {' and '.join(map(str, VERSIONS))}{newer}."
-        )
-    try:
-        _require_keys("the metadata", said, FIELDS[version], FIELDS[version])
+        require_keys("the metadata", said, FIELDS[version], FIELDS[version])
         if not isinstance(said["notes"], dict):
             raise CheckpointError("the notes are not a JSON object.")
         return (_first(said) if version == 1 else _second(said)), version
@@ -285,9 +258,9 @@ def _first(said: dict[str, Any]) -> CheckpointInfo:
     kind = said["kind"]
     if kind not in (TOY.name, GATED):
         raise CheckpointError(f"the kind is {kind!r}; it must be 'toy' or 'gated'.")
-    _require_fields("the task", said["task"], SkipTrigramTask)
+    require_fields("the task", said["task"], SkipTrigramTask)
     toy, gated = (
-        None if said[name] is None else Part(part, _config(f"the {name}", cls, said[name]))
+        None if said[name] is None else Part(part, config_from(f"the {name}", cls, said[name]))
         for name, part, cls in (
             ("toy_config", TOY.name, ToyConfig), ("gated_config", GATED, GatedConfig)
         )
@@ -311,58 +284,18 @@ def _second(said: dict[str, Any]) -> CheckpointInfo:
             f"the task is of kind {task.get('kind')!r}; there are {', '.join(TASK_KINDS)}."
         )
     fields = {name: value for name, value in task.items() if name != "kind"}
-    _require_fields("the task", fields, cls)
+    require_fields("the task", fields, cls)
     model = said["model"]
     if model is not None:
-        _require_keys("the model", model, ("kind", "config"), ("kind", "config"))
+        require_keys("the model", model, ("kind", "config"), ("kind", "config"))
         if str(model["kind"]) not in MODEL_KINDS:
             raise CheckpointError(
                 f"the model is of kind {model['kind']!r}; there are {', '.join(MODEL_KINDS)}."
             )
         known = MODEL_KINDS[model["kind"]].config_type
-        model = Part(model["kind"], _config("the model's config", known, model["config"]))
-    if not isinstance(said["replacements"], dict):
-        raise CheckpointError("the replacements are not a JSON object.")
-    replaced = {}
-    for layer, part in said["replacements"].items():
-        what = f"the replacement in layer {layer}"
-        _require_keys(what, part, ("kind", "config"), ("kind", "config"))
-        if not layer.isdecimal() or str(int(layer)) != layer:
-            raise CheckpointError(f"{layer!r} is not the number of a layer.")
-        kind = kind_named(str(part["kind"]))
-        config = _config(f"the config of {what}", kind.config_type, part["config"])
-        replaced[int(layer)] = Part(kind.kind, config)
+        model = Part(model["kind"], config_from("the model's config", known, model["config"]))
+    found = replacements_in(said["replacements"])
+    replaced = {layer: Part(kind.kind, config) for layer, (kind, config) in found.items()}
     # What a user may give (the path of a tokenizer, say) a file may not.
     task = getattr(cls, "stored", cls)(**fields)
     return CheckpointInfo(task, model, replaced, said["notes"], f"{KEY} 2")
-
-
-def _config(what: str, cls: type[Config], values: Any) -> Config:
-    _require_fields(what, values, cls)
-    return cls.from_dict(values)
-
-
-def _require_fields(what: str, values: Any, cls: type[Any]) -> None:
-    fields = dataclasses.fields(cls)
-    needed = [f.name for f in fields if f.default is f.default_factory is dataclasses.MISSING]
-    _require_keys(what, values, needed, [f.name for f in fields])
-
-
-def _require_keys(what: str, values: Any, needed: Sequence[str], known: Sequence[str]) -> None:
-    if not isinstance(values, dict):
-        raise CheckpointError(f"{what} is not a JSON object.")
-    for name in needed:
-        if name not in values:
-            raise CheckpointError(f"{what} lacks {name!r}.")
-    for name in values:
-        if name not in known:
-            raise CheckpointError(f"{what} has an unknown key {name!r}: {NEWER}.")
-
-
-def _refuse_number(text: str) -> float:
-    raise ValueError(f"{text} is no JSON number")
-
-
-def _finite(text: str) -> float:
-    number = float(text)
-    return number if math.isfinite(number) else _refuse_number(text)

@@ -12,8 +12,8 @@ from pathlib import Path
 from torch import Tensor
 
 from gated_interp.checkpoints.checkpoint_format import PUBLISHED, CheckpointInfo, Part
-from gated_interp.checkpoints.tensor_file import Header
 from gated_interp.core.errors import CheckpointError
+from gated_interp.core.tensor_file import Header
 from gated_interp.models.toy import ToyConfig
 from gated_interp.replacements.gated_attention import GatedConfig
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask

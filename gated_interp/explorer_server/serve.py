@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from gated_interp.checkpoints.checkpoint import read_info
-from gated_interp.checkpoints.shipped import shipped_names
 from gated_interp.core.errors import GatedInterpError
+from gated_interp.core.shipped import shipped_names
 from gated_interp.tasks.skip_trigrams import require_trigrams
 
 HOST = "127.0.0.1"

@@ -14,7 +14,7 @@ from transformer_lens.hook_points import HookPoint
 from gated_interp.core.config import Config, Shapes, positive
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.seeds import generator
-from gated_interp.models.kinds import attention_shapes
+from gated_interp.core.shapes import attention_shapes
 from gated_interp.replacements.plain import expanded, require_plain
 from gated_interp.replacements.replacement import Activations, Replacement
 

@@ -6,8 +6,10 @@ file: a class with :func:`register` above it.
 """
 
 import dataclasses
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -56,6 +58,7 @@ class Replacement(nn.Module):
         watched: the hook points whose activations :meth:`penalty` and :meth:`measures` ask for,
             beside ``hook_z``.
         opened_from: those that :meth:`opened` asks for.
+        needs_original: whether it reads what the layer's own attention writes.
         n_trigrams, l0: what is known of it, for its repr: splicing it into a toy tells the
             trigrams, training and loading the open gates per causal pair.
     """
@@ -64,6 +67,7 @@ class Replacement(nn.Module):
     config_type: ClassVar[type[Config]]
     watched: ClassVar[tuple[str, ...]] = ()
     opened_from: ClassVar[tuple[str, ...]] = ()
+    needs_original: ClassVar[bool] = False
 
     config: Any
     b_O: Float[Tensor, " d_model"]
@@ -138,6 +142,74 @@ class Replacement(nn.Module):
             f"a replacement of kind {cls.kind!r} cannot start from a layer's weights; build it "
             "from its config."
         )
+
+    @classmethod
+    def from_pretrained(
+        cls: type[Block],
+        name_or_path: str | os.PathLike[str],
+        layer: int | None = None,
+        *,
+        original: nn.Module | None = None,
+        revision: str | None = None,
+        token: str | None = None,
+        endpoint: str | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+    ) -> Block:
+        """The replacement in a file, without the model around it, on the CPU.
+
+        Args:
+            name_or_path: a file that :meth:`save_pretrained` wrote or a checkpoint of a model, a
+                folder with either as ``model.safetensors``, the name of a shipped model, such as
+                ``2H3ST-gated``, or ``user/name``, a repository on the hub (unless there is a file
+                of that name), which needs the extra ``hub`` and the network, or its local cache.
+            layer: of a checkpoint with several.
+            original: the attention that it stood in for, of a kind that reads what that writes
+                (an autoencoder); others need none.
+            revision, token, endpoint, cache_dir: of the hub, see
+                :func:`gated_interp.checkpoints.hub.from_hub`.
+
+        Raises:
+            CheckpointError: no such file or name, a file that is not sound, none of this kind in
+                it, or several and no layer named.
+            GatedInterpError: the hub cannot be reached, or the kind needs the original and there is
+                none.
+
+        Examples:
+            >>> from gated_interp.replacements.gated_attention import GatedAttention
+            >>> GatedAttention.from_pretrained("2H3ST-gated")  # it comes with the package
+            GatedAttention(8 heads, gate=clamp, L0=2.57)
+        """
+        from gated_interp.replacements.stored import read_block  # it reads any kind's
+
+        hub = {"token": token, "endpoint": endpoint, "cache_dir": cache_dir}
+        return read_block(cls, name_or_path, layer, original, revision=revision, **hub)
+
+    def save_pretrained(self, path: str | os.PathLike[str]) -> Path:
+        """Write it, without any model, to one safetensors file, whole or not at all.
+
+        Args:
+            path: a ``.safetensors`` file, else a folder, which gets ``model.safetensors``. What
+                :meth:`from_pretrained` reads; the same block gives the same bytes.
+
+        Returns:
+            The file.
+
+        Raises:
+            GatedInterpError: a kind that does not say what is stored, weights that are not what
+                the config says, or a place that cannot be written.
+            CheckpointError: NaN or infinite weights, or a block beyond the format's limits.
+
+        Examples:
+            >>> import tempfile
+            >>> from gated_interp.replacements.gated_attention import GatedAttention, GatedConfig
+            >>> block = GatedAttention(GatedConfig(d_model=8, n_heads=4))
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     block.save_pretrained(folder).name, GatedAttention.from_pretrained(folder)
+            ('model.safetensors', GatedAttention(4 heads, gate=clamp))
+        """
+        from gated_interp.replacements.stored import save_block
+
+        return save_block(self, path)
 
     def terms(self, *inputs: Float[Tensor, "batch pos d_model"]) -> Terms:
         """One forward pass, and what of it a training asks for.

@@ -73,6 +73,7 @@ class OutputAutoencoder(Replacement):
     kind = "sae"
     config_type = SAEConfig
     opened_from = ("hook_features",)
+    needs_original = True
     config: SAEConfig
 
     def __init__(self, config: SAEConfig, original: nn.Module, device: str | torch.device = "cpu"):

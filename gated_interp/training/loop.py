@@ -153,7 +153,7 @@ def train_gated(
 
     Args:
         block: trained in place; :func:`~gated_interp.replacements.splice.splice` it in afterwards.
-        config: ``TrainConfig()`` unless given.
+        config: ``TrainConfig()``, as the reliable recipe trains, unless given.
 
     The other arguments, and what is raised, are as for :func:`train_toy`; also raises
     ``GatedInterpError`` for a layer that is not there or cannot be captured, and for a block of

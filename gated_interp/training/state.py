@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from gated_interp.core.config import Config
 from gated_interp.core.errors import CheckpointError, GatedInterpError
 from gated_interp.core.files import write_whole
+from gated_interp.training.config import TrainConfig
 
 FORMAT = "gated_interp.training_state"
 # Version 1 called the one state beside the weights, the controller's, a weight.
@@ -150,8 +151,10 @@ def _require_same(path: Path, saved: Any, wanted: Mapping[str, Any]) -> None:
     for key in sorted({*saved, *wanted} - {*FREE}):
         a, b = saved.get(key), wanted.get(key)
         if isinstance(b, Config) and isinstance(a, dict):
-            try:  # fields that came since then have their defaults
-                a, b = type(b).from_dict(a).to_dict(), b.to_dict()
+            # Fields that came since then are what their absence meant.
+            absent = TrainConfig.plain().to_dict() if isinstance(b, TrainConfig) else {}
+            try:
+                a, b = type(b).from_dict(absent | a).to_dict(), b.to_dict()
             except GatedInterpError as error:
                 raise CheckpointError(f"{path} is of another version: {error}") from error
         if isinstance(a, dict) and isinstance(b, dict):

@@ -1,0 +1,106 @@
+"""What a file that nobody vouches for says of itself: JSON, every key and number of it checked."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from gated_interp.core.config import Config
+from gated_interp.core.errors import CheckpointError
+
+KEY = "gated_interp"
+"""The metadata string of a checkpoint, see :mod:`gated_interp.checkpoints.checkpoint_format`."""
+
+# A new config field does not raise it, only what would make an older file mean something else.
+VERSIONS = (1, 2)
+NEWER = "it was written by a newer version of gated_interp, so update to read it"
+
+# A small file must not be able to ask for any amount of memory or time (embeddings and the context
+# are not stored but made), nor for a number that float32 cannot hold.
+LIMITS = {"n_trigrams": 2048, "n_layers": 8, "d_vocab": 2**18}
+LIMITS |= dict.fromkeys(("d_head", "d_gate", "d_qk"), 1024)
+MOST, LARGEST = 4096, 1e30
+FREE = ("seed",)
+
+
+def said_in(path: Path, text: str, versions: Sequence[int]) -> tuple[dict[str, Any], int]:
+    """The JSON object ``text`` of the file ``path``, and its format version.
+
+    Raises:
+        CheckpointError: not a JSON object, or of a version that is not among ``versions``.
+    """
+    try:
+        said = json.loads(text, parse_constant=_refuse_number, parse_float=_finite)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"the metadata of {path} is not JSON ({error}).") from error
+    if not isinstance(said, dict):
+        raise CheckpointError(f"the metadata of {path} is not a JSON object.")
+    version = said.get("format_version")
+    if type(version) is not int or version not in versions:
+        newer = f": {NEWER}" if type(version) is int and version > versions[-1] else ""
+        raise CheckpointError(
+            f"{path} has format version {version!r}; "
+            f"this release reads versions {' and '.join(map(str, versions))}{newer}."
+        )
+    return said, version
+
+
+def require_limits(part: Any) -> None:
+    """Refuse a task or config with a number beyond what a file may ask for."""
+    for field in dataclasses.fields(part):
+        value = getattr(part, field.name)
+        if field.name in FREE or type(value) not in (int, float):
+            continue
+        most = LIMITS.get(field.name, MOST) if type(value) is int else LARGEST
+        if abs(value) > most:
+            raise CheckpointError(
+                f"{field.name} is {value}; a checkpoint may have at most {most:g}."
+            )
+
+
+def config_from(what: str, cls: type[Config], values: Any) -> Config:
+    """The config that ``values`` are the fields of; what they lack has its default.
+
+    Raises:
+        GatedInterpError: an unknown or missing key, or a bad value.
+    """
+    require_fields(what, values, cls)
+    return cls.from_dict(values)
+
+
+def require_fields(what: str, values: Any, cls: type[Any]) -> None:
+    """Refuse ``values`` that are not the fields of a dataclass, those with a default or not.
+
+    Raises:
+        CheckpointError: naming ``what`` and the key that is missing or unknown.
+    """
+    fields = dataclasses.fields(cls)
+    needed = [f.name for f in fields if f.default is f.default_factory is dataclasses.MISSING]
+    require_keys(what, values, needed, [f.name for f in fields])
+
+
+def require_keys(what: str, values: Any, needed: Sequence[str], known: Sequence[str]) -> None:
+    """Refuse ``values`` that are not an object with all ``needed`` keys and only ``known`` ones.
+
+    Raises:
+        CheckpointError: naming ``what`` and the key.
+    """
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{what} is not a JSON object.")
+    for name in needed:
+        if name not in values:
+            raise CheckpointError(f"{what} lacks {name!r}.")
+    for name in values:
+        if name not in known:
+            raise CheckpointError(f"{what} has an unknown key {name!r}: {NEWER}.")
+
+
+def _refuse_number(text: str) -> float:
+    raise ValueError(f"{text} is no JSON number")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    return number if math.isfinite(number) else _refuse_number(text)

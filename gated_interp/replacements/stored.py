@@ -1,0 +1,257 @@
+"""A replacement in a file: written alone, or read out of a checkpoint, without any model.
+
+A file of one block is safetensors. Its metadata string ``gated_interp_block`` is a JSON object::
+
+    {"format_version": 1, "kind": "gated", "config": {...}, "l0": 1.2 | null}
+
+and its tensors, all float32, are what its kind's ``stored_shapes`` names. In a checkpoint of a
+model (:mod:`gated_interp.checkpoints.checkpoint_format`) they are ``replacement.0.*`` for the one
+in layer 0 (``block.*`` in version 1) beside everything else. Nothing is ever unpickled.
+"""
+
+import dataclasses
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from gated_interp.core.config import Config
+from gated_interp.core.errors import CheckpointError, GatedInterpError
+from gated_interp.core.files import write_whole
+from gated_interp.core.hub import downloaded
+from gated_interp.core.metadata import (
+    KEY,
+    VERSIONS,
+    config_from,
+    require_keys,
+    require_limits,
+    said_in,
+)
+from gated_interp.core.shipped import MODEL_FILE, SUFFIX, located
+from gated_interp.core.tensor_file import (
+    MAX_BYTES,
+    Header,
+    read_header,
+    read_tensors,
+    require_finite,
+    require_shapes,
+)
+from gated_interp.replacements.plain import require_plain
+from gated_interp.replacements.replacement import Block, Replacement, kind_named
+
+BLOCK_KEY = f"{KEY}_block"
+FIELDS = ("format_version", "kind", "config", "l0")
+
+
+@dataclasses.dataclass(frozen=True)
+class Stored:
+    """A replacement in a file: its kind and config, and what its tensors' names begin with."""
+
+    kind: type[Replacement]
+    config: Config
+    prefix: str
+    l0: Any
+
+
+def save_block(block: Replacement, path: str | os.PathLike[str]) -> Path:
+    """:meth:`Replacement.save_pretrained`."""
+    path = Path(path)
+    path = path if path.suffix == SUFFIX else path / MODEL_FILE
+    require_limits(block.config)
+    shapes = block.stored_shapes(block.config)
+    tensors = {n: stored_value(block, n, shape, n) for n, shape in shapes.items()}
+    for name, parameter in block.named_parameters():
+        if is_bias(name) and name not in shapes and bool(parameter.ne(0).any()):
+            raise GatedInterpError(
+                f"{name} is not zero and the block's config says that there is none, so that a "
+                "file would not give it back; switch it on in the config."
+            )
+    require_finite("the block", tensors)
+    said = {
+        "format_version": 1,
+        "kind": block.kind,
+        "config": block.config.to_dict(),
+        "l0": block.l0,
+    }
+    data = safetensors.torch.save(tensors, metadata={BLOCK_KEY: json.dumps(said, allow_nan=False)})
+    if len(data) > MAX_BYTES:
+        raise CheckpointError(f"the block makes {len(data)} bytes; a file may have {MAX_BYTES}.")
+    return write_whole(path, lambda temporary: temporary.write_bytes(data))
+
+
+def read_block(
+    cls: type[Block],
+    name_or_path: str | os.PathLike[str],
+    layer: int | None,
+    original: nn.Module | None,
+    **hub: Any,
+) -> Block:
+    """:meth:`Replacement.from_pretrained`."""
+    with _found(name_or_path, **hub) as path:
+        header = read_header(path)
+        try:
+            stored = _chosen(path, _blocks_in(path, header), layer)
+            _require_kind(path, stored.kind, cls)
+            require_limits(stored.config)
+            shapes = stored.kind.stored_shapes(stored.config)
+        except CheckpointError:
+            raise
+        except GatedInterpError as error:
+            raise CheckpointError(f"{path} cannot be loaded: {error}") from error
+        theirs = {stored.prefix + name: shape for name, shape in shapes.items()}
+        mine = {n: s for n, s in header.shapes.items() if n.startswith(stored.prefix)}
+        require_shapes(path, dataclasses.replace(header, shapes=mine), theirs)
+        block = stored.kind.from_config(stored.config, _original(stored, original))
+        fill(block, read_tensors(path, theirs), stored.prefix)
+    block.l0 = float(stored.l0) if type(stored.l0) in (int, float) else None
+    assert isinstance(block, cls)  # _require_kind has seen to it
+    return block
+
+
+def replacements_in(said: Any) -> dict[int, tuple[type[Replacement], Config]]:
+    """By layer, the kinds and configs under ``replacements`` in a checkpoint's metadata.
+
+    Raises:
+        GatedInterpError: not of this form, or a kind that is not known.
+    """
+    if not isinstance(said, dict):
+        raise CheckpointError("the replacements are not a JSON object.")
+    found = {}
+    for layer, part in said.items():
+        what = f"the replacement in layer {layer}"
+        require_keys(what, part, ("kind", "config"), ("kind", "config"))
+        if not layer.isdecimal() or str(int(layer)) != layer:
+            raise CheckpointError(f"{layer!r} is not the number of a layer.")
+        kind = kind_named(str(part["kind"]))
+        config = config_from(f"the config of {what}", kind.config_type, part["config"])
+        found[int(layer)] = kind, config
+    return found
+
+
+def fill(module: nn.Module, tensors: Mapping[str, Tensor], prefix: str) -> None:
+    """Put the tensors whose name begins with ``prefix`` into the parameters of that name."""
+    with torch.no_grad():
+        # What is not in the file does not train: biases are zero, whatever they started as.
+        for name, parameter in module.named_parameters():
+            if is_bias(name) and not parameter.requires_grad and not name.startswith("original."):
+                parameter.zero_()
+        for name, tensor in tensors.items():
+            if name.startswith(prefix):
+                module.get_parameter(name.removeprefix(prefix)).copy_(tensor)
+
+
+def stored_value(module: nn.Module, name: str, shape: tuple[int, ...], called: str) -> Tensor:
+    """A copy of a parameter, on the CPU, as it goes into a file.
+
+    Raises:
+        GatedInterpError: there is none, or it is not ``shape`` in float32.
+    """
+    value = dict(module.named_parameters()).get(name)
+    if value is None or tuple(value.shape) != shape or value.dtype != torch.float32:
+        found = "missing" if value is None else f"{list(value.shape)} of {value.dtype}"
+        raise GatedInterpError(
+            f"{called} is {found}; to be saved it must be {list(shape)} of torch.float32, as the "
+            "model's config says."
+        )
+    return value.detach().cpu().contiguous().clone()
+
+
+def is_bias(name: str) -> bool:
+    """Whether a parameter is a bias that a config may leave out: zero where no file holds it."""
+    return name.rpartition(".")[2] in ("b_V", "b_O") and not name.startswith("original.")
+
+
+@contextmanager
+def _found(source: str | os.PathLike[str], **hub: Any) -> Iterator[Path]:
+    """The file that ``source`` means: a shipped model's, a path's, else a hub repository's."""
+    repository = isinstance(source, str) and re.fullmatch(r"[\w.-]+/[\w.-]+", source)
+    if repository and not str(source).endswith(SUFFIX) and not Path(source).exists():
+        try:
+            yield downloaded(str(source), MODEL_FILE, **hub)
+        except CheckpointError:
+            raise
+        except GatedInterpError as error:
+            raise GatedInterpError(f"there is no file {source}, and {error}") from error
+        return
+    with located(source) as (path, _):
+        yield path
+
+
+def _blocks_in(path: Path, header: Header) -> dict[int | None, Stored]:
+    """What the header says of replacements, by layer; of a file of one block under ``None``."""
+    if BLOCK_KEY in header.metadata:
+        said, _ = said_in(path, header.metadata[BLOCK_KEY], (1,))
+        require_keys("the metadata", said, FIELDS, FIELDS)
+        kind = kind_named(str(said["kind"]))
+        config = config_from("the config", kind.config_type, said["config"])
+        return {None: Stored(kind, config, "", said["l0"])}
+    if KEY not in header.metadata:
+        raise CheckpointError(
+            f"{path} has no metadata of this package; a file that was published with the post is "
+            "read by gi.load(path), whose model.blocks[0].attn is the block."
+        )
+    said, version = said_in(path, header.metadata[KEY], VERSIONS)
+    notes = said.get("notes")
+    l0 = notes.get("l0") if isinstance(notes, dict) else None
+    if version == 1:
+        if said.get("gated_config") is None:
+            return {}
+        kind = kind_named("gated")
+        config = config_from("the gated_config", kind.config_type, said["gated_config"])
+        return {0: Stored(kind, config, "block.", l0)}
+    found = replacements_in(said.get("replacements"))
+    return {i: Stored(*part, f"replacement.{i}.", l0) for i, part in found.items()}
+
+
+def _chosen(path: Path, there: Mapping[int | None, Stored], layer: int | None) -> Stored:
+    """The one in ``layer``, or where none is named the only one."""
+    if not there:
+        raise CheckpointError(
+            f"{path} holds a model without a replacement; make one of a layer's heads by "
+            "from_attention(model.blocks[layer].attn)."
+        )
+    if layer is None and len(there) == 1:
+        return next(iter(there.values()))
+    layers = ", ".join(str(i) for i in there)
+    if None in there:
+        raise CheckpointError(f"{path} holds one block and no layers; leave layer out.")
+    if layer is None:
+        raise CheckpointError(f"{path} has replacements in layers {layers}; name one as layer=.")
+    if layer not in there:
+        raise CheckpointError(
+            f"{path} has no replacement in layer {layer}; it has some in {layers}."
+        )
+    return there[layer]
+
+
+def _require_kind(path: Path, kind: type[Replacement], wanted: type[Replacement]) -> None:
+    if not issubclass(kind, wanted):
+        raise CheckpointError(
+            f"{path} holds a replacement of kind {kind.kind!r}; read it by "
+            f"{kind.__name__}.from_pretrained, not {wanted.__name__}'s."
+        )
+
+
+def _original(stored: Stored, original: nn.Module | None) -> nn.Module:
+    """What the replacement stands in for, where its kind asks; refuses another width."""
+    if not stored.kind.needs_original:
+        return nn.Identity()
+    if original is None:
+        raise GatedInterpError(
+            f"{stored.kind.__name__} reads what the layer's own attention writes; pass "
+            "original=model.blocks[layer].attn (gi.load of a checkpoint brings both)."
+        )
+    require_plain(original)
+    width, wanted = original.get_parameter("W_O").shape[-1], vars(stored.config)["d_model"]
+    if width != wanted:
+        raise GatedInterpError(
+            f"original has d_model {width}; the replacement in the file has {wanted}."
+        )
+    return original
