@@ -95,6 +95,7 @@ def compare_methods(
     out, parts = Path(out), []
     for n, point in enumerate(points):
         on_progress(n, len(points))
+        settings: dict[str, Any] = dict([point.knob] if point.knob else (), **point.settings)
         found = decompose(
             model,
             out / point.folder,
@@ -108,8 +109,7 @@ def compare_methods(
             workers=workers,
             pages=False,
             say=lambda said, label=point.label: say(f"{label}, {said}"),  # type: ignore[misc]
-            **({point.knob[0]: point.knob[1]} if point.knob else {}),
-            **point.settings,
+            **settings,
         )
         knob, value = point.knob or ("", float("nan"))
         named = found.runs.assign(method=point.label, knob=knob, value=value)
