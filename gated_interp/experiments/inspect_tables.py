@@ -143,7 +143,7 @@ def circuit_summary(model: HookedTransformer, task: ProbedTask) -> pd.DataFrame:
     return table
 
 
-def circuit_table(model: HookedTransformer, task: SkipTrigramTask) -> pd.DataFrame:
+def circuit_table(model: HookedTransformer, task: ProbedTask) -> pd.DataFrame:
     """Every entry of every circuit: ``head``, ``circuit``, ``row_token``, ``column_token``,
     ``value``.
 

@@ -15,6 +15,7 @@ from gated_interp.experiments.report_measures import (
     frontier_section,
     heads_section,
     provenance_section,
+    read_beside,
 )
 from gated_interp.experiments.report_subject import Subject, is_known, subject_of
 from gated_interp.experiments.report_text import (
@@ -90,20 +91,20 @@ def report(
         >>> import tempfile
         >>> from gated_interp.models.analytic import manual_model
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     page = report(manual_model(2, 3).model, f"{folder}/page.html", sequences=50)
+        ...     page = report(
+        ...         manual_model(2, 3).model, f"{folder}/page.html", sequences=50, interactive=True
+        ...     )
         ...     page.read_text(encoding="utf-8").count("<h2 ")
         6
     """
     out = Path(out)
     require_place(out)
-    beside = None if beside is None else Path(beside)
     loaded = model if isinstance(model, HookedTransformer) else load(model)
     subject = subject_of(loaded, layer, tokens, names, sequences, seed)
-    if beside is not None and subject.original is None:
-        raise GatedInterpError(f"{subject.name} has no block that {beside} could be drawn beside.")
+    others = None if beside is None else read_beside(Path(beside), subject)
     asked = command or f"gi.report({subject.name!r}, {out.name!r})"
     makers = (_of_task if is_known(subject.task) else _of_text)(subject)
-    makers.insert(1, lambda: frontier_section(subject, beside))
+    makers.insert(1, lambda: frontier_section(subject, others))
     makers.append(lambda: provenance_section(subject, asked))
     sections: list[Section] = []
     for done, make in enumerate(makers):

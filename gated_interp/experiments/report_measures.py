@@ -1,5 +1,6 @@
 """The parts of a report that every model has: how exact, how sparse, its heads, what made it."""
 
+import dataclasses
 import json
 import platform
 from collections.abc import Mapping
@@ -24,7 +25,7 @@ from gated_interp.training.state import fingerprint
 TEXT_ALONE = "positions that one head alone holds"
 # Rows of the table: of the block, of the original, of the bootstrap, how they are written.
 MEASURES: dict[str, tuple[str, str | None, str | None, str]] = {
-    "loss (nats per token)": ("ce", "ce_original", "cross_entropy", ".4g"),
+    "loss (nats per token)": ("ce", "ce_original", "cross_entropy", ".3f"),
     "KL from the original's prediction (nats per position)": ("kl", None, "kl", ".3g"),
     "loss recovered (against zero)": ("ce_recovered_zero", None, "ce_recovered_zero", ".1%"),
     "loss recovered (against mean)": ("ce_recovered_mean", None, "ce_recovered_mean", ".1%"),
@@ -39,8 +40,12 @@ FRONTIER = ["task", "method", "fvu", "active_per_position", "l0"]
 RUNS = ["layer", *PLACE]
 
 
-def frontier_section(subject: Subject, beside: Path | None) -> Section:
-    """How exact the block is, and how sparse; of a model without one how sparse it is."""
+def frontier_section(subject: Subject, beside: pd.DataFrame | None) -> Section:
+    """How exact the block is, and how sparse; of a model without one how sparse it is.
+
+    Args:
+        beside: of :func:`read_beside`, to be drawn beside the block.
+    """
     if subject.original is None:
         return _without_block(subject)
     parts: list[Picture | Table] = []
@@ -50,7 +55,6 @@ def frontier_section(subject: Subject, beside: Path | None) -> Section:
         parts.append(_facts(numbers, subject, layer))
         points += points_of(numbers, f"layer {layer}: " if len(subject.layers) > 1 else "")
     place = pd.DataFrame(points)
-    others = None if beside is None else _beside(beside, subject)
     block = place.iloc[1]
     said = (
         f"The block leaves {block['fvu']:.3g} of the variance unexplained while "
@@ -58,9 +62,9 @@ def frontier_section(subject: Subject, beside: Path | None) -> Section:
         f"{place.iloc[0]['active_per_position']:.2f}) and {block['gates_per_pair']:.2f} gates are "
         "open per pair."
     )
-    tables = {"": place} if others is None else {"": place, "beside": others}
-    note = "" if others is None else f" The lines are {_source(beside, others)}."
-    fig = frontier_point(place, others, title=f"{subject.name}: exact and sparse")
+    tables = {"": place} if beside is None else {"": place, "beside": beside}
+    note = "" if beside is None else f" The lines are {beside.attrs['said']}."
+    fig = frontier_point(place, beside, title=f"{subject.name}: exact and sparse")
     caption = (
         "Lower is closer to the original, further left is sparser. The original explains itself "
         f"(FVU 0), all its heads being open everywhere. Bars are 95% intervals.{note}"
@@ -177,8 +181,14 @@ def _without_block(subject: Subject) -> Section:
     return Section("frontier", "How sparse: what a block would be set beside", words, [table])
 
 
-def _beside(path: Path, subject: Subject) -> pd.DataFrame:
-    """What else reached which place, from a frontier's table or a decomposition's."""
+def read_beside(path: Path, subject: Subject) -> pd.DataFrame:
+    """What else reached which place, from a frontier's table or a decomposition's.
+
+    Raises:
+        GatedInterpError: a model without a block, another table, or one without a fitting row.
+    """
+    if subject.original is None:
+        raise GatedInterpError(f"{subject.name} has no block that {path} could be drawn beside.")
     try:
         table = pd.read_csv(path)
     except (OSError, ValueError) as error:
@@ -201,18 +211,17 @@ def _beside(path: Path, subject: Subject) -> pd.DataFrame:
         )
     if table.empty:
         raise GatedInterpError(f"{path} has no row {said}, so nothing to draw beside this block.")
-    return table[["method", *PLACE]].reset_index(drop=True)
+    found = table[["method", *PLACE]].reset_index(drop=True)
+    n = found["method"].nunique()
+    many = "s" if n > 1 else ""
+    found.attrs["said"] = f"what {n} method{many} reached {said} ({path.name})"
+    return found
 
 
 def setting_of(subject: Subject) -> str:
     """What a frontier calls the toy: its shape, such as ``3H4ST``, or else its model's name."""
     toy = getattr(subject.model, "toy_config", None)
     return subject.name if toy is None else str(toy.name)
-
-
-def _source(path: Path | None, others: pd.DataFrame) -> str:
-    assert path is not None
-    return f"what {others['method'].nunique()} methods reached, as {path.name} has it"
 
 
 def heads_section(
@@ -257,25 +266,33 @@ def provenance_section(subject: Subject, command: str) -> Section:
         "transformer-lens": version("transformer-lens"),
         "model": subject.name,
         "hash of the weights": fingerprint(model, trained=True),
-        "task": str(subject.task) if subject.task is not None else "none named",
-        "seed of the report": subject.seed,
-        "sequences": f"{len(subject.tokens)} of {subject.tokens.shape[1]} positions",
+        "task": "none named" if subject.task is None else str(subject.task),
+        "measured on": _size(subject),
+        "seed of these, and of the bootstrap": subject.seed,
     }
+    own: dict[str, Any] = {}
     if info is not None:
-        facts["kind of checkpoint"] = f"{info.kind}, format {info.format}"
+        facts["checkpoint"] = f"{info.kind}, format {info.format}"
         parts = {"model": info.model} | {f"layer {i}": p for i, p in info.replacements.items()}
         for name, part in parts.items():
             if part is not None:
-                facts |= {f"{name}: {k}": v for k, v in part.config.to_dict().items()}
-    facts |= {f"note: {key}": value for key, value in _flat(getattr(model, "notes", None) or {})}
+                own |= {f"{name}: {key}": v for key, v in part.config.to_dict().items()}
+    own |= {f"note: {key}": value for key, value in _flat(getattr(model, "notes", None) or {})}
+    words = [
+        "Everything on this page was computed from the model's weights through activation hooks. "
+        "The same command on the same machine gives the same numbers.",
+    ]
+    parts_shown = [_named("provenance", "What made this page", facts)]
+    if own:
+        caption = "Configs and seeds of the model and its blocks, and what their makers noted"
+        parts_shown.append(dataclasses.replace(_named("configs", caption, own), folded=True))
+    return Section("provenance", "Provenance", words, parts_shown)
+
+
+def _named(stem: str, caption: str, facts: Mapping[str, Any]) -> Table:
     rows = [[name, _written(value)] for name, value in facts.items()]
     numbers = pd.DataFrame(rows, columns=["name", "value"])
-    words = [
-        "Everything on this page was computed from the model's weights by activation hooks; the "
-        "same command on the same machine gives the same numbers."
-    ]
-    table = Table("provenance", "What made this page", ["name", "value"], rows, numbers)
-    return Section("provenance", "Provenance", words, [table])
+    return Table(stem, caption, ["name", "value"], rows, numbers)
 
 
 def _flat(notes: Mapping[str, Any], before: str = "") -> list[tuple[str, Any]]:

@@ -150,8 +150,16 @@ def signed(value: float) -> str:
 
 
 def between(low: float, high: float, form: str = ".3g") -> str:
-    """An interval, or a dash where there is none."""
-    return f"{low:{form}} to {high:{form}}" if low == low else "—"
+    """An interval that no line ends in, or a dash where there is none."""
+    return (
+        f"{low:{form}} to {high:{form}}".replace(" ", "\N{NO-BREAK SPACE}") if low == low else "—"
+    )
+
+
+def change(value: float, low: float, high: float) -> str:
+    """A change with its interval: ``+0.012 (+0.010 to +0.014)``."""
+    ends = f"({signed(low)} to {signed(high)})".replace(" ", "\N{NO-BREAK SPACE}")
+    return f"{signed(value)} {ends}" if low == low else signed(value)
 
 
 def together(tables: Mapping[str, pd.DataFrame], column: str = "model") -> pd.DataFrame:

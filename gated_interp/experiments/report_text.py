@@ -11,6 +11,7 @@ from gated_interp.experiments.report_toys import composition_of, loss_table, pic
 from gated_interp.experiments.text_tables import METHODS, text_ablations, text_circuits
 from gated_interp.plots.report_page import Picture, Section, Table
 from gated_interp.plots.text import head_effects
+from gated_interp.tasks.text import TextTask
 
 
 def held_section(subject: Subject) -> Section:
@@ -97,8 +98,12 @@ def circuits_of_text(subject: Subject) -> Section:
         GatedInterpError: a layer without attention.
     """
     parts = []
+    # A model without a text names no token to begin with: its sequences do.
+    first = None if isinstance(subject.task, TextTask) else int(subject.tokens[0, 0])
     for side, model in subject.sides.items():
-        tables = [text_circuits(model, layer=i, names=subject.names) for i in subject.layers]
+        tables = [
+            text_circuits(model, layer=i, names=subject.names, bos=first) for i in subject.layers
+        ]
         table = pd.concat(tables, ignore_index=True)
         rows = [
             [row["head"], f"{row['copying_score']:.2f}", f"{row['prefix_matching']:.2f}",
@@ -126,6 +131,9 @@ def ablations_of_text(subject: Subject) -> Section:
     effects = {}
     for side, model in subject.sides.items():
         each = [text_ablations(model, layer=i, tokens=subject.tokens) for i in subject.layers]
+        if len(each) > 1:
+            for i, table in zip(subject.layers, each, strict=True):
+                table.loc[table["kind"] == "all", "heads"] = f"all heads of layer {i}"
         effects[side] = pd.concat(each, ignore_index=True)
     parts: list[Picture | Table] = []
     for layer in subject.layers:

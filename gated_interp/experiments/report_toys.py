@@ -19,14 +19,7 @@ from gated_interp.experiments.inspect_tables import (
     shapley_table,
     trigram_label,
 )
-from gated_interp.experiments.report_subject import (
-    Subject,
-    between,
-    is_toy,
-    listed,
-    signed,
-    together,
-)
+from gated_interp.experiments.report_subject import Subject, change, is_toy, listed, together
 from gated_interp.plots.report_page import Picture, Section, Table
 from gated_interp.replacements.splice import gated_block
 
@@ -165,8 +158,8 @@ def circuits_of_toy(subject: Subject) -> Section:
         heads = _heads(subject)
         caption = (
             "OV: what a head adds to the logit of each output token (right) when it attends to a "
-            "source token. QK: how strongly each query token looks at each key token. Gate: how far "
-            "it opens for each pair; 0 is shut."
+            "source token. QK: how strongly each query token looks at each key token. Gate: how "
+            "far it opens for each pair; 0 is shut."
         )
         drawn = inspect_figures.circuits_figure(model, task, name)
         parts.append(picture("circuits", drawn, f"Circuits of {heads} as heat maps.", caption))
@@ -286,8 +279,7 @@ def loss_table(side: str, effects: pd.DataFrame, methods: tuple[str, ...]) -> Ta
     rows = []
     for heads in effects["heads"].unique():
         each = [mine.loc[(heads, method)] for method in methods]
-        changes = [f"{signed(r['change'])} ({between(r['low'], r['high'], '+.3f')})" for r in each]
-        rows.append([heads, *changes])
+        rows.append([heads, *(change(r["change"], r["low"], r["high"]) for r in each)])
     caption = f"The {side}: change in cross-entropy (nats) without each head, with 95% intervals"
     note = "The file has every measure, method and case."
     return Table(f"ablations-{side}", caption, ["ablated", *methods], rows, effects, note)

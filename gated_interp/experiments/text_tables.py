@@ -10,7 +10,7 @@ from torch import Tensor
 from gated_interp.analysis.ablation import Method, ablate
 from gated_interp.analysis.circuits import Circuit, copying_score, ov_circuit, qk_circuit
 from gated_interp.analysis.heads import head_name, heads_of
-from gated_interp.analysis.induction import induction_scores
+from gated_interp.analysis.induction import induction_scores, repeated_random_tokens
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.seeds import derive
 from gated_interp.core.streams import Stream
@@ -69,6 +69,7 @@ def text_circuits(
     layer: int | None = None,
     k: int = 3,
     names: Sequence[str] | None = None,
+    bos: int | None = None,
 ) -> pd.DataFrame:
     """One row per head (of ``layer``): its scores, and the largest entries of its circuits.
 
@@ -78,13 +79,17 @@ def text_circuits(
 
     Args:
         names: of tokens; those of the model's text unless given.
+        bos: the token that repeated random tokens begin with; that of the model's text unless
+            given.
 
     Raises:
         GatedInterpError: no such layer, or the model names no text.
     """
     heads = heads_of(model, layer)
     names = _text_of(model).token_names if names is None else names
-    scores = induction_scores(model).set_index(["layer", "head"])["prefix_matching"]
+    scores = induction_scores(model, repeated_random_tokens(model, bos=bos)).set_index(
+        ["layer", "head"]
+    )["prefix_matching"]
     rows = []
     for head in heads:
         ov, qk = ov_circuit(model, *head), qk_circuit(model, *head)

@@ -77,6 +77,7 @@ def frontier_point(
                 y=[at],
                 error_y=error_bar([at], [row["low"]], [row["high"]], color=INK, thickness=0.8),
                 mode="markers",
+                cliponaxis=False,
                 marker={"color": COLORS[i], "symbol": SHAPES[i], "size": 11},
                 name=text(str(row["name"])),
                 legendgroup=f"point {i}",

@@ -63,6 +63,7 @@ class Table:
         rows: cells, as they are written.
         numbers: what is downloaded.
         note: below it.
+        folded: whether its rows show only when asked for.
     """
 
     stem: str
@@ -71,6 +72,7 @@ class Table:
     rows: Sequence[Sequence[str]]
     numbers: pd.DataFrame
     note: str = ""
+    folded: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,6 +172,7 @@ def _part(part: Picture | Table | Cards, svgs: Iterator[bytes]) -> dict[str, Any
             "rows": part.rows,
             "numeric": [all(map(NUMBER.match, cells)) for cells in zip(*part.rows, strict=True)],
             "note": part.note,
+            "folded": part.folded,
             "downloads": [_download(part.stem, part.numbers)],
         }
     stems = {f"{part.stem}-{name}" if name else part.stem: t for name, t in part.tables.items()}
@@ -193,7 +196,8 @@ def _download(stem: str, table: pd.DataFrame) -> dict[str, str]:
 
 
 def _id(stem: str) -> str:
-    return re.sub(r"[^\w-]+", "-", stem)
+    # Not the stem alone: a section may have it as its anchor.
+    return "shown-" + re.sub(r"[^\w-]+", "-", stem)
 
 
 def _base64(content: bytes) -> str:
