@@ -98,7 +98,10 @@ def plain_page(tmp_path_factory, model):  # noqa: F811
 # ---- what every page is
 
 
-@pytest.fixture(params=["toy_page", "text_page", "plain_page"])
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("toy_page", "text_page")]
+
+
+@pytest.fixture(params=[*SLOW, "plain_page"])
 def page(request):
     return request.getfixturevalue(request.param)
 
@@ -146,6 +149,7 @@ def test_a_table_has_a_caption_and_names_its_rows_and_columns(page):
 # ---- the numbers
 
 
+@pytest.mark.slow
 def test_a_toy_holders_are_those_of_the_analysis(toy_page):
     spliced = gated()
     for side, one in {"original": gi.unsplice(spliced), "block": spliced}.items():
@@ -160,6 +164,7 @@ def test_a_toy_holders_are_those_of_the_analysis(toy_page):
         assert {b + 1: np.flatnonzero(row).tolist() for b, row in enumerate(held)} == found.holders
 
 
+@pytest.mark.slow
 def test_a_toy_faithfulness_is_that_of_the_analysis(toy_page):
     spliced = gated()
     tokens = spliced.task.sample(20, derive(3, Stream.SHOWN_SEQUENCES)).tokens
@@ -180,6 +185,7 @@ def test_a_toy_faithfulness_is_that_of_the_analysis(toy_page):
     assert place.loc["original", "gates_per_pair"] == 2
 
 
+@pytest.mark.slow
 def test_a_toy_ablations_and_circuits_are_those_of_the_analysis(toy_page):
     spliced = gated()
     for side, one in {"original": gi.unsplice(spliced), "block": spliced}.items():
@@ -188,6 +194,7 @@ def test_a_toy_ablations_and_circuits_are_those_of_the_analysis(toy_page):
     assert_same(toy_page.csv["circuits.csv"], expected)
 
 
+@pytest.mark.slow
 def test_a_text_page_has_the_numbers_of_the_analyses(text_page, model, block):  # noqa: F811
     spliced = gi.splice(model, 1, block)
     tokens = model.task.part("test").sample(8, derive(0, Stream.SHOWN_SEQUENCES)).tokens
@@ -224,12 +231,14 @@ def test_a_model_without_a_block_stands_alone(plain_page, model):  # noqa: F811
     assert {"layer-0--model.csv", "layer-1--model.csv"} <= set(plain_page.csv)
 
 
+@pytest.mark.slow
 def test_a_toy_alone_stands_alone(tmp_path):
     page = written(tmp_path, manual_model(2, 3).model)
     assert "Before and after" not in page.html
     assert set(page.csv["ablations-model.csv"]["heads"]) == {"L0H0", "L0H1", "all heads"}
 
 
+@pytest.mark.slow
 def test_another_task_has_its_tables(tmp_path):
     truth = gi.conditional_heads()
     page = written(tmp_path, truth.model)
@@ -249,6 +258,7 @@ def test_a_model_of_ones_own_needs_its_tokens_alone(tmp_path, model):  # noqa: F
         report(own, tmp_path / "other.html")
 
 
+@pytest.mark.slow
 def test_it_says_what_made_it(toy_page):
     facts = toy_page.csv["provenance.csv"].set_index("name")["value"]
     assert facts["gated-interp"] == gi.__version__
@@ -319,6 +329,7 @@ def test_a_table_that_does_not_fit_is_refused(tmp_path):
 # ---- labels and figures
 
 
+@pytest.mark.slow
 def test_labels_that_spell_a_script_are_text(text_page):
     # Three of its own: figures as JSON, plotly packed, and what draws.
     scripts = {a.get("type", "runs") for a in text_page.all("script")}
@@ -339,6 +350,7 @@ def test_figures_are_pictures_where_a_browser_draws_them(tmp_path, monkeypatch):
     assert "script-src" not in page.html
 
 
+@pytest.mark.slow
 def test_without_a_browser_the_page_draws_them(tmp_path, monkeypatch):
     monkeypatch.setattr(save, "browser_found", lambda: None)
     said, told = [], []
