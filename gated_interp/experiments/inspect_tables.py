@@ -149,10 +149,11 @@ def circuit_table(model: HookedTransformer, task: ProbedTask) -> pd.DataFrame:
 
     Rows are source tokens of OV and query tokens of QK and gate; columns output and key tokens.
     """
+    names = list(task.token_names)
     parts = []
     for kind, circuits in circuits_of(model).items():
         for head, circuit in zip(head_names(model), circuits, strict=True):
-            frame = circuit.to_frame(task.token_names, task.token_names)
+            frame = circuit.to_frame(names, names)
             parts.append(
                 frame.rename_axis("row_token")
                 .reset_index()

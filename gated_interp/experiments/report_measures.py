@@ -67,7 +67,8 @@ def frontier_section(subject: Subject, beside: pd.DataFrame | None) -> Section:
     fig = frontier_point(place, beside, title=f"{subject.name}: exact and sparse")
     caption = (
         "Lower is closer to the original, further left is sparser. The original explains itself "
-        f"(FVU 0), all its heads being open everywhere. Bars are 95% intervals.{note}"
+        f"(FVU 0), all its heads being open everywhere, as heads without gates "
+        f"are. Bars are 95% intervals.{note}"
     )
     parts.insert(0, Picture("frontier-point", fig, f"{said}{note}", caption, tables))
     if len(subject.layers) > 1:
@@ -113,12 +114,11 @@ def measured(subject: Subject, layer: int) -> pd.DataFrame:
 
 def points_of(numbers: pd.DataFrame, prefix: str = "") -> list[dict[str, Any]]:
     """The original's and the block's place, as :func:`frontier_point` takes them."""
-    table = numbers.set_index("measure")
+    table = _by_measure(numbers)
     places = {
-        side: {measure: float(table.loc[measure, side]) for measure in PLACE}
-        for side in ("original", "block")
+        side: {measure: table[measure][side] for measure in PLACE} for side in ("original", "block")
     }
-    ends = {"low": float(table.loc["fvu", "low"]), "high": float(table.loc["fvu", "high"])}
+    ends = {end: table["fvu"][end] for end in ("low", "high")}
     none = {"low": float("nan"), "high": float("nan")}
     return [
         {"name": f"{prefix}{side}", **place, **(ends if side == "block" else none)}
@@ -126,10 +126,14 @@ def points_of(numbers: pd.DataFrame, prefix: str = "") -> list[dict[str, Any]]:
     ]
 
 
+def _by_measure(numbers: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    return {row["measure"]: dict(row.items()) for _, row in numbers.iterrows()}
+
+
 def _facts(numbers: pd.DataFrame, subject: Subject, layer: int) -> Table:
     rows = []
     for words, (measure, _, _, form) in measures_of(subject).items():
-        row = numbers.set_index("measure").loc[measure]
+        row = _by_measure(numbers)[measure]
         cells = [f"{row[side]:{form}}" for side in ("original", "block")]
         rows.append([words, *cells, between(row["low"], row["high"], form)])
     which = f"Layer {layer}: faithfulness" if len(subject.layers) > 1 else "Faithfulness"
@@ -163,8 +167,8 @@ def _without_block(subject: Subject) -> Section:
         found = sparsity(subject.model, subject.tokens, layer)
         each = [("heads active per position", "active_per_position", found["active_per_position"]),
                 ("heads that write anywhere", "heads_alive", found["heads_alive"])]  # fmt: skip
-        for words, measure, value in each:
-            rows.append([words + which, f"{value:.4g}"])
+        for said, measure, value in each:
+            rows.append([said + which, f"{value:.4g}"])
             numbers.append([measure, layer, value])
     table = Table(
         "sparsity",

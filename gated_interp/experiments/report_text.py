@@ -143,7 +143,7 @@ def ablations_of_text(subject: Subject) -> Section:
             for side, model in subject.sides.items()
         }
         fig = head_effects(sides, title=f"{subject.name}{which}: what each head is worth")
-        most = {side: table.loc[table["effect"].idxmax()] for side, table in sides.items()}
+        most = {side: table.sort_values("effect").iloc[-1] for side, table in sides.items()}
         alt = "; ".join(
             f"the {side} loses most without L{layer}H{int(row['head'])}: {row['effect']:+.4f} nats"
             for side, row in most.items()

@@ -30,7 +30,8 @@ def frontier_point(
 
     Args:
         points: ``name``, ``fvu`` with ``low`` and ``high`` (missing where there is no interval),
-            ``active_per_position``, ``gates_per_pair``: a row per block, and for the original.
+            ``active_per_position``, ``gates_per_pair``: a row per block, and for the original,
+            which is drawn hollow.
         beside: what else reached which place: ``method``, ``fvu``, ``active_per_position``,
             ``gates_per_pair``; a line per method.
         title: above the figure.
@@ -58,13 +59,13 @@ def frontier_point(
         place = area.place(fig, panel + 1, boxes[panel], across, {**down, **y})
         for i, method in enumerate(methods):
             part = others[others["method"] == method].sort_values(column)
-            color = COLORS[(i + 2) % len(COLORS)]
+            color = COLORS[i % len(COLORS)]
             fig.add_scatter(
                 x=part[column].tolist(),
                 y=part["fvu"].clip(lower=EXACT).tolist(),
                 mode="lines+markers",
                 line={"color": color, "width": 1},
-                marker={"color": color, "symbol": SHAPES[(i + 2) % len(SHAPES)], "size": 5},
+                marker={"color": color, "symbol": SHAPES[i % len(SHAPES)], "size": 6},
                 name=text(str(method)),
                 legendgroup=f"beside {i}",
                 showlegend=not panel,
@@ -78,7 +79,12 @@ def frontier_point(
                 error_y=error_bar([at], [row["low"]], [row["high"]], color=INK, thickness=0.8),
                 mode="markers",
                 cliponaxis=False,
-                marker={"color": COLORS[i], "symbol": SHAPES[i], "size": 11},
+                marker={
+                    "color": "white" if row["fvu"] == 0 else INK,
+                    "symbol": SHAPES[i // 2 % len(SHAPES)],
+                    "size": 11,
+                    "line": {"color": INK, "width": 2},
+                },
                 name=text(str(row["name"])),
                 legendgroup=f"point {i}",
                 showlegend=not panel,
