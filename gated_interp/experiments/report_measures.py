@@ -126,8 +126,9 @@ def points_of(numbers: pd.DataFrame, prefix: str = "") -> list[dict[str, Any]]:
     ]
 
 
-def _by_measure(numbers: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    return {row["measure"]: dict(row.items()) for _, row in numbers.iterrows()}
+def _by_measure(numbers: pd.DataFrame) -> dict[str, dict[str, float]]:
+    ends = ("original", "block", "low", "high")
+    return {row["measure"]: {e: row[e] for e in ends} for row in numbers.to_dict("records")}
 
 
 def _facts(numbers: pd.DataFrame, subject: Subject, layer: int) -> Table:
