@@ -57,6 +57,7 @@ from gated_interp.experiments.decompose import decompose as decompose
 from gated_interp.experiments.language import language_measures as language_measures
 from gated_interp.experiments.recipes import Recipe as Recipe
 from gated_interp.experiments.recipes import recipe_named as recipe_named
+from gated_interp.experiments.report import report as report
 from gated_interp.experiments.seeds import train_seeds as train_seeds
 from gated_interp.explorer import HeadExplorer as HeadExplorer
 from gated_interp.models.analytic import coherent_head as coherent_head

@@ -33,7 +33,7 @@ from gated_interp.training.interrupt import TrainingInterrupted
 
 COMMAND = [sys.executable, "-m", "gated_interp.cli"]
 COMMANDS = ["reproduce", "figures", "train-toy", "train-gated", "train-lm", "verdict", "info",
-            "ablate", "circuits", "sweep", "reliability", "phase", "repeats", "frontier",
+            "ablate", "circuits", "report", "sweep", "reliability", "phase", "repeats", "frontier",
             "explore"]  # fmt: skip
 # Trained in a second: what matters is what is written.
 SHORT = ["--steps", "4", "--log-every", "2", "--batch-size", "5", "--data", "fresh"]

@@ -35,6 +35,7 @@ from gated_interp.plots import (
     wiring_diagram,
 )
 from gated_interp.plots.layout import log_axis
+from gated_interp.plots.point import frontier_point
 
 RNG = np.random.default_rng(0)
 HEADS = ["L0H0", "L0H1", "L0H2"]
@@ -99,6 +100,22 @@ def held() -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
+def holding(n: int) -> pd.DataFrame:
+    return pd.DataFrame({"head": range(n), "held": np.arange(n) / 100})
+
+
+def places() -> pd.DataFrame:
+    rows = [["original", 0.0, np.nan, np.nan, 3.0, 3.0], ["block", 0.02, 0.018, 0.023, 4.5, 1.2]]
+    columns = ["name", "fvu", "low", "high", "active_per_position", "gates_per_pair"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def beside() -> pd.DataFrame:
+    rows = [["topk", 0.3, 1.0, 24.0], ["topk", 0.1, 2.0, 24.0], ["gated", 0.01, 5.0, 2.0]]
+    columns = ["method", "fvu", "active_per_position", "gates_per_pair"]
+    return pd.DataFrame(rows, columns=columns)
+
+
 def phases() -> pd.DataFrame:
     rows = [[1, 1, 1.0, 0.0, 1.0], [1, 3, 0.0, np.nan, np.nan], [2, 2, 0.75, 0.5, 0.25]]
     return pd.DataFrame(rows, columns=["heads", "trigrams", "learnt", "distributed", "success"])
@@ -138,6 +155,10 @@ FIGURES = {
     "reliability": lambda **k: reliability(results(), target=0.95, **k),
     "frontier": lambda **k: frontier(points(), **k),
     "head_effects": lambda **k: head_effects({"original": worth(3), "block": worth(20)}, **k),
+    "head_holdings": lambda **k: head_effects(
+        {"original": holding(3), "block": holding(20)}, measure="held", **k
+    ),
+    "point": lambda **k: frontier_point(places(), beside(), **k),
     "held": lambda **k: held_frontier(held(), 0.03, goals=[(0.99, 0.13)], **k),
     "phases": lambda **k: phase_diagram(phases(), **k),
     "ablation": lambda **k: ablation_bars(effects(), panel="trigram", **k),
@@ -735,3 +756,21 @@ def test_bad_input_is_refused_in_one_sentence(name: str) -> None:
     sentence = str(caught.value)
     assert sentence.endswith(".")
     assert "\n" not in sentence
+
+
+def test_a_point_stands_at_its_numbers_and_the_original_at_the_edge():
+    fig = FIGURES["point"]()
+    block = [t for t in fig.data if t.name == "block"]
+    assert [(*t.x, *t.y) for t in block] == [(4.5, 0.02), (1.2, 0.02)]
+    assert block[0].error_y.array[0] == pytest.approx(0.003)
+    assert block[0].error_y.arrayminus[0] == pytest.approx(0.002)
+    assert [t.y[0] for t in fig.data if t.name == "original"] == [0.001] * 2
+    assert [list(t.x) for t in fig.data if t.name == "topk"] == [[1.0, 2.0], [24.0, 24.0]]
+
+
+def test_heads_stand_by_what_they_hold():
+    fig = FIGURES["head_holdings"]()
+    assert list(fig.data[0].y) == [0.02, 0.01, 0.0]
+    assert fig.layout.yaxis.title.text == "positions it alone holds"
+    with pytest.raises(GatedInterpError, match="effect"):
+        head_effects({"original": holding(3)})

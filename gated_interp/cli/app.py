@@ -19,6 +19,7 @@ from gated_interp.cli import (
     paper,
     read,
     reliability,
+    report,
     sweep,
     train,
 )
@@ -121,6 +122,7 @@ _GROUPS = (
     decompose,
     read,
     heads,
+    report,
     sweep,
     reliability,
     frontier,

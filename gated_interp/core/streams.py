@@ -29,6 +29,8 @@ class Stream(enum.IntEnum):
     SHOWN_REFERENCE = 31
     SHOWN_RESAMPLE = 32
     SHOWN_ORDERS = 33
+    SHOWN_SEQUENCES = 34
+    SHOWN_REPLICATES = 35
     # superposition_report
     REPORT_SEQUENCES = 41
     REPORT_REPLICATES = 42

@@ -1,7 +1,6 @@
 """What a decomposition found, as pages of cards: the original's heads beside those of a block."""
 
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 from jaxtyping import Int
@@ -10,7 +9,7 @@ from torch import Tensor
 from gated_interp.analysis.read_heads import Readings, read_heads
 from gated_interp.core.files import write_table, write_text
 from gated_interp.models.toy import HookedTransformer
-from gated_interp.plots.head_page import head_page
+from gated_interp.plots.head_page import flat, head_page
 
 # Rows of the table above the cards: of the block, of the original, how they are written.
 FACTS = {
@@ -43,7 +42,7 @@ def write_head_page(
         f"block, seed {seed}": read_heads(spliced, layer, tokens, names=names),
     }
     for side, read in zip(("original", "block"), sides.values(), strict=True):
-        write_table(_flat(read.table), out / f"L{layer}-heads-{side}.csv")
+        write_table(flat(read.table), out / f"L{layer}-heads-{side}.csv")
     block, own = (len(read.table) for read in reversed(sides.values()))
     page = head_page(
         f"{original.model_name}, layer {layer}: {own} heads and the {block} that stand in for them",
@@ -60,11 +59,3 @@ def write_head_page(
 def _values(run: pd.Series, block: str, original: str | None, written: str) -> list[str]:
     own = "" if original is None else written.format(run[original])
     return [own, written.format(run[block])]
-
-
-def _flat(table: pd.DataFrame) -> pd.DataFrame:
-    """Lists of tokens as one text each."""
-    lists: dict[str, Any] = {
-        name: table[name].map(" | ".join) for name in ("sources", "destinations", "outputs")
-    }
-    return table.assign(**lists)

@@ -143,16 +143,17 @@ def circuit_summary(model: HookedTransformer, task: ProbedTask) -> pd.DataFrame:
     return table
 
 
-def circuit_table(model: HookedTransformer, task: SkipTrigramTask) -> pd.DataFrame:
+def circuit_table(model: HookedTransformer, task: ProbedTask) -> pd.DataFrame:
     """Every entry of every circuit: ``head``, ``circuit``, ``row_token``, ``column_token``,
     ``value``.
 
     Rows are source tokens of OV and query tokens of QK and gate; columns output and key tokens.
     """
+    names = list(task.token_names)
     parts = []
     for kind, circuits in circuits_of(model).items():
         for head, circuit in zip(head_names(model), circuits, strict=True):
-            frame = circuit.to_frame(task.token_names, task.token_names)
+            frame = circuit.to_frame(names, names)
             parts.append(
                 frame.rename_axis("row_token")
                 .reset_index()

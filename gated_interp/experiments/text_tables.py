@@ -4,15 +4,17 @@ from collections.abc import Sequence
 
 import pandas as pd
 import torch
+from jaxtyping import Int
+from torch import Tensor
 
 from gated_interp.analysis.ablation import Method, ablate
 from gated_interp.analysis.circuits import Circuit, copying_score, ov_circuit, qk_circuit
 from gated_interp.analysis.heads import head_name, heads_of
-from gated_interp.analysis.induction import induction_scores
+from gated_interp.analysis.induction import induction_scores, repeated_random_tokens
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.seeds import derive
 from gated_interp.core.streams import Stream
-from gated_interp.models.language_model import LanguageTransformer
+from gated_interp.models.toy import HookedTransformer
 from gated_interp.tasks.text import TextTask
 
 METHODS: tuple[Method, ...] = ("zero", "mean", "resample")
@@ -22,20 +24,31 @@ ROWS = 512
 
 
 def text_ablations(
-    model: LanguageTransformer, *, layer: int | None = None, n: int = SEQUENCES
+    model: HookedTransformer,
+    *,
+    layer: int | None = None,
+    n: int = SEQUENCES,
+    tokens: Int[Tensor, "batch pos"] | None = None,
 ) -> pd.DataFrame:
     """Every head (of ``layer``) alone and all at once, ablated on ``n`` sequences of the test part.
 
     Constants and resampled rows come from the validation part. Returns what
     :func:`~gated_interp.analysis.ablation.ablate` does.
 
+    Args:
+        tokens: what is measured on in place of the test part; a model without a text of its own
+            takes the constants from them too.
+
     Raises:
         GatedInterpError: no such layer, or the model's text cannot be had.
     """
     heads = heads_of(model, layer)
-    text = _text_of(model)
-    tokens = text.part("test").sample(n, SEED).tokens
-    reference = text.part("validation").sample(n, SEED).tokens
+    if tokens is None or isinstance(getattr(model, "task", None), TextTask):
+        text = _text_of(model)
+        reference = text.part("validation").sample(n, SEED).tokens
+        tokens = text.part("test").sample(n, SEED).tokens if tokens is None else tokens
+    else:
+        reference = tokens
     parts = [
         ablate(
             model,
@@ -51,7 +64,12 @@ def text_ablations(
 
 
 def text_circuits(
-    model: LanguageTransformer, *, layer: int | None = None, k: int = 3
+    model: HookedTransformer,
+    *,
+    layer: int | None = None,
+    k: int = 3,
+    names: Sequence[str] | None = None,
+    bos: int | None = None,
 ) -> pd.DataFrame:
     """One row per head (of ``layer``): its scores, and the largest entries of its circuits.
 
@@ -59,12 +77,19 @@ def text_circuits(
     of the OV circuit, ``source → output``), ``looks`` (of the QK circuit, ``query → key``; scores
     of two queries cannot be compared, so each query's are taken about their mean).
 
+    Args:
+        names: of tokens; those of the model's text unless given.
+        bos: the token that repeated random tokens begin with; that of the model's text unless
+            given.
+
     Raises:
         GatedInterpError: no such layer, or the model names no text.
     """
     heads = heads_of(model, layer)
-    names = _text_of(model).token_names
-    scores = induction_scores(model).set_index(["layer", "head"])["prefix_matching"]
+    names = _text_of(model).token_names if names is None else names
+    scores = induction_scores(model, repeated_random_tokens(model, bos=bos)).set_index(
+        ["layer", "head"]
+    )["prefix_matching"]
     rows = []
     for head in heads:
         ov, qk = ov_circuit(model, *head), qk_circuit(model, *head)
@@ -101,10 +126,11 @@ def largest(circuit: Circuit, k: int, *, centred: bool = False) -> list[tuple[in
     return sorted(found, key=lambda entry: -entry[2])[:k]
 
 
-def _text_of(model: LanguageTransformer) -> TextTask:
-    if model.task is None:
+def _text_of(model: HookedTransformer) -> TextTask:
+    task = getattr(model, "task", None)
+    if not isinstance(task, TextTask):
         raise GatedInterpError("the model names no text; give_text gives it one.")
-    return model.task
+    return task
 
 
 def _words(entries: list[tuple[int, int, float]], names: Sequence[str]) -> str:

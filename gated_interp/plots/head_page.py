@@ -2,12 +2,13 @@
 
 import base64
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from typing import Any, Protocol, runtime_checkable
 
 import pandas as pd
 from jaxtyping import Float, Int
 from torch import Tensor
+
+from gated_interp.plots.templates import rendered
 
 # Tokens of a context before the place of the write.
 BEFORE = 24
@@ -51,49 +52,71 @@ def head_page(
         names: of tokens; shown as they are, markup included.
         facts: rows of the table above the cards: a name, and one value per side.
     """
-    from jinja2 import Environment
-
-    template = (files("gated_interp.plots") / "head_page.html.j2").read_text(encoding="utf-8")
-    page: str = (
-        Environment(autoescape=True)
-        .from_string(template)
-        .render(
-            title=title,
-            summary=summary,
-            facts=facts,
-            sides=[_side(name, read, names) for name, read in sides.items()],
-        )
+    return rendered(
+        "head_page.html.j2", title=title, summary=summary, facts=facts, sides=cards(sides, names)
     )
-    return page
 
 
-def _side(name: str, read: Read, names: Sequence[str]) -> dict[str, Any]:
+def cards(
+    sides: Mapping[str, Read],
+    names: Sequence[str],
+    holds: Mapping[str, Mapping[int, str]] | None = None,
+) -> list[dict[str, Any]]:
+    """What ``head_cards.html.j2`` draws the cards of each side from; see :func:`head_page`.
+
+    Args:
+        holds: by side and head, what it holds, where that is known better than by the positions
+            that it alone holds.
+    """
+    known = {} if holds is None else holds
+    return [_side(name, read, names, known.get(name)) for name, read in sides.items()]
+
+
+def flat(table: pd.DataFrame) -> pd.DataFrame:
+    """A table of heads as CSV can hold it: lists of tokens as one text each."""
+    lists: dict[str, Any] = {
+        name: table[name].map(" | ".join) for name in ("sources", "destinations", "outputs")
+    }
+    return table.assign(**lists)
+
+
+def _side(
+    name: str, read: Read, names: Sequence[str], holds: Mapping[int, str] | None
+) -> dict[str, Any]:
     largest = max(float(read.table["effect"].max()), 1e-12)
-    cards = [_card(row, read, names, largest) for row in read.table.to_dict("records")]
-    numbers = read.table.to_csv(index=False, float_format="%.6g").encode()
+    heads = [_card(row, read, names, largest, holds) for row in read.table.to_dict("records")]
+    numbers = flat(read.table).to_csv(index=False, float_format="%.6g").encode()
     return {
         "name": name,
-        "title": f"{name}: {len(cards)} heads",
+        "title": f"{name}: {len(heads)} heads",
         "stem": "".join(c if c.isalnum() else "-" for c in name),
+        # Tokens of text bring their spaces along; others would run into each other.
+        "apart": not any(" " in token for token in names),
         "csv": base64.b64encode(numbers).decode(),
-        "cards": cards,
+        "cards": heads,
     }
 
 
 def _card(
-    row: Mapping[Any, Any], read: Read, names: Sequence[str], largest: float
+    row: Mapping[Any, Any],
+    read: Read,
+    names: Sequence[str],
+    largest: float,
+    holds: Mapping[int, str] | None,
 ) -> dict[str, Any]:
     head = row["head"]
     details = read.details[read.details["head"] == head]
     places = read.contexts[read.contexts["head"] == head]
     effect = f"{row['effect']:+.4f} nats without it"
+    held = f"alone holds {row['held']:.1%} ({row['tokens']} tokens)"
+    if holds is not None:
+        held = f"holds {holds[head]}" if head in holds else "holds nothing alone"
     return {
         "name": f"L{read.layer}H{head}",
         "effect": effect,
         "width": f"{100 * min(1.0, max(0.0, row['effect'] / largest)):.1f}",
         "numbers": f"{effect} ({row['effect_low']:+.4f} to {row['effect_high']:+.4f}) · writes at "
-        f"{row['active']:.0%} of positions · {row['share']:.0%} of the layer's write · "
-        f"alone holds {row['held']:.1%} ({row['tokens']} tokens)",
+        f"{row['active']:.0%} of positions · {row['share']:.0%} of the layer's write · {held}",
         "roles": [
             (
                 word,

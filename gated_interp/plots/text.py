@@ -1,21 +1,30 @@
 """A layer of a language model taken apart: what each head is worth, and how much one head holds."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 import plotly.graph_objects as go
 
 from gated_interp.plots.frontier import COLORS, SHAPES
-from gated_interp.plots.inputs import table
+from gated_interp.plots.inputs import one_of, table
 from gated_interp.plots.layout import Area, Box, error_bar
 from gated_interp.plots.style import INK, MUTED, PALETTE, Columns, finish, text, width_of
 
 LEFT, GAP, BELOW, TALL = 52.0, 62.0, 44.0, 190.0
+# What head_effects draws: the axis, what heads are sorted by, how numbers are written.
+SAID = {
+    "effect": ("loss without it (nats more)", "effect", ""),
+    "held": ("positions it alone holds", "what they hold", ".1%"),
+}
 
 
 def head_effects(
-    sides: Mapping[str, pd.DataFrame], *, title: str | None = None, columns: Columns = 2
+    sides: Mapping[str, pd.DataFrame],
+    *,
+    measure: Literal["effect", "held"] = "effect",
+    title: str | None = None,
+    columns: Columns = 2,
 ) -> go.Figure:
     """By how much the loss rises without each head, those that matter most first, a panel a side.
 
@@ -23,23 +32,24 @@ def head_effects(
         sides: tables of :func:`~gated_interp.analysis.read_heads.read_heads` (``head``,
             ``effect``, ``effect_low``, ``effect_high``; nats per token) by a name such as
             ``original``; drawn on one scale.
+        measure: or else the share of positions that each head alone ``held`` (0 to 1).
         title: above the figure.
         columns: paper columns it spans.
 
     Raises:
         GatedInterpError: no rows, or a column is missing.
     """
+    one_of("measure", measure, tuple(SAID))
+    ends = [f"{measure}_low", f"{measure}_high"] if measure == "effect" else []
     for side in sides.values():
-        table("heads", side, ["head", "effect", "effect_low", "effect_high"])
+        table("heads", side, ["head", measure, *ends])
+    unit, order, form = SAID[measure]
     each = (width_of(columns) - LEFT - 10 - 18.0 * (len(sides) - 1)) / len(sides)
     boxes = [Box(i * (each + 18.0), 18, each, 150) for i in range(len(sides))]
     area, fig = Area(boxes[-1].right, boxes[0].bottom), go.Figure()
     for i, (name, heads) in enumerate(sides.items()):
-        heads = heads.sort_values("effect", ascending=False)
-        axis: dict[str, Any] = {
-            "title": {"text": "loss without it (nats more)"},
-            "rangemode": "tozero",
-        }
+        heads = heads.sort_values(measure, ascending=False)
+        axis: dict[str, Any] = {"title": {"text": unit}, "rangemode": "tozero", "tickformat": form}
         if i:
             axis = {"showticklabels": False, "matches": "y"}
         # So many that their numbers would not fit stand there without.
@@ -52,17 +62,19 @@ def head_effects(
             {"type": "category", "ticks": "", **named},
             {"showgrid": True, "nticks": 6, **axis},
         )
-        said = f"<b>{text(name)}</b>: {len(heads)} heads, by effect"
+        said = f"<b>{text(name)}</b>: {len(heads)} heads, by {order}"
         area.note(fig, said, boxes[i].left, 15, align="left")
         fig.add_bar(
             x=heads["head"].astype(str).tolist(),
-            y=heads["effect"].tolist(),
+            y=heads[measure].tolist(),
             error_y=error_bar(
-                heads["effect"], heads["effect_low"], heads["effect_high"], color=INK, thickness=0.8
-            ),
+                heads[measure], *(heads[end] for end in ends), color=INK, thickness=0.8
+            )
+            if ends
+            else None,
             marker={"color": PALETTE[0]},
             showlegend=False,
-            hovertemplate="head %{x}: %{y:.4f} nats",
+            hovertemplate=f"head %{{x}}: %{{y:{form or '.4f'}}}",
             **where,
         )
     return finish(

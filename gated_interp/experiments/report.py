@@ -1,0 +1,213 @@
+"""One page on one model, which a paper can link to: before and after, with numbers to download."""
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from jaxtyping import Int
+from torch import Tensor
+
+from gated_interp.analysis.writes import writes_kept
+from gated_interp.checkpoints.checkpoint import load
+from gated_interp.core.errors import GatedInterpError
+from gated_interp.core.files import write_text
+from gated_interp.experiments.report_measures import (
+    frontier_section,
+    heads_section,
+    provenance_section,
+    read_beside,
+)
+from gated_interp.experiments.report_subject import Subject, is_known, subject_of
+from gated_interp.experiments.report_text import (
+    ablations_of_text,
+    circuits_of_text,
+    held_section,
+)
+from gated_interp.experiments.report_toys import (
+    ablations_of_toy,
+    circuits_of_toy,
+    found_holders,
+    held_by_head,
+    holders_section,
+)
+from gated_interp.models.toy import HookedTransformer
+from gated_interp.plots.report_page import GENERATOR, Section, report_page
+from gated_interp.replacements.gated_attention import GatedAttention
+from gated_interp.tasks.skip_trigrams import SkipTrigramTask
+
+ENDINGS = (".html", ".htm")
+HEAD = 4096
+"""Bytes at the beginning of a page in which it says that it is a report."""
+LARGEST = 5_000_000
+
+
+@writes_kept()
+def report(
+    model: HookedTransformer | str | os.PathLike[str],
+    out: Path | str,
+    *,
+    layer: int | None = None,
+    tokens: Int[Tensor, "batch pos"] | None = None,
+    names: Sequence[str] | None = None,
+    sequences: int | None = None,
+    seed: int = 0,
+    beside: Path | str | None = None,
+    interactive: bool = False,
+    command: str | None = None,
+    say: Callable[[str], object] = lambda _: None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Path:
+    """Write one self-contained page on ``model``: who holds what, how exact and how sparse it is,
+    what each head does, circuits, ablations, and what made it.
+
+    Of a model with blocks spliced in, the original stands beside them. The page opens from disk,
+    asks nobody for anything, and holds every number it shows as CSV. Its figures are pictures,
+    drawn by a Chrome or Chromium; where there is none, the page draws them itself.
+
+    Args:
+        model: a model, a checkpoint, or the name of one that comes with the package.
+        out: the page; a report that is there is written over, anything else is left.
+        layer: whose heads; unless given, every layer that something was spliced into, or else all.
+        tokens: sequences to measure on; of the model's own task or text unless given.
+        names: of tokens; the task's unless given.
+        sequences: how many are drawn; 1,000 of a task with known answers, else 32.
+        seed: they, and the bootstrap, are drawn from it.
+        beside: a ``frontier.csv`` (of ``gated-interp frontier``) or ``runs.csv`` (of
+            ``decompose``): what its rows reached on the same task or layer is drawn beside the
+            block.
+        interactive: figures say numbers under the mouse; the page brings the script (2 MB).
+        command: what the page says made it; this call unless given.
+        say: takes a sentence on whatever had to be left out.
+        on_progress: told how many parts are done, of how many.
+
+    Returns:
+        ``out``.
+
+    Raises:
+        GatedInterpError: ``out`` is a folder, no page, or something else; no such model or layer;
+            a model without task or text and no tokens; a table without a row for this block.
+
+    Examples:
+        >>> import tempfile
+        >>> from gated_interp.models.analytic import manual_model
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     page = report(
+        ...         manual_model(2, 3).model, f"{folder}/page.html", sequences=50, interactive=True
+        ...     )
+        ...     page.read_text(encoding="utf-8").count("<h2 ")
+        6
+    """
+    out = Path(out)
+    require_place(out)
+    loaded = model if isinstance(model, HookedTransformer) else load(model)
+    subject = subject_of(loaded, layer, tokens, names, sequences, seed)
+    others = None if beside is None else read_beside(Path(beside), subject)
+    asked = command or f"gi.report({subject.name!r}, {out.name!r})"
+    makers = (_of_task if is_known(subject.task) else _of_text)(subject)
+    makers.insert(1, lambda: frontier_section(subject, others))
+    makers.append(lambda: provenance_section(subject, asked))
+    sections: list[Section] = []
+    for done, make in enumerate(makers):
+        on_progress(done, len(makers) + 1)
+        sections.append(make())
+    on_progress(len(makers), len(makers) + 1)
+    page = report_page(title_of(subject), lead_of(subject, sections), sections,
+                       interactive=interactive, say=say)  # fmt: skip
+    write_text(out, page)
+    size = out.stat().st_size
+    if size > LARGEST:
+        say(f"{out} has {size / 1e6:.1f} MB; name one layer (--layer) for a smaller page.")
+    on_progress(len(makers) + 1, len(makers) + 1)
+    return out
+
+
+def _of_task(subject: Subject) -> list[Callable[[], Section]]:
+    found = found_holders(subject)
+    held = {layer: held_by_head(subject, sides) for layer, sides in found.items()}
+    return [
+        lambda: holders_section(subject, found),
+        lambda: heads_section(subject, held),
+        lambda: circuits_of_toy(subject),
+        lambda: ablations_of_toy(subject),
+    ]
+
+
+def _of_text(subject: Subject) -> list[Callable[[], Section]]:
+    return [
+        lambda: held_section(subject),
+        lambda: heads_section(subject),
+        lambda: circuits_of_text(subject),
+        lambda: ablations_of_text(subject),
+    ]
+
+
+def require_place(out: Path) -> None:
+    """Refuse what no report can be written to, before anything is computed.
+
+    Raises:
+        GatedInterpError: a folder, a name that is no page's, or a file that is no report.
+    """
+    if out.is_dir():
+        raise GatedInterpError(f"cannot write {out}: it is a folder; name a file.")
+    if out.suffix.lower() not in ENDINGS:
+        raise GatedInterpError(f"{out} is no page; name a file that ends in .html.")
+    above = next((folder for folder in out.absolute().parents if folder.exists()), None)
+    if above is not None and not above.is_dir():
+        raise GatedInterpError(f"cannot write {out}: {above} is a file; name another folder.")
+    if out.exists():
+        with out.open("rb") as file:
+            mine = f'content="{GENERATOR}"'.encode() in file.read(HEAD)
+        if not mine:
+            raise GatedInterpError(f"{out} is there already and is no report; name another file.")
+
+
+def title_of(subject: Subject) -> str:
+    """The page's heading."""
+    own = subject.heads(subject.original or subject.model)
+    if subject.original is None:
+        return f"{subject.name}: {own} attention heads"
+    return (
+        f"{subject.name}: {own} attention heads, and the {subject.heads(subject.model)} of a block"
+    )
+
+
+def lead_of(subject: Subject, sections: Sequence[Section]) -> list[str]:
+    """What the model is, what was done, what came out, and how the page is read."""
+    layers = subject.model.cfg.n_layers
+    kind = f"an attention-only transformer of {layers} layer{'s' if layers > 1 else ''}"
+    said = [f"{subject.name} is {kind}{_purpose(subject.task)}."]
+    if subject.original is not None:
+        where = " and ".join(f"layer {i}" for i in subject.layers)
+        said.append(
+            f"In the place of the attention of {where} stands {_kind(subject)}, trained to write "
+            "what the original attention wrote. “Original” is the model before, “block” the model "
+            "with it."
+        )
+    # The first paragraph of these two is what came out.
+    found = [s.words[0] for s in sections if s.anchor in ("holders", "frontier")]
+    said.append(f"In short. {' '.join(found)}")
+    said.append(
+        "Each figure and table has its numbers below it, as CSV. Heads are named by layer and "
+        "index: L0H3 is head 3 of layer 0."
+    )
+    return said
+
+
+def _purpose(task: object) -> str:
+    if isinstance(task, SkipTrigramTask):
+        more = ", B2 by C2 and so on" if task.n_trigrams > 1 else ""
+        return (
+            f", for {task.n_trigrams} skip trigrams: in sequences of {task.n_positions} tokens, "
+            f"once an A has come, B1 is followed by C1{more}"
+        )
+    return "" if task is None else f", for {task}"
+
+
+def _kind(subject: Subject) -> str:
+    blocks = [subject.model.blocks[i].attn for i in subject.layers]
+    if all(isinstance(block, GatedAttention) for block in blocks):
+        return (
+            "a gated attention block (more heads, each with a sparse gate for every pair of "
+            "positions, so that each can hold one thing)"
+        )
+    return f"a replacement ({', '.join(dict.fromkeys(block.kind for block in blocks))})"

@@ -1,0 +1,403 @@
+"""The report of a model: what it says, whether its files hold the numbers, what it refuses."""
+
+import base64
+import io
+import itertools
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from test_cli import cli, one_sentence
+from test_decompose import block, model, task  # noqa: F401
+
+import gated_interp as gi
+from gated_interp.analysis.holders import holders
+from gated_interp.core.seeds import derive
+from gated_interp.core.streams import Stream
+from gated_interp.experiments import inspect_tables, text_tables
+from gated_interp.experiments.report import report
+from gated_interp.experiments.report_measures import frontier_section, read_beside
+from gated_interp.experiments.report_subject import subject_of
+from gated_interp.models.analytic import manual_model
+from gated_interp.plots import report_page, save
+
+SECTIONS = ["holders", "frontier", "heads", "circuits", "ablations", "provenance"]
+HOSTILE = "<script>alert(1)</script>"
+# A picture as a browser would draw it, where a test needs none.
+SVG = b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>'
+
+
+class Page(HTMLParser):
+    """A report taken apart: tags with attributes, words, headings, and its files as tables."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.html, self.tags, self.words = html, [], []
+        self.feed(html)
+        self.csv = {
+            name: pd.read_csv(io.BytesIO(base64.b64decode(data)))
+            for name, data in re.findall(
+                r'<a download="([^"]+)" href="data:text/csv;base64,([^"]+)"', html
+            )
+        }
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+    def all(self, tag):
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+def assert_same(found, expected):
+    """A file against the table it was written from: to seven digits."""
+    again = pd.read_csv(io.StringIO(expected.to_csv(index=False)))
+    pd.testing.assert_frame_equal(found, again, check_dtype=False, rtol=1e-5, atol=1e-7)
+
+
+def gated(**options):
+    """The published manual model with an untrained block of 3 heads in its place."""
+    toy = manual_model(2, 3).model
+    made = gi.GatedAttention.from_attention(
+        toy.blocks[0].attn, 1.5, gate_bias_init=0.7, seed=3, **options
+    )
+    return gi.splice(toy, 0, made)
+
+
+def written(tmp_path, source, **options):
+    """A report whose figures the page draws: no browser is needed."""
+    options = {"interactive": True, "sequences": 20, **options}
+    return Page(report(source, tmp_path / "page.html", **options).read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def toy_page(tmp_path_factory):
+    return written(tmp_path_factory.mktemp("toy"), gated(), seed=3)
+
+
+@pytest.fixture(scope="module")
+def text_page(tmp_path_factory, model, block):  # noqa: F811
+    spliced = gi.splice(model, 1, block)
+    names = [f"{HOSTILE}{i}" for i in range(270)]
+    spliced.model_name = HOSTILE
+    spliced.notes = {"by": HOSTILE}
+    return written(tmp_path_factory.mktemp("text"), spliced, names=names, sequences=8)
+
+
+@pytest.fixture(scope="module")
+def plain_page(tmp_path_factory, model):  # noqa: F811
+    """A language model of two layers without a block."""
+    return written(tmp_path_factory.mktemp("plain"), model, sequences=8)
+
+
+# ---- what every page is
+
+
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("toy_page", "text_page")]
+
+
+@pytest.fixture(params=[*SLOW, "plain_page"])
+def page(request):
+    return request.getfixturevalue(request.param)
+
+
+def test_it_has_every_section_and_links_to_each(page):
+    assert [a["id"] for a in page.all("h2")] == SECTIONS
+    links = [a["href"] for a in page.all("a") if a["href"].startswith("#")]
+    ids = [a["id"] for _, a in page.tags if "id" in a]
+    assert len(ids) == len(set(ids))
+    assert {link[1:] for link in links} <= set(ids)
+    assert {f"#{name}" for name in SECTIONS} <= set(links)
+
+
+def test_headings_do_not_skip_a_level(page):
+    levels = [int(tag[1]) for tag, _ in page.tags if re.fullmatch("h[1-6]", tag)]
+    assert levels.count(1) == 1
+    assert levels[0] == 1
+    assert all(b - a <= 1 for a, b in itertools.pairwise(levels))
+
+
+def test_it_is_small_and_asks_nobody_for_anything(page):
+    assert len(page.html.encode()) < 5_000_000
+    for tag, attributes in page.tags:
+        for name in ("src", "href"):
+            assert attributes.get(name, "data:").startswith(("data:", "#")), tag
+    assert "default-src 'none'" in page.all("meta")[1]["content"]
+
+
+def test_every_figure_says_what_it_shows_and_has_its_numbers(page):
+    plots = [a for a in page.all("div") if a.get("class") == "plot"]
+    assert len(plots) == len(page.all("figure")) > 0
+    assert all(len(a["aria-label"]) > 20 for a in plots)
+    assert len(page.csv) > len(plots)
+    assert all(len(table) and len(table.columns) > 1 for table in page.csv.values())
+
+
+def test_a_table_has_a_caption_and_names_its_rows_and_columns(page):
+    tables = len(page.all("table"))
+    assert len(page.all("caption")) == tables > 2
+    scopes = [a["scope"] for a in page.all("th")]
+    assert scopes.count("row") > tables
+    assert scopes.count("col") > tables
+
+
+# ---- the numbers
+
+
+@pytest.mark.slow
+def test_a_toy_holders_are_those_of_the_analysis(toy_page):
+    spliced = gated()
+    for side, one in {"original": gi.unsplice(spliced), "block": spliced}.items():
+        found = holders(one, spliced.task)
+        mine = toy_page.csv["holders-L0.csv"]
+        mine = mine[mine["model"] == side]
+        shape = found.alone.shape
+        for column, values in {"alone": found.alone, "without": found.without}.items():
+            expected = values.flatten().tolist()
+            assert mine[column].tolist() == pytest.approx(expected, rel=1e-6)
+        held = mine["holds"].to_numpy().reshape(shape)
+        assert {b + 1: np.flatnonzero(row).tolist() for b, row in enumerate(held)} == found.holders
+
+
+@pytest.mark.slow
+def test_a_toy_faithfulness_is_that_of_the_analysis(toy_page):
+    spliced = gated()
+    tokens = spliced.task.sample(20, derive(3, Stream.SHOWN_SEQUENCES)).tokens
+    found = gi.decomposition(spliced, tokens, 0)
+    table = toy_page.csv["faithfulness-L0.csv"].set_index("measure")
+    assert "held_share" not in table.index  # of trigrams, holding is another thing
+    assert len(table) == 8
+    for measure, value in table["block"].items():
+        assert value == pytest.approx(found[measure], rel=1e-5), measure
+    assert table.loc["ce", "original"] == pytest.approx(found["ce_original"], rel=1e-6)
+    sampled = table.dropna(subset="low")
+    assert {"fvu", "kl", "ce", "gates_per_pair"} <= set(sampled.index)
+    assert (sampled["low"] <= sampled["block"]).all()
+    assert (sampled["block"] <= sampled["high"]).all()
+    place = toy_page.csv["frontier-point.csv"].set_index("name")
+    assert place.loc["block", "fvu"] == table.loc["fvu", "block"]
+    assert place.loc["original", "fvu"] == 0
+    assert place.loc["original", "gates_per_pair"] == 2
+
+
+@pytest.mark.slow
+def test_a_toy_ablations_and_circuits_are_those_of_the_analysis(toy_page):
+    spliced = gated()
+    for side, one in {"original": gi.unsplice(spliced), "block": spliced}.items():
+        assert_same(toy_page.csv[f"ablations-{side}.csv"], inspect_tables.ablations(one, one.task))
+    expected = inspect_tables.circuit_table(spliced, spliced.task)
+    assert_same(toy_page.csv["circuits.csv"], expected)
+
+
+@pytest.mark.slow
+def test_a_text_page_has_the_numbers_of_the_analyses(text_page, model, block):  # noqa: F811
+    spliced = gi.splice(model, 1, block)
+    tokens = model.task.part("test").sample(8, derive(0, Stream.SHOWN_SEQUENCES)).tokens
+    found = gi.decomposition(spliced, tokens, 1)
+    table = text_page.csv["faithfulness-L1.csv"].set_index("measure")
+    assert table["block"].to_dict() == pytest.approx({m: found[m] for m in table.index}, rel=1e-5)
+    ends = table.dropna(subset="low")
+    assert {"ce_recovered_zero", "ce_recovered_mean"} <= set(ends.index)
+    shares = text_page.csv["held-share-L1.csv"].set_index("model")["held_share"]
+    assert shares["block"] == pytest.approx(gi.text_holders(spliced, tokens, 1).share)
+    assert shares["original"] == pytest.approx(gi.text_holders(model, tokens, 1).share)
+    names = [f"{HOSTILE}{i}" for i in range(270)]
+    cards = text_page.csv["block.csv"]
+    read = gi.read_heads(spliced, 1, tokens, names=names).table
+    assert cards["effect"].tolist() == pytest.approx(read["effect"].tolist(), rel=1e-4, abs=1e-9)
+    assert cards["outputs"].tolist() == [" | ".join(said) for said in read["outputs"]]
+    effects = text_page.csv["effects-L1.csv"].query("model == 'block'").set_index("head")
+    effects = effects.loc[read["head"], "effect"].tolist()
+    assert effects == pytest.approx(read["effect"].tolist(), abs=1e-5)  # two ways to one number
+    expected = text_tables.text_ablations(spliced, layer=1, tokens=tokens)
+    assert_same(text_page.csv["ablations-block.csv"], expected)
+    expected = text_tables.text_circuits(spliced, layer=1, names=names)
+    assert_same(text_page.csv["circuits-block.csv"], expected)
+
+
+def test_a_model_without_a_block_stands_alone(plain_page, model):  # noqa: F811
+    assert "No block was spliced into this model" in plain_page.html
+    assert "faithfulness-L0.csv" not in plain_page.csv
+    tokens = model.task.part("test").sample(8, derive(0, Stream.SHOWN_SEQUENCES)).tokens
+    table = plain_page.csv["sparsity.csv"]
+    loss = gi.faithfulness(model, tokens).cross_entropy.mean().item()
+    assert table["value"][0] == pytest.approx(loss, rel=1e-6)
+    assert {"held-L0.csv", "held-L1.csv", "composition.csv"} <= set(plain_page.csv)
+    assert {"layer-0--model.csv", "layer-1--model.csv"} <= set(plain_page.csv)
+
+
+@pytest.mark.slow
+def test_a_toy_alone_stands_alone(tmp_path):
+    page = written(tmp_path, manual_model(2, 3).model)
+    assert "Before and after" not in page.html
+    assert set(page.csv["ablations-model.csv"]["heads"]) == {"L0H0", "L0H1", "all heads"}
+
+
+@pytest.mark.slow
+def test_another_task_has_its_tables(tmp_path):
+    truth = gi.conditional_heads()
+    page = written(tmp_path, truth.model)
+    held = page.csv["holders-L0.csv"]
+    assert held["case"].nunique() == len(truth.task.cases)
+    assert "circuits.csv" in page.csv
+
+
+def test_a_model_of_ones_own_needs_its_tokens_alone(tmp_path, model):  # noqa: F811
+    tokens = model.task.part("test").sample(6, 0).tokens
+    own = gi.build_language_model(model.language_config)
+    own.load_state_dict(model.state_dict())
+    page = written(tmp_path, own, layer=1, tokens=tokens, names=[f"t{i}" for i in range(270)])
+    assert "t1" in "".join(page.csv["circuits-model.csv"]["writes"])
+    assert page.csv["provenance.csv"].set_index("name")["value"]["task"] == "none named"
+    with pytest.raises(gi.GatedInterpError, match="names no text; give tokens"):
+        report(own, tmp_path / "other.html")
+
+
+@pytest.mark.slow
+def test_it_says_what_made_it(toy_page):
+    facts = toy_page.csv["provenance.csv"].set_index("name")["value"]
+    assert facts["gated-interp"] == gi.__version__
+    assert facts["made by"] == "gi.report('2H3ST', 'page.html')"
+    assert facts["seed of these, and of the bootstrap"] == "3"
+    assert len(facts["hash of the weights"]) == 16
+
+
+@pytest.mark.slow
+def test_the_same_seed_gives_the_same_page(tmp_path):
+    first = written(tmp_path, manual_model(2, 3).model).html
+    state = torch.get_rng_state()
+    assert written(tmp_path, manual_model(2, 3).model).html == first
+    assert torch.equal(torch.get_rng_state(), state)
+    assert written(tmp_path, manual_model(2, 3).model, seed=1).html != first
+
+
+# ---- what a frontier says beside it
+
+
+def beside(tmp_path, table):
+    path = tmp_path / "frontier.csv"
+    pd.DataFrame(table).to_csv(path, index=False)
+    return path
+
+
+FRONTIER = {"task": ["2H3ST", "2H3ST", "other"], "method": ["topk", "topk", "gated"],
+            "fvu": [0.1, 0.2, 0.3], "active_per_position": [2.0, 1.5, 1.0],
+            "l0": [3.0, 2.0, 1.0]}  # fmt: skip
+
+
+def drawn_beside(tmp_path, table):
+    """The part of the page that draws ``table`` beside the block."""
+    subject = subject_of(gated(), None, None, None, 20, 0)
+    section = frontier_section(subject, read_beside(beside(tmp_path, table), subject))
+    return section.parts[0]
+
+
+def test_rows_of_the_same_task_are_drawn_beside_it(tmp_path):
+    part = drawn_beside(tmp_path, FRONTIER)
+    found = part.tables["beside"]
+    assert found["fvu"].tolist() == [0.1, 0.2]
+    assert found["gates_per_pair"].tolist() == [3.0, 2.0]
+    assert "what 1 method reached for 2H3ST (frontier.csv)" in part.caption
+    (line, *_) = (trace for trace in part.fig.data if trace.name == "topk")
+    assert (list(line.x), list(line.y)) == ([1.5, 2.0], [0.2, 0.1])
+
+
+def test_runs_of_a_decomposition_are_drawn_beside_it(tmp_path):
+    runs = {"layer": [0, 1], "fvu": [0.1, 0.2], "active_per_position": [2, 3],
+            "gates_per_pair": [1.0, 2.0]}  # fmt: skip
+    assert drawn_beside(tmp_path, runs).tables["beside"]["fvu"].tolist() == [0.1]
+
+
+def test_a_table_that_does_not_fit_is_refused(tmp_path):
+    page, path = tmp_path / "page.html", tmp_path / "frontier.csv"
+    with pytest.raises(gi.GatedInterpError, match="cannot be read as a table"):
+        report(gated(), page, beside=path)
+    with pytest.raises(gi.GatedInterpError, match="has no column task"):
+        report(gated(), page, beside=beside(tmp_path, {"a": [1]}))
+    with pytest.raises(gi.GatedInterpError, match="has no row for 2H3ST"):
+        report(gated(), page, beside=beside(tmp_path, {k: v[2:] for k, v in FRONTIER.items()}))
+    with pytest.raises(gi.GatedInterpError, match="2H3ST has no block"):
+        report(manual_model(2, 3).model, page, beside=path)
+    assert not page.exists()
+
+
+# ---- labels and figures
+
+
+@pytest.mark.slow
+def test_labels_that_spell_a_script_are_text(text_page):
+    # Three of its own: figures as JSON, plotly packed, and what draws.
+    scripts = {a.get("type", "runs") for a in text_page.all("script")}
+    assert scripts == {"application/json", "text/plain", "runs"}
+    assert len([a for a in text_page.all("script") if "type" not in a]) == 1
+    assert any(HOSTILE in words for words in text_page.words)
+    assert f"{HOSTILE}: " in "".join(text_page.words)
+    assert HOSTILE not in text_page.html
+
+
+def test_figures_are_pictures_where_a_browser_draws_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(report_page, "drawn", lambda jobs: ([SVG] * len(jobs), ""))
+    page = written(tmp_path, manual_model(2, 3).model, interactive=False)
+    assert not page.all("script")
+    assert all(len(a["alt"]) > 20 for a in page.all("img"))
+    assert {base64.b64decode(a["src"].partition(",")[2]) for a in page.all("img")} == {SVG}
+    assert len(page.all("img")) == len(page.all("figure")) > 4
+    assert "script-src" not in page.html
+
+
+@pytest.mark.slow
+def test_without_a_browser_the_page_draws_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(save, "browser_found", lambda: None)
+    said, told = [], []
+    page = written(
+        tmp_path,
+        manual_model(2, 3).model,
+        interactive=False,
+        say=said.append,
+        on_progress=lambda *now: told.append(now),
+    )
+    assert "script-src 'unsafe-inline'" in page.all("meta")[1]["content"]
+    assert [words.startswith("No Chrome or Chromium drew the figures") for words in said] == [True]
+    assert told == [(i, 7) for i in range(8)]
+
+
+# ---- where it is written
+
+
+def test_what_cannot_be_a_report_is_refused(tmp_path):
+    with pytest.raises(gi.GatedInterpError, match="it is a folder; name a file"):
+        report("2H3ST-toy", tmp_path)
+    with pytest.raises(gi.GatedInterpError, match="is no page; name a file that ends in"):
+        report("2H3ST-toy", tmp_path / "page.pdf")
+    other = tmp_path / "other.html"
+    other.write_text("<!DOCTYPE html><title>somebody's</title>")
+    with pytest.raises(gi.GatedInterpError, match="is there already and is no report"):
+        report("2H3ST-toy", other)
+    assert "somebody's" in other.read_text()
+    with pytest.raises(gi.GatedInterpError, match=r"other\.html is a file; name another folder"):
+        report("2H3ST-toy", other / "page.html")
+    with pytest.raises(gi.GatedInterpError, match="no shipped model and no file 'nothing'"):
+        report("nothing", tmp_path / "page.html")
+    with pytest.raises(gi.GatedInterpError, match="sequences is 1"):
+        report("2H3ST-toy", tmp_path / "page.html", sequences=1)
+    with pytest.raises(gi.GatedInterpError, match="layer"):
+        report("2H3ST-toy", tmp_path / "page.html", layer=3)
+
+
+def test_the_command(tmp_path, monkeypatch):
+    monkeypatch.setattr(report_page, "drawn", lambda jobs: ([SVG] * len(jobs), ""))
+    page = tmp_path / "deep" / "page.html"
+    result = cli("report", "2H3ST-toy", "--out", page, "--sequences", 20)
+    assert result.stdout.startswith(str(page))
+    found = Page(page.read_text(encoding="utf-8")).csv["provenance.csv"]
+    made_by = found.set_index("name")["value"]["made by"]
+    assert made_by == "gated-interp report 2H3ST-toy --out page.html --sequences 20"
+    assert str(tmp_path) not in page.read_text(encoding="utf-8")
+    assert "is a folder" in one_sentence(cli("report", "2H3ST-toy", "--out", tmp_path, code=1))
+    cli("report", "2H3ST-toy", "--sequences", "1", code=2)
+    assert "no shipped model" in one_sentence(cli("report", "no-such", code=1))
