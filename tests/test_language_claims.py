@@ -1,0 +1,58 @@
+"""What README and the pages say of the shipped language models."""
+
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+import gated_interp as gi
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+@pytest.fixture(scope="module")
+def austen():
+    return gi.load("austen-2l")
+
+
+@pytest.fixture(scope="module")
+def repeated(austen):
+    return gi.repeated_random_tokens(austen, 20, seed=11)
+
+
+def test_five_heads_of_the_second_layer_match_prefixes(austen, repeated):
+    found = gi.induction_scores(austen, repeated).set_index(["layer", "head"])
+    matchers = found.index[found["prefix_matching"] > 0.4].tolist()
+    assert matchers == [(1, h) for h in (3, 4, 5, 6, 7)]
+    assert found["prefix_matching"].drop(matchers).max() < 0.2
+    assert found.loc[(0, 4), "previous_token"] > 0.7
+
+
+def test_each_of_them_is_worth_little_and_all_of_them_everything(austen, repeated):
+    copies = torch.arange(repeated.shape[1]) >= 26
+    table = gi.ablate(austen, repeated, [(1, h) for h in (3, 4, 5, 6, 7)], positions=copies)
+    loss = table.query("metric == 'loss'").set_index("kind")
+    assert loss.loc["head", "low"].min() > 0.15
+    assert loss.loc["head", "high"].max() < 1.5
+    assert loss.loc["set", "low"] > 1.8 * loss.loc["head", "change"].sum()
+    # The control: the layer's other heads could go.
+    others = gi.ablate(austen, repeated, ["L1H0", "L1H1", "L1H2"], positions=copies)
+    rest = others.query("metric == 'loss' and kind == 'set'").iloc[0]
+    assert rest["high"] < 0.15
+
+
+def test_the_table_of_the_readme_is_that_of_the_runs():
+    runs = pd.read_csv(ROOT / "figures" / "decompose.csv").query("layer >= 0")
+    assert runs.groupby(["model", "layer"])["seed"].count().tolist() == [3, 3, 3]
+    for (model, layer), part in runs.groupby(["model", "layer"]):
+        (line,) = (row for row in README.splitlines() if row.startswith(f"| `{model}`, {layer} |"))
+        number = [float(n) for n in re.findall(r"[\d.]+(?=[%) ]|;)", line.split("|")[2])]
+        assert number[0] == pytest.approx(100 * part["ce_recovered_zero"].median(), abs=0.051)
+        cells = [cell.strip() for cell in line.split("|")[3:-1]]
+        assert cells[0] == f"{part['active_per_position'].median():.1f} (8)"
+        assert cells[1].startswith(f"{part['gates_per_pair'].median():.2f} (")
+        assert cells[2].startswith(f"{part['held_share'].median():.1%} (")
+        assert cells[2].endswith(f"; {part['held_share_original'].median():.1%}")
