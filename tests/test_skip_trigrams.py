@@ -357,6 +357,13 @@ def test_who_holds_a_trigram_before_and_after(truth, text):
     assert found.loc["C3", ["share_original", "heads_original"]].tolist() == pytest.approx([0.5, 2])
     assert found.loc["C2", "held_by_original"] == "L0H1"
     assert "held_by_original" not in gi.skip_trigram_holders(truth.model, asked, text)
+    shut = gi.unsplice(after)
+    block = gi.GatedAttention.from_attention(shut.blocks[0].attn)
+    block.force_gates(0)
+    nobody = gi.skip_trigram_holders(gi.splice(shut, 0, block), asked, text)
+    assert set(nobody["held_by"]) == {""}
+    assert set(nobody["heads"]) == {0.0}
+    assert nobody["share"].isna().all()
     assert len(gi.skip_trigram_holders(after, asked, text[(text != A).all(1)])) == 0
 
 

@@ -1,5 +1,6 @@
 """Who holds a skip trigram, and what a head must also say because it says two of them."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -54,7 +55,7 @@ def skip_trigram_holders(
     Returns:
         One row per (source, out) that occurs: ``source``, ``out`` and their numbers; ``n`` places;
         ``held_by``, the head that raises it most; its ``share``; ``heads``, the effective number of
-        heads (1 over the sum of squared shares); ``effect``, logits that all heads raise it by; and
+        heads (1 over the sum of squared shares; 0, and no share, where every gate is shut); ``effect``, logits that all heads raise it by; and
         of a spliced layer the same of the original as ``held_by_original`` and so on.
 
     Raises:
@@ -143,12 +144,15 @@ def _direct(
 
 def _held(effects: Float[Tensor, "place head_index"], layer: int) -> dict[str, Any]:
     mean = effects.mean(0)
-    share = mean / mean.abs().sum().clamp(min=1e-12)
+    size = float(mean.abs().sum())
+    if size == 0:  # every gate is shut there
+        return {"held_by": "", "share": math.nan, "heads": 0.0, "effect": 0.0}
+    share = mean / size
     best = int(mean.argmax())
     return {
         "held_by": head_name((layer, best)),
         "share": float(share[best]),
-        "heads": float(1 / share.square().sum().clamp(min=1e-12)),
+        "heads": float(1 / share.square().sum()),
         "effect": float(mean.sum()),
     }
 
