@@ -55,8 +55,9 @@ def skip_trigram_holders(
     Returns:
         One row per (source, out) that occurs: ``source``, ``out`` and their numbers; ``n`` places;
         ``held_by``, the head that raises it most; its ``share``; ``heads``, the effective number of
-        heads (1 over the sum of squared shares; 0, and no share, where every gate is shut); ``effect``, logits that all heads raise it by; and
-        of a spliced layer the same of the original as ``held_by_original`` and so on.
+        heads (1 over the sum of squared shares; 0, and no share, where every gate is shut);
+        ``effect``, logits that all heads raise it by; and of a spliced layer the same of the
+        original as ``held_by_original`` and so on.
 
     Raises:
         GatedInterpError: no such columns, layer or text, or a layer without attention.
