@@ -34,13 +34,15 @@ OUTSIDE = """() => {
     const node = walker.currentNode, holder = node.parentElement;
     if (!node.textContent.trim() || holder.closest("svg, script, style, .visually-hidden")
       || !holder.checkVisibility({visibilityProperty: true})) continue;
+    const drawer = holder.closest("aside")?.getBoundingClientRect();
+    if (drawer && (drawer.right <= 0 || drawer.left >= innerWidth)) continue;
     const range = document.createRange();
     range.selectNodeContents(node);
     const text = range.getBoundingClientRect();
     for (let e = holder; e !== document.body; e = e.parentElement) {
       const style = getComputedStyle(e), box = e.getBoundingClientRect();
       if (["inline", "contents"].includes(style.display) || !box.width) continue;
-      if (["auto", "scroll"].includes(style.overflowX) || style.position === "fixed") break;
+      if (["auto", "scroll"].includes(style.overflowX) ) break;
       const left = style.overflowX === "visible" ? 0 : box.left;
       if (text.right > box.right + 1.5 || text.left < left - 1.5) {
         found.push(`${node.textContent.trim().slice(0, 60)} leaves ${e.tagName}.${e.className}`);
