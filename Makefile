@@ -78,7 +78,6 @@ dist: $(READY)  ## build wheel and sdist into dist, install them elsewhere and t
 
 # Minutes with a GPU, an hour on two cores. Interrupted, it goes on where it was.
 TRAIN_LM := $(BIN)/gated-interp train-lm austen --checkpoint-every 100
-MODELS := gated_interp/checkpoints/shipped_models
 language-models: $(READY)  ## train austen-1l and austen-2l anew, and ship them
 	@mkdir -p runs
 	$(TRAIN_LM) --layers 1 --context 64 --steps 2000 --out runs/austen-1l.safetensors \
@@ -86,7 +85,7 @@ language-models: $(READY)  ## train austen-1l and austen-2l anew, and ship them
 	$(TRAIN_LM) --layers 2 --d-head 32 --context 128 --batch-size 32 --repeat 0.3 --steps 5000 \
 	  --out runs/austen-2l.safetensors \
 	  $(if $(wildcard runs/austen-2l.safetensors.state),--resume)
-	cp runs/austen-1l.safetensors runs/austen-2l.safetensors $(MODELS)/
+	$(ONE_THREAD) $(BIN)/python tests/ship.py runs/austen-1l.safetensors runs/austen-2l.safetensors
 
 # Half an hour. `make mutants MUTANTS=10` for a short one; ROOMS="models tasks" for some rooms.
 MUTANTS ?= 40
