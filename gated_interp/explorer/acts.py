@@ -39,6 +39,8 @@ def acted(session: Session, state: ExplorerState, message: Any) -> ExplorerState
     try:
         act = ACTS[message["do"]]
         return act(session, state, message)
+    except GatedInterpError:  # a ValueError too, with a sentence of its own
+        raise
     except (KeyError, TypeError, ValueError) as error:
         raise GatedInterpError(f"the explorer does not understand {message!r:.80}.") from error
 

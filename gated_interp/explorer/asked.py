@@ -30,10 +30,12 @@ class Asked:
     def of(
         self,
         logits: Float[Tensor, "batch pos d_vocab"],
-        tokens: Int[Tensor, "batch pos"],
+        tokens: Int[Tensor, "batch token_pos"],
         position: int,
     ) -> Float[Tensor, " batch"]:
         """Its value for each sequence, read at ``position`` unless the metric reads elsewhere.
+
+        Of a token, logits of that position alone will do; a metric gets those of every token.
 
         Raises:
             GatedInterpError: the metric gives another shape.

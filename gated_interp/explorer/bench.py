@@ -162,25 +162,24 @@ class Bench:
         """
         row, intact = self._row(tokens), self.intact(tokens)
         asked = asked or Asked("log p", int(intact[position].argmax()), log=True)
-        hooks = {n: f"blocks.{layer}.attn.hook_{n}" for n in ("pattern", "gate", "v", "z")}
-        hooks["scale"] = "ln_final.hook_scale"
+        hooks = _hooks(layer)
         names = [name for name in hooks.values() if name in self.model.hook_dict]
         if off:
             accuracy, logits, cache = self._without(row, off, method, names)
         else:
             accuracy = self._accuracy(off, method)
             logits, cache = self.model.run_with_cache(row, names_filter=names)
+        seen = {name: cache[hook] for name, hook in hooks.items() if hook in cache}
+        pattern, gates, v = (seen.get(name) for name in ("pattern", "gate", "v"))
+        scale = seen["scale"][:, position] if "scale" in seen else None
         at, before = logits[0, position], intact[position]
-        scale = cache[hooks["scale"]][:, position] if hooks["scale"] in cache else None
-        writes = self._logit_writes(cache[hooks["z"]][:, position], scale, layer)[0]
-        attn = self.model.blocks[layer].attn
-        pattern, gates, v = (cache[hooks[n]] if hooks[n] in cache else None
-                             for n in ("pattern", "gate", "v"))  # fmt: skip
+        writes = self._logit_writes(seen["z"][:, position], scale, layer)[0]
+        W_O = self.model.blocks[layer].attn.W_O
         probabilities, prediction = at.softmax(-1), int(at.argmax())
         return Reading(
             attention=None if pattern is None else _numpy(pattern[0]),
             gates=None if gates is None else _numpy(gates[0].tril()),
-            values=None if v is None else _numpy(writes_at(v, attn.W_O)[0].clamp(min=0).sqrt()),
+            values=None if v is None else _numpy(writes_at(v, W_O)[0].clamp(min=0).sqrt()),
             writes=_numpy(writes),
             direct=_numpy(at - writes.sum(0)),
             logits=_numpy(at),
@@ -220,7 +219,7 @@ class Bench:
     ) -> Float[Tensor, " head_index"]:
         put = self._zeros[layer] if zero else self._means[layer]
         last, found = self.model.cfg.n_layers, []
-        for heads in torch.arange(len(put), device=self.device).split(AT_ONCE):
+        for heads in torch.split(torch.arange(len(put), device=self.device), AT_ONCE):
             rows = row.expand(len(heads), -1)
 
             def edit(z: Tensor, heads: Tensor = heads) -> Tensor:
@@ -266,19 +265,20 @@ class Bench:
             at = torch.full_like(rows, tokens.shape[1] - 1)
         else:
             return Scale(1.0, 1.0, 1.0)
-        hooks = [f"blocks.{layer}.attn.hook_{n}" for n in ("z", "v", "pattern", "gate")]
-        names = [n for n in (*hooks, "ln_final.hook_scale") if n in self.model.hook_dict]
+        hooks = _hooks(layer)
+        names = [name for name in hooks.values() if name in self.model.hook_dict]
         logits, cache = self.model.run_with_cache(tokens, names_filter=names)
-        scale = cache["ln_final.hook_scale"][rows, at] if "ln_final.hook_scale" in cache else None
-        writes = self._logit_writes(cache[hooks[0]][rows, at], scale, layer).abs().max()
+        seen = {name: cache[hook] for name, hook in hooks.items() if hook in cache}
+        scale = seen["scale"][rows, at] if "scale" in seen else None
+        writes = self._logit_writes(seen["z"][rows, at], scale, layer).abs().max()
         if self.probes is not None:
             writes = torch.maximum(writes, logits[rows, at].abs().max())
-        gate = cache[hooks[3]].max() if hooks[3] in cache else torch.ones(())
-        value = torch.ones(())
-        if hooks[2] in cache and hooks[1] in cache:
-            lengths = writes_at(cache[hooks[1]], self.model.blocks[layer].attn.W_O)
-            weighted = cache[hooks[2]] * lengths.clamp(min=0).sqrt().permute(0, 2, 1)[:, :, None]
-            value = (weighted * (cache[hooks[3]] if hooks[3] in cache else 1)).max()
+        gate, value = seen.get("gate", torch.ones(())), torch.ones(())
+        if "pattern" in seen and "v" in seen:
+            lengths = writes_at(seen["v"], self.model.blocks[layer].attn.W_O)
+            weights = lengths.clamp(min=0).sqrt().permute(0, 2, 1)[:, :, None]
+            value = (seen["pattern"] * weights * (gate if "gate" in seen else 1)).max()
+        gate = gate.max()
         return Scale(float(writes) or 1.0, max(1.0, float(gate)), float(value) or 1.0)
 
     def _logit_writes(
@@ -339,6 +339,12 @@ class Bench:
 
     def _row(self, tokens: Sequence[int]) -> Int[Tensor, "1 pos"]:
         return torch.tensor([list(tokens)], device=self.device)
+
+
+def _hooks(layer: int) -> dict[str, str]:
+    """What is read of a layer, and what the final norm divides by; not all of it is everywhere."""
+    own = {n: f"blocks.{layer}.attn.hook_{n}" for n in ("pattern", "gate", "v", "z")}
+    return {**own, "scale": "ln_final.hook_scale"}
 
 
 def _numpy(values: Tensor) -> np.ndarray:

@@ -65,7 +65,7 @@ class Contexts:
             tokens = torch.tensor(self.examples.tokens, device=self.bench.device)
             name = f"blocks.{layer}.attn.hook_z"
             found: list[Any] = []
-            for part in tokens.split(AT_ONCE):
+            for part in torch.split(tokens, AT_ONCE):
                 _, cache = self.bench.model.run_with_cache(
                     part, names_filter=name, stop_at_layer=layer + 1
                 )

@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from jaxtyping import Int
 from torch import Tensor
 
@@ -70,7 +69,8 @@ def examples_of(
         part = task.part("test") if hasattr(task, "part") else task
         try:
             return _plain(
-                part.sample(EXAMPLES, examples).tokens, part.sample(TEXT_SEQUENCES, reference).tokens
+                part.sample(EXAMPLES, examples).tokens,
+                part.sample(TEXT_SEQUENCES, reference).tokens,
             )
         except GatedInterpError:
             if not vocabulary.is_text:
@@ -88,7 +88,7 @@ def one_text(tokens: tuple[int, ...]) -> Examples:
     return Examples([tokens], [len(tokens) - 1], [None])
 
 
-def _plain(tokens: Int[Tensor, "batch pos"], reference: Int[Tensor, "batch pos"]) -> Examples:
+def _plain(tokens: Int[Tensor, "batch pos"], reference: Int[Tensor, "reference pos"]) -> Examples:
     """Sequences of which nothing is known, read where one more token follows."""
     rows = [tuple(row) for row in tokens.tolist()]
     return Examples(rows, [max(len(r) - 2, 0) for r in rows], [None] * len(rows), reference)

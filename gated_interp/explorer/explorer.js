@@ -27,9 +27,12 @@ const options = (select, names, value) => {
   select.value = String(value);
 };
 
-const number = (value, digits = 2) =>
-  value === null ? "not a number" : value.toFixed(digits).replace("-", "−");
-const signed = (value) => (value === null ? "?" : (value > 0 ? "+" : "") + number(value));
+const number = (value, digits = 2) => {
+  if (value === null) return "not a number";
+  const said = value.toFixed(digits);
+  return Number(said) === 0 ? said.replace("-", "") : said.replace("-", "−");
+};
+const signed = (value) => (value >= 0.005 ? "+" : "") + number(value);
 const percent = (value) => `${Math.round(100 * value)}%`;
 
 // A ramp [[place, "#rrggbb"], …] as 256 colours.
@@ -65,7 +68,7 @@ class Explorer {
     this.models = element("div", { className: "gi-models" });
     this.legend = element("div", { className: "gi-legend" });
     this.dialog();
-    host.append(this.top, this.message, this.tokens, this.models, this.legend, this.large.root);
+    host.append(this.top, this.message, this.tokens, this.legend, this.models, this.large.root);
     this.key = "";
   }
 
@@ -185,6 +188,8 @@ class Explorer {
       element("h4", {}, "writes to the logits where it is read"),
       element("div", { className: "gi-table" },
         element("table", {}, element("thead", {}, part.head), body)));
+    // As wide as its heads need, where there is room.
+    part.root.style.flexGrow = 2 + Math.min(model.heads.length, 12);
     return part;
   }
 
@@ -324,7 +329,7 @@ class Explorer {
       part.order = order;
       part.grid.append(...model.order.map((h) => part.cards[h].root));
     }
-    const most = Math.max(...model.heads.map((h) => Math.abs(h.effect)), 1e-9);
+    const most = Math.max(...model.heads.map((h) => Math.abs(h.effect ?? 0)), 1e-9);
     model.heads.forEach((head, h) => this.drawCard(view, model, m, head, part.cards[h], most));
     this.drawTable(view, model, part);
   }
@@ -345,9 +350,10 @@ class Explorer {
     pressed(card.toggle, head.on);
     card.root.classList.toggle("gi-is-off", !head.on);
     say(card.effect, signed(head.effect));
-    card.bar.style.width = percent(Math.abs(head.effect) / most);
+    card.bar.style.width = percent(Math.abs(head.effect ?? 0) / most);
     card.bar.classList.toggle("gi-falls", head.effect < 0);
-    say(card.raises, view.is_text ? head.raises.join(" ") : "");
+    say(card.raises, view.is_text ? `↑ ${head.raises.join(" ")}` : "");
+    card.raises.title = `raises most: ${head.raises.join(" ")}`;
     card.pattern.disabled = !this.sheets[m];
     const n = view.tokens.length;
     card.query.style.top = `${(100 * view.position) / n}%`;

@@ -12,7 +12,6 @@ from gated_interp.analysis.heads import HeadLike
 from gated_interp.analysis.logits import MetricFunction
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.explorer.acts import acted, stepped
-from gated_interp.explorer.bench import Reading
 from gated_interp.explorer.session import Session
 from gated_interp.explorer.snapshot import snapshot
 from gated_interp.explorer.state import ExplorerState, link_of
@@ -74,7 +73,7 @@ class HeadExplorer:
     Attributes:
         state: what the explorer is set to, an :class:`ExplorerState`.
         readings: per model (``original``, ``gated``, or ``model`` alone) what it does, a
-            :class:`Reading`.
+            :class:`~gated_interp.explorer.bench.Reading`.
         message: what was wrong with the last input; empty when nothing was.
         widget: what is displayed.
 

@@ -124,7 +124,7 @@ class Session:
             token = state.tokens[following]
         else:
             token = int(self.benches[self.main].intact(state.tokens)[state.position].argmax())
-        return Asked(f"log p of {name(token).strip() or repr(name(token))}", token, log=True)
+        return Asked(f"log p of “{name(token).strip() or ' '}”", token, log=True)
 
     def with_head(
         self, state: ExplorerState, head: int | HeadLike, on: bool, model: str | None = None

@@ -115,9 +115,7 @@ class _Snapshot:
         off, shown = self.state.off[name], self.viewer.shown
         heads = f"without {self.session.head_names(off)}" if off else "all heads"
         after = text(shown(self.state.tokens[self.state.position]))
-        words = (
-            f"<b>{name}</b>, {heads}: after {after} predicts {text(shown(reading.prediction))}"
-        )
+        words = f"<b>{name}</b>, {heads}: after {after} predicts {text(shown(reading.prediction))}"
         self.fig.add_annotation(
             text=words, xref="paper", yref="paper", x=left / self.area.width, y=1, yshift=4,
             xanchor="left", yanchor="bottom", showarrow=False, font={"size": 13},
@@ -155,9 +153,7 @@ class _Snapshot:
         x = framed(ticks(columns, box.width), "", shown=True)
         if self.session.vocabulary.is_text:
             x["tickangle"] = -90
-        axes = self._axes(
-            box, x, framed(ticks(labels, box.height, vertical=True), "", shown=True)
-        )
+        axes = self._axes(box, x, framed(ticks(labels, box.height, vertical=True), "", shown=True))
         limit = max(b.scale(self.state.layer).write for b in self.session.benches.values())
         said = np.where(abs(rows) < 0.05, "", np.char.mod("%.1f", rows))
         self.fig.add_heatmap(

@@ -1,6 +1,7 @@
 """All that an explorer shows, as data: a table of JSON, and the patterns as bytes."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -136,7 +137,7 @@ class Viewer:
             {
                 "name": label,
                 "on": (state.layer, h) not in off,
-                "effect": round(effects[h], 4),
+                "effect": _finite(effects[h]),
                 "raises": [self.shown(t) for t in raised[h]],
                 "writes": np.round(writes[h], 3).tolist(),
             }
@@ -144,7 +145,7 @@ class Viewer:
         ]
         order = list(range(len(heads)))
         if state.by_effect:
-            order.sort(key=lambda h: -abs(effects[h]))
+            order.sort(key=lambda h: -abs(_finite(effects[h]) or 0.0))
         elsewhere = frozenset(h for h in off if h[0] != state.layer)
         cases = {} if bench.probes is None else self.session.task.cases
         kind = TITLES[name]
@@ -161,10 +162,11 @@ class Viewer:
             "rest": np.round(direct, 3).tolist(),
             "logits": np.round(logits, 3).tolist(),
             "predicted": columns.index(reading.prediction),
-            "metric": round(reading.metric, 4),
-            "intact_metric": round(reading.intact_metric, 4),
+            "metric": _finite(reading.metric),
+            "intact_metric": _finite(reading.intact_metric),
             "accuracy": [
-                [cases[c], reading.accuracy[c], reading.intact_accuracy[c]] for c in reading.accuracy
+                [cases[c], reading.accuracy[c], reading.intact_accuracy[c]]
+                for c in reading.accuracy
             ],
             "likely": self._likely(reading) if bench.probes is None else [],
             "answer": self._answer(state, reading),
@@ -230,6 +232,11 @@ class Viewer:
             part: joiner.join(name(t).replace("\n", "⏎") for t in some)
             for part, some in parts.items()
         }
+
+
+def _finite(value: float) -> float | None:
+    """``value`` to four digits; JSON has no word for infinite and none."""
+    return round(value, 4) if math.isfinite(value) else None
 
 
 def packed(view: dict[str, Any], patterns: bytes) -> bytes:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.models.toy import HookedTransformer
@@ -10,6 +10,7 @@ from gated_interp.models.toy import HookedTransformer
 SHOWN = 20  # characters of a wrong word that a message repeats
 
 
+@runtime_checkable
 class Vocabulary(Protocol):
     """How tokens are written.
 

@@ -62,7 +62,7 @@ class _Handler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
     server: PageServer
 
-    def do_GET(self) -> None:  # noqa: N802
+    def do_GET(self) -> None:
         """The page and what it is made of."""
         found = self.server.made.get(self.path.partition("?")[0])
         if not self._is_local():
@@ -72,7 +72,7 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._send(200, *found)
 
-    def do_POST(self) -> None:  # noqa: N802
+    def do_POST(self) -> None:
         """A state, and what is to be shown of it."""
         length = self.headers.get("Content-Length", "")
         # A page of elsewhere can send neither this type nor this origin.
@@ -117,5 +117,5 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(data)
 
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
+    def log_message(self, format: str, *args: Any) -> None:
         """Nothing: the terminal is the reader's."""
