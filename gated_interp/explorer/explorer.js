@@ -323,7 +323,7 @@ class Explorer {
     }
     say(part.kind, model.has_pattern ? `${view.pattern} (enlarge with a click)`
       : view.pattern.includes("gate") ? "ordinary attention has no gates" : "no attention here");
-    say(part.effect, `change of “${view.metric}” without it`);
+    say(part.effect, `change of ${view.metric} without it`);
     const order = model.order.join();
     if (part.order !== order) {
       part.order = order;
@@ -457,7 +457,7 @@ class Explorer {
     large.m = view.models.findIndex((m) => m.name === opened.model);
     large.h = opened.head;
     const kind = this.sheets[large.m] ? view.pattern : "no such pattern";
-    say(large.title, `${opened.name} of the ${opened.model} model: ${kind}`);
+    say(large.title, `${opened.name}${opened.model === "model" ? "" : `, ${opened.model}`}: ${kind}`);
     large.canvas.setAttribute("aria-label",
       `${opened.name}, ${kind}: arrow keys move over the pairs of positions`);
     large.at = [view.position, view.position];
