@@ -129,11 +129,12 @@ class Explorer {
   }
 
   step(event) {
-    const last = this.view.tokens.length - 1, at = this.view.position;
+    // Keys may come faster than answers.
+    const last = this.view.tokens.length - 1, at = this.aim ?? this.view.position;
     const to = { ArrowLeft: at - 1, ArrowRight: at + 1, Home: 0, End: last }[event.key];
     if (to === undefined || to < 0 || to > last) return;
     event.preventDefault();
-    this.follow = true;
+    this.aim = to;
     this.ask({ do: "position", value: to });
   }
 
@@ -293,8 +294,8 @@ class Explorer {
       pressed(button, i === view.position);
       button.tabIndex = i === view.position ? 0 : -1;
     });
-    if (this.follow) this.tokens.children[view.position].focus();
-    this.follow = false;
+    if (this.aim !== undefined) this.tokens.children[view.position].focus();
+    if (this.aim === view.position || view.message) this.aim = undefined;
   }
 
   drawModel(view, model, m) {

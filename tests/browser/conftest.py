@@ -9,19 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from servers import Lab, Tab, explored, free_port, process, wait_until_answers
-
-CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
+from servers import CHROMIUM, FLAGS, Lab, Tab, explored, free_port, process, wait_until_answers
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

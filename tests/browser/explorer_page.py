@@ -77,8 +77,8 @@ class ExplorerPage:
         return at
 
     def button(self, label: str) -> Any:
-        """A button by its label."""
-        return self.page.locator(".gi-explorer button", has_text=label)
+        """A button above the models, by its label."""
+        return self.page.locator(".gi-bar button", has_text=label)
 
     def type_tokens(self, words: str) -> None:
         """Type an example and press Enter."""

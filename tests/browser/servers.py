@@ -13,6 +13,17 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 READY = 90.0  # seconds a server may take to answer
 
 
