@@ -102,7 +102,9 @@ class _Snapshot:
     def _tiles(self, name: str) -> Tiles:
         heads, most = self.counts[name], max(1, int(self.widths[name] // 60))
         across = math.ceil(heads / math.ceil(heads / most))
-        return Tiles(heads, len(self.state.tokens), across)
+        # A short example fills the corner of squares as large as those of other examples.
+        size = max(len(self.state.tokens), min(self.session.longest, 11))
+        return Tiles(heads, size, across)
 
     def _sheet(self, name: str) -> tuple[float, float]:
         """Width and height, in px, of a model's squares together."""
