@@ -115,6 +115,8 @@ def test_the_notebook_in_jupyterlab(
     # No error, and no stream: nothing warned or printed.
     assert {kind for cell in kinds for kind in cell} == {"execute_result", "display_data"}
     page = ExplorerPage(tab.page)
+    # Out of sight, JupyterLab does not lay it out.
+    page.switch(0).scroll_into_view_if_needed()
     # What the notebook's text says of it: an example of trigram 2, every head on.
     assert page.tokens() == "BOS A C1 B2"
     assert (page.prediction(), page.position(), page.shown_off()) == ("C2", 3, 0)
