@@ -50,7 +50,8 @@ class ExplorerPage:
 
     def prediction(self, model: str = "gated") -> str:
         """The predicted token that is shown."""
-        return str(self.page.locator(f".gi-answer-{model} b").inner_text()).split()[0]
+        shown = self.page.locator(f".gi-answer-{model} b").text_content()
+        return str(shown).split()[0]
 
     def switch(self, head: int, model: str = "gated") -> Any:
         """The switch of one head."""
