@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from bench_explorer import bench_switches
 from bench_package import bench_package
 from rich.console import Console
 from rich.table import Table
@@ -463,6 +464,7 @@ SECTIONS = {
     "Training a language model (one thread)": bench_train_lm,
     "Decomposing a layer of it (one thread)": bench_decompose,
     "Memory of a training step (one thread)": bench_step_memory,
+    "A switch of the explorer, in a browser": bench_switches,
     "How a stacked step grows (R = 16, one thread)": bench_growth,
     "Distance from the matrix products alone (one thread)": bench_floor,
     "The whole experiment (all cores)": bench_experiment,

@@ -1,4 +1,4 @@
-"""Round trained models and put them where the package looks: ``ship.py runs/austen-1l.safetensors …``
+"""Round trained models and put them where the package looks: ``ship.py FILE …``.
 
 The last 8 of the 24 bits of a weight say nothing (a relative 8e-6) and are most of what does not
 compress; zero, they keep the wheel under 6 MB.

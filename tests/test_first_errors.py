@@ -91,7 +91,7 @@ SAYS = {
     "number": "data is a int, whose batches",
     "floats": "data is torch.float32 of shape (9, 11); it must be whole numbers of shape",
     "row": "data is torch.int64 of shape (11,); it must be whole numbers of shape",
-    "explorer": "the explorer is for models of skip trigrams, and this one is for NoneType",
+    "explorer": "the model names no task to take examples from; give one, or tokens=…",
 }
 
 

@@ -266,8 +266,6 @@ def test_commands_that_read_heads(text, tmp_path):
         refused = one_sentence(cli(command, out, "--trigram", 1, code=1))
         assert "is a language model and has no trigrams; leave --trigram away" in refused
         assert "layer 2 is not there" in one_sentence(cli(command, out, "--layer", 2, code=1))
-    refused = one_sentence(cli("explore", out, "--no-browser", code=1))
-    assert "the explorer is for models of skip trigrams" in refused
 
 
 def test_the_largest_entries_are_those_of_the_whole_matrix(monkeypatch):

@@ -17,7 +17,7 @@ def explore(
         bool, typer.Option("--browser/--no-browser", help="Open the page in the browser.")
     ] = True,
 ) -> None:
-    """Switch heads on and off on a local page.
+    """Switch heads of any model on and off on a local page.
 
     The page is served to this machine alone, until Ctrl-C.
     """

@@ -23,6 +23,19 @@ def stop_on_sigterm() -> None:
     signal.signal(signal.SIGTERM, _terminated)
 
 
+@contextmanager
+def terminating() -> Iterator[None]:
+    """Inside, SIGTERM raises :class:`Terminated`; outside the main thread nothing changes."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _terminated)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def signal_behind(stop: BaseException | None) -> signal.Signals:
     """Which of the two signals ``stop``, or what it was raised from, came from.
 

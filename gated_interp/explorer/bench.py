@@ -2,152 +2,320 @@
 
 import dataclasses
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens import ActivationCache
 
 from gated_interp.analysis.ablation import Method, ablated
-from gated_interp.analysis.heads import head_counts, head_name
-from gated_interp.analysis.writes import head_writes, require_linear
-from gated_interp.core.errors import GatedInterpError
-from gated_interp.core.seeds import derive
-from gated_interp.core.streams import Stream
+from gated_interp.analysis.heads import Head, all_heads, head_counts, head_name, intervened
+from gated_interp.analysis.replacements import constants
+from gated_interp.explorer.asked import Asked
 from gated_interp.metrics.predictions import leads
+from gated_interp.metrics.reconstruction import writes_at
 from gated_interp.models.toy import HookedTransformer
 from gated_interp.replacements.splice import gated_block
-from gated_interp.tasks.skip_trigrams import SkipTrigramTask
+from gated_interp.tasks.task import Probes
 
-# Sub-streams of the explorer's seed.
-ACCURACY_SEQUENCES = 100  # per trigram
-REFERENCE_SEQUENCES = 200
+PATTERNS = ("attention", "gate", "attention × gate", "value-weighted")
+# Sequences that the scales of colours are measured on, where no answers are known.
+SCALED = 16
+# Copies of the example, each without another head, that one pass takes.
+AT_ONCE = 8
+
+Pattern = Float[np.ndarray, "head_index query_pos key_pos"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Reading:
-    """What one model does with one example, read at one position.
+    """What one model does with one example, read at one position and in one layer.
 
     Attributes:
-        attention: ``[head_index query_pos key_pos]``, rows sum to 1.
+        attention: ``[head_index query_pos key_pos]``, rows sum to 1; ``None`` where the layer has
+            none (an autoencoder).
         gates: ``[head_index query_pos key_pos]``, zero for keys behind the query; ``None`` for
             ordinary attention.
+        values: ``[key_pos head_index]``, length of the value of each key as its head writes it.
         writes: ``[head_index d_vocab]``, what each head (or what its ablation left in its place)
-            writes to the logits at the position.
-        direct: ``[d_vocab]``, what reaches the logits there past the heads: the token's own
-            embedding and the biases. ``writes.sum(0) + direct`` are the logits.
+            writes directly to the logits at the position; a final norm is frozen at its scale.
+        direct: ``[d_vocab]``, what reaches the logits there past the heads of the layer.
+            ``writes.sum(0) + direct`` are the logits.
         logits: ``[d_vocab]``, at the position.
         prediction, probability: the most likely next token, and how likely.
         intact_prediction: the same with every head on.
-        accuracy, intact_accuracy: per trigram the share of sequences in which its C is strictly
-            on top at its B.
+        probabilities, intact_probabilities: ``[d_vocab]``.
+        metric, intact_metric: what is asked, now and with every head on.
+        accuracy, intact_accuracy: per case of the task the share of its probes at which its answer
+            is strictly on top; empty without known answers.
     """
 
-    attention: Float[np.ndarray, "head_index query_pos key_pos"]
-    gates: Float[np.ndarray, "head_index query_pos key_pos"] | None
+    attention: Pattern | None
+    gates: Pattern | None
+    values: Float[np.ndarray, "key_pos head_index"] | None
     writes: Float[np.ndarray, "head_index d_vocab"]
     direct: Float[np.ndarray, " d_vocab"]
     logits: Float[np.ndarray, " d_vocab"]
     prediction: int
     probability: float
     intact_prediction: int
+    probabilities: Float[np.ndarray, " d_vocab"]
+    intact_probabilities: Float[np.ndarray, " d_vocab"]
+    metric: float
+    intact_metric: float
     accuracy: dict[int, float]
     intact_accuracy: dict[int, float]
 
+    def pattern(self, kind: str) -> Pattern | None:
+        """One of :data:`PATTERNS`; ``None`` where the layer has no such thing.
 
-class Bench:
-    """A one-layer model with the batches its readings need.
+        Value-weighted is attention (times gate) times the length of each key's value.
+        """
+        if kind == "gate" or self.attention is None:
+            return self.gates
+        if kind == "attention":
+            return self.attention
+        if kind == "attention × gate":
+            return None if self.gates is None else self.attention * self.gates
+        gated = self.attention if self.gates is None else self.attention * self.gates
+        return None if self.values is None else gated * self.values.T[:, None]
 
-    Args:
-        model: one attention-only layer without normalisation, gated or not.
-        task: of the same vocabulary.
-        seed: of the sequences that accuracy, ``mean``, ``resample`` and ``optimal`` use.
 
-    Raises:
-        GatedInterpError: a model that is not linear in its heads or has another vocabulary.
+@dataclasses.dataclass(frozen=True)
+class Scale:
+    """The largest value of each kind in a layer, so that a colour means the same everywhere.
+
+    Attributes:
+        write: to the logits (of a toy also: of the logits), at the probes or at the last position.
+        gate: at least 1.
+        value: of value-weighted attention.
     """
 
-    def __init__(self, model: HookedTransformer, task: SkipTrigramTask, seed: int = 0):
-        require_linear(model)
-        task.require_vocabulary(model.cfg.d_vocab)
-        if model.cfg.n_ctx < task.n_positions:
-            raise GatedInterpError(
-                f"the task has {task.n_positions} positions; the model reads {model.cfg.n_ctx}."
-            )
-        self.model, self.task = model, task
-        self.n_heads = head_counts(model)[0]
-        self.head_names = [head_name((0, h)) for h in range(self.n_heads)]
-        self.gated = gated_block(model) is not None
-        self.device = model.embed.W_E.device
-        n = ACCURACY_SEQUENCES * task.n_trigrams
-        self.batch = task.sample_single(n, derive(seed, Stream.EXPLORER_ACCURACY)).to(self.device)
-        reference = task.sample(REFERENCE_SEQUENCES, derive(seed, Stream.EXPLORER_REFERENCE)).tokens
-        self.reference = reference.to(self.device)
-        self.resample_seed = derive(seed, Stream.EXPLORER_RESAMPLE)
-        self.write_limit, self.gate_limit = self._limits()
-        self._accuracies: dict[tuple[frozenset[int], Method], dict[int, float]] = {}
+    write: float
+    gate: float
+    value: float
+
+
+class Bench:
+    """A model with the batches its readings need.
+
+    Args:
+        model: any ``HookedTransformer``, with blocks spliced in or not.
+        reference: ``[batch pos]``, what ``mean``, ``resample`` and ``optimal`` refer to.
+        probes: where the answers are known, what accuracy is measured on.
+        resample_seed: of the rows that ``resample`` draws.
+    """
+
+    def __init__(
+        self,
+        model: HookedTransformer,
+        reference: Int[Tensor, "batch pos"] | None,
+        probes: Probes | None,
+        resample_seed: int,
+    ):
+        self.model, self.device = model, model.embed.W_E.device
+        self.counts = head_counts(model)
+        self.gated = [gated_block(model, layer) is not None for layer in range(len(self.counts))]
+        self.reference = None if reference is None else reference.to(self.device)
+        self.probes = None if probes is None else probes.to(self.device)
+        self.resample_seed = resample_seed
+        self._scales: dict[int, Scale] = {}
+        self._intact: dict[tuple[int, ...], Tensor] = {}
+        self._effects: dict[tuple[object, ...], list[float]] = {}
+        self._accuracies: dict[tuple[frozenset[Head], Method], dict[int, float]] = {}
+
+    @property
+    def n_heads(self) -> int:
+        """Heads of the first layer."""
+        return self.counts[0]
+
+    def head_names(self, layer: int) -> list[str]:
+        """The names of a layer's heads."""
+        return [head_name((layer, h)) for h in range(self.counts[layer])]
+
+    @torch.no_grad()
+    def intact(self, tokens: Sequence[int]) -> Float[Tensor, "pos d_vocab"]:
+        """The logits with every head on; of the last few examples they are remembered."""
+        key = tuple(tokens)
+        if key not in self._intact:
+            while len(self._intact) >= 4:
+                self._intact.pop(next(iter(self._intact)))
+            self._intact[key] = self.model(self._row(tokens))[0]
+        return self._intact[key]
 
     @torch.no_grad()
     def read(
         self,
         tokens: Sequence[int],
         position: int,
-        off: frozenset[int] = frozenset(),
+        off: frozenset[Head] = frozenset(),
         method: Method = "zero",
+        layer: int = 0,
+        asked: Asked | None = None,
     ) -> Reading:
         """What the model does with ``tokens`` while the heads in ``off`` are ablated.
 
         Raises:
             GatedInterpError: a head or method that is not there, or tokens it cannot read.
         """
-        row = torch.tensor([list(tokens)], device=self.device)
-        names = ["hook_pattern", "hook_z"] + ["hook_gate"] * self.gated
-        hooks = {name: f"blocks.0.attn.{name}" for name in names}
-        intact = self.model(row)[0, position]
+        row, intact = self._row(tokens), self.intact(tokens)
+        asked = asked or Asked("log p", int(intact[position].argmax()), log=True)
+        hooks = _hooks(layer)
+        names = [name for name in hooks.values() if name in self.model.hook_dict]
         if off:
-            accuracy, logits, cache = self._without(row, off, method, list(hooks.values()))
+            accuracy, logits, cache = self._without(row, off, method, names)
         else:
             accuracy = self._accuracy(off, method)
-            logits, cache = self.model.run_with_cache(row, names_filter=list(hooks.values()))
-        W_OU = self.model.blocks[0].attn.W_O @ self.model.unembed.W_U
-        writes = torch.einsum("hd,hdv->hv", cache[hooks["hook_z"]][0, position], W_OU)
-        at = logits[0, position]
-        gates = cache[hooks["hook_gate"]][0].tril() if self.gated else None
-        prediction = int(at.argmax())
+            logits, cache = self.model.run_with_cache(row, names_filter=names)
+        seen = {name: cache[hook] for name, hook in hooks.items() if hook in cache}
+        pattern, gates, v = (seen.get(name) for name in ("pattern", "gate", "v"))
+        scale = seen["scale"][:, position] if "scale" in seen else None
+        at, before = logits[0, position], intact[position]
+        writes = self._logit_writes(seen["z"][:, position], scale, layer)[0]
+        W_O = self.model.blocks[layer].attn.W_O
+        probabilities, prediction = at.softmax(-1), int(at.argmax())
         return Reading(
-            attention=_numpy(cache[hooks["hook_pattern"]][0]),
-            gates=None if gates is None else _numpy(gates),
+            attention=None if pattern is None else _numpy(pattern[0]),
+            gates=None if gates is None else _numpy(gates[0].tril()),
+            values=None if v is None else _numpy(writes_at(v, W_O)[0].clamp(min=0).sqrt()),
             writes=_numpy(writes),
             direct=_numpy(at - writes.sum(0)),
             logits=_numpy(at),
             prediction=prediction,
-            probability=float(at.softmax(-1)[prediction]),
-            intact_prediction=int(intact.argmax()),
+            probability=float(probabilities[prediction]),
+            intact_prediction=int(before.argmax()),
+            probabilities=_numpy(probabilities),
+            intact_probabilities=_numpy(before.softmax(-1)),
+            metric=float(asked.of(logits, row, position)),
+            intact_metric=float(asked.of(intact[None], row, position)),
             accuracy=accuracy,
             intact_accuracy=self._accuracy(frozenset(), "zero"),
         )
 
     @torch.no_grad()
-    def _limits(self) -> tuple[float, float]:
-        """The largest write or logit, and the widest gate (at least 1), at the B of every example.
+    def effects(
+        self, tokens: Sequence[int], position: int, method: Method, layer: int, asked: Asked
+    ) -> list[float]:
+        """By how much what is asked changes without each head of ``layer``, the others on.
 
-        A colour then means the same for every example and whichever heads are off.
+        By zero ablation where that is the method, else by mean ablation (the others are too slow
+        to try on every head).
         """
-        batch = self.batch
-        names = ["blocks.0.attn.hook_gate"] * self.gated
-        writes, logits = head_writes(self.model, batch.tokens, batch.example, batch.destination_pos)
-        _, cache = self.model.run_with_cache(batch.tokens, names_filter=names)
-        widest = max([1.0, *(float(cache[name].max()) for name in names)])
-        return float(max(writes.abs().max(), logits.abs().max())), widest
+        key = (tuple(tokens), position, method == "zero" or self.reference is None, layer, asked)
+        if key not in self._effects:
+            while len(self._effects) >= 64:
+                self._effects.pop(next(iter(self._effects)))
+            # No position sees what comes after it, but a metric may.
+            seen = tokens if asked.metric else tokens[: position + 1]
+            with_it = asked.of(self.intact(tokens)[None], self._row(tokens), position)
+            without = self._each_off(self._row(seen), position, bool(key[2]), layer, asked)
+            self._effects[key] = (without - with_it).tolist()
+        return self._effects[key]
+
+    def _each_off(
+        self, row: Tensor, position: int, zero: bool, layer: int, asked: Asked
+    ) -> Float[Tensor, " head_index"]:
+        put = self._zeros[layer] if zero else self._means[layer]
+        last, found = self.model.cfg.n_layers, []
+        for heads in torch.split(torch.arange(len(put), device=self.device), AT_ONCE):
+            rows = row.expand(len(heads), -1)
+
+            def edit(z: Tensor, heads: Tensor = heads) -> Tensor:
+                z = z.clone()
+                z[torch.arange(len(heads), device=z.device), :, heads] = put[heads][:, None]
+                return z
+
+            with intervened(self.model, {f"blocks.{layer}.attn.hook_z": edit}):
+                if asked.metric is not None:
+                    logits = self.model(rows)
+                else:  # only one position is asked for, and the readout is the largest product
+                    stream = self.model(rows, stop_at_layer=last)[:, position : position + 1]
+                    if self.model.cfg.normalization_type is not None:
+                        stream = self.model.ln_final(stream)
+                    logits = self.model.unembed(stream)
+            found.append(asked.of(logits, rows, position if asked.metric else 0))
+        return torch.cat(found)
+
+    @cached_property
+    def _zeros(self) -> list[Float[Tensor, "head_index d_head"]]:
+        return [torch.zeros_like(block.attn.W_O[..., 0]) for block in self.model.blocks]
+
+    @cached_property
+    def _means(self) -> list[Float[Tensor, "head_index d_head"]]:
+        found = constants(self.model, all_heads(self.model), "mean", self.reference)
+        return [
+            torch.stack([found[layer, h] for h in range(n)]) for layer, n in enumerate(self.counts)
+        ]
+
+    @torch.no_grad()
+    def scale(self, layer: int) -> Scale:
+        """The largest values of ``layer``, over the probes or else the reference."""
+        if layer not in self._scales:
+            self._scales[layer] = self._measured(layer)
+        return self._scales[layer]
+
+    def _measured(self, layer: int) -> Scale:
+        if self.probes is not None:
+            tokens, rows, at = self.probes.tokens, self.probes.row, self.probes.position
+        elif self.reference is not None:
+            tokens = self.reference[:SCALED]
+            rows = torch.arange(len(tokens), device=self.device)
+            at = torch.full_like(rows, tokens.shape[1] - 1)
+        else:
+            return Scale(1.0, 1.0, 1.0)
+        hooks = _hooks(layer)
+        names = [name for name in hooks.values() if name in self.model.hook_dict]
+        logits, cache = self.model.run_with_cache(tokens, names_filter=names)
+        seen = {name: cache[hook] for name, hook in hooks.items() if hook in cache}
+        scale = seen["scale"][rows, at] if "scale" in seen else None
+        writes = self._logit_writes(seen["z"][rows, at], scale, layer).abs().max()
+        if self.probes is not None:
+            writes = torch.maximum(writes, logits[rows, at].abs().max())
+        gate, value = seen.get("gate", torch.ones(())), torch.ones(())
+        if "pattern" in seen and "v" in seen:
+            lengths = writes_at(seen["v"], self.model.blocks[layer].attn.W_O)
+            weights = lengths.clamp(min=0).sqrt().permute(0, 2, 1)[:, :, None]
+            value = (seen["pattern"] * weights * (gate if "gate" in seen else 1)).max()
+        gate = gate.max()
+        return Scale(float(writes) or 1.0, max(1.0, float(gate)), float(value) or 1.0)
+
+    def _logit_writes(
+        self,
+        z: Float[Tensor, "example head_index d_head"],
+        scale: Float[Tensor, "example 1"] | None,
+        layer: int,
+    ) -> Float[Tensor, "example head_index d_vocab"]:
+        result = torch.einsum("ehd,hdm->ehm", z, self.model.blocks[layer].attn.W_O)
+        return self.readout(result, scale)
+
+    def readout(
+        self,
+        result: Float[Tensor, "example head_index d_model"],
+        scale: Float[Tensor, "example 1"] | None,
+    ) -> Float[Tensor, "example head_index d_vocab"]:
+        """What is written to the logits by what is written to the residual stream.
+
+        Args:
+            scale: what the final norm divides by there; one where none is given.
+        """
+        kind = self.model.cfg.normalization_type
+        if kind is not None:
+            if kind.startswith("LN"):
+                result = result - result.mean(-1, keepdim=True)
+            result = result / (1.0 if scale is None else scale[:, None])
+            result = result * getattr(self.model.ln_final, "w", 1.0)
+        writes: Tensor = result @ self.model.unembed.W_U
+        return writes
 
     def _without(
-        self, row: Tensor, off: frozenset[int], method: Method, hooks: list[str]
+        self, row: Tensor, off: frozenset[Head], method: Method, hooks: list[str]
     ) -> tuple[dict[int, float], Tensor, ActivationCache]:
         """Accuracy, logits and activations with the heads in ``off`` ablated."""
         with ablated(
             self.model,
-            [(0, h) for h in sorted(off)],
+            sorted(off),
             method,
             reference_tokens=self.reference,
             seed=self.resample_seed,
@@ -155,17 +323,28 @@ class Bench:
             logits, cache = self.model.run_with_cache(row, names_filter=hooks)
             return self._accuracy(off, method), logits, cache
 
-    def _accuracy(self, off: frozenset[int], method: Method) -> dict[int, float]:
+    def _accuracy(self, off: frozenset[Head], method: Method) -> dict[int, float]:
         """Of the model as it is now; remembered by what is off, for no example changes it."""
+        probes = self.probes
+        if probes is None:
+            return {}
         key = (off, method if off else "zero")
         if key not in self._accuracies:
-            batch = self.batch
-            at = self.model(batch.tokens)[batch.example, batch.destination_pos]
-            right = leads(at, batch.trigram + self.task.n_trigrams) > 0
+            at = self.model(probes.tokens)[probes.row, probes.position]
+            right = leads(at, probes.target) > 0
             self._accuracies[key] = {
-                b: float(right[batch.trigram == b].double().mean()) for b in self.task.trigrams
+                b: float(right[probes.case == b].double().mean()) for b in probes.cases
             }
         return self._accuracies[key]
+
+    def _row(self, tokens: Sequence[int]) -> Int[Tensor, "1 pos"]:
+        return torch.tensor([list(tokens)], device=self.device)
+
+
+def _hooks(layer: int) -> dict[str, str]:
+    """What is read of a layer, and what the final norm divides by; not all of it is everywhere."""
+    own = {n: f"blocks.{layer}.attn.hook_{n}" for n in ("pattern", "gate", "v", "z")}
+    return {**own, "scale": "ln_final.hook_scale"}
 
 
 def _numpy(values: Tensor) -> np.ndarray:

@@ -1,43 +1,114 @@
-"""Sequences typed by hand, and what the task says comes next."""
+"""The sequences that an explorer steps through, and what it measures on."""
 
+import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
+from jaxtyping import Int
+from torch import Tensor
+
+from gated_interp.analysis.writes import require_tokens
 from gated_interp.core.errors import GatedInterpError
+from gated_interp.core.seeds import derive
+from gated_interp.core.streams import Stream
+from gated_interp.explorer.vocabulary import Vocabulary
+from gated_interp.models.toy import HookedTransformer
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
+from gated_interp.tasks.task import ProbedTask, Probes
+
+EXAMPLES = 100
+ACCURACY_SEQUENCES = 100  # per case
+REFERENCE_SEQUENCES, TEXT_SEQUENCES = 200, 16
 
 
-def parse_tokens(words: str, task: SkipTrigramTask, longest: int) -> tuple[int, ...]:
-    """The tokens that ``words`` names, by name or number, apart by spaces or commas.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Examples:
+    """What is explored.
 
-    Args:
-        longest: how many tokens the model reads at most.
+    Attributes:
+        tokens: each example.
+        position: where each is read at first.
+        target: the token that must come there; ``None`` where any may.
+        reference: ``[batch pos]``, for ablation by a mean or by other examples.
+        probes: where answers are known.
+    """
+
+    tokens: Sequence[tuple[int, ...]]
+    position: Sequence[int]
+    target: Sequence[int | None]
+    reference: Int[Tensor, "batch pos"] | None = None
+    probes: Probes | None = None
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+
+def examples_of(
+    model: HookedTransformer,
+    task: Any,
+    tokens: Int[Tensor, "batch pos"] | None,
+    vocabulary: Vocabulary,
+    seed: int,
+) -> Examples:
+    """Those of ``tokens``; else sampled from ``task``: its probes, its held-out text, or any.
+
+    A text that does not come with its model leaves one example.
 
     Raises:
-        GatedInterpError: a token that does not exist, no token, or too many.
-
-    Examples:
-        >>> parse_tokens("BOS a, C2 1", SkipTrigramTask(n_trigrams=3), longest=11)
-        (7, 0, 5, 1)
+        GatedInterpError: no task and no tokens, or tokens the model cannot read.
     """
-    number_of = {name: i for i, name in enumerate(task.token_names)}
-    number_of |= {str(i): i for i in range(task.d_vocab)}
-    found = words.upper().replace(",", " ").split()
-    for word in found:
-        if word not in number_of:
-            last = task.n_trigrams
-            numbered = "B1, C1" if last == 1 else f"B1 to B{last}, C1 to C{last}"
-            shown = word if len(word) <= 20 else f"{word[:20]}…"
-            raise GatedInterpError(
-                f"{shown!r} is not a token; write A, {numbered}, BOS, "
-                f"or numbers from 0 to {task.d_vocab - 1}."
+    if tokens is not None:
+        require_tokens(model, tokens)
+        return _plain(tokens[:EXAMPLES], tokens[:TEXT_SEQUENCES])
+    examples, reference = (
+        derive(seed, s) for s in (Stream.EXPLORER_EXAMPLES, Stream.EXPLORER_REFERENCE)
+    )
+    if isinstance(task, ProbedTask):
+        return _probed(task, seed, examples, reference)
+    if hasattr(task, "sample"):
+        part = task.part("test") if hasattr(task, "part") else task
+        try:
+            return _plain(
+                part.sample(EXAMPLES, examples).tokens,
+                part.sample(TEXT_SEQUENCES, reference).tokens,
             )
-    if not found:
-        raise GatedInterpError("there is no token; write at least one, such as BOS A B1.")
-    if len(found) > longest:
+        except GatedInterpError:
+            if not vocabulary.is_text:
+                raise
+    elif not vocabulary.is_text:
         raise GatedInterpError(
-            f"{len(found)} tokens are too many; the model reads at most {longest}."
+            "the model names no task to take examples from; give one, or tokens=…, a tensor of "
+            "shape [batch, pos]."
         )
-    return tuple(number_of[word] for word in found)
+    return one_text(vocabulary.parse("The", model.cfg.n_ctx))
+
+
+def one_text(tokens: tuple[int, ...]) -> Examples:
+    """One example, read at its end."""
+    return Examples([tokens], [len(tokens) - 1], [None])
+
+
+def _plain(tokens: Int[Tensor, "batch pos"], reference: Int[Tensor, "reference pos"]) -> Examples:
+    """Sequences of which nothing is known, read where one more token follows."""
+    rows = [tuple(row) for row in tokens.tolist()]
+    return Examples(rows, [max(len(r) - 2, 0) for r in rows], [None] * len(rows), reference)
+
+
+def _probed(task: ProbedTask, seed: int, examples: int, reference: int) -> Examples:
+    """Each sequence is read at the first of its probes; one without is left out."""
+    found = task.probes(EXAMPLES, examples)
+    first: dict[int, int] = {}
+    for i, row in enumerate(found.row.tolist()):
+        first.setdefault(row, i)
+    rows, at = list(first), list(first.values())
+    n = ACCURACY_SEQUENCES * len(task.cases)
+    return Examples(
+        [tuple(row) for row in found.tokens[rows].tolist()],
+        found.position[at].tolist(),
+        found.target[at].tolist(),
+        task.sample(REFERENCE_SEQUENCES, reference).tokens,
+        task.probes(n, derive(seed, Stream.EXPLORER_ACCURACY)),
+    )
 
 
 def armed_positions(task: SkipTrigramTask, tokens: Sequence[int]) -> list[int]:

@@ -1,40 +1,26 @@
-"""What an explorer is set to, and what follows from it: no widgets here."""
+"""Models side by side, the states an explorer of them can be in, and what follows from one."""
 
 import dataclasses
-from collections.abc import Mapping
-from typing import get_args
+from typing import Any, get_args
+
+from jaxtyping import Int
+from torch import Tensor
 
 from gated_interp.analysis.ablation import Method
+from gated_interp.analysis.heads import Head, HeadLike, head_name, require_heads
+from gated_interp.analysis.logits import MetricFunction
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.seeds import derive
 from gated_interp.core.streams import Stream
 from gated_interp.core.threads import one_thread
-from gated_interp.explorer.bench import Bench, Reading
-from gated_interp.explorer.examples import armed_positions, parse_tokens
+from gated_interp.explorer.asked import Asked, own_metric
+from gated_interp.explorer.bench import PATTERNS, Bench, Reading
+from gated_interp.explorer.examples import armed_positions, examples_of
+from gated_interp.explorer.state import ExplorerState, link_parts, number
+from gated_interp.explorer.vocabulary import vocabulary_of
 from gated_interp.models.toy import HookedTransformer
-from gated_interp.replacements.splice import gated_block, originals, unsplice
-from gated_interp.tasks.skip_trigrams import SkipTrigramTask, require_trigrams
-
-EXAMPLES = 100
-
-
-@dataclasses.dataclass(frozen=True)
-class ExplorerState:
-    """What an explorer is set to.
-
-    Attributes:
-        tokens: the example.
-        position: where predictions and writes are read.
-        off: per model (``original``, ``gated``) the heads that are switched off.
-        method: how they are ablated.
-        example: number of the example, from 0; ``None`` for one that was typed.
-    """
-
-    tokens: tuple[int, ...]
-    position: int
-    off: Mapping[str, frozenset[int]]
-    method: Method = "zero"
-    example: int | None = 0
+from gated_interp.replacements.splice import originals, unsplice
+from gated_interp.tasks.skip_trigrams import SkipTrigramTask
 
 
 class Session:
@@ -43,65 +29,131 @@ class Session:
     Every ``with_…`` and ``at_…`` method returns a new state and changes nothing.
 
     Args:
-        model: one layer, gated or not.
-        task: what it was trained on.
-        original: to stand beside it; by default what a gated block was spliced over.
+        model: any ``HookedTransformer``, with blocks spliced in or not.
+        task: what it was trained on; its own unless given.
+        original: to stand beside it; by default what blocks were spliced over.
+        tokens: ``[batch pos]``, the examples, in the place of the task's.
+        metric: what is asked, a function of logits ``[batch pos d_vocab]`` and tokens
+            ``[batch pos]``; unless given the logit of the answer or, where none is known, the log
+            probability of the token that comes next.
         seed: of the examples and of everything else that is drawn.
 
     Raises:
-        GatedInterpError: a task without trigrams; a model that is not one linear layer, or of
-            another vocabulary.
+        GatedInterpError: no task and no tokens, or models of another vocabulary, depth or context.
     """
 
     def __init__(
         self,
         model: HookedTransformer,
-        task: SkipTrigramTask,
+        task: Any = None,
         original: HookedTransformer | None = None,
         seed: int = 0,
+        tokens: Int[Tensor, "batch pos"] | None = None,
+        metric: MetricFunction | None = None,
     ):
-        require_trigrams("the explorer", task)
-        if original is None and originals(model):
+        task = getattr(model, "task", None) if task is None else task
+        spliced = sorted(originals(model))
+        if original is None and spliced:
             original = unsplice(model)
-        name = "gated" if gated_block(model) is not None else "model"
-        models = {name: model} if original is None else {"original": original, name: model}
-        self.task = task
-        self.benches = {n: Bench(m, task, seed) for n, m in models.items()}
-        self.main = name
-        self.longest = min(b.model.cfg.n_ctx for b in self.benches.values())
-        self.examples = task.sample_single(EXAMPLES, derive(seed, Stream.EXPLORER_EXAMPLES))
-        off: dict[str, frozenset[int]] = {n: frozenset() for n in self.benches}
-        self.start = self.at_example(ExplorerState((task.bos,), 0, off), 0)
+        models = {"model": model} if original is None else {"original": original, "model": model}
+        for each in models.values():
+            _require_fit(each, model, task if tokens is None else None)
+        self.task, self.metric = task, metric
+        self.vocabulary = vocabulary_of(model, task)
+        self.longest = min(m.cfg.n_ctx for m in models.values())
+        with one_thread():
+            self.examples = examples_of(model, task, tokens, self.vocabulary, seed)
+        resample = derive(seed, Stream.EXPLORER_RESAMPLE)
+        benches = {
+            n: Bench(m, self.examples.reference, self.examples.probes, resample)
+            for n, m in models.items()
+        }
+        self.main = "gated" if any(benches["model"].gated) else "model"
+        self.benches = {self.main if n == "model" else n: b for n, b in benches.items()}
+        self.n_layers: int = model.cfg.n_layers
+        self._last: dict[str, tuple[object, Reading]] = {}
+        # The best constant is searched for on the whole reference: of a text that takes minutes.
+        known = self.examples.probes is not None
+        needs = () if self.examples.reference is None else get_args(Method)[1:]
+        self.methods: tuple[str, ...] = ("zero", *(m for m in needs if known or m != "optimal"))
+        off: dict[str, frozenset[Head]] = {n: frozenset() for n in self.benches}
+        start = ExplorerState((0,), 0, off, layer=spliced[0] if spliced else 0)
+        self.start = self.at_example(start, 0)
 
     def read(self, state: ExplorerState) -> dict[str, Reading]:
-        """What every model does in ``state``."""
+        """What every model does in ``state``; of a model that it leaves alone, the last reading."""
         with one_thread():
+            asked, found = self.asked(state), {}
+            for name, bench in self.benches.items():
+                off = state.off[name]
+                setting = (state.tokens, state.position, off, state.method, state.layer, asked)
+                if name not in self._last or self._last[name][0] != setting:
+                    self._last[name] = setting, bench.read(*setting)
+                found[name] = self._last[name][1]
+            return found
+
+    def effects(self, state: ExplorerState) -> dict[str, list[float]]:
+        """Per model, by how much what is asked changes without each head of the layer alone."""
+        with one_thread():
+            asked = self.asked(state)
             return {
-                name: bench.read(state.tokens, state.position, state.off[name], state.method)
+                name: bench.effects(state.tokens, state.position, state.method, state.layer, asked)
                 for name, bench in self.benches.items()
             }
 
     def expected(self, state: ExplorerState) -> int | None:
         """The token that must come next at the position; ``None`` where any may."""
-        if state.position in armed_positions(self.task, state.tokens):
-            return self.task.completion(state.tokens[state.position])
+        if isinstance(self.task, SkipTrigramTask):
+            if state.position in armed_positions(self.task, state.tokens):
+                return self.task.completion(state.tokens[state.position])
+            return None
+        i = state.example
+        if i is not None and state.position == self.examples.position[i]:
+            return self.examples.target[i]
         return None
 
+    def asked(self, state: ExplorerState) -> Asked:
+        """What is asked at the position: see the class's ``metric``."""
+        if self.metric is not None:
+            return own_metric(self.metric)
+        expected, name = self.expected(state), self.vocabulary.name
+        if expected is not None:
+            return Asked(f"logit of {name(expected)}", expected)
+        following = state.position + 1
+        if self.examples.probes is None and following < len(state.tokens):
+            token = state.tokens[following]
+        else:
+            token = int(self.benches[self.main].intact(state.tokens)[state.position].argmax())
+        return Asked(f"log p of “{name(token).strip() or ' '}”", token, log=True)
+
     def with_head(
-        self, state: ExplorerState, head: int, on: bool, model: str | None = None
+        self, state: ExplorerState, head: int | HeadLike, on: bool, model: str | None = None
     ) -> ExplorerState:
         """``state`` with one head switched on or off.
+
+        Args:
+            head: its number in the layer shown, ``(layer, head)`` or its name.
 
         Raises:
             GatedInterpError: no such head or model.
         """
         name = self.name(model)
-        n = self.benches[name].n_heads
-        if type(head) is not int or not 0 <= head < n:
-            raise GatedInterpError(
-                f"head {head!r} is not there; the {name} model has heads 0 to {n - 1}."
-            )
-        off = state.off[name] - {head} if on else state.off[name] | {head}
+        one = self.head(state, head, name)
+        off = state.off[name] - {one} if on else state.off[name] | {one}
+        return dataclasses.replace(state, off={**state.off, name: off})
+
+    def with_only(
+        self, state: ExplorerState, head: int | HeadLike, model: str | None = None
+    ) -> ExplorerState:
+        """``state`` with every other head of the head's layer off.
+
+        Raises:
+            GatedInterpError: no such head or model.
+        """
+        name = self.name(model)
+        one = self.head(state, head, name)
+        layer = {(one[0], h) for h in range(self.benches[name].counts[one[0]])}
+        off = (state.off[name] - layer) | (layer - {one})
         return dataclasses.replace(state, off={**state.off, name: off})
 
     def with_all_on(self, state: ExplorerState, model: str | None = None) -> ExplorerState:
@@ -112,37 +164,69 @@ class Session:
         """
         return dataclasses.replace(state, off={**state.off, self.name(model): frozenset()})
 
-    def with_method(self, state: ExplorerState, method: Method) -> ExplorerState:
+    def with_method(self, state: ExplorerState, method: str) -> ExplorerState:
         """``state`` with another method of ablation.
 
         Raises:
             GatedInterpError: no such method.
         """
-        if method not in get_args(Method):
+        return dataclasses.replace(state, method=_one_of("method", method, self.methods))
+
+    def with_layer(self, state: ExplorerState, layer: int) -> ExplorerState:
+        """``state`` with another layer's heads shown.
+
+        Raises:
+            GatedInterpError: no such layer.
+        """
+        if type(layer) is not int or not 0 <= layer < self.n_layers:
             raise GatedInterpError(
-                f"method is {method!r}; it must be one of {', '.join(get_args(Method))}."
+                f"layer {layer!r} is not there; the model has layers 0 to {self.n_layers - 1}."
             )
-        return dataclasses.replace(state, method=method)
+        return dataclasses.replace(state, layer=layer, opened=None)
+
+    def with_pattern(self, state: ExplorerState, pattern: str) -> ExplorerState:
+        """``state`` with another pattern of each head shown.
+
+        Raises:
+            GatedInterpError: no such pattern.
+        """
+        return dataclasses.replace(state, pattern=_one_of("pattern", pattern, PATTERNS))
+
+    def with_opened(
+        self, state: ExplorerState, head: int | HeadLike | None, model: str | None = None
+    ) -> ExplorerState:
+        """``state`` with the pattern of one head enlarged, or of none.
+
+        Raises:
+            GatedInterpError: no such head or model.
+        """
+        if head is None:
+            return dataclasses.replace(state, opened=None)
+        name = self.name(model)
+        one = self.head(state, head, name)
+        return dataclasses.replace(state, opened=(name, one), layer=one[0])
 
     def at_example(self, state: ExplorerState, example: int) -> ExplorerState:
-        """``state`` at a numbered example, read at the B of its trigram; the numbers go round."""
-        row = example % EXAMPLES
+        """``state`` at a numbered example, read where its answer comes; the numbers go round."""
+        row = example % len(self.examples)
         return dataclasses.replace(
             state,
-            tokens=tuple(self.examples.tokens[row].tolist()),
-            position=int(self.examples.destination_pos[row]),
+            tokens=self.examples.tokens[row],
+            position=self.examples.position[row],
             example=row,
         )
 
     def at_tokens(self, state: ExplorerState, words: str) -> ExplorerState:
-        """``state`` at typed tokens, read at the last B that must be answered, else at the end.
+        """``state`` at typed tokens, read where the last answer must come, else at the end.
 
         Raises:
-            GatedInterpError: see :func:`parse_tokens`.
+            GatedInterpError: nothing, too much, or tokens that do not exist.
         """
-        tokens = parse_tokens(words, self.task, self.longest)
-        position = (armed_positions(self.task, tokens) or [len(tokens) - 1])[-1]
-        return dataclasses.replace(state, tokens=tokens, position=position, example=None)
+        tokens, last = self.vocabulary.parse(words, self.longest), []
+        if isinstance(self.task, SkipTrigramTask):
+            last = armed_positions(self.task, tokens)[-1:]
+        at = (last or [len(tokens) - 1])[0]
+        return dataclasses.replace(state, tokens=tokens, position=at, example=None)
 
     def at_position(self, state: ExplorerState, position: int) -> ExplorerState:
         """``state`` read at another position.
@@ -157,15 +241,85 @@ class Session:
             )
         return dataclasses.replace(state, position=position)
 
+    def at_link(self, link: str) -> ExplorerState:
+        """The state that a link says.
+
+        Raises:
+            GatedInterpError: it says none, or one that these models cannot be in.
+        """
+        said = link_parts(link)
+        if "example" in said:
+            row = number(said["example"]) - 1
+            if not 0 <= row < len(self.examples):
+                raise GatedInterpError(f"the link says example {row + 1}, which is not there.")
+            state = self.at_example(self.start, row)
+        else:
+            tokens = tuple(number(t) for t in said["tokens"].split("."))
+            d_vocab = self.benches[self.main].model.cfg.d_vocab
+            if len(tokens) > self.longest or max(tokens) >= d_vocab:
+                raise GatedInterpError("the link says tokens that the model cannot read.")
+            state = dataclasses.replace(self.start, tokens=tokens, position=0, example=None)
+        state = self.at_position(state, number(said.get("read", str(state.position))))
+        state = self.with_method(state, said.get("method", "zero"))
+        state = self.with_layer(state, number(said.get("layer", "0")))
+        state = self.with_pattern(state, said.get("pattern", "attention"))
+        state = dataclasses.replace(state, by_effect=said.get("sort") == "effect")
+        for name in self.benches:
+            for head in filter(None, said.get(f"off.{name}", "").split(".")):
+                state = self.with_head(state, head, False, name)
+        if "open" in said:
+            name, _, head = said["open"].partition(".")
+            state = self.with_opened(state, head, name)
+        return state
+
+    def head(self, state: ExplorerState, head: int | HeadLike, model: str) -> Head:
+        """A head as (layer, head); a number alone is one of the layer shown.
+
+        Raises:
+            GatedInterpError: it is not there.
+        """
+        if not isinstance(head, int):
+            return require_heads(self.benches[model].model, [head])[0]
+        n = self.benches[model].counts[state.layer]
+        if type(head) is not int or not 0 <= head < n:
+            raise GatedInterpError(
+                f"head {head!r} is not there; the {model} model has heads 0 to {n - 1}."
+            )
+        return state.layer, head
+
     def name(self, model: str | None = None) -> str:
         """Name of a model; of the one explored where none is given.
 
         Raises:
             GatedInterpError: no such model.
         """
-        name = self.main if model is None else model
-        if name not in self.benches:
-            raise GatedInterpError(
-                f"model is {name!r}; it must be one of {', '.join(map(repr, self.benches))}."
-            )
-        return name
+        return _one_of("model", self.main if model is None else model, tuple(self.benches))
+
+    def head_names(self, heads: frozenset[Head]) -> str:
+        """``L0H1, L0H3``."""
+        return ", ".join(map(head_name, sorted(heads)))
+
+
+def _one_of(what: str, value: Any, allowed: tuple[str, ...]) -> Any:
+    if value not in allowed:
+        raise GatedInterpError(
+            f"{what} is {value!r}; it must be one of {', '.join(map(repr, allowed))}."
+        )
+    return value
+
+
+def _require_fit(each: HookedTransformer, model: HookedTransformer, task: Any) -> None:
+    """Refuse a model that the task does not fit, or that does not fit the one explored."""
+    if each.cfg.d_vocab != model.cfg.d_vocab or each.cfg.n_layers != model.cfg.n_layers:
+        raise GatedInterpError(
+            f"the original has {each.cfg.n_layers} layers and {each.cfg.d_vocab} tokens; the model "
+            f"has {model.cfg.n_layers} and {model.cfg.d_vocab}: they cannot stand side by side."
+        )
+    if task is None:
+        return
+    if hasattr(task, "require_vocabulary"):
+        task.require_vocabulary(each.cfg.d_vocab)
+    if each.cfg.n_ctx < getattr(task, "n_positions", 0):
+        raise GatedInterpError(
+            f"the task has {task.n_positions} positions; the model reads {each.cfg.n_ctx}."
+        )

@@ -1,4 +1,4 @@
-"""Where the square patterns of many heads sit in one heat map: one trace answers fastest."""
+"""Where the square patterns of many heads sit in one heat map: one trace draws fastest."""
 
 import dataclasses
 import math
@@ -58,16 +58,6 @@ class Tiles:
         for head in set(range(self.n_heads)) - off:
             row, column = self.corner(head)
             out[row : row + length, column : column + length] = patterns[head]
-        return out
-
-    def words(self, heads: Sequence[str], tokens: Sequence[str]) -> list[list[str]]:
-        """What each cell is, for its hover: head, query token, key token."""
-        out = [[""] * self.shape[1] for _ in range(self.shape[0])]
-        for head, name in enumerate(heads):
-            row, column = self.corner(head)
-            for q, query in enumerate(tokens):
-                for k, key in enumerate(tokens):
-                    out[row + q][column + k] = f"{name}: {query} ({q}) → {key} ({k})"
         return out
 
     def outlines(self) -> Outline:

@@ -4,7 +4,6 @@ import os
 import secrets
 import shutil
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,7 @@ import pytest
 from servers import (
     CHROMIUM,
     FLAGS,
-    READY,
     Lab,
-    Served,
     Tab,
     free_port,
     process,
@@ -85,19 +82,8 @@ def lab(tmp_path: Path) -> Iterator[Lab]:
         yield Lab(folder, address, token)
 
 
-@pytest.fixture
-def served(tmp_path: Path) -> Iterator[Served]:
-    """``gated-interp explore`` of a shipped model."""
-    log, port = tmp_path / "explore.log", free_port()
-    command = [
-        *(sys.executable, "-m", "gated_interp.cli", "explore", "2H3ST-gated"),
-        *("--no-browser", "--port", str(port)),
-    ]
-    address = f"http://127.0.0.1:{port}/"
-    with process(command, tmp_path, log) as running:
-        end = time.monotonic() + READY
-        while address not in log.read_text() and running.poll() is None:
-            assert time.monotonic() < end, log.read_text()
-            time.sleep(0.2)
-        assert running.poll() is None, log.read_text()
-        yield Served(address, running.pid)
+@pytest.fixture(scope="module")
+def served(request: pytest.FixtureRequest, tmp_path_factory: Any) -> Iterator[str]:
+    """The address of ``gated-interp explore`` of a model, 2H3ST-gated unless a test names it."""
+    with explored(getattr(request, "param", "2H3ST-gated"), tmp_path_factory.mktemp("s")) as where:
+        yield where

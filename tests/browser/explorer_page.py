@@ -7,18 +7,37 @@ import torch
 from playwright.sync_api import expect
 
 from gated_interp.analysis.ablation import ablated
-from gated_interp.explorer.examples import parse_tokens
+from gated_interp.explorer.vocabulary import NamedTokens
 from gated_interp.models.toy import HookedTransformer
 
-# From the click until the browser has painted the changed figure.
+# From the click until the browser has painted all that changed.
 SWITCH_TIME = """async (selector) => {
-  const figure = document.querySelector('.gi-explorer .js-plotly-plot');
-  const drawn = new Promise(done => figure.once('plotly_afterplot', done));
+  const button = document.querySelector(selector);
+  // All is drawn in one piece, and who watches is told after it.
+  const drawn = new Promise(done => new MutationObserver((seen, self) => {
+    self.disconnect(); done();
+  }).observe(button, {attributes: true, attributeFilter: ['aria-pressed']}));
   const start = performance.now();
-  document.querySelector(selector).click();
+  button.click();
   await drawn;
   await new Promise(done => requestAnimationFrame(() => setTimeout(done, 0)));
   return performance.now() - start;
+}"""
+
+# What reaches beyond the explorer or the window, or has words that its box cuts.
+OVERFLOW = """() => {
+  const root = document.querySelector('.gi-explorer'), edge = root.getBoundingClientRect();
+  const page = document.documentElement;
+  const wrong = page.scrollWidth > innerWidth ? [`the page is ${page.scrollWidth} wide`] : [];
+  for (const node of root.querySelectorAll('*')) {
+    if (!node.checkVisibility() || node.closest('dialog')) continue;
+    const box = node.getBoundingClientRect();
+    const name = `${node.tagName} ${node.className} ${node.textContent.slice(0, 20)}`;
+    if (box.right > edge.right + 1 || box.left < edge.left - 1) wrong.push(`${name} leaves`);
+    if (['BUTTON', 'H3', 'H4', 'LABEL'].includes(node.tagName)
+        && node.scrollWidth > node.clientWidth + 1) wrong.push(`${name} is cut`);
+  }
+  return wrong;
 }"""
 
 
@@ -27,19 +46,20 @@ class ExplorerPage:
 
     def __init__(self, page: Any):
         self.page = page
-        page.wait_for_selector(".gi-explorer .js-plotly-plot .cartesianlayer")
+        page.wait_for_selector(".gi-explorer .gi-card")
 
     def prediction(self, model: str = "gated") -> str:
         """The predicted token that is shown."""
-        return str(self.page.locator(f".gi-answer-{model} b").inner_text()).split()[0]
+        shown = self.page.locator(f".gi-answer-{model} b").text_content()
+        return str(shown).split()[0]
 
     def switch(self, head: int, model: str = "gated") -> Any:
         """The switch of one head."""
         return self.page.locator(f".gi-{model}-{head}")
 
     def shown_off(self) -> int:
-        """How many squares of the figure say that their head is off."""
-        return sum(t == "off" for t in self.page.locator(".textpoint text").all_text_contents())
+        """How many patterns say that their head is off."""
+        return int(self.page.locator(".gi-off:visible").count())
 
     def tokens(self) -> str:
         """The example in the box."""
@@ -48,18 +68,18 @@ class ExplorerPage:
     @property
     def tokens_box(self) -> Any:
         """Where an example is typed."""
-        return self.page.locator(".gi-explorer input[type=text]")
+        return self.page.locator(".gi-explorer .gi-box")
 
     def position(self) -> int:
         """The position that predictions are read at."""
         buttons = self.page.locator(".gi-tokens button")
-        kinds = [buttons.nth(i).get_attribute("class") for i in range(buttons.count())]
-        (at,) = [i for i, kind in enumerate(kinds) if "mod-active" in (kind or "")]
+        kinds = [buttons.nth(i).get_attribute("aria-pressed") for i in range(buttons.count())]
+        (at,) = [i for i, kind in enumerate(kinds) if kind == "true"]
         return at
 
     def button(self, label: str) -> Any:
-        """A button by its label."""
-        return self.page.locator(".gi-explorer button", has_text=label)
+        """A button above the models, by its label."""
+        return self.page.locator(".gi-bar button", has_text=label)
 
     def type_tokens(self, words: str) -> None:
         """Type an example and press Enter."""
@@ -72,9 +92,12 @@ class ExplorerPage:
         expect(shown).to_have_text(re.compile(rf"^{token}( |$)"))
 
     def expect_off(self, count: int) -> None:
-        """Wait until so many squares of the figure say that their head is off."""
-        texts = self.page.locator(".textpoint text")
-        expect(texts.filter(has_text=re.compile("^off$"))).to_have_count(count)
+        """Wait until so many patterns say that their head is off."""
+        expect(self.page.locator(".gi-off:visible")).to_have_count(count)
+
+    def expect_pressed(self, head: int, on: bool, model: str = "gated") -> None:
+        """Wait until the switch of one head says to everyone whether it is on."""
+        expect(self.switch(head, model)).to_have_attribute("aria-pressed", str(on).lower())
 
     def expect_count(self, words: str) -> None:
         """Wait until the counter says ``words``."""
@@ -94,7 +117,12 @@ class ExplorerPage:
 
     def bars(self) -> list[str]:
         """What stands above the accuracy bars: the original's, then the gated model's."""
-        found: list[str] = self.page.locator(".barlayer .bartext").all_text_contents()
+        found: list[str] = self.page.locator(".gi-facts .gi-value").all_text_contents()
+        return found
+
+    def overflow(self) -> list[str]:
+        """What is wider than the window, or than the box that the explorer stands in."""
+        found: list[str] = self.page.evaluate(OVERFLOW)
         return found
 
 
@@ -102,7 +130,8 @@ def predicted(
     model: HookedTransformer, words: str, position: int, off: list[int], method: str = "zero"
 ) -> str:
     """What the hooks say: the token a model predicts with some heads ablated."""
-    tokens = torch.tensor([parse_tokens(words, model.task, model.cfg.n_ctx)])
+    parse = NamedTokens(model.task.token_names).parse
+    tokens = torch.tensor([parse(words, model.cfg.n_ctx)])
     with torch.no_grad():
         if not off:
             logits = model(tokens)

@@ -1,9 +1,9 @@
 """Servers and pages for tests in a browser; all end with the test, also a failed one."""
 
-import dataclasses
 import os
 import socket
 import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -12,8 +12,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
-
-import psutil
 
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 FLAGS = [
@@ -54,19 +52,6 @@ class Tab:
         """Nothing complained, and nobody but ``hosts`` was asked for anything."""
         assert not self.complaints, self.complaints
         assert self.hosts == hosts
-
-
-@dataclasses.dataclass(frozen=True)
-class Served:
-    """A served page: where, and by which process."""
-
-    address: str
-    pid: int
-
-    def kernels(self) -> int:
-        """How many kernels run for it."""
-        children = psutil.Process(self.pid).children(recursive=True)
-        return sum("ipykernel" in " ".join(c.cmdline()) for c in children)
 
 
 def free_port() -> int:
@@ -122,6 +107,24 @@ def wait_until_answers(url: str, running: "subprocess.Popen[bytes]", log: Path) 
         except (urllib.error.URLError, ConnectionError, TimeoutError):
             time.sleep(0.2)
     raise AssertionError(f"{url} is not answered:\n{log.read_text(errors='replace')[-3000:]}")
+
+
+@contextmanager
+def explored(model: str | Path, folder: Path) -> Iterator[str]:
+    """The address of ``gated-interp explore`` of a model; its page may still wait for the model."""
+    log, port = folder / "explore.log", free_port()
+    command = [
+        *(sys.executable, "-m", "gated_interp.cli", "explore", str(model)),
+        *("--no-browser", "--port", str(port)),
+    ]
+    address = f"http://127.0.0.1:{port}/"
+    with process(command, folder, log) as running:
+        end = time.monotonic() + READY
+        while address not in log.read_text() and running.poll() is None:
+            assert time.monotonic() < end, log.read_text()
+            time.sleep(0.2)
+        assert running.poll() is None, log.read_text()
+        yield address
 
 
 class Lab:

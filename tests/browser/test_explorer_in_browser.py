@@ -3,17 +3,19 @@
 import shutil
 import statistics
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from explorer_page import SWITCH_TIME, ExplorerPage, predicted
-from servers import Lab, Served, Tab
+from playwright.sync_api import expect
+from servers import Lab, Tab, explored
 
 from gated_interp.checkpoints.checkpoint import load
 from gated_interp.replacements.splice import unsplice
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
+WIDTHS = (700, 1200, 1900)
 NOTEBOOK = "04_ablate_heads_interactively.ipynb"
 
 
@@ -32,7 +34,7 @@ def use(page: ExplorerPage) -> None:
         page.switch(head).click()
         wanted = predicted(gated, words, at, [head])
         page.expect_prediction(wanted)
-        page.expect_off(2)  # the head's attention and its gates
+        page.expect_off(1)
         changed.append(wanted != predicted(gated, words, at, []))
         page.switch(head).click()
         page.expect_off(0)
@@ -42,7 +44,7 @@ def use(page: ExplorerPage) -> None:
     # The trigram's bar falls from all to nothing; the original's stay.
     bars = page.bars()
     page.switch(owner).click()
-    page.expect_off(2)
+    page.expect_off(1)
     after = page.bars()
     assert after[:3] == bars[:3]
     trigram = parse(words, at)
@@ -77,7 +79,7 @@ def use(page: ExplorerPage) -> None:
         ("BOS X9", "'X9' is not a token"),
         ("", "there is no token"),
         ("BOS" + " A" * 11, "12 tokens are too many"),
-        ("<img src=x onerror=alert(1)>", "'<IMG' is not a token"),
+        ("<img src=x onerror=alert(1)>", "'<img' is not a token"),
     ):
         page.type_tokens(bad)
         page.expect_message(said)
@@ -113,12 +115,23 @@ def test_the_notebook_in_jupyterlab(
     # No error, and no stream: nothing warned or printed.
     assert {kind for cell in kinds for kind in cell} == {"execute_result", "display_data"}
     page = ExplorerPage(tab.page)
-    # The notebook's later cells have used the same explorer by code: it shows where they left it.
+    # Out of sight, JupyterLab does not lay it out.
+    page.switch(0).scroll_into_view_if_needed()
+    # What the notebook's text says of it: an example of trigram 2, every head on.
     assert page.tokens() == "BOS A C1 B2"
-    assert page.shown_off() == 3
-    tab.page.locator(".gi-explorer button", has_text="all on").nth(0).click()
-    tab.page.locator(".gi-explorer button", has_text="all on").nth(1).click()
-    page.expect_off(0)
+    assert (page.prediction(), page.position(), page.shown_off()) == ("C2", 3, 0)
+    for width in WIDTHS:  # with the file browser open
+        tab.page.set_viewport_size({"width": width, "height": 900})
+        tab.page.wait_for_timeout(300)
+        assert page.overflow() == []
+        scroller = "document.querySelector('.gi-explorer').closest('.jp-OutputArea-output')"
+        assert tab.page.evaluate(f"{scroller}.scrollWidth <= {scroller}.clientWidth")
+    # The keys are the explorer's, not the notebook's.
+    page.switch(1).focus()
+    tab.page.keyboard.press("Enter")
+    page.expect_pressed(1, False)
+    tab.page.keyboard.press("Space")
+    page.expect_pressed(1, True)
     page.button("▶").click()
     page.expect_count("example 1 of 100")
     use(page)
@@ -127,26 +140,129 @@ def test_the_notebook_in_jupyterlab(
 
 
 def test_the_served_page(
-    served: Served, tab: Tab, record_property: Callable[[str, object], None]
+    served: str, tab: Tab, record_property: Callable[[str, object], None]
 ) -> None:
-    tab.page.goto(served.address)
+    tab.page.goto(served)
+    # Title and what to do are there whether the model is or not.
+    assert "Heads of 2H3ST-gated" in tab.page.locator("h1").inner_text()
+    assert "Switch attention heads off" in tab.page.locator("header").inner_text()
     use(ExplorerPage(tab.page))
     time_switches(tab, record_property)
     tab.assert_quiet({"127.0.0.1"})
 
 
-def test_a_page_loaded_again_starts_again(served: Served, tab: Tab) -> None:
-    tab.page.goto(served.address)
-    first = ExplorerPage(tab.page)
-    words, bars = first.tokens(), first.bars()
-    first.switch(0).click()
-    first.expect_off(2)
+@pytest.mark.parametrize("served", ["2H3ST-gated", "austen-2l"], indirect=True)
+def test_it_fits_every_window(served: str, tab: Tab) -> None:
+    tab.page.goto(served)
+    page = ExplorerPage(tab.page)
+    for width in WIDTHS:
+        tab.page.set_viewport_size({"width": width, "height": 900})
+        assert page.overflow() == []
+    tab.assert_quiet({"127.0.0.1"})
+
+
+def test_all_by_keyboard_and_a_link_leads_back(served: str, tab: Tab) -> None:
+    tab.page.goto(served)
+    page = ExplorerPage(tab.page)
+    key = tab.page.keyboard
+    page.expect_pressed(3, True)
+    page.switch(3).focus()
+    key.press("Space")
+    page.expect_pressed(3, False)
+    key.press("Tab")
+    key.press("Enter")  # only this head
+    page.expect_off(7)
+    page.expect_pressed(3, True)
+    tab.page.locator(".gi-tokens button[aria-pressed=true]").focus()
+    at = page.position()
+    key.press("ArrowLeft")
+    key.press("ArrowLeft")  # before the first is answered
+    expect(tab.page.locator(".gi-tokens button").nth(at - 2)).to_be_focused()
+    assert page.position() == at - 2
+    tab.page.get_by_label("show").select_option("attention × gate")
+    tab.page.locator(".gi-of-gated .gi-pattern").nth(3).focus()
+    key.press("Enter")
+    dialog = tab.page.locator("dialog")
+    expect(dialog.locator("h3")).to_have_text("L0H3, gated: attention × gate")
+    dialog.locator("canvas").focus()
+    readout = dialog.locator(".gi-readout")
+    expect(readout).to_contain_text(f"({at - 2}) reads")
+    key.press("ArrowLeft")
+    expect(readout).to_contain_text(f"({at - 3}):")
+    address = tab.page.url
+    tab.page.goto("about:blank")
+    tab.page.goto(address)
+    ExplorerPage(tab.page)
+    expect(dialog.locator("h3")).to_have_text("L0H3, gated: attention × gate")
+    key.press("Escape")
+    expect(dialog).not_to_be_visible()
+    page.expect_off(7)
+    assert page.position() == at - 2
+    expect(tab.page.get_by_label("show")).to_have_value("attention × gate")
     tab.page.reload()
     again = ExplorerPage(tab.page)
-    again.expect_off(0)
-    assert (again.tokens(), again.bars()) == (words, bars)
-    end = time.monotonic() + 30
-    while served.kernels() > 1 and time.monotonic() < end:
-        time.sleep(0.2)
-    assert served.kernels() == 1  # the first page's kernel ended with it
+    again.expect_off(7)
     tab.assert_quiet({"127.0.0.1"})
+
+
+def test_a_pattern_says_its_pair_and_its_places_lead_there(served: str, tab: Tab) -> None:
+    tab.page.goto(served)
+    page = ExplorerPage(tab.page)
+    pattern = tab.page.locator(".gi-of-gated .gi-pattern").nth(5)
+    box = pattern.bounding_box()
+    n = len(page.tokens().split())
+    cell = box["width"] / n
+    tab.page.mouse.move(box["x"] + 2.5 * cell, box["y"] + 4.5 * cell)
+    words = page.tokens().split()
+    said = tab.page.locator(".gi-of-gated > .gi-readout")
+    expect(said).to_contain_text(f"L0H5: {words[4]} (4) reads {words[2]} (2): ")
+    pattern.click()
+    place = tab.page.locator(".gi-places button").first
+    number = place.inner_text().split()[1]
+    place.click()
+    page.expect_count(f"example {number} of 100")
+    tab.page.locator(".gi-close").click()
+    expect(tab.page.locator("dialog")).not_to_be_visible()
+    tab.page.locator(".gi-sort").click()
+    expect(tab.page.locator(".gi-sort")).to_have_attribute("aria-pressed", "true")
+    said = tab.page.locator(".gi-of-gated .gi-effect span:first-child").all_inner_texts()
+    effects = [abs(float(e.replace("−", "-"))) for e in said]
+    assert effects == sorted(effects, reverse=True)
+
+
+@pytest.mark.parametrize("served", ["2H3ST-gated", "austen-2l"], indirect=True)
+def test_bad_input_moves_nothing(served: str, tab: Tab) -> None:
+    tab.page.goto(served)
+    page = ExplorerPage(tab.page)
+
+    def places() -> list[list[float]]:
+        found: list[list[float]] = tab.page.evaluate(
+            """() => [...document.querySelectorAll('.gi-explorer *')].map((node) => {
+              const {x, y, width, height} = node.getBoundingClientRect();
+              return [x, y, width, height];
+            })"""
+        )
+        return found
+
+    before = places()
+    page.type_tokens("no " * 400)
+    page.expect_message(
+        "oo many" if "text" in tab.page.locator(".gi-typing").inner_text() else "not"
+    )
+    assert places() == before
+
+
+def test_labels_that_spell_a_script_are_text(tab: Tab, tmp_path: Path) -> None:
+    with explored("austen-1l", tmp_path) as address:
+        tab.page.goto(address)
+        page = ExplorerPage(tab.page)
+        nasty = "<script>window.hacked=1</script><img src=x onerror=window.hacked=2>"
+        page.type_tokens(nasty)
+        page.expect_count("typed")
+        assert page.tokens() == nasty
+        assert "".join(tab.page.locator(".gi-tokens button").all_text_contents()[1:]) == (
+            nasty.replace(" ", "·")
+        )
+        assert tab.page.evaluate("window.hacked") is None
+        assert tab.page.locator(".gi-explorer :is(img, script)").count() == 0
+        tab.assert_quiet({"127.0.0.1"})

@@ -1,0 +1,51 @@
+"""What a browser asks an explorer for, and the state that follows; nothing it says is trusted."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from gated_interp.core.errors import GatedInterpError
+from gated_interp.explorer.session import Session
+from gated_interp.explorer.state import ExplorerState
+
+Act = Callable[[Session, ExplorerState, dict[str, Any]], ExplorerState]
+
+# Each takes what the message says besides its name.
+ACTS: dict[str, Act] = {
+    "head": lambda s, at, m: s.with_head(at, m["head"], m["on"] is True, m["model"]),
+    "only": lambda s, at, m: s.with_only(at, m["head"], m["model"]),
+    "all": lambda s, at, m: s.with_all_on(at, m["model"]),
+    "method": lambda s, at, m: s.with_method(at, m["value"]),
+    "layer": lambda s, at, m: s.with_layer(at, m["value"]),
+    "pattern": lambda s, at, m: s.with_pattern(at, m["value"]),
+    "sort": lambda s, at, m: dataclasses.replace(at, by_effect=m["value"] is True),
+    "step": lambda s, at, m: stepped(s, at, -1 if m["value"] == -1 else 1),
+    "tokens": lambda s, at, m: s.at_tokens(at, str(m["value"])),
+    "position": lambda s, at, m: s.at_position(at, m["value"]),
+    "open": lambda s, at, m: s.with_opened(at, m["head"], m["model"]),
+    "close": lambda s, at, m: s.with_opened(at, None),
+    "place": lambda s, at, m: s.at_position(s.at_example(at, int(m["example"])), m["position"]),
+    "link": lambda s, at, m: s.at_link(m["value"]),
+    "look": lambda s, at, m: at,
+}
+
+
+def acted(session: Session, state: ExplorerState, message: Any) -> ExplorerState:
+    """The state after what ``message`` asks for in its ``do``.
+
+    Raises:
+        GatedInterpError: it asks for something that is not there, or for nothing that is known.
+    """
+    try:
+        act = ACTS[message["do"]]
+        return act(session, state, message)
+    except GatedInterpError:  # a ValueError too, with a sentence of its own
+        raise
+    except (KeyError, TypeError, ValueError) as error:
+        raise GatedInterpError(f"the explorer does not understand {message!r:.80}.") from error
+
+
+def stepped(session: Session, state: ExplorerState, by: int) -> ExplorerState:
+    """One example on or back; from typed tokens to the first or the last."""
+    start = (-1 if by > 0 else 0) if state.example is None else state.example
+    return session.at_example(state, start + by)

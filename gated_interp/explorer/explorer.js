@@ -1,0 +1,616 @@
+// The explorer in a browser: draws the view that Python sends and says what the reader asks for.
+// In a notebook anywidget calls render(); on the served page the last lines of this file do.
+// Labels are only ever put in as text, never as markup.
+
+const element = (tag, props = {}, ...children) => {
+  const made = document.createElement(tag);
+  for (const [name, value] of Object.entries(props)) {
+    if (name.startsWith("on")) made.addEventListener(name.slice(2), value);
+    else if (name.startsWith("aria-") || name === "role") made.setAttribute(name, value);
+    else made[name] = value;
+  }
+  made.append(...children);
+  return made;
+};
+
+// Assign what differs only: the browser then lays out nothing for what stays.
+const say = (node, text) => { if (node.textContent !== text) node.textContent = text; };
+const set = (node, name, value) => {
+  if (node.getAttribute(name) !== value) node.setAttribute(name, value);
+};
+const pressed = (button, on) => set(button, "aria-pressed", String(on));
+
+const options = (select, names, value) => {
+  const wanted = names.map(String);
+  if ([...select.options].map((o) => o.value).join("\n") !== wanted.join("\n"))
+    select.replaceChildren(...wanted.map((n) => element("option", { value: n }, n)));
+  select.value = String(value);
+};
+
+const number = (value, digits = 2) => {
+  if (value === null) return "not a number";
+  const said = value.toFixed(digits);
+  return Number(said) === 0 ? said.replace("-", "") : said.replace("-", "−");
+};
+const signed = (value) => (value >= 0.005 ? "+" : "") + number(value);
+const percent = (value) => `${Math.round(100 * value)}%`;
+
+// A ramp [[place, "#rrggbb"], …] as 256 colours.
+const ramps = new Map();
+const colours = (ramp) => {
+  const key = JSON.stringify(ramp);
+  if (!ramps.has(key)) {
+    const stops = ramp.map(([at, c]) =>
+      [at, [1, 3, 5].map((i) => parseInt(c.slice(i, i + 2), 16))]);
+    ramps.set(key, Array.from({ length: 256 }, (_, i) => {
+      const x = i / 255;
+      const j = Math.max(1, stops.findIndex(([at]) => at >= x));
+      const [[a, low], [b, high]] = [stops[j - 1], stops[j]];
+      return low.map((c, k) => Math.round(c + ((x - a) / (b - a)) * (high[k] - c)));
+    }));
+  }
+  return ramps.get(key);
+};
+const shade = (ramp, x) => colours(ramp)[Math.round(255 * Math.min(1, Math.max(0, x)))];
+const dark = ([r, g, b]) => 0.3 * r + 0.59 * g + 0.11 * b < 140;
+const css = (rgb) => `rgb(${rgb.join(" ")})`;
+
+class Explorer {
+  constructor(host, ask, address) {
+    this.ask = ask;          // ask({do: …}): tell Python
+    this.address = address;  // (link) => what a reader copies
+    this.host = host;
+    host.replaceChildren();
+    host.classList.add("gi-explorer");
+    // JupyterLab's shortcuts would take the keys.
+    host.dataset.lmSuppressShortcuts = "true";
+    this.bar();
+    this.models = element("div", { className: "gi-models" });
+    this.legend = element("div", { className: "gi-legend" });
+    this.dialog();
+    host.append(this.top, this.message, this.tokens, this.legend, this.models, this.large.root);
+    this.key = "";
+  }
+
+  // ---- what stands above the models
+
+  bar() {
+    const button = (text, label, act) =>
+      element("button", { type: "button", title: label, "aria-label": label, onclick: act }, text);
+    const select = (act) => element("select", { onchange: (e) => this.ask(act(e.target.value)) });
+    const labelled = (text, node) => element("label", {}, text, node);
+    this.counter = element("span", { className: "gi-count", role: "status" });
+    this.layer = select((v) => ({ do: "layer", value: Number(v) }));
+    this.method = select((v) => ({ do: "method", value: v }));
+    this.pattern = select((v) => ({ do: "pattern", value: v }));
+    this.layerLabel = labelled("layer ", this.layer);
+    this.sort = element("button", {
+      type: "button", className: "gi-sort", title: "the heads with the largest effect first",
+      onclick: () => this.ask({ do: "sort", value: !this.view.by_effect }),
+    }, "sort by effect");
+    this.copy = element("button", {
+      type: "button", className: "gi-copy",
+      title: "copy a link to what is shown", onclick: () => this.copied(),
+    }, "copy link");
+    this.box = element("textarea", {
+      rows: 1, spellcheck: false, className: "gi-box",
+      onkeydown: (e) => {
+        if (e.key === "Enter" && !e.shiftKey) { e.preventDefault(); this.typed(); }
+      },
+    });
+    this.boxName = element("span", {}, "tokens ");
+    this.message = element("div", { className: "gi-message", role: "status" });
+    this.tokens = element("div", {
+      className: "gi-tokens", role: "group", "aria-label": "position that is read",
+      onkeydown: (e) => this.step(e),
+    });
+    this.top = element("div", { className: "gi-top" },
+      element("div", { className: "gi-bar" },
+        button("◀", "previous example", () => this.ask({ do: "step", value: -1 })),
+        this.counter,
+        button("▶", "next example", () => this.ask({ do: "step", value: 1 })),
+        this.layerLabel, labelled("ablation ", this.method), labelled("show ", this.pattern),
+        this.sort, this.copy),
+      element("div", { className: "gi-typing" },
+        element("label", {}, this.boxName, this.box),
+        element("button", { type: "button", className: "gi-go", onclick: () => this.typed() },
+          "read it")));
+  }
+
+  typed() { this.ask({ do: "tokens", value: this.box.value }); }
+
+  async copied() {
+    const link = this.address(this.view.link);
+    try {
+      await navigator.clipboard.writeText(link);
+      say(this.copy, "copied");
+      setTimeout(() => say(this.copy, "copy link"), 2000);
+    } catch { window.prompt("Copy this link:", link); }
+  }
+
+  step(event) {
+    // Keys may come faster than answers.
+    const last = this.view.tokens.length - 1, at = this.aim ?? this.view.position;
+    const to = { ArrowLeft: at - 1, ArrowRight: at + 1, Home: 0, End: last }[event.key];
+    if (to === undefined || to < 0 || to > last) return;
+    event.preventDefault();
+    this.aim = to;
+    this.ask({ do: "position", value: to });
+  }
+
+  // ---- one model
+
+  build(view) {
+    this.parts = view.models.map((model) => this.column(view, model));
+    this.models.replaceChildren(...this.parts.map((p) => p.root));
+  }
+
+  column(view, model) {
+    const name = model.name;
+    const part = { cards: [], rows: [], bars: [] };
+    part.title = element("h3");
+    part.all = element("button", {
+      type: "button", className: "gi-all", "aria-label": `all heads on, ${name}`,
+      onclick: () => this.ask({ do: "all", model: name }),
+    }, "all on");
+    part.elsewhere = element("span", { className: "gi-elsewhere" });
+    part.answer = element("div", { className: `gi-answer gi-answer-${name}`, role: "status" });
+    part.metric = element("div", { className: "gi-metric" });
+    part.readout = element("div", { className: "gi-readout" });
+    part.facts = element("div", { className: "gi-facts" });
+    model.accuracy.forEach(([label]) => {
+      const now = element("span", { className: "gi-now" });
+      const mark = element("span", { className: "gi-intact" });
+      const value = element("span", { className: "gi-value" });
+      part.bars.push({ now, mark, value });
+      part.facts.append(element("span", { className: "gi-case" }, label),
+        element("span", { className: "gi-track" }, now, mark), value);
+    });
+    part.facts.classList.toggle("gi-none", !model.accuracy.length && !view.is_text);
+    model.heads.forEach((head, h) => part.cards.push(this.card(view, name, head.name, h, part)));
+    part.grid = element("div", { className: "gi-cards" }, ...part.cards.map((c) => c.root));
+    part.head = element("tr");
+    const body = element("tbody");
+    [...model.heads.map((h) => h.name), "the rest", "logits"].forEach((label) => {
+      const cells = view.columns.map(() => element("td"));
+      part.rows.push(cells);
+      body.append(element("tr", {}, element("th", { scope: "row" }, label), ...cells));
+    });
+    part.root = element("section", { className: `gi-model gi-of-${name}`, "aria-label": name },
+      element("div", { className: "gi-title" }, part.title, part.all, part.elsewhere),
+      part.answer, part.metric,
+      model.accuracy.length
+        ? element("h4", {}, "answered right (│ every head on)")
+        : element("h4", {}, "likeliest next tokens (every head on)"),
+      part.facts,
+      element("h4", {}, "heads: switch, ", part.kind = element("span"), ", ",
+        part.effect = element("span")),
+      part.readout, part.grid,
+      element("h4", {}, "writes to the logits where it is read"),
+      element("div", { className: "gi-table" },
+        element("table", {}, element("thead", {}, part.head), body)));
+    // As wide as its heads need, where there is room.
+    part.root.style.flexGrow = 2 + Math.min(model.heads.length, 12);
+    return part;
+  }
+
+  card(view, model, label, h, part) {
+    const card = { h };
+    card.toggle = element("button", {
+      type: "button", className: `gi-head gi-${model}-${h}`, title: `switch ${label} off or on`,
+      onclick: () => this.ask({
+        do: "head", model, head: h, on: card.toggle.getAttribute("aria-pressed") !== "true",
+      }),
+    }, label);
+    card.only = element("button", {
+      type: "button", className: "gi-only", title: `only ${label}: the layer's others off`,
+      "aria-label": `only ${label}`, onclick: () => this.ask({ do: "only", model, head: h }),
+    }, "only");
+    card.canvas = element("canvas");
+    card.query = element("span", { className: "gi-query" });
+    card.pattern = element("button", {
+      type: "button", className: "gi-pattern", "aria-label": `enlarge ${label}`,
+      onclick: () => this.ask({ do: "open", model, head: h }),
+      onmousemove: (e) => this.point(e, card, label, part),
+      onmouseleave: () => say(part.readout, ""),
+    }, card.canvas, card.query, element("span", { className: "gi-off" }, "off"));
+    card.bar = element("span", { className: "gi-bar-of" });
+    card.effect = element("span");
+    card.raises = element("div", { className: "gi-raises" });
+    card.root = element("div", { className: "gi-card" },
+      element("div", { className: "gi-buttons" }, card.toggle, card.only), card.pattern,
+      element("div", { className: "gi-effect" }, card.effect, card.bar), card.raises);
+    return card;
+  }
+
+  point(event, card, label, part) {
+    const box = card.canvas.getBoundingClientRect(), n = this.view.tokens.length;
+    const at = (x, low, size) => Math.min(n - 1, Math.max(0, Math.floor((n * (x - low)) / size)));
+    const k = at(event.clientX, box.left, box.width), q = at(event.clientY, box.top, box.height);
+    say(part.readout, `${label}: ${this.pair(part.index, card.h, q, k)}`);
+  }
+
+  // What a head does with a pair of positions, in words.
+  pair(m, h, q, k) {
+    const t = this.view.tokens;
+    if (k > q) return `${t[q]} (${q}) cannot read ${t[k]} (${k})`;
+    return `${t[q]} (${q}) reads ${t[k]} (${k}): ${number(this.value(m, h, q, k))}`;
+  }
+
+  value(m, h, q, k) {
+    const n = this.view.tokens.length;
+    return (this.view.scale * this.sheets[m][(h * n + q) * n + k]) / 65535;
+  }
+
+  // ---- drawing
+
+  draw(view, bytes) {
+    this.view = view;
+    this.sheets = this.cut(view, bytes);
+    const key = JSON.stringify([view.layer, view.is_text, view.columns.length,
+      view.models.map((m) => [m.name, m.heads.map((h) => h.name), m.accuracy.map((a) => a[0])])]);
+    if (key !== this.key) { this.build(view); this.key = key; }
+    this.drawTop(view);
+    view.models.forEach((model, m) => this.drawModel(view, model, m));
+    this.drawLegend(view);
+    this.drawLarge(view);
+  }
+
+  // The patterns of each model, one after the other in the bytes.
+  cut(view, bytes) {
+    const n = view.tokens.length;
+    let at = bytes ? bytes.byteOffset : 0;
+    return view.models.map((model) => {
+      if (!model.has_pattern) return null;
+      const size = model.heads.length * n * n;
+      const sheet = new Uint16Array(bytes.buffer.slice(at, at + 2 * size));
+      at += 2 * size;
+      return sheet;
+    });
+  }
+
+  drawTop(view) {
+    say(this.counter, view.example);
+    this.layerLabel.hidden = view.layers < 2;
+    options(this.layer, [...Array(view.layers).keys()], view.layer);
+    options(this.method, view.methods, view.method);
+    options(this.pattern, view.patterns, view.pattern);
+    pressed(this.sort, view.by_effect);
+    say(this.boxName, view.is_text ? "text " : "tokens ");
+    this.box.rows = view.is_text ? 2 : 1;
+    this.box.placeholder = view.hint;
+    // What was typed in vain stays, to be mended.
+    if (!view.message && this.box.value !== view.box) this.box.value = view.box;
+    say(this.message, view.message);
+    const same = this.tokens.children.length === view.tokens.length
+      && view.tokens.every((t, i) => this.tokens.children[i].textContent === t);
+    if (!same) {
+      this.tokens.replaceChildren(...view.tokens.map((t, i) => element("button", {
+        type: "button", title: `position ${i}`,
+        onclick: () => this.ask({ do: "position", value: i }),
+      }, t)));
+    }
+    [...this.tokens.children].forEach((button, i) => {
+      pressed(button, i === view.position);
+      button.tabIndex = i === view.position ? 0 : -1;
+    });
+    if (this.aim !== undefined) this.tokens.children[view.position].focus();
+    if (this.aim === view.position || view.message) this.aim = undefined;
+  }
+
+  drawModel(view, model, m) {
+    const part = this.parts[m];
+    part.index = m;
+    say(part.title, model.title);
+    say(part.elsewhere, model.elsewhere && `also off: ${model.elsewhere}`);
+    part.all.disabled = !model.any_off;
+    this.drawAnswer(part.answer, model.answer);
+    say(part.metric, `${view.metric}: ${number(model.metric)} `
+      + `(every head on: ${number(model.intact_metric)})`);
+    model.accuracy.forEach(([, now, intact], i) => {
+      const bar = part.bars[i];
+      bar.now.style.width = percent(now);
+      bar.mark.style.left = percent(intact);
+      say(bar.value, percent(now));
+    });
+    if (view.is_text || model.likely.length) {
+      part.facts.replaceChildren(...model.likely.flatMap(([token, now, intact]) => [
+        element("span", { className: "gi-case" }, token),
+        element("span", { className: "gi-track" },
+          Object.assign(element("span", { className: "gi-now" }), { style: `width:${percent(now)}` }),
+          Object.assign(element("span", { className: "gi-intact" }),
+            { style: `left:${percent(intact)}` })),
+        element("span", { className: "gi-value" }, percent(now))]));
+    }
+    say(part.kind, model.has_pattern ? `${view.pattern} (enlarge with a click)`
+      : view.pattern.includes("gate") ? "ordinary attention has no gates" : "no attention here");
+    say(part.effect, `change of ${view.metric} without it`);
+    const order = model.order.join();
+    if (part.order !== order) {
+      part.order = order;
+      part.grid.append(...model.order.map((h) => part.cards[h].root));
+    }
+    const most = Math.max(...model.heads.map((h) => Math.abs(h.effect ?? 0)), 1e-9);
+    model.heads.forEach((head, h) => this.drawCard(view, model, m, head, part.cards[h], most));
+    this.drawTable(view, model, part);
+  }
+
+  drawAnswer(node, answer) {
+    const { after, predicted, probability, expected, right, intact } = answer;
+    const mark = right === null ? "" : right ? " ✓" : ` ✗ not ${expected}`;
+    const kind = right === null ? "gi-open" : right ? "gi-right" : "gi-wrong";
+    const said = `after ${after} predicts ${predicted}${mark} (${percent(probability)})`
+      + (intact === null ? "" : `; every head on: ${intact}`);
+    if (node.textContent === said) return;
+    node.replaceChildren(`after ${after} predicts `,
+      element("b", { className: kind }, `${predicted}${mark}`),
+      said.slice(`after ${after} predicts ${predicted}${mark}`.length));
+  }
+
+  drawCard(view, model, m, head, card, most) {
+    pressed(card.toggle, head.on);
+    card.root.classList.toggle("gi-is-off", !head.on);
+    say(card.effect, signed(head.effect));
+    card.bar.style.width = percent(Math.abs(head.effect ?? 0) / most);
+    card.bar.classList.toggle("gi-falls", head.effect < 0);
+    say(card.raises, view.is_text ? `↑ ${head.raises.join(" ")}` : "");
+    card.raises.title = `raises most: ${head.raises.join(" ")}`;
+    card.pattern.disabled = !this.sheets[m];
+    const n = view.tokens.length;
+    card.query.style.top = `${(100 * view.position) / n}%`;
+    card.query.style.height = `${100 / n}%`;
+    if (!this.sheets[m]) { card.canvas.width = card.canvas.height = 1; card.drawn = null; return; }
+    const sheet = this.sheets[m].subarray(card.h * n * n, (card.h + 1) * n * n);
+    const ramp = colours(view.ramp);
+    // A head's own switch seldom changes its pattern.
+    const same = card.drawn && card.ramp === ramp && card.drawn.length === sheet.length
+      && card.drawn.every((v, i) => v === sheet[i]);
+    if (same) return;
+    card.drawn = sheet; card.ramp = ramp;
+    card.canvas.width = card.canvas.height = n;
+    const context = card.canvas.getContext("2d"), image = context.createImageData(n, n);
+    for (let q = 0; q < n; q++) {
+      for (let k = 0; k < n; k++) {
+        const i = q * n + k;
+        const [r, g, b] = k > q ? [245, 245, 245] : ramp[sheet[i] >> 8];
+        image.data.set([r, g, b, 255], 4 * i);
+      }
+    }
+    context.putImageData(image, 0, 0);
+  }
+
+  drawTable(view, model, part) {
+    if (part.columns !== view.columns.join("\n")) {
+      part.columns = view.columns.join("\n");
+      part.head.replaceChildren(element("td"), ...view.columns.map((c) =>
+        element("th", { scope: "col", title: c }, element("span", {}, c))));
+      part.head.classList.toggle("gi-upright", view.is_text || view.columns.length > 10);
+    }
+    const rows = [...model.heads.map((h) => h.writes), model.rest, model.logits];
+    rows.forEach((row, r) => row.forEach((value, c) => {
+      const cell = part.rows[r][c];
+      if (cell.value === value) return;
+      cell.value = value;
+      const colour = shade(view.signed, 0.5 + (0.5 * value) / view.write_scale);
+      cell.style.background = css(colour);
+      cell.style.color = dark(colour) ? "#fff" : "#222";
+      cell.title = `${view.columns[c]}: ${number(value)}`;
+      // Without its zeros the table says at a glance who writes.
+      say(cell, Math.abs(value) < 0.05 ? "" : number(value, 1));
+    }));
+    part.rows.at(-1).forEach((cell, c) => {
+      const there = c === model.predicted;
+      cell.className = !there ? "" : model.answer.right === false ? "gi-wrong"
+        : model.answer.right ? "gi-right" : "gi-open";
+    });
+  }
+
+  drawLegend(view) {
+    const key = JSON.stringify([view.pattern, view.scale, view.write_scale]);
+    if (this.legend.key === key) return;
+    this.legend.key = key;
+    const entry = (name, ramp, low, high) => element("span", {}, element("b", {}, name),
+      ` ${number(low, Math.abs(low) < 10 ? 1 : 0)} `,
+      Object.assign(element("span", { className: "gi-ramp" }), {
+        style: `background: linear-gradient(to right, ${ramp.map(([at, c]) =>
+          `${c} ${100 * at}%`).join(", ")})`,
+      }), ` ${number(high, high < 10 ? 1 : 0)}`);
+    this.legend.replaceChildren(entry(view.pattern, view.ramp, 0, view.scale),
+      entry("logits", view.signed, -view.write_scale, view.write_scale));
+  }
+
+  // ---- one head, large
+
+  dialog() {
+    const large = { };
+    const move = (by) => {
+      const { model, head } = this.view.opened;
+      const { order } = this.view.models.find((m) => m.name === model);
+      const to = order[(order.indexOf(head) + by + order.length) % order.length];
+      this.ask({ do: "open", model, head: to });
+    };
+    large.title = element("h3");
+    large.canvas = element("canvas", {
+      tabIndex: 0, onmousemove: (e) => this.pointLarge(e), onkeydown: (e) => this.keyLarge(e),
+      onclick: () => large.at && this.ask({ do: "position", value: large.at[0] }),
+    });
+    large.canvas.setAttribute("role", "img");
+    large.readout = element("div", { className: "gi-readout", role: "status" });
+    large.places = element("ol", { className: "gi-places" });
+    large.root = element("dialog", {
+      className: "gi-dialog",
+      onclose: () => { if (this.view.opened) this.ask({ do: "close" }); },
+      onclick: (e) => { if (e.target === large.root) large.root.close(); },
+    },
+      element("div", { className: "gi-title" }, large.title,
+        element("button", { type: "button", onclick: () => move(-1) }, "◀ head"),
+        element("button", { type: "button", onclick: () => move(1) }, "head ▶"),
+        element("button", { type: "button", className: "gi-close",
+          onclick: () => large.root.close() }, "close")),
+      large.readout, large.canvas,
+      element("h4", {}, "where it writes most, among the examples"), large.places);
+    this.large = large;
+  }
+
+  drawLarge(view) {
+    const large = this.large, opened = view.opened;
+    if (!opened) { if (large.root.open) large.root.close(); return; }
+    large.m = view.models.findIndex((m) => m.name === opened.model);
+    large.h = opened.head;
+    const kind = this.sheets[large.m] ? view.pattern : "no such pattern";
+    say(large.title, `${opened.name}${opened.model === "model" ? "" : `, ${opened.model}`}: ${kind}`);
+    large.canvas.setAttribute("aria-label",
+      `${opened.name}, ${kind}: arrow keys move over the pairs of positions`);
+    large.at = [view.position, view.position];
+    large.places.replaceChildren(...opened.contexts.map((place) => element("li", {},
+      element("button", {
+        type: "button",
+        onclick: () => this.ask({ do: "place", example: place.example, position: place.position }),
+      }, element("span", { className: "gi-where" }, `example ${place.example + 1} `),
+      `…${place.before}`, place.before && !view.is_text ? " " : "",
+      element("mark", {}, place.at), view.is_text ? "" : " ", place.after,
+      element("span", { className: "gi-where" },
+        ` raises ${place.raises}, length ${number(place.length)}`)))));
+    if (!opened.contexts.length) large.places.replaceChildren("it writes nowhere among them");
+    if (!large.root.open) large.root.showModal();
+    this.paintLarge();
+  }
+
+  paintLarge() {
+    const { canvas, m, h, at } = this.large, view = this.view, n = view.tokens.length;
+    const sharp = window.devicePixelRatio || 1;
+    const room = Math.min(this.large.root.clientWidth - 34, window.innerHeight - 190, 640);
+    const context = canvas.getContext("2d");
+    context.font = "11px gated-interp, Arial, sans-serif";
+    const widest = Math.max(...view.tokens.map((t) => context.measureText(t).width));
+    const margin = Math.min(90, Math.ceil(widest) + 8);
+    const cell = Math.max(3, (room - margin) / n), size = margin + cell * n;
+    Object.assign(this.large, { margin, cell });
+    canvas.width = canvas.height = Math.round(size * sharp);
+    canvas.style.width = canvas.style.height = `${size}px`;
+    context.scale(sharp, sharp);
+    context.fillStyle = "#fff";
+    context.fillRect(0, 0, size, size);
+    for (let q = 0; q < n; q++) {
+      for (let k = 0; k <= q; k++) {
+        const x = this.sheets[m] ? this.value(m, h, q, k) / view.scale : 0;
+        context.fillStyle = css(shade(view.ramp, x));
+        context.fillRect(margin + k * cell, margin + q * cell, cell + 0.5, cell + 0.5);
+      }
+    }
+    context.strokeStyle = "#bbb";
+    context.strokeRect(margin, margin, n * cell, n * cell);
+    context.strokeStyle = "#E69F00";
+    context.lineWidth = 1.5;
+    context.strokeRect(margin, margin + view.position * cell, n * cell, cell);
+    context.strokeStyle = "#D55E00";
+    context.strokeRect(margin + at[1] * cell, margin + at[0] * cell, cell, cell);
+    this.labelLarge(context, n);
+    say(this.large.readout, this.pairLarge());
+  }
+
+  // Labels where they fit, and always those of the pair.
+  labelLarge(context, n) {
+    const { margin, cell, at } = this.large, step = Math.ceil(12 / cell);
+    context.font = "11px gated-interp, Arial, sans-serif";
+    context.textBaseline = "middle";
+    const label = (i, upright) => {
+      const here = i === (upright ? at[1] : at[0]);
+      const near = Math.abs(i - (upright ? at[1] : at[0])) < step;
+      if (!here && (i % step || near)) return;
+      context.fillStyle = here ? "#D55E00" : "#444";
+      context.save();
+      context.translate(margin + (upright ? (i + 0.5) * cell : -4),
+        margin + (upright ? -4 : (i + 0.5) * cell));
+      if (upright) context.rotate(-Math.PI / 2);
+      context.textAlign = upright ? "left" : "right";
+      context.fillText(this.view.tokens[i], 0, 0, margin - 8);
+      context.restore();
+    };
+    for (let i = 0; i < n; i++) { label(i, false); label(i, true); }
+  }
+
+  pairLarge() {
+    const { m, h, at } = this.large;
+    return this.sheets[m] ? `query ${this.pair(m, h, ...at)}` : "";
+  }
+
+  pointLarge(event) {
+    const { canvas, margin, cell } = this.large, box = canvas.getBoundingClientRect();
+    const n = this.view.tokens.length;
+    const place = (x) => Math.floor((x - margin) / cell);
+    const k = place(event.clientX - box.left), q = place(event.clientY - box.top);
+    if (k < 0 || q < 0 || k >= n || q >= n || String([q, k]) === String(this.large.at)) return;
+    this.large.at = [q, k];
+    this.paintLarge();
+  }
+
+  keyLarge(event) {
+    const [q, k] = this.large.at, last = this.view.tokens.length - 1;
+    const to = { ArrowUp: [q - 1, k], ArrowDown: [q + 1, k], ArrowLeft: [q, k - 1],
+      ArrowRight: [q, k + 1] }[event.key];
+    if (event.key === "Enter") this.ask({ do: "position", value: q });
+    if (!to || Math.min(...to) < 0 || Math.max(...to) > last) return;
+    event.preventDefault();
+    this.large.at = to;
+    this.paintLarge();
+  }
+}
+
+// In a notebook.
+function render({ model, el }) {
+  const explorer = new Explorer(el, (act) => model.send(act), (link) => link);
+  const draw = () => explorer.draw(model.get("view"), model.get("patterns"));
+  model.on("change:view", draw);
+  draw();
+  return () => model.off("change:view", draw);
+}
+
+export default { render };
+
+// On a page of its own: one request for each thing asked, the whole state in the address.
+function serve(place) {
+  const hash = () => location.hash.slice(1);
+  let link = "", explorer = null, queue = Promise.resolve();
+  const progress = place.querySelector(".gi-progress");
+  const address = (said) => `${location.origin}${location.pathname}#${said}`;
+  const began = performance.now();
+  const wait = (ms) => new Promise((done) => setTimeout(done, ms));
+
+  const answer = async (act) => {
+    for (;;) {
+      const reply = await fetch("state", {
+        method: "POST", headers: { "Content-Type": "application/json" },
+        body: JSON.stringify({ ...act, at: link }),
+      });
+      if (reply.status === 200) return reply.arrayBuffer();
+      if (reply.status !== 202) throw new Error(await reply.text());
+      const seconds = Math.round((performance.now() - began) / 1000);
+      say(progress, `${await reply.text()} (${seconds} s)`);
+      await wait(250);
+    }
+  };
+
+  const take = async (act) => {
+    try {
+      const bytes = await answer(act);
+      const length = new DataView(bytes).getUint32(0, true);
+      const view = JSON.parse(new TextDecoder().decode(new Uint8Array(bytes, 4, length)));
+      if (!explorer) explorer = new Explorer(place, ask, address);
+      explorer.draw(view, new DataView(bytes, 4 + length));
+      link = view.link;
+      if (hash() !== link) history.replaceState(null, "", `#${link}`);
+    } catch (error) {
+      const words = error instanceof TypeError
+        ? "The explorer has stopped; start it again with gated-interp explore." : error.message;
+      say(explorer ? explorer.message : progress, words);
+    }
+  };
+  const ask = (act) => { queue = queue.then(() => take(act)); };
+  const restore = () => ask(hash() ? { do: "link", value: hash() } : { do: "look" });
+  addEventListener("hashchange", () => { if (hash() !== link) restore(); });
+  restore();
+}
+
+const page = document.querySelector("main[data-explorer]");
+if (page) serve(page);

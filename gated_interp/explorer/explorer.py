@@ -1,0 +1,254 @@
+"""The explorer in a notebook: a :class:`Session` behind one widget."""
+
+from importlib.resources import files
+from typing import Any
+
+import plotly.graph_objects as go
+from jaxtyping import Int
+from torch import Tensor
+
+from gated_interp.analysis.ablation import Method
+from gated_interp.analysis.heads import HeadLike
+from gated_interp.analysis.logits import MetricFunction
+from gated_interp.core.errors import GatedInterpError
+from gated_interp.explorer.acts import acted, stepped
+from gated_interp.explorer.session import Session
+from gated_interp.explorer.snapshot import snapshot
+from gated_interp.explorer.state import ExplorerState, link_of
+from gated_interp.explorer.view import Viewer
+from gated_interp.models.toy import HookedTransformer
+from gated_interp.plots.fonts import font_face
+from gated_interp.plots.pictures import picture_beside
+
+try:
+    import anywidget
+    import traitlets
+except ImportError as error:
+    raise GatedInterpError(
+        "the explorer needs the notebook packages; install them with "
+        "pip install 'gated-interp[notebooks]'."
+    ) from error
+
+
+FOLDER = files(__package__)
+
+
+class ExplorerWidget(anywidget.AnyWidget):
+    """What is displayed.
+
+    Attributes:
+        view: all that is shown, see :meth:`~gated_interp.explorer.view.Viewer.view`.
+        patterns: the patterns of every head, as it packs them.
+    """
+
+    _esm = (FOLDER / "explorer.js").read_text(encoding="utf-8")
+    _css = f"{font_face()}\n{(FOLDER / 'explorer.css').read_text(encoding='utf-8')}"
+    view = traitlets.Dict().tag(sync=True)
+    patterns = traitlets.Bytes().tag(sync=True)
+
+
+class HeadExplorer:
+    """Switch heads off by hand and watch what a model still knows; displays in a notebook.
+
+    At every change: attention and gate patterns, what each head writes to the logits at the
+    chosen position, the predicted token, what each head is worth there and, where answers are
+    known, the accuracy of every case. A model with blocks spliced in stands beside the original, on
+    the same example. Ablation is :func:`gated_interp.analysis.ablation.ablated`; nothing is loaded
+    from a network.
+
+    The methods below do what the buttons do, and raise where these show a message; in both cases
+    a bad input leaves the last good state.
+
+    Args:
+        model: any ``HookedTransformer``, with blocks spliced in or not.
+        task: what it was trained on; its own unless given.
+        original: a model to stand beside it; by default what blocks were spliced over.
+        seed: of the examples, and of what accuracy and the ablation methods draw.
+        tokens: ``[batch pos]``, the examples, in the place of the task's; at most 100 are used.
+        metric: what the effect of a head is measured by, a function of logits ``[batch pos
+            d_vocab]`` and tokens ``[batch pos]`` that gives a scalar, ``[batch]`` or ``[batch
+            pos]`` (then read at the position). Unless given, the logit of the answer or, where
+            none is known, the log probability of the token that comes next.
+
+    Attributes:
+        state: what the explorer is set to, an :class:`ExplorerState`.
+        readings: per model (``original``, ``gated``, or ``model`` alone) what it does, a
+            :class:`~gated_interp.explorer.bench.Reading`.
+        message: what was wrong with the last input; empty when nothing was.
+        widget: what is displayed.
+
+    Raises:
+        GatedInterpError: no task and no tokens, a model of another vocabulary than the task, or
+            the notebook packages are missing.
+
+    Examples:
+        >>> from gated_interp.models.analytic import manual_model
+        >>> truth = manual_model(2, 3)
+        >>> explorer = HeadExplorer(truth.model, truth.task)
+        >>> explorer.type_tokens("BOS A C2 B1")
+        >>> explorer.prediction()
+        'C1'
+        >>> explorer.set_head(0, on=False)
+        >>> explorer.prediction()
+        'B1'
+        >>> explorer.link
+        'tokens=7.0.5.1&read=3&off.model=L0H0'
+    """
+
+    def __init__(
+        self,
+        model: HookedTransformer,
+        task: Any = None,
+        *,
+        original: HookedTransformer | None = None,
+        seed: int = 0,
+        tokens: Int[Tensor, "batch pos"] | None = None,
+        metric: MetricFunction | None = None,
+    ):
+        self.session = Session(model, task, original, seed, tokens, metric)
+        self._viewer = Viewer(self.session)
+        self._drawn = 0
+        self.widget = ExplorerWidget()
+        self.widget.on_msg(lambda _widget, message, _buffers: self._heard(message))
+        self._go(self.session.start)
+
+    def set_head(self, head: int | HeadLike, on: bool, model: str | None = None) -> None:
+        """Switch one head on or off, of the spliced model unless ``model`` names the other.
+
+        Args:
+            head: its number in the layer shown, ``(layer, head)`` or a name such as ``"L1H0"``.
+
+        Raises:
+            GatedInterpError: no such head or model.
+        """
+        self._go(self.session.with_head(self.state, head, on, model))
+
+    def only_head(self, head: int | HeadLike, model: str | None = None) -> None:
+        """Switch every other head of its layer off.
+
+        Raises:
+            GatedInterpError: no such head or model.
+        """
+        self._go(self.session.with_only(self.state, head, model))
+
+    def all_on(self, model: str | None = None) -> None:
+        """Switch every head of one model on.
+
+        Raises:
+            GatedInterpError: no such model.
+        """
+        self._go(self.session.with_all_on(self.state, model))
+
+    def set_method(self, method: Method) -> None:
+        """Ablate by ``zero``, ``mean``, ``resample`` or (not on text) ``optimal``.
+
+        Raises:
+            GatedInterpError: no such method.
+        """
+        self._go(self.session.with_method(self.state, method))
+
+    def set_layer(self, layer: int) -> None:
+        """Show another layer's heads; what is off stays off.
+
+        Raises:
+            GatedInterpError: no such layer.
+        """
+        self._go(self.session.with_layer(self.state, layer))
+
+    def set_pattern(self, pattern: str) -> None:
+        """Show ``attention``, ``gate``, ``attention × gate`` or ``value-weighted`` attention.
+
+        Raises:
+            GatedInterpError: no such pattern.
+        """
+        self._go(self.session.with_pattern(self.state, pattern))
+
+    def show_example(self, example: int) -> None:
+        """Go to a numbered example; the numbers go round."""
+        self._go(self.session.at_example(self.state, example))
+
+    def next_example(self) -> None:
+        """One example on; from typed tokens, to the first."""
+        self._go(stepped(self.session, self.state, 1))
+
+    def previous_example(self) -> None:
+        """One example back; from typed tokens, to the last."""
+        self._go(stepped(self.session, self.state, -1))
+
+    def type_tokens(self, words: str) -> None:
+        """Take ``words`` as the example: names or numbers of tokens, of a language model text.
+
+        Raises:
+            GatedInterpError: a token that does not exist, no token, or too many.
+        """
+        self._go(self.session.at_tokens(self.state, words))
+
+    def set_position(self, position: int) -> None:
+        """Read predictions and writes at another position.
+
+        Raises:
+            GatedInterpError: no such position.
+        """
+        self._go(self.session.at_position(self.state, position))
+
+    @property
+    def link(self) -> str:
+        """The state as a line of text, for :meth:`restore`; the served page's address ends in it.
+
+        It names examples by their number, so it says the same to an explorer of the same model,
+        task and seed.
+        """
+        return link_of(self.state)
+
+    def restore(self, link: str) -> None:
+        """Go to the state that :attr:`link`, or an address of the served page, says.
+
+        Raises:
+            GatedInterpError: it says none, or one that these models cannot be in.
+        """
+        self._go(self.session.at_link(link))
+
+    def prediction(self, model: str | None = None) -> str:
+        """Name of the token a model predicts, of the spliced one unless ``model`` names the other.
+
+        Raises:
+            GatedInterpError: no such model.
+        """
+        name = self.session.name(model)
+        return self.session.vocabulary.name(self.readings[name].prediction)
+
+    def snapshot(self) -> go.Figure:
+        """The state as a still figure, with what is off and what is predicted above it."""
+        return snapshot(self.session, self._viewer, self.state, self.readings)
+
+    def _go(self, state: ExplorerState) -> None:
+        """To another state: all of it, or none of it where it cannot be read."""
+        readings = self.session.read(state)
+        shown = self._viewer.view(state, readings)
+        self.state, self.readings, self.message = state, readings, ""
+        self._show(*shown)
+
+    def _heard(self, message: Any) -> None:
+        """What a button asks for; where it cannot be, say so and stay."""
+        try:
+            self._go(acted(self.session, self.state, message))
+        except GatedInterpError as problem:
+            self.message = str(problem)
+            self._show(*self._viewer.view(self.state, self.readings, self.message))
+
+    def _show(self, view: dict[str, Any], patterns: bytes) -> None:
+        self._drawn += 1  # else a view that is the last one again would not be drawn again
+        with self.widget.hold_sync():
+            self.widget.patterns = patterns
+            self.widget.view = {**view, "drawn": self._drawn}
+
+    def _repr_mimebundle_(self, **options: Any) -> Any:
+        shown = self.widget._repr_mimebundle_(**options)
+        bundle = shown[0] if isinstance(shown, tuple) else shown
+        return {**bundle, "text/plain": repr(self)} | picture_beside(self.snapshot)
+
+    def __repr__(self) -> str:
+        counts = [f"{n}: {sum(b.counts)} heads" for n, b in self.session.benches.items()]
+        if self.session.n_layers > 1:
+            counts.append(f"{self.session.n_layers} layers")
+        return f"HeadExplorer({', '.join(counts)})"

@@ -1,0 +1,97 @@
+"""What an explorer is set to, and the line of text that says so."""
+
+import dataclasses
+from collections.abc import Mapping
+from urllib.parse import parse_qsl, urlencode
+
+from gated_interp.analysis.ablation import Method
+from gated_interp.analysis.heads import Head, head_name
+from gated_interp.core.errors import GatedInterpError
+
+
+@dataclasses.dataclass(frozen=True)
+class ExplorerState:
+    """What an explorer is set to.
+
+    Attributes:
+        tokens: the example.
+        position: where predictions and writes are read.
+        off: per model (``original``, ``gated``) the heads that are switched off, as (layer, head).
+        method: how they are ablated.
+        example: number of the example, from 0; ``None`` for one that was typed.
+        layer: whose heads are shown.
+        pattern: which of the heads' patterns.
+        by_effect: whether the heads with the largest effect come first.
+        opened: the model and the head whose pattern is enlarged.
+    """
+
+    tokens: tuple[int, ...]
+    position: int
+    off: Mapping[str, frozenset[Head]]
+    method: Method = "zero"
+    example: int | None = 0
+    layer: int = 0
+    pattern: str = "attention"
+    by_effect: bool = False
+    opened: tuple[str, Head] | None = None
+
+
+def link_of(state: ExplorerState) -> str:
+    """``state`` as the query of an address: what is off, read and shown.
+
+    Examples:
+        >>> state = ExplorerState((7, 0, 1), 2, {"gated": frozenset({(0, 3)})}, example=None)
+        >>> link_of(state)
+        'tokens=7.0.1&read=2&off.gated=L0H3'
+    """
+    example = {"tokens": ".".join(map(str, state.tokens))}
+    if state.example is not None:
+        example = {"example": str(state.example + 1)}
+    said: dict[str, str] = {**example, "read": str(state.position)}
+    for name, heads in state.off.items():
+        if heads:
+            said[f"off.{name}"] = ".".join(map(head_name, sorted(heads)))
+    if state.method != "zero":
+        said["method"] = state.method
+    if state.layer:
+        said["layer"] = str(state.layer)
+    if state.pattern != "attention":
+        said["pattern"] = state.pattern
+    if state.by_effect:
+        said["sort"] = "effect"
+    if state.opened is not None:
+        said["open"] = f"{state.opened[0]}.{head_name(state.opened[1])}"
+    return urlencode(said)
+
+
+def link_parts(link: str) -> dict[str, str]:
+    """What :func:`link_of` wrote, part by part; also of a whole address that ends in it.
+
+    Raises:
+        GatedInterpError: it says something else.
+
+    Examples:
+        >>> link_parts("http://127.0.0.1/#example=3&read=2")
+        {'example': '3', 'read': '2'}
+    """
+    said = link.rpartition("#")[2].strip() if isinstance(link, str) else ""
+    try:
+        parts = dict(parse_qsl(said, strict_parsing=True, max_num_fields=20))
+    except ValueError:
+        parts = {}
+    if not parts.keys() & {"example", "tokens"}:
+        raise GatedInterpError(
+            "the link says no state of an explorer; copy one that explorer.link gives."
+        )
+    return parts
+
+
+def number(said: str) -> int:
+    """A whole number in a link.
+
+    Raises:
+        GatedInterpError: it is none.
+    """
+    if not (said.isascii() and said.isdigit() and len(said) < 10):
+        raise GatedInterpError(f"the link says {said[:20]!r} where a whole number must stand.")
+    return int(said)

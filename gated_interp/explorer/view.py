@@ -1,0 +1,246 @@
+"""All that an explorer shows, as data: a table of JSON, and the patterns as bytes."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from gated_interp.analysis.heads import head_name
+from gated_interp.explorer.bench import PATTERNS, Reading
+from gated_interp.explorer.contexts import Contexts
+from gated_interp.explorer.session import Session
+from gated_interp.explorer.state import ExplorerState, link_of
+from gated_interp.plots.style import ATTENTION, GATE, SIGNED
+
+# A vocabulary up to this size is shown whole; of another the tokens that matter at the position.
+WHOLE, COLUMNS = 16, 8
+TOP = 5
+# Tokens around a place that are shown with it.
+BEFORE, AFTER = 10, 3
+DEPTH = 65535  # what the bytes of a pattern count as its scale
+TITLES = {"original": "original attention", "gated": "gated attention", "model": "attention"}
+
+
+class Viewer:
+    """What a browser is told of a session.
+
+    Args:
+        session: whose states are shown.
+    """
+
+    def __init__(self, session: Session):
+        self.session = session
+        self._contexts = {n: Contexts(b, session.examples) for n, b in session.benches.items()}
+
+    def view(
+        self, state: ExplorerState, readings: Mapping[str, Reading], message: str = ""
+    ) -> tuple[dict[str, Any], bytes]:
+        """``state`` and what follows from it, and the patterns of every model in turn.
+
+        Patterns are whole numbers of two bytes, ``[head_index query_pos key_pos]``; ``DEPTH`` of
+        them are the value that the view calls ``scale``.
+        """
+        session, vocabulary = self.session, self.session.vocabulary
+        kinds = [k for k in PATTERNS if any(r.pattern(k) is not None for r in readings.values())]
+        pattern = state.pattern if state.pattern in kinds or not kinds else kinds[0]
+        top = self._scale(state, pattern)
+        columns = self.columns(state, readings)
+        effects = session.effects(state)
+        models, packed = [], []
+        for name, reading in readings.items():
+            values = reading.pattern(pattern)
+            models.append(
+                self._model(name, state, reading, effects[name], columns, values is not None)
+            )
+            if values is not None:
+                packed.append(np.round(np.clip(values / top, 0, 1) * DEPTH).astype("<u2").tobytes())
+        n = len(session.examples)
+        found = {
+            "is_text": vocabulary.is_text,
+            "hint": vocabulary.hint,
+            "box": vocabulary.written(state.tokens),
+            "tokens": [self.shown(t) for t in state.tokens],
+            "position": state.position,
+            "example": "typed" if state.example is None else f"example {state.example + 1} of {n}",
+            "methods": list(session.methods),
+            "method": state.method,
+            "layers": session.n_layers,
+            "layer": state.layer,
+            "patterns": kinds,
+            "pattern": pattern,
+            "scale": top,
+            "ramp": GATE if pattern == "gate" else ATTENTION,
+            "by_effect": state.by_effect,
+            "metric": session.asked(state).name,
+            "columns": [self.shown(t) for t in columns],
+            "signed": SIGNED,
+            "write_scale": max(b.scale(state.layer).write for b in session.benches.values()),
+            "models": models,
+            "opened": self._opened(state),
+            "link": link_of(state),
+            "message": message,
+        }
+        return found, b"".join(packed)
+
+    def columns(self, state: ExplorerState, readings: Mapping[str, Reading]) -> list[int]:
+        """The tokens whose logits are shown: all, or the asked and the likeliest ones."""
+        session = self.session
+        bench = session.benches[session.main]
+        if bench.model.cfg.d_vocab <= WHOLE:
+            return list(range(bench.model.cfg.d_vocab))
+        asked = session.asked(state)
+        # Of the intact model, so that a switch moves no column.
+        likely = bench.intact(state.tokens)[state.position].topk(COLUMNS).indices.tolist()
+        predicted = [r.prediction for r in readings.values()]
+        first = [] if asked.metric else [asked.token]
+        return list(dict.fromkeys([*first, *likely, *predicted]))
+
+    def shown(self, token: int) -> str:
+        """A token as a label: of text with its spaces and line ends made visible."""
+        name = self.session.vocabulary.name(token)
+        if not self.session.vocabulary.is_text:
+            return name
+        seen = "".join(c if c.isprintable() else "⏎" if c == "\n" else f"\\x{ord(c):02x}"
+                       for c in name)  # fmt: skip
+        return seen.replace(" ", "·")
+
+    def rows(
+        self, reading: Reading, columns: Sequence[int]
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Writes of the heads, of the rest and the logits, at ``columns``.
+
+        Of text relative to their mean over the vocabulary: only differences count there.
+        """
+        centred = self.session.examples.probes is None
+        found = []
+        for values in (reading.writes, reading.direct, reading.logits):
+            mean = values.mean(-1, keepdims=True) if centred else 0.0
+            found.append((values - mean)[..., list(columns)])
+        return found[0], found[1], found[2]
+
+    def _model(
+        self,
+        name: str,
+        state: ExplorerState,
+        reading: Reading,
+        effects: list[float],
+        columns: list[int],
+        has_pattern: bool,
+    ) -> dict[str, Any]:
+        bench = self.session.benches[name]
+        off = state.off[name]
+        writes, direct, logits = self.rows(reading, columns)
+        raised = np.argsort(-reading.writes, axis=-1)[:, :3].tolist()
+        heads = [
+            {
+                "name": label,
+                "on": (state.layer, h) not in off,
+                "effect": _finite(effects[h]),
+                "raises": [self.shown(t) for t in raised[h]],
+                "writes": np.round(writes[h], 3).tolist(),
+            }
+            for h, label in enumerate(bench.head_names(state.layer))
+        ]
+        order = list(range(len(heads)))
+        if state.by_effect:
+            order.sort(key=lambda h: -abs(_finite(effects[h]) or 0.0))
+        elsewhere = frozenset(h for h in off if h[0] != state.layer)
+        cases = {} if bench.probes is None else self.session.task.cases
+        kind = TITLES[name]
+        if name == "gated" and not bench.gated[state.layer]:
+            kind = f"model, whose layer {state.layer} is its own attention"
+        return {
+            "name": name,
+            "title": f"{kind}, {len(heads)} heads",
+            "heads": heads,
+            "order": order,
+            "elsewhere": self.session.head_names(elsewhere),
+            "any_off": bool(off),
+            "has_pattern": has_pattern,
+            "rest": np.round(direct, 3).tolist(),
+            "logits": np.round(logits, 3).tolist(),
+            "predicted": columns.index(reading.prediction),
+            "metric": _finite(reading.metric),
+            "intact_metric": _finite(reading.intact_metric),
+            "accuracy": [
+                [cases[c], reading.accuracy[c], reading.intact_accuracy[c]]
+                for c in reading.accuracy
+            ],
+            "likely": self._likely(reading) if bench.probes is None else [],
+            "answer": self._answer(state, reading),
+        }
+
+    def _likely(self, reading: Reading) -> list[list[Any]]:
+        best = np.argsort(-reading.probabilities)[:TOP].tolist()
+        now, before = reading.probabilities, reading.intact_probabilities
+        return [[self.shown(t), round(now[t], 4), round(before[t], 4)] for t in best]
+
+    def _answer(self, state: ExplorerState, reading: Reading) -> dict[str, Any]:
+        expected = self.session.expected(state)
+        moved = reading.prediction != reading.intact_prediction
+        return {
+            "after": self.shown(state.tokens[state.position]),
+            "predicted": self.shown(reading.prediction),
+            "probability": round(reading.probability, 4),
+            "expected": None if expected is None else self.shown(expected),
+            "right": None if expected is None else reading.prediction == expected,
+            "intact": self.shown(reading.intact_prediction) if moved else None,
+        }
+
+    def _scale(self, state: ExplorerState, pattern: str) -> float:
+        """The value of the darkest colour, one for all models."""
+        if pattern == "attention":
+            return 1.0
+        kind = "value" if pattern == "value-weighted" else "gate"
+        benches = self.session.benches.values()
+        return max(getattr(b.scale(state.layer), kind) for b in benches)
+
+    def _opened(self, state: ExplorerState) -> dict[str, Any] | None:
+        if state.opened is None:
+            return None
+        name, (layer, head) = state.opened
+        return {
+            "model": name,
+            "head": head,
+            "name": head_name((layer, head)),
+            "contexts": [
+                {
+                    "example": place.example,
+                    "position": place.position,
+                    "length": round(place.length, 3),
+                    "raises": self.shown(place.raises),
+                    **self._around(place.example, place.position),
+                }
+                for place in self._contexts[name].of(layer, head)
+            ],
+        }
+
+    def _around(self, example: int, position: int) -> dict[str, str]:
+        tokens = self.session.examples.tokens[example]
+        parts = {
+            "before": tokens[max(0, position - BEFORE) : position],
+            "at": tokens[position : position + 1],
+            "after": tokens[position + 1 : position + 1 + AFTER],
+        }
+        text = self.session.vocabulary.is_text
+        joiner = "" if text else " "
+        # As the text reads, but on one line.
+        name = self.session.vocabulary.name
+        return {
+            part: joiner.join(name(t).replace("\n", "⏎") for t in some)
+            for part, some in parts.items()
+        }
+
+
+def _finite(value: float) -> float | None:
+    """``value`` to four digits; JSON has no word for infinite and none."""
+    return round(value, 4) if math.isfinite(value) else None
+
+
+def packed(view: dict[str, Any], patterns: bytes) -> bytes:
+    """Both in one: the length of the JSON (four bytes, the least first), the JSON, the patterns."""
+    text = json.dumps(view).encode()
+    text += b" " * (-len(text) % 2)  # whole numbers of two bytes begin at an even place
+    return len(text).to_bytes(4, "little") + text + patterns

@@ -1,0 +1,241 @@
+"""The explorer of language models, of several layers and of tasks other than skip trigrams."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from closeness import assert_close
+from torch import Tensor
+from transformer_lens import HookedTransformer, HookedTransformerConfig
+
+from gated_interp.analysis.ablation import ablated
+from gated_interp.analysis.attribution import logit_attribution
+from gated_interp.checkpoints.checkpoint import load
+from gated_interp.core.errors import GatedInterpError
+from gated_interp.explorer import HeadExplorer
+from gated_interp.explorer.session import Session
+from gated_interp.models.analytic import coherent_head, two_readers
+from gated_interp.models.analytic_tasks import (
+    conditional_heads,
+    induction_heads,
+    marked_relay,
+    wide_pairs,
+)
+from gated_interp.replacements.gated_attention import GatedAttention
+from gated_interp.replacements.splice import splice
+
+HEADS, LAYERS, VOCABULARY, POSITIONS = 3, 2, 53, 7
+
+
+@pytest.fixture(scope="module")
+def two_layers() -> HookedTransformer:
+    """Two layers with LayerNorm and random weights, without a task or a tokenizer."""
+    shape = HookedTransformerConfig(
+        n_layers=LAYERS, n_heads=HEADS, d_model=10, d_head=5, n_ctx=POSITIONS, d_vocab=VOCABULARY,
+        attn_only=True, normalization_type="LN", device="cpu", seed=None,
+    )  # fmt: skip
+    model = HookedTransformer(shape)
+    source = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(0.6 * torch.randn(parameter.shape, generator=source))
+    return model
+
+
+TOKENS = torch.randint(VOCABULARY, (11, POSITIONS), generator=torch.Generator().manual_seed(2))
+
+
+def ask(explorer: HeadExplorer, do: str, **what: object) -> dict[str, Any]:
+    explorer.widget._handle_custom_msg({"do": do, **what}, [])
+    return dict(explorer.widget.view)
+
+
+def test_what_heads_write_through_a_norm_is_their_attribution(two_layers: Any) -> None:
+    explorer = HeadExplorer(two_layers, tokens=TOKENS)
+    explorer.set_layer(1)
+    explorer.set_position(4)
+    reading, target = explorer.readings["model"], 17
+    where = torch.tensor([0]), torch.tensor([4]), torch.tensor([target])
+    split = logit_attribution(two_layers, TOKENS[:1], *where)
+    shares = dict(zip(split.components, split.values[0].tolist(), strict=True))
+    wanted = [shares[f"L1H{h}"] for h in range(HEADS)]
+    assert_close(reading.writes[:, target], torch.tensor(wanted), dtype=torch.float32)
+    assert_close(reading.writes.sum(0) + reading.direct, two_layers(TOKENS[:1])[0, 4].detach(),
+                 dtype=torch.float32, roundings=64)  # fmt: skip
+
+
+def test_a_layer_is_picked_and_what_is_off_elsewhere_stays_off(two_layers: Any) -> None:
+    explorer = HeadExplorer(two_layers, tokens=TOKENS)
+    explorer.set_head(2, on=False)
+    view = ask(explorer, "layer", value=1)
+    (model,) = view["models"]
+    assert [h["name"] for h in model["heads"]] == ["L1H0", "L1H1", "L1H2"]
+    assert all(h["on"] for h in model["heads"])
+    assert model["elsewhere"] == "L0H2"
+    ask(explorer, "head", model="model", head=1, on=False)
+    explorer.set_head("L0H0", on=False)
+    assert explorer.state.off["model"] == {(0, 0), (0, 2), (1, 1)}
+    at = explorer.state.position
+    with torch.no_grad(), ablated(two_layers, [(0, 0), (0, 2), (1, 1)]):
+        logits, cache = two_layers.run_with_cache(TOKENS[:1])
+    reading = explorer.readings["model"]
+    assert_close(reading.logits, logits[0, at], dtype=torch.float32)
+    pattern = cache["blocks.1.attn.hook_pattern"][0]
+    assert_close(reading.attention, pattern, dtype=torch.float32)
+    other = HeadExplorer(two_layers, tokens=TOKENS)
+    other.restore(explorer.link)
+    assert other.state == explorer.state
+    assert repr(other) == "HeadExplorer(model: 6 heads, 2 layers)"
+    assert other.snapshot().layout.annotations
+
+
+def test_without_names_tokens_are_numbers(two_layers: Any) -> None:
+    explorer = HeadExplorer(two_layers, tokens=TOKENS)
+    explorer.type_tokens("3, 52 0")
+    assert explorer.state.tokens == (3, 52, 0)
+    assert explorer.widget.view["tokens"] == ["3", "52", "0"]
+    with pytest.raises(GatedInterpError, match="'53' is not a token; write numbers from 0 to 52"):
+        explorer.type_tokens("53")
+    with pytest.raises(GatedInterpError, match="names no task to take examples from; give one, or"):
+        HeadExplorer(two_layers)
+
+
+def test_an_effect_is_that_of_the_next_token(two_layers: Any) -> None:
+    explorer = HeadExplorer(two_layers, tokens=TOKENS)
+    view = ask(explorer, "layer", value=0)
+    at, following = explorer.state.position, explorer.state.tokens[explorer.state.position + 1]
+    assert view["metric"] == f"log p of “{following}”"
+    for method in ("zero", "mean"):
+        explorer.set_method(method)  # type: ignore[arg-type]
+        for head in range(HEADS):
+            reference = {"reference_tokens": TOKENS}
+            with torch.no_grad(), ablated(two_layers, [(0, head)], method, **reference):
+                without = two_layers(TOKENS[:1])[0, at].log_softmax(-1)[following]
+            intact = two_layers(TOKENS[:1])[0, at].log_softmax(-1)[following].detach()
+            shown = explorer.widget.view["models"][0]["heads"][head]["effect"]
+            assert shown == pytest.approx(float(without - intact), abs=2e-4)
+    with pytest.raises(GatedInterpError, match="must be one of 'zero', 'mean', 'resample'"):
+        explorer.set_method("optimal")
+
+
+def loss_of_each(logits: Tensor, tokens: Tensor) -> Tensor:
+    return torch.nn.functional.pad(
+        -logits.log_softmax(-1)[:, :-1].gather(-1, tokens[:, 1:, None])[..., 0], (0, 1)
+    )
+
+
+@pytest.mark.parametrize(
+    "metric",
+    [
+        loss_of_each,
+        lambda logits, tokens: loss_of_each(logits, tokens)[:, 3],
+        lambda logits, tokens: loss_of_each(logits, tokens)[:, 3].mean(),
+        lambda logits, tokens: float(loss_of_each(logits, tokens)[:, 3].mean()),
+    ],
+)
+def test_any_metric(two_layers: Any, metric: Callable[[Tensor, Tensor], Any]) -> None:
+    explorer = HeadExplorer(two_layers, tokens=TOKENS, metric=metric)
+    explorer.set_layer(1)
+    explorer.set_position(3)
+    model = explorer.widget.view["models"][0]
+    with torch.no_grad():
+        intact = loss_of_each(two_layers(TOKENS[:1]), TOKENS[:1])[0, 3]
+        with ablated(two_layers, [(1, 2)]):
+            without = loss_of_each(two_layers(TOKENS[:1]), TOKENS[:1])[0, 3]
+    assert model["intact_metric"] == pytest.approx(float(intact), abs=2e-4)
+    assert model["heads"][2]["effect"] == pytest.approx(float(without - intact), abs=2e-4)
+    name = "loss_of_each" if metric is loss_of_each else "metric"
+    assert explorer.widget.view["metric"] == name
+
+
+def test_a_metric_of_another_shape_gets_a_sentence(two_layers: Any) -> None:
+    with pytest.raises(GatedInterpError, match=r"the metric gave a value of shape \(1, 7, 53\)"):
+        HeadExplorer(two_layers, tokens=TOKENS, metric=lambda logits, tokens: logits)
+    endless = HeadExplorer(two_layers, tokens=TOKENS, metric=lambda logits, _: float("inf"))
+    assert endless.widget.view["models"][0]["metric"] is None
+    json.dumps(endless.widget.view, allow_nan=False)
+
+
+def test_a_block_in_the_second_layer_stands_beside_the_original(two_layers: Any) -> None:
+    block = GatedAttention.from_attention(two_layers.blocks[1].attn, 2, seed=3)
+    session = Session(splice(two_layers, 1, block), tokens=TOKENS)
+    assert list(session.benches) == ["original", "gated"]
+    assert session.start.layer == 1  # where the block is
+    found = session.read(session.start)
+    assert found["original"].gates is None
+    assert found["gated"].gates is not None
+    assert found["gated"].gates.shape == (2 * HEADS, POSITIONS, POSITIONS)
+    below = session.read(session.with_layer(session.start, 0))
+    assert below["gated"].gates is None
+    np.testing.assert_array_equal(below["gated"].attention, below["original"].attention)
+
+
+@pytest.mark.parametrize(
+    "made",
+    [induction_heads, marked_relay, wide_pairs, conditional_heads, coherent_head, two_readers],
+)
+def test_toys_of_other_tasks(made: Callable[..., Any]) -> None:
+    truth = made()
+    explorer = HeadExplorer(truth.model, truth.task)
+    task = truth.task
+    for example in (0, 5):
+        explorer.show_example(example)
+        expected = explorer.session.expected(explorer.state)
+        assert expected is not None
+        answer = explorer.widget.view["models"][0]["answer"]
+        assert answer["expected"] == task.token_names[expected]
+        assert answer["right"] is True
+    assert explorer.widget.view["metric"].startswith("logit of ")
+    accuracy = explorer.readings["model"].accuracy
+    assert set(accuracy) == set(task.cases)
+    assert min(accuracy.values()) > 0.95
+    for head in range(explorer.session.benches["model"].counts[-1]):
+        explorer.set_head((truth.model.cfg.n_layers - 1, head), on=False)
+    assert max(explorer.readings["model"].accuracy.values()) < 0.95
+
+
+@pytest.fixture(scope="module")
+def austen() -> HeadExplorer:
+    return HeadExplorer(load("austen-1l"))
+
+
+def test_a_language_model(austen: HeadExplorer) -> None:
+    view = austen.widget.view
+    assert view["is_text"]
+    assert len(view["tokens"]) == austen.state.position + 2 == 64
+    asked = austen.session.asked(austen.state)
+    assert asked.token == austen.state.tokens[-1]
+    assert view["columns"][0] == austen._viewer.shown(asked.token)
+    (model,) = view["models"]
+    assert model["accuracy"] == []
+    chances = [now for _, now, _ in model["likely"]]
+    assert chances == sorted(chances, reverse=True)
+    assert chances[0] == model["answer"]["probability"]
+    best = int(austen.readings["model"].writes[3].argmax())
+    assert model["heads"][3]["raises"][0] == austen._viewer.shown(best)
+
+
+def test_typed_text(austen: HeadExplorer) -> None:
+    text = "It is a truth\nuniversally <script>alert(1)</script>"
+    view = ask(austen, "tokens", value=text)
+    task = austen.session.task
+    assert austen.state.tokens == (task.bos, *task.encode(text))
+    assert view["box"] == text
+    assert "⏎" in "".join(view["tokens"])
+    assert "·is" in view["tokens"]
+    assert "there is no text" in ask(austen, "tokens", value="")["message"]
+    assert (
+        "too many; the model reads at most 64" in ask(austen, "tokens", value="a " * 99)["message"]
+    )
+    assert austen.state.tokens == (task.bos, *task.encode(text))
+    link = austen.link
+    austen.next_example()
+    austen.restore(link)
+    assert austen.widget.view["box"] == text
+    opened = ask(austen, "open", model="model", head=3)["opened"]
+    assert len({c["example"] for c in opened["contexts"]}) == 5
+    austen.set_method("mean")
+    assert austen.snapshot().layout.annotations
