@@ -13,7 +13,7 @@ from gated_interp.plots.style import INK, Columns, finish, text, width_of
 LEFT, GAP, BELOW, TALL = 50.0, 24.0, 44.0, 190.0
 SPARSITY = {
     "active_per_position": "heads active per position",
-    "gates_per_pair": "open gates per (query, key) pair",
+    "gates_per_pair": "open gates per pair",
 }
 
 

@@ -62,7 +62,9 @@ def head_effects(
             {"type": "category", "ticks": "", **named},
             {"showgrid": True, "nticks": 6, **axis},
         )
-        said = f"<b>{text(name)}</b>: {len(heads)} heads, by {order}"
+        said = f"<b>{text(name)}</b>: {len(heads)} heads"
+        if columns == 2:  # in one there is no room to say it
+            said += f", by {order}"
         area.note(fig, said, boxes[i].left, 15, align="left")
         fig.add_bar(
             x=heads["head"].astype(str).tolist(),
@@ -118,7 +120,13 @@ def held_frontier(
         {"title": {"text": "heads active per position"}, "rangemode": "tozero"},
     ]
     places = [
-        area.place(fig, i + 1, boxes[i], axes[i] | {"nticks": 6}, held | {"showgrid": True})
+        area.place(
+            fig,
+            i + 1,
+            boxes[i],
+            axes[i] | {"nticks": 6 if columns == 2 else 3, "tickangle": 0},
+            held | {"showgrid": True},
+        )
         for i in (0, 1)
     ]
     for i, method in enumerate(results["method"].unique()):

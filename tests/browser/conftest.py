@@ -14,6 +14,7 @@ from servers import (
     FLAGS,
     Lab,
     Tab,
+    explored,
     free_port,
     process,
     wait_until_answers,
