@@ -10,7 +10,7 @@ from bs4 import BeautifulSoup
 
 import gated_interp
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]  # the site is built first
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,8 @@ import pytest
 from servers import Tab, free_port, process, wait_until_answers
 from site_build import NASTY, ROOT
 
+pytestmark = pytest.mark.timeout(1800)  # the site is built first
+
 WIDTHS = (700, 1200, 1900)
 # Long pages of the reference; the others are made alike.
 NAMES = ("Verdict_", "TrainConfig", "GatedAttention", "load", "train_gated", "SkipTrigramTask")
