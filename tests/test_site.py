@@ -1,5 +1,6 @@
 """The built documentation, file by file: links, anchors, names, formulas, other hosts."""
 
+import inspect
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -62,6 +63,9 @@ def test_every_public_name_has_an_entry_in_the_list_and_a_page(
     listed = {tag["title"] for tag in pages[site / "reference.html"].find_all("a", title=True)}
     for name in set(gated_interp.__all__) - {"__version__"}:
         full = f"gated_interp.{name}"
+        if inspect.ismodule(getattr(gated_interp, name)):  # its names have entries instead
+            assert any(entry.startswith(f"{full}.") for entry in listed)
+            continue
         assert full in listed
         (home,) = [page for page in pages.values() if page.find("dt", id=full)]
         assert home.find("dt", id=full).find_next("dd").get_text().strip()
