@@ -19,6 +19,17 @@ OUT = "blocks.{}.hook_attn_out"
 FLOAT = {"dtype": torch.float32}
 
 
+def sizes(wanted):
+    """The size of the numbers that each of ``wanted`` is a difference, or a ratio of such, of."""
+    loss = max(float(wanted[name]) for name in ("ce", "ce_original", "ce_zero", "ce_mean"))
+    found = dict.fromkeys(wanted, loss)
+    for how in ("zero", "mean"):
+        spread = abs(float(wanted[f"ce_{how}"] - wanted["ce_original"]))
+        recovered = f"ce_recovered_{how}"
+        found[recovered] = (1 + abs(float(wanted[recovered]))) * loss / spread
+    return found
+
+
 def block(n_heads, seed):
     return models.fill(GatedAttention(GatedConfig(d_model=13, n_heads=n_heads, d_head=7)), seed)
 
@@ -67,7 +78,7 @@ def test_all_spliced_layers_against_the_original():
     wanted, got = expected(spliced, original, [0, 1]), loss_recovered(spliced, TOKENS)
     assert got.keys() == wanted.keys()
     for name, value in wanted.items():
-        assert_close(got[name], value, **FLOAT)
+        assert_close(got[name], value, scale=sizes(wanted)[name], **FLOAT)
     assert abs(got["ce_difference"]) > 0.01  # something is measured
     measures = faithfulness(spliced, TOKENS).measures()
     for name in measures.keys() & wanted.keys():
@@ -100,7 +111,7 @@ def test_a_named_layer_against_the_model_before_it_was_spliced(layer):
     wanted = expected(spliced, unsplice(spliced, layer), [layer])
     got = loss_recovered(spliced, TOKENS, [layer])
     for name, value in wanted.items():
-        assert_close(got[name], value, **FLOAT)
+        assert_close(got[name], value, scale=sizes(wanted)[name], **FLOAT)
     one = models.gated_layer(TASK, layer=layer)  # the other layer's attention is its own
     assert loss_recovered(one, TOKENS) == loss_recovered(one, TOKENS, [layer])
 
