@@ -60,9 +60,8 @@ def examples_of(
     if tokens is not None:
         require_tokens(model, tokens)
         return _plain(tokens[:EXAMPLES], tokens[:TEXT_SEQUENCES])
-    examples, reference = (
-        derive(seed, s) for s in (Stream.EXPLORER_EXAMPLES, Stream.EXPLORER_REFERENCE)
-    )
+    examples = derive(seed, Stream.EXPLORER_EXAMPLES)
+    reference = derive(seed, Stream.EXPLORER_REFERENCE)
     if isinstance(task, ProbedTask):
         return _probed(task, seed, examples, reference)
     if hasattr(task, "sample"):
