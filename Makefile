@@ -7,6 +7,8 @@ READY := $(VENV)/.ready
 CODE := gated_interp tests
 # Small tensors: a second thread gains little, and beside another process it costs a lot.
 ONE_THREAD := OMP_NUM_THREADS=1
+# A file of tests stays in one process, which makes what its tests share once.
+PYTEST := $(ONE_THREAD) $(BIN)/python -m pytest -q -n logical --maxprocesses 8 --dist loadfile
 
 .PHONY: help setup reproduce test test-all test-machines test-tl4 check format bench docs docs-serve dist \
   explorer-picture language-models mutants constraints clean
@@ -27,10 +29,10 @@ reproduce: $(READY)  ## run the post's experiments into runs/paper
 	$(BIN)/gated-interp reproduce
 
 test: $(READY)  ## run the tests and doctests that take seconds
-	$(ONE_THREAD) $(BIN)/python -m pytest -q -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-all: $(READY)  ## run all tests: also the slow ones, the notebooks, those in a browser, as other machines
-	$(ONE_THREAD) $(BIN)/python -m pytest -q -rs --show-closeness
+	$(PYTEST) -rs --show-closeness
 	$(BIN)/python tests/machines.py
 
 test-machines: $(READY)  ## run the numeric tests with the settings of other machines

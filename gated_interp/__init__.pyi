@@ -30,6 +30,7 @@ from gated_interp.analysis.patching import path_patch as path_patch
 from gated_interp.analysis.read_heads import Readings as Readings
 from gated_interp.analysis.read_heads import read_heads as read_heads
 from gated_interp.analysis.skip_trigrams import skip_trigrams as skip_trigrams
+from gated_interp.analysis.spare_heads import prune_spare_heads as prune_spare_heads
 from gated_interp.analysis.subsets import pair_interactions as pair_interactions
 from gated_interp.analysis.subsets import shapley as shapley
 from gated_interp.analysis.subsets import subset_values as subset_values

@@ -82,6 +82,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("numeric")
 
 
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A worker of pytest-xdist hands over how close its comparisons came."""
+    if (output := getattr(session.config, "workeroutput", None)) is not None:
+        output["closeness"] = dict(closeness.shares)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node) -> None:
+    for where, share in getattr(node, "workeroutput", {}).get("closeness", {}).items():
+        closeness.shares[where] = max(closeness.shares[where], share)
+
+
 def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:
     if not config.getoption("--show-closeness"):
         return

@@ -1,5 +1,6 @@
 """fit_gated and decompose: what trains, what is measured and written, and what is refused."""
 
+import copy
 import json
 
 import pandas as pd
@@ -11,6 +12,7 @@ from test_cli import cli, one_sentence
 import gated_interp as gi
 from gated_interp.analysis.decomposition import decomposition
 from gated_interp.analysis.faithfulness import loss_recovered
+from gated_interp.analysis.spare_heads import spare_heads
 from gated_interp.experiments import decompose as study
 from gated_interp.metrics.predictions import next_token_loss
 from gated_interp.replacements.replacement import active
@@ -282,11 +284,58 @@ def test_heads_that_write_nothing_are_pruned(model):
         made.raw_W_O[2].zero_()
         made.raw_W_O[5].zero_()
     tokens = model.task.part("validation").sample(8, seed=0).tokens
-    smaller = study._pruned(model, made, 1, tokens)
-    assert len(smaller.W_O) == 6
-    assert_close(
-        gi.splice(model, 1, smaller)(tokens), gi.splice(model, 1, made)(tokens), roundings=128
-    )
+    spliced = gi.splice(model, 1, made)
+    smaller = study._pruned(spliced, 1, tokens, spare=0)
+    assert len(smaller.blocks[1].attn.W_O) == 6
+    assert_close(smaller(tokens), spliced(tokens), roundings=128)
+    assert study._pruned(gi.splice(model, 1, fit_settings(model, 1, method="topk")[0]), 1,
+                         tokens, spare=1)  # fmt: skip
+
+
+def squared_error_without(spliced, model, tokens, heads):
+    """By zeroing what these heads write."""
+    name = "blocks.1.hook_attn_out"
+    made = copy.deepcopy(spliced.blocks[1].attn)
+    with torch.no_grad():
+        made.raw_W_O[list(heads)] = 0
+    outputs = [m.run_with_cache(tokens, names_filter=name)[1][name].double()
+               for m in (gi.splice(model, 1, made), model)]  # fmt: skip
+    return float((outputs[0] - outputs[1]).square().sum())
+
+
+@pytest.mark.parametrize("rise", [0.0, 0.05, 0.5, 100.0])
+def test_spare_heads_are_those_that_removing_one_by_one_finds(model, block, rise):
+    tokens = model.task.part("validation").sample(8, seed=0).tokens
+    spliced = gi.splice(model, 1, block)
+    limit = (1 + rise) * squared_error_without(spliced, model, tokens, [])
+    gone = []
+    while len(gone) < 7:
+        left = [h for h in range(8) if h not in gone]
+        errors = {h: squared_error_without(spliced, model, tokens, [*gone, h]) for h in left}
+        head = min(errors, key=errors.get)
+        if errors[head] > limit:
+            break
+        gone.append(head)
+    assert spare_heads(spliced, tokens, 1, rise) == gone
+    assert rise != 100 or len(gone) > 3
+    smaller = gi.prune_spare_heads(spliced, tokens, 1, rise)
+    assert len(smaller.blocks[1].attn.W_O) == 8 - len(gone)
+    _, cache = smaller.run_with_cache(tokens, names_filter="blocks.1.hook_attn_out")
+    _, before = model.run_with_cache(tokens, names_filter="blocks.1.hook_attn_out")
+    (after,), (wanted,) = cache.values(), before.values()
+    assert float((after - wanted).double().square().sum()) <= limit * (1 + 1e-5)
+    assert spliced.blocks[1].attn is block
+
+
+def test_spare_heads_are_refused_where_there_are_none(model, block):
+    tokens = model.task.sample(2, seed=0).tokens
+    with pytest.raises(gi.GatedInterpError, match="layer 0 holds no replacement"):
+        spare_heads(gi.splice(model, 1, block), tokens, 0)
+    with pytest.raises(gi.GatedInterpError, match="rise is -1"):
+        spare_heads(gi.splice(model, 1, block), tokens, 1, -1)
+    sae, _ = fit_settings(model, 1, method="sae on output")
+    with pytest.raises(gi.GatedInterpError, match="holds no gated block"):
+        gi.prune_spare_heads(gi.splice(model, 1, sae), tokens, 1)
 
 
 @pytest.mark.parametrize(
@@ -295,6 +344,7 @@ def test_heads_that_write_nothing_are_pruned(model):
         ({"layers": [2]}, "layer 2 is not there"),
         ({"layers": []}, "0 layers"),
         ({"seeds": 0}, "0 seeds"),
+        ({"spare": -0.1}, "spare is -0.1"),
         ({"method": "magic"}, "there is no method"),
     ],
 )

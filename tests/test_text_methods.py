@@ -101,6 +101,10 @@ def test_settings_that_all_methods_set_themselves_are_refused(tmp_path):
         "decompose", "2H3ST-toy", "--method", "all", "--alpha", "1", "--out", tmp_path, code=1
     )
     assert "leave them out" in one_sentence(run)
+    spare = cli(
+        "decompose", "2H3ST-toy", "--method", "all", "--spare", "0.1", "--out", tmp_path, code=1
+    )
+    assert "--spare" in one_sentence(spare)
     run = cli("decompose", "austen-2l", "--method", "all", "--out", tmp_path, code=1)
     assert "which layer" in one_sentence(run)
     assert not list(tmp_path.iterdir())

@@ -53,6 +53,14 @@ def decompose(
         float | None, typer.Option(min=0, help="Weight of the penalty on heads that write at once.")
     ] = None,
     alpha: Annotated[float | None, typer.Option(min=0, help="Weight of the gate penalty.")] = None,
+    spare: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            help="By what share the FVU may rise for pruning heads that are hardly missed; 0.05 "
+            "prunes some.",
+        ),
+    ] = 0.0,
     sequences: Annotated[int, typer.Option(min=1, help="Held-out sequences to measure on.")] = 128,
     out: Annotated[
         Path | None, typer.Option(help="Run folder; runs/decompose-MODEL if absent.")
@@ -84,9 +92,10 @@ def decompose(
         "workers": workers,
     }
     if method == "all":
-        if heads is not None or any(value is not None for value in extra.values()):
+        if heads is not None or spare or any(value is not None for value in extra.values()):
             raise GatedInterpError(
-                "--method all sets --heads, --overlap and --alpha itself; leave them out."
+                "--method all sets --heads, --overlap and --alpha itself and prunes no --spare "
+                "heads; leave them out."
             )
         if layers and len(layers) > 1:
             raise GatedInterpError("--method all compares methods at one --layer; name one.")
@@ -112,6 +121,7 @@ def decompose(
             method=method,
             heads=heads,
             fvu=fvu,
+            spare=spare,
             say=tell,
             on_progress=update,
             **shared,

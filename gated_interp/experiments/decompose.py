@@ -15,6 +15,7 @@ from torch import Tensor
 
 from gated_interp.analysis.decomposition import decomposition
 from gated_interp.analysis.faithfulness import dead_heads, loss_recovered
+from gated_interp.analysis.spare_heads import prune_spare_heads
 from gated_interp.checkpoints.checkpoint import load, save
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.files import write_table, write_text
@@ -24,10 +25,8 @@ from gated_interp.experiments.head_pages import write_head_page
 from gated_interp.experiments.processes import in_processes
 from gated_interp.experiments.single import state_of, write_trained
 from gated_interp.models.toy import HookedTransformer
-from gated_interp.replacements.gated_attention import GatedAttention
 from gated_interp.replacements.pruning import with_heads
-from gated_interp.replacements.replacement import Replacement
-from gated_interp.replacements.splice import require_layer, splice
+from gated_interp.replacements.splice import gated_block, require_layer, splice
 from gated_interp.tasks.encoded_text import Part
 from gated_interp.training.data import DataSource, Source, data_for, draw, held_out_part, name_of
 from gated_interp.training.fit import fit_gated, fit_settings
@@ -89,6 +88,7 @@ def decompose(
     steps: int = 3000,
     seeds: int = 3,
     first_seed: int = 0,
+    spare: int | float = 0.0,
     sequences: int = SEQUENCES,
     workers: int | None = None,
     pages: bool = True,
@@ -98,9 +98,9 @@ def decompose(
 ) -> Decomposition:
     """Fit stand-ins for the attention of ``layers`` over seeds, and measure them on held-out text.
 
-    Heads that a block leaves dead on the validation part are pruned; everything is measured on the
-    test part. A run is kept when it is done, and a training that was interrupted goes on: given
-    again, the command goes on where it was.
+    Of a gated block, heads that are dead on the validation part, and those that ``spare`` lets go
+    there, are pruned; everything is measured on the test part. A run is kept when it is done, and a
+    training that was interrupted goes on: given again, the command goes on where it was.
 
     Args:
         out: run folder: ``results.json``, ``runs.csv``, for each layer and seed
@@ -111,6 +111,8 @@ def decompose(
         data, method, heads, fvu, steps, settings: see
             :func:`~gated_interp.training.fit.fit_gated`.
         seeds: at least 1, of weights and data, counting up from ``first_seed``.
+        spare: by what share of itself the FVU may rise for pruning heads that are hardly missed
+            (:func:`~gated_interp.analysis.spare_heads.spare_heads`); 0 prunes dead ones alone.
         sequences: held-out sequences to measure on.
         workers: processes; all cores unless given.
         pages: whether to write the pages of heads.
@@ -134,6 +136,8 @@ def decompose(
     layers = list(range(model.cfg.n_layers)) if layers is None else sorted(set(layers))
     for layer in layers:
         require_layer(model, layer)
+    if not spare >= 0:
+        raise GatedInterpError(f"spare is {spare}; it must not be negative.")
     if seeds < 1 or sequences < 1 or not layers:
         raise GatedInterpError(
             f"there are {len(layers)} layers, {seeds} seeds and {sequences} sequences; at least "
@@ -147,7 +151,7 @@ def decompose(
         {
             "model": fingerprint(model, trained=True),
             "data": name_of(source),
-            "settings": given,
+            "settings": given | ({"spare": spare} if spare else {}),
             "sequences": sequences,
         },
     )
@@ -160,7 +164,7 @@ def decompose(
     if len(missing) < total:
         say(f"{total - len(missing)} of {total} runs are there already and are kept.")
     on_progress(total - len(missing), total)
-    jobs = [(key, _fit, (str(out), *key, data, given, sequences)) for key in missing]
+    jobs = [(key, _fit, (str(out), *key, data, given, spare, sequences)) for key in missing]
     for n, (_key, row) in enumerate(in_processes(jobs, workers), total - len(missing) + 1):
         row["positions"] = config.steps * config.update_size * _positions(source, model)
         table = pd.DataFrame([*table.to_dict("records"), row])
@@ -220,6 +224,7 @@ def _fit(
     seed: int,
     data: DataSource | None,
     given: Mapping[str, Any],
+    spare: int | float,
     sequences: int,
 ) -> dict[str, Any]:
     """Train, prune, measure and write one block; called in another process."""
@@ -235,8 +240,8 @@ def _fit(
         progress=False,
         **{"checkpoint_every": SAVE_EVERY, "log_every": 10, **given},
     )
-    block = _pruned(model, result.model, layer, held_out(model, source, "validation", sequences))
-    spliced = splice(model, layer, block)
+    checked = held_out(model, source, "validation", sequences)
+    spliced = _pruned(splice(model, layer, result.model), layer, checked, spare)
     row = {
         "layer": layer,
         "seed": seed,
@@ -249,14 +254,16 @@ def _fit(
 
 
 def _pruned(
-    model: HookedTransformer, block: Replacement, layer: int, tokens: Int[Tensor, "batch pos"]
-) -> Replacement:
-    """``block`` without the heads that write next to nothing on ``tokens``; gated blocks alone."""
-    heads = len(block.W_O)
-    dead = dead_heads(splice(model, layer, block), tokens, layer)
-    if not isinstance(block, GatedAttention) or len(dead) in (0, heads):
-        return block
-    return with_heads(block, [h for h in range(heads) if h not in dead])
+    model: HookedTransformer, layer: int, tokens: Int[Tensor, "batch pos"], spare: int | float
+) -> HookedTransformer:
+    """``model`` without the heads of its gated block that ``tokens`` do not need."""
+    block = gated_block(model, layer)
+    if block is None:
+        return model
+    dead, heads = dead_heads(model, tokens, layer), range(len(block.W_O))
+    if 0 < len(dead) < len(heads):
+        model = splice(model, layer, with_heads(block, [h for h in heads if h not in dead]))
+    return prune_spare_heads(model, tokens, layer, spare) if spare else model
 
 
 def _together(

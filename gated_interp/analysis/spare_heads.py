@@ -1,0 +1,123 @@
+"""Heads that can go: what they write together is hardly missed."""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from gated_interp.analysis.decomposition import rows_at_once
+from gated_interp.analysis.writes import require_tokens
+from gated_interp.core.errors import GatedInterpError
+from gated_interp.models.toy import HookedTransformer
+from gated_interp.replacements.gated_attention import GatedAttention
+from gated_interp.replacements.pruning import with_heads
+from gated_interp.replacements.splice import replacement_in, splice, unsplice
+
+RISE = 0.05
+"""By this share of itself the FVU may rise for having fewer heads."""
+
+
+@torch.no_grad()
+def spare_heads(
+    model: HookedTransformer,
+    tokens: Int[Tensor, "batch pos"],
+    layer: int = 0,
+    rise: int | float = RISE,
+) -> list[int]:
+    """Heads of the replacement at ``layer`` that can go together, the least missed first.
+
+    One by one the head goes without which the squared error on ``tokens`` is least, for as long as
+    that error, and with it the FVU, is at most ``1 + rise`` times what it was with every head. The
+    heads that stay are not trained again. One always stays.
+
+    Raises:
+        GatedInterpError: no replacement in ``layer``, a negative ``rise``, or tokens the model
+            cannot read.
+
+    Examples:
+        >>> from gated_interp.models.toy import ToyConfig, build_toy
+        >>> toy = build_toy(ToyConfig(n_trigrams=3, n_heads=2))
+        >>> block = GatedAttention.from_attention(toy.blocks[0].attn)
+        >>> block.raw_W_O.data[1:] = 0
+        >>> sorted(spare_heads(splice(toy, 0, block), toy.task.sample(10, seed=0).tokens))
+        [1, 2, 3]
+    """
+    require_tokens(model, tokens)
+    if not rise >= 0:
+        raise GatedInterpError(f"rise is {rise}; it must not be negative.")
+    if replacement_in(model, layer) is None:
+        raise GatedInterpError(f"layer {layer} holds no replacement; splice one in first.")
+    overlaps, missed, error = _products(model, tokens, layer)
+    limit = float(error) * (1 + rise)
+    spare: list[int] = []
+    # Of each head: the error without it and the heads that are gone already.
+    without = error + 2 * missed + overlaps.diagonal()
+    while len(spare) < len(without) - 1:
+        head = int(without.argmin())
+        if not without[head] <= limit:
+            break
+        spare.append(head)
+        at = without[head].clone()
+        gone = torch.tensor(spare)
+        # Taking away one more adds its own square and its products with what is missed by now.
+        without = at + 2 * (missed + overlaps[:, gone].sum(1)) + overlaps.diagonal()
+        without[gone] = torch.inf
+    return spare
+
+
+@torch.no_grad()
+def prune_spare_heads(
+    model: HookedTransformer,
+    tokens: Int[Tensor, "batch pos"],
+    layer: int = 0,
+    rise: int | float = RISE,
+) -> HookedTransformer:
+    """``model`` with a gated block at ``layer`` that lacks its :func:`spare_heads`.
+
+    ``model`` is left as it was; heads keep their order.
+
+    Raises:
+        GatedInterpError: no gated block in ``layer``, or as ``spare_heads``.
+
+    Examples:
+        >>> from gated_interp.models.toy import ToyConfig, build_toy
+        >>> toy = build_toy(ToyConfig(n_trigrams=3, n_heads=2))
+        >>> block = GatedAttention.from_attention(toy.blocks[0].attn)
+        >>> block.raw_W_O.data[1:] = 0
+        >>> tokens = toy.task.sample(10, seed=0).tokens
+        >>> len(prune_spare_heads(splice(toy, 0, block), tokens).blocks[0].attn.W_O)
+        1
+    """
+    spare = set(spare_heads(model, tokens, layer, rise))
+    block = replacement_in(model, layer)
+    if not isinstance(block, GatedAttention):
+        raise GatedInterpError(f"layer {layer} holds no gated block; only its heads can go.")
+    if not spare:
+        return model
+    kept = [head for head in range(len(block.W_O)) if head not in spare]
+    return splice(model, layer, with_heads(block, kept))
+
+
+def _products(
+    model: HookedTransformer, tokens: Int[Tensor, "batch pos"], layer: int
+) -> tuple[Float[Tensor, "head_index head_index"], Float[Tensor, " head_index"], Float[Tensor, ""]]:
+    """Sums over positions: of heads' writes with each other, with the error, and of its square."""
+    out, z_name = f"blocks.{layer}.hook_attn_out", f"blocks.{layer}.attn.hook_z"
+    W_O = model.blocks[layer].attn.W_O.double().cpu()
+    heads, d_head, d_model = W_O.shape
+    original = unsplice(model, layer)
+    of_z = torch.zeros(heads * d_head, heads * d_head, dtype=torch.double)
+    with_error = torch.zeros(heads * d_head, d_model, dtype=torch.double)
+    square = torch.zeros((), dtype=torch.double)
+    for part in torch.split(tokens, rows_at_once(tokens)):
+        stop = {"stop_at_layer": layer + 1}
+        _, after = model.run_with_cache(part, names_filter=[out, z_name], **stop)
+        _, before = original.run_with_cache(part, names_filter=out, **stop)
+        z = after[z_name].double().cpu().flatten(0, 1).flatten(1)  # [(batch pos) (head d_head)]
+        error = (before[out].double().cpu() - after[out].double().cpu()).flatten(0, 1)
+        of_z += z.T @ z
+        with_error += z.T @ error
+        square += error.square().sum()
+    of_outputs = torch.einsum("hdm,kem->hdke", W_O, W_O)
+    overlaps = (of_z.view(heads, d_head, heads, d_head) * of_outputs).sum((1, 3))
+    missed = (with_error.view(heads, d_head, d_model) * W_O).sum((1, 2))
+    return overlaps, missed, square
