@@ -101,6 +101,7 @@ def test_the_peak_is_of_what_is_held_at_once():
     assert bench.peak_of(held) == pytest.approx(6, abs=0.1)
 
 
+@pytest.mark.slow
 def test_a_section_reports_the_ratio_of_its_times():
     row = bench.bench_generator()[0]
     assert row["ratio"] == pytest.approx(row["plain loop (s)"] / row["ours (s)"])

@@ -70,6 +70,7 @@ def test_every_method_comes_nearer_to_what_the_layer_writes(model, method):
     assert loss_recovered(gi.splice(model, 0, found.model), tokens)["ce"] < 6
 
 
+@pytest.mark.slow
 def test_the_overlap_penalty_parts_heads_and_the_target_holds_them_back(model):
     tokens = model.task.part("test").sample(16, seed=0).tokens
     loose, tight, apart = (

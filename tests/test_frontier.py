@@ -93,6 +93,7 @@ def test_an_unknown_method_or_task_is_a_sentence(tmp_path):
 # ---- the tables
 
 
+@pytest.mark.slow
 def test_a_frontier_goes_on_where_it_was_and_says_what_its_runs_say(tmp_path, monkeypatch):
     first = run_frontier(tmp_path, methods=["ungated"], **TINY)
     said = []

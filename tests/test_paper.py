@@ -105,6 +105,7 @@ def test_the_gate_table_is_the_gate_of_each_pair_of_tokens(run):
         gate_table(unsplice(model))
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_with_what_it_had_and_a_finished_one_starts_anew(
     tmp_path, monkeypatch
 ):
@@ -155,6 +156,7 @@ def test_the_selection_loss_is_the_full_loss_over_the_variance():
     assert math.isclose(seeds.selection_loss(history, recipe.replace(alpha_unit="absolute")), 0.185)
 
 
+@pytest.mark.slow
 def test_of_several_attempts_the_one_with_the_lowest_loss_is_kept():
     task = SkipTrigramTask(2)
     recipe = RELIABLE.replace(toy_steps=200, steps=30)

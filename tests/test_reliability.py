@@ -37,6 +37,7 @@ def never(*args):
     raise AssertionError("a row that is there was trained again")
 
 
+@pytest.mark.slow
 def test_a_run_started_again_adds_only_what_is_missing(tmp_path, monkeypatch):
     first = tiny(tmp_path)
     (row,) = first.to_dict("records")

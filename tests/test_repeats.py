@@ -9,6 +9,7 @@ from gated_interp.analysis.verdict import Verdict
 from gated_interp.cli.app import app
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.experiments import batches, originals
+from gated_interp.experiments import seeds as seeds_module
 from gated_interp.experiments.cells import Runs
 from gated_interp.experiments.originals import Toys
 from gated_interp.experiments.recipes import RELIABLE
@@ -16,6 +17,7 @@ from gated_interp.experiments.repeats import JITTER, run_repeats, shown
 from gated_interp.experiments.seeds import (
     ToyOutcome,
     assigned,
+    stacks,
     train_gated_seeds,
     train_seeds,
     train_toy_seeds,
@@ -54,6 +56,7 @@ def test_a_recipe_disturbs_toys_and_blocks_of_every_repeat_in_its_own_way():
     assert len(seeds) == 2
 
 
+@pytest.mark.slow
 def test_repeats_differ_say_what_is_shown_and_go_on(tmp_path):
     done = []
     first = run_repeats(tmp_path, only=["3H4ST"], repeats=1, **TINY)
@@ -115,6 +118,7 @@ def test_blocks_stand_in_for_firm_toys_and_for_learnt_ones_where_none_is_firm():
     assert assigned(toys[2:3], range(2)) == []
 
 
+@pytest.mark.slow
 def test_recipes_share_toys_and_batches_change_nothing(monkeypatch):
     task = SkipTrigramTask(2)
     recipe = RELIABLE.replace(toy_steps=300, steps=20)
@@ -125,8 +129,10 @@ def test_recipes_share_toys_and_batches_change_nothing(monkeypatch):
         return train_toy_seeds(*args)
 
     monkeypatch.setattr(originals, "train_toy_seeds", counted)
+    monkeypatch.setattr(seeds_module, "HEADS_IN_CACHE", 64)
     # Another expansion means stacks of another size; toys and their order stay.
-    shapes = {"a": (Toys(3, 2), recipe), "b": (Toys(3, 2), recipe.replace(expansion=64))}
+    shapes = {"a": (Toys(3, 2), recipe), "b": (Toys(3, 2), recipe.replace(expansion=8))}
+    assert len(stacks(range(5), 3, shapes["a"][1])) < len(stacks(range(5), 3, shapes["b"][1]))
     found = {
         key: (toys, gated)
         for key, toys, gated, _ in batches.train_batches(

@@ -117,7 +117,7 @@ def gone(members, seconds=60):
     return not alive
 
 
-# Cells that take minutes beside two that take a second.
+# Cells that take minutes.
 LONG = {
     "reproduce": ["--seeds", 64, "--workers", 2],
     "sweep": ["--heads", "1,8", "--trigrams", "1,12", "--seeds", 32, "--toy-steps", 9000,
@@ -182,7 +182,9 @@ def test_a_killed_worker_is_one_sentence(command, tmp_path):
 @pytest.mark.slow
 def test_a_terminated_sweep_keeps_its_cells(tmp_path):
     args = [*COMMAND, "sweep", *LONG["sweep"], "--out", tmp_path / "run"]
-    args[args.index("--trigrams") + 1] = "1"
+    args += ["--steps", 300]
+    for option, value in {"--trigrams": "1", "--seeds": 4, "--toy-steps": 3000}.items():
+        args[args.index(option) + 1] = value
     with started(*args) as process:
         table = tmp_path / "run" / "sweep.csv"
         wait_for(lambda: table.exists() and table.read_text().count("\n") > 1)

@@ -260,6 +260,7 @@ def test_a_lost_parquet_file_comes_back(tmp_path):
 # ---- cells
 
 
+@pytest.mark.slow
 def test_a_cell_says_what_its_seeds_did(tmp_path):
     made = config(tmp_path, heads="2", trigrams="1", alphas="0.01,0.4", seeds=3, toy_steps=150)
     cells = made.cells()
