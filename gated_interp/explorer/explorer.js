@@ -178,19 +178,23 @@ class Explorer {
     });
     part.root = element("section", { className: `gi-model gi-of-${name}`, "aria-label": name },
       element("div", { className: "gi-title" }, part.title, part.all, part.elsewhere),
-      part.answer, part.metric,
-      model.accuracy.length
-        ? element("h4", {}, "answered right (│ every head on)")
-        : element("h4", {}, "likeliest next tokens (every head on)"),
-      part.facts,
-      element("h4", {}, "heads: switch, ", part.kind = element("span"), ", ",
-        part.effect = element("span")),
-      part.readout, part.grid,
-      element("h4", {}, "writes to the logits where it is read"),
-      element("div", { className: "gi-table" },
-        element("table", {}, element("thead", {}, part.head), body)));
+      element("div", { className: "gi-halves" },
+        element("div", {},
+          part.answer, part.metric,
+          model.accuracy.length
+            ? element("h4", {}, "answered right (│ every head on)")
+            : element("h4", {}, "likeliest next tokens (every head on)"),
+          part.facts,
+          element("h4", {}, "heads: switch, ", part.kind = element("span"), ", ",
+            part.effect = element("span")),
+          part.readout, part.grid),
+        element("div", {},
+          element("h4", {}, "writes to the logits where it is read"),
+          element("div", { className: "gi-table" },
+            element("table", {}, element("thead", {}, part.head), body)))));
     // As wide as its heads need, where there is room.
     part.root.style.flexGrow = 2 + Math.min(model.heads.length, 12);
+    part.root.style.setProperty("--heads", model.heads.length);
     return part;
   }
 
