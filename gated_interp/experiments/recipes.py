@@ -159,8 +159,8 @@ def longest_output(model: HookedTransformer, task: Task, seed: int) -> float:
 # settle on one trigram, the loss of another attempt is lower. What keeps heads apart is the overlap
 # penalty: below its floor an original is written less exactly rather than by heads that share.
 RELIABLE = Recipe()
-# More trigrams leave more to explain.
-RELIABLE_LARGE = RELIABLE.replace(fvu_target=0.0285)
+# More trigrams leave more to explain, and wider gates tell more of them apart.
+RELIABLE_LARGE = RELIABLE.replace(fvu_target=0.0285, d_gate=4, alpha=0.3)
 
 # alpha and lr of the post's three published experiments, by the toy's (heads, trigrams).
 REFERENCE_SETTINGS = {(2, 3): (0.5, 5e-4), (3, 4): (0.1, 5e-4), (4, 5): (0.3, 1e-3)}
