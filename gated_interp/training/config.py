@@ -22,7 +22,8 @@ class TrainConfig(Config):
     What that recipe has besides no config of one block can say: four heads for each of the toy's,
     gates of width 2, ``output_scale`` the length of the longest output, the better of two attempts
     by their loss, a ``fixed`` set of 10,000 sequences, and above five trigrams an ``fvu_target`` of
-    0.0285; :func:`~gated_interp.experiments.seeds.train_seeds` does all of it. Other presets are
+    0.0285, an ``alpha`` of 0.3 and gates of width 4;
+    :func:`~gated_interp.experiments.seeds.train_seeds` does all of it. Other presets are
     classmethods: :meth:`toy`, :meth:`language`, :meth:`fit`, :meth:`reference` and :meth:`plain`,
     which is what ``TrainConfig()`` was before 0.2.
 
