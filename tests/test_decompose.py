@@ -289,8 +289,8 @@ def test_heads_that_write_nothing_are_pruned(model):
     smaller = study._pruned(spliced, 1, tokens, spare=0)
     assert len(smaller.blocks[1].attn.W_O) == 6
     assert_close(smaller(tokens), spliced(tokens), roundings=128)
-    assert study._pruned(gi.splice(model, 1, fit_settings(model, 1, method="topk")[0]), 1,
-                         tokens, spare=1)  # fmt: skip
+    ungated = gi.splice(model, 1, fit_settings(model, 1, method="topk")[0])
+    assert study._pruned(ungated, 1, tokens, spare=1) is ungated
 
 
 def squared_error_without(spliced, model, tokens, heads):

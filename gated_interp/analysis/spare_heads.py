@@ -8,9 +8,13 @@ from gated_interp.analysis.decomposition import rows_at_once
 from gated_interp.analysis.writes import require_tokens
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.models.toy import HookedTransformer
-from gated_interp.replacements.gated_attention import GatedAttention
 from gated_interp.replacements.pruning import with_heads
-from gated_interp.replacements.splice import replacement_in, splice, unsplice
+from gated_interp.replacements.splice import (
+    replacement_in,
+    require_gated_block,
+    splice,
+    unsplice,
+)
 
 RISE = 0.05
 """By this share of itself the FVU may rise for having fewer heads."""
@@ -35,6 +39,7 @@ def spare_heads(
 
     Examples:
         >>> from gated_interp.models.toy import ToyConfig, build_toy
+        >>> from gated_interp.replacements.gated_attention import GatedAttention
         >>> toy = build_toy(ToyConfig(n_trigrams=3, n_heads=2))
         >>> block = GatedAttention.from_attention(toy.blocks[0].attn)
         >>> block.raw_W_O.data[1:] = 0
@@ -80,6 +85,7 @@ def prune_spare_heads(
 
     Examples:
         >>> from gated_interp.models.toy import ToyConfig, build_toy
+        >>> from gated_interp.replacements.gated_attention import GatedAttention
         >>> toy = build_toy(ToyConfig(n_trigrams=3, n_heads=2))
         >>> block = GatedAttention.from_attention(toy.blocks[0].attn)
         >>> block.raw_W_O.data[1:] = 0
@@ -87,10 +93,8 @@ def prune_spare_heads(
         >>> len(prune_spare_heads(splice(toy, 0, block), tokens).blocks[0].attn.W_O)
         1
     """
+    block = require_gated_block(model, layer)
     spare = set(spare_heads(model, tokens, layer, rise))
-    block = replacement_in(model, layer)
-    if not isinstance(block, GatedAttention):
-        raise GatedInterpError(f"layer {layer} holds no gated block; only its heads can go.")
     if not spare:
         return model
     kept = [head for head in range(len(block.W_O)) if head not in spare]

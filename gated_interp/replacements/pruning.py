@@ -10,7 +10,7 @@ from gated_interp.core.errors import GatedInterpError
 from gated_interp.models.toy import HookedTransformer
 from gated_interp.replacements.gated_attention import GatedAttention
 from gated_interp.replacements.gates import gate_activation
-from gated_interp.replacements.splice import gated_block, splice
+from gated_interp.replacements.splice import require_gated_block, splice
 
 SHUT = 1e-3
 """A gate up to this counts as shut."""
@@ -55,9 +55,7 @@ def prune_dead_heads(
         >>> prune_dead_heads(splice(toy, 0, block))
         Pruned(kept=[0, 3], bound=0.0)
     """
-    block = gated_block(model, layer)
-    if block is None:
-        raise GatedInterpError(f"layer {layer} holds no gated block; splice one in first.")
+    block = require_gated_block(model, layer)
     if not threshold >= 0:
         raise GatedInterpError(f"threshold is {threshold}; it must not be negative.")
     gates, writes = head_reach(model, layer)
@@ -81,9 +79,7 @@ def head_reach(
     Raises:
         GatedInterpError: no gated block, or an input that is not the token embedding alone.
     """
-    block = gated_block(model, layer)
-    if block is None:
-        raise GatedInterpError(f"layer {layer} holds no gated block; splice one in first.")
+    block = require_gated_block(model, layer)
     cfg = model.cfg
     positional = cfg.positional_embedding_type != "standard" or bool(model.pos_embed.W_pos.any())
     if layer != 0 or positional or cfg.normalization_type is not None:

@@ -118,6 +118,18 @@ def gated_block(model: HookedTransformer, layer: int = 0) -> GatedAttention | No
     return block if isinstance(block, GatedAttention) else None
 
 
+def require_gated_block(model: HookedTransformer, layer: int = 0) -> GatedAttention:
+    """The gated block spliced in at ``layer``.
+
+    Raises:
+        GatedInterpError: there is none, or no such layer.
+    """
+    block = gated_block(model, layer)
+    if block is None:
+        raise GatedInterpError(f"layer {layer} holds no gated block; splice one in first.")
+    return block
+
+
 def _put(model: HookedTransformer, layer: int, attn: Any) -> None:
     model.blocks[layer].attn = attn
     if model.cfg.n_layers == 1:
