@@ -214,7 +214,7 @@ def test_a_pattern_says_its_pair_and_its_places_lead_there(served: str, tab: Tab
     cell = box["width"] / n
     tab.page.mouse.move(box["x"] + 2.5 * cell, box["y"] + 4.5 * cell)
     words = page.tokens().split()
-    said = tab.page.locator(".gi-of-gated > .gi-readout")
+    said = tab.page.locator(".gi-of-gated .gi-readout")
     expect(said).to_contain_text(f"L0H5: {words[4]} (4) reads {words[2]} (2): ")
     pattern.click()
     place = tab.page.locator(".gi-places button").first
