@@ -7,6 +7,8 @@ READY := $(VENV)/.ready
 CODE := gated_interp tests
 # Small tensors: a second thread gains little, and beside another process it costs a lot.
 ONE_THREAD := OMP_NUM_THREADS=1
+# Tests start many Pythons: what one has compiled is there for the next.
+unexport PYTHONDONTWRITEBYTECODE
 # A file of tests stays in one process, which makes what its tests share once.
 PYTEST := $(ONE_THREAD) $(BIN)/python -m pytest -q -n logical --maxprocesses 8 --dist loadfile
 
