@@ -36,7 +36,12 @@ def executed(path: Path, **variables: str) -> Any:
         # No folder but the interpreter's own kernel, whatever the machine has installed.
         manager = AsyncKernelManager(kernel_spec_manager=KernelSpecManager(kernel_dirs=[]))
         client = NotebookClient(
-            notebook, km=manager, timeout=SECONDS, allow_errors=True, record_timing=False
+            notebook,
+            km=manager,
+            resources={"metadata": {"path": str(path.parent)}},  # where Jupyter runs it
+            timeout=SECONDS,
+            allow_errors=True,
+            record_timing=False,
         )
         # The warnings a reader sees, not those of the process around it; and tensors this small
         # gain nothing from a second thread.

@@ -164,7 +164,6 @@ def test_a_sweep_on_a_full_disk_keeps_its_rows(disk, monkeypatch):
     with pytest.raises(GatedInterpError, match="No space left on device"):
         run(made)
     table = GrowingTable(disk.path / "s", "sweep", COLUMNS)
-    assert not table.torn
     assert 4 <= len(table.rows) < 12
     pd.read_parquet(table.parquet)
     assert disk.files() == [f"s/{n}" for n in (".sweep.lock", "sweep.csv", "sweep.json",
@@ -175,7 +174,7 @@ def test_a_sweep_on_a_full_disk_keeps_its_rows(disk, monkeypatch):
 
 def test_a_row_that_does_not_fit_leaves_no_half_row(tmp_path, monkeypatch):
     table = GrowingTable(tmp_path, "t", {"name": str, "n": int})
-    table.start()
+    table.write()
     table.append({"name": "a", "n": 1})
     before = table.csv.read_bytes()
 

@@ -128,8 +128,8 @@ def run_sweep(
     """Run the cells that ``config.out`` lacks; each is added to the table when it is done.
 
     The folder gets ``sweep.csv`` and ``sweep.parquet`` (the same rows, readable at any time) and
-    ``sweep.json`` (the config). Started again after a kill, it goes on where it was: a row that
-    was cut off is run again. Cells of one shape are one job, because they share their toys.
+    ``sweep.json`` (the config). Started again after a kill, it goes on where it was. Cells of one
+    shape are one job, because they share their toys.
 
     Args:
         backend: ``local`` processes, or ``dask``.
@@ -150,7 +150,7 @@ def run_sweep(
     """
     out, cells = Path(config.out), config.cells()
     table = _open(out, config, cells)  # nothing is written while something may still be refused
-    if len(table.rows) == len(cells) and not table.torn and table.parquet.exists():
+    if len(table.rows) == len(cells) and table.parquet.exists():
         say(f"all {len(cells)} cells are there already.")
         return table.frame()
     with connected(backend, address, workers) as where:
@@ -161,12 +161,10 @@ def run_sweep(
             )  # fmt: skip
         with _locked(out):
             table = _open(out, config, cells)
-            if table.torn:
-                say(f"the last row of {table.csv} was cut off; its cell is run again.")
             if table.rows:
                 say(f"{len(table.rows)} of {len(cells)} cells are there already and are kept.")
             write_text(out / NOTES, json.dumps(config.to_dict(), indent=2) + "\n")
-            table.start()
+            table.write()
             _fill(table, cells, where, progress, on_progress)
     return table.frame()
 

@@ -1,14 +1,6 @@
-"""A table that grows row by row and survives being killed at any moment.
+"""A table that grows row by row: a CSV and a Parquet file, each written whole after every row."""
 
-The CSV is the record: rows are only ever appended, each with a checksum of itself, and forced to
-the disk. A row that a kill cut off fails its checksum and is dropped. The Parquet file beside it
-holds the same rows and is written anew, whole, after each.
-"""
-
-import contextlib
 import math
-import os
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,25 +8,25 @@ from typing import Any
 import pandas as pd
 
 from gated_interp.core.errors import GatedInterpError
-from gated_interp.core.files import refused, write_text, write_whole
+from gated_interp.core.files import write_table, write_whole
 
-CHECKSUM = "checksum"
 Row = dict[str, Any]
 
 
 class GrowingTable:
     """``folder/stem.csv`` and ``folder/stem.parquet``.
 
+    A kill at any moment leaves the rows before. Nothing is written before :meth:`write`.
+
     Args:
-        columns: the type of each, ``str`` (without comma, quote or newline), ``int`` or ``float``
-            (NaN is an empty field). The first is the key: no two rows share it.
+        columns: the type of each, ``str``, ``int`` or ``float`` (NaN is an empty field). The first
+            is the key: no two rows share it. Further columns of a file are left out.
 
     Attributes:
-        rows: the whole rows, in the order they came.
-        torn: whether the file ended in a row that is not whole.
+        rows: in the order they came.
 
     Raises:
-        GatedInterpError: the CSV is another table, or is damaged before its last row.
+        GatedInterpError: the CSV is another table, or holds a row that is damaged or there twice.
     """
 
     def __init__(self, folder: Path | str, stem: str, columns: Mapping[str, type]):
@@ -42,105 +34,63 @@ class GrowingTable:
         self.parquet = Path(folder) / f"{stem}.parquet"
         self.columns = dict(columns)
         self.key = next(iter(self.columns))
-        self.rows: list[Row] = []
-        self.torn = False
-        self.read()
-
-    @property
-    def header(self) -> str:
-        return ",".join([*self.columns, CHECKSUM])
-
-    def read(self) -> None:
-        """Read what is there; nothing is written."""
-        self.rows, self.torn, self._whole = [], False, 0
-        if not self.csv.exists():
-            return
-        data = self.csv.read_bytes()
-        header = (self.header + "\n").encode()
-        if not data.startswith(header):
-            if header.startswith(data):
-                self.torn = bool(data)
-                return
-            raise GatedInterpError(
-                f"{self.csv} is not the table that belongs there; name another folder."
-            )
-        self._whole = len(header)
-        lines = [line + b"\n" for line in data[len(header) :].split(b"\n")]
-        lines[-1] = lines[-1][:-1]  # what stands behind the last newline: nothing, or a torn row
-        lines = lines if lines[-1] else lines[:-1]
-        for number, line in enumerate(lines, 2):
-            row = self._parse(line)
-            if row is None and number == len(lines) + 1:
-                self.torn = True
-                return
-            if row is None or row[self.key] in self.keys:
-                raise GatedInterpError(
-                    f"line {number} of {self.csv} is damaged or there twice; delete that line and "
-                    "it is made anew."
-                )
-            self.rows.append(row)
-            self._whole += len(line)
+        self.rows: list[Row] = self._read() if self.csv.exists() else []
 
     @property
     def keys(self) -> set[Any]:
         """The keys of the rows that are there."""
         return {row[self.key] for row in self.rows}
 
-    def start(self) -> None:
-        """Make both files what :meth:`read` found: cut off a torn row, write what is missing."""
-        if self._whole == 0:
-            write_text(self.csv, self.header + "\n")
-            self._whole = len(self.header) + 1
-        elif self.torn:
-            os.truncate(self.csv, self._whole)
-        self.torn = False
-        self._write_parquet()
-
     def append(self, row: Row) -> None:
         """Add a row to both files.
 
         Raises:
-            GatedInterpError: the disk is full; the CSV holds the rows before.
+            GatedInterpError: the disk is full; the files hold the rows before.
         """
-        row = {name: kind(row[name]) for name, kind in self.columns.items()}
-        text = ",".join(_written(value) for value in row.values())
-        line = f"{text},{_checksum(text)}\n".encode()
+        self.rows.append({name: kind(row[name]) for name, kind in self.columns.items()})
         try:
-            with self.csv.open("ab") as file:
-                file.write(line)
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                os.truncate(self.csv, self._whole)
-            raise refused(self.csv, error) from error
-        self._whole += len(line)
-        self.rows.append(row)
-        self._write_parquet()
+            self.write()
+        except GatedInterpError:
+            self.rows.pop()
+            raise
+
+    def write(self) -> None:
+        """Write both files.
+
+        Raises:
+            GatedInterpError: the disk is full, or the folder cannot be written.
+        """
+        write_table(self._in_order(), self.csv, float_format=None)
+        write_whole(self.parquet, lambda p: self.frame().to_parquet(p, index=False))
 
     def frame(self) -> pd.DataFrame:
         """The rows, ordered by the columns after the key."""
-        frame = pd.DataFrame(self.rows, columns=list(self.columns)).astype(self.columns)
-        return frame.sort_values(list(self.columns)[1:], ignore_index=True)
+        return self._in_order().sort_values(list(self.columns)[1:], ignore_index=True)
 
-    def _write_parquet(self) -> None:
-        write_whole(self.parquet, lambda p: self.frame().to_parquet(p, index=False))
+    def _in_order(self) -> pd.DataFrame:
+        return pd.DataFrame(self.rows, columns=list(self.columns)).astype(self.columns)
 
-    def _parse(self, line: bytes) -> Row | None:
-        """The row in ``line``; ``None`` where it is not whole."""
-        if not line.endswith(b"\n"):
-            return None
-        text, _, checksum = line[:-1].decode(errors="replace").rpartition(",")
-        values = text.split(",")
-        if checksum != _checksum(text) or len(values) != len(self.columns):
-            return None
-        pairs = zip(self.columns.items(), values, strict=True)
-        return {name: kind(value) if value else math.nan for (name, kind), value in pairs}
+    def _read(self) -> list[Row]:
+        try:
+            # As text: Python's own float gives back the number that was written, to the last bit.
+            found = pd.read_csv(self.csv, usecols=[*self.columns], dtype=str, keep_default_na=False)
+            rows = [
+                {name: _value(kind, row[name]) for name, kind in self.columns.items()}
+                for row in found.to_dict("records")
+            ]
+        except (OSError, ValueError) as error:
+            raise self._refused("cannot be read as the table that belongs there") from error
+        names = {row[self.key] for row in rows}
+        if len(names) < len(rows) or "" in names:
+            raise self._refused("holds a row without a name, or one twice")
+        return rows
+
+    def _refused(self, what: str) -> GatedInterpError:
+        return GatedInterpError(
+            f"{self.csv} {what}; name another folder, or delete the line that is damaged and it is "
+            "made anew."
+        )
 
 
-def _written(value: Any) -> str:
-    return "" if value != value else repr(value) if isinstance(value, float) else str(value)
-
-
-def _checksum(text: str) -> str:
-    return f"{zlib.crc32(text.encode()):08x}"
+def _value(kind: type, written: str) -> Any:
+    return math.nan if kind is float and written == "" else kind(written)
