@@ -14,13 +14,16 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from typer.testing import CliRunner
 
+from gated_interp.cli import app
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.experiments import sweep
 from gated_interp.experiments.backends import connected
 from gated_interp.experiments.grid import numbers, whole_numbers
 from gated_interp.experiments.intervals import wilson
 from gated_interp.experiments.memory import cell_bytes, require_memory
+from gated_interp.experiments.phase import run_phase
 from gated_interp.experiments.recipes import Recipe
 from gated_interp.experiments.seeds import train_seeds
 from gated_interp.experiments.sweep import SweepConfig, SweepInterrupted, run_sweep
@@ -608,6 +611,29 @@ def test_a_cluster_of_two_loses_a_worker_and_finishes(tmp_path, cluster):
     here = run(config(tmp_path / "here", heads="3", trigrams="1", steps=100, toy_steps=100))
     there = frame[(frame["heads"] == 3) & (frame["trigrams"] == 1)].reset_index(drop=True)
     pd.testing.assert_frame_equal(there.drop(columns="seconds"), here.drop(columns="seconds"))
+
+
+@pytest.mark.slow
+def test_other_studies_run_on_a_cluster(tmp_path, cluster):
+    address, _ = cluster(1)
+    tiny = {"heads": [2], "trigrams": [1], "seeds": 2, "steps": 3, "toy_steps": 150}
+    there, here = (
+        run_phase(tmp_path / name, workers=workers, **tiny)
+        for name, workers in (("there", address), ("here", 1))
+    )
+    assert there["runs"].tolist() == [2]
+    pd.testing.assert_frame_equal(there.drop(columns="seconds"), here.drop(columns="seconds"))
+
+
+def test_a_study_is_refused_a_scheduler_that_does_not_answer(tmp_path, monkeypatch):
+    monkeypatch.setattr("gated_interp.experiments.backends.CONNECT", 1)
+    address = f"tcp://127.0.0.1:{free_port()}"
+    args = ["phase", "--heads", "1", "--trigrams", "1", "--workers"]
+    for workers, words in ((address, "no Dask scheduler answers at"), ("0", "a whole number")):
+        result = CliRunner().invoke(app, [*args, workers, "--out", str(tmp_path / "s")])
+        assert result.exit_code > 0
+        assert words in " ".join((result.output + str(result.exception)).split())
+        assert not (tmp_path / "s" / "phase.csv").exists()
 
 
 @pytest.mark.slow

@@ -6,8 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from gated_interp.cli.console import progress, say, show, tell
-from gated_interp.cli.options import File
-from gated_interp.cli.reliability import Workers
+from gated_interp.cli.options import File, Processes
 from gated_interp.core.errors import GatedInterpError
 
 COLUMNS = {
@@ -65,7 +64,7 @@ def decompose(
     out: Annotated[
         Path | None, typer.Option(help="Run folder; runs/decompose-MODEL if absent.")
     ] = None,
-    workers: Workers = None,
+    workers: Processes = None,
 ) -> None:
     """Train gated blocks in the place of a model's attention, and say what each head holds.
 

@@ -6,8 +6,8 @@ from typing import Annotated, Any
 import typer
 
 from gated_interp.cli.console import progress, say, show, tell
-from gated_interp.cli.options import Formats, formats_of
-from gated_interp.cli.reliability import FirstSeed, Steps, ToySteps, Workers
+from gated_interp.cli.options import Formats, Workers, formats_of
+from gated_interp.cli.reliability import FirstSeed, Steps, ToySteps
 
 
 def frontier(

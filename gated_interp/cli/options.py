@@ -1,7 +1,7 @@
 """Options that several commands share, and how lists and ranges are written."""
 
 from collections.abc import Callable
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import typer
 
@@ -23,6 +23,37 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs to 
 Formats = Annotated[
     str,
     typer.Option("--format", metavar="LIST", help="Of svg, png, pdf, html; commas between them."),
+]
+
+
+def workers_of(written: str) -> int | str:
+    """``2`` as a number of processes, ``tcp://127.0.0.1:8786`` as the address of a scheduler.
+
+    Raises:
+        typer.BadParameter: neither.
+    """
+    if "://" in written:
+        return written
+    try:
+        count = int(written)
+    except ValueError:
+        count = 0
+    if count < 1:
+        raise typer.BadParameter(
+            f"{written!r} must be a whole number from 1 up, or the address of a Dask scheduler, "
+            "such as tcp://127.0.0.1:8786."
+        )
+    return count
+
+
+Processes = Annotated[int | None, typer.Option(min=1, help="Processes; all cores if absent.")]
+Workers = Annotated[
+    Any,  # int | str | None, which typer cannot read
+    typer.Option(
+        parser=workers_of,
+        metavar="N|ADDRESS",
+        help="Processes, all cores if absent; or a Dask scheduler, such as tcp://127.0.0.1:8786.",
+    ),
 ]
 
 

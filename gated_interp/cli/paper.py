@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, get_args
 import typer
 
 from gated_interp.cli.console import progress, say, show, tell
-from gated_interp.cli.options import Formats, formats_of
+from gated_interp.cli.options import Formats, Workers, formats_of
 from gated_interp.core.errors import GatedInterpError
 
 SEEDS, QUICK_SEEDS, BENCHMARK_SEEDS = 64, 6, 16
@@ -49,9 +49,7 @@ def reproduce(
     steps: Annotated[
         int | None, typer.Option(min=1, help="Steps of the gated training; the recipe's if absent.")
     ] = None,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes; all cores if absent.")
-    ] = None,
+    workers: Workers = None,
     formats: Formats = "svg,png",
 ) -> None:
     """Run the post's experiments and draw them.

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from gated_interp.cli.console import progress, say, show, tell
-from gated_interp.cli.options import Formats, formats_of, whole_numbers
+from gated_interp.cli.options import Formats, Workers, formats_of, whole_numbers
 
 OUT = {"reliability": Path("runs/reliability"), "phase": Path("runs/phase")}
 
@@ -17,7 +17,6 @@ Steps = Annotated[
 ToySteps = Annotated[
     int | None, typer.Option(min=1, help="Steps of the toys' training; the recipe's if absent.")
 ]
-Workers = Annotated[int | None, typer.Option(min=1, help="Processes; all cores if absent.")]
 Figures = Annotated[
     Path | None,
     typer.Option(help="Folder for the figure: OUT/figures. README's are in `figures`."),

@@ -1,4 +1,4 @@
-"""Where the jobs of a sweep run: processes of this machine, or a Dask cluster."""
+"""Where jobs run: processes of this machine, or a Dask cluster."""
 
 import asyncio
 import dataclasses
@@ -12,7 +12,7 @@ from typing import Any
 
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.experiments.memory import machine_bytes
-from gated_interp.experiments.processes import on_one_thread, run_jobs
+from gated_interp.experiments.processes import Job, in_processes, keyed, on_one_thread, run_jobs
 
 BACKENDS = ("local", "dask")
 # Seconds to wait for a scheduler to answer, and for its first worker.
@@ -71,6 +71,28 @@ def connected(
         limits = [m["memory_limit"] for m in members if m["memory_limit"]]
         threads = max(m["nthreads"] for m in members)
         yield Backend(dask(client, address), threads, min(limits, default=None))
+
+
+def in_parallel(
+    jobs: Sequence[Job], workers: int | str | None = None
+) -> Generator[tuple[Any, Any]]:
+    """``(key, function(*args))`` of each job as it finishes, in any order.
+
+    Args:
+        workers: processes of this machine, all cores unless given; or the address of a Dask
+            scheduler, such as ``tcp://127.0.0.1:8786``.
+
+    Raises:
+        GatedInterpError: a worker ended by itself, or a scheduler that cannot be reached, has no
+            workers or is lost.
+    """
+    return _on_dask(jobs, workers) if isinstance(workers, str) else in_processes(jobs, workers)
+
+
+def _on_dask(jobs: Sequence[Job], address: str) -> Generator[tuple[Any, Any]]:
+    if jobs:
+        with dask_client(address) as client:
+            yield from dask(client, address)(keyed, jobs)
 
 
 @contextmanager

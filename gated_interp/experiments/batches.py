@@ -1,11 +1,11 @@
-"""Many shapes and recipes, many seeds each, over processes: toys once, then the gated runs."""
+"""Many shapes and recipes, many seeds each, in parallel: toys once, then the gated runs."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
+from gated_interp.experiments.backends import in_parallel
 from gated_interp.experiments.originals import Originals
-from gated_interp.experiments.processes import in_processes
 from gated_interp.experiments.recipes import Recipe
 from gated_interp.experiments.seeds import (
     ToyOutcome,
@@ -25,7 +25,7 @@ def train_batches(
     seeds: Sequence[int],
     train: Callable[[ProbedTask, Recipe, Sequence[int], Sequence[ToyOutcome]], list[T]],
     *,
-    workers: int | None = None,
+    workers: int | str | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Iterator[tuple[Any, list[ToyOutcome], list[T], float]]:
     """For each key its toys, what ``train`` made of its seeds, and the seconds of one process.
@@ -38,7 +38,7 @@ def train_batches(
         shapes: original models and recipe by key.
         seeds: one toy and one gated run each.
         train: called in a process with a stack of seeds and their toys.
-        workers: processes; all cores unless given.
+        workers: processes, all cores unless given; or the address of a Dask scheduler.
         on_progress: told how many batches are done, of how many.
     """
     toy_key = {key: _toys_of(shape) for key, shape in shapes.items()}
@@ -60,7 +60,7 @@ def train_batches(
     toys: dict[Any, list[ToyOutcome]] = {kind: [] for kind in toy_key.values()}
     seconds = dict.fromkeys([*toys, *order], 0.0)
     done = 0
-    for kind, (trained, took) in in_processes(toy_jobs, workers):
+    for kind, (trained, took) in in_parallel(toy_jobs, workers):
         toys[kind] += trained
         seconds[kind] += took
         on_progress(done := done + 1, total)
@@ -76,7 +76,7 @@ def train_batches(
         for i, part in enumerate(parts[key]):
             mine = [seeds[j] for j in part], [stood_for[j] for j in part]
             jobs.append(((key, i), _timed, (train, tasks[key], shapes[key][1], *mine)))
-    for (key, i), (made, took) in in_processes(jobs, workers):
+    for (key, i), (made, took) in in_parallel(jobs, workers):
         results[key][i] = made
         seconds[key] += took
         on_progress(done := done + 1, total)

@@ -44,7 +44,7 @@ def run_benchmarks(
     seeds: int = 16,
     first_seed: int = 46_000,
     steps: int | None = None,
-    workers: int | None = None,
+    workers: int | str | None = None,
     say: Callable[[str], None] = lambda _: None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> pd.DataFrame:

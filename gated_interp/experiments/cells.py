@@ -93,7 +93,7 @@ def run_cells(
     summary: Callable[[Runs], Row],
     *,
     measure: Measure | None = None,
-    workers: int | None = None,
+    workers: int | str | None = None,
     say: Callable[[str], None] = lambda _: None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> pd.DataFrame:
@@ -106,7 +106,8 @@ def run_cells(
         summary: the columns of a row, after those that name the cell.
         measure: trains a stack of seeds and gives a row for each; :func:`measured` unless given.
             Called in another process.
-        workers: processes; all cores unless given.
+        workers: processes, all cores unless given; or the address of a Dask scheduler, such as
+            ``tcp://127.0.0.1:8786``.
         say: told a sentence for each row.
         on_progress: told how many stacks of seeds are done, of how many.
 

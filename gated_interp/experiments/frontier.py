@@ -54,7 +54,7 @@ def run_frontier(
     first_seed: int = 45_000,
     steps: int | None = None,
     toy_steps: int | None = None,
-    workers: int | None = None,
+    workers: int | str | None = None,
     say: Callable[[str], None] = lambda _: None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> pd.DataFrame:
@@ -113,7 +113,7 @@ def run_tuning(
     out: Path | str,
     *,
     methods: Sequence[str] = tuple(METHODS),
-    workers: int | None = None,
+    workers: int | str | None = None,
     say: Callable[[str], None] = lambda _: None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> pd.DataFrame:
@@ -157,7 +157,7 @@ def run_width(
     first_seed: int = 45_000,
     steps: int | None = None,
     toy_steps: int | None = None,
-    workers: int | None = None,
+    workers: int | str | None = None,
     say: Callable[[str], None] = lambda _: None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> pd.DataFrame:

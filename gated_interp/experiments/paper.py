@@ -67,7 +67,7 @@ def run_paper(
     config: PaperConfig,
     out: Path | str,
     *,
-    workers: int | None = None,
+    workers: int | str | None = None,
     say: Callable[[str], None] = lambda _: None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
@@ -77,7 +77,8 @@ def run_paper(
     config, those that ended are not run again; a run that had ended is run anew.
 
     Args:
-        workers: processes; all cores unless given.
+        workers: processes, all cores unless given; or the address of a Dask scheduler, such as
+            ``tcp://127.0.0.1:8786``.
         say: told a sentence when an experiment ends.
         on_progress: told how many batches of seeds are done, of how many.
 

@@ -26,7 +26,7 @@ def run_phase(
     recipe: str = "reliable",
     steps: int | None = None,
     toy_steps: int | None = None,
-    workers: int | None = None,
+    workers: int | str | None = None,
     say: Callable[[str], None] = lambda _: None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> pd.DataFrame:

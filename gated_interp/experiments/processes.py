@@ -22,7 +22,7 @@ Job = tuple[Any, Callable[..., Any], tuple[Any, ...]]
 
 def in_processes(jobs: Sequence[Job], workers: int | None = None) -> Generator[tuple[Any, Any]]:
     """``(key, function(*args))`` of each job as it finishes; see :func:`run_jobs`."""
-    return run_jobs(_keyed, jobs, workers)
+    return run_jobs(keyed, jobs, workers)
 
 
 def run_jobs(
@@ -70,7 +70,8 @@ def on_one_thread(function: Callable[..., Any], *args: Any) -> Any:
         return function(*args)
 
 
-def _keyed(key: Any, function: Callable[..., Any], args: tuple[Any, ...]) -> tuple[Any, Any]:
+def keyed(key: Any, function: Callable[..., Any], args: tuple[Any, ...]) -> tuple[Any, Any]:
+    """``key`` and ``function(*args)``: of jobs that finish in any order, which one it was."""
     return key, function(*args)
 
 

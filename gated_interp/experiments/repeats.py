@@ -29,7 +29,7 @@ def run_repeats(
     seeds: int = 64,
     steps: int | None = None,
     toy_steps: int | None = None,
-    workers: int | None = None,
+    workers: int | str | None = None,
     say: Callable[[str], None] = lambda _: None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> pd.DataFrame:
