@@ -209,6 +209,19 @@ def test_a_table_of_an_earlier_version_is_read(tmp_path):
     assert path.read_text() == "name,heads,fvu\nr0,10,0.0\nr1,9,\nr2,8,0.5\n"
 
 
+def test_a_row_that_an_earlier_version_left_cut_off_is_dropped(tmp_path):
+    path = tmp_path / "t.csv"
+    whole = b"name,heads,fvu,checksum\nr0,10,0.25,0badcafe\n"
+    last = b"r1,9,0.125,00000000\n"
+    for cut in range(len(last) + 1):
+        path.write_bytes(whole + last[:cut])
+        kept = GrowingTable(tmp_path, "t", SMALL).rows
+        both = cut >= len(b"r1,9,0.125,")  # all but its checksum is there
+        assert [row["fvu"] for row in kept] == ([0.25, 0.125] if both else [0.25]), cut
+    path.write_bytes(whole + b"\0" * 20)
+    assert len(GrowingTable(tmp_path, "t", SMALL).rows) == 1
+
+
 def test_a_damaged_table_is_refused(tmp_path):
     small_table(tmp_path)
     path = tmp_path / "t.csv"
@@ -216,11 +229,11 @@ def test_a_damaged_table_is_refused(tmp_path):
     lines = whole.splitlines(keepends=True)
     damaged = {
         whole.replace(b"10", b"1o"): "cannot be read as the table",
-        whole + b"3e3": "cannot be read as the table",
-        whole + b"\0" * 20: "cannot be read as the table",
+        whole.replace(b"\n1e3,9,", b"\n1e3,9"): "cannot be read as the table",
         whole + b"\xff\xfe": "cannot be read as the table",
         b"": "cannot be read as the table",
         b"a,b\n1,2\n": "cannot be read as the table",
+        b"a,b\n": "cannot be read as the table",
         whole + lines[1]: "one twice",
         whole + b",3,0.5\n": "without a name",
     }

@@ -1,5 +1,6 @@
 """A table that grows row by row: a CSV and a Parquet file, each written whole after every row."""
 
+import csv
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -72,13 +73,18 @@ class GrowingTable:
 
     def _read(self) -> list[Row]:
         try:
-            # As text: Python's own float gives back the number that was written, to the last bit.
-            found = pd.read_csv(self.csv, usecols=[*self.columns], dtype=str, keep_default_na=False)
+            with self.csv.open(encoding="utf-8", newline="") as file:
+                header, *lines = csv.reader(file)
+            if not {*self.columns} <= {*header}:
+                raise ValueError("a column is missing")
+            # Earlier versions appended, each row with a checksum last: a kill could cut one off.
+            if lines and len(lines[-1]) < len(header):
+                lines.pop()
             rows = [
-                {name: _value(kind, row[name]) for name, kind in self.columns.items()}
-                for row in found.to_dict("records")
+                {name: _value(kind, fields[name]) for name, kind in self.columns.items()}
+                for fields in (dict(zip(header, line, strict=True)) for line in lines)
             ]
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, csv.Error) as error:
             raise self._refused("cannot be read as the table that belongs there") from error
         names = {row[self.key] for row in rows}
         if len(names) < len(rows) or "" in names:
