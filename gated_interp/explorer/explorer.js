@@ -147,7 +147,7 @@ class Explorer {
 
   column(view, model) {
     const name = model.name;
-    const part = { cards: [], rows: [], bars: [] };
+    const part = { cards: [], bars: [] };
     part.title = element("h3");
     part.all = element("button", {
       type: "button", className: "gi-all", "aria-label": `all heads on, ${name}`,
@@ -170,12 +170,9 @@ class Explorer {
     model.heads.forEach((head, h) => part.cards.push(this.card(view, name, head.name, h, part)));
     part.grid = element("div", { className: "gi-cards" }, ...part.cards.map((c) => c.root));
     part.head = element("tr");
-    const body = element("tbody");
-    [...model.heads.map((h) => h.name), "the rest", "logits"].forEach((label) => {
-      const cells = view.columns.map(() => element("td"));
-      part.rows.push(cells);
-      body.append(element("tr", {}, element("th", { scope: "row" }, label), ...cells));
-    });
+    part.lines = [...model.heads.map((h) => h.name), "the rest", "logits"].map((label) =>
+      element("tr", {}, element("th", { scope: "row" }, label)));
+    part.rows = [[]];
     part.root = element("section", { className: `gi-model gi-of-${name}`, "aria-label": name },
       element("div", { className: "gi-title" }, part.title, part.all, part.elsewhere),
       element("div", { className: "gi-halves" },
@@ -191,7 +188,8 @@ class Explorer {
         element("div", {},
           element("h4", {}, "writes to the logits where it is read"),
           element("div", { className: "gi-table" },
-            element("table", {}, element("thead", {}, part.head), body)))));
+            element("table", {}, element("thead", {}, part.head),
+              element("tbody", {}, ...part.lines))))));
     // As wide as its heads need, where there is room.
     part.root.style.flexGrow = 2 + Math.min(model.heads.length, 12);
     part.root.style.setProperty("--heads", model.heads.length);
@@ -251,7 +249,7 @@ class Explorer {
   draw(view, bytes) {
     this.view = view;
     this.sheets = this.cut(view, bytes);
-    const key = JSON.stringify([view.layer, view.is_text, view.columns.length,
+    const key = JSON.stringify([view.layer, view.is_text,
       view.models.map((m) => [m.name, m.heads.map((h) => h.name), m.accuracy.map((a) => a[0])])]);
     if (key !== this.key) { this.build(view); this.key = key; }
     this.drawTop(view);
@@ -389,6 +387,14 @@ class Explorer {
       part.head.replaceChildren(element("td"), ...view.columns.map((c) =>
         element("th", { scope: "col", title: c }, element("span", {}, c))));
       part.head.classList.toggle("gi-upright", view.is_text || view.columns.length > 10);
+    }
+    // A text may have a column more or less after a switch; the switch itself must stay in place.
+    if (part.rows[0].length !== view.columns.length) {
+      part.rows = part.lines.map((line) => {
+        const cells = view.columns.map(() => element("td"));
+        line.replaceChildren(line.firstChild, ...cells);
+        return cells;
+      });
     }
     const rows = [...model.heads.map((h) => h.writes), model.rest, model.logits];
     rows.forEach((row, r) => row.forEach((value, c) => {

@@ -205,6 +205,25 @@ def test_all_by_keyboard_and_a_link_leads_back(served: str, tab: Tab) -> None:
     tab.assert_quiet({"127.0.0.1"})
 
 
+@pytest.mark.parametrize("served", ["austen-1l"], indirect=True)
+def test_a_switch_keeps_the_focus_when_the_table_grows(served: str, tab: Tab) -> None:
+    tab.page.goto(served)
+    page = ExplorerPage(tab.page)
+    columns = tab.page.locator(".gi-of-model thead th")
+    counts = set()
+    for head in range(8):
+        switch = page.switch(head, "model")
+        switch.focus()
+        tab.page.keyboard.press("Space")
+        page.expect_pressed(head, False, "model")
+        expect(switch).to_be_focused()
+        counts.add(columns.count())
+        rows = tab.page.locator(".gi-of-model tbody tr").all()
+        assert {row.locator("td").count() for row in rows} == {columns.count()}
+    assert len(counts) > 1  # else the table never changed its width and nothing was tested
+    tab.assert_quiet({"127.0.0.1"})
+
+
 def test_a_pattern_says_its_pair_and_its_places_lead_there(served: str, tab: Tab) -> None:
     tab.page.goto(served)
     page = ExplorerPage(tab.page)
