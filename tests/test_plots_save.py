@@ -188,6 +188,12 @@ def gateway(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bytes]]:
     thread.join(5)
 
 
+def test_shipped_figures_need_no_font_of_the_reader() -> None:
+    figures = list((Path(__file__).parents[1] / "figures").glob("*.svg"))
+    assert len(figures) > 20
+    assert [path.name for path in figures if b"<text" in path.read_bytes()] == []
+
+
 @pytest.mark.browser
 @pytest.mark.slow
 def test_static_formats_are_drawn_once_and_again_the_same(
