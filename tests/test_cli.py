@@ -231,6 +231,7 @@ def test_a_file_that_is_no_checkpoint_is_one_sentence(tmp_path):
         ["sweep", "--alpha", "much"],
         ["sweep", "--backend", "dask"],
         ["sweep", "--address", "tcp://127.0.0.1:1"],
+        ["sweep", "--workers", "127.0.0.1:8786"],
         ["explore", "--port", "65536"],
     ],
 )

@@ -300,7 +300,7 @@ def test_a_finished_sweep_runs_nothing_again(tmp_path, shapes_run):
     assert all(len(shape) == 2 for shape in shapes_run)  # cells of one shape share a job
     before, said = contents(tmp_path), []
     # Not even a cluster is asked for.
-    again = run(made, say=said.append, backend="dask", address="tcp://127.0.0.1:1", workers=None)
+    again = run(made, say=said.append, workers="tcp://127.0.0.1:1")
     assert len(shapes_run) == 6
     assert said == ["all 12 cells are there already."]
     assert contents(tmp_path) == before
@@ -455,19 +455,12 @@ def test_a_scheduler_that_does_not_answer_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("gated_interp.experiments.backends.CONNECT", 1)
     out = tmp_path / "s"
     for address in (f"tcp://127.0.0.1:{free_port()}", "nonsense://x", "tcp://", "127.0.0.1:x"):
-        refused(config(out), "no Dask scheduler answers at", out, backend="dask", address=address)
+        refused(config(out), "no Dask scheduler answers at", out, workers=address)
 
 
-def test_backends_and_addresses_go_together(tmp_path):
+def test_no_process_is_refused(tmp_path):
     out = tmp_path / "s"
-    refused(config(out), "needs the address of a scheduler", out, backend="dask")
-    refused(config(out), "the local one takes none", out, address="tcp://127.0.0.1:1")
     refused(config(out), "workers is 0", out, workers=0)
-    with (
-        pytest.raises(GatedInterpError, match="must be 'local' or 'dask'"),
-        connected("cloud"),
-    ):
-        pass
 
 
 # ---- kills
@@ -480,7 +473,7 @@ def end_process(*_):
 @pytest.mark.slow
 def test_a_worker_that_ends_by_itself_is_a_sentence():
     with (
-        connected("local", workers=2) as backend,
+        connected(2) as backend,
         pytest.raises(GatedInterpError, match="a worker process ended by itself"),
     ):
         list(backend.run(end_process, [(1,), (2,), (3,)]))
@@ -613,7 +606,7 @@ def test_a_cluster_of_two_loses_a_worker_and_finishes(tmp_path, cluster):
             workers[0].wait()
             killed_at.append(done)
 
-    frame = run(made, backend="dask", address=address, workers=None, on_progress=kill_one)
+    frame = run(made, workers=address, on_progress=kill_one)
     assert killed_at
     assert killed_at[0] < 18
     assert workers[0].returncode == -signal.SIGKILL
@@ -654,7 +647,7 @@ def test_a_cluster_without_workers_is_refused(tmp_path, cluster, monkeypatch):
     monkeypatch.setattr("gated_interp.experiments.backends.FIRST_WORKER", 1)
     address, _ = cluster(0)
     out = tmp_path / "s"
-    refused(config(out), "has no workers; start some", out, backend="dask", address=address)
+    refused(config(out), "has no workers; start some", out, workers=address)
 
 
 def test_configs_travel(tmp_path):

@@ -6,10 +6,10 @@ from typing import Annotated, Literal
 import typer
 
 from gated_interp.cli.console import on_terminal, progress, say, show, tell
-from gated_interp.cli.options import Formats, formats_of, numbers, whole_numbers
+from gated_interp.cli.options import Formats, Workers, formats_of, numbers, whole_numbers
 
 COLUMNS = ["heads", "trigrams", "alpha", "gated_heads", "seeds", "toys_learnt", "toys_distributed",
-           "gated_runs", "successes", "fvu_median"]  # fmt: skip
+           "gated_runs", "clean_runs", "successes", "fvu_median"]  # fmt: skip
 
 
 def sweep(
@@ -38,15 +38,9 @@ def sweep(
     sequences: Annotated[
         int | None, typer.Option(min=1, help="Sequences that each run trains on.")
     ] = None,
-    backend: Annotated[
-        Literal["local", "dask"], typer.Option(help="Processes of this machine, or a cluster.")
-    ] = "local",
-    address: Annotated[
-        str | None, typer.Option(help="Of the Dask scheduler, such as tcp://127.0.0.1:8786.")
-    ] = None,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Local processes; all cores if absent.")
-    ] = None,
+    workers: Workers = None,
+    backend: Annotated[Literal["local", "dask"], typer.Option(hidden=True)] = "local",
+    address: Annotated[str | None, typer.Option(hidden=True)] = None,
     formats: Formats = "svg,png",
 ) -> None:
     """Run a grid of cells into one table.
@@ -81,7 +75,10 @@ def sweep(
         n_sequences=sequences,
         out=str(out),
     )
-    table = run_sweep(config, backend, address, workers=workers, progress=on_terminal(), say=tell)
+    if address is not None:
+        tell(f"--backend and --address are now one option: --workers {address}")
+        workers = address
+    table = run_sweep(config, workers=workers, progress=on_terminal(), say=tell)
     rows = table[COLUMNS].astype(object).to_numpy().tolist()
     show(f"{seeds} seeds in each of {len(table)} cells", COLUMNS, rows)
     folder = out / "figures" if figures is None else figures

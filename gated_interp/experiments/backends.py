@@ -14,7 +14,6 @@ from gated_interp.core.errors import GatedInterpError
 from gated_interp.experiments.memory import machine_bytes
 from gated_interp.experiments.processes import Job, in_processes, keyed, on_one_thread, run_jobs
 
-BACKENDS = ("local", "dask")
 # Seconds to wait for a scheduler to answer, and for its first worker.
 CONNECT, FIRST_WORKER = 5, 10
 
@@ -38,39 +37,26 @@ class Backend:
 
 
 @contextmanager
-def connected(
-    backend: str, address: str | None = None, workers: int | None = None
-) -> Iterator[Backend]:
+def connected(workers: int | str | None = None) -> Iterator[Backend]:
     """What runs jobs, while the context is open.
 
     Args:
-        backend: ``local`` or ``dask``.
-        address: of the Dask scheduler, such as ``tcp://127.0.0.1:8786``; only for ``dask``.
-        workers: local processes; all cores unless given.
+        workers: as of :func:`in_parallel`.
 
     Raises:
-        GatedInterpError: no such backend, an address too many or too few, a scheduler that cannot
-            be reached or has no workers.
+        GatedInterpError: no process, or a scheduler that cannot be reached or has no workers.
     """
-    if backend not in BACKENDS:
-        raise GatedInterpError(f"backend is {backend!r}; it must be 'local' or 'dask'.")
-    if (backend == "dask") != (address is not None):
-        raise GatedInterpError(
-            "the dask backend needs the address of a scheduler, such as tcp://127.0.0.1:8786; the "
-            "local one takes none."
-        )
+    if isinstance(workers, str):
+        with dask_client(workers) as client:
+            members = client.scheduler_info()["workers"].values()  # some of them, if many
+            limits = [m["memory_limit"] for m in members if m["memory_limit"]]
+            threads = max(m["nthreads"] for m in members)
+            yield Backend(dask(client, workers), threads, min(limits, default=None))
+        return
     if workers is not None and workers < 1:
         raise GatedInterpError(f"workers is {workers}; it must be at least 1.")
-    if backend == "local":
-        count = workers or os.cpu_count() or 1
-        yield Backend(partial(run_jobs, workers=count), count, machine_bytes())
-        return
-    assert address is not None
-    with dask_client(address) as client:
-        members = client.scheduler_info()["workers"].values()  # some of them, if many
-        limits = [m["memory_limit"] for m in members if m["memory_limit"]]
-        threads = max(m["nthreads"] for m in members)
-        yield Backend(dask(client, address), threads, min(limits, default=None))
+    count = workers or os.cpu_count() or 1
+    yield Backend(partial(run_jobs, workers=count), count, machine_bytes())
 
 
 def in_parallel(
@@ -106,7 +92,7 @@ def dask_client(address: str) -> Iterator[Any]:
         from distributed import Client
     except ImportError as error:
         raise GatedInterpError(
-            "the dask backend needs the extra: pip install 'gated-interp[distributed]'."
+            "a Dask cluster needs the extra: pip install 'gated-interp[distributed]'."
         ) from error
     # Of dask's warnings (versions that differ, a slow close) none changes a result.
     with warnings.catch_warnings():

@@ -117,10 +117,8 @@ class SweepInterrupted(KeyboardInterrupt):
 
 def run_sweep(
     config: SweepConfig,
-    backend: str = "local",
-    address: str | None = None,
     *,
-    workers: int | None = None,
+    workers: int | str | None = None,
     progress: bool = True,
     say: Callable[[str], object] = say_on_stderr,
     on_progress: Callable[[int, int], object] = lambda done, total: None,
@@ -132,9 +130,8 @@ def run_sweep(
     shape are one job, because they share their toys.
 
     Args:
-        backend: ``local`` processes, or ``dask``.
-        address: of the Dask scheduler, such as ``tcp://127.0.0.1:8786``.
-        workers: local processes; all cores unless given.
+        workers: local processes, all cores unless given; or the address of a Dask scheduler, such
+            as ``tcp://127.0.0.1:8786``.
         progress: whether to show cells done, their rate and the time left.
         say: told a sentence about what was found and what is done.
         on_progress: told how many cells are done, of how many.
@@ -153,7 +150,7 @@ def run_sweep(
     if len(table.rows) == len(cells) and table.parquet.exists():
         say(f"all {len(cells)} cells are there already.")
         return table.frame()
-    with connected(backend, address, workers) as where:
+    with connected(workers) as where:
         for cell in {(c.heads, c.trigrams): c for c in cells}.values():
             require_memory(
                 cell.heads, cell.trigrams, cell.recipe, cell.seeds,
