@@ -107,6 +107,7 @@ def test_a_section_reports_the_ratio_of_its_times():
     assert row["ratio"] == pytest.approx(row["plain loop (s)"] / row["ours (s)"])
 
 
+@pytest.mark.slow
 def test_a_stacked_step_counts_its_positions(monkeypatch):
     steps = []
 

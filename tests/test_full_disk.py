@@ -233,7 +233,14 @@ def test_figures_on_a_full_disk(disk, tmp_path):
     assert disk.files() == []
 
 
-@pytest.mark.parametrize("args", [["--version"], ["--help"], ["info", "2H3ST-toy", "--json"]])
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["--version"],
+        ["--help"],
+        pytest.param(["info", "2H3ST-toy", "--json"], marks=pytest.mark.slow),
+    ],
+)
 def test_an_output_that_is_full_is_one_sentence(args):
     with open("/dev/full", "w") as full:
         command = [sys.executable, "-m", "gated_interp.cli", *args]

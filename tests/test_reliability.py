@@ -76,6 +76,7 @@ def test_a_run_started_again_adds_only_what_is_missing(tmp_path, monkeypatch):
     assert (tmp_path / "reliability.csv").read_bytes() == written
 
 
+@pytest.mark.slow
 def test_rows_done_before_an_interruption_are_kept(tmp_path, monkeypatch):
     def stops(*args):
         if args[1].expansion == 2:
@@ -239,6 +240,7 @@ def test_figures_are_drawn_from_the_tables(tmp_path):
     assert len(pd.read_csv(tmp_path / "figures" / "phase-diagram.csv")) == 2
 
 
+@pytest.mark.slow
 def test_the_phase_diagram_has_a_row_per_cell_and_goes_on(tmp_path):
     run_phase(tmp_path, heads=[3], trigrams=[1], **TINY)
     progress = []

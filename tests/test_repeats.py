@@ -88,6 +88,7 @@ def test_bad_wishes_are_refused(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_the_command_exits_with_1_where_a_shown_run_is_not_clean(tmp_path):
     words = ["repeats", "--only", "2H3ST", "--repeats", "1", "--seeds", "1", "--steps", "2"]
     words += ["--toy-steps", "1500", "--workers", "1", "--out", str(tmp_path)]

@@ -156,6 +156,7 @@ print(hashlib.sha256(trained_tokenizer(lines, 300).encode()).hexdigest())
 """
 
 
+@pytest.mark.slow
 def test_two_processes_train_the_same_tokenizer():
     found = {
         subprocess.run(

@@ -55,6 +55,7 @@ def test_the_table_and_the_figure_are_files_of_their_own(compared):
     assert not list(out.rglob("*.html"))
 
 
+@pytest.mark.slow
 def test_it_goes_on_where_it_was(compared, toy):
     out, options, table, _ = compared
     before = {p: p.stat().st_mtime_ns for p in out.rglob("*.safetensors")}
@@ -67,6 +68,7 @@ def test_it_goes_on_where_it_was(compared, toy):
     assert {p: p.stat().st_mtime_ns for p in blocks} == blocks
 
 
+@pytest.mark.slow
 def test_what_recovers_next_to_nothing_is_not_drawn(compared, tmp_path):
     _, _, table, _ = compared
     lost = table.assign(
