@@ -2,6 +2,7 @@
 
 import shutil
 import statistics
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from gated_interp.checkpoints.checkpoint import load
 from gated_interp.replacements.splice import unsplice
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
+DOCS = Path(__file__).parents[2] / "docs"
 WIDTHS = (700, 1200, 1900)
 NOTEBOOK = "04_ablate_heads_interactively.ipynb"
 
@@ -269,6 +271,17 @@ def test_bad_input_moves_nothing(served: str, tab: Tab) -> None:
         "oo many" if "text" in tab.page.locator(".gi-typing").inner_text() else "not"
     )
     assert places() == before
+
+
+def test_the_picture_of_the_readme_can_be_taken_anew(tmp_path: Path) -> None:
+    out = tmp_path / "explorer.png"
+    script = Path(__file__).parents[1] / "explorer_picture.py"
+    subprocess.run([sys.executable, str(script), str(out)], check=True, timeout=300)
+    taken, stored = (path.read_bytes()[16:24] for path in (out, DOCS / "explorer.png"))
+    # What the README shows is what the explorer looks like now: as wide, and about as high.
+    sizes = [[int.from_bytes(head[i : i + 4], "big") for i in (0, 4)] for head in (taken, stored)]
+    assert sizes[0][0] == sizes[1][0]
+    assert abs(sizes[0][1] - sizes[1][1]) < 100
 
 
 def test_labels_that_spell_a_script_are_text(tab: Tab, tmp_path: Path) -> None:
