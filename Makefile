@@ -41,7 +41,7 @@ test-machines: $(READY)  ## run the numeric tests with the settings of other mac
 	$(BIN)/python tests/machines.py
 
 # An environment of its own, as 4.x and what the package needs exclude each other. Minutes, mostly
-# downloads; it may fail, and CI does not run it.
+# downloads; CI runs it last, and it may fail.
 TL4 := .venv-tl4
 test-tl4:  ## try what works beside transformer_lens 4, in .venv-tl4; failures are shown, no more
 	-$(PYTHON) -m venv $(TL4)
