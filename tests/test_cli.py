@@ -241,6 +241,18 @@ def test_wrong_usage_ends_with_2(args):
     assert "Error" in result.stderr
 
 
+def test_a_sweep_still_takes_a_cluster_as_it_did_and_says_how_now(tmp_path, monkeypatch):
+    monkeypatch.setattr("gated_interp.experiments.backends.CONNECT", 1)
+    address = "tcp://127.0.0.1:1"
+    result = cli(
+        "sweep", "--backend", "dask", "--address", address, "--out", tmp_path / "s", code=1
+    )
+    told, failed = result.stderr.strip().splitlines()
+    assert told.endswith(f"--workers {address}")
+    assert f"no Dask scheduler answers at {address}" in failed
+    assert not (tmp_path / "s").exists()
+
+
 def test_without_a_command_the_help_is_shown_as_wrong_usage():
     assert "verdict" in cli(code=2).output
 

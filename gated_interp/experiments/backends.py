@@ -12,7 +12,7 @@ from typing import Any
 
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.experiments.memory import machine_bytes
-from gated_interp.experiments.processes import Job, in_processes, keyed, on_one_thread, run_jobs
+from gated_interp.experiments.processes import Job, keyed, on_one_thread, run_jobs
 
 # Seconds to wait for a scheduler to answer, and for its first worker.
 CONNECT, FIRST_WORKER = 5, 10
@@ -72,13 +72,9 @@ def in_parallel(
         GatedInterpError: a worker ended by itself, or a scheduler that cannot be reached, has no
             workers or is lost.
     """
-    return _on_dask(jobs, workers) if isinstance(workers, str) else in_processes(jobs, workers)
-
-
-def _on_dask(jobs: Sequence[Job], address: str) -> Generator[tuple[Any, Any]]:
     if jobs:
-        with dask_client(address) as client:
-            yield from dask(client, address)(keyed, jobs)
+        with connected(workers) as where:
+            yield from where.run(keyed, jobs)
 
 
 @contextmanager
