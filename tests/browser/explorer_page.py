@@ -14,9 +14,12 @@ from gated_interp.models.toy import HookedTransformer
 SWITCH_TIME = """async (selector) => {
   const button = document.querySelector(selector);
   // All is drawn in one piece, and who watches is told after it.
-  const drawn = new Promise(done => new MutationObserver((seen, self) => {
-    self.disconnect(); done();
-  }).observe(button, {attributes: true, attributeFilter: ['aria-pressed']}));
+  const drawn = new Promise((done, fail) => {
+    new MutationObserver((seen, self) => {
+      self.disconnect(); done();
+    }).observe(button, {attributes: true, attributeFilter: ['aria-pressed']});
+    setTimeout(() => fail(new Error(`${selector} never said that it was switched`)), 60000);
+  });
   const start = performance.now();
   button.click();
   await drawn;
