@@ -19,6 +19,7 @@ from gated_interp.replacements.gates import (
     head_norm,
     logistic_noise,
 )
+from gated_interp.replacements.heads import softmax
 from gated_interp.replacements.plain import require_plain
 
 ACTIVATIONS: list[GateActivation] = ["clamp", "relu", "tanh", "binary", "hard_concrete"]
@@ -515,3 +516,19 @@ def test_what_the_block_has_not_is_refused(name):
 def test_impossible_blocks_are_refused(change, words):
     with pytest.raises(GatedInterpError, match=words):
         GatedConfig(**{"d_model": 8, "n_heads": 4, **change})
+
+
+@pytest.mark.parametrize("keys", [1, 3, 11, 15, 16, 17])
+def test_softmax_over_few_keys_is_softmax(keys):
+    scores = 9 * torch.randn(2, 5, keys, generator=torch.Generator().manual_seed(keys))
+    scores[0, 0, 1:] = -torch.inf  # a query that sees one key
+    scores.requires_grad_()
+    probe = torch.rand(2, 5, keys, generator=torch.Generator().manual_seed(0))
+    exact = scores.detach().double().requires_grad_()
+    made, wanted = softmax(scores), exact.softmax(-1)
+    assert made.shape == scores.shape
+    assert_close(made, wanted, roundings=64)  # exp makes of a score's rounding several of its own
+    grads = [
+        torch.autograd.grad((x * probe).sum(), y)[0] for x, y in ((made, scores), (wanted, exact))
+    ]
+    assert_close(*grads, scale=1.0, roundings=64)

@@ -1,6 +1,8 @@
 """How well a model predicts, and how far a spliced model is from the one it came from."""
 
 import dataclasses
+import functools
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 
 import torch
@@ -28,17 +30,6 @@ DEAD = 1e-3
 
 AT_ONCE = 2**24
 """Logits that are there at once, beyond those of one sequence."""
-
-
-@dataclasses.dataclass(frozen=True)
-class _Losses:
-    """Cross-entropies and KL per sequence, ``[sequence]``, nats; see :func:`loss_recovered`."""
-
-    ce: Float[Tensor, " sequence"]
-    ce_original: Float[Tensor, " sequence"]
-    kl: Float[Tensor, " sequence"]
-    ce_zero: Float[Tensor, " sequence"] | None = None
-    ce_mean: Float[Tensor, " sequence"] | None = None
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -132,29 +123,8 @@ def faithfulness(
     require_tokens(model, tokens)
     spliced = sorted(originals(model))
     layers = [layer] if layer is not None else spliced or list(range(model.cfg.n_layers))
-    l0 = _open(model, tokens, layers)
-    if not set(layers) <= set(spliced):
-        return Faithfulness(l0, _cross_entropy(model, tokens))
-
-    outputs = _outputs(model, tokens, layers)
-    error, varies = torch.zeros_like(l0), torch.zeros_like(l0)
-    for i in layers:
-        # Layers before this one are the same in both, so both read the same input.
-        (name, target), *_ = _outputs(unsplice(model, i), tokens, [i]).items()
-        error += squared_error(outputs[name].double(), target.double())
-        varies += variation(target.double())
     text = not isinstance(getattr(model, "task", None), ProbedTask)
-    losses = _losses(model, tokens, layers, ablated=text)
-    return Faithfulness(
-        l0,
-        losses.ce,
-        losses.ce_original,
-        losses.kl,
-        error,
-        varies,
-        losses.ce_zero,
-        losses.ce_mean,
-    )
+    return _measured(model, tokens, layers, set(layers) <= set(spliced), text)
 
 
 @torch.no_grad()
@@ -191,10 +161,12 @@ def loss_recovered(
         True
     """
     require_tokens(model, tokens)
-    losses = _losses(model, tokens, sorted(originals(model)) if layers is None else layers)
-    means = {k: v.mean() for k, v in vars(losses).items()}
-    more = _recovered(*(means[k] for k in ("ce", "ce_original", "ce_zero", "ce_mean")))
-    return {k: v.item() for k, v in (means | more).items()}
+    layers = sorted(originals(model)) if layers is None else layers
+    if not layers:
+        raise GatedInterpError("no block was spliced into the model; splice one to measure it.")
+    found = _measured(model, tokens, layers, compared=True, text=True).measures()
+    named = {"ce": found.pop("cross_entropy"), "ce_original": found.pop("original_cross_entropy")}
+    return {k: v.item() for k, v in (named | found).items() if k not in ("l0", "fvu")}
 
 
 def _recovered(ce: Tensor, original: Tensor, zero: Tensor, mean: Tensor) -> dict[str, Tensor]:
@@ -207,31 +179,60 @@ def _recovered(ce: Tensor, original: Tensor, zero: Tensor, mean: Tensor) -> dict
     }
 
 
-def _losses(
-    model: HookedTransformer, tokens: Tensor, layers: Sequence[int], ablated: bool = True
-) -> _Losses:
-    original = model
-    for i in layers:
-        original = unsplice(original, i)
-    if original is model:
-        raise GatedInterpError("no block was spliced into the model; splice one to measure it.")
-    ce, intact, kl = [], [], []
+def _measured(
+    model: HookedTransformer, tokens: Tensor, layers: Sequence[int], compared: bool, text: bool
+) -> Faithfulness:
+    """The parts of the measures; with the originals' where ``compared``, and ablations of text."""
+    gates, outs = (
+        {i: f"blocks.{i}.{name}" for i in layers} for name in ("attn.hook_gate", "hook_attn_out")
+    )
+    heads = head_counts(model)
+    # Layers before a spliced one are the same in both models, so both read the same input.
+    befores = {i: unsplice(model, i) for i in layers} if compared else {}
+    original = functools.reduce(unsplice, layers, model) if len(befores) > 1 else None
+    each: dict[str, list[Tensor]] = defaultdict(list)
+    targets: dict[int, list[Tensor]] = defaultdict(list)
     for part in _parts(model, tokens):
-        logits, before = model(part), original(part)
-        ce.append(next_token_loss(logits, part).double())
-        intact.append(next_token_loss(before, part).double())
-        kl.append(kl_divergence(before.log_softmax(-1), logits.log_softmax(-1)).double())
-    found = _Losses(*map(torch.cat, (ce, intact, kl)))
-    if not ablated:
-        return found
-    outputs = _outputs(original, tokens, layers)
+        logits, seen = model.run_with_cache(part, names_filter=[*gates.values(), *outs.values()])
+        l0 = torch.zeros(len(part), dtype=torch.float64, device=part.device)
+        for i, name in gates.items():
+            l0 += open_gates(seen[name]) if name in seen else heads[i]
+        each["l0"].append(l0)
+        each["cross_entropy"].append(next_token_loss(logits, part).double())
+        if not compared:
+            continue
+        error = torch.zeros_like(l0)
+        for i, before in befores.items():
+            intact, there = before.run_with_cache(part, names_filter=outs[i])
+            targets[i].append(there[outs[i]])
+            error += squared_error(seen[outs[i]].double(), there[outs[i]].double())
+        intact = intact if original is None else original(part)
+        each["squared_error"].append(error)
+        each["original_cross_entropy"].append(next_token_loss(intact, part).double())
+        kl = kl_divergence(intact.log_softmax(-1), logits.log_softmax(-1))
+        each["kl"].append(kl.double())
+    found = {name: torch.cat(parts) for name, parts in each.items()}
+    if compared:
+        whole = [torch.cat(parts).double() for parts in targets.values()]
+        found["variation"] = torch.stack([variation(target) for target in whole]).sum(0)
+        if text:
+            intact_model = befores[layers[0]] if original is None else original
+            found |= _ablated(intact_model, tokens, list(outs.values()))
+    return Faithfulness(**found)
+
+
+def _ablated(
+    original: HookedTransformer, tokens: Tensor, names: Sequence[str]
+) -> dict[str, Float[Tensor, " sequence"]]:
+    """Cross-entropies of ``original`` with what layers write zero, or its mean."""
+    outputs = _outputs(original, tokens, names)
     means = {name: out.double().mean((0, 1)).to(out) for name, out in outputs.items()}
     zeros = {name: torch.zeros_like(mean) for name, mean in means.items()}
     each = {}
     for field, constants in (("ce_zero", zeros), ("ce_mean", means)):
         with intervened(original, {name: _writing(value) for name, value in constants.items()}):
             each[field] = _cross_entropy(original, tokens)
-    return dataclasses.replace(found, **each)
+    return each
 
 
 def _writing(constant: Tensor) -> Callable[[Tensor], Tensor]:
@@ -243,23 +244,10 @@ def _cross_entropy(model: HookedTransformer, tokens: Tensor) -> Float[Tensor, " 
     return torch.cat(each)
 
 
-def _open(model: HookedTransformer, tokens: Tensor, layers: Sequence[int]) -> Tensor:
-    """Open gates of ``layers`` per causal pair, ``[sequence]``."""
-    names = {i: f"blocks.{i}.attn.hook_gate" for i in layers}
-    each = []
-    for part in _parts(model, tokens):
-        _, cache = model.run_with_cache(part, names_filter=list(names.values()))
-        ungated = sum(head_counts(model)[i] for i in layers if names[i] not in cache)
-        gated = [open_gates(cache[name]) for name in names.values() if name in cache]
-        each.append(sum(gated, torch.full((len(part),), ungated).to(part.device).double()))
-    return torch.cat(each)
-
-
 def _outputs(
-    model: HookedTransformer, tokens: Tensor, layers: Sequence[int]
+    model: HookedTransformer, tokens: Tensor, names: Sequence[str]
 ) -> dict[str, Float[Tensor, "batch pos d_model"]]:
-    """What ``layers`` write, by the name of its hook point."""
-    names = [f"blocks.{i}.hook_attn_out" for i in layers]
+    """What stands at ``names``."""
     caches = [model.run_with_cache(part, names_filter=names)[1] for part in _parts(model, tokens)]
     return {name: torch.cat([cache[name] for cache in caches]) for name in names}
 
