@@ -119,6 +119,33 @@ def test_blocks_stand_in_for_firm_toys_and_for_learnt_ones_where_none_is_firm():
     assert assigned(toys[2:3], range(2)) == []
 
 
+def test_the_first_rows_do_not_wait_for_the_last_toys(monkeypatch):
+    """What stands where a study of many shapes is interrupted."""
+    events = []
+
+    def toys(n_heads, task, recipe, seeds):
+        events.append(("toys", task.n_trigrams))
+        return [toy(seed, lead=0.3) for seed in seeds]
+
+    def gated(task, recipe, seeds, stood_for):
+        events.append(("gated", task.n_trigrams))
+        return [(seed, t.seed) for seed, t in zip(seeds, stood_for, strict=True)]
+
+    monkeypatch.setattr(originals, "train_toy_seeds", toys)
+    shapes = {trigrams: (Toys(1, trigrams), RELIABLE) for trigrams in range(1, 10)}
+    told = []
+    made = batches.train_batches(
+        shapes, range(3), gated, workers=1, on_progress=lambda *at: told.append(at)
+    )
+    found = {key: rows for key, _, rows, _ in made}
+    assert found == {n: [(0, 0), (1, 1), (2, 2)] for n in range(1, 10)}
+    # The dearest first, some shapes at a time: their toys, then their gated runs.
+    groups = [range(9, 5, -1), range(5, 1, -1), range(1, 0, -1)]
+    assert events == [(what, n) for group in groups for what in ("toys", "gated") for n in group]
+    assert told == [(n, 18) for n in range(19)]
+    assert list(batches.train_batches({}, range(3), gated)) == []
+
+
 @pytest.mark.slow
 def test_recipes_share_toys_and_batches_change_nothing(monkeypatch):
     task = SkipTrigramTask(2)

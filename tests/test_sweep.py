@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import itertools
 import json
 import math
 import os
@@ -27,7 +28,7 @@ from gated_interp.experiments.phase import run_phase
 from gated_interp.experiments.recipes import Recipe
 from gated_interp.experiments.seeds import train_seeds
 from gated_interp.experiments.sweep import SweepConfig, SweepInterrupted, run_sweep
-from gated_interp.experiments.sweep_cells import COLUMNS, run_shape
+from gated_interp.experiments.sweep_cells import COLUMNS
 from gated_interp.experiments.table import GrowingTable
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
 
@@ -59,12 +60,20 @@ def shapes_run(monkeypatch):
     """Sweeps run nothing; what they would have run is listed here."""
     ran = []
 
-    def fake(cells):
-        ran.append([(c.heads, c.trigrams, c.recipe.alpha) for c in cells])
-        return [a_row(c) for c in cells]
+    def fake(shapes, seeds, train, workers):
+        for key, (originals, recipe) in shapes.items():
+            ran.append((originals.heads, originals.trigrams, recipe.alpha))
+            yield key, [], [], 0.3
 
-    monkeypatch.setattr(sweep, "run_shape", fake)
+    monkeypatch.setattr(sweep, "train_batches", fake)
+    monkeypatch.setattr(sweep, "row_of", lambda cell, outcome: a_row(cell))
     return ran
+
+
+def rows_of(made):
+    """The rows of a sweep, in the order of its cells."""
+    frame = run(made)
+    return [frame[frame["key"] == c.key].iloc[0].to_dict() for c in made.cells()]
 
 
 def contents(folder):
@@ -251,7 +260,7 @@ def test_a_damaged_table_is_refused(tmp_path):
 def test_a_cell_says_what_its_seeds_did(tmp_path):
     made = config(tmp_path, heads="2", trigrams="1", alphas="0.01,0.4", seeds=3, toy_steps=150)
     cells = made.cells()
-    rows = run_shape(cells)
+    rows = rows_of(made)
     for cell, row in zip(cells, rows, strict=True):
         # The toys are shared, and are what the cell alone would have trained.
         outcome = train_seeds(2, SkipTrigramTask(1), cell.recipe, [0, 1, 2])
@@ -271,8 +280,9 @@ def test_a_cell_says_what_its_seeds_did(tmp_path):
     assert [r["alpha"] for r in rows] == [0.01, 0.4]
 
 
-def test_a_cell_in_which_no_toy_learns_has_no_success_rate():
-    (row,) = run_shape(config("x", heads="1", trigrams="3", alphas="0.1", toy_steps=1).cells())
+def test_a_cell_in_which_no_toy_learns_has_no_success_rate(tmp_path):
+    made = config(tmp_path, heads="1", trigrams="3", alphas="0.1", toy_steps=1)
+    (row,) = rows_of(made)
     assert row["toys_learnt"] == row["gated_runs"] == row["successes"] == 0
     assert row["learnt"] == 0
     for name in ("success", "success_low", "success_high", "distributed", "fvu_median"):
@@ -296,12 +306,11 @@ def test_a_sweep_fills_its_table(tmp_path):
 def test_a_finished_sweep_runs_nothing_again(tmp_path, shapes_run):
     made = config(tmp_path)
     first = run(made)
-    assert len(shapes_run) == 6
-    assert all(len(shape) == 2 for shape in shapes_run)  # cells of one shape share a job
+    assert len(shapes_run) == len(set(shapes_run)) == 12
     before, said = contents(tmp_path), []
     # Not even a cluster is asked for.
     again = run(made, say=said.append, workers="tcp://127.0.0.1:1")
-    assert len(shapes_run) == 6
+    assert len(shapes_run) == 12
     assert said == ["all 12 cells are there already."]
     assert contents(tmp_path) == before
     pd.testing.assert_frame_equal(again, first)
@@ -315,7 +324,7 @@ def test_a_missing_row_is_run_again_and_nothing_else(tmp_path, shapes_run):
     shapes_run.clear()
     said = []
     again = run(made, say=said.append)
-    assert shapes_run == [[(1, 1, 0.1)]]
+    assert shapes_run == [(1, 1, 0.1)]
     assert said == ["11 of 12 cells are there already and are kept."]
     pd.testing.assert_frame_equal(again, first)
     every_cell_once(tmp_path, made)
@@ -323,20 +332,19 @@ def test_a_missing_row_is_run_again_and_nothing_else(tmp_path, shapes_run):
 
 def test_ctrl_c_keeps_what_is_done(tmp_path, monkeypatch, shapes_run):
     made = config(tmp_path)
-    real = sweep.run_shape
+    real = sweep.train_batches
 
-    def interrupted(cells):
-        if len(shapes_run) == 2:
-            raise KeyboardInterrupt
-        return real(cells)
+    def interrupted(*args, **options):
+        yield from itertools.islice(real(*args, **options), 4)
+        raise KeyboardInterrupt
 
-    monkeypatch.setattr(sweep, "run_shape", interrupted)
+    monkeypatch.setattr(sweep, "train_batches", interrupted)
     with pytest.raises(SweepInterrupted, match=r"after 4 of 12 cells, which are kept"):
         run(made)
     kept = (tmp_path / "sweep.csv").read_bytes()
-    monkeypatch.setattr(sweep, "run_shape", real)
+    monkeypatch.setattr(sweep, "train_batches", real)
     run(made)
-    assert len(shapes_run) == 6
+    assert len(shapes_run) == len(set(shapes_run)) == 12
     assert (tmp_path / "sweep.csv").read_bytes().startswith(kept)
     every_cell_once(tmp_path, made)
 
@@ -392,7 +400,7 @@ def refused(made, words, folder, **options):
 def test_a_folder_with_another_sweep_is_refused(change, words, tmp_path, shapes_run):
     run(config(tmp_path))
     refused(config(tmp_path, **change), words, tmp_path)
-    assert len(shapes_run) == 6
+    assert len(shapes_run) == 12
 
 
 def test_folders_that_hold_something_else_are_refused(tmp_path, shapes_run):

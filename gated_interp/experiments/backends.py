@@ -12,7 +12,7 @@ from typing import Any
 
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.experiments.memory import machine_bytes
-from gated_interp.experiments.processes import Job, keyed, on_one_thread, run_jobs
+from gated_interp.experiments.processes import on_one_thread, run_jobs
 
 # Seconds to wait for a scheduler to answer, and for its first worker.
 CONNECT, FIRST_WORKER = 5, 10
@@ -27,54 +27,44 @@ class Backend:
 
     Attributes:
         run: gives what each job returns, as it finishes.
-        at_once: jobs that share ``memory``.
+        processes: jobs that run at the same time.
+        at_once: of those, the ones that share ``memory``.
         memory: bytes; ``None`` where that is not known.
     """
 
     run: Runner
+    processes: int
     at_once: int
     memory: int | None
 
 
 @contextmanager
-def connected(workers: int | str | None = None) -> Iterator[Backend]:
+def connected(workers: int | str | Backend | None = None) -> Iterator[Backend]:
     """What runs jobs, while the context is open.
 
     Args:
-        workers: as of :func:`in_parallel`.
+        workers: processes of this machine, all cores unless given; the address of a Dask scheduler,
+            such as ``tcp://127.0.0.1:8786``; or what is connected already.
 
     Raises:
-        GatedInterpError: no process, or a scheduler that cannot be reached or has no workers.
+        GatedInterpError: no process, or a scheduler that cannot be reached or has no workers; while
+            jobs run, a worker that ended by itself or a scheduler that is lost.
     """
+    if isinstance(workers, Backend):
+        yield workers
+        return
     if isinstance(workers, str):
         with dask_client(workers) as client:
             members = client.scheduler_info()["workers"].values()  # some of them, if many
             limits = [m["memory_limit"] for m in members if m["memory_limit"]]
             threads = max(m["nthreads"] for m in members)
-            yield Backend(dask(client, workers), threads, min(limits, default=None))
+            everywhere = sum(client.nthreads().values())
+            yield Backend(dask(client, workers), everywhere, threads, min(limits, default=None))
         return
     if workers is not None and workers < 1:
         raise GatedInterpError(f"workers is {workers}; it must be at least 1.")
     count = workers or os.cpu_count() or 1
-    yield Backend(partial(run_jobs, workers=count), count, machine_bytes())
-
-
-def in_parallel(
-    jobs: Sequence[Job], workers: int | str | None = None
-) -> Generator[tuple[Any, Any]]:
-    """``(key, function(*args))`` of each job as it finishes, in any order.
-
-    Args:
-        workers: processes of this machine, all cores unless given; or the address of a Dask
-            scheduler, such as ``tcp://127.0.0.1:8786``.
-
-    Raises:
-        GatedInterpError: a worker ended by itself, or a scheduler that cannot be reached, has no
-            workers or is lost.
-    """
-    if jobs:
-        with connected(workers) as where:
-            yield from where.run(keyed, jobs)
+    yield Backend(partial(run_jobs, workers=count), count, count, machine_bytes())
 
 
 @contextmanager

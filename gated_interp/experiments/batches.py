@@ -1,11 +1,12 @@
 """Many shapes and recipes, many seeds each, in parallel: toys once, then the gated runs."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
-from gated_interp.experiments.backends import in_parallel
+from gated_interp.experiments.backends import Backend, connected
 from gated_interp.experiments.originals import Originals
+from gated_interp.experiments.processes import keyed
 from gated_interp.experiments.recipes import Recipe
 from gated_interp.experiments.seeds import (
     ToyOutcome,
@@ -20,14 +21,19 @@ TOY_FIELDS = ("toy_steps", "toy_lr", "toy_lr_decay", "batch_size", "n_sequences"
               "jitter_seed")  # fmt: skip
 
 
+# Stacks of toys for each process that are trained before the first gated run on them. More keep
+# processes busier, fewer give the first rows sooner, which an interruption then leaves.
+AHEAD = 4
+
+
 def train_batches(
     shapes: Mapping[Any, Shape],
     seeds: Sequence[int],
     train: Callable[[ProbedTask, Recipe, Sequence[int], Sequence[ToyOutcome]], list[T]],
     *,
-    workers: int | str | None = None,
+    workers: int | str | Backend | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Iterator[tuple[Any, list[ToyOutcome], list[T], float]]:
+) -> Generator[tuple[Any, list[ToyOutcome], list[T], float]]:
     """For each key its toys, what ``train`` made of its seeds, and the seconds of one process.
 
     Toys are trained once for all keys whose heads, task and toy settings agree, so that recipes are
@@ -38,52 +44,72 @@ def train_batches(
         shapes: original models and recipe by key.
         seeds: one toy and one gated run each.
         train: called in a process with a stack of seeds and their toys.
-        workers: processes, all cores unless given; or the address of a Dask scheduler.
+        workers: see :func:`connected`.
         on_progress: told how many batches are done, of how many.
     """
-    toy_key = {key: _toys_of(shape) for key, shape in shapes.items()}
-    toy_jobs = []
-    for kind, key in {kind: key for key, kind in toy_key.items()}.items():
-        originals, recipe = shapes[key]
-        alone = recipe.replace(expansion=1)
-        toy_jobs += [
-            (kind, _timed, (originals.outcomes, recipe, stack))
-            for stack in stacks(seeds, originals.heads, alone)
-        ]
+    if not shapes:
+        return
     # The dearest shapes first, so that no process is left with one at the end.
-    heads = {key: originals.heads for key, (originals, _) in shapes.items()}
-    tasks = {key: originals.task for key, (originals, _) in shapes.items()}
-    order = sorted(shapes, key=lambda key: -heads[key] * tasks[key].d_vocab)
-    parts = {key: stacks(range(len(seeds)), heads[key], shapes[key][1]) for key in order}
-    total = len(toy_jobs) + sum(map(len, parts.values()))
-    on_progress(0, total)
-    toys: dict[Any, list[ToyOutcome]] = {kind: [] for kind in toy_key.values()}
-    seconds = dict.fromkeys([*toys, *order], 0.0)
-    done = 0
-    for kind, (trained, took) in in_parallel(toy_jobs, workers):
-        toys[kind] += trained
-        seconds[kind] += took
-        on_progress(done := done + 1, total)
-    jobs = []
-    results: dict[Any, dict[int, list[T]]] = {key: {} for key in order}
+    cost = {key: originals.heads * originals.task.d_vocab for key, (originals, _) in shapes.items()}
+    order = sorted(shapes, key=lambda key: -cost[key])
+    parts = {key: stacks(range(len(seeds)), shapes[key][0].heads, shapes[key][1]) for key in order}
+    toy_jobs: dict[Any, list[Any]] = {}
+    keys: dict[Any, list[Any]] = {}
     for key in order:
-        found = sorted(toys[toy_key[key]], key=lambda t: t.seed)
-        stood_for = assigned(found, seeds)
-        if not stood_for:
-            done += len(parts[key])
-            yield key, found, [], seconds[toy_key[key]]
-            continue
-        for i, part in enumerate(parts[key]):
-            mine = [seeds[j] for j in part], [stood_for[j] for j in part]
-            jobs.append(((key, i), _timed, (train, tasks[key], shapes[key][1], *mine)))
-    for (key, i), (made, took) in in_parallel(jobs, workers):
-        results[key][i] = made
-        seconds[key] += took
-        on_progress(done := done + 1, total)
-        if len(results[key]) == len(parts[key]):
-            found = sorted(toys[toy_key[key]], key=lambda t: t.seed)
-            whole = [each for _, part in sorted(results.pop(key).items()) for each in part]
-            yield key, found, whole, seconds[key] + seconds[toy_key[key]]
+        originals, recipe = shapes[key]
+        kind = _toys_of(shapes[key])
+        keys.setdefault(kind, []).append(key)
+        toy_jobs[kind] = [
+            (kind, _timed, (originals.outcomes, recipe, stack))
+            for stack in stacks(seeds, originals.heads, recipe.replace(expansion=1))
+        ]
+    done, total = 0, sum(map(len, toy_jobs.values())) + sum(map(len, parts.values()))
+    on_progress(done, total)
+    with connected(workers) as where:
+        for kinds in _together(toy_jobs, AHEAD * where.processes):
+            toys: dict[Any, list[ToyOutcome]] = {kind: [] for kind in kinds}
+            seconds = dict.fromkeys(kinds, 0.0)
+            these = [job for kind in kinds for job in toy_jobs[kind]]
+            for kind, (trained, took) in where.run(keyed, these):
+                toys[kind] += trained
+                seconds[kind] += took
+                on_progress(done := done + 1, total)
+            jobs = []
+            results: dict[Any, dict[int, list[T]]] = {}
+            found: dict[Any, list[ToyOutcome]] = {}
+            for kind in kinds:
+                toys[kind].sort(key=lambda toy: toy.seed)
+                stood_for = assigned(toys[kind], seeds)
+                for key in keys[kind]:
+                    found[key], seconds[key] = toys[kind], seconds[kind]
+                    if not stood_for:
+                        done += len(parts[key])
+                        yield key, found[key], [], seconds[key]
+                        continue
+                    results[key] = {}
+                    for i, part in enumerate(parts[key]):
+                        mine = [seeds[j] for j in part], [stood_for[j] for j in part]
+                        recipe, task = shapes[key][1], shapes[key][0].task
+                        jobs.append(((key, i), _timed, (train, task, recipe, *mine)))
+            for (key, i), (made, took) in where.run(keyed, jobs):
+                results[key][i] = made
+                seconds[key] += took
+                on_progress(done := done + 1, total)
+                if len(results[key]) == len(parts[key]):
+                    whole = [each for _, part in sorted(results.pop(key).items()) for each in part]
+                    yield key, found[key], whole, seconds[key]
+
+
+def _together(jobs: Mapping[Any, list[Any]], least: int) -> Iterator[list[Any]]:
+    """The keys of ``jobs``, in order, so many together as have at least so many jobs."""
+    group: list[Any] = []
+    for key in jobs:
+        group.append(key)
+        if sum(len(jobs[k]) for k in group) >= least:
+            yield group
+            group = []
+    if group:
+        yield group
 
 
 def _timed(function: Callable[..., T], *args: Any) -> tuple[T, float]:

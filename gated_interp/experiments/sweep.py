@@ -16,10 +16,13 @@ from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.files import write_text
 from gated_interp.core.signals import uninterrupted
 from gated_interp.experiments.backends import Backend, connected
+from gated_interp.experiments.batches import train_batches
 from gated_interp.experiments.grid import numbers, whole_numbers
 from gated_interp.experiments.memory import require_memory
+from gated_interp.experiments.originals import Toys
 from gated_interp.experiments.recipes import Recipe, recipe_named
-from gated_interp.experiments.sweep_cells import COLUMNS, SweepCell, run_shape
+from gated_interp.experiments.seeds import SeedsOutcome, train_gated_seeds
+from gated_interp.experiments.sweep_cells import COLUMNS, SweepCell, row_of
 from gated_interp.experiments.table import GrowingTable
 from gated_interp.training.stacked.runs import say_on_stderr
 
@@ -127,7 +130,7 @@ def run_sweep(
 
     The folder gets ``sweep.csv`` and ``sweep.parquet`` (the same rows, readable at any time) and
     ``sweep.json`` (the config). Started again after a kill, it goes on where it was. Cells of one
-    shape are one job, because they share their toys.
+    shape share their toys.
 
     Args:
         workers: local processes, all cores unless given; or the address of a Dask scheduler, such
@@ -174,24 +177,22 @@ def _fill(
     on_progress: Callable[[int, int], object],
 ) -> None:
     """Run the cells that ``table`` lacks."""
-    shapes: dict[tuple[int, int], list[SweepCell]] = {}
-    for cell in cells:
-        if cell.key not in table.keys:
-            shapes.setdefault((cell.heads, cell.trigrams), []).append(cell)
+    missing = {cell.key: cell for cell in cells if cell.key not in table.keys}
+    shapes = {key: (Toys(cell.heads, cell.trigrams), cell.recipe) for key, cell in missing.items()}
+    seeds = range(cells[0].first_seed, cells[0].first_seed + cells[0].seeds)
     done, total = len(table.rows), len(cells)
     on_progress(done, total)
     bar = tqdm(
         total=total, initial=done, unit="cell", smoothing=0, disable=not progress, desc="sweep"
     )
-    results = where.run(run_shape, [(shape,) for shape in shapes.values()])
+    trained = train_batches(shapes, seeds, train_gated_seeds, workers=where)
     try:
-        with bar, contextlib.closing(results):
-            for rows in results:
-                for row in rows:
-                    with uninterrupted():
-                        table.append(row)
-                    bar.update()
-                    on_progress(len(table.rows), total)
+        with bar, contextlib.closing(trained):
+            for key, toys, gated, seconds in trained:
+                with uninterrupted():
+                    table.append(row_of(missing[key], SeedsOutcome(toys, gated, seconds)))
+                bar.update()
+                on_progress(len(table.rows), total)
     except KeyboardInterrupt as stop:
         raise SweepInterrupted(
             f"the sweep was interrupted after {len(table.rows)} of {total} cells, which are kept; "

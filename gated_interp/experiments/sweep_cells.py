@@ -4,22 +4,11 @@ import dataclasses
 import hashlib
 import json
 import math
-import time
-from collections.abc import Sequence
 
 from gated_interp.experiments.intervals import fractions
 from gated_interp.experiments.recipes import Recipe
-from gated_interp.experiments.seeds import (
-    GatedOutcome,
-    SeedsOutcome,
-    ToyOutcome,
-    assigned,
-    stacks,
-    train_gated_seeds,
-    train_toy_seeds,
-)
+from gated_interp.experiments.seeds import SeedsOutcome
 from gated_interp.experiments.table import Row
-from gated_interp.tasks.skip_trigrams import SkipTrigramTask
 
 COLUMNS: dict[str, type] = {
     "key": str,
@@ -61,7 +50,7 @@ COLUMNS: dict[str, type] = {
   (of the gated runs): fractions, with the ends of their 95% Wilson intervals; missing where nothing
   was run.
 - ``fvu_median``, ``l0_median``: over the gated runs, on held-out sequences.
-- ``seconds``: of one process; the toys' are shared out among the cells that use them.
+- ``seconds``: of one process, with those of the toys, which all cells of a shape share.
 """
 
 
@@ -80,32 +69,6 @@ class SweepCell:
         """A hash of all of it."""
         text = json.dumps(dataclasses.asdict(self), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def run_shape(cells: Sequence[SweepCell]) -> list[Row]:
-    """The rows of cells that differ only in how their gated blocks are trained.
-
-    The toys are trained once for all of them.
-    """
-    first = cells[0]
-    task = SkipTrigramTask(first.trigrams)
-    seeds = list(range(first.first_seed, first.first_seed + first.seeds))
-    started = time.perf_counter()
-    toys: list[ToyOutcome] = []
-    for stack in stacks(seeds, first.heads, first.recipe):
-        toys += train_toy_seeds(first.heads, task, first.recipe, stack)
-    originals = assigned(toys, seeds)
-    shared = (time.perf_counter() - started) / len(cells)
-    rows = []
-    for cell in cells:
-        started = time.perf_counter()
-        gated: list[GatedOutcome] = []
-        for part in stacks(range(len(originals)), cell.heads, cell.recipe):
-            mine = [seeds[i] for i in part], [originals[i] for i in part]
-            gated += train_gated_seeds(task, cell.recipe, *mine)
-        seconds = shared + time.perf_counter() - started
-        rows.append(row_of(cell, SeedsOutcome(toys, gated, seconds)))
-    return rows
 
 
 def row_of(cell: SweepCell, outcome: SeedsOutcome) -> Row:
