@@ -19,7 +19,12 @@ from gated_interp.training.stacked import forward
 from gated_interp.training.stacked.blocks import StackedAttention, StackedGated
 from gated_interp.training.stacked.data import batch_of
 from gated_interp.training.stacked.forward import GAP, TOP, compress_scores, stacked_z
-from gated_interp.training.stacked.losses import cross_entropy, overlap_penalty, reconstruction
+from gated_interp.training.stacked.losses import (
+    cross_entropy,
+    overlap_penalty,
+    reconstruction,
+    with_one,
+)
 from gated_interp.training.stacked.optimizer import StackedAdam
 
 TASK = SkipTrigramTask(n_trigrams=3, n_positions=7)
@@ -174,7 +179,7 @@ def test_gated_losses_and_gradients_equal_the_hooked_block(gate, d_head, d_gate,
     gates = stack.gate()
     z, z_0 = stack.z(batch.counts, gates), original.z(batch.counts).detach()
     bias = stack.weights["b_O"] - original.weights["b_O"].detach()
-    error = reconstruction(z, stack.W_O, bias, z_0, original.W_O.detach(), batch.weight)
+    error = reconstruction(z, stack.W_O, bias, with_one(z_0), original.W_O.detach(), batch.weight)
     penalty = (head_norm(gates, options["penalty_p"]) * batch.pairs).sum((1, 2))
     stack.weights.backward((error + 0.3 * penalty).sum())
 

@@ -12,31 +12,30 @@ from gated_interp.metrics.overlap import overlap, overlap_cost
 class _Reconstruction(torch.autograd.Function):
     """Weighted mean squared difference of two blocks' outputs, per run.
 
-    The original's output is never made on its own; it is subtracted within the product.
+    What belongs to a run scales its small tensors, not the large ones.
     """
 
     @staticmethod
     def forward(  # type: ignore[no-untyped-def]
         ctx: Any, z: Tensor, W_O: Tensor, bias: Tensor, z_0: Tensor, W_O_0: Tensor, weight: Tensor
     ):
-        runs, m = z.shape[0], W_O.shape[-1]
+        m = W_O.shape[-1]
         flat_z = z.flatten(1, 2)
+        known = torch.cat([W_O_0[:, 0], -bias[:, None]], 1)
         residual = torch.bmm(flat_z, W_O[:, 0])
-        residual.baddbmm_(z_0.flatten(1, 2), W_O_0[:, 0], alpha=-1)
-        residual += bias[:, None]
-        weighted = residual * (weight.reshape(runs, -1, 1) / m)
+        residual -= torch.bmm(z_0.flatten(1, 2), known)
+        weighted = residual.view(*z.shape[:-1], m).mul(weight[..., None]).flatten(1, 2)
         ctx.save_for_backward(flat_z, W_O, weighted)
         ctx.shape = z.shape
-        return torch.linalg.vecdot(residual.flatten(1), weighted.flatten(1))
+        return torch.linalg.vecdot(residual.flatten(1), weighted.flatten(1)) / m
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor):  # type: ignore[no-untyped-def]
         z, W_O, weighted = ctx.saved_tensors
-        # A run's loss scales everything that flows to that run.
-        d_out = weighted * (2 * grads[0])[:, None, None]
-        d_z = torch.bmm(d_out, W_O[:, 0].transpose(1, 2)).view(ctx.shape)
-        d_W_O = torch.bmm(z.transpose(1, 2), d_out)[:, None]
-        d_bias = d_out.sum(1) if ctx.needs_input_grad[2] else None
+        factor = (2 / W_O.shape[-1] * grads[0])[:, None, None]
+        d_z = torch.bmm(weighted, (W_O[:, 0] * factor).transpose(1, 2)).view(ctx.shape)
+        d_W_O = (torch.bmm(z.transpose(1, 2), weighted) * factor)[:, None]
+        d_bias = weighted.sum(1) * factor[..., 0] if ctx.needs_input_grad[2] else None
         return d_z, d_W_O, d_bias, None, None, None
 
 
@@ -44,7 +43,7 @@ def reconstruction(
     z: Float[Tensor, "run query context head"],
     W_O: Float[Tensor, "run 1 head d_model"],
     bias: Float[Tensor, "run d_model"],
-    original_z: Float[Tensor, "run query context original_head"],
+    original_z: Float[Tensor, "run query context original_head_and_1"],
     original_W_O: Float[Tensor, "run 1 original_head d_model"],
     weight: Float[Tensor, "run query context"],
 ) -> Float[Tensor, " run"]:
@@ -52,26 +51,38 @@ def reconstruction(
 
     Args:
         bias: the block's output bias less the original's.
-        original_z, original_W_O: the original's, without gradient.
+        original_z, original_W_O: the original's, without gradient; behind each ``z`` stands a 1
+            (:func:`with_one`), which brings the bias into the product.
     """
     return _Reconstruction.apply(  # type: ignore[no-untyped-call]
         z, W_O, bias, original_z, original_W_O, weight
     )
 
 
+def with_one(
+    z: Float[Tensor, "run query context head"],
+) -> Float[Tensor, "run query context head_and_1"]:
+    """``z`` with a 1 behind the heads of every position."""
+    return torch.nn.functional.pad(z, (0, 1), value=1.0)
+
+
 class _Overlap(torch.autograd.Function):
     """Weighted mean of ``unit * (o / unit)^power``, ``o = (sum_h n_h)^2 - sum_h n_h^2``, per run.
 
-    ``n_h = |z_h| * scale_h`` is the length of what head ``h`` writes (``d_head = 1``).
+    ``n_h = |z_h| * scale_h`` is the length of what head ``h`` writes (``d_head = 1``). Sums over
+    heads are products with small matrices: rows as short as heads are slow to sum.
     """
 
     @staticmethod
     def forward(  # type: ignore[no-untyped-def]
         ctx: Any, z: Tensor, scale: Tensor, weight: Tensor, unit: Tensor, power: float
     ):
-        lengths = z.abs().mul_(scale[:, None, None])
-        others = lengths.sum(-1, keepdim=True) - lengths
-        shared = torch.linalg.vecdot(lengths, others)
+        sizes = z.abs().flatten(1, 2)
+        # o = sum_h scale_h |z_h| others_h, where others_h is the length of what all others write.
+        apart = 1 - torch.eye(scale.shape[1], device=scale.device)
+        others = torch.bmm(sizes, scale[..., None] * apart)
+        products = sizes.mul_(others)
+        shared = torch.bmm(products, scale[..., None]).view(z.shape[:-1])
         if power == 1:
             value, slope = shared, weight.expand_as(shared)
         else:
@@ -79,23 +90,22 @@ class _Overlap(torch.autograd.Function):
             steep = relative if power == 2 else relative ** (power - 1)
             value = unit[:, None, None] * (steep * relative)
             slope = weight * steep * power
-        # d(shared)/d(n_h) = 2 * others; what follows leaves the 2 to the backward pass.
+        # d(o)/d(n_h) = 2 * others_h; the backward pass brings the 2.
+        slope = slope.reshape(len(z), -1, 1)
         d_scale = None
         if ctx.needs_input_grad[1]:
-            products = torch.mul(lengths, others, out=lengths).flatten(1, 2)
-            d_scale = torch.bmm(slope.reshape(len(z), 1, -1), products)[:, 0]
-            d_scale = d_scale / scale.clamp(min=1e-12)
-        d_z = others.mul_(slope[..., None]).mul_(scale[:, None, None]).mul_(z.sign())
-        ctx.save_for_backward(d_z, d_scale)
+            d_scale = torch.bmm(slope.transpose(1, 2), products)[:, 0]
+        ctx.save_for_backward(z, scale, others, slope, d_scale)
         return (value * weight).sum((1, 2))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor):  # type: ignore[no-untyped-def]
-        d_z, d_scale = ctx.saved_tensors
-        twice = 2 * grads[0]
+        z, scale, others, slope, d_scale = ctx.saved_tensors
+        twice = 2 * grads[0][:, None]
+        d_z = torch.bmm(slope, (scale * twice)[:, None]).mul_(others).view_as(z).mul_(z.sign())
         if d_scale is not None:
-            d_scale = d_scale * twice[:, None]
-        return d_z * twice[:, None, None, None], d_scale, None, None, None
+            d_scale = d_scale * twice
+        return d_z, d_scale, None, None, None
 
 
 def overlap_penalty(

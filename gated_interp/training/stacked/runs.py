@@ -31,7 +31,12 @@ from gated_interp.training.loop import TrainResult, train_gated, train_toy
 from gated_interp.training.schedule import learning_rate, penalty_weight
 from gated_interp.training.stacked.blocks import STACKED, StackedAttention
 from gated_interp.training.stacked.data import ContextPool, StackedBatch
-from gated_interp.training.stacked.losses import cross_entropy, overlap_penalty, reconstruction
+from gated_interp.training.stacked.losses import (
+    cross_entropy,
+    overlap_penalty,
+    reconstruction,
+    with_one,
+)
 from gated_interp.training.stacked.optimizer import StackedAdam
 
 # Fresh data come in pools of this many sequences per run, used once.
@@ -329,7 +334,7 @@ def _gated_stack(runs: list[GatedRun], progress: bool) -> list[TrainResult[Repla
         batch, at = batches(step)
         if at not in original_z or not batches.fixed:
             with torch.no_grad():
-                original_z[at] = original.z(batch.counts)
+                original_z[at] = with_one(original.z(batch.counts))
         stack.prepare(step, configs)
         written, W_O = stack.written(batch.counts), stack.W_O
         bias = stack.weights["b_O"] - original.weights["b_O"]
