@@ -158,7 +158,7 @@ def test_a_sweep_on_a_full_disk_keeps_its_rows(disk, monkeypatch):
             yield key, [], [], 0.3
 
     monkeypatch.setattr(sweep, "train_batches", fake)
-    monkeypatch.setattr(sweep, "row_of", lambda cell, outcome: a_row(cell))
+    monkeypatch.setattr(sweep, "row_of", lambda cell, *_: a_row(cell))
     made = config(disk.path / "s")
     with pytest.raises(GatedInterpError, match="No space left on device"):
         run(made)

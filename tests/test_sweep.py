@@ -66,7 +66,7 @@ def shapes_run(monkeypatch):
             yield key, [], [], 0.3
 
     monkeypatch.setattr(sweep, "train_batches", fake)
-    monkeypatch.setattr(sweep, "row_of", lambda cell, outcome: a_row(cell))
+    monkeypatch.setattr(sweep, "row_of", lambda cell, *_: a_row(cell))
     return ran
 
 

@@ -21,8 +21,7 @@ from gated_interp.experiments.grid import numbers, whole_numbers
 from gated_interp.experiments.memory import require_memory
 from gated_interp.experiments.originals import Toys
 from gated_interp.experiments.recipes import Recipe, recipe_named
-from gated_interp.experiments.seeds import SeedsOutcome, train_gated_seeds
-from gated_interp.experiments.sweep_cells import COLUMNS, SweepCell, row_of
+from gated_interp.experiments.sweep_cells import COLUMNS, SweepCell, measured, row_of
 from gated_interp.experiments.table import GrowingTable
 from gated_interp.training.stacked.runs import say_on_stderr
 
@@ -185,12 +184,12 @@ def _fill(
     bar = tqdm(
         total=total, initial=done, unit="cell", smoothing=0, disable=not progress, desc="sweep"
     )
-    trained = train_batches(shapes, seeds, train_gated_seeds, workers=where)
+    trained = train_batches(shapes, seeds, measured, workers=where)
     try:
         with bar, contextlib.closing(trained):
-            for key, toys, gated, seconds in trained:
+            for key, toys, runs, seconds in trained:
                 with uninterrupted():
-                    table.append(row_of(missing[key], SeedsOutcome(toys, gated, seconds)))
+                    table.append(row_of(missing[key], toys, runs, seconds))
                 bar.update()
                 on_progress(len(table.rows), total)
     except KeyboardInterrupt as stop:

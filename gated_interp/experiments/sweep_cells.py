@@ -4,11 +4,15 @@ import dataclasses
 import hashlib
 import json
 import math
+from collections.abc import Sequence
+
+import pandas as pd
 
 from gated_interp.experiments.intervals import fractions
 from gated_interp.experiments.recipes import Recipe
-from gated_interp.experiments.seeds import SeedsOutcome
+from gated_interp.experiments.seeds import SeedsOutcome, ToyOutcome, train_gated_seeds
 from gated_interp.experiments.table import Row
+from gated_interp.tasks.task import ProbedTask
 
 COLUMNS: dict[str, type] = {
     "key": str,
@@ -71,9 +75,16 @@ class SweepCell:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def row_of(cell: SweepCell, outcome: SeedsOutcome) -> Row:
+def measured(
+    task: ProbedTask, recipe: Recipe, seeds: Sequence[int], originals: Sequence[ToyOutcome]
+) -> list[Row]:
+    """A row for each seed's gated run, see :meth:`GatedOutcome.row`."""
+    return [run.row() for run in train_gated_seeds(task, recipe, seeds, originals)]
+
+
+def row_of(cell: SweepCell, trained: list[ToyOutcome], runs: Sequence[Row], seconds: float) -> Row:
     """The row of a finished cell, see ``COLUMNS``."""
-    gated, toys = outcome.table(), outcome.toy_table()
+    toys, gated = SeedsOutcome(trained, [], seconds).toy_table(), pd.DataFrame(runs)
     learnt = toys["learnt_all"]
     row: Row = {
         "key": cell.key,
@@ -89,7 +100,7 @@ def row_of(cell: SweepCell, outcome: SeedsOutcome) -> Row:
         "successes": int(gated["success"].sum()) if len(gated) else 0,
         "fvu_median": float(gated["fvu"].median()) if len(gated) else math.nan,
         "l0_median": float(gated["l0"].median()) if len(gated) else math.nan,
-        "seconds": outcome.seconds,
+        "seconds": seconds,
     }
     row |= fractions(
         learnt=(row["toys_learnt"], row["seeds"]),
