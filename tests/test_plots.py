@@ -117,8 +117,10 @@ def beside() -> pd.DataFrame:
 
 
 def phases() -> pd.DataFrame:
-    rows = [[1, 1, 1.0, 0.0, 1.0], [1, 3, 0.0, np.nan, np.nan], [2, 2, 0.75, 0.5, 0.25]]
-    return pd.DataFrame(rows, columns=["heads", "trigrams", "learnt", "distributed", "success"])
+    nan = np.nan
+    rows = [[1, 1, 1.0, 0.0, 0.5, 1.0], [1, 3, 0.0, nan, nan, nan], [2, 2, 0.75, 0.5, 0.0, 0.25]]
+    names = ["heads", "trigrams", "learnt", "distributed", "clean_rate", "success"]
+    return pd.DataFrame(rows, columns=names)
 
 
 def sweep() -> pd.DataFrame:
@@ -388,6 +390,10 @@ def test_sweep_curves_are_in_the_order_of_alpha() -> None:
     assert list(rate.error_y.array) == pytest.approx([0.15, 0.1])
     assert list(rate.error_y.arrayminus) == pytest.approx([0.05, 0.1])
     assert list(fvu.y) == [0.01, 0.02]
+    assert fig.layout.yaxis.title.text == "successful runs (post)"
+    clean = sweep_curves(sweep().assign(clean_rate=[0.4, 0.2]))
+    assert list(clean.data[0].y) == [0.2, 0.4]
+    assert clean.layout.yaxis.title.text == "clean runs"
 
 
 def test_reliability_places_rates_intervals_and_counts() -> None:
@@ -472,22 +478,23 @@ def test_reliability_of_one_recipe_looks_closely_and_shows_both_intervals() -> N
 
 def test_phase_diagram_tells_zero_from_not_run_from_undefined() -> None:
     fig = phase_diagram(phases())
-    learnt, distributed, success = heat(fig)
+    learnt, distributed, clean, success = heat(fig)
     nan = np.nan
     np.testing.assert_array_equal(learnt, [[1, nan, 0], [nan, 0.75, nan]])
     np.testing.assert_array_equal(distributed, [[0, nan, nan], [nan, 0.5, nan]])
+    np.testing.assert_array_equal(clean, [[0.5, nan, nan], [nan, 0, nan]])
     np.testing.assert_array_equal(success, [[1, nan, nan], [nan, 0.25, nan]])
     texts = [t.text for t in fig.data if t.type == "heatmap"]
     assert [list(row) for row in texts[0]] == [["100", "", "0"], ["", "75", ""]]
     hatched = [t for t in fig.data if t.name == "not run"]
-    assert len(hatched) == 3
+    assert len(hatched) == 4
     for bars in hatched:
         cells = {(b + 0.5, x) for b, x in zip(bars.base, bars.x, strict=True)}
         assert cells == {(0, 1), (1, 0), (1, 2)}
         assert bars.marker.pattern.shape == "/"
     marked = [t for t in fig.data if t.name == "no toy learnt them"]
-    assert [(t.x[0], t.y[0]) for t in marked] == [(2, 0), (2, 0)]
-    assert [t.showlegend for t in marked] == [True, False]
+    assert [(t.x[0], t.y[0]) for t in marked] == [(2, 0)] * 3
+    assert [t.showlegend for t in marked] == [True, False, False]
 
 
 def test_narrow_cells_leave_off_what_their_colour_says() -> None:
@@ -708,7 +715,7 @@ BAD = {
     ),
     "phases of nothing": (
         lambda: phase_diagram(phases()[["heads", "trigrams"]]),
-        "learnt, distributed or success",
+        "learnt, distributed, clean_rate or success",
     ),
     "several metrics at once": (lambda: ablation_bars(effects()), "keep one metric"),
     "a number of subsets": (

@@ -184,6 +184,7 @@ def test_a_row_by_hand():
     assert row["l0"] == pytest.approx(0.3)
     assert (row["heads_left"], row["pruned_bound"], row["seconds"]) == (4.0, 0.001, 7.0)
     assert (row["learnt"], row["distributed"], row["success"]) == (3 / 4, 2 / 3, 3 / 4)
+    assert row["clean_rate"] == 2 / 4
     assert (row["learnt_low"], row["learnt_high"]) == wilson(3, 4)
     assert (row["distributed_low"], row["distributed_high"]) == wilson(2, 3)
     assert (row["success_low"], row["success_high"]) == wilson(3, 4)
@@ -197,7 +198,7 @@ def test_where_no_toy_learns_there_is_a_row_without_runs():
     )  # fmt: skip
     row = phases(Runs(toys, pd.DataFrame(), 1.0))
     assert (row["runs"], row["toys_learnt"], row["learnt"]) == (0, 0, 0.0)
-    assert all(math.isnan(row[name]) for name in ("success", "distributed", "fvu"))
+    assert all(math.isnan(row[name]) for name in ("success", "clean_rate", "distributed", "fvu"))
     assert row["learnt_high"] == wilson(0, 2)[1]
     assert set(row) == set(phases(runs_by_hand()))
 

@@ -1,5 +1,6 @@
 """The phase diagram: what toys learn, how often it is distributed, how often gating undoes it."""
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -57,13 +58,16 @@ def run_phase(
 
 
 def phases(runs: Runs) -> Row:
-    """The row of :func:`reliability.summary`, and three fractions with 95% Wilson intervals.
+    """The row of :func:`reliability.summary`, and four fractions.
 
     ``learnt``: toys that learnt every trigram, of all; ``distributed``: of those, the ones with a
-    trigram that has no sole owner; ``success``: gated runs that succeed by the post's rule. The
-    last two are missing where no toy learnt. Ends: ``learnt_low``, ``learnt_high`` and so on.
+    trigram that has no sole owner; ``clean_rate``: gated runs that are clean (``low`` and ``high``
+    are its interval); ``success``: those that succeed by the post's rule. The last three are
+    missing where no toy learnt. Ends of 95% Wilson intervals: ``learnt_low``, ``learnt_high`` and
+    so on.
     """
     row = reliability_summary(runs)
+    row["clean_rate"] = row["clean"] / row["runs"] if row["runs"] else math.nan
     return row | fractions(
         learnt=(row["toys_learnt"], row["toys_trained"]),
         distributed=(row["toys_distributed"], row["toys_learnt"]),

@@ -43,8 +43,10 @@ def draw_sweep(
 def sweep_figures(table: pd.DataFrame) -> dict[str, tuple[go.Figure, pd.DataFrame]]:
     """The figures of a sweep's table by stem, each with the rows it was drawn from."""
     found: dict[str, tuple[go.Figure, pd.DataFrame]] = {}
+    table = table.rename(columns={"clean": "clean_rate"})
+    rate = "clean" if "clean_rate" in table else "success"  # a table of version 0.1 lacks it
     ran = table[(table["gated_runs"] > 0) & (table["alpha"] > 0)].rename(
-        columns={"success_low": "low", "success_high": "high", "fvu_median": "fvu"}
+        columns={f"{rate}_low": "low", f"{rate}_high": "high", "fvu_median": "fvu"}
     )
     shapes = [f"{h}H{t}ST" for h, t in zip(ran["heads"], ran["trigrams"], strict=True)]
     ran = ran.assign(shape=shapes)

@@ -27,7 +27,8 @@ LEFT, BELOW, ABOVE = 54.0, 40.0, 8.0
 PHASES = (
     ("learnt", "toy learns all trigrams"),
     ("distributed", "learnt, but distributed"),
-    ("success", "success after gating"),
+    ("clean_rate", "gated block is clean"),
+    ("success", "gated block succeeds (post)"),
 )
 
 
@@ -42,8 +43,8 @@ def phase_diagram(
 
     Args:
         phases: one row per cell that was run: ``heads``, ``trigrams`` (whole numbers) and the
-            fractions ``learnt``, ``distributed``, ``success`` (0 to 1; missing where nothing was
-            learnt). A quantity's column may be left out.
+            fractions ``learnt``, ``distributed``, ``clean_rate``, ``success`` (0 to 1; missing
+            where nothing was learnt). A quantity's column may be left out.
         title: above the figure.
         columns: paper columns it spans; with one the panels stand below each other.
 
@@ -53,14 +54,16 @@ def phase_diagram(
     table("phase", phases, ["heads", "trigrams"])
     drawn = [(c, words) for c, words in PHASES if c in phases]
     if not drawn:
-        raise GatedInterpError("the phase table needs a column learnt, distributed or success.")
+        raise GatedInterpError(
+            "the phase table needs a column learnt, distributed, clean_rate or success."
+        )
     if phases.duplicated(["heads", "trigrams"]).any():
         raise GatedInterpError("the phase table has two rows for one cell of heads and trigrams.")
     heads, trigrams = (
         list(range(int(phases[c].min()), int(phases[c].max()) + 1)) for c in ("heads", "trigrams")
     )
     left, bar, gap = 40.0, 48.0, 14.0
-    across = 1 if columns == 1 else len(drawn)
+    across = 1 if columns == 1 else 2 if len(drawn) == 4 else len(drawn)
     wide = (width_of(columns) - left - bar - gap * (across - 1)) / across
     cell = min(wide / len(trigrams), 34.0)
     wide, tall = cell * len(trigrams), max(cell, 16.0) * len(heads)
@@ -79,7 +82,7 @@ def phase_diagram(
         values = np.full(ran.shape, np.nan)
         values[at] = phases[name].to_numpy(float)
         between(name, values, 0, 1)
-        at_left = number == 1 or across == 1
+        at_left = number % across == 1 or across == 1
         y = ticks([str(h) for h in heads], tall, vertical=True)
         axes = area.place(
             fig,
@@ -178,11 +181,11 @@ def sweep_curves(
     title: str | None = None,
     columns: Columns = 2,
 ) -> go.Figure:
-    """Success rate with its interval, and FVU, against alpha; one line per group.
+    """Clean rate with its interval, and FVU, against alpha; one line per group.
 
     Args:
-        sweep: ``alpha``, ``success`` with ``low`` and ``high`` (0 to 1), ``fvu`` (its median over
-            runs), and the group's column.
+        sweep: ``alpha``, ``clean_rate`` (or ``success``, the post's) with ``low`` and ``high`` (0
+            to 1), ``fvu`` (its median over runs), and the group's column.
         group: the column that names the lines, as in ``"experiment"`` or ``"recipe"``.
         title: above the figure.
         columns: paper columns it spans; with one the panels stand below each other.
@@ -190,7 +193,8 @@ def sweep_curves(
     Raises:
         GatedInterpError: no rows, a column is missing, or an alpha is not positive.
     """
-    table("sweep", sweep, ["alpha", "success", "low", "high", "fvu", group])
+    rate = "clean_rate" if "clean_rate" in sweep else "success"
+    table("sweep", sweep, ["alpha", rate, "low", "high", "fvu", group])
     if not (sweep["alpha"] > 0).all():
         raise GatedInterpError("alpha must be positive in every row of the sweep table.")
     stacked = columns == 1
@@ -211,8 +215,8 @@ def sweep_curves(
         "showgrid": False,
         **({"tickvals": alphas, "ticktext": [f"{a:g}" for a in alphas]} if len(alphas) < 9 else {}),
     }
-    success = {
-        "title": {"text": "successful runs"},
+    rates = {
+        "title": {"text": "clean runs" if rate == "clean_rate" else "successful runs (post)"},
         "tickformat": ".0%",
         "range": [-0.03, 1.03],
         "nticks": 6,
@@ -220,7 +224,7 @@ def sweep_curves(
     fvu = log_axis(sweep["fvu"], "median FVU")
     places = [
         area.place(fig, n, box, x, {**y, "showgrid": True})
-        for n, (box, y) in enumerate(zip(boxes, (success, fvu), strict=True), start=1)
+        for n, (box, y) in enumerate(zip(boxes, (rates, fvu), strict=True), start=1)
     ]
     for i, (name, part) in enumerate(sweep.groupby(group, sort=False)):
         part, color = part.sort_values("alpha"), PALETTE[i % len(PALETTE)]
@@ -233,8 +237,8 @@ def sweep_curves(
         }
         fig.add_scatter(
             x=part["alpha"].tolist(),
-            y=part["success"].tolist(),
-            error_y=error_bar(part["success"], part["low"], part["high"], color=color),
+            y=part[rate].tolist(),
+            error_y=error_bar(part[rate], part["low"], part["high"], color=color),
             **look,
             **places[0],
         )
