@@ -160,10 +160,11 @@ class _CrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor):  # type: ignore[no-untyped-def]
         z, W_O, d_logits = ctx.saved_tensors
-        d_logits = d_logits.flatten(2) * grads[0][:, None, None]
-        d_z = torch.bmm(d_logits.transpose(1, 2), W_O[:, 0].transpose(1, 2)).view(ctx.shape)
-        d_W_O = torch.bmm(z.transpose(1, 2), d_logits.transpose(1, 2))[:, None]
-        return d_z, d_W_O, d_logits.sum(-1), None, None
+        factor, d_logits = grads[0][:, None, None], d_logits.flatten(2)
+        W_O = (W_O[:, 0] * factor).transpose(1, 2)
+        d_z = torch.bmm(d_logits.transpose(1, 2), W_O).view(ctx.shape)
+        d_W_O = (torch.bmm(z.transpose(1, 2), d_logits.transpose(1, 2)) * factor)[:, None]
+        return d_z, d_W_O, d_logits.sum(-1) * factor[..., 0], None, None
 
 
 def cross_entropy(
