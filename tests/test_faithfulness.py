@@ -134,6 +134,18 @@ def test_replicates_are_recovered_one_by_one():
         assert_close(value, alone, **FLOAT)
 
 
+def test_gates_are_made_in_one_piece_only_where_they_are_counted():
+    spliced, seen = both_spliced(), []
+    for layer in spliced.blocks:
+        layer.attn.register_forward_pre_hook(lambda attn, _: seen.append(attn.in_one_piece()))
+    loss_recovered(spliced, TOKENS[:5])
+    assert seen
+    assert not any(seen)
+    seen.clear()
+    faithfulness(spliced, TOKENS[:5])
+    assert any(seen)
+
+
 def test_a_perfect_block_recovers_everything():
     model = models.two_layers(TASK)
     same = GatedAttention.from_attention(

@@ -124,7 +124,8 @@ def faithfulness(
     spliced = sorted(originals(model))
     layers = [layer] if layer is not None else spliced or list(range(model.cfg.n_layers))
     text = not isinstance(getattr(model, "task", None), ProbedTask)
-    return _measured(model, tokens, layers, set(layers) <= set(spliced), text)
+    compared = set(layers) <= set(spliced)
+    return _measured(model, tokens, layers, gates=True, compared=compared, text=text)
 
 
 @torch.no_grad()
@@ -164,7 +165,8 @@ def loss_recovered(
     layers = sorted(originals(model)) if layers is None else layers
     if not layers:
         raise GatedInterpError("no block was spliced into the model; splice one to measure it.")
-    found = _measured(model, tokens, layers, compared=True, text=True).measures()
+    # Nobody asks for gates, so blocks need not make them all at once.
+    found = _measured(model, tokens, layers, gates=False, compared=True, text=True).measures()
     named = {"ce": found.pop("cross_entropy"), "ce_original": found.pop("original_cross_entropy")}
     return {k: v.item() for k, v in (named | found).items() if k not in ("l0", "fvu")}
 
@@ -180,12 +182,21 @@ def _recovered(ce: Tensor, original: Tensor, zero: Tensor, mean: Tensor) -> dict
 
 
 def _measured(
-    model: HookedTransformer, tokens: Tensor, layers: Sequence[int], compared: bool, text: bool
+    model: HookedTransformer,
+    tokens: Tensor,
+    layers: Sequence[int],
+    *,
+    gates: bool,
+    compared: bool,
+    text: bool,
 ) -> Faithfulness:
-    """The parts of the measures; with the originals' where ``compared``, and ablations of text."""
-    gates, outs = (
-        {i: f"blocks.{i}.{name}" for i in layers} for name in ("attn.hook_gate", "hook_attn_out")
-    )
+    """The parts of the measures; with the originals' where ``compared``, and ablations of text.
+
+    Without ``gates`` all of them count as open.
+    """
+    opened = {i: f"blocks.{i}.attn.hook_gate" for i in layers}
+    outs = {i: f"blocks.{i}.hook_attn_out" for i in layers}
+    names = [*outs.values(), *(opened.values() if gates else ())]
     heads = head_counts(model)
     # Layers before a spliced one are the same in both models, so both read the same input.
     befores = {i: unsplice(model, i) for i in layers} if compared else {}
@@ -193,9 +204,9 @@ def _measured(
     each: dict[str, list[Tensor]] = defaultdict(list)
     targets: dict[int, list[Tensor]] = defaultdict(list)
     for part in _parts(model, tokens):
-        logits, seen = model.run_with_cache(part, names_filter=[*gates.values(), *outs.values()])
+        logits, seen = model.run_with_cache(part, names_filter=names)
         l0 = torch.zeros(len(part), dtype=torch.float64, device=part.device)
-        for i, name in gates.items():
+        for i, name in opened.items():
             l0 += open_gates(seen[name]) if name in seen else heads[i]
         each["l0"].append(l0)
         each["cross_entropy"].append(next_token_loss(logits, part).double())

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from gated_interp.experiments.backends import Backend, connected
 from gated_interp.experiments.originals import Originals
-from gated_interp.experiments.processes import keyed
+from gated_interp.experiments.processes import Job, keyed
 from gated_interp.experiments.recipes import Recipe
 from gated_interp.experiments.seeds import (
     ToyOutcome,
@@ -19,8 +19,6 @@ T = TypeVar("T")
 Shape = tuple[Originals, Recipe]
 TOY_FIELDS = ("toy_steps", "toy_lr", "toy_lr_decay", "batch_size", "n_sequences", "jitter",
               "jitter_seed")  # fmt: skip
-
-
 # Stacks of toys for each process that are trained before the first gated run on them. More keep
 # processes busier, fewer give the first rows sooner, which an interruption then leaves.
 AHEAD = 4
@@ -74,7 +72,7 @@ def train_batches(
                 toys[kind] += trained
                 seconds[kind] += took
                 on_progress(done := done + 1, total)
-            jobs = []
+            jobs: list[Job] = []
             results: dict[Any, dict[int, list[T]]] = {}
             found: dict[Any, list[ToyOutcome]] = {}
             for kind in kinds:
@@ -87,10 +85,7 @@ def train_batches(
                         yield key, found[key], [], seconds[key]
                         continue
                     results[key] = {}
-                    for i, part in enumerate(parts[key]):
-                        mine = [seeds[j] for j in part], [stood_for[j] for j in part]
-                        recipe, task = shapes[key][1], shapes[key][0].task
-                        jobs.append(((key, i), _timed, (train, task, recipe, *mine)))
+                    jobs += _jobs(key, shapes[key], parts[key], train, seeds, stood_for)
             for (key, i), (made, took) in where.run(keyed, jobs):
                 results[key][i] = made
                 seconds[key] += took
@@ -98,6 +93,23 @@ def train_batches(
                 if len(results[key]) == len(parts[key]):
                     whole = [each for _, part in sorted(results.pop(key).items()) for each in part]
                     yield key, found[key], whole, seconds[key]
+
+
+def _jobs(
+    key: Any,
+    shape: Shape,
+    parts: Sequence[Sequence[int]],
+    train: Callable[..., list[T]],
+    seeds: Sequence[int],
+    stood_for: Sequence[ToyOutcome],
+) -> list[Job]:
+    """A job for each stack of a key's gated runs, named by the key and the stack's number."""
+    originals, recipe = shape
+    jobs: list[Job] = []
+    for i, part in enumerate(parts):
+        mine = [seeds[j] for j in part], [stood_for[j] for j in part]
+        jobs.append(((key, i), _timed, (train, originals.task, recipe, *mine)))
+    return jobs
 
 
 def _together(jobs: Mapping[Any, list[Any]], least: int) -> Iterator[list[Any]]:

@@ -344,7 +344,7 @@ class HeadAttention(Replacement):
 
 
 def softmax(scores: Float[Tensor, "*batch key_pos"]) -> Float[Tensor, "*batch key_pos"]:
-    """Softmax over keys; of few keys in a longer row, which takes a seventh of the time."""
+    """Softmax over keys; of few keys in a longer row: a seventh of the time with AVX-512."""
     keys = scores.shape[-1]
     if keys >= VECTOR:
         return scores.softmax(-1)

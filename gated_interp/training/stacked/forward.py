@@ -5,7 +5,7 @@ a query token ``q`` with prefix counts ``c[k]``::
 
     z[h] = sum_k c[k] exp(S[h,q,k]) G[h,q,k] V[h,k]  /  sum_k c[k] exp(S[h,q,k])
 
-which is one batched matrix product for all numerators and denominators of all runs.
+which is two batched matrix products, for the numerators and the denominators of all runs.
 """
 
 from typing import Any
