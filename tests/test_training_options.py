@@ -302,6 +302,7 @@ def test_a_loss_that_is_not_finite_is_never_saved_over_a_good_state(tmp_path):
     [
         ({"precision": "bfloat16"}, "its products are not made in bfloat16"),
         ({"evaluate_every": 10}, "it measures nothing on held-out sequences"),
+        ({"downstream": 0.5}, "it reads no predictions"),
     ],
 )
 def test_what_a_stack_cannot_do_goes_through_the_hooked_loop(change, reason):

@@ -12,8 +12,9 @@ from gated_interp.core.seeds import derive, generator
 from gated_interp.core.streams import Stream
 from gated_interp.metrics.predictions import next_token_loss
 from gated_interp.metrics.reconstruction import fvu, l0
-from gated_interp.models.toy import HookedTransformer, attention_only
+from gated_interp.models.toy import HookedTransformer, ToyConfig, attention_only, build_toy, clone
 from gated_interp.replacements.gated_attention import GatedAttention
+from gated_interp.replacements.splice import splice
 from gated_interp.tasks import SkipTrigramTask
 from gated_interp.training.capture import attention_io
 from gated_interp.training.config import TrainConfig
@@ -22,6 +23,8 @@ from gated_interp.training.data import batches, data_for, draw, held_out_of, nam
 from gated_interp.training.device import pick_device
 from gated_interp.training.loop import train_gated
 from gated_interp.training.losses import output_variance, reconstruction_error
+from gated_interp.training.objectives import Imitate
+from gated_interp.training.processes import group_for
 from gated_interp.training.schedule import learning_rate, penalty_weight
 
 BATCH, POS, D_MODEL, D_VOCAB = 2, 5, 11, 13
@@ -352,3 +355,59 @@ def test_a_fixed_set_starts_at_its_first_sequence(toy):
 def test_tasks_of_fewer_trigrams_are_refused_too(toy):
     with pytest.raises(GatedInterpError, match="8 tokens; a task of 2 trigrams has 6"):
         data_for(toy, SkipTrigramTask(2))
+
+
+# Predictions beside what is written.
+
+
+def test_the_error_in_predictions_by_hand(toy):
+    tokens = SkipTrigramTask(3).sample(40, seed=1).tokens
+    toy.blocks[0].attn.b_O.data += 0.3
+    block = GatedAttention.from_attention(toy.blocks[0].attn, 2, seed=4)
+    config = TrainConfig(downstream=0.25, alpha=0.0, overlap=0.0, fvu_target=None)
+    data, group = data_for(toy, None), group_for(config)
+    objective = Imitate(block, toy, 0, config, data, group)
+    objective.begin(0)
+    loss = objective.loss(tokens)
+    loss.backward()
+
+    @torch.no_grad()
+    def divergence(other, where):
+        log_p = toy(where).log_softmax(-1)
+        return float((log_p.exp() * (log_p - other(where).log_softmax(-1))).sum(-1).mean())
+
+    mute = clone(toy)
+    for weight in (mute.blocks[0].attn.W_O, mute.blocks[0].attn.b_O):
+        weight.data.zero_()
+    sample = draw(data, 200, derive(config.seed, Stream.VARIANCE), toy)[:32]
+    kl, silence = divergence(splice(toy, 0, block), tokens), divergence(mute, sample)
+    squared = objective.measures()["reconstruction"]
+    assert objective.measures()["kl"] == pytest.approx(kl, rel=1e-4)
+    wanted = 0.75 * squared + 0.25 * float(objective.variance) * kl / silence
+    assert loss.item() == pytest.approx(wanted, rel=1e-4)
+    assert all(weight.grad is None for weight in toy.parameters())
+    assert not any(point.fwd_hooks for point in toy.hook_dict.values())
+    # All of the error in predictions: the gradient is that of the divergence, chain rule and all.
+    whole = Imitate(block, toy, 0, config.replace(downstream=1.0), data, group)
+    whole.begin(0)
+    block.zero_grad()
+    whole.loss(tokens).backward()
+    log_p, spliced = toy(tokens).log_softmax(-1).detach(), splice(toy, 0, block)
+    log_q = spliced(tokens).log_softmax(-1)
+    scale = float(whole.variance) / silence
+    (slope,) = torch.autograd.grad(
+        scale * (log_p.exp() * (log_p - log_q)).sum(-1).mean(), spliced.blocks[0].attn.raw_W_O
+    )
+    assert_close(block.raw_W_O.grad, slope, roundings=4096)
+
+
+def test_predictions_cannot_be_counted_where_they_do_without_the_layer(toy):
+    for weight in (toy.blocks[0].attn.W_O, toy.blocks[0].attn.b_O):
+        weight.data.zero_()
+    block = GatedAttention.from_attention(
+        build_toy(ToyConfig(n_trigrams=3, n_heads=2)).blocks[0].attn
+    )
+    with pytest.raises(
+        GatedInterpError, match=r"predictions do without what layer 0 writes .* 0\."
+    ):
+        train_gated(toy, block, TrainConfig(steps=2, downstream=0.5), progress=False)

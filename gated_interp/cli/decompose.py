@@ -52,6 +52,12 @@ def decompose(
         float | None, typer.Option(min=0, help="Weight of the penalty on heads that write at once.")
     ] = None,
     alpha: Annotated[float | None, typer.Option(min=0, help="Weight of the gate penalty.")] = None,
+    downstream: Annotated[
+        float | None,
+        typer.Option(
+            min=0, max=1, help="Share of the error that is counted in predictions; 0 if absent."
+        ),
+    ] = None,
     spare: Annotated[
         float,
         typer.Option(
@@ -81,7 +87,7 @@ def decompose(
     loaded = load(model)
     folder = Path(f"runs/decompose-{loaded.model_name}") if out is None else out
     data = text_for(loaded, text) if text else None
-    extra: dict[str, Any] = {"overlap": overlap, "alpha": alpha}
+    extra: dict[str, Any] = {"overlap": overlap, "alpha": alpha, "downstream": downstream}
     shared: dict[str, Any] = {
         "data": data,
         "seeds": seeds,
@@ -93,8 +99,8 @@ def decompose(
     if method == "all":
         if heads is not None or spare or any(value is not None for value in extra.values()):
             raise GatedInterpError(
-                "--method all sets --heads, --overlap and --alpha itself and prunes no --spare "
-                "heads; leave them out."
+                "--method all sets --heads, --overlap, --alpha and --downstream itself and prunes "
+                "no --spare heads; leave them out."
             )
         if layers and len(layers) > 1:
             raise GatedInterpError("--method all compares methods at one --layer; name one.")

@@ -195,10 +195,10 @@ def measured(
     """A row for each seed's run: how sparse it is, and what switching on shut heads does to it."""
     tokens = task.sample(HELD_OUT, HELD_OUT_SEED).tokens
     rows = []
-    for run in train_gated_seeds(task, recipe, seeds, originals):
-        row = run.row() | sparsity(run.model, tokens)
+    for run, toy in zip(train_gated_seeds(task, recipe, seeds, originals), originals, strict=True):
+        row = run.row() | sparsity(run.model, tokens, toy.layer)
         row["false_alarms"] = max(false_alarms(run.model, task).values())
-        switched = switching_on(run.model, tokens[:SWITCHED], seed=HELD_OUT_SEED)
+        switched = switching_on(run.model, tokens[:SWITCHED], toy.layer, seed=HELD_OUT_SEED)
         rows.append(row | {n: v for n, v in switched.items() if n != "kl"})
     return rows
 

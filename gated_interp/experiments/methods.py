@@ -69,7 +69,7 @@ def parameters(recipe: Recipe, originals: Originals) -> int:
     """How many numbers train in the block of ``recipe`` for such an original."""
     options = {n: v for n, v in recipe.options.items() if n != "k"}  # of few heads K may be more
     plain = recipe.replace(scale_output=False, options=options)
-    block = plain.block(originals.example(), originals.task, seed=0)
+    block = plain.block(originals.example(), originals.task, 0, originals.layer)
     return sum(p.numel() for p in block.parameters() if p.requires_grad)
 
 

@@ -16,7 +16,12 @@ from gated_interp.models.analytic import (
     manual_model,
     two_readers,
 )
-from gated_interp.models.analytic_tasks import conditional_heads, wide_pairs
+from gated_interp.models.analytic_tasks import (
+    conditional_heads,
+    induction_heads,
+    marked_relay,
+    wide_pairs,
+)
 from gated_interp.models.toy import HookedTransformer, ToyConfig, build_toy
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
 from gated_interp.tasks.task import ProbedTask
@@ -38,6 +43,11 @@ class Toys:
     def name(self) -> str:
         """The post's name for the shape."""
         return f"{self.heads}H{self.trigrams}ST"
+
+    @property
+    def layer(self) -> int:
+        """Whose attention blocks stand in for."""
+        return 0
 
     @property
     def task(self) -> SkipTrigramTask:
@@ -81,6 +91,11 @@ class Known:
         found: ProbedTask = self.build().task
         return found
 
+    @property
+    def layer(self) -> int:
+        """Whose attention blocks stand in for."""
+        return self.build().layer
+
     def example(self) -> HookedTransformer:
         """The model."""
         return self.build().model
@@ -88,13 +103,16 @@ class Known:
     def outcomes(self, recipe: Recipe, seeds: Sequence[int]) -> list[ToyOutcome]:
         """The model, for every seed."""
         truth = self.build()
-        found = verdict(truth.model, truth.task)
+        found = verdict(truth.model, truth.task, layer=truth.layer)
         lead = firm_lead(truth.model, truth.task, seed=HELD_OUT_SEED)
-        return [ToyOutcome(seed, truth.model, found, lead, loss=0.0) for seed in seeds]
+        return [
+            ToyOutcome(seed, truth.model, found, lead, loss=0.0, layer=truth.layer)
+            for seed in seeds
+        ]
 
 
 Originals = Toys | Known
-"""One-layer models of one shape, one for each seed."""
+"""Models of one shape, one for each seed."""
 
 BENCHMARKS = {
     each.name: each
@@ -131,6 +149,20 @@ BENCHMARKS = {
             wide_pairs,
             False,
             "a question has four answers, and a head of one dimension writes two at most",
+        ),
+        Known(
+            "two-layers",
+            marked_relay,
+            False,
+            "without positions one layer sees which tokens came, not their order, so no layer "
+            "tells the two signals apart without the other",
+        ),
+        Known(
+            "repeated-tokens",
+            induction_heads,
+            False,
+            "an induction head reads what the layer below it wrote, so no head holds a token "
+            "without that layer, and one head copies them all",
         ),
     )
 }

@@ -93,14 +93,16 @@ class Recipe(Config):
         )
         return ToyRun(model, config, self.jitter, derive(seed, Stream.JITTER, self.jitter_seed))
 
-    def gated_run(self, original: HookedTransformer, task: ProbedTask, seed: int) -> GatedRun:
+    def gated_run(
+        self, original: HookedTransformer, task: ProbedTask, seed: int, layer: int = 0
+    ) -> GatedRun:
         """The gated run of ``seed`` for a trained toy: initial weights and data both follow it.
 
         Raises:
             GatedInterpError: the original is not a toy of this task.
         """
         task.require_vocabulary(original.cfg.d_vocab)
-        block = self.block(original, task, seed)
+        block = self.block(original, task, seed, layer)
         disturb(block, self.jitter, derive(seed, Stream.JITTER, self.jitter_seed))
         config = TrainConfig(
             steps=self.steps,
@@ -121,21 +123,25 @@ class Recipe(Config):
             seed=seed,
             log_every=max(1, self.steps // 100),
         )
-        return GatedRun(original, block, config, task)
+        return GatedRun(original, block, config, task, layer)
 
-    def block(self, original: HookedTransformer, task: Task, seed: int) -> Replacement:
-        """What stands in for the attention of ``original``, before its training.
+    def block(
+        self, original: HookedTransformer, task: Task, seed: int, layer: int = 0
+    ) -> Replacement:
+        """What stands in for the attention of ``original`` at ``layer``, before its training.
 
         Raises:
             GatedInterpError: a layer that the kind cannot stand in for.
         """
-        kind, attn = kind_named(self.kind), original.blocks[0].attn
+        kind, attn = kind_named(self.kind), original.blocks[layer].attn
         known = {field.name for field in dataclasses.fields(kind.config_type)}
         fields = {n: v for n, v in self.to_dict().items() if n in known}
         if "d_head" in known:
             fields["d_head"] = int(attn.W_Q.shape[-1])
         fields |= self.options
-        fields["output_scale"] = longest_output(original, task, seed) if self.scale_output else 1.0
+        fields["output_scale"] = 1.0
+        if self.scale_output:
+            fields["output_scale"] = longest_output(original, task, seed, layer)
         fields["seed"] = block_seed(seed)
         if self.from_original:
             return kind.from_attention(attn, self.expansion, **fields)
@@ -147,10 +153,10 @@ class Recipe(Config):
 
 
 @torch.no_grad()
-def longest_output(model: HookedTransformer, task: Task, seed: int) -> float:
-    """The length of the longest vector that layer 0 writes on 200 sequences."""
+def longest_output(model: HookedTransformer, task: Task, seed: int, layer: int = 0) -> float:
+    """The length of the longest vector that ``layer`` writes on 200 sequences."""
     tokens = task.sample(200, derive(seed, Stream.OUTPUT_SCALE)).tokens.to(model.embed.W_E.device)
-    name = "blocks.0.hook_attn_out"
+    name = f"blocks.{layer}.hook_attn_out"
     _, cache = model.run_with_cache(tokens, names_filter=name)
     return float(cache[name].norm(dim=-1).max())
 

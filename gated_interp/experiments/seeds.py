@@ -1,6 +1,7 @@
 """One shape, many seeds: toys, gated blocks on those that learnt, verdicts, faithfulness."""
 
 import dataclasses
+import math
 import time
 from collections.abc import Sequence
 from itertools import pairwise
@@ -60,12 +61,13 @@ MEASURES = (
 
 @dataclasses.dataclass(frozen=True)
 class ToyOutcome:
-    """A trained toy of one seed.
+    """A trained toy of one seed, or a model whose weights are written down.
 
     Attributes:
         lead: by how many logits C leads in all but 1% of the examples of the trigram where that is
             least; below 0 where the toy has not learnt one.
         loss: next-token cross-entropy at the end of its training.
+        layer: whose attention blocks stand in for.
     """
 
     seed: int
@@ -73,6 +75,7 @@ class ToyOutcome:
     verdict: Verdict
     lead: float
     loss: float
+    layer: int = 0
 
     @property
     def firm(self) -> bool:
@@ -90,7 +93,8 @@ class GatedOutcome:
         kept: of the examples that the toy answers with C, the share that the model with the block
             does too, of the trigram where that is least.
         purity: mean over holders of the share of what each writes (energy, ordinary sequences) that
-            falls where its trigram is answered; NaN without holders.
+            falls where its trigram is answered; NaN without holders, and, as all that follows, of a
+            model of several layers.
         open_there: mean over holders of the share of their open gates that lie there.
         fvu_without_holders, kl_without_holders, accuracy_without_holders: with every holder
             zero-ablated; ``..._only_holders`` with every other head zero-ablated.
@@ -272,10 +276,12 @@ def train_gated_seeds(
     tokens = task.sample(HELD_OUT, HELD_OUT_SEED).tokens
     gated = []
     for seed, toy, run, history in zip(seeds, originals, runs, histories, strict=True):
-        model = splice(toy.model, 0, run.block)
+        model = splice(toy.model, toy.layer, run.block)
         measured = {k: float(v) for k, v in faithfulness(model, tokens).measures().items()}
-        found = verdict(model, task)
-        measured |= holder_measures(model, task, found, n=HELD_OUT, seed=HELD_OUT_SEED)
+        found = verdict(model, task, layer=toy.layer)
+        measured |= dict.fromkeys(OF_HOLDERS, math.nan)
+        if model.cfg.n_layers == 1:
+            measured |= holder_measures(model, task, found, n=HELD_OUT, seed=HELD_OUT_SEED)
         measured["kept"] = kept_answers(toy.model, model, task, seed=HELD_OUT_SEED)
         gated.append(
             GatedOutcome(
@@ -303,7 +309,7 @@ def _best_attempts(
     for attempt in range(recipe.attempts):
         streams = (Stream.ATTEMPT, attempt) if attempt else (Stream.GATED,)
         runs = [
-            recipe.gated_run(toy.model, task, derive(seed, *streams))
+            recipe.gated_run(toy.model, task, derive(seed, *streams), toy.layer)
             for seed, toy in zip(seeds, originals, strict=True)
         ]
         histories = [result.history for result in train_gated_runs(runs, progress=progress)]

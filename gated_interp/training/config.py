@@ -46,11 +46,16 @@ class TrainConfig(Config):
             dimension) of the original's output, so that one alpha suits models of any size.
         overlap: weight of the overlap penalty: heads that write at the same position.
         overlap_power: above 1, much overlap at few positions costs more than little at many.
+        downstream: from 0 to 1, the share of the error that is counted in predictions: the KL
+            divergence between the original's and those of the model with the block, as a share of
+            what the layer's silence (zero ablation) costs. The rest is counted in what the layer
+            writes, as a share of its variance; 0 leaves predictions out. With both, training is
+            what Braun et al. (2024, arXiv 2405.12241) call end-to-end + downstream.
         penalty_off: the first fraction of the steps, without penalties.
         penalty_ramp: the fraction after that, over which their weight rises from 0 to full.
-        fvu_target: hold the FVU here: after ``penalty_off`` both penalties are multiplied by a
-            factor that falls while the FVU is above it and rises while it is below; ``None``
-            leaves them alone.
+        fvu_target: hold the FVU here (with ``downstream``, the mean of both shares): after
+            ``penalty_off`` both penalties are multiplied by a factor that falls while it is above
+            the target and rises while it is below; ``None`` leaves them alone.
         fvu_rate: the most that factor's logarithm moves in a step.
         fvu_from: the first fraction of the steps, in which the factor stays 1: heads part company
             under full penalties, then are let back to the target.
@@ -86,6 +91,7 @@ class TrainConfig(Config):
     alpha_unit: Literal["absolute", "variance"] = "variance"
     overlap: float = 3.0
     overlap_power: float = 1.5
+    downstream: float = 0.0
     penalty_off: float = 0.0
     penalty_ramp: float = 0.8
     fvu_target: float | None = 0.0195
@@ -121,6 +127,8 @@ class TrainConfig(Config):
             )
         if not self.overlap_power >= 1:
             found.append(f"overlap_power is {self.overlap_power}; it must be at least 1.")
+        if not 0 <= self.downstream <= 1:
+            found.append(f"downstream is {self.downstream}; it must be from 0 to 1.")
         if self.fvu_target is not None:
             found += positive(self, "fvu_target", "fvu_rate", "factor_floor")
         for name in ("alpha", "overlap", "weight_decay", "checkpoint_every", "evaluate_every"):

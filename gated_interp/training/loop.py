@@ -148,8 +148,10 @@ def train_gated(
 
         loss = mean squared error + alpha * the block's penalty + overlap * overlap penalty
 
-    The penalty of a gated block is its gates'; other kinds have their own, or none. ``model`` may
-    be any HookedTransformer; it is not changed and keeps no hook.
+    With ``config.downstream`` predictions count, too; see
+    :class:`~gated_interp.training.objectives.Imitate`. The penalty of a gated block is its gates';
+    other kinds have their own, or none. ``model`` may be any HookedTransformer; it is not changed
+    and keeps no hook.
 
     Args:
         block: trained in place; :func:`~gated_interp.replacements.splice.splice` it in afterwards.

@@ -7,10 +7,12 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.func import functional_call
 
+from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.seeds import derive
 from gated_interp.core.streams import Stream
-from gated_interp.metrics.predictions import next_token_loss
+from gated_interp.metrics.predictions import kl_divergence, next_token_loss
 from gated_interp.metrics.reconstruction import squared_error, unexplained, variation
 from gated_interp.models.toy import HookedTransformer
 from gated_interp.replacements.replacement import Replacement
@@ -23,8 +25,11 @@ from gated_interp.training.processes import Group
 from gated_interp.training.schedule import penalty_weight
 from gated_interp.training.state import Row
 
-# Sequences from which the variance of the original's output is measured.
-VARIANCE_SAMPLE = 200
+# Sequences from which the variance of the original's output is measured, how many of them say what
+# predictions lose without it, and how many positions of these are read at a time.
+VARIANCE_SAMPLE, SILENCED, AT_ONCE = 200, 32, 1024
+# Nats; a layer whose silence costs less says nothing that predictions need.
+LEAST_KL = 1e-6
 
 
 @runtime_checkable
@@ -102,12 +107,19 @@ class Imitate:
 
     ::
 
-        loss = mean squared error + alpha * the block's penalty + overlap * overlap penalty
+        loss = error + alpha * the block's penalty + overlap * overlap penalty
+        error = (1 - downstream) * mean squared error
+                + downstream * variance of what the layer writes * KL / KL of its silence
+
+    with the KL divergences (nats) of the model's predictions from the original's.
 
     Args:
         original: on the device where ``block`` trains; it is only read.
         data: a sample of it, of the training's own, says what variance the original's output has.
         group: those that share each batch with this process.
+
+    Raises:
+        GatedInterpError: ``downstream`` where predictions do without the layer.
     """
 
     def __init__(
@@ -124,6 +136,7 @@ class Imitate:
         # Measured once: it scales penalties and the FVU they answer to.
         sample = draw(data, VARIANCE_SAMPLE, derive(config.seed, Stream.VARIANCE), original)
         self.variance = output_variance(attention_io(original, sample, layer).output)
+        self.silence = self._silence(sample) if config.downstream else self.variance
         self.unit = self.variance
         if config.alpha_unit == "absolute":
             self.unit = torch.ones((), dtype=torch.float64, device=self.variance.device)
@@ -177,21 +190,56 @@ class Imitate:
         with autocast(self.config, tokens.device):
             found = block.terms(*(x.to(dtype) for x in seen.inputs))
         output, z, target = found.output.to(dtype), found.z.to(dtype), seen.output.to(dtype)
-        error, penalty = reconstruction_error(output, target), found.penalty.to(dtype)
+        squared, penalty = reconstruction_error(output, target), found.penalty.to(dtype)
+        error, kl = squared, torch.zeros(())
+        if self.config.downstream:
+            share, kl = self.config.downstream, self._kl(tokens, output)
+            error = (1 - share) * squared + share * self.variance * kl / self.silence
         shared = torch.zeros(())
         if self.config.overlap:
             shared = block.overlap_penalty(z, self.variance, self.config.overlap_power)
 
         def measures() -> Row:
             return {
-                "reconstruction": error.item(),
+                "reconstruction": squared.item(),
                 "fvu": self._fvu(output.detach(), target).item(),
                 "penalty": penalty.item(),
                 "overlap": shared.item(),
+                **({"kl": kl.item()} if self.config.downstream else {}),
                 **found.measures(),
             }
 
         return error, penalty, shared, measures
+
+    def _kl(
+        self, tokens: Int[Tensor, "batch pos"], output: Float[Tensor, "batch pos d_model"]
+    ) -> Float[Tensor, ""]:
+        """Of predictions with ``output`` in the layer's place from the original's, in nats."""
+        with torch.no_grad():
+            log_p = self.original(tokens).log_softmax(-1)
+        # Detached, the original's weights get no gradients.
+        weights = {name: weight.detach() for name, weight in self.original.named_parameters()}
+        place, instead = f"blocks.{self.layer}.hook_attn_out", output.to(log_p.dtype)
+        with self.original.hooks(fwd_hooks=[(place, lambda _, hook: instead)]):
+            logits: Tensor = functional_call(self.original, weights, (tokens,))
+        return kl_divergence(log_p, logits.log_softmax(-1)).mean()
+
+    @torch.no_grad()
+    def _silence(self, sample: Int[Tensor, "batch pos"]) -> Float[Tensor, ""]:
+        """The KL of predictions without the layer (zero-ablated)."""
+        parts = torch.split(sample[:SILENCED], max(1, AT_ONCE // sample.shape[1]))
+        nothing = self.variance.new_zeros(self.original.cfg.d_model)
+        lost = [
+            self._kl(part, nothing.expand(*part.shape, -1)) * len(part) / len(sample[:SILENCED])
+            for part in parts
+        ]
+        silence = torch.stack(lost).sum()
+        if not silence > LEAST_KL:
+            raise GatedInterpError(
+                f"predictions do without what layer {self.layer} writes (KL {float(silence):.1g} "
+                "nats), so there is nothing to count in them; leave downstream at 0."
+            )
+        return silence
 
     def _fvu(
         self, output: Float[Tensor, "batch pos d_model"], wanted: Float[Tensor, "batch pos d_model"]

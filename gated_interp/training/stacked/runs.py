@@ -83,7 +83,7 @@ def disturb(module: torch.nn.Module, size: float, seed: int) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class GatedRun:
-    """A gated block to train, in place, to write what layer 0 of ``original`` writes.
+    """A gated block to train, in place, to write what a layer of ``original`` writes.
 
     Examples:
         >>> from gated_interp.replacements.gated_attention import GatedAttention
@@ -97,6 +97,7 @@ class GatedRun:
     block: Replacement
     config: TrainConfig
     task: Task
+    layer: int = 0
 
 
 def train_toys(
@@ -167,7 +168,12 @@ def train_gated_runs(
         shape,
         lambda stack: _gated_stack(stack, progress),
         lambda run: train_gated(
-            run.original, run.block, run.config, data=run.task, progress=progress
+            run.original,
+            run.block,
+            run.config,
+            layer=run.layer,
+            data=run.task,
+            progress=progress,
         ),
     )
 
@@ -216,6 +222,8 @@ def why_not_in_config(config: TrainConfig) -> str | None:
         return f"its products are not made in {config.precision}"
     if config.weight_decay or config.warmup or config.decay_shape != "linear":
         return "its learning rate falls in a line, without warm-up or weight decay"
+    if config.downstream:
+        return "it reads no predictions"
     if config.evaluate_every:
         return "it measures nothing on held-out sequences"
     return None
