@@ -30,15 +30,23 @@ EXPLAINED = ROOT / "tests" / "surviving_mutants.txt"
 MOST_UNEXPLAINED = 0.05
 # A room's own tests, beside its doctests.
 ROOMS = {
-    "tasks": ["task"],
-    "models": ["analytic", "toy"],
-    "replacements": ["gated_attention", "pruning", "splice"],
-    "checkpoints": ["checkpoint*", "hub", "published"],
-    "analysis": [
-        *("ablation", "attribution", "circuits", "holders", "patching", "subsets"),
-        *("superposition", "verdict"),
+    "tasks": [
+        *("task", "task_kinds", "text", "language_model"),
+        *("benchmarks_that_fail", "ov_coherent", "two_sources"),
     ],
-    "training": ["training*", "stacked*"],
+    "models": [
+        *("analytic", "toy", "task_kinds", "language_model"),
+        *("benchmarks_that_fail", "ov_coherent", "two_sources"),
+    ],
+    "replacements": ["gated_attention", "pruning", "replacements", "splice"],
+    "metrics": ["faithfulness", "language_model", "read_heads", "superposition", "training_parts"],
+    "checkpoints": ["checkpoint*", "hub", "language_model", "published"],
+    "analysis": [
+        *("ablation", "attribution", "circuits", "faithfulness", "head_scores", "holders"),
+        *("patching", "read_heads", "skip_trigrams", "subsets", "superposition", "text_holders"),
+        "verdict",
+    ],
+    "training": ["decompose", "replacements", "stacked*", "training*"],
 }
 IMPORTED_ONCE = ("torch", "transformer_lens", "pandas", "scipy.stats", "plotly", "tqdm.auto")
 

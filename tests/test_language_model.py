@@ -92,6 +92,7 @@ def test_weights_come_from_the_seed_alone():
         assert torch.equal(parameter, other.get_parameter(name)) is not drawn
     spread = one.unembed.W_U.std().item() * 15**0.5
     assert abs(spread - 0.8) < 0.05
+    assert LanguageModelConfig(d_vocab=9) == LanguageModelConfig(d_vocab=9, seed=0)
 
 
 @pytest.mark.parametrize(
@@ -138,6 +139,9 @@ def test_a_models_text_gives_it_words(task):
     assert model.to_tokens("a text").tolist() == [[0, *task.encode("a text")]]
     said = model.generate("a text", max_new_tokens=3, verbose=False, temperature=0.0)
     assert said.startswith("a text")
+    # What was read comes back as it was: a space before a comma is one of the text's tokens.
+    written = "a text , in which"
+    assert model.to_string(model.to_tokens(written)[0, 1:]) == written
 
 
 def test_another_vocabulary_is_refused(task, tmp_path):

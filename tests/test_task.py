@@ -239,6 +239,17 @@ def test_check_says_which_token_is_rare_or_frequent(fast):
     assert any("BOS is 0.0% of the tokens, less than half" in p for p in problems)
 
 
+def test_check_looks_at_every_position_but_the_first():
+    # Of four positions the second is always B1: a third of those that are looked at.
+    task = SkipTrigramTask(3, n_positions=4)
+    batch = task.sample(2000, seed=0)
+    tokens = batch.tokens.clone()
+    tokens[:, 1], none = 1, torch.zeros(0, dtype=torch.long)
+    columns = ("example", "source_pos", "destination_pos", "trigram")
+    problems = task.check(dataclasses.replace(batch, tokens=tokens, **dict.fromkeys(columns, none)))
+    assert any("B1 is " in p and "more than twice a uniform share" in p for p in problems)
+
+
 def test_check_survives_a_b_recorded_at_the_last_position(fast):
     beyond = fast.destination_pos.clone()
     beyond[0] = TASK.n_positions - 1

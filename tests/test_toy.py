@@ -50,6 +50,8 @@ def test_unknown_and_missing_fields_are_refused():
     config = ToyConfig(n_trigrams=3, n_heads=2, d_head=5)
     assert ToyConfig.from_dict(config.to_dict()) == config
     assert (config.name, config.task.d_vocab) == ("2H3ST", 8)
+    with pytest.raises(TypeError, match="positional argument"):
+        ToyConfig(3, 2)  # which is which?
 
 
 @pytest.mark.parametrize(("heads", "trigrams", "d_head"), SHAPES)
