@@ -1,14 +1,16 @@
 """Blocks for models whose weights are written down: counted right, and as predicted."""
 
+import math
 from typing import get_args
 
 import pandas as pd
 import pytest
+import torch
 from test_cli import cli, one_sentence
 
 from gated_interp.cli.paper import Benchmark
 from gated_interp.core.errors import GatedInterpError
-from gated_interp.experiments import cells
+from gated_interp.experiments import benchmarks, cells
 from gated_interp.experiments.benchmarks import (
     NO_ALARM,
     RECIPES,
@@ -19,8 +21,12 @@ from gated_interp.experiments.benchmarks import (
     summary,
 )
 from gated_interp.experiments.cells import Runs, read_table
+from gated_interp.experiments.frontier import measured
+from gated_interp.experiments.methods import parameters
 from gated_interp.experiments.originals import BENCHMARKS, Toys, originals_named
 from gated_interp.experiments.recipes import RELIABLE
+from gated_interp.experiments.seeds import train_gated_seeds
+from gated_interp.replacements.splice import originals
 
 TINY = {"seeds": 2, "steps": 15, "workers": 1}
 
@@ -43,6 +49,41 @@ def test_a_task_is_a_shape_or_a_benchmark():
         with pytest.raises(GatedInterpError, match=r"there is no task .* such as 2H3ST, or one of"):
             originals_named(bad)
     assert get_args(Benchmark) == tuple(BENCHMARKS)
+
+
+@pytest.mark.parametrize(
+    "known", [k for k in BENCHMARKS.values() if k.by_itself], ids=lambda k: k.name
+)
+def test_a_block_stands_in_for_the_second_layer_of_two(known, capsys):
+    quick = RELIABLE.replace(attempts=1, steps=2, n_sequences=200)
+    toys = known.outcomes(quick, [5])
+    (run,) = train_gated_seeds(known.task, quick, [5], toys)
+    assert "through the hooked loop, one by one: the original is not one" in capsys.readouterr().err
+    assert list(originals(run.model)) == [known.layer] == [1]
+    assert torch.equal(run.model.blocks[0].attn.W_O, toys[0].model.blocks[0].attn.W_O)
+    row = run.row()
+    assert row["fvu"] > 0
+    assert math.isnan(row["purity"])
+    (row,) = measured(known.task, quick, [5], toys)
+    assert row["fvu"] == pytest.approx(run.fvu)
+    assert parameters(quick, known) == sum(
+        p.numel() for p in run.model.blocks[1].attn.parameters() if p.requires_grad
+    )
+
+
+def test_what_no_stack_can_train_is_left_out_unless_it_is_named(tmp_path, monkeypatch):
+    seen = []
+
+    def stop(out, stem, cells, *args, **options):
+        seen.extend(cell.experiment for cell in cells)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(benchmarks, "run_cells", stop)
+    for only in (None, ["two-layers"]):
+        with pytest.raises(KeyboardInterrupt):
+            run_benchmarks(tmp_path, only=only)
+    together = [name for name, known in BENCHMARKS.items() if known.layer == 0]
+    assert list(dict.fromkeys(seen)) == [*together, "two-layers"]
 
 
 def test_a_row_counts_clean_blocks_without_false_alarms():

@@ -359,8 +359,10 @@ def test_the_command(done, model, tmp_path):
     path = tmp_path / "model.safetensors"
     gi.save(model, path)
     said = cli("decompose", path, "--layer", 0, "--steps", 5, "--seeds", 1, "--sequences", 8,
-               "--workers", 1, "--fvu", 0.3, "--out", tmp_path / "out")  # fmt: skip
+               "--workers", 1, "--fvu", 0.3, "--downstream", 0.5,
+               "--out", tmp_path / "out")  # fmt: skip
     assert "held by one head" in said.output
+    assert (pd.read_csv(tmp_path / "out" / "L0-seed0-history.csv")["kl"] > 0).all()
     assert json.loads((tmp_path / "out" / "results.json").read_text())["layers"]["0"]["seeds"]
     refused = cli("decompose", path, "--layer", 7, "--out", tmp_path / "no", code=1)
     assert "layer 7 is not there" in one_sentence(refused)

@@ -508,6 +508,7 @@ def test_what_fits_no_path_is_refused():
         (GatedRun(run.original, wide, run.config, TASK), r"d_model 8; the model has 6"),
         (GatedRun(run.original, run.block, run.config, SkipTrigramTask(3, 7)), r"6 tokens"),
         (GatedRun(run.original, run.block, run.config, SkipTrigramTask(2, 13)), r"13 positions"),
+        (GatedRun(run.original, run.block, run.config, TASK, layer=1), r"layer 1 is not there"),
     ]:
         with pytest.raises(GatedInterpError, match=words):
             train_gated_runs([bad], progress=False)

@@ -15,8 +15,6 @@ Benchmark = Literal["skip-trigrams", "conditional", "ov-coherent", "two-sources"
                     "two-layers", "repeated-tokens"]  # fmt: skip
 Experiment = Literal["2H3ST", "3H4ST", "4H5ST", "6H8ST", "8H12ST", Benchmark, "benchmarks"]
 RUNS = {"reliable": Path("runs/paper"), "reference": Path("runs/reference")}
-# Of two layers, which no stack can train: a minute a block, so only when they are asked for.
-BY_THEMSELVES = ("two-layers", "repeated-tokens")
 BENCHMARK_RUNS = Path("runs/benchmarks")
 
 
@@ -67,8 +65,7 @@ def reproduce(
     """
     kinds = formats_of(formats)
     if only == "benchmarks" or only in get_args(Benchmark):
-        wanted = [name for name in get_args(Benchmark) if name not in BY_THEMSELVES]
-        wanted = wanted if only == "benchmarks" else [str(only)]
+        wanted = None if only == "benchmarks" else [str(only)]
         folder = BENCHMARK_RUNS if out is None else out
         drawn_to = folder / "figures" if figures is None else figures
         count = seeds or (QUICK_SEEDS if quick else BENCHMARK_SEEDS)
@@ -109,7 +106,7 @@ def reproduce(
 
 
 def _benchmarks(
-    only: list[str],
+    only: list[str] | None,
     out: Path,
     figures: Path,
     kinds: list[str],

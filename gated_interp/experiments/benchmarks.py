@@ -40,7 +40,7 @@ NO_ALARM = 0.01
 def run_benchmarks(
     out: Path | str,
     *,
-    only: Sequence[str] = tuple(BENCHMARKS),
+    only: Sequence[str] | None = None,
     seeds: int = 16,
     first_seed: int = 46_000,
     steps: int | None = None,
@@ -59,7 +59,7 @@ def run_benchmarks(
     A row is kept when it is done; started again with the same seeds and steps, the command goes on.
 
     Args:
-        only: names of benchmarks.
+        only: names of benchmarks; all that are not ``by_itself`` unless given.
         seeds, first_seed: blocks of each.
         steps: instead of the recipe's.
         workers, say, on_progress: see :func:`~gated_interp.experiments.cells.run_cells`.
@@ -67,6 +67,8 @@ def run_benchmarks(
     Raises:
         GatedInterpError: an unknown benchmark, or a folder that holds something else.
     """
+    if only is None:
+        only = [name for name, known in BENCHMARKS.items() if not known.by_itself]
     unknown = [name for name in only if name not in BENCHMARKS]
     if unknown:
         raise GatedInterpError(

@@ -42,7 +42,8 @@ class TrainResult(Generic[Model]):
             ``loss``, ``lr`` and, for a toy, ``cross_entropy`` (nats); for a gated block
             ``reconstruction`` (mean squared error), ``fvu``, ``penalty`` and ``overlap`` (before
             their weights), ``l0``, ``factor`` (what the FVU target multiplies the penalties by),
-            ``alpha`` (as it was in that step, before ``factor``). With ``evaluate_every`` also
+            ``alpha`` (as it was in that step, before ``factor``), with ``downstream`` also ``kl``
+            (nats). With ``evaluate_every`` also
             ``held_out_cross_entropy``, ``held_out_fvu`` and so on, missing between evaluations.
         config: how it was trained.
         seconds: wall-clock time of this call.

@@ -136,7 +136,8 @@ class Imitate:
         # Measured once: it scales penalties and the FVU they answer to.
         sample = draw(data, VARIANCE_SAMPLE, derive(config.seed, Stream.VARIANCE), original)
         self.variance = output_variance(attention_io(original, sample, layer).output)
-        self.silence = self._silence(sample) if config.downstream else self.variance
+        if config.downstream:
+            self.per_nat = self.variance / self._silence(sample)
         self.unit = self.variance
         if config.alpha_unit == "absolute":
             self.unit = torch.ones((), dtype=torch.float64, device=self.variance.device)
@@ -193,8 +194,8 @@ class Imitate:
         squared, penalty = reconstruction_error(output, target), found.penalty.to(dtype)
         error, kl = squared, torch.zeros(())
         if self.config.downstream:
-            share, kl = self.config.downstream, self._kl(tokens, output)
-            error = (1 - share) * squared + share * self.variance * kl / self.silence
+            share, kl = self.config.downstream, self._kl(tokens, output).mean()
+            error = (1 - share) * squared + share * self.per_nat * kl
         shared = torch.zeros(())
         if self.config.overlap:
             shared = block.overlap_penalty(z, self.variance, self.config.overlap_power)
@@ -213,7 +214,7 @@ class Imitate:
 
     def _kl(
         self, tokens: Int[Tensor, "batch pos"], output: Float[Tensor, "batch pos d_model"]
-    ) -> Float[Tensor, ""]:
+    ) -> Float[Tensor, " batch"]:
         """Of predictions with ``output`` in the layer's place from the original's, in nats."""
         with torch.no_grad():
             log_p = self.original(tokens).log_softmax(-1)
@@ -222,18 +223,16 @@ class Imitate:
         place, instead = f"blocks.{self.layer}.hook_attn_out", output.to(log_p.dtype)
         with self.original.hooks(fwd_hooks=[(place, lambda _, hook: instead)]):
             logits: Tensor = functional_call(self.original, weights, (tokens,))
-        return kl_divergence(log_p, logits.log_softmax(-1)).mean()
+        return kl_divergence(log_p, logits.log_softmax(-1))
 
     @torch.no_grad()
     def _silence(self, sample: Int[Tensor, "batch pos"]) -> Float[Tensor, ""]:
         """The KL of predictions without the layer (zero-ablated)."""
         parts = torch.split(sample[:SILENCED], max(1, AT_ONCE // sample.shape[1]))
         nothing = self.variance.new_zeros(self.original.cfg.d_model)
-        lost = [
-            self._kl(part, nothing.expand(*part.shape, -1)) * len(part) / len(sample[:SILENCED])
-            for part in parts
-        ]
-        silence = torch.stack(lost).sum()
+        silence = torch.cat(
+            [self._kl(part, nothing.expand(*part.shape, -1)) for part in parts]
+        ).mean()
         if not silence > LEAST_KL:
             raise GatedInterpError(
                 f"predictions do without what layer {self.layer} writes (KL {float(silence):.1g} "

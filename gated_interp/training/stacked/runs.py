@@ -23,6 +23,7 @@ from gated_interp.metrics.reconstruction import OPEN
 from gated_interp.models.toy import HookedTransformer, ToyConfig, build_toy
 from gated_interp.replacements.plain import require_plain
 from gated_interp.replacements.replacement import Replacement
+from gated_interp.replacements.splice import require_layer
 from gated_interp.tasks.task import KnownAnswers, Task
 from gated_interp.training.config import TrainConfig
 from gated_interp.training.constraint import FvuControl
@@ -182,10 +183,11 @@ def why_not_stackable(run: GatedRun) -> str | None:
     """Why the fast path cannot express ``run``; ``None`` where it can.
 
     Raises:
-        GatedInterpError: no path can: the block or the task does not fit the original.
+        GatedInterpError: no path can: the block, the task or the layer does not fit the original.
     """
     model, cfg = run.original, run.original.cfg
     v = cfg.d_vocab
+    require_layer(model, run.layer)
     if isinstance(run.task, KnownAnswers):
         run.task.require_vocabulary(v)
     if run.task.n_positions > cfg.n_ctx:
