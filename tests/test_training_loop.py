@@ -83,7 +83,7 @@ Plain.__name__ = "Interrupting"
 
 
 def test_toy_training_is_adam_on_the_cross_entropy():
-    config = TrainConfig.toy(steps=6, batch_size=10, log_every=1, seed=3)
+    config = TrainConfig.toy(steps=6, batch_size=10, log_every=1, seed=3, device="cpu")
     result = train_toy(TOY, config, progress=False)
     model = build_toy(TOY)
     attn = model.blocks[0].attn
@@ -109,7 +109,7 @@ def test_gated_training_is_adam_on_reconstruction_and_penalty(layer):
     model = deep_model()
     config = TrainConfig.plain(
         steps=5, batch_size=10, lr=0.01, lr_decay=0.0, alpha=0.3, penalty_off=0.4,
-        penalty_ramp=0.4, log_every=1, seed=2,
+        penalty_ramp=0.4, log_every=1, seed=2, device="cpu",
     )  # fmt: skip
     alphas = [0, 0, 0, 0.15, 0.3]
     block, other = block_for(model, layer), block_for(model, layer)
