@@ -95,6 +95,22 @@ def test_duplicated_heads_share_the_output_out(expansion):
     assert_close(block(x), attn(x, x, x))
 
 
+@pytest.mark.parametrize("scale", [None, 3.0])
+def test_wider_duplicates_are_the_original_attention_until_they_learn(scale):
+    attn = attention(n_heads=3, d_head=4)
+    if scale is not None:
+        attn.attn_scale = scale
+    block = GatedAttention.from_attention(
+        attn, 2, init="duplicate", noise=0, normalize_weights=False, d_head=9
+    )
+    block.force_gates(1)
+    x = residual(BATCH, POS, D_MODEL)
+    assert block.W_O.shape == (6, 9, D_MODEL)
+    assert_close(block(x), attn(x, x, x))
+    (block(x) - x).square().sum().backward()
+    assert block.raw_W_O.grad[:, 4:].abs().min() > 0  # they can: what they read is not nothing
+
+
 def test_uneven_duplicates_share_the_output_out():
     # 5 heads of 2: head 0 is there three times, head 1 twice.
     attn = attention(n_heads=2)
@@ -473,8 +489,9 @@ def test_duplicates_differ_by_noise_of_the_size_asked_for():
 
 
 def test_bad_inits_are_refused():
-    with pytest.raises(GatedInterpError, match="d_head is 2; duplicated heads need the original's"):
-        GatedAttention.from_attention(attention(), 2, init="duplicate", d_head=2)
+    narrow = "d_head is 2; duplicated heads need the original's 3, or more"
+    with pytest.raises(GatedInterpError, match=narrow):
+        GatedAttention.from_attention(attention(d_head=3), 2, init="duplicate", d_head=2)
 
 
 @pytest.mark.parametrize(

@@ -31,12 +31,14 @@ TOKENS = torch.randint(40, (6, 9), generator=torch.Generator().manual_seed(1))
 
 
 @torch.no_grad()
-def by_brute_force(model, layer):
+def by_brute_force(model, layer, about_mean=False):
     """Through the model itself: the residual stream is what a subset of heads writes, no more."""
     name = f"blocks.{layer}.attn.hook_z"
     _, cache = model.run_with_cache(TOKENS)
     heads = cache[name].shape[2]
     writes = torch.einsum("bphd,hdm->bphm", cache[name], model.blocks[layer].attn.W_O)
+    if about_mean:
+        writes = writes - writes[:, 1:].mean((0, 1))
     scale = cache["ln_final.hook_scale"] if model.cfg.normalization_type else 1.0
 
     def top(kept):
@@ -60,10 +62,11 @@ def by_brute_force(model, layer):
     return wanted, torch.where(sole, keeps.int().argmax(-1), -1), effect
 
 
+@pytest.mark.parametrize("about_mean", [False, True])
 @pytest.mark.parametrize("layer", [0, 1])
-def test_the_closed_form_is_every_subset(model, layer):
-    found = text_holders(model, TOKENS, layer)
-    top, holder, effect = by_brute_force(model, layer)
+def test_the_closed_form_is_every_subset(model, layer, about_mean):
+    found = text_holders(model, TOKENS, layer, about_mean=about_mean)
+    top, holder, effect = by_brute_force(model, layer, about_mean)
     assert torch.equal(found.top, top)
     assert torch.equal(found.holder, holder)
     assert_close(found.effect, effect, roundings=64)
@@ -74,10 +77,12 @@ def test_the_closed_form_is_every_subset(model, layer):
     assert found.weighted_share == pytest.approx(float((held * weight).sum() / weight.sum()), 1e-4)
 
 
-def test_chunks_change_nothing(model, monkeypatch):
-    whole = text_holders(model, TOKENS, 1)
+@pytest.mark.parametrize("about_mean", [False, True])
+def test_chunks_change_nothing(model, monkeypatch, about_mean):
+    tokens = TOKENS.repeat(5, 1)
+    whole = text_holders(model, tokens, 1, about_mean=about_mean)
     monkeypatch.setattr("gated_interp.analysis.text_holders.AT_ONCE", 40 * 4 * 5)
-    parts = text_holders(model, TOKENS, 1)
+    parts = text_holders(model, tokens, 1, about_mean=about_mean)
     assert torch.equal(whole.holder, parts.holder)
     assert torch.equal(whole.top, parts.top)
 
@@ -111,6 +116,30 @@ def test_by_head_counts_what_each_head_holds(model):
         assert row["entropy"] == pytest.approx(float(-(p * np.log(p)).sum()))
         assert row["top"] in held or (row["top"] == -1 and not held)
     assert table["share"].sum() == pytest.approx(found.share)
+    _, counts = np.unique(found.top[:, 1:][found.holder[:, 1:] != -1], return_counts=True)
+    p = counts / counts.sum()
+    assert found.entropy == pytest.approx(float(-(p * np.log(p)).sum()))
+
+
+def test_a_constant_that_a_bias_takes_back_holds_everything_and_nothing(model):
+    """The predictions are as before; only about the mean does the measure say so."""
+    import copy
+
+    attn = copy.deepcopy(model).blocks[1].attn
+    loud = copy.deepcopy(model)
+    with torch.no_grad():
+        constant = 100.0
+        loud.blocks[1].attn.b_V[0] += constant
+        loud.blocks[1].attn.b_O -= constant * attn.W_O[0].sum(0)
+        assert_close(loud(TOKENS), model(TOKENS), roundings=2**12)
+    found = text_holders(loud, TOKENS, 1)
+    assert (found.share, found.entropy) == (1.0, 0.0)
+    assert set(found.holder[:, 1:].unique().tolist()) == {0}
+    about_mean = text_holders(loud, TOKENS, 1, about_mean=True)
+    wanted = text_holders(model, TOKENS, 1, about_mean=True)
+    assert torch.equal(about_mean.holder, wanted.holder)
+    assert 0 < wanted.share < 1
+    assert wanted.entropy > 0
 
 
 def test_a_layer_that_writes_nothing_has_no_holder(model):
@@ -122,6 +151,7 @@ def test_a_layer_that_writes_nothing_has_no_holder(model):
     found = text_holders(silent, TOKENS, 1)
     assert found.share == 0
     assert found.weighted_share == 0
+    assert found.entropy == 0
 
 
 def test_refusals(model):

@@ -28,7 +28,9 @@ def decomposition(
     - ``heads``, ``heads_alive`` (:func:`~gated_interp.analysis.faithfulness.dead_heads` being the
       others), ``parameters``;
     - ``held_share``, ``held_weighted``: positions with a sole holder
-      (:func:`~gated_interp.analysis.text_holders.text_holders`), and ``..._original``.
+      (:func:`~gated_interp.analysis.text_holders.text_holders`); ``held_entropy``, of the tokens
+      that are held there (nats); ``held_about_mean``, the share where what each head writes on
+      average is set aside; and ``..._original`` of each.
 
     Raises:
         GatedInterpError: nothing was spliced in at ``layer``, or tokens the model cannot read.
@@ -73,6 +75,10 @@ def decomposition(
         held = text_holders(source, tokens, layer)
         found[f"held_share{which}"] = held.share
         found[f"held_weighted{which}"] = held.weighted_share
+        found[f"held_entropy{which}"] = held.entropy
+        found[f"held_about_mean{which}"] = text_holders(
+            source, tokens, layer, about_mean=True
+        ).share
         if not which:
             found["heads"] = len(attn.W_O)
             found["heads_alive"] = len(attn.W_O) - len(dead_from(here, attn.W_O))

@@ -66,6 +66,11 @@ class TextHolders:
         return float(self.held.mean())
 
     @property
+    def entropy(self) -> float:
+        """Of the tokens that are held, over the positions where they are, in nats."""
+        return _entropy(self.top[:, 1:][self.holder[:, 1:] != NOBODY].bincount())
+
+    @property
     def weighted_share(self) -> float:
         """The same, each position counting by :attr:`effect`."""
         weight = self.effect[:, 1:].double()
@@ -83,15 +88,14 @@ class TextHolders:
         top, holder = self.top[:, 1:], self.holder[:, 1:]
         for head in range(self.heads):
             counts = top[holder == head].bincount()
-            p = counts[counts > 0].double() / max(1, int(counts.sum()))
             rows.append(
                 {
                     "head": head,
                     "positions": int(counts.sum()),
                     "share": int(counts.sum()) / holder.numel(),
-                    "tokens": len(p),
-                    "entropy": float(-(p * p.log()).sum()) + 0.0,
-                    "top": int(counts.argmax()) if len(p) else NOBODY,
+                    "tokens": int((counts > 0).sum()),
+                    "entropy": _entropy(counts),
+                    "top": int(counts.argmax()) if len(counts) else NOBODY,
                 }
             )
         return pd.DataFrame(rows)
@@ -99,7 +103,11 @@ class TextHolders:
 
 @torch.no_grad()
 def text_holders(
-    model: HookedTransformer, tokens: Int[Tensor, "batch pos"], layer: int | None = None
+    model: HookedTransformer,
+    tokens: Int[Tensor, "batch pos"],
+    layer: int | None = None,
+    *,
+    about_mean: bool = False,
 ) -> TextHolders:
     """Which positions of ``tokens`` have a sole holder among the heads of ``layer``.
 
@@ -111,6 +119,9 @@ def text_holders(
         model: any attention-only model, spliced or not.
         layer: may be left out where it is the only one. What an early layer writes is read on its
             direct path to the logits.
+        about_mean: take from what each head writes its mean over ``tokens``. A head that writes
+            one large constant, which a bias takes back, holds every position and says nothing;
+            set aside as the bias that it is, it holds none.
 
     Raises:
         GatedInterpError: no such layer, none named of several, or tokens the model cannot read, or
@@ -132,7 +143,8 @@ def text_holders(
     top, holder, effect = (
         torch.cat(parts).view(tokens.shape)
         for parts in zip(
-            *(_holders(writes) for writes in _writes(model, tokens, layer)), strict=True
+            *(_holders(writes) for writes in _writes(model, tokens, layer, about_mean)),
+            strict=True,
         )
     )
     return TextHolders(top, holder, effect, len(model.blocks[layer].attn.W_O), layer)
@@ -154,17 +166,27 @@ def frozen_readout(
     return product
 
 
+def _entropy(counts: Int[Tensor, " token"]) -> float:
+    p = counts[counts > 0].double() / max(1, int(counts.sum()))
+    return float(-(p * p.log()).sum()) + 0.0
+
+
 def _writes(
-    model: HookedTransformer, tokens: Int[Tensor, "batch pos"], layer: int
+    model: HookedTransformer, tokens: Int[Tensor, "batch pos"], layer: int, about_mean: bool
 ) -> Iterator[Float[Tensor, "position head_index d_vocab"]]:
     """What each head adds to the logits, the final norm's scale being the intact model's."""
     names = [f"blocks.{layer}.attn.hook_z", "ln_final.hook_scale"]
     W_OU = frozen_readout(model, layer)
     heads, _, d_vocab = W_OU.shape
     at_once = max(1, AT_ONCE // (heads * d_vocab))
-    for part in torch.split(tokens, max(16, at_once // tokens.shape[1])):
+    parts = torch.split(tokens, max(16, at_once // tokens.shape[1]))
+    mean = W_OU.new_zeros(())
+    if about_mean:  # of the positions that count
+        seen = (model.run_with_cache(part, names_filter=names[:1])[1] for part in parts)
+        mean = sum(cache[names[0]][:, 1:].sum((0, 1)) for cache in seen) / tokens[:, 1:].numel()
+    for part in parts:
         _, cache = model.run_with_cache(part, names_filter=names)
-        z = cache[names[0]].flatten(0, 1)
+        z = cache[names[0]].flatten(0, 1) - mean
         if names[1] in cache:
             z = z / cache[names[1]].flatten(0, 1)[..., None]
         for here in torch.split(z, at_once):

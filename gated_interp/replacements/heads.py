@@ -294,7 +294,8 @@ class HeadAttention(Replacement):
             expansion: how many heads per original head.
             init: ``random``, or ``duplicate``: head ``i`` starts as original head
                 ``i mod n_heads`` plus Gaussian noise of standard deviation ``noise``, its output
-                divided by the number of its duplicates; gates as in a random block.
+                divided by the number of its duplicates; gates as in a random block. With a larger
+                ``d_head`` the further dimensions attend to nothing and write nothing at first.
             seed: of the initial weights and the noise.
             **config: further fields of the kind's config; ``d_head``, ``attn_scale`` and
                 ``output_bias`` are taken from the layer unless given.
@@ -305,9 +306,11 @@ class HeadAttention(Replacement):
         require_plain(attn)
         n, m, d = attn.W_Q.shape
         heads = expanded(n, expansion)
+        # Wider copies score as the original does; random heads by their own width.
+        width = config.get("d_head", d) if init == "duplicate" else d
         fields: dict[str, Any] = {
             "d_head": d,
-            "attn_scale": None if attn.attn_scale == math.sqrt(d) else float(attn.attn_scale),
+            "attn_scale": None if attn.attn_scale == math.sqrt(width) else float(attn.attn_scale),
             "output_bias": bool(attn.b_O.abs().max() > 0),
             **config,
         }
@@ -316,9 +319,10 @@ class HeadAttention(Replacement):
             return block.to(attn.W_Q.device)
         if init != "duplicate":
             raise GatedInterpError(f"init is {init!r}; it must be 'random' or 'duplicate'.")
-        if block.config.d_head != d:
+        if block.config.d_head < d:
             raise GatedInterpError(
-                f"d_head is {block.config.d_head}; duplicated heads need the original's {d}."
+                f"d_head is {block.config.d_head}; duplicated heads need the original's {d}, or "
+                "more."
             )
         block.copy_heads(attn)
         source = generator(seed)
@@ -328,17 +332,21 @@ class HeadAttention(Replacement):
         return block.to(attn.W_Q.device)
 
     def copy_heads(self, attn: Any) -> None:
-        """Copy the weights of ``attn``: head ``i mod n`` into head ``i``, output shared out."""
-        n, heads = attn.W_Q.shape[0], self.config.n_heads
+        """Copy the weights of ``attn``: head ``i mod n`` into head ``i``, output shared out.
+
+        Dimensions that ``attn`` lacks keep their values; their queries, keys and output are 0.
+        """
+        n, _, d = attn.W_Q.shape
+        heads = self.config.n_heads
         origin = torch.arange(heads) % n
         copies = torch.bincount(origin, minlength=n)[origin].to(attn.W_O)
         with torch.no_grad():
             for name in ("W_Q", "W_K", "b_Q", "b_K"):
-                getattr(self, name).copy_(getattr(attn, name)[origin])
-            self.raw_W_V.copy_(attn.W_V[origin])
-            self.raw_W_O.copy_(attn.W_O[origin] / copies[:, None, None])
+                getattr(self, name).zero_()[..., :d] = getattr(attn, name)[origin]
+            self.raw_W_V[..., :d] = attn.W_V[origin]
+            self.raw_W_O.zero_()[:, :d] = attn.W_O[origin] / copies[:, None, None]
             if self.config.value_bias:
-                self.b_V.copy_(attn.b_V[origin])
+                self.b_V[:, :d] = attn.b_V[origin]
             if self.config.output_bias:
                 self.b_O.copy_(attn.b_O)
 

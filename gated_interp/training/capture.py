@@ -23,12 +23,14 @@ class AttentionIO:
         query_input, key_input, value_input: ``[batch pos d_model]``, after the layer's norm. They
             differ only where positional embeddings reach queries and keys alone.
         output: ``[batch pos d_model]``, the activation at ``hook_attn_out``.
+        logits: ``[batch pos d_vocab]``, what the model predicts, where it was asked.
     """
 
     query_input: Float[Tensor, "batch pos d_model"]
     key_input: Float[Tensor, "batch pos d_model"]
     value_input: Float[Tensor, "batch pos d_model"]
     output: Float[Tensor, "batch pos d_model"]
+    logits: Float[Tensor, "batch pos d_vocab"] | None = None
 
     @property
     def inputs(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -53,11 +55,16 @@ def inputs_of(module: nn.Module) -> Iterator[list[dict[str, Any]]]:
 
 @torch.no_grad()
 def attention_io(
-    model: HookedTransformer, tokens: Int[Tensor, "batch pos"], layer: int = 0
+    model: HookedTransformer,
+    tokens: Int[Tensor, "batch pos"],
+    layer: int = 0,
+    *,
+    logits: bool = False,
 ) -> AttentionIO:
     """What the attention of ``layer`` receives and writes on ``tokens``, without gradients.
 
-    Layers behind it are not run; no hook outlives the call, whether it returns or raises.
+    Layers behind it are run where ``logits`` are asked for; no hook outlives the call, whether it
+    returns or raises.
 
     Raises:
         GatedInterpError: see :func:`require_capturable`.
@@ -65,10 +72,16 @@ def attention_io(
     require_capturable(model, layer)
     block = model.blocks[layer]
     with inputs_of(block.attn) as received, outputs_of(block.hook_attn_out) as written:
-        model(tokens, return_type=None, stop_at_layer=layer + 1)
+        predicted = (
+            model(tokens) if logits else model(tokens, return_type=None, stop_at_layer=layer + 1)
+        )
     given = received[-1]
     return AttentionIO(
-        given["query_input"], given["key_input"], given["value_input"], output=written[-1]
+        given["query_input"],
+        given["key_input"],
+        given["value_input"],
+        output=written[-1],
+        logits=predicted if logits else None,
     )
 
 

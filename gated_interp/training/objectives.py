@@ -16,7 +16,7 @@ from gated_interp.metrics.predictions import kl_divergence, next_token_loss
 from gated_interp.metrics.reconstruction import squared_error, unexplained, variation
 from gated_interp.models.toy import HookedTransformer
 from gated_interp.replacements.replacement import Replacement
-from gated_interp.training.capture import attention_io
+from gated_interp.training.capture import AttentionIO, attention_io
 from gated_interp.training.config import TrainConfig
 from gated_interp.training.constraint import FvuControl
 from gated_interp.training.data import Source, draw
@@ -187,14 +187,14 @@ class Imitate:
     ) -> tuple[Float[Tensor, ""], Float[Tensor, ""], Float[Tensor, ""], Callable[[], Row]]:
         """Reconstruction error, penalty, overlap penalty, and what the history says of them."""
         block, dtype = self.block, self.block.b_O.dtype
-        seen = attention_io(self.original, tokens, self.layer)
+        seen = attention_io(self.original, tokens, self.layer, logits=self.config.downstream > 0)
         with autocast(self.config, tokens.device):
             found = block.terms(*(x.to(dtype) for x in seen.inputs))
         output, z, target = found.output.to(dtype), found.z.to(dtype), seen.output.to(dtype)
         squared, penalty = reconstruction_error(output, target), found.penalty.to(dtype)
         error, kl = squared, torch.zeros(())
         if self.config.downstream:
-            share, kl = self.config.downstream, self._kl(tokens, output).mean()
+            share, kl = self.config.downstream, self._kl(tokens, seen, output).mean()
             error = (1 - share) * squared + share * self.per_nat * kl
         shared = torch.zeros(())
         if self.config.overlap:
@@ -213,11 +213,14 @@ class Imitate:
         return error, penalty, shared, measures
 
     def _kl(
-        self, tokens: Int[Tensor, "batch pos"], output: Float[Tensor, "batch pos d_model"]
+        self,
+        tokens: Int[Tensor, "batch pos"],
+        seen: AttentionIO,
+        output: Float[Tensor, "batch pos d_model"],
     ) -> Float[Tensor, " batch"]:
         """Of predictions with ``output`` in the layer's place from the original's, in nats."""
-        with torch.no_grad():
-            log_p = self.original(tokens).log_softmax(-1)
+        assert seen.logits is not None
+        log_p = seen.logits.log_softmax(-1)
         # Detached, the original's weights get no gradients.
         weights = {name: weight.detach() for name, weight in self.original.named_parameters()}
         place, instead = f"blocks.{self.layer}.hook_attn_out", output.to(log_p.dtype)
@@ -228,11 +231,11 @@ class Imitate:
     @torch.no_grad()
     def _silence(self, sample: Int[Tensor, "batch pos"]) -> Float[Tensor, ""]:
         """The KL of predictions without the layer (zero-ablated)."""
-        parts = torch.split(sample[:SILENCED], max(1, AT_ONCE // sample.shape[1]))
-        nothing = self.variance.new_zeros(self.original.cfg.d_model)
-        silence = torch.cat(
-            [self._kl(part, nothing.expand(*part.shape, -1)) for part in parts]
-        ).mean()
+        found = []
+        for part in torch.split(sample[:SILENCED], max(1, AT_ONCE // sample.shape[1])):
+            seen = attention_io(self.original, part, self.layer, logits=True)
+            found.append(self._kl(part, seen, torch.zeros_like(seen.output)))
+        silence = torch.cat(found).mean()
         if not silence > LEAST_KL:
             raise GatedInterpError(
                 f"predictions do without what layer {self.layer} writes (KL {float(silence):.1g} "
