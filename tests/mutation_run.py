@@ -38,15 +38,18 @@ ROOMS = {
         *("analytic", "toy", "task_kinds", "language_model"),
         *("benchmarks_that_fail", "ov_coherent", "two_sources"),
     ],
-    "replacements": ["gated_attention", "pruning", "replacements", "splice"],
-    "metrics": ["faithfulness", "language_model", "read_heads", "superposition", "training_parts"],
+    "replacements": ["gated_attention", "hub", "pruning", "replacements", "splice"],
+    "metrics": [
+        *("faithfulness", "gated_attention", "language_model", "read_heads", "superposition"),
+        "training_parts",
+    ],
     "checkpoints": ["checkpoint*", "hub", "language_model", "published"],
     "analysis": [
-        *("ablation", "attribution", "circuits", "faithfulness", "head_scores", "holders"),
-        *("patching", "read_heads", "skip_trigrams", "subsets", "superposition", "text_holders"),
-        "verdict",
+        *("ablation", "attribution", "benchmarks_that_fail", "circuits", "faithfulness"),
+        *("frontier", "head_scores", "holders", "patching", "read_heads", "skip_trigrams"),
+        *("subsets", "superposition", "text_holders", "verdict"),
     ],
-    "training": ["decompose", "replacements", "stacked*", "training*"],
+    "training": ["decompose", "processes", "replacements", "stacked*", "training*"],
 }
 IMPORTED_ONCE = ("torch", "transformer_lens", "pandas", "scipy.stats", "plotly", "tqdm.auto")
 

@@ -241,7 +241,10 @@ def test_the_overlap_penalty_by_hand():
     # Mean over the two positions, divided by d_model = 2: 6.
     config = GatedConfig(d_model=2, n_heads=2, normalize_weights=True, output_scale=1.0)
     z = torch.tensor([[[[3.0], [-4.0]], [[0.0], [5.0]]]])
-    assert_close(GatedAttention(config).overlap_penalty(z), 6)
+    block = GatedAttention(config)
+    assert_close(block.overlap_penalty(z), 6)
+    # In units of variance * d_model = 6, position 0 has 4 of them: 6 * 4^1.5 = 48, mean 24, by 2.
+    assert_close(block.overlap_penalty(z, variance=3.0, power=1.5), 12)
 
 
 # The block equals the reference's formulas, in plain loops over heads, queries and keys.
@@ -505,6 +508,14 @@ def test_bad_inits_are_refused():
 def test_attention_with_extras_is_refused(extras, words):
     with pytest.raises(GatedInterpError, match=words):
         GatedAttention.from_attention(attention(d_head=2, **extras))
+
+
+def test_of_a_model_with_local_attention_the_global_layers_are_plain():
+    attn = attention(d_head=2, use_local_attn=True, window_size=3, attn_types=["global"])
+    require_plain(attn)
+    attn.attn_type = "local"
+    with pytest.raises(GatedInterpError, match="use_local_attn"):
+        require_plain(attn)
 
 
 def test_what_is_no_attention_layer_is_refused():

@@ -281,6 +281,8 @@ def test_ngrams_by_hand(monkeypatch):
     # Nothing ever followed 3; 1 was followed by 0 alone, once at the end by nothing.
     wanted = [0.7 * 2 / 3 + 0.3 * 0.3, 0.3 * 0.1, 0.4]
     assert_close(mixed, -np.log([wanted]))
+    # 1 is followed once, by 0.
+    assert_close(model.losses(np.array([[1, 0]]))[1], -np.log([[0.7 + 0.3 * 0.4]]))
     monkeypatch.setattr("gated_interp.metrics.ngrams.AT_ONCE", 2)
     again = Ngrams.counted(np.array([0, 1, 0, 2, 0, 1], dtype=np.uint16), 4)
     assert (again.pairs != model.pairs).nnz == 0

@@ -29,6 +29,7 @@ from gated_interp.replacements.topk import TopKAttention, TopKConfig, k_at
 from gated_interp.tasks.contexts import contexts_of
 from gated_interp.training.stacked.blocks import STACKED, StackedAttention
 from gated_interp.training.stacked.data import batch_of
+from gated_interp.training.stacked.losses import cross_entropy as stacked_cross_entropy
 
 TASK = gi.SkipTrigramTask(n_trigrams=3, n_positions=7)
 V, ROWS, RUNS = TASK.d_vocab, 13, 3
@@ -122,6 +123,22 @@ def test_heads_share_circuits_and_start_as_the_originals():
         ):
             inside = theirs @ torch.linalg.lstsq(theirs, mine).solution
             assert_close(inside, mine, roundings=256)
+
+
+def test_the_noise_of_copied_circuits_has_the_size_asked_for():
+    original = toy(d_head=3).blocks[0].attn
+    plain, noisy = (
+        TopKAttention.from_attention(original, expansion=8, noise=noise, k=2, seed=5)
+        for noise in (0.0, 0.1)
+    )
+    for name in ("raw_W_V", "raw_W_O"):
+        noise = noisy.get_parameter(name) - plain.get_parameter(name)
+        assert noise.std().item() == pytest.approx(0.1, rel=0.15)
+        assert noise.abs().max() < 0.6
+
+
+def test_an_autoencoder_has_twice_the_layers_heads_unless_told():
+    assert OutputAutoencoder.from_attention(toy().blocks[0].attn).config.n_heads == 4
 
 
 def test_features_of_the_layers_output_in_plain_loops():
@@ -249,6 +266,26 @@ def test_rows_at_a_time_are_the_whole_values_penalties_and_gradients(case, again
             assert_close(mine, parameter.grad, scale=largest, roundings=512)
 
 
+@pytest.mark.parametrize("why", ["penalty_pairs", "pair hook", "block hook"])
+def test_each_reason_to_work_in_one_piece_does_alone(why, monkeypatch):
+    monkeypatch.setattr(heads, "AT_ONCE", 0)
+    monkeypatch.setattr(heads, "ROWS", 3)
+    pairs = "all" if why == "penalty_pairs" else "causal"
+    block = GatedAttention(GatedConfig(d_model=V, n_heads=5, penalty_pairs=pairs))
+    calls = []
+    point = {"penalty_pairs": None, "pair hook": block.hook_gate, "block hook": block}[why]
+    if point is not None:
+        point.register_forward_hook(lambda _, inputs, output: calls.append(output.shape))
+    x = torch.randn(4, 8, V, generator=generator(99))
+    found = block.terms(x, x, x)
+    gate = []
+    block.hook_gate.register_forward_hook(lambda _, inputs, output: gate.append(output))
+    block(x)
+    assert_close(found.penalty, block.gate_penalty(gate[0]))
+    if point is not None:
+        assert calls[0] == ((4, 5, 8, 8) if why == "pair hook" else (4, 8, V))
+
+
 def test_whoever_looks_sees_the_whole(monkeypatch):
     monkeypatch.setattr(heads, "AT_ONCE", 0)
     monkeypatch.setattr(heads, "ROWS", 3)
@@ -261,6 +298,33 @@ def test_whoever_looks_sees_the_whole(monkeypatch):
 
 
 # ---- stacked and hooked are the same
+
+
+def test_the_stacked_cross_entropy_has_autograds_gradients_at_any_weight():
+    source, shape = generator(3), (3, 7, 4, 5)
+    z = torch.randn(shape, generator=source, dtype=torch.double, requires_grad=True)
+    W_O = torch.randn(3, 1, 5, 7, generator=source, dtype=torch.double, requires_grad=True)
+    bias = torch.randn(3, 7, generator=source, dtype=torch.double, requires_grad=True)
+    target = torch.randint(7, shape[:3], generator=source)
+    weight = torch.rand(shape[:3], generator=source, dtype=torch.double)
+    factor = torch.tensor([0.5, 2.0, -3.0], dtype=torch.double)
+
+    def by_hand():
+        logits = torch.einsum("rqch,rhv->rqcv", z, W_O[:, 0]) + bias[:, None, None]
+        logits = logits + torch.eye(7, dtype=torch.double)[:, None]
+        losses = nn.functional.cross_entropy(
+            logits.flatten(0, 2), target.flatten(), reduction="none"
+        )
+        return (losses.view(shape[:3]) * weight).sum((1, 2))
+
+    wanted, found = by_hand(), stacked_cross_entropy(z, W_O, bias, target, weight)
+    assert_close(found, wanted)
+    for mine, theirs in zip(
+        torch.autograd.grad((found * factor).sum(), (z, W_O, bias)),
+        torch.autograd.grad((wanted * factor).sum(), (z, W_O, bias)),
+        strict=True,
+    ):
+        assert_close(mine, theirs, scale=1)
 
 
 @pytest.mark.parametrize("kind", MADE)

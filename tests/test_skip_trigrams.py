@@ -12,9 +12,11 @@ from closeness import assert_close
 
 import gated_interp as gi
 from gated_interp.analysis.text_pairs import Continuations, held_out_text, last_before, seen_pairs
+from gated_interp.analysis.trigram_bugs import _direct
 from gated_interp.analysis.trigram_effects import alike, logits_at
 from gated_interp.models.analytic import manual_model
 from gated_interp.replacements.replacement import kind_named
+from gated_interp.replacements.topk import TopKAttention
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
 
 A, B1, B2, B3, C1, C2, C3, BOS = range(8)
@@ -48,6 +50,8 @@ def language_model(normalization="LNPre", positions="standard", n_layers=1):
         source = torch.Generator().manual_seed(2)
         for block in made.blocks:
             block.attn.W_O *= 5
+            if normalization == "LN":
+                block.ln1.b += 0.2 * torch.randn(block.ln1.b.shape, generator=source)
             for bias in (block.attn.b_Q, block.attn.b_K, block.attn.b_V):
                 bias += torch.randn(bias.shape, generator=source)
     return made
@@ -215,6 +219,32 @@ def test_an_effect_is_what_cutting_one_edge_does(spliced):
         away[e.out_id] = 1
         assert away.min() < 1e-5  # that of some other token
     assert not got.examples.duplicated([*IDS, "row"]).any()
+
+
+def test_a_source_may_stand_first():
+    model = language_model()
+    row = gi.skip_trigrams(model, tokens=WORDS, sources=2, top=2, least=3).iloc[[0]]
+    source, destination = int(row["source_id"].iloc[0]), int(row["destination_id"].iloc[0])
+    filler = next(t for t in range(1, 23) if t not in (source, destination))
+    words = torch.full((8, 6), filler)
+    words[:, 0], words[:, 3] = source, destination
+    got = gi.confirm_skip_trigrams(model, row, words, 0, most=8, seed=4).examples
+    assert sorted(got["row"]) == list(range(8))
+    assert set(got["key_pos"]) == {0}
+    assert set(got["query_pos"]) == {3}
+
+
+@torch.no_grad()
+def test_a_head_that_was_not_picked_says_nothing_directly():
+    model = language_model()
+    layer = TopKAttention.from_attention(model.blocks[0].attn, 2, k=2, seed=1)
+    places = torch.tensor([[row, 12] for row in range(20)])
+    source = WORDS[:20, 5].mode().values
+    effect = _direct(gi.splice(model, 0, layer), 0, WORDS, places, int(source), 3)
+    there = (WORDS[:20, :12] == source).any(1)
+    assert effect.shape == (20, 6)
+    assert ((effect != 0).sum(1) == 2 * there).all()
+    assert there.any()
 
 
 def test_the_table_sums_up_the_places(measured):

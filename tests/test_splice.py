@@ -5,11 +5,18 @@ import torch
 from closeness import assert_close
 from transformer_lens import HookedTransformerConfig
 
+import gated_interp as gi
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.seeds import generator
-from gated_interp.models.toy import HookedTransformer, attention_only
+from gated_interp.models.toy import (
+    AttentionConfig,
+    HookedTransformer,
+    attention_only,
+    build_attention,
+)
 from gated_interp.replacements.gated_attention import GatedAttention, GatedConfig
 from gated_interp.replacements.splice import gated_block, originals, splice, unsplice
+from gated_interp.tasks.repeated_tokens import RepeatedTokensTask
 
 BATCH, POS, HEADS, D_HEAD, D_MODEL, D_VOCAB, GATED_HEADS, D_GATE = 2, 5, 3, 7, 11, 13, 17, 1
 
@@ -215,3 +222,23 @@ def test_unsplicing_what_was_not_spliced_is_refused():
         unsplice(model)
     with pytest.raises(GatedInterpError, match=r"into layer 0; spliced layers are \[1\]"):
         unsplice(splice(model, 1, new_block()), 0)
+
+
+def block_of(model, layer):
+    return GatedAttention.from_attention(model.blocks[layer].attn, 2, init="duplicate", seed=layer)
+
+
+def test_a_block_comes_out_of_a_file_by_its_layer(tmp_path):
+    task = RepeatedTokensTask()
+    model = build_attention(AttentionConfig.of(task, n_layers=2, n_heads=2), task)
+    one = gi.save(gi.splice(model, 1, block_of(model, 1)), tmp_path / "one.safetensors")
+    both = gi.splice(gi.splice(model, 0, block_of(model, 0)), 1, block_of(model, 1))
+    both = gi.save(both, tmp_path / "both.safetensors")
+    only = GatedAttention.from_pretrained(one)
+    assert torch.equal(only.W_Q, GatedAttention.from_pretrained(both, layer=1).W_Q)
+    assert not torch.equal(only.W_Q, GatedAttention.from_pretrained(both, layer=0).W_Q)
+    several = r"has replacements in layers 0, 1; name one as layer=\."
+    with pytest.raises(GatedInterpError, match=several):
+        GatedAttention.from_pretrained(both)
+    with pytest.raises(GatedInterpError, match="no replacement in layer 0; it has some in 1"):
+        GatedAttention.from_pretrained(one, layer=0)

@@ -92,6 +92,11 @@ def test_two_readers_answer_where_both_sources_stand_and_neither_does_alone():
     foils = truth.task.foils(500, seed=3)
     top = truth.model(foils.tokens)[foils.row, foils.position].argmax(-1)
     assert (top != foils.target).all()
+    # The head whose source is missing looks at BOS, the other at its source.
+    _, cache = truth.model.run_with_cache(foils.tokens)
+    pattern = cache["blocks.0.attn.hook_pattern"][foils.row, :, foils.position]
+    at_bos = (foils.tokens[foils.row] == 0).float()
+    assert torch.einsum("ehk,ek->e", pattern, at_bos).min() > 0.999
 
 
 @pytest.mark.slow
