@@ -278,6 +278,7 @@ def test_each_reason_to_work_in_one_piece_does_alone(why, monkeypatch):
         point.register_forward_hook(lambda _, inputs, output: calls.append(output.shape))
     x = torch.randn(4, 8, V, generator=generator(99))
     found = block.terms(x, x, x)
+    assert len(calls) == (point is not None)
     gate = []
     block.hook_gate.register_forward_hook(lambda _, inputs, output: gate.append(output))
     block(x)
