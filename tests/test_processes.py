@@ -20,11 +20,13 @@ from test_train_lm import FLAGS, TEXT
 from gated_interp.cli.console import on_terminal, say, tell
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.launch import is_main, n_processes, rank
+from gated_interp.core.signals import STOPS, Terminated
 from gated_interp.experiments.single import state_of, write_trained
 from gated_interp.metrics.reconstruction import variation
 from gated_interp.models.language_model import build_language_model
 from gated_interp.training.config import TrainConfig
 from gated_interp.training.loop import train_toy
+from gated_interp.training.processes import Several
 
 ROOT = Path(__file__).parent.parent
 
@@ -86,6 +88,22 @@ def test_the_variation_of_shares_adds_up_to_that_of_the_whole():
 
 def environment(tmp_path) -> dict[str, str]:
     return os.environ | {"PYTHONPATH": str(ROOT), "GATED_INTERP_CACHE": str(tmp_path / "ids")}
+
+
+@pytest.mark.parametrize(("heard", "error"), [([0, 1], Terminated), ([1, 0], KeyboardInterrupt)])
+def test_a_step_ends_where_any_process_heard_a_signal_a_step_ago(heard, error):
+    """Without a group to join: what its messages say is put in by hand."""
+    group = Several.__new__(Several)
+    group.heard, group.asked, group.asked_before = [signal.SIGTERM], None, None
+    group.stop()
+    assert STOPS == (signal.SIGINT, signal.SIGTERM)
+    for asked in ([0.0, 0.0], [h / 2 for h in heard]):
+        group.asked = torch.tensor(asked)
+        group.stop()
+    with pytest.raises(error) as raised:
+        group.stop()
+    assert raised.type is error
+    assert group.heard == []
 
 
 @pytest.mark.slow

@@ -47,8 +47,11 @@ def toy(seed=0, d_head=1):
 def made(kind, seed, n_heads=5):
     """A replacement with every weight drawn, and a scale of its own."""
     scale = 1.0 + seed
-    if kind == "topk":
-        config = TopKConfig(d_model=V, n_heads=6, k=2, n_circuits=3, output_scale=scale)
+    if kind.startswith("topk"):
+        config = TopKConfig(
+            d_model=V, n_heads=6, k=2, n_circuits=3, output_scale=scale,
+            normalize_weights=kind == "topk",
+        )  # fmt: skip
         block = TopKAttention(config)
     elif kind == "sae":
         config = SAEConfig(d_model=V, n_heads=n_heads, k=2, output_scale=scale)
@@ -70,7 +73,7 @@ def made(kind, seed, n_heads=5):
     return block
 
 
-MADE = ["topk", "sae", "open", "bernoulli", "hard_concrete", "per head"]
+MADE = ["topk", "topk, any length", "sae", "open", "bernoulli", "hard_concrete", "per head"]
 
 
 # ---- the formulas

@@ -40,6 +40,9 @@ def decompose(
     heads: Annotated[
         int | None, typer.Option(min=1, help="Heads; four for each of the layer's if absent.")
     ] = None,
+    d_head: Annotated[
+        int | None, typer.Option(min=1, help="Dimensions of each head; at least the layer's.")
+    ] = None,
     steps: Annotated[
         int, typer.Option(min=1, help="Of training, some 1,000 positions each.")
     ] = 3000,
@@ -87,7 +90,12 @@ def decompose(
     loaded = load(model)
     folder = Path(f"runs/decompose-{loaded.model_name}") if out is None else out
     data = text_for(loaded, text) if text else None
-    extra: dict[str, Any] = {"overlap": overlap, "alpha": alpha, "downstream": downstream}
+    extra: dict[str, Any] = {
+        "overlap": overlap,
+        "alpha": alpha,
+        "downstream": downstream,
+        "d_head": d_head,
+    }
     shared: dict[str, Any] = {
         "data": data,
         "seeds": seeds,
@@ -99,8 +107,8 @@ def decompose(
     if method == "all":
         if heads is not None or spare or any(value is not None for value in extra.values()):
             raise GatedInterpError(
-                "--method all sets --heads, --overlap, --alpha and --downstream itself and prunes "
-                "no --spare heads; leave them out."
+                "--method all sets --heads, --d-head, --overlap, --alpha and --downstream itself "
+                "and prunes no --spare heads; leave them out."
             )
         if layers and len(layers) > 1:
             raise GatedInterpError("--method all compares methods at one --layer; name one.")

@@ -29,6 +29,7 @@ class FitMethod:
         source: where it is from.
         kind: see :data:`~gated_interp.replacements.replacement.KINDS`.
         expansion: heads for each of the layer's.
+        width: dimensions of a head for each of the layer's.
         block: fields of the kind's config, and how it starts.
         train: fields of :class:`TrainConfig`.
     """
@@ -37,6 +38,7 @@ class FitMethod:
     source: str
     kind: str = "gated"
     expansion: int = 4
+    width: int = 1
     block: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     train: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -203,7 +205,7 @@ def fit_settings(
             f"there is no setting {unknown[0]!r}; there are the fields of TrainConfig and of "
             f"{kind.config_type.__name__}, and what {kind.__name__}.from_attention takes."
         )
-    own = int(attn.W_Q.shape[0])
+    own, _, d_head = attn.W_Q.shape
     expansion: int | float = chosen.expansion if heads is None else heads / own
     pos = draw(data, 1, derive(seed, Stream.VARIANCE), model).shape[1]
     base = {
@@ -214,5 +216,7 @@ def fit_settings(
     }
     given = {n: v for n, v in settings.items() if n in train_fields and n != "seed"}
     config = TrainConfig.fit(**base | dict(chosen.train) | given)
-    fields = dict(chosen.block) | {n: v for n, v in settings.items() if n in config_fields}
+    wide = {"d_head": chosen.width * d_head} if chosen.width > 1 else {}
+    given = {n: v for n, v in settings.items() if n in config_fields}
+    fields = wide | dict(chosen.block) | given
     return kind.from_attention(attn, expansion, seed=block_seed(seed), **fields), config
