@@ -42,7 +42,7 @@ def model(task):
 @pytest.fixture(scope="module")
 def block(model):
     """A block for the second layer, some way from it."""
-    return gi.fit_gated(model, 1, steps=30, fvu=0.3, overlap=1.0, progress=False).model
+    return gi.fit_gated(model, 1, heads=8, steps=30, fvu=0.3, overlap=1.0, progress=False).model
 
 
 # ---- fit_gated
@@ -55,13 +55,16 @@ def test_it_starts_as_the_layer_itself(model):
     tokens = model.task.sample(4, seed=0).tokens
     spliced = gi.splice(model, 1, made)
     assert_close(spliced(tokens), model(tokens), roundings=256)
-    assert len(made.W_O) == 8
+    assert made.W_O.shape == (4, 16, 16)  # of 2 heads of 8 dimensions
+    four, _ = fit_settings(model, 1, expansion=4, width=1)
+    assert four.W_O.shape == (8, 8, 16)
     assert config.batch_size == 1024 // 12
 
 
 @pytest.mark.parametrize("method", FIT_METHODS)
 def test_every_method_comes_nearer_to_what_the_layer_writes(model, method):
     options = {"heads": 16, "k": 2} if FIT_METHODS[method].kind in ("topk", "sae") else {}
+    options["downstream"] = 0.0
     found = gi.fit_gated(model, 0, method=method, steps=40, fvu=0.05, progress=False, **options)
     assert found.history["fvu"].iloc[-1] < 0.8 * found.history["fvu"].iloc[0] or (
         found.history["fvu"].iloc[-1] < 0.1
@@ -179,6 +182,9 @@ def test_decomposition_agrees_with_the_other_measures(model, block):
     assert found["active_per_position"] == pytest.approx(float(writes), abs=1e-3)
     assert found["held_share"] == gi.text_holders(spliced, tokens, 1).share
     assert found["held_share_original"] == gi.text_holders(model, tokens, 1).share
+    about_mean = gi.text_holders(spliced, tokens, 1, about_mean=True)
+    assert found["held_about_mean"] == about_mean.share != found["held_share"]
+    assert found["held_entropy_original"] == gi.text_holders(model, tokens, 1).entropy
     assert found["parameters"] == sum(p.numel() for p in block.parameters() if p.requires_grad)
 
 
@@ -280,7 +286,7 @@ def test_an_interrupted_training_is_taken_up_again(done, model, monkeypatch, tmp
 
 
 def test_heads_that_write_nothing_are_pruned(model):
-    made, _ = fit_settings(model, 1)
+    made, _ = fit_settings(model, 1, heads=8)
     with torch.no_grad():
         made.raw_W_O[2].zero_()
         made.raw_W_O[5].zero_()

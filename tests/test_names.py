@@ -322,8 +322,8 @@ def test_presets_are_what_they_were() -> None:
         "warmup": 0.05, "weight_decay": 0.05, "alpha": 0.0, "evaluate_every": 100,
     }  # fmt: skip
     assert differences(preset.fit(), plain) == {
-        "lr": 3e-3, "alpha": 0.15, "alpha_unit": "variance", "overlap": 0.06, "penalty_off": 0.0,
-        "penalty_ramp": 0.3, "fvu_from": 0.0,
+        "lr": 3e-3, "alpha": 0.03, "alpha_unit": "variance", "overlap": 0.1, "downstream": 0.67,
+        "penalty_off": 0.0, "penalty_ramp": 0.3, "fvu_from": 0.0,
     }  # fmt: skip
     assert differences(preset.reference(), plain) == {
         "steps": 100_000, "batch_size": 1000, "lr": 1e-3, "lr_decay": 0.0, "alpha": 0.0,

@@ -38,17 +38,18 @@ def decompose(
         typer.Option(help="How the attention is replaced; 'all': every method over its knob."),
     ] = "gated",
     heads: Annotated[
-        int | None, typer.Option(min=1, help="Heads; four for each of the layer's if absent.")
+        int | None, typer.Option(min=1, help="Heads; two for each of the layer's if absent.")
     ] = None,
     d_head: Annotated[
-        int | None, typer.Option(min=1, help="Dimensions of each head; at least the layer's.")
+        int | None,
+        typer.Option(min=1, help="Dimensions of each head; twice the layer's if absent."),
     ] = None,
     steps: Annotated[
         int, typer.Option(min=1, help="Of training, some 1,000 positions each.")
     ] = 3000,
     fvu: Annotated[
-        float, typer.Option(help="Share of the layer's variance that may stay unexplained.")
-    ] = 0.029,
+        float, typer.Option(help="Share of the error that may stay; see --downstream.")
+    ] = 0.045,
     seeds: Annotated[int, typer.Option(min=1, help="Blocks of each layer.")] = 3,
     first_seed: Annotated[int, typer.Option(min=0, help="Seeds count up from here.")] = 0,
     overlap: Annotated[
@@ -58,7 +59,10 @@ def decompose(
     downstream: Annotated[
         float | None,
         typer.Option(
-            min=0, max=1, help="Share of the error that is counted in predictions; 0 if absent."
+            min=0,
+            max=1,
+            help="What share of the error is counted in predictions, the rest in what the layer "
+            "writes; 0.67 if absent.",
         ),
     ] = None,
     spare: Annotated[

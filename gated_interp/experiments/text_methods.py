@@ -12,6 +12,7 @@ from gated_interp.experiments.decompose import decompose
 from gated_interp.models.toy import HookedTransformer
 from gated_interp.plots import held_frontier, save_figures
 from gated_interp.training.data import DataSource
+from gated_interp.training.fit import FIT_METHODS
 
 TABLE, FIGURE = "methods-runs.csv", "methods"
 
@@ -41,9 +42,18 @@ class Point:
 def _over(
     name: str, values: Sequence[int | float], label: str, method: str = "", **settings: Any
 ) -> list[Point]:
-    return [Point(label, method or label, (name, value), settings) for value in values]
+    method = method or label
+    return [Point(label, method, (name, value), ALIKE[method] | settings) for value in values]
 
 
+# What all share, but for what a method says itself: heads as wide as the layer's, and the error in
+# what they write alone, so that 1 - FVU is comparable from method to method.
+SHARED = {"alpha": 0.15, "overlap": 0.06, "downstream": 0.0}
+ALIKE: dict[str, dict[str, Any]] = {
+    name: {n: v for n, v in SHARED.items() if n not in method.train}
+    | ({"expansion": 4, "width": 1} if method.kind == "gated" else {})
+    for name, method in FIT_METHODS.items()
+}
 FVU = (0.029, 0.06, 0.12, 0.25)
 POINTS = [
     *_over("fvu", FVU, "gated, weak gate penalty", "gated", alpha=0.02),
@@ -54,7 +64,7 @@ POINTS = [
     *_over("k", (4, 8, 16), "sae on output"),
     *_over("k", (4, 8, 16), "topk"),
     *_over("heads", (32, 128), "top1"),
-    Point("ungated", "ungated"),
+    Point("ungated", "ungated", settings=ALIKE["ungated"]),
 ]
 
 

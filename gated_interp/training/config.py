@@ -201,9 +201,10 @@ class TrainConfig(Config):
         """For a block that starts from copies of the heads of any model, toy or language model."""
         preset = {
             "lr": 3e-3,
-            "alpha": 0.15,
+            "alpha": 0.03,
             "alpha_unit": "variance",
-            "overlap": 0.06,
+            "overlap": 0.1,
+            "downstream": 0.67,
             "penalty_off": 0.0,
             "penalty_ramp": 0.3,
             "fvu_from": 0.0,

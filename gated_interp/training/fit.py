@@ -37,40 +37,46 @@ class FitMethod:
     name: str
     source: str
     kind: str = "gated"
-    expansion: int = 4
+    expansion: int = 2
     width: int = 1
     block: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     train: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 # Copies of the layer's own heads are exact from the first step; what trains is how they part.
+# Wider than they were, one of them can say what several said: as many weights as four copies.
 COPIES = {"init": "duplicate", "normalize_weights": False}
 GATES = COPIES | {"d_gate": 8}
+WIDE = 2
 FIT_METHODS = {
     method.name: method
     for method in (
-        FitMethod("gated", "this package", block=GATES),
+        FitMethod("gated", "this package", width=WIDE, block=GATES),
         FitMethod(
             "gates alone",
             "our gates without the overlap penalty",
+            width=WIDE,
             block=GATES,
             train={"overlap": 0.0},
         ),
         FitMethod(
             "overlap alone",
             "our overlap penalty without gates",
+            width=WIDE,
             block=COPIES | {"gate": "open"},
             train={"alpha": 0.0},
         ),
         FitMethod(
             "query-key gates",
             "arXiv 2512.05865",
+            width=WIDE,
             block=GATES | {"gate": "bernoulli", "penalty": "expected", "gate_bias_init": 1.0},
             train={"overlap": 0.0},
         ),
         FitMethod(
             "ungated",
             "the same heads without gates",
+            width=WIDE,
             block=COPIES | {"gate": "open"},
             train={"alpha": 0.0, "overlap": 0.0},
         ),
@@ -86,6 +92,7 @@ FIT_METHODS = {
             "top1",
             "Progress on attention (Transformer Circuits, 2025)",
             kind="topk",
+            expansion=4,
             block={"k": 1, "normalize_weights": False},
             train={"alpha": 0.0, "overlap": 0.0},
         ),
@@ -119,7 +126,7 @@ def fit_gated(
     *,
     method: str = "gated",
     heads: int | None = None,
-    fvu: float = 0.029,
+    fvu: float = 0.045,
     steps: int = 3000,
     seed: int = 0,
     held_out: DataSource | None = None,
@@ -130,20 +137,24 @@ def fit_gated(
 ) -> TrainResult[Replacement]:
     """Train a stand-in for the attention of any model, toy or language model, at ``layer``.
 
-    The heads start as copies of the layer's own, several of each, which write what it writes; from
-    there on the gate and overlap penalties part them, as far as the ``fvu`` allows.
+    The heads start as copies of the layer's own, two of each and with room for twice the
+    dimensions, which write what it writes; from there on the gate and overlap penalties part them,
+    as far as the ``fvu`` allows.
     :func:`~gated_interp.replacements.splice.splice` puts the result in.
 
     Args:
         data: a task, a text, or a function of (n, generator); the model's own unless given.
         method: of :data:`FIT_METHODS`.
         heads: of the block; the method's multiple of the layer's unless given.
-        fvu: fraction of the variance of what the layer writes that may stay unexplained; the
-            penalties rise until it is reached. Above 0.
+        fvu: share of the error that may stay, above 0; the penalties rise until it is reached. A
+            third of it is the fraction of the variance of what the layer writes that stays
+            unexplained, two thirds are what predictions lose (``downstream`` of
+            :class:`TrainConfig`).
         steps: of some 1,000 positions each.
         seed: of weights and data.
-        **settings: fields of the block's config or of :class:`TrainConfig`, or arguments of the
-            kind's ``from_attention``, instead of the method's.
+        **settings: ``expansion`` or ``width`` of :class:`FitMethod`, fields of the block's config
+            or of :class:`TrainConfig`, or arguments of the kind's ``from_attention``, instead of
+            the method's.
 
     The other arguments are as for :func:`~gated_interp.training.loop.train_gated`.
 
@@ -181,14 +192,16 @@ def fit_settings(
     *,
     method: str = "gated",
     heads: int | None = None,
-    fvu: float = 0.029,
+    fvu: float = 0.045,
     steps: int = 3000,
     seed: int = 0,
     **settings: Any,
 ) -> tuple[Replacement, TrainConfig]:
     """The block that :func:`fit_gated` trains, before its training, and how; raises as it does."""
     require_layer(model, layer)
-    chosen, attn = fit_method_named(method), model.blocks[layer].attn
+    shape = {n: settings.pop(n) for n in ("expansion", "width") if n in settings}
+    chosen = dataclasses.replace(fit_method_named(method), **shape)
+    attn = model.blocks[layer].attn
     if isinstance(attn, Replacement):
         raise GatedInterpError(
             f"layer {layer} holds a replacement already; fit one to the original, unsplice(model)."
