@@ -49,7 +49,7 @@ def decompose(
     ] = 3000,
     fvu: Annotated[
         float, typer.Option(help="Share of the error that may stay; see --downstream.")
-    ] = 0.045,
+    ] = 0.04,
     seeds: Annotated[int, typer.Option(min=1, help="Blocks of each layer.")] = 3,
     first_seed: Annotated[int, typer.Option(min=0, help="Seeds count up from here.")] = 0,
     overlap: Annotated[

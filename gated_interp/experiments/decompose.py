@@ -84,7 +84,7 @@ def decompose(
     data: DataSource | None = None,
     method: str = "gated",
     heads: int | None = None,
-    fvu: float = 0.045,
+    fvu: float = 0.04,
     steps: int = 3000,
     seeds: int = 3,
     first_seed: int = 0,
