@@ -72,6 +72,21 @@ def test_sigterm_ends_with_143_and_says_how_to_go_on(monkeypatch, tmp_path):
     )
 
 
+def test_a_command_that_goes_on_by_itself_is_not_told_to_resume(monkeypatch, tmp_path):
+    """Even where one training of its own was stopped, whose state it keeps."""
+
+    def terminated(*_, **__):
+        raise TrainingInterrupted(3, 9, tmp_path / "L0-seed0.safetensors.state") from Terminated()
+
+    given = ["decompose", "2H3ST-toy", "--out", str(tmp_path)]
+    monkeypatch.setattr("gated_interp.experiments.decompose.decompose", terminated)
+    monkeypatch.setattr(sys, "argv", ["gated-interp", *given])
+    result = CliRunner().invoke(app, given)
+    assert result.exit_code == 143
+    again = " ".join(["gated-interp", *given])
+    assert result.stderr.endswith(f"Terminated; what had finished is kept. To go on: {again}\n")
+
+
 # ---- real processes
 
 

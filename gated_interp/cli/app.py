@@ -72,15 +72,14 @@ def _from_the_system(error: OSError) -> str:
 def _stopped(command: str | None, stop: KeyboardInterrupt) -> str:
     ended = "Terminated" if signal_behind(stop) == signal.SIGTERM else "Interrupted"
     again = shlex.join(["gated-interp", *sys.argv[1:]])
-    checkpoint = getattr(stop, "checkpoint", None)
-    if checkpoint is not None:
+    if command in GOES_ON:
+        return f"{ended}; what had finished is kept. To go on: {again}"
+    if getattr(stop, "checkpoint", None) is not None:
         resume = again if "--resume" in sys.argv else f"{again} --resume"
         if n_processes() > 1:
             resume = "launch the same again, with --resume"
         steps = f"after {stop.step} steps" if hasattr(stop, "step") else ""
         return f"{ended} {steps}; to go on: {resume}"
-    if command in GOES_ON:
-        return f"{ended}; what had finished is kept. To go on: {again}"
     return f"{ended}."
 
 
