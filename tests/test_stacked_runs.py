@@ -631,4 +631,6 @@ def test_progress_is_shown_unless_it_is_switched_off(capfd):
     for progress, shown in (({}, True), ({"progress": False}, False)):
         train_toys([toy_run(1, steps=2)], **progress)
         train_gated_runs([gated_run(1, steps=2)], **progress)
-        assert capfd.readouterr().err.count("2/2") == (2 if shown else 0)
+        # A bar ends its line once; how often it is drawn before hangs on the machine.
+        bars = [line for line in capfd.readouterr().err.split("\n") if "2/2" in line]
+        assert len(bars) == (2 if shown else 0)

@@ -167,7 +167,7 @@ def fit_gated(
         >>> from gated_interp.models.toy import ToyConfig, build_toy
         >>> toy = build_toy(ToyConfig(n_trigrams=3, n_heads=2))
         >>> fit_gated(toy, steps=5, heads=6, progress=False).model
-        GatedAttention(6 heads, d_gate=8, gate=clamp, L0=6.00)
+        GatedAttention(6 heads, d_head=2, d_gate=8, gate=clamp, L0=6.00)
     """
     block, config = fit_settings(
         model, layer, data, method=method, heads=heads, fvu=fvu, steps=steps, seed=seed, **settings
