@@ -102,6 +102,9 @@ def test_the_overlap_penalty_parts_heads_and_the_target_holds_them_back(model):
         ({"colour": 1}, "there is no setting 'colour'"),
         ({"fvu": 0.0}, "fvu_target"),
         ({"d_gate": 0}, "d_gate"),
+        ({"d_head": 3}, "duplicated heads need the original's 8, or more"),
+        ({"width": 0}, "width is 0; it must be a whole number of at least 1"),
+        ({"width": 2, "method": "sae on output"}, "sae on output has no heads to widen"),
     ],
 )
 def test_what_cannot_be_fitted_is_refused(model, given, says):

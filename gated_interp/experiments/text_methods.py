@@ -47,7 +47,7 @@ def _over(
 
 
 # What all share, but for what a method says itself: heads as wide as the layer's, and the error in
-# what they write alone, so that 1 - FVU is comparable from method to method.
+# what they write alone, so that a target is the same for every method.
 SHARED = {"alpha": 0.15, "overlap": 0.06, "downstream": 0.0}
 ALIKE: dict[str, dict[str, Any]] = {
     name: {n: v for n, v in SHARED.items() if n not in method.train}

@@ -229,7 +229,11 @@ def fit_settings(
     }
     given = {n: v for n, v in settings.items() if n in train_fields and n != "seed"}
     config = TrainConfig.fit(**base | dict(chosen.train) | given)
+    if type(chosen.width) is not int or chosen.width < 1:
+        raise GatedInterpError(f"width is {chosen.width}; it must be a whole number of at least 1.")
     wide = {"d_head": chosen.width * d_head} if chosen.width > 1 else {}
+    if wide.keys() - config_fields:
+        raise GatedInterpError(f"width is {chosen.width}; {chosen.name} has no heads to widen.")
     given = {n: v for n, v in settings.items() if n in config_fields}
     fields = wide | dict(chosen.block) | given
     return kind.from_attention(attn, expansion, seed=block_seed(seed), **fields), config
