@@ -182,8 +182,9 @@ def _writes(
     parts = torch.split(tokens, max(16, at_once // tokens.shape[1]))
     mean = W_OU.new_zeros(())
     if about_mean:  # of the positions that count
-        seen = (model.run_with_cache(part, names_filter=names[:1])[1] for part in parts)
-        mean = sum(cache[names[0]][:, 1:].sum((0, 1)) for cache in seen) / tokens[:, 1:].numel()
+        for part in parts:
+            _, cache = model.run_with_cache(part, names_filter=names[0], stop_at_layer=layer + 1)
+            mean = mean + cache[names[0]][:, 1:].sum((0, 1)) / tokens[:, 1:].numel()
     for part in parts:
         _, cache = model.run_with_cache(part, names_filter=names)
         z = cache[names[0]].flatten(0, 1) - mean

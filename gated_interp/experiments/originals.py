@@ -73,14 +73,12 @@ class Known:
         parts: whether blocks should come out clean: each case held by one head, and no foil
             answered.
         why: what makes it so, in a sentence.
-        by_itself: no stack can train its blocks, which take a minute each: run when it is named.
     """
 
     name: str
     build: Callable[[], AnalyticModel] = dataclasses.field(compare=False, repr=False)
     parts: bool
     why: str
-    by_itself: bool = False
 
     @property
     def heads(self) -> int:
@@ -97,6 +95,11 @@ class Known:
     def layer(self) -> int:
         """Whose attention blocks stand in for."""
         return self.build().layer
+
+    @property
+    def by_itself(self) -> bool:
+        """Whether it is run only when it is named: no stack trains its blocks, a minute each."""
+        return self.example().cfg.n_layers > 1
 
     def example(self) -> HookedTransformer:
         """The model."""
@@ -158,7 +161,6 @@ BENCHMARKS = {
             False,
             "without positions one layer sees which tokens came, not their order, so no layer "
             "tells the two signals apart without the other",
-            by_itself=True,
         ),
         Known(
             "repeated-tokens",
@@ -166,7 +168,6 @@ BENCHMARKS = {
             False,
             "an induction head reads what the layer below it wrote, so no head holds a token "
             "without that layer, and one head copies them all",
-            by_itself=True,
         ),
     )
 }

@@ -39,13 +39,6 @@ class Point:
         return "-".join([self.label, *map(str, self.knob or ())]).replace(" ", "-").replace(",", "")
 
 
-def _over(
-    name: str, values: Sequence[int | float], label: str, method: str = "", **settings: Any
-) -> list[Point]:
-    method = method or label
-    return [Point(label, method, (name, value), ALIKE[method] | settings) for value in values]
-
-
 # What all share, but for what a method says itself: heads as wide as the layer's, and the error in
 # what they write alone, so that a target is the same for every method.
 SHARED = {"alpha": 0.15, "overlap": 0.06, "downstream": 0.0}
@@ -54,6 +47,15 @@ ALIKE: dict[str, dict[str, Any]] = {
     | ({"expansion": 4, "width": 1} if method.kind == "gated" else {})
     for name, method in FIT_METHODS.items()
 }
+
+
+def _over(
+    name: str, values: Sequence[int | float], label: str, method: str = "", **settings: Any
+) -> list[Point]:
+    method = method or label
+    return [Point(label, method, (name, value), ALIKE[method] | settings) for value in values]
+
+
 FVU = (0.029, 0.06, 0.12, 0.25)
 POINTS = [
     *_over("fvu", FVU, "gated, weak gate penalty", "gated", alpha=0.02),

@@ -72,9 +72,10 @@ def attention_io(
     require_capturable(model, layer)
     block = model.blocks[layer]
     with inputs_of(block.attn) as received, outputs_of(block.hook_attn_out) as written:
-        predicted = (
-            model(tokens) if logits else model(tokens, return_type=None, stop_at_layer=layer + 1)
-        )
+        if logits:
+            predicted = model(tokens)
+        else:
+            predicted = model(tokens, return_type=None, stop_at_layer=layer + 1)
     given = received[-1]
     return AttentionIO(
         given["query_input"],

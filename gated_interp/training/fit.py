@@ -38,7 +38,7 @@ class FitMethod:
     source: str
     kind: str = "gated"
     expansion: int = 2
-    width: int = 1
+    width: int = 2
     block: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     train: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -47,36 +47,31 @@ class FitMethod:
 # Wider than they were, one of them can say what several said: as many weights as four copies.
 COPIES = {"init": "duplicate", "normalize_weights": False}
 GATES = COPIES | {"d_gate": 8}
-WIDE = 2
 FIT_METHODS = {
     method.name: method
     for method in (
-        FitMethod("gated", "this package", width=WIDE, block=GATES),
+        FitMethod("gated", "this package", block=GATES),
         FitMethod(
             "gates alone",
             "our gates without the overlap penalty",
-            width=WIDE,
             block=GATES,
             train={"overlap": 0.0},
         ),
         FitMethod(
             "overlap alone",
             "our overlap penalty without gates",
-            width=WIDE,
             block=COPIES | {"gate": "open"},
             train={"alpha": 0.0},
         ),
         FitMethod(
             "query-key gates",
             "arXiv 2512.05865",
-            width=WIDE,
             block=GATES | {"gate": "bernoulli", "penalty": "expected", "gate_bias_init": 1.0},
             train={"overlap": 0.0},
         ),
         FitMethod(
             "ungated",
             "the same heads without gates",
-            width=WIDE,
             block=COPIES | {"gate": "open"},
             train={"alpha": 0.0, "overlap": 0.0},
         ),
@@ -85,6 +80,7 @@ FIT_METHODS = {
             "Lorsa, arXiv 2504.20938",
             kind="topk",
             expansion=64,
+            width=1,
             block={"k": 8, "normalize_weights": False},
             train={"alpha": 0.0, "overlap": 0.0},
         ),
@@ -93,6 +89,7 @@ FIT_METHODS = {
             "Progress on attention (Transformer Circuits, 2025)",
             kind="topk",
             expansion=4,
+            width=1,
             block={"k": 1, "normalize_weights": False},
             train={"alpha": 0.0, "overlap": 0.0},
         ),
@@ -101,6 +98,7 @@ FIT_METHODS = {
             "arXiv 2406.17759, TopK",
             kind="sae",
             expansion=64,
+            width=1,
             block={"k": 8},
             train={"alpha": 0.0, "overlap": 0.0},
         ),
@@ -146,10 +144,10 @@ def fit_gated(
         data: a task, a text, or a function of (n, generator); the model's own unless given.
         method: of :data:`FIT_METHODS`.
         heads: of the block; the method's multiple of the layer's unless given.
-        fvu: share of the error that may stay, above 0; the penalties rise until it is reached. A
-            third of it is the fraction of the variance of what the layer writes that stays
-            unexplained, two thirds are what predictions lose (``downstream`` of
-            :class:`TrainConfig`).
+        fvu: the error that may stay, above 0; the penalties rise until it is reached. The error is
+            the mean of two shares, the second with twice the weight of the first (``downstream`` of
+            :class:`TrainConfig`): the fraction of the variance of what the layer writes that is
+            unexplained, and what predictions lose, of what they lose without the layer.
         steps: of some 1,000 positions each.
         seed: of weights and data.
         **settings: ``expansion`` or ``width`` of :class:`FitMethod`, fields of the block's config
@@ -220,6 +218,11 @@ def fit_settings(
         )
     own, _, d_head = attn.W_Q.shape
     expansion: int | float = chosen.expansion if heads is None else heads / own
+    if type(chosen.width) is not int or chosen.width < 1:
+        raise GatedInterpError(f"width is {chosen.width}; it must be a whole number of at least 1.")
+    wide = {"d_head": chosen.width * d_head} if chosen.width > 1 else {}
+    if wide.keys() - config_fields:
+        raise GatedInterpError(f"width is {chosen.width}; {chosen.name} has no heads to widen.")
     pos = draw(data, 1, derive(seed, Stream.VARIANCE), model).shape[1]
     base = {
         "steps": steps,
@@ -229,11 +232,5 @@ def fit_settings(
     }
     given = {n: v for n, v in settings.items() if n in train_fields and n != "seed"}
     config = TrainConfig.fit(**base | dict(chosen.train) | given)
-    if type(chosen.width) is not int or chosen.width < 1:
-        raise GatedInterpError(f"width is {chosen.width}; it must be a whole number of at least 1.")
-    wide = {"d_head": chosen.width * d_head} if chosen.width > 1 else {}
-    if wide.keys() - config_fields:
-        raise GatedInterpError(f"width is {chosen.width}; {chosen.name} has no heads to widen.")
-    given = {n: v for n, v in settings.items() if n in config_fields}
-    fields = wide | dict(chosen.block) | given
+    fields = wide | dict(chosen.block) | {n: v for n, v in settings.items() if n in config_fields}
     return kind.from_attention(attn, expansion, seed=block_seed(seed), **fields), config

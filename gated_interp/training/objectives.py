@@ -239,7 +239,7 @@ class Imitate:
         if not silence > LEAST_KL:
             raise GatedInterpError(
                 f"predictions do without what layer {self.layer} writes (KL {float(silence):.1g} "
-                "nats), so there is nothing to count in them; leave downstream at 0."
+                "nats), so there is nothing to count in them; set downstream to 0."
             )
         return silence
 
