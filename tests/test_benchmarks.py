@@ -6,8 +6,10 @@ from typing import get_args
 import pandas as pd
 import pytest
 import torch
+from closeness import assert_close
 from test_cli import cli, one_sentence
 
+import gated_interp as gi
 from gated_interp.cli.paper import Benchmark
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.experiments import benchmarks, cells
@@ -130,6 +132,12 @@ def test_benchmarks_are_run_once_and_drawn(tmp_path, monkeypatch):
     # Fifteen steps part nothing, which is what these two must not.
     assert not both["right"].any()
     assert set(both["seen"]) == {"too few to say"}  # two runs
+    for name in ("two-sources", "wide-content"):
+        known = BENCHMARKS[name]
+        written = gi.load(out / f"{name}.safetensors")
+        assert written.task == known.task
+        tokens = written.task.sample(5, seed=0).tokens
+        assert_close(written(tokens), known.example()(tokens))
     (first, second) = in_words(both)
     assert first.startswith("two-sources should not come out right, because a head that reads one")
     assert second.endswith("0 of 2 blocks (no overlap penalty: too few to say).")

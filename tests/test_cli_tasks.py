@@ -2,6 +2,7 @@
 
 import json
 
+import pandas as pd
 import pytest
 from test_cli import cli, one_sentence
 
@@ -123,11 +124,19 @@ def test_circuits_of_one_layer_and_of_two(files):
 
 
 @pytest.mark.parametrize("command", ["ablate", "circuits"])
-def test_figures_of_another_task_are_refused_before_anything_is_written(files, command, tmp_path):
+def test_figures_of_another_task_are_drawn_of_the_case_that_is_named(files, command, tmp_path):
     out = tmp_path / "figures"
-    sentence = one_sentence(cli(command, files["wide"], "--out", out, code=1))
-    assert "figures are drawn of models for skip trigrams" in sentence
-    assert not out.exists()
+    cli(command, files["wide"], "--out", out, "--trigram", 2, "--format", "html")
+    drawn = {path.stem for path in out.glob("*.html")}
+    kinds = {
+        "ablate": ("ablation", "shapley", "subsets"),
+        "circuits": ("circuits", "loadings", "wiring", "attention"),
+    }
+    assert drawn == {f"wide-{kind}" for kind in kinds[command]}
+    if command == "ablate":
+        assert set(pd.read_csv(out / "wide-shapley-values.csv")["trigram"]) == {2}
+    else:
+        assert pd.read_csv(out / "wide-wiring-reads.csv")["token"].iloc[-1] == "B2"
     no_case = one_sentence(cli(command, files["wide"], "--trigram", 3, code=1))
     assert "there is no question 3; the task has 1 to 2" in no_case
 

@@ -16,6 +16,7 @@ from gated_interp.analysis.verdict import verdict
 from gated_interp.analysis.writes import head_writes
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.models.analytic import manual_model
+from gated_interp.models.analytic_tasks import conditional_heads
 from gated_interp.models.toy import ToyConfig, build_toy
 from gated_interp.replacements.splice import unsplice
 
@@ -161,6 +162,21 @@ def test_energy_at_a_is_what_heads_write_at_a():
     at_a = (result[batch.tokens == gated.task.source] ** 2).sum((0, 2)) / (result**2).sum()
     energy = energy_by_place(gated, gated.task, n=50, seed=8)
     assert energy["A"].to_numpy() == pytest.approx(at_a.numpy(), rel=1e-4, abs=1e-9)
+
+
+def test_energy_of_another_task_falls_where_its_questions_are_answered():
+    truth = conditional_heads()
+    task = truth.task
+    batch = task.sample(50, 8)
+    _, cache = truth.model.run_with_cache(batch.tokens)
+    W_O = truth.model.blocks[0].attn.W_O.detach()
+    result = torch.einsum("bphd,hdm->bphm", cache["blocks.0.attn.hook_z"].detach(), W_O).double()
+    mine = (batch.case == 3) & (batch.has_source > 0)
+    there = (result[mine, -2] ** 2).sum((0, 2)) / (result**2).sum()
+    assert there.sum() > 0
+    energy = energy_by_place(truth.model, task, n=50, seed=8)
+    assert energy.columns.tolist() == [*task.cases.values(), "other"]
+    assert energy[task.cases[3]].to_numpy() == pytest.approx(there.numpy(), rel=1e-4, abs=1e-9)
 
 
 def test_open_gates_are_counted_per_causal_pair():

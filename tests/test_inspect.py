@@ -18,8 +18,10 @@ from gated_interp.experiments.inspect_figures import (
     ablation_figures,
     circuit_figures,
     gallery_figures,
+    marks_of,
     save_under,
     subset_figure,
+    wiring_figure,
 )
 from gated_interp.experiments.inspect_tables import (
     METHODS,
@@ -30,8 +32,15 @@ from gated_interp.experiments.inspect_tables import (
     head_names,
     shapley_table,
 )
-from gated_interp.models.analytic import manual_model
-from gated_interp.replacements.splice import unsplice
+from gated_interp.models.analytic import coherent_head, manual_model, two_readers
+from gated_interp.models.analytic_tasks import (
+    conditional_heads,
+    induction_heads,
+    marked_relay,
+    wide_pairs,
+)
+from gated_interp.replacements.gated_attention import GatedAttention
+from gated_interp.replacements.splice import splice, unsplice
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
 
 TASK = SkipTrigramTask(3)
@@ -160,6 +169,95 @@ def test_the_lattice_shows_the_heads_that_matter_with_the_others_on(manual):
     _, table = subset_figure(manual, TASK, "manual", 3)
     accuracy = table.set_index("heads")["accuracy"]
     assert accuracy.to_dict() == {"none": 0, "L0H0": 0, "L0H1": 0, "L0H0+L0H1": 1}
+
+
+OTHERS = {
+    "conditional": (conditional_heads, 0),
+    "ov-coherent": (coherent_head, 0),
+    "two-sources": (two_readers, 0),
+    "wide-content": (wide_pairs, 0),
+    "repeated-tokens": (induction_heads, 1),
+    "two-layers": (marked_relay, 1),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_every_task_with_known_answers_is_drawn(name):
+    build, layer = OTHERS[name]
+    truth = build()
+    model, task = truth.model, truth.task
+    found = circuit_figures(model, task, name, trigram=2, layer=layer)
+    assert list(found) == ["circuits", "loadings", "wiring", "attention"]
+    example = example_of(model, task, 2, layer)
+    reads, writes = (found["wiring"][1][key] for key in ("reads", "writes"))
+    assert reads["token"].iloc[-1] == example.tokens[example.position]
+    assert reads.groupby("head")["attention"].sum().tolist() == pytest.approx(
+        [1] * len(head_names(model, layer))
+    )
+    top = writes.groupby("output_token")["logit"].sum().idxmax()
+    assert top == task.token_names[example.predicted]
+    carried = loading_matrix(model, task, layer=layer).flatten().numpy()
+    assert_close(found["loadings"][1]["loading"].to_numpy(), carried, dtype=torch.float32)
+    assert set(found["loadings"][1]["representation"]) == set(task.cases.values())
+    assert found["wiring"][0].layout.title.text.endswith(f"one example of {task.cases[2]}")
+    assert set(found["circuits"][1]["head"]) == set(head_names(model, layer))
+
+
+def test_ablation_figures_of_another_task_speak_of_its_cases():
+    truth = conditional_heads()
+    effects = ablations(truth.model, truth.task, n=60, n_reference=10)
+    found = ablation_figures(truth.model, truth.task, "model", effects=effects, trigram=3)
+    assert list(found) == ["ablation", "shapley", "subsets"]
+    said = " ".join(a.text for a in found["ablation"][0].layout.annotations)
+    assert all(f"question {case}" in said for case in truth.task.cases.values())
+    assert "trigram" not in said
+    titles = [found[key][0].layout.title.text for key in ("shapley", "subsets")]
+    assert all(truth.task.cases[3] in title for title in titles)
+    # The first head says every answer, the second takes it back unless an A came.
+    mine = found["subsets"][1].set_index("heads")["accuracy"]
+    assert mine.to_dict() == {"none": 0, "L0H0": 1, "L0H1": 0, "L0H0+L0H1": 1}
+
+
+def test_a_layer_that_is_read_by_another_has_no_wires_to_the_logits():
+    truth = induction_heads()
+    found = circuit_figures(truth.model, truth.task, "model", trigram=1, layer=0)
+    assert list(found) == ["circuits", "attention"]
+    example = example_of(truth.model, truth.task, layer=0)
+    assert example.trigram == 1
+    assert example.effects is None
+    # It is the head that attends to the position before.
+    assert example.pattern[0, 2:].diagonal(1).min() > 0.99
+    with pytest.raises(GatedInterpError, match="heads of layer 0 write does not add up"):
+        wiring_figure(truth.model, truth.task, "model", example, 0)
+    with pytest.raises(GatedInterpError, match="say which layer"):
+        circuit_figures(truth.model, truth.task, "model")
+    drawn = ablation_figures(
+        truth.model, truth.task, "model", layer=0, trigram=1,
+        effects=ablations(truth.model, truth.task, n=40, n_reference=10),
+    )  # fmt: skip
+    assert drawn["shapley"][1]["values"]["head"].tolist() == ["L0H0"]
+
+
+def test_marks_are_the_answers_or_where_cases_share_them_their_names():
+    assert marks_of({1: [5], 2: [0, 5], 3: []}, TASK) == {5: "C1 C2", 0: "C2"}
+    task = wide_pairs().task
+    assert marks_of({1: [], 2: [1]}, task) == {1: task.cases[2]}
+
+
+def test_gates_are_seen_in_the_layer_that_has_them():
+    truth = marked_relay()
+    block = GatedAttention.from_attention(truth.model.blocks[1].attn)
+    block.force_gates(0.25)
+    model = splice(truth.model, 1, block)
+    assert "opens" not in circuit_summary(model, truth.task, 0)
+    both = circuit_summary(model, truth.task)
+    assert both["open_pairs"].isna().tolist() == [True] + [False] * block.config.n_heads
+    assert both["gate"].dropna().tolist() == pytest.approx([0.25] * block.config.n_heads)
+    entries = circuit_table(model, truth.task, 1)
+    assert set(entries["circuit"]) == {"OV", "QK", "gate"}
+    assert set(entries["head"]) == set(head_names(model, 1))
+    loadings = circuit_figures(model, truth.task, "model", trigram=1, layer=1)["loadings"][1]
+    assert set(loadings["model"]) == {"before (toy)", "after (gated block)"}
 
 
 @pytest.mark.slow

@@ -186,6 +186,13 @@ def test_a_checkpoint_gives_the_model_back(norm, positions, task, tmp_path):
     assert info.n_parameters == sum(p.numel() for p in model.parameters())
 
 
+def test_the_model_reads_its_tokens_as_the_text_says_them(task):
+    model = built(task)
+    said = "he , do n't ."  # blanks that tokenizers of words would take away
+    tokens = model.to_tokens(said, prepend_bos=False)[0]
+    assert model.to_string(tokens) == model.tokenizer.decode(tokens) == said
+
+
 def test_the_tokenizer_travels_as_text(task, tmp_path):
     path = save(build_language_model(SHAPE, task), tmp_path / "model.safetensors")
     with safe_open(path, framework="pt") as file:

@@ -349,6 +349,10 @@ def test_before_after_draws_holders_shared_and_dead_heads() -> None:
     assert "each of 2 trigrams held by one head" in words
     assert {"90", "10", "40", "60", "97"} <= set(words)
     assert words.count("no single head") == 1
+    assert fig.layout.yaxis.title.text == "trigram"
+    other = before_after(before(), after(), ROWS, word="question")
+    assert "each of 2 questions held by one head" in [a.text for a in other.layout.annotations]
+    assert other.layout.yaxis.title.text == "question"
 
 
 def test_before_after_says_what_is_not_learnt() -> None:

@@ -239,12 +239,17 @@ def test_a_toy_alone_stands_alone(tmp_path):
 
 
 @pytest.mark.slow
-def test_another_task_has_its_tables(tmp_path):
+def test_another_task_has_its_tables_and_figures(tmp_path):
     truth = gi.conditional_heads()
     page = written(tmp_path, truth.model)
     held = page.csv["holders-L0.csv"]
     assert held["case"].nunique() == len(truth.task.cases)
-    assert "circuits.csv" in page.csv
+    drawn = {"circuits.csv", "loadings.csv", "attention.csv", "wiring-model-reads.csv"}
+    assert drawn <= set(page.csv)
+    cases = set(truth.task.cases.values())
+    assert set(page.csv["loadings.csv"]["representation"]) == cases
+    assert "answer of each question." in page.html
+    assert "trigram" not in re.sub(r"<script.*?</script>", "", page.html, flags=re.S).lower()
 
 
 def test_a_model_of_ones_own_needs_its_tokens_alone(tmp_path, model):  # noqa: F811

@@ -82,7 +82,7 @@ def head_roles(
 
 @torch.no_grad()
 def energy_by_place(
-    model: HookedTransformer, task: SkipTrigramTask, *, n: int = EXAMPLES, seed: int = SEED
+    model: HookedTransformer, task: ProbedTask, *, n: int = EXAMPLES, seed: int = SEED
 ) -> pd.DataFrame:
     """Where each head of a one-layer model writes, on ordinary sequences.
 
@@ -90,8 +90,8 @@ def energy_by_place(
         n, seed: of the sequences.
 
     Returns:
-        One row per head (its index), one column per kind of position, by its query token: ``A``;
-        ``B1``, ``B2`` … where the trigram is answered (an A open before it); ``other``. Each
+        One row per head (its index), one column per kind of position: where each case is answered,
+        by its name (of trigrams ``A`` and, an A open before it, ``B1``, ``B2`` …); ``other``. Each
         cell is a share of the sum over heads and positions of the squared length of what each head
         writes; all cells sum to 1 (to 0 where no head writes).
 
@@ -105,8 +105,11 @@ def energy_by_place(
         ['A', 'B1', 'B2', 'B3', 'other']
     """
     batch, energy, answered, _ = _writes(model, task, n, seed)
-    places = {"A": batch.tokens.to(answered.device) == task.source}
-    places |= {f"B{b}": answered == b for b in task.trigrams}
+    if isinstance(task, SkipTrigramTask):
+        places = {"A": batch.tokens.to(answered.device) == task.source}
+        places |= {f"B{b}": answered == b for b in task.trigrams}
+    else:
+        places = {name: answered == b for b, name in task.cases.items()}
     places["other"] = ~torch.stack(list(places.values())).any(0)
     whole = float(energy.sum()) or 1.0
     parts = {name: (energy[there].sum(0) / whole).cpu().numpy() for name, there in places.items()}

@@ -52,6 +52,7 @@ def loading_matrix(
     model: HookedTransformer,
     task: ProbedTask,
     *,
+    layer: int = 0,
     n: int = EXAMPLES,
     seed: int = SEED,
 ) -> Float[Tensor, "representation head_index"]:
@@ -60,6 +61,7 @@ def loading_matrix(
     See :func:`~gated_interp.analysis.measures.example_loadings`.
 
     Args:
+        layer: whose heads; the last.
         n, seed: sequences with exactly one trigram each (the verdict's by default).
 
     Raises:
@@ -72,7 +74,7 @@ def loading_matrix(
         >>> loading_matrix(truth.model, truth.task)[:2].round(decimals=2).tolist()
         [[2.14, 0.0], [0.0, 2.14]]
     """
-    found = probe_writes(model, task, n, seed).double()
+    found = probe_writes(model, task, n, seed, layer).double()
     each = example_loadings(found.writes, found.probes.target)
     return torch.stack([each[found.probes.case == b].mean(0) for b in task.cases])
 

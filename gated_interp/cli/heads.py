@@ -57,11 +57,11 @@ def ablate(
     task, name, word = model.task, model.model_name, model.task.case_word
     if trigram is not None:
         inspect_tables.require_trigram(task, trigram)
-    _require_drawable(model, out)
     layer = chosen_layer(model, model.cfg.n_layers - 1 if layer is None else layer)
     effects = inspect_tables.ablations(model, task)
     labels = task.cases
-    answer, where = ("C", "trigram's B") if word == "trigram" else ("the answer", f"{word}")
+    answer = inspect_tables.answer_word(task)
+    where = "trigram's B" if answer == "C" else word
 
     loss = effects[effects["metric"] == "loss"].pivot(index="heads", columns="method")["change"]
     order = effects["heads"].unique()
@@ -115,7 +115,7 @@ def ablate(
     if out is not None:
         with progress("drawing"):
             drawn = inspect_figures.ablation_figures(
-                model, task, name, effects=effects, shapley=shapley, trigram=trigram
+                model, task, name, effects=effects, shapley=shapley, trigram=trigram, layer=layer
             )
             _save(drawn, name, out, kinds)
 
@@ -134,9 +134,6 @@ def circuits(
     """
     kinds = formats_of(formats)
     with quick_imports():
-        from gated_interp.analysis.circuits import composition_scores
-        from gated_interp.analysis.heads import head_name, heads_of
-        from gated_interp.analysis.superposition import superposition_report
         from gated_interp.checkpoints.checkpoint import load
         from gated_interp.experiments import inspect_figures, inspect_tables
         from gated_interp.models.language_model import LanguageTransformer
@@ -149,31 +146,47 @@ def circuits(
     task, name = model.task, model.model_name
     if trigram is not None:
         inspect_tables.require_trigram(task, trigram)
-    _require_drawable(model, out)
-    mine = [head_name(head) for head in heads_of(model, layer)]
-    summary = inspect_tables.circuit_summary(model, task)
-    summary = summary[summary["head"].isin(mine)]
+    summary = inspect_tables.circuit_summary(model, task, layer)
     show(
         f"{name}: what each head's circuits do most",
         summary.columns.tolist(),
         summary.to_numpy().tolist(),
     )
-
     if model.cfg.n_layers > 1:
-        found = composition_scores(model).sort_values("score", ascending=False, kind="stable")
-        rows = [
-            (
-                head_name((r["sender_layer"], r["sender_head"])),
-                head_name((r["receiver_layer"], r["receiver_head"])),
-                r["kind"],
-                r["score"],
-            )
-            for r in found.head(STRONGEST).to_dict("records")
-        ]
-        show("what heads read of earlier heads most", ["writes", "reads", "by", "score"], rows)
+        _show_composition(model)
         _show_induction(model)
-        return
-    report = superposition_report(model, task)
+    else:
+        _show_superposition(model)
+    if out is not None:
+        last = model.cfg.n_layers - 1 if layer is None else layer
+        with progress("drawing"):
+            drawn = inspect_figures.circuit_figures(model, task, name, trigram=trigram, layer=last)
+            _save(drawn, name, out, kinds)
+
+
+def _show_composition(model: "TaskTransformer") -> None:
+    """What heads read of the heads of earlier layers."""
+    from gated_interp.analysis.circuits import composition_scores
+    from gated_interp.analysis.heads import head_name
+
+    found = composition_scores(model).sort_values("score", ascending=False, kind="stable")
+    rows = [
+        (
+            head_name((r["sender_layer"], r["sender_head"])),
+            head_name((r["receiver_layer"], r["receiver_head"])),
+            r["kind"],
+            r["score"],
+        )
+        for r in found.head(STRONGEST).to_dict("records")
+    ]
+    show("what heads read of earlier heads most", ["writes", "reads", "by", "score"], rows)
+
+
+def _show_superposition(model: "TaskTransformer") -> None:
+    """How far the representations of a one-layer model are in superposition."""
+    from gated_interp.analysis.superposition import superposition_report
+
+    report = superposition_report(model, model.task)
     each = report[report["scope"] == "representation"]
     table = each.pivot(index="trigram", columns="measure", values="value")
     table = table[list(each["measure"].unique())]
@@ -183,7 +196,7 @@ def circuits(
     # One column per trigram: there are more measures than trigrams.
     show(
         "each representation",
-        ["measure", *task.cases.values()],
+        ["measure", *model.task.cases.values()],
         [[str(measure).replace("_", " "), *table[measure]] for measure in table],
     )
     whole = report[report["scope"] == "model"]
@@ -195,14 +208,6 @@ def circuits(
             for r in whole.to_dict("records")
         ],
     )
-    if out is not None:
-        with progress("drawing"):
-            _save(
-                inspect_figures.circuit_figures(model, task, name, trigram=trigram),
-                name,
-                out,
-                kinds,
-            )
 
 
 def _show_induction(model: "TaskTransformer") -> None:
@@ -220,17 +225,6 @@ def _show_induction(model: "TaskTransformer") -> None:
         for r in scores.to_dict("records")
     ]
     show("where heads attend", ["head", "previous token", "prefix matching"], rows)
-
-
-def _require_drawable(model: "TaskTransformer", out: Path | None) -> None:
-    """Refuse figures of what they cannot show yet, before anything is computed."""
-    from gated_interp.tasks.skip_trigrams import SkipTrigramTask
-
-    if out is not None and not isinstance(model.task, SkipTrigramTask):
-        raise GatedInterpError(
-            f"figures are drawn of models for skip trigrams; {model.model_name} is for "
-            f"{type(model.task).__name__}: leave --out away for the tables."
-        )
 
 
 def _refuse_trigram(model: "LanguageTransformer", trigram: int | None) -> None:

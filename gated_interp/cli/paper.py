@@ -126,7 +126,7 @@ def _benchmarks(
     show("benchmarks", columns, table[columns].astype(object).to_numpy().tolist())
     for sentence in in_words(table):
         say(sentence)
-    say(f"The tables are in {out}, {len(drawn)} files of figures in {figures}.")
+    say(f"Models and tables are in {out}, {len(drawn)} files of figures in {figures}.")
 
 
 def in_words(entry: dict[str, Any]) -> str:

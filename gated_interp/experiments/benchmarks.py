@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 import plotly.graph_objects as go
 
+from gated_interp.checkpoints.checkpoint import save
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.files import write_table
 from gated_interp.experiments.cells import (
@@ -50,6 +51,8 @@ def run_benchmarks(
 ) -> pd.DataFrame:
     """One row of ``out/benchmarks.csv`` for each benchmark and recipe.
 
+    The models that blocks stand in for are written as ``out/NAME.safetensors``.
+
     Columns, beside those that name it: ``runs``; ``clean`` of them; ``right``, clean and without
     false alarms, with the 95% Wilson interval ``low``, ``high`` of its share (every block stands in
     for the same model); medians of ``held`` (cases that one head holds), ``fvu``, ``kl``,
@@ -80,6 +83,8 @@ def run_benchmarks(
         out, STEM, cells, config, summary, measure=measured, workers=workers, say=say,
         on_progress=on_progress,
     )  # fmt: skip
+    for name in only:
+        save(BENCHMARKS[name].example(), Path(out) / f"{name}.safetensors")
     table["parts"] = [BENCHMARKS[name].parts for name in table["experiment"]]
     table = table.sort_values(
         KEY, key=lambda names: names.map([*BENCHMARKS, *RECIPES].index), ignore_index=True

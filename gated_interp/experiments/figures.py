@@ -37,6 +37,7 @@ from gated_interp.plots import (
 )
 from gated_interp.replacements.splice import gated_block, unsplice
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
+from gated_interp.tasks.task import ProbedTask
 
 # The experiment whose heads are drawn one by one, for the README.
 GALLERY = "2H3ST"
@@ -103,7 +104,7 @@ def training_of(history: pd.DataFrame, selected: int, name: str) -> Figure:
 
 def before_after_of(
     gated: HookedTransformer,
-    task: SkipTrigramTask,
+    task: ProbedTask,
     name: str,
     toy: HookedTransformer | None = None,
 ) -> Figure:
@@ -115,11 +116,11 @@ def before_after_of(
     toy = unsplice(gated) if toy is None else toy
     sides = {"before": (toy, "the toy"), "after": (gated, "the gated block")}
     held = {key: holdings(model, task, label) for key, (model, label) in sides.items()}
-    words = {b: f"A…B{b}→C{b}" for b in task.trigrams}
+    words = task.cases
     rows = []
     for key, side in held.items():
         share = np.asarray(side.shares)
-        for b in task.trigrams:
+        for b in task.cases:
             for h, head in enumerate(side.heads):
                 rows.append(
                     {
@@ -131,11 +132,12 @@ def before_after_of(
                         "learnt": b not in side.not_learnt,
                     }
                 )
-    fig = before_after(held["before"], held["after"], words, title=f"{name}: who holds what")
+    title = f"{name}: who holds what"
+    fig = before_after(held["before"], held["after"], words, word=task.case_word, title=title)
     return fig, pd.DataFrame(rows)
 
 
-def holdings(model: HookedTransformer, task: SkipTrigramTask, name: str) -> Holdings:
+def holdings(model: HookedTransformer, task: ProbedTask, name: str) -> Holdings:
     """A model's verdict and loadings, as the plots want them."""
     found = verdict(model, task)
     n_heads = model.blocks[0].attn.W_Q.shape[0]
@@ -167,23 +169,24 @@ def gates_of(gated: HookedTransformer, task: SkipTrigramTask, name: str) -> Figu
     return fig, pd.concat(frames, ignore_index=True)
 
 
-def roles_of(gated: HookedTransformer, task: SkipTrigramTask, name: str) -> Figure:
+def roles_of(gated: HookedTransformer, task: ProbedTask, name: str) -> Figure:
     """Where each head writes, and what is left without the holders or with nothing else."""
     energy = energy_by_place(gated, task)
     heads = [f"L0H{h}" for h in energy.index]
     holders = verdict(gated, task).holders
     remains = what_remains(gated, task, holders)
     words = {"nothing": "all heads", "holders": "without the holders", "others": "holders only"}
-    measures = {"FVU": "fvu", "KL (nats per position)": "kl", "trigrams answered": "accuracy"}
+    answered = f"{task.case_word}s answered"
+    measures = {"FVU": "fvu", "KL (nats per position)": "kl", answered: "accuracy"}
     left = {
         said: {words[r["ablated"]]: r[column] for r in remains.to_dict("records")}
         for said, column in measures.items()
     }
-    marks = marks_of(holders)
+    marks = marks_of(holders, task)
     title = marked(f"{name}: what each head writes for, and what is left without holders", marks)
     fig = head_roles_figure(
         energy, [str(p) for p in energy], heads, left,
-        percent=["trigrams answered"], marks=marks, title=title,
+        percent=[answered], marks=marks, title=title,
     )  # fmt: skip
     return fig, {"energy": energy.reset_index().assign(head=heads), "left": remains}
 

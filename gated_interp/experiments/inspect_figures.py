@@ -7,20 +7,23 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from gated_interp.analysis.heads import chosen_layer
+from gated_interp.analysis.holders import holders
 from gated_interp.analysis.subsets import MAX_EXACT, pair_interactions, subset_values
 from gated_interp.analysis.superposition import loading_matrix
 from gated_interp.analysis.verdict import verdict
-from gated_interp.analysis.writes import writes_kept
+from gated_interp.analysis.writes import is_linear, writes_kept
+from gated_interp.core.errors import GatedInterpError
 from gated_interp.experiments.inspect_tables import (
     Example,
     ablations,
+    answer_word,
     circuit_table,
     circuits_of,
     example_of,
     head_names,
     shapley_table,
     stacked,
-    trigram_label,
 )
 from gated_interp.models.toy import HookedTransformer
 from gated_interp.plots import (
@@ -33,74 +36,79 @@ from gated_interp.plots import (
     wiring_diagram,
 )
 from gated_interp.plots import loading_matrix as loading_maps
-from gated_interp.replacements.splice import originals, unsplice
-from gated_interp.tasks.skip_trigrams import SkipTrigramTask
+from gated_interp.replacements.splice import gated_block, originals, unsplice
+from gated_interp.tasks.task import ProbedTask
 
 Figure = tuple[go.Figure, pd.DataFrame | Mapping[str, pd.DataFrame]]
 
 # The lattice of more heads than this is a cloud of dots.
 LATTICE_HEADS = 4
 SMALLEST = 1e-4  # logits
-LEAD = "lead of C over the next token (logits)"
 
 
 @writes_kept()
 def ablation_figures(
     model: HookedTransformer,
-    task: SkipTrigramTask,
+    task: ProbedTask,
     name: str,
     *,
     effects: pd.DataFrame | None = None,
     shapley: pd.DataFrame | None = None,
     trigram: int | None = None,
+    layer: int | None = None,
 ) -> dict[str, Figure]:
-    """``ablation`` (four methods side by side), and of one trigram ``shapley`` and ``subsets``.
+    """``ablation`` (four methods side by side), and of one case ``shapley`` and ``subsets``.
 
     Args:
         name: of the model, in the titles.
         effects, shapley: what :func:`~gated_interp.experiments.inspect_tables.ablations` and
             ``shapley_table`` returned, where that is at hand.
-        trigram: unless given, one that is distributed, or else the first.
+        trigram: the case; unless given, one that is distributed, or else the first.
+        layer: of the heads in ``shapley`` and ``subsets``; may be left out where it is the only
+            one.
 
     Raises:
-        GatedInterpError: no such trigram.
+        GatedInterpError: no such case or layer.
     """
-    table = shapley_table(model, task) if shapley is None else shapley
-    chosen = example_of(model, task, trigram).trigram
+    table = shapley_table(model, task, layer) if shapley is None else shapley
+    chosen = example_of(model, task, trigram, layer).trigram
     found = {
         "ablation": ablation_figure(model, task, name, effects),
-        "shapley": shapley_figure(model, task, name, chosen, table),
+        "shapley": shapley_figure(model, task, name, chosen, table, layer),
     }
-    if len(head_names(model)) <= MAX_EXACT:
-        found["subsets"] = subset_figure(model, task, name, chosen, table)
+    if len(head_names(model, chosen_layer(model, layer))) <= MAX_EXACT:
+        found["subsets"] = subset_figure(model, task, name, chosen, table, layer)
     return found
 
 
 def ablation_figure(
     model: HookedTransformer,
-    task: SkipTrigramTask,
+    task: ProbedTask,
     name: str,
     effects: pd.DataFrame | None = None,
 ) -> Figure:
-    """The change in the logit of each trigram's C without each head, by the four methods."""
+    """The change in the logit of each case's answer without each head, by the four methods."""
     effects = ablations(model, task) if effects is None else effects
     of_c = effects[effects["metric"] == "logit"].copy()
-    of_c["trigram"] = [trigram_label(int(b)) for b in of_c["trigram"]]
+    of_c[task.case_word] = [task.cases[int(b)] for b in of_c["trigram"]]
     title = f"{name}: what is lost without each head"
-    return ablation_bars(of_c, panel="trigram", title=title), effects
+    unit = f"change in the logit of {answer_word(task)}"
+    return ablation_bars(of_c, unit=unit, panel=task.case_word, title=title), effects
 
 
 def shapley_figure(
     model: HookedTransformer,
-    task: SkipTrigramTask,
+    task: ProbedTask,
     name: str,
     trigram: int,
     table: pd.DataFrame | None = None,
+    layer: int | None = None,
 ) -> Figure:
-    """What each head, and each pair, adds to the lead of one trigram's C."""
-    mine = _leads_of(shapley_table(model, task) if table is None else table, trigram)
-    names = head_names(model)
-    pairs = pair_interactions(model, task)["lead"][trigram - 1].numpy()
+    """What each head of a layer, and each pair, adds to the lead of one case's answer."""
+    layer = chosen_layer(model, layer)
+    mine = _leads_of(shapley_table(model, task, layer) if table is None else table, trigram)
+    names = head_names(model, layer)
+    pairs = pair_interactions(model, task, layer=layer)["lead"][trigram - 1].numpy()
     # Rounding leaves interactions of 1e-7 logits, which a colour scale would blow up.
     pairs = np.where(np.abs(pairs) < SMALLEST, 0.0, pairs)
     sampled = not bool(mine["exact"].all())
@@ -110,8 +118,8 @@ def shapley_figure(
         names,
         low=mine["low"].tolist() if sampled else None,
         high=mine["high"].tolist() if sampled else None,
-        unit="lead of C",
-        title=f"{name}: what heads add for {trigram_label(trigram)}",
+        unit=f"lead of {answer_word(task)}",
+        title=f"{name}: what heads add for {task.cases[trigram]}",
     )
     interactions = pd.DataFrame(
         [
@@ -127,21 +135,24 @@ def shapley_figure(
 
 def subset_figure(
     model: HookedTransformer,
-    task: SkipTrigramTask,
+    task: ProbedTask,
     name: str,
     trigram: int,
     table: pd.DataFrame | None = None,
+    layer: int | None = None,
 ) -> Figure:
-    """The lead of one trigram's C for every subset of the heads that matter most for it.
+    """The lead of one case's answer for every subset of a layer's heads that matter most for it.
 
     Those are the heads of the largest Shapley values, up to four; the others stay on throughout.
 
     Raises:
         GatedInterpError: more than 16 heads.
     """
-    values = subset_values(model, task)
-    names = head_names(model)
-    size = _leads_of(shapley_table(model, task) if table is None else table, trigram)["value"].abs()
+    layer = chosen_layer(model, layer)
+    values = subset_values(model, task, layer=layer)
+    names = head_names(model, layer)
+    mine = _leads_of(shapley_table(model, task, layer) if table is None else table, trigram)
+    size = mine["value"].abs()
     shown = sorted(range(len(names)), key=lambda h: -size.iloc[h])[:LATTICE_HEADS]
     shown.sort()
     others = sum(1 << h for h in range(len(names)) if h not in shown)
@@ -150,11 +161,11 @@ def subset_figure(
         for s in range(2 ** len(shown))
     ]
     rest = len(names) - len(shown)
-    title = f"{name}: {trigram_label(trigram)} with every subset of heads"
+    title = f"{name}: {task.cases[trigram]} with every subset of heads"
     fig = subset_lattice(
         values.lead[trigram - 1][subsets].numpy(),
         [names[h] for h in shown],
-        unit=LEAD,
+        unit=f"lead of {answer_word(task)} over the next token (logits)",
         title=f"{title} ({rest} others stay)" if rest else title,
     )
     frame = values.to_frame()
@@ -167,34 +178,45 @@ def _leads_of(shapley: pd.DataFrame, trigram: int) -> pd.DataFrame:
 
 @writes_kept()
 def circuit_figures(
-    model: HookedTransformer, task: SkipTrigramTask, name: str, *, trigram: int | None = None
+    model: HookedTransformer,
+    task: ProbedTask,
+    name: str,
+    *,
+    trigram: int | None = None,
+    layer: int | None = None,
 ) -> dict[str, Figure]:
-    """``circuits``, ``loadings``, and of one example ``wiring`` and ``attention``.
+    """``circuits`` of a layer, and of one example ``attention``.
+
+    Where the logits are a sum over the layer's heads, ``loadings`` and ``wiring`` too.
 
     Args:
         name: of the model, in the titles.
-        trigram: of the example; unless given, one that is distributed, or else the first.
+        trigram: the example's case; unless given, one that is distributed, or else the first.
+        layer: may be left out where it is the only one.
     """
-    example = example_of(model, task, trigram)
-    return {
-        "circuits": circuits_figure(model, task, name),
-        "loadings": loadings_figure(model, task, name),
-        "wiring": wiring_figure(model, task, name, example),
-        "attention": attention_figure(model, task, name, example),
-    }
+    layer = chosen_layer(model, layer)
+    example = example_of(model, task, trigram, layer)
+    found = {"circuits": circuits_figure(model, task, name, layer)}
+    if example.effects is not None:
+        found["loadings"] = loadings_figure(model, task, name, layer=layer)
+        found["wiring"] = wiring_figure(model, task, name, example, layer)
+    return found | {"attention": attention_figure(model, task, name, example, layer)}
 
 
-def holder_marks(model: HookedTransformer, task: SkipTrigramTask) -> dict[int, str]:
-    """By head index, the C of the trigrams that it holds: ``{5: "C1"}``."""
-    return marks_of(verdict(model, task).holders)
+def holder_marks(model: HookedTransformer, task: ProbedTask, layer: int = 0) -> dict[int, str]:
+    """By index of a layer's heads, the answers of the cases that it holds: ``{5: "C1"}``."""
+    by = verdict if is_linear(model, layer) else holders
+    return marks_of(by(model, task, layer=layer).holders, task)
 
 
-def marks_of(holders: Mapping[int, list[int]]) -> dict[int, str]:
-    """As :func:`holder_marks`, of a verdict's holders."""
+def marks_of(found: Mapping[int, list[int]], task: ProbedTask) -> dict[int, str]:
+    """As :func:`holder_marks`, of the holders of each case; its name where answers are shared."""
+    answers = {b: name.rpartition("→")[2] for b, name in task.cases.items()}
+    words = answers if len(set(answers.values())) == len(answers) else task.cases
     marks: dict[int, str] = {}
-    for b, heads in holders.items():
+    for b, heads in found.items():
         for h in heads:
-            marks[h] = f"{marks.get(h, '')} C{b}".strip()
+            marks[h] = f"{marks.get(h, '')} {words[b]}".strip()
     return marks
 
 
@@ -203,43 +225,50 @@ def marked(title: str, marks: Mapping[int, str]) -> str:
     return f"{title} (in blue: what it holds)" if marks else title
 
 
-def circuits_figure(model: HookedTransformer, task: SkipTrigramTask, name: str) -> Figure:
-    """OV, QK and gate circuit of every head, over tokens."""
-    marks = holder_marks(model, task)
-    matrices = {kind: stacked(circuits).numpy() for kind, circuits in circuits_of(model).items()}
+def circuits_figure(
+    model: HookedTransformer, task: ProbedTask, name: str, layer: int = 0
+) -> Figure:
+    """OV, QK and gate circuit of every head of a layer, over tokens."""
+    marks = holder_marks(model, task, layer)
+    found = circuits_of(model, layer)
+    matrices = {kind: stacked(circuits).numpy() for kind, circuits in found.items()}
     fig = circuit_maps(
         matrices["OV"],
         matrices["QK"],
         task.token_names,
-        head_names(model),
+        head_names(model, layer),
         gates=matrices.get("gate"),
         marks=marks,
         title=marked(f"{name}: the circuits of each head", marks),
     )
-    return fig, circuit_table(model, task)
+    return fig, circuit_table(model, task, layer)
 
 
 def loadings_figure(
     model: HookedTransformer,
-    task: SkipTrigramTask,
+    task: ProbedTask,
     name: str,
     toy: HookedTransformer | None = None,
+    layer: int = 0,
 ) -> Figure:
-    """How much each head carries of each trigram: of a spliced model, before and after.
+    """How much each head of a layer carries of each case: of a spliced one, before and after.
 
     Args:
         toy: what ``unsplice`` gives of ``model``, where it is at hand.
+        layer: the last.
     """
     models = {"the model": model}
-    if originals(model):
-        before = unsplice(model) if toy is None else toy
-        models = {"before (toy)": before, "after (gated block)": model}
-    heads = {key: head_names(one) for key, one in models.items()}
-    loadings = {key: loading_matrix(one, task).cpu().numpy() for key, one in models.items()}
-    rows = [trigram_label(b) for b in task.trigrams]
-    fig = loading_maps(
-        loadings, rows, heads, title=f"{name}: how much each head carries of each trigram"
-    )
+    if layer in originals(model):
+        before = unsplice(model, layer) if toy is None else toy
+        block = "gated block" if gated_block(model, layer) is not None else "block"
+        models = {"before (toy)": before, f"after ({block})": model}
+    heads = {key: head_names(one, layer) for key, one in models.items()}
+    loadings = {
+        key: loading_matrix(one, task, layer=layer).cpu().numpy() for key, one in models.items()
+    }
+    rows = list(task.cases.values())
+    title = f"{name}: how much each head carries of each {task.case_word}"
+    fig = loading_maps(loadings, rows, heads, title=title)
     table = [
         {"model": key, "representation": row, "head": head, "loading": loadings[key][i, h]}
         for key in models
@@ -250,10 +279,19 @@ def loadings_figure(
 
 
 def wiring_figure(
-    model: HookedTransformer, task: SkipTrigramTask, name: str, example: Example
+    model: HookedTransformer, task: ProbedTask, name: str, example: Example, layer: int = 0
 ) -> Figure:
-    """What B reads in one example, through which heads, and what they write."""
-    heads, end = head_names(model), example.position + 1
+    """What the probe of one example reads, through which heads, and what they write.
+
+    Raises:
+        GatedInterpError: an example of a layer whose heads do not add up to the logits.
+    """
+    if example.effects is None:
+        raise GatedInterpError(
+            f"what the heads of layer {layer} write does not add up to the logits, so no wire says "
+            "what reaches them; draw the last layer of a model without normalisation."
+        )
+    heads, end = head_names(model, layer), example.position + 1
     pattern = example.pattern[:, example.position, :end].numpy()
     gate = None if example.gate is None else example.gate[:, example.position, :end].numpy()
     effects = example.effects.numpy()
@@ -265,7 +303,7 @@ def wiring_figure(
         task.token_names,
         gate=gate,
         predicted=example.predicted,
-        title=f"{name}: one example of {trigram_label(example.trigram)}",
+        title=f"{name}: one example of {task.cases[example.trigram]}",
     )
     reads = [
         {"head": head, "key_pos": k, "token": example.tokens[k], "attention": pattern[h, k]}
@@ -282,16 +320,16 @@ def wiring_figure(
 
 
 def attention_figure(
-    model: HookedTransformer, task: SkipTrigramTask, name: str, example: Example
+    model: HookedTransformer, task: ProbedTask, name: str, example: Example, layer: int = 0
 ) -> Figure:
-    """Attention in one example, and what of it the gates let through."""
-    marks = holder_marks(model, task)
-    title = f"{name}: attention in one example of {trigram_label(example.trigram)}"
+    """Attention of a layer in one example, and what of it the gates let through."""
+    marks = holder_marks(model, task, layer)
+    title = f"{name}: attention in one example of {task.cases[example.trigram]}"
     gated = None if example.gate is None else (example.gate * example.pattern).numpy()
     fig = attention_patterns(
         example.pattern.numpy(),
         example.tokens,
-        head_names(model),
+        head_names(model, layer),
         gated=gated,
         marks=marks,
         title=marked(title, marks),
@@ -307,7 +345,7 @@ def attention_figure(
             "attention": float(example.pattern[h, q, k]),
         }
         | ({} if gated is None else {"gated_attention": gated[h, q, k]})
-        for h, head in enumerate(head_names(model))
+        for h, head in enumerate(head_names(model, layer))
         for q in positions
         for k in positions
         if k <= q
@@ -318,7 +356,7 @@ def attention_figure(
 @writes_kept()
 def gallery_figures(
     model: HookedTransformer,
-    task: SkipTrigramTask,
+    task: ProbedTask,
     name: str,
     toy: HookedTransformer | None = None,
 ) -> dict[str, Figure]:

@@ -15,10 +15,10 @@ from gated_interp.analysis.circuits import (
     ov_circuit,
     qk_circuit,
 )
-from gated_interp.analysis.heads import all_heads, chosen_layer, head_counts, head_name
+from gated_interp.analysis.heads import chosen_layer, head_counts, head_name, heads_of
 from gated_interp.analysis.subsets import MAX_EXACT, shapley
 from gated_interp.analysis.verdict import EXAMPLES, SEED, verdict
-from gated_interp.analysis.writes import head_writes
+from gated_interp.analysis.writes import head_writes, is_linear
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.seeds import derive
 from gated_interp.core.streams import Stream
@@ -33,9 +33,9 @@ METHODS: tuple[Method, ...] = ("zero", "mean", "resample", "optimal")
 PERMUTATIONS = 200
 
 
-def trigram_label(b: int) -> str:
-    """How tables and figures write trigram ``b``: ``A…B1→C1``."""
-    return f"A…B{b}→C{b}"
+def answer_word(task: ProbedTask) -> str:
+    """What is said of the right answer in titles and on axes: a trigram's is its C."""
+    return "C" if isinstance(task, SkipTrigramTask) else "the answer"
 
 
 def require_trigram(task: ProbedTask, trigram: int) -> None:
@@ -50,9 +50,9 @@ def require_trigram(task: ProbedTask, trigram: int) -> None:
         )
 
 
-def head_names(model: HookedTransformer) -> list[str]:
-    """The names of all heads, layer by layer."""
-    return [head_name(head) for head in all_heads(model)]
+def head_names(model: HookedTransformer, layer: int | None = None) -> list[str]:
+    """The names of a layer's heads, or of all, layer by layer."""
+    return [head_name(head) for head in heads_of(model, layer)]
 
 
 def ablations(
@@ -98,14 +98,14 @@ def shapley_table(
     )
 
 
-def circuits_of(model: HookedTransformer) -> dict[str, list[Circuit]]:
-    """The ``OV``, ``QK`` and, in a gated model, ``gate`` circuits of every head."""
-    heads = all_heads(model)
+def circuits_of(model: HookedTransformer, layer: int = 0) -> dict[str, list[Circuit]]:
+    """The ``OV``, ``QK`` and, in a gated layer, ``gate`` circuits of every head of a layer."""
+    heads = heads_of(model, layer)
     found = {
         "OV": [ov_circuit(model, *head) for head in heads],
         "QK": [qk_circuit(model, *head) for head in heads],
     }
-    if gated_block(model) is not None:
+    if gated_block(model, layer) is not None:
         found["gate"] = [gate_circuit(model, *head) for head in heads]
     return found
 
@@ -115,20 +115,29 @@ def stacked(circuits: list[Circuit]) -> Float[Tensor, "head_index row column"]:
     return torch.stack([c.matrix.detach().cpu() for c in circuits])
 
 
-def circuit_summary(model: HookedTransformer, task: ProbedTask) -> pd.DataFrame:
+def circuit_summary(
+    model: HookedTransformer, task: ProbedTask, layer: int | None = None
+) -> pd.DataFrame:
     """One row per head: its copying score and what stands out in each of its circuits.
 
     Columns: ``head``, ``copying_score``, ``writes`` and ``logit`` (the source and output token of
     the largest OV entry), ``looks`` and ``attention`` (the query token that attends most to one
-    key token, where each token stands once) and, in a gated model, ``opens`` and ``gate`` (of the
+    key token, where each token stands once) and, in a gated layer, ``opens`` and ``gate`` (of the
     gate that opens widest; ``never``), ``open_pairs`` (share of all token pairs whose gate is
     open).
+
+    Args:
+        layer: whose heads; all unless given.
     """
-    table = pd.DataFrame({"head": head_names(model)})
-    table["copying_score"] = copying_scores(model)["copying_score"]
+    if layer is None:
+        parts = [circuit_summary(model, task, i) for i in range(model.cfg.n_layers)]
+        return pd.concat(parts, ignore_index=True)
+    table = pd.DataFrame({"head": head_names(model, layer)})
+    copying = copying_scores(model)
+    table["copying_score"] = copying.loc[copying["layer"] == layer, "copying_score"].to_numpy()
     names = task.token_names
     labels = {"OV": ("writes", "logit"), "QK": ("looks", "attention"), "gate": ("opens", "gate")}
-    for kind, circuits in circuits_of(model).items():
+    for kind, circuits in circuits_of(model, layer).items():
         matrices = stacked(circuits)
         if kind == "QK":  # scores of two queries cannot be compared; attention can
             matrices = matrices.softmax(2)
@@ -143,16 +152,16 @@ def circuit_summary(model: HookedTransformer, task: ProbedTask) -> pd.DataFrame:
     return table
 
 
-def circuit_table(model: HookedTransformer, task: ProbedTask) -> pd.DataFrame:
-    """Every entry of every circuit: ``head``, ``circuit``, ``row_token``, ``column_token``,
-    ``value``.
+def circuit_table(model: HookedTransformer, task: ProbedTask, layer: int = 0) -> pd.DataFrame:
+    """Every entry of every circuit of a layer: ``head``, ``circuit``, ``row_token``,
+    ``column_token``, ``value``.
 
     Rows are source tokens of OV and query tokens of QK and gate; columns output and key tokens.
     """
     names = list(task.token_names)
     parts = []
-    for kind, circuits in circuits_of(model).items():
-        for head, circuit in zip(head_names(model), circuits, strict=True):
+    for kind, circuits in circuits_of(model, layer).items():
+        for head, circuit in zip(head_names(model, layer), circuits, strict=True):
             frame = circuit.to_frame(names, names)
             parts.append(
                 frame.rename_axis("row_token")
@@ -166,16 +175,17 @@ def circuit_table(model: HookedTransformer, task: ProbedTask) -> pd.DataFrame:
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """What a model does at one trigram's B in one sequence.
+    """What the heads of one layer do at one probe of a case, such as a trigram's B.
 
     Attributes:
-        trigram: which.
+        trigram: which case.
         tokens: the names of all tokens of the sequence.
-        position: of B.
+        position: of the probe.
         pattern: attention of every position.
-        gate: of every position; ``None`` for a model without gates.
-        effects: what each head writes to each logit at B.
-        predicted: the token with the largest logit at B.
+        gate: of every position; ``None`` for a layer without gates.
+        effects: what each head writes to each logit at the probe; ``None`` where the logits are
+            not a sum over the layer's heads.
+        predicted: the token with the largest logit there.
     """
 
     trigram: int
@@ -183,41 +193,51 @@ class Example:
     position: int
     pattern: Float[Tensor, "head_index query_pos key_pos"]
     gate: Float[Tensor, "head_index query_pos key_pos"] | None
-    effects: Float[Tensor, "head_index d_vocab"]
+    effects: Float[Tensor, "head_index d_vocab"] | None
     predicted: int
 
 
 @torch.no_grad()
 def example_of(
-    model: HookedTransformer, task: SkipTrigramTask, trigram: int | None = None
+    model: HookedTransformer,
+    task: ProbedTask,
+    trigram: int | None = None,
+    layer: int | None = None,
 ) -> Example:
-    """The first of the verdict's examples of a trigram whose A stands at least two places before B.
+    """The first of the verdict's examples of a case in the second half of its sequence, where
+    there is something to look back on.
 
     Args:
-        trigram: which; unless given, one that is distributed, or else the first.
+        trigram: the case; unless given, one that is distributed, or else the first.
+        layer: whose heads; may be left out where it is the only one.
 
     Raises:
-        GatedInterpError: no such trigram.
+        GatedInterpError: no such case or layer, several layers and none named.
     """
+    layer = chosen_layer(model, layer)
+    linear = is_linear(model, layer)
     if trigram is None:
-        trigram = next(iter(verdict(model, task).distributed), task.trigrams[0])
+        distributed = verdict(model, task, layer=layer).distributed if linear else []
+        trigram = next(iter([*distributed, *task.cases]))
     require_trigram(task, trigram)
-    batch = task.sample_single(EXAMPLES, SEED).to(model.embed.W_E.device)
-    apart = batch.destination_pos - batch.source_pos >= 2
-    found = ((batch.trigram == trigram) & apart).nonzero().flatten()
-    if not found.numel():
-        raise GatedInterpError(f"trigram {trigram} never occurs in {EXAMPLES} sequences.")
-    row, position = batch.example[found[:1]], batch.destination_pos[found[:1]]
-    tokens = batch.tokens[row]
-    writes, logits = head_writes(model, tokens, torch.zeros_like(row), position)
-    names = {k: f"blocks.0.attn.hook_{k}" for k in ("pattern", "gate")}
-    _, cache = model.run_with_cache(tokens, names_filter=list(names.values()))
+    probes = probes_for(task, model.cfg.d_vocab, EXAMPLES, SEED)
+    found = (probes.case == trigram).nonzero().flatten()
+    late = probes.position[found] > task.n_positions // 2
+    chosen = found[late.int().argmax()]  # of equal ones, the first
+    position = int(probes.position[chosen])
+    tokens = probes.tokens[probes.row[chosen]][None].to(model.embed.W_E.device)
+    names = {k: f"blocks.{layer}.attn.hook_{k}" for k in ("pattern", "gate")}
+    logits, cache = model.run_with_cache(tokens, names_filter=list(names.values()))
+    effects = None
+    if linear:
+        at = torch.tensor([position], device=tokens.device)
+        effects = head_writes(model, tokens, torch.zeros_like(at), at, layer)[0][0].cpu()
     return Example(
         trigram=trigram,
         tokens=[task.token_names[t] for t in tokens[0].tolist()],
-        position=int(position),
+        position=position,
         pattern=cache[names["pattern"]][0].cpu(),
         gate=cache[names["gate"]][0].cpu() if names["gate"] in cache else None,
-        effects=writes[0].cpu(),
-        predicted=int(logits[0].argmax()),
+        effects=effects,
+        predicted=int(logits[0, position].argmax()),
     )

@@ -14,12 +14,12 @@ from gated_interp.analysis.heads import head_counts, head_name
 from gated_interp.analysis.read_heads import Readings, read_heads
 from gated_interp.analysis.text_pairs import names_for, own_text
 from gated_interp.analysis.verdict import EXAMPLES
+from gated_interp.analysis.writes import is_linear
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.seeds import derive
 from gated_interp.core.streams import Stream
 from gated_interp.models.toy import HookedTransformer
 from gated_interp.replacements.splice import originals, require_layer, unsplice
-from gated_interp.tasks.skip_trigrams import SkipTrigramTask
 from gated_interp.tasks.task import ProbedTask
 
 # Sequences that a language model is read on: two minutes of one core for 32 heads.
@@ -135,8 +135,9 @@ def is_known(task: object) -> TypeGuard[ProbedTask]:
 
 
 def is_toy(subject: Subject) -> TypeGuard[Any]:
-    """Whether the figures of skip trigrams can be drawn: one layer, no positions."""
-    return isinstance(subject.task, SkipTrigramTask) and subject.model.cfg.n_layers == 1
+    """Whether the figures of known answers can be drawn: logits are a sum over all heads."""
+    one_layer = subject.model.cfg.n_layers == 1
+    return is_known(subject.task) and one_layer and is_linear(subject.model, 0)
 
 
 def listed(heads: Sequence[int], layer: int) -> str:

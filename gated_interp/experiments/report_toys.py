@@ -17,7 +17,6 @@ from gated_interp.experiments.inspect_tables import (
     circuit_table,
     example_of,
     shapley_table,
-    trigram_label,
 )
 from gated_interp.experiments.report_subject import Subject, change, is_toy, listed, together
 from gated_interp.plots.report_page import Picture, Section, Table
@@ -58,9 +57,9 @@ def holders_section(subject: Subject, found: Mapping[int, dict[str, Holders]]) -
     if is_toy(subject) and subject.original is not None:
         figure = before_after_of(subject.model, subject.task, subject.name, subject.original)
         caption = (
-            "A row per trigram, a column per head. Filled: the head holds the trigram, by "
-            "ablation. Hatched: heads share it, none alone does. The number is the head's share "
-            "(%) of what is added to the logit of the right answer."
+            f"A row per {subject.task.case_word}, a column per head. Filled: the head holds it, "
+            "by ablation. Hatched: heads share it, none alone does. The number is the head's "
+            "share (%) of what is added to the logit of the right answer."
         )
         parts.insert(0, picture("before-after", figure, said, caption))
         if gated_block(subject.model) is not None:
@@ -69,8 +68,9 @@ def holders_section(subject: Subject, found: Mapping[int, dict[str, Holders]]) -
         loadings = inspect_figures.loadings_figure(
             subject.model, subject.task, subject.name, subject.original
         )
-        caption = "How many logits each head adds to the right answer of each trigram, in the mean."
-        alt = f"Heat maps of what {_heads(subject)} add to the answer of each trigram."
+        word = subject.task.case_word
+        caption = f"How many logits each head adds to the right answer of each {word}, in the mean."
+        alt = f"Heat maps of what {_heads(subject)} add to the answer of each {word}."
         parts.append(picture("loadings", loadings, alt, caption))
     word = subject.task.case_word
     words = [
@@ -210,7 +210,7 @@ def _examples(subject: Subject) -> list[Picture]:
     """One sequence, seen through the heads: the original's and the block's."""
     before = subject.original or subject.model
     example = example_of(before, subject.task)
-    label = trigram_label(example.trigram)
+    label = subject.task.cases[example.trigram]
     parts = []
     for side, model in subject.sides.items():
         shown = example_of(model, subject.task, example.trigram)
@@ -241,11 +241,11 @@ def ablations_of_toy(subject: Subject) -> Section:
         name = subject.name if subject.original is None else f"{subject.name}, {side}"
         figure = inspect_figures.ablation_figure(model, subject.task, name, effects[side])
         caption = (
-            "Change in the logit of each trigram's answer, with 95% intervals. Zero, mean and "
+            "Change in the logit of each right answer, with 95% intervals. Zero, mean and "
             "resample put zeros, a mean or another sequence's output in the head's place; optimal "
             "the constant that loses least."
         )
-        alt = f"Bars: the change in each trigram's logit without each head of the {side}."
+        alt = f"Bars: the change in each answer's logit without each head of the {side}."
         parts.append(picture(f"ablation-{side}", figure, alt, caption))
     if is_toy(subject):
         parts += _shapley(subject)

@@ -79,18 +79,20 @@ def answers(side: Holdings, representations: Mapping[int, str]) -> list[tuple[st
     ]
 
 
-def headline(side: Holdings, representations: Mapping[int, str]) -> tuple[str, str]:
+def headline(
+    side: Holdings, representations: Mapping[int, str], word: str = "trigram"
+) -> tuple[str, str]:
     """The panel in one line, from its labels alone."""
     states = [state(side, b) for b in representations]
     shared, missing = states.count("shared"), states.count("not learnt")
     if not shared and not missing:
-        return f"each of {len(states)} trigrams held by one head", HELD
+        return f"each of {len(states)} {word}s held by one head", HELD
     parts = []
     if shared == 1:
         label = list(representations.values())[states.index("shared")]
         parts.append(f"{text(label)} held by no single head")
     elif shared:
-        parts.append(f"{shared} of {len(states)} trigrams held by no single head")
+        parts.append(f"{shared} of {len(states)} {word}s held by no single head")
     if missing:
         parts.append(f"{missing} not learnt")
     return ", ".join(parts), SHARED_TEXT if shared else MUTED

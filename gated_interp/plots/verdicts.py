@@ -55,6 +55,7 @@ def before_after(
     after: Holdings,
     representations: Mapping[int, str],
     *,
+    word: str = "trigram",
     title: str | None = None,
     columns: Columns = 2,
 ) -> go.Figure:
@@ -64,6 +65,7 @@ def before_after(
         before, after: two models that hold the same representations.
         representations: label of each representation by the key that the holdings use, in the
             order of the rows of ``shares``, as in ``{1: "A…B1→C1"}``.
+        word: what a representation is of.
         title: above the figure.
         columns: paper columns it spans; many heads put the panels below each other.
 
@@ -85,7 +87,7 @@ def before_after(
     told_by = [answers(side, representations) for side in sides]
 
     left = max(map(text_width, rows)) + 30
-    lines = [headline(side, representations) for side in sides]
+    lines = [headline(side, representations, word) for side in sides]
     # Right of each panel stands who holds each row; a long headline may reach as far.
     told = [
         max(*(text_width(words) for words, _ in answer), text_width(line, 10) - 20 * n) + 14
@@ -121,7 +123,7 @@ def before_after(
             number,
             box,
             framed(ticks(side.heads, box.width), "head", shown=True),
-            framed(ticks(rows, tall, vertical=True), "trigram", shown=stacked or number == 1),
+            framed(ticks(rows, tall, vertical=True), word, shown=stacked or number == 1),
         )
         kinds = _kinds(side, share, list(representations))
         _draw(fig, axes, side, share, rows, kinds, legend)
