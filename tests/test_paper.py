@@ -12,13 +12,15 @@ from gated_interp.analysis.verdict import verdict
 from gated_interp.checkpoints.checkpoint import load
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.seeds import derive
-from gated_interp.experiments import paper, seeds
+from gated_interp.experiments import behaviour, paper, seeds
 from gated_interp.experiments.behaviour import kept_answers
 from gated_interp.experiments.figures import draw_run, gate_table
 from gated_interp.experiments.intervals import clustered
 from gated_interp.experiments.paper import PaperConfig, read_results, results_table, run_paper
 from gated_interp.experiments.processes import in_processes
 from gated_interp.experiments.recipes import RELIABLE, Recipe, recipe_named, reference_recipe
+from gated_interp.metrics.predictions import leads
+from gated_interp.models.analytic_tasks import induction_heads
 from gated_interp.models.toy import ToyConfig, build_toy
 from gated_interp.replacements.gated_attention import GatedConfig
 from gated_interp.replacements.splice import unsplice
@@ -245,6 +247,19 @@ def test_the_screen_table_has_a_row_per_experiment(run):
     table = results_table(results)
     assert table["experiment"].tolist() == ["3H4ST"]
     assert table["heads"].tolist() == ["3 → 12"]
+
+
+def test_an_example_leads_by_what_the_whole_sequence_gives(monkeypatch):
+    monkeypatch.setattr(behaviour, "FIRM_EXAMPLES", 200)
+    induction = induction_heads()  # several examples in a sequence, and positions that matter
+    gated = load("3H4ST-gated")
+    for model, task in ((gated, gated.task), (induction.model, induction.task)):
+        case, lead = behaviour._example_leads(model, task, seed=3)
+        probes = task.probes(200, 3)
+        with torch.no_grad():
+            logits = model(probes.tokens)[probes.row, probes.position]
+        assert torch.equal(case, probes.case)
+        assert_close(lead, leads(logits, probes.target))
 
 
 def test_kept_answers_are_of_the_trigram_where_most_are_lost():
