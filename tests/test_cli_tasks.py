@@ -123,6 +123,17 @@ def test_circuits_of_one_layer_and_of_two(files):
     assert "where heads attend" not in cli("circuits", files["relay"]).stdout
 
 
+def test_gates_of_a_later_layer_are_among_its_circuits(files, tmp_path):
+    model = gi.load(files["relay"])
+    block = gi.GatedAttention.from_attention(model.blocks[1].attn)
+    block.force_gates(0.25)
+    path = gi.save(gi.splice(model, 1, block), tmp_path / "spliced.safetensors")
+    said = cli("circuits", path).stdout
+    assert columns(said, "L0H0")[-3:] == ["-", "-", "-"]
+    assert columns(said, "L1H0")[-2:] == ["0.25", "1"]
+    assert "nan" not in said
+
+
 @pytest.mark.parametrize("command", ["ablate", "circuits"])
 def test_figures_of_another_task_are_drawn_of_the_case_that_is_named(files, command, tmp_path):
     out = tmp_path / "figures"

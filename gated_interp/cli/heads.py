@@ -150,7 +150,7 @@ def circuits(
     show(
         f"{name}: what each head's circuits do most",
         summary.columns.tolist(),
-        summary.to_numpy().tolist(),
+        summary.astype(object).where(summary.notna(), "-").to_numpy().tolist(),
     )
     if model.cfg.n_layers > 1:
         _show_composition(model)

@@ -297,4 +297,6 @@ def _heads(subject: Subject) -> str:
 
 
 def _cell(value: object) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return f"{value:.3g}" if value == value else "—"
+    return str(value)
