@@ -56,3 +56,22 @@ def test_the_table_of_the_readme_is_that_of_the_runs():
         assert cells[1].startswith(f"{part['gates_per_pair'].median():.2f} (")
         assert cells[2].startswith(f"{part['held_share'].median():.1%} (")
         assert cells[2].endswith(f"; {part['held_share_original'].median():.1%}")
+
+
+def test_what_is_said_of_induction_is_in_the_shipped_table():
+    table = pd.read_csv(ROOT / "figures" / "austen-2l-induction.csv").set_index("model")
+    mine = table.loc["original"].set_index("ablated")["change"]
+    each = mine[mine.index.str.startswith("L1")]
+    assert len(each) == 5
+    said = f"each alone is worth {each.min():.1f} to {each.max():.1f} nats on repeated tokens"
+    assert f"{said}, all together {mine['the five']:.1f}." in README.replace("\n  ", " ")
+    pages = [ROOT / "docs" / f"{name}.md" for name in ("language-models", "decompose")]
+    models, blocks = (" ".join(page.read_text().split()) for page in pages)
+    assert f"costs {each.min():.2f} to {each.max():.2f} nats" in models
+    assert (
+        f"which sums to {each.sum():.1f}; all five together cost {mine['the five']:.1f}" in models
+    )
+    assert f"| {', '.join(f'{x:.2f}' for x in sorted(each))} |" in blocks
+    five = [table.loc[f"block {seed}"].set_index("ablated")["change"] for seed in (30, 31, 32)]
+    assert f"{', '.join(f'{x.iloc[:5].max():.2f}' for x in five[1:])}) |" in blocks
+    assert f"| {', '.join(f'''{x['the five']:.1f}''' for x in five)} (" in blocks
