@@ -51,8 +51,8 @@ POINTS = [
     *_over("fvu", FVU[::2], "gates alone"),
     *_over("fvu", FVU[::2], "query-key gates"),
     *_over("k", (4, 8, 16), "sae on output"),
-    *_over("k", (4, 8, 16), "topk"),
-    *_over("heads", (32, 128), "top1"),
+    *_over("k", (16,), "topk"),
+    *_over("heads", (32,), "top1"),
     Point("ungated", "ungated"),
 ]
 
