@@ -129,7 +129,8 @@ def draw_methods(
 ) -> list[Path]:
     """Draw medians over seeds of ``runs`` (see :func:`compare_methods`) to ``out/methods.*``.
 
-    What recovers less than half of the loss stands in the table alone: nobody would put it there.
+    What recovers less than 85% of the loss stands in the table alone: nobody would put it there,
+    and on its scale the others could not be told apart.
 
     Raises:
         GatedInterpError: nothing to draw, or a format that does not exist.
@@ -137,7 +138,7 @@ def draw_methods(
     columns = ["ce_recovered_zero", "held_share", "active_per_position"]
     keys = ["method", "knob", "value"]
     medians = runs.groupby(keys, sort=False, dropna=False)[columns].median().reset_index()
-    drawn = medians[medians["ce_recovered_zero"] > 0.5]
+    drawn = medians[medians["ce_recovered_zero"] > 0.85]
     original = float(runs["held_share_original"].median())
     figure = held_frontier(
         drawn,
