@@ -61,7 +61,7 @@ def ablate(
     effects = inspect_tables.ablations(model, task)
     labels = task.cases
     answer = inspect_tables.answer_word(task)
-    where = "trigram's B" if answer == "C" else word
+    where = "trigram's B" if word == "trigram" else word
 
     loss = effects[effects["metric"] == "loss"].pivot(index="heads", columns="method")["change"]
     order = effects["heads"].unique()

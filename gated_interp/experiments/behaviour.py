@@ -67,7 +67,7 @@ def _example_leads(
     """The trigram of each example that completes one, and by how many logits its C leads there."""
     probes = probes_for(task, model.cfg.d_vocab, FIRM_EXAMPLES, seed)
     probes = probes.to(model.embed.W_E.device)
-    lead = torch.empty(len(probes), device=probes.row.device)
+    lead = model.embed.W_E.new_empty(len(probes))
     for position in sorted(set(probes.position.tolist())):  # what comes later is not read
         mine = probes.position == position
         logits = model(probes.tokens[probes.row[mine], : position + 1])[:, -1]

@@ -116,16 +116,15 @@ def before_after_of(
     toy = unsplice(gated) if toy is None else toy
     sides = {"before": (toy, "the toy"), "after": (gated, "the gated block")}
     held = {key: holdings(model, task, label) for key, (model, label) in sides.items()}
-    words = task.cases
     rows = []
     for key, side in held.items():
         share = np.asarray(side.shares)
-        for b in task.cases:
+        for b, representation in task.cases.items():
             for h, head in enumerate(side.heads):
                 rows.append(
                     {
                         "model": key,
-                        "representation": words[b],
+                        "representation": representation,
                         "head": head,
                         "share_of_loading": share[b - 1, h],
                         "holds": h in side.holders[b],
@@ -133,7 +132,7 @@ def before_after_of(
                     }
                 )
     title = f"{name}: who holds what"
-    fig = before_after(held["before"], held["after"], words, word=task.case_word, title=title)
+    fig = before_after(held["before"], held["after"], task.cases, word=task.case_word, title=title)
     return fig, pd.DataFrame(rows)
 
 

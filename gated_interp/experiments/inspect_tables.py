@@ -10,7 +10,7 @@ from torch import Tensor
 from gated_interp.analysis.ablation import Method, ablate
 from gated_interp.analysis.circuits import (
     Circuit,
-    copying_scores,
+    copying_score,
     gate_circuit,
     ov_circuit,
     qk_circuit,
@@ -18,7 +18,7 @@ from gated_interp.analysis.circuits import (
 from gated_interp.analysis.heads import chosen_layer, head_counts, head_name, heads_of
 from gated_interp.analysis.subsets import MAX_EXACT, shapley
 from gated_interp.analysis.verdict import EXAMPLES, SEED, verdict
-from gated_interp.analysis.writes import head_writes, is_linear
+from gated_interp.analysis.writes import is_linear, logit_writes
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.seeds import derive
 from gated_interp.core.streams import Stream
@@ -133,8 +133,9 @@ def circuit_summary(
         parts = [circuit_summary(model, task, i) for i in range(model.cfg.n_layers)]
         return pd.concat(parts, ignore_index=True)
     table = pd.DataFrame({"head": head_names(model, layer)})
-    copying = copying_scores(model)
-    table["copying_score"] = copying.loc[copying["layer"] == layer, "copying_score"].to_numpy()
+    table["copying_score"] = [
+        copying_score(ov_circuit(model, *head, biases=False)) for head in heads_of(model, layer)
+    ]
     names = task.token_names
     labels = {"OV": ("writes", "logit"), "QK": ("looks", "attention"), "gate": ("opens", "gate")}
     for kind, circuits in circuits_of(model, layer).items():
@@ -226,18 +227,15 @@ def example_of(
     chosen = found[late.int().argmax()]  # of equal ones, the first
     position = int(probes.position[chosen])
     tokens = probes.tokens[probes.row[chosen]][None].to(model.embed.W_E.device)
-    names = {k: f"blocks.{layer}.attn.hook_{k}" for k in ("pattern", "gate")}
+    names = {k: f"blocks.{layer}.attn.hook_{k}" for k in ("pattern", "gate", "z")}
     logits, cache = model.run_with_cache(tokens, names_filter=list(names.values()))
-    effects = None
-    if linear:
-        at = torch.tensor([position], device=tokens.device)
-        effects = head_writes(model, tokens, torch.zeros_like(at), at, layer)[0][0].cpu()
+    z = cache[names["z"]][:, position]
     return Example(
         trigram=trigram,
         tokens=[task.token_names[t] for t in tokens[0].tolist()],
         position=position,
         pattern=cache[names["pattern"]][0].cpu(),
         gate=cache[names["gate"]][0].cpu() if names["gate"] in cache else None,
-        effects=effects,
+        effects=logit_writes(model, z, layer)[0].cpu() if linear else None,
         predicted=int(logits[0, position].argmax()),
     )

@@ -50,6 +50,7 @@ def held_by_head(subject: Subject, found: Mapping[str, Holders]) -> dict[str, di
 
 def holders_section(subject: Subject, found: Mapping[int, dict[str, Holders]]) -> Section:
     """Who holds what, before and after."""
+    word = subject.task.case_word
     parts: list[Picture | Table] = [
         _holders_table(subject, layer, sides) for layer, sides in found.items()
     ]
@@ -57,7 +58,7 @@ def holders_section(subject: Subject, found: Mapping[int, dict[str, Holders]]) -
     if is_toy(subject) and subject.original is not None:
         figure = before_after_of(subject.model, subject.task, subject.name, subject.original)
         caption = (
-            f"A row per {subject.task.case_word}, a column per head. Filled: the head holds it, "
+            f"A row per {word}, a column per head. Filled: the head holds it, "
             "by ablation. Hatched: heads share it, none alone does. The number is the head's "
             "share (%) of what is added to the logit of the right answer."
         )
@@ -68,11 +69,9 @@ def holders_section(subject: Subject, found: Mapping[int, dict[str, Holders]]) -
         loadings = inspect_figures.loadings_figure(
             subject.model, subject.task, subject.name, subject.original
         )
-        word = subject.task.case_word
         caption = f"How many logits each head adds to the right answer of each {word}, in the mean."
         alt = f"Heat maps of what {_heads(subject)} add to the answer of each {word}."
         parts.append(picture("loadings", loadings, alt, caption))
-    word = subject.task.case_word
     words = [
         said,
         f"A head holds a {word} when ablation shows it sufficient (every other head switched off, "
