@@ -1,6 +1,8 @@
 """Blocks for models whose weights are written down: counted right, and as predicted."""
 
 import math
+import re
+from pathlib import Path
 from typing import get_args
 
 import pandas as pd
@@ -30,6 +32,7 @@ from gated_interp.experiments.recipes import RELIABLE
 from gated_interp.experiments.seeds import train_gated_seeds
 from gated_interp.replacements.splice import originals
 
+ROOT = Path(__file__).parents[1]
 TINY = {"seeds": 2, "steps": 15, "workers": 1}
 
 
@@ -54,7 +57,7 @@ def test_a_task_is_a_shape_or_a_benchmark():
 
 
 @pytest.mark.parametrize(
-    "known", [k for k in BENCHMARKS.values() if k.by_itself], ids=lambda k: k.name
+    "known", [k for k in BENCHMARKS.values() if k.layer == 1], ids=lambda k: k.name
 )
 def test_a_block_stands_in_for_the_second_layer_of_two(known, capsys):
     quick = RELIABLE.replace(attempts=1, steps=2, n_sequences=200)
@@ -73,19 +76,18 @@ def test_a_block_stands_in_for_the_second_layer_of_two(known, capsys):
     )
 
 
-def test_what_no_stack_can_train_is_left_out_unless_it_is_named(tmp_path, monkeypatch):
+def test_all_are_run_unless_some_are_named(tmp_path, monkeypatch):
     seen = []
 
     def stop(out, stem, cells, *args, **options):
-        seen.extend(cell.experiment for cell in cells)
+        seen.append({cell.experiment for cell in cells})
         raise KeyboardInterrupt
 
     monkeypatch.setattr(benchmarks, "run_cells", stop)
     for only in (None, ["two-layers"]):
         with pytest.raises(KeyboardInterrupt):
             run_benchmarks(tmp_path, only=only)
-    together = [name for name, known in BENCHMARKS.items() if known.layer == 0]
-    assert list(dict.fromkeys(seen)) == [*together, "two-layers"]
+    assert seen == [set(BENCHMARKS), {"two-layers"}]
 
 
 def test_a_row_counts_clean_blocks_without_false_alarms():
@@ -175,3 +177,26 @@ def test_benchmarks_from_the_command_line(tmp_path):
     assert one_sentence(bad) == (
         "Error: benchmarks are run with the reliable recipe; leave --recipe out."
     )
+
+
+def test_the_page_says_what_was_measured():
+    table = pd.read_csv(ROOT / "figures/benchmarks.csv").set_index(["experiment", "recipe"])
+    page = (ROOT / "docs/benchmarks.md").read_text()
+    lines = [line for line in page.splitlines() if re.match(r"\| [\w-]+ \| (part|fail) \|", line)]
+    rows = [line.replace("*", "").split("|")[1:-1] for line in lines]
+    assert [row[0].strip() for row in rows] == list(BENCHMARKS)
+    for name, should, *said in ([cell.strip() for cell in row] for row in rows):
+        found = table.loc[name].loc[list(RECIPES)]
+        assert should == ("part" if found["parts"].all() else "fail")
+        assert said[:2] == [
+            f"{c}, {r}" for c, r in zip(found["clean"], found["right"], strict=True)
+        ]
+        fvus = [float(n) for n in said[2].split(",")]
+        assert fvus == pytest.approx(found["fvu"].tolist(), rel=0.26)  # one digit
+        assert said[3] == ", ".join(f"{a:.0%}" if a else "0" for a in found["false_alarms"])
+    runs = pd.read_csv(ROOT / "figures/benchmarks-runs.csv").groupby("experiment")
+    assert (runs.size() == 32).all()
+    assert f"By the post's rule {runs['success'].sum()['repeated-tokens']} of the 32" in page
+    assert runs["success"].sum()["two-layers"] == 32
+    assert (runs.get_group("two-layers")["held"] == 1).sum() == 4
+    assert runs.get_group("repeated-tokens")["held"].sum() == 0

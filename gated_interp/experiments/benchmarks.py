@@ -62,7 +62,7 @@ def run_benchmarks(
     A row is kept when it is done; started again with the same seeds and steps, the command goes on.
 
     Args:
-        only: names of benchmarks; all that are not ``by_itself`` unless given.
+        only: names of benchmarks; all unless given.
         seeds, first_seed: blocks of each.
         steps: instead of the recipe's.
         workers, say, on_progress: see :func:`~gated_interp.experiments.cells.run_cells`.
@@ -71,7 +71,7 @@ def run_benchmarks(
         GatedInterpError: an unknown benchmark, or a folder that holds something else.
     """
     if only is None:
-        only = [name for name, known in BENCHMARKS.items() if not known.by_itself]
+        only = tuple(BENCHMARKS)
     unknown = [name for name in only if name not in BENCHMARKS]
     if unknown:
         raise GatedInterpError(

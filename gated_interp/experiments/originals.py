@@ -96,11 +96,6 @@ class Known:
         """Whose attention blocks stand in for."""
         return self.build().layer
 
-    @property
-    def by_itself(self) -> bool:
-        """Whether it is run only when it is named: no stack trains its blocks, a minute each."""
-        return self.example().cfg.n_layers > 1
-
     def example(self) -> HookedTransformer:
         """The model."""
         return self.build().model
