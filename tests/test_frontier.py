@@ -1,6 +1,8 @@
 """Every method on one frontier: recipes, equal parameters, tables that go on, the two controls."""
 
 import math
+import re
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -21,7 +23,7 @@ from gated_interp.experiments.frontier import (
     run_width,
     summary,
 )
-from gated_interp.experiments.intervals import clustered
+from gated_interp.experiments.intervals import clustered, paired_difference
 from gated_interp.experiments.methods import (
     BUDGET,
     METHODS,
@@ -37,6 +39,7 @@ from gated_interp.replacements.topk import TopKAttention, TopKConfig
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
 from gated_interp.training.stacked.runs import train_gated_runs
 
+ROOT = Path(__file__).parents[1]
 TINY = {"tasks": ["3H2ST"], "seeds": 2, "steps": 30, "toy_steps": 200, "workers": 1}
 TASK = SkipTrigramTask(n_trigrams=3)
 
@@ -198,3 +201,42 @@ def test_opening_every_head_is_leaving_out_the_choice():
     layer.k_now = 8
     _, every = spliced.run_with_cache(tokens, names_filter=names)
     assert torch.equal(opened, every["blocks.0.attn.hook_z"])
+
+
+def test_run_again_the_frontier_says_what_the_page_says():
+    page = (ROOT / "docs" / "frontier.md").read_text()
+    said = page[page.index("**Run again**") : page.index("**What else it costs**")]
+    key = ["experiment", "recipe", "seed"]
+    first = pd.read_csv(ROOT / "figures" / "frontier-runs.csv").set_index(key).sort_index()
+    again = pd.read_csv(ROOT / "figures" / "frontier-again-runs.csv").set_index(key).sort_index()
+    assert first.index.equals(again.index)
+    changed = first["clean"] != again["clean"]
+    assert f"Of all {len(again):,} runs {changed.sum()} changed sides" in said
+    assert f"{(changed & first['clean']).sum()} of them to not clean" in said
+
+    def of(method, task=None):
+        names = again.index.get_level_values("recipe").str.rsplit(", ", n=1).str[0]
+        runs = again[names == method].reset_index()
+        runs["knob"] = runs["recipe"].str.rsplit(", ", n=1).str[1].astype(float)
+        runs = runs[runs["experiment"] == task] if task else runs
+        return runs.sort_values(["experiment", "knob", "seed"])
+
+    ours, post, overlap = (of(m) for m in ("gated", "gated (post)", "ungated + overlap"))
+    clean = [int(runs["clean"].sum()) for runs in (ours, post, overlap)]
+    assert (
+        "clean in {}, the post's in {}, the overlap penalty without gates in {}".format(*clean)
+        in said
+    )
+    assert "({}, {} and {} when run again)".format(*clean) in (ROOT / "README.md").read_text()
+
+    def ahead(one, other):
+        toys = one["experiment"] + one["toy_seed"].astype(str)
+        found = paired_difference(one["clean"].tolist(), other["clean"].tolist(), toys.tolist())
+        return [round(100 * number) for number in found]
+
+    numbers = [ahead(ours, post), ahead(ours, overlap),
+               ahead(of("gated", "4H5ST"), of("gated (post)", "4H5ST"))]  # fmt: skip
+    pattern = r"ahead by (\d+) points \((-?\d+) to \+(\d+)\) and (\d+) \((-?\d+) to \+(\d+)\)"
+    flat = [number for three in numbers for number in three]
+    assert [int(n) for n in re.search(pattern, said).groups()] == flat[:6]
+    assert "by {}\n({} to {}) ahead".format(*flat[6:]) in said
