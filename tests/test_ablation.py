@@ -108,8 +108,15 @@ def test_resampled_heads_of_all_layers_come_from_one_row():
     assert torch.equal(*rows)
 
 
-@pytest.mark.parametrize("objective", ["loss", "kl"])
-@pytest.mark.parametrize("name", ["toy", "two layers, one gated"])
+@pytest.mark.parametrize(
+    ("name", "objective"),
+    [
+        ("toy", "loss"),
+        ("toy", "kl"),
+        ("two layers, one gated", "kl"),
+        pytest.param("two layers, one gated", "loss", marks=pytest.mark.slow),
+    ],
+)
 def test_optimal_is_better_than_mean_and_zero(name, objective):
     model, reference = MAKE[name](), REFERENCE[:17]
     heads = [(0, 0), (model.cfg.n_layers - 1, 2)]

@@ -57,9 +57,10 @@ def test_a_task_is_a_shape_or_a_benchmark():
 
 
 @pytest.mark.parametrize(
-    "known", [k for k in BENCHMARKS.values() if k.layer == 1], ids=lambda k: k.name
+    "name", ["two-layers", pytest.param("repeated-tokens", marks=pytest.mark.slow)]
 )
-def test_a_block_stands_in_for_the_second_layer_of_two(known, capsys):
+def test_a_block_stands_in_for_the_second_layer_of_two(name, capsys):
+    known = BENCHMARKS[name]
     quick = RELIABLE.replace(attempts=1, steps=2, n_sequences=200)
     toys = known.outcomes(quick, [5])
     (run,) = train_gated_seeds(known.task, quick, [5], toys)
