@@ -18,6 +18,7 @@ from gated_interp.experiments.cells import Runs, read_table
 from gated_interp.experiments.frontier import (
     COLUMNS,
     draw_frontier,
+    points,
     run_frontier,
     run_tuning,
     run_width,
@@ -214,12 +215,10 @@ def test_run_again_the_frontier_says_what_the_page_says():
     assert f"Of all {len(again):,} runs {changed.sum()} changed sides" in said
     assert f"{(changed & first['clean']).sum()} of them to not clean" in said
 
-    def of(method, task=None):
-        names = again.index.get_level_values("recipe").str.rsplit(", ", n=1).str[0]
-        runs = again[names == method].reset_index()
-        runs["knob"] = runs["recipe"].str.rsplit(", ", n=1).str[1].astype(float)
-        runs = runs[runs["experiment"] == task] if task else runs
-        return runs.sort_values(["experiment", "knob", "seed"])
+    def of(method, *tasks):
+        order = list(points([METHODS[method]]))
+        runs = again.loc[(list(tasks) or slice(None), order), :].reset_index()
+        return runs.sort_values(key, key=lambda c: c.map(order.index) if c.name == "recipe" else c)
 
     ours, post, overlap = (of(m) for m in ("gated", "gated (post)", "ungated + overlap"))
     clean = [int(runs["clean"].sum()) for runs in (ours, post, overlap)]
