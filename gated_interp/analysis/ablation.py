@@ -17,7 +17,7 @@ from contextlib import contextmanager
 
 import pandas as pd
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool
 from torch import Tensor
 
 from gated_interp.analysis.heads import (
@@ -29,9 +29,9 @@ from gated_interp.analysis.heads import (
     intervened,
     require_heads,
 )
-from gated_interp.analysis.logits import MetricFunction, Outcome, outcome
-from gated_interp.analysis.replacements import Method, Objective, replacements
-from gated_interp.analysis.writes import require_tokens
+from gated_interp.analysis.logits import MetricFunction, Outcome, outcome, together
+from gated_interp.analysis.replacements import Edits, Method, Objective, Reference, replacements
+from gated_interp.anatomy.batch import Batch, Mask, Tokens, logit_rows
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.models.toy import HookedTransformer
 from gated_interp.tasks.skip_trigrams import TrigramBatch
@@ -46,7 +46,8 @@ def ablated(
     heads: Sequence[HeadLike],
     method: Method = "zero",
     *,
-    reference_tokens: Int[Tensor, "reference reference_pos"] | None = None,
+    reference_tokens: Tokens | None = None,
+    reference_mask: Mask | None = None,
     seed: int | None = None,
     objective: Objective = "kl",
     at: Bool[Tensor, "..."] | None = None,
@@ -58,7 +59,9 @@ def ablated(
         heads: each as ``(layer, head)`` or by its name, such as ``"L0H1"``.
         method: see the module's text.
         reference_tokens: ``[reference reference_pos]``, what ``mean``, ``resample`` and
-            ``optimal`` refer to.
+            ``optimal`` refer to; rows for ``resample`` without padding.
+        reference_mask: ``[reference reference_pos]``, the attention mask of these where rows are
+            padded.
         seed: of the rows that ``resample`` draws; every forward pass draws the same.
         objective: what ``optimal`` minimises over the reference: ``kl`` to the intact model, or
             the next-token ``loss``.
@@ -67,7 +70,7 @@ def ablated(
     Raises:
         GatedInterpError: a head that is not there, an unknown method, a reference batch or seed
             that is missing or that the model cannot read; a mask of another shape than the tokens
-            that it then reads.
+            that it then reads; no forward pass inside, or one that skips hooks (``torch.compile``).
 
     Examples:
         >>> from gated_interp.models.toy import ToyConfig, build_toy
@@ -77,7 +80,8 @@ def ablated(
         [[[0.0, 0.0, 0.0, 1.0], [1.0, 0.0, 0.0, 0.0]]]
     """
     named = require_heads(model, heads)
-    edits = replacements(model, named, method, reference_tokens, seed, objective)
+    reference = Reference(model, reference_tokens, reference_mask)
+    edits = replacements(model, named, method, reference, seed, objective)
     with intervened(model, _only_at(edits, at)):
         yield model
 
@@ -85,7 +89,7 @@ def ablated(
 @torch.no_grad()
 def ablate(
     model: HookedTransformer,
-    tokens: Int[Tensor, "batch pos"] | TrigramBatch | Probes,
+    tokens: Tokens | TrigramBatch | Probes,
     heads: Sequence[HeadLike] | None = None,
     method: Method = "zero",
     *,
@@ -93,7 +97,9 @@ def ablate(
     metric: MetricFunction | None = None,
     positions: Bool[Tensor, "..."] | None = None,
     at: Bool[Tensor, "..."] | None = None,
-    reference_tokens: Int[Tensor, "reference reference_pos"] | None = None,
+    attention_mask: Mask | None = None,
+    reference_tokens: Tokens | None = None,
+    reference_mask: Mask | None = None,
     seed: int | None = None,
     objective: Objective = "kl",
 ) -> pd.DataFrame:
@@ -109,14 +115,16 @@ def ablate(
             ``[batch pos]`` (then the mean of each sequence's positions is taken).
         positions: ``[batch pos]`` or ``[pos]``, where loss, KL, or a metric of each position, are
             measured; the loss at a position is that of the token after it. ``None`` is everywhere.
-        method, at, reference_tokens, seed, objective: see :func:`ablated`.
+        attention_mask: ``[batch pos]``, 1 at tokens and 0 at padding, which no measure counts.
+        method, at, reference_tokens, reference_mask, seed, objective: see :func:`ablated`.
 
     Returns:
         One row per set of heads and metric. Columns: ``kind`` (``head``, ``set`` or ``all``),
         ``heads`` (``L0H0+L0H1``, ``all of layer 1`` or ``all heads``), ``method``, ``metric``,
         ``trigram`` (missing where the metric is not of one), ``intact``, ``ablated``, ``change``
         with ``low`` and ``high`` (95%, normal approximation over sequences or occurrences) and
-        ``n``. Metrics: ``loss`` (next-token cross-entropy, nats), ``kl`` (of the intact model's
+        ``n``. Metrics: ``loss`` (next-token cross-entropy, nats; left out where
+        outputs are no tokens, ``d_vocab_out``), ``kl`` (of the intact model's
         prediction from the ablated one's, nats, mean over positions), ``logit`` and ``accuracy`` of
         each trigram's C at its B (accurate: strictly above every other logit); of one's own, its
         function's name.
@@ -142,7 +150,7 @@ def ablate(
         tokens = _probes(tokens)
     probes = tokens if isinstance(tokens, Probes) else None
     ids = tokens.tokens if isinstance(tokens, Probes) else tokens
-    require_tokens(model, ids)
+    batch = Batch.of(model, ids, attention_mask)
     if task is not None:
         _require_trigrams(task, probes)
     named = all_heads(model) if heads is None else require_heads(model, heads)
@@ -150,24 +158,41 @@ def ablate(
     if 1 < len(named) < len(all_heads(model)):
         sets.append(("set", named))
     sets.append(("all", all_heads(model)))
-    where = None if positions is None else _mask("positions", positions, ids)
-
-    intact = model(ids)
-    before = outcome(intact, intact, ids, probes, metric, where)
-    rows = []
-    for kind, members in sets:
-        edits = replacements(model, members, method, reference_tokens, seed, objective)
-        with intervened(model, _only_at(edits, at)):
-            after = outcome(model(ids), intact, ids, probes, metric, where)
+    where, there = (
+        None if mask is None else _mask(name, mask, batch.tokens)
+        for name, mask in (("positions", positions), ("at", at))
+    )
+    reference = Reference(model, reference_tokens, reference_mask)
+    edits = [replacements(model, each, method, reference, seed, objective) for _, each in sets]
+    # A metric of one's own may be of all logits together, so it gets all of them at once.
+    rows = len(batch) if metric is not None else logit_rows(batch, model.cfg.d_vocab_out)
+    found: list[list[Outcome]] = [[] for _ in range(len(sets) + 1)]
+    for first in range(0, len(batch), rows):
+        here = slice(first, first + rows)
+        part, known = batch[here], None if probes is None else probes.in_rows(first, rows)
+        mine = None if where is None else where[here]
+        intact = part.logits(model)
+        found[0].append(outcome(intact, intact, part, known, metric, mine))
+        for i, (_, members) in enumerate(sets):
+            edit = edits[i]
+            if method == "resample":
+                edit = replacements(
+                    model, members, method, reference, seed, rows=(first, len(batch))
+                )
+            with intervened(model, _only_at(edit, None if there is None else there[here])):
+                logits = part.logits(model)
+            found[i + 1].append(outcome(logits, intact, part, known, metric, mine))
+            del logits
+    before, *afters = map(together, found)
+    table = []
+    for (kind, members), after in zip(sets, afters, strict=True):
         name = head_name(members[0]) if kind == "head" else heads_name(model, members)
         label = {"kind": kind, "heads": name, "method": method}
-        rows += [{**label, **row} for row in _changes(before, after)]
-    return pd.DataFrame(rows).astype({"trigram": "Int64"})
+        table += [{**label, **row} for row in _changes(before, after)]
+    return pd.DataFrame(table).astype({"trigram": "Int64"})
 
 
-def _only_at(
-    edits: dict[str, Callable[[Tensor], Tensor | None]], at: Tensor | None
-) -> dict[str, Callable[[Tensor], Tensor | None]]:
+def _only_at(edits: Edits, at: Tensor | None) -> Edits:
     """The same edits of z, at some positions only."""
     if at is None:
         return edits

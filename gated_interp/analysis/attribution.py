@@ -1,11 +1,14 @@
 """Whose work a logit is: direct attributions that add up to the logit they split.
 
-The final logit is a sum over everything written to the residual stream. With a final
-normalisation the sum is exact once its scale is frozen at its value in the same forward pass, as
-in TransformerLens' ``ActivationCache``. Every function checks its own sum.
+The final logit is a sum over everything written to the residual stream: embeddings, heads, MLPs,
+biases. With a final normalisation (or one behind each layer) the sum is exact once its scale is
+frozen at its value in the same forward pass, as in TransformerLens' ``ActivationCache``. Where
+logits are capped (``output_logits_soft_cap``), those before the cap are split: no sum passes it.
+Every function checks its own sum.
 """
 
 import dataclasses
+from typing import Any
 
 import pandas as pd
 import torch
@@ -14,8 +17,11 @@ from torch import Tensor
 from transformer_lens import ActivationCache
 
 from gated_interp.analysis.heads import all_heads, head_name
-from gated_interp.analysis.writes import require_tokens
+from gated_interp.anatomy.attention import clipped_values, query_heads
+from gated_interp.anatomy.batch import Batch, Mask, Tokens
+from gated_interp.anatomy.stream import RAW_LOGITS, Readout, logit_bias, write_norm
 from gated_interp.core.errors import GatedInterpError
+from gated_interp.core.precision import wide
 from gated_interp.models.toy import HookedTransformer
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask, TrigramBatch
 
@@ -28,10 +34,12 @@ class Attribution:
     """A logit at some positions, split into what wrote it.
 
     Attributes:
-        components: ``embed``, ``pos_embed`` (where there is one), ``L0H0``.., ``L0 b_O``..,
-            ``bias`` (of the final normalisation and the unembedding).
+        components: ``embed``, ``pos_embed`` (where it is added to the stream), ``L0 b_O``..,
+            ``L0 mlp``.. (where there are MLPs), ``L0H0``.., ``bias`` (of the final normalisation
+            and the unembedding).
         values: ``[example component]``, each component's share of the logit.
-        logits: ``[example]``, the model's own logit; the sum of its row of ``values``.
+        logits: ``[example]``, the model's own logit (before a cap); the sum of its row of
+            ``values``.
     """
 
     components: list[str]
@@ -86,20 +94,23 @@ class EdgeLoadings:
 @torch.no_grad()
 def logit_attribution(
     model: HookedTransformer,
-    tokens: Int[Tensor, "batch pos"],
+    tokens: Tokens,
     rows: Int[Tensor, " example"],
     positions: Int[Tensor, " example"],
     targets: Int[Tensor, " example"],
+    *,
+    attention_mask: Mask | None = None,
 ) -> Attribution:
     """Split the logit of ``targets`` at some positions over embeddings, heads and biases.
 
     Args:
         rows, positions: which row and position of ``tokens`` each example is.
         targets: the token whose logit is split.
+        attention_mask: ``[batch pos]``, 1 at tokens and 0 at padding.
 
     Raises:
-        GatedInterpError: a model with MLPs, tokens it cannot read, targets or positions that are
-            not there, or parts that do not add up (an architecture this does not cover).
+        GatedInterpError: tokens the model cannot read, targets or positions that are not there (or
+            padding), or parts that do not add up (an architecture this does not cover).
 
     Examples:
         >>> from gated_interp.models.analytic import manual_model
@@ -109,34 +120,24 @@ def logit_attribution(
         >>> dict(zip(split.components, split.values[0].tolist(), strict=True))["L0H0"]
         2.0
     """
-    cache, logits = _run(model, tokens, rows, positions, targets)
-    direction, bias = _logit_direction(model, cache, rows, positions, targets)
-    names, direct = _direct(model, cache, rows, positions, direction)
-    head_values = torch.cat(
-        [
-            torch.einsum(
-                "ehd,hdm,em->eh",
-                cache[f"blocks.{layer}.attn.hook_z"][rows, positions],
-                block.attn.W_O,
-                direction,
-            )
-            for layer, block in enumerate(model.blocks)
-        ],
-        1,
-    )
-    values = torch.cat([torch.stack(direct, 1), head_values, bias[:, None]], 1)
-    _check_sum(values, logits)
-    heads = [head_name(head) for head in all_heads(model)]
-    return Attribution([*names, *heads, "bias"], values, logits)
+    run = _Run.of(model, Batch.of(model, tokens, attention_mask), rows, positions, targets)
+    names, direct = run.direct()
+    heads = [run.heads(layer) for layer in range(model.cfg.n_layers)]
+    values = torch.cat([torch.stack(direct, 1), *heads, run.bias[:, None]], 1)
+    _check_sum(values, run.logits)
+    names += [head_name(head) for head in all_heads(model)]
+    return Attribution([*names, "bias"], values, run.logits)
 
 
 @torch.no_grad()
 def source_attribution(
     model: HookedTransformer,
-    tokens: Int[Tensor, "batch pos"],
+    tokens: Tokens,
     rows: Int[Tensor, " example"],
     positions: Int[Tensor, " example"],
     targets: Int[Tensor, " example"],
+    *,
+    attention_mask: Mask | None = None,
 ) -> Float[Tensor, "example head_index pos"]:
     """What each head writes to a logit from each source position, ``[example head_index pos]``.
 
@@ -153,9 +154,8 @@ def source_attribution(
         >>> source_attribution(truth.model, tokens, row, pos, c1)[0, 0].tolist()  # all from A
         [0.0, 2.0, 0.0]
     """
-    cache, _ = _run(model, tokens, rows, positions, targets)
-    direction, _ = _logit_direction(model, cache, rows, positions, targets)
-    return _by_source(model, cache, rows, positions, direction)
+    run = _Run.of(model, Batch.of(model, tokens, attention_mask), rows, positions, targets)
+    return run.by_source()
 
 
 @torch.no_grad()
@@ -174,37 +174,22 @@ def edge_loadings(
         >>> edges.values[:, :, 0].tolist()  # from A, over each head
         [[2.0, 0.0], [0.0, 2.0], [1.0, 1.0]]
     """
-    at = batch.example, batch.destination_pos
     targets = batch.trigram + task.n_trigrams
-    cache, logits = _run(model, batch.tokens, *at, targets)
-    direction, bias = _logit_direction(model, cache, *at, targets)
-    _, direct = _direct(model, cache, *at, direction)
-    edges = _by_source(model, cache, *at, direction)
-    one_hot = torch.nn.functional.one_hot(batch.tokens[batch.example], task.d_vocab)
+    tokens = Batch.of(model, batch.tokens)
+    run = _Run.of(model, tokens, batch.example, batch.destination_pos, targets)
+    direct, logits = torch.stack([*run.direct()[1], run.bias], 1), run.logits
+    one_hot = torch.nn.functional.one_hot(tokens.tokens[batch.example], task.d_vocab)
+    edges = run.by_source()
     by_token = torch.einsum("ehk,ekv->ehv", edges, one_hot.to(edges))
-    parts = torch.cat([by_token.flatten(1), torch.stack([*direct, bias], 1)], 1)
-    _check_sum(parts, logits)
+    _check_sum(torch.cat([by_token.flatten(1), direct], 1), logits)
     task.require_each(batch.trigram)
     mean: list[list[Tensor]] = []
     for b in task.trigrams:
         mine = batch.trigram == b
-        rest = torch.stack([*direct, bias], 1)[mine].sum(1)
+        rest = direct[mine].sum(1)
         mean.append([by_token[mine].mean(0), rest.mean(0), logits[mine].mean(0)])
     values, rests, wholes = (torch.stack(part) for part in zip(*mean, strict=True))
     return EdgeLoadings([head_name(h) for h in all_heads(model)], values, rests, wholes)
-
-
-def _run(
-    model: HookedTransformer, tokens: Tensor, rows: Tensor, positions: Tensor, targets: Tensor
-) -> tuple[ActivationCache, Float[Tensor, " example"]]:
-    if not model.cfg.attn_only:
-        raise GatedInterpError("attribution needs an attention-only model; this one has MLPs.")
-    require_tokens(model, tokens)
-    _require_within("row", rows, tokens.shape[0])
-    _require_within("position", positions, tokens.shape[1])
-    _require_within("target token", targets, model.cfg.d_vocab)
-    logits, cache = model.run_with_cache(tokens)
-    return cache, logits[rows, positions, targets]
 
 
 def _require_within(what: str, index: Tensor, size: int) -> None:
@@ -217,77 +202,123 @@ def _require_within(what: str, index: Tensor, size: int) -> None:
         )
 
 
-def _logit_direction(
-    model: HookedTransformer,
-    cache: ActivationCache,
-    rows: Tensor,
-    positions: Tensor,
-    targets: Tensor,
-) -> tuple[Float[Tensor, "example d_model"], Float[Tensor, " example"]]:
-    """The vector whose dot product with the residual stream is the logit, and what it leaves out.
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    """One forward pass, and of each example the direction in the stream that its logit is.
 
-    Centring is its own transpose, so the final normalisation at a frozen scale can be moved from
-    the residual stream onto the column of W_U.
+    Attributes:
+        at: rows and positions of the examples.
+        final: the vector whose dot product with the stream is the logit, norms at their scale.
+        bias: what the logit holds beside the stream.
+        logits: the model's own, before a cap.
     """
-    column = model.unembed.W_U[:, targets].T
-    bias = model.unembed.b_U[targets]
-    kind = model.cfg.normalization_type
-    if kind is None:
-        return column, bias
-    final = model.ln_final
-    if kind == "LN":
-        bias = bias + column @ final.b
-    if kind in ("LN", "RMS"):
-        column = column * final.w
-    if kind in ("LN", "LNPre"):
-        column = column - column.mean(-1, keepdim=True)
-    return column / cache["ln_final.hook_scale"][rows, positions], bias
+
+    model: HookedTransformer
+    cache: ActivationCache
+    at: tuple[Tensor, Tensor]
+    targets: Int[Tensor, " example"]
+    final: Float[Tensor, "example d_model"]
+    bias: Float[Tensor, " example"]
+    logits: Float[Tensor, " example"]
+
+    @classmethod
+    def of(
+        cls,
+        model: HookedTransformer,
+        batch: Batch,
+        rows: Tensor,
+        positions: Tensor,
+        targets: Tensor,
+    ) -> "_Run":
+        _require_within("row", rows, len(batch))
+        _require_within("position", positions, batch.tokens.shape[1])
+        _require_within("target token", targets, model.cfg.d_vocab_out)
+        if not bool(batch.counted[rows, positions].all()):
+            raise GatedInterpError("an example stands at padding; name positions of tokens.")
+        _, cache = batch.cache(model)
+        logits = wide(cache[RAW_LOGITS])[rows, positions, targets]
+        at = rows, positions
+        stream = _directions(Readout.of(model), cache, at, targets)
+        return cls(model, cache, at, targets, stream, logit_bias(model)[targets], logits)
+
+    def written(self, layer: int) -> Float[Tensor, "example d_model"]:
+        """The direction in what the attention of ``layer`` writes, before a norm behind it."""
+        return _directions(Readout.of(self.model, layer), self.cache, self.at, self.targets)
+
+    def direct(self) -> tuple[list[str], list[Float[Tensor, " example"]]]:
+        """What reaches the logit without a head: embeddings, MLPs, and each layer's biases."""
+        names = ["embed"]
+        values = [self._along("hook_embed")]
+        if self.model.cfg.positional_embedding_type == "standard":
+            names.append("pos_embed")
+            values.append(self._along("hook_pos_embed"))
+        for layer, block in enumerate(self.model.blocks):
+            names.append(f"L{layer} b_O")
+            values.append(self.written(layer) @ wide(block.attn.b_O))
+            norm = write_norm(self.model, layer)
+            if norm is not None and norm.bias is not None:
+                values[-1] = values[-1] + self.final @ norm.bias
+            if not self.model.cfg.attn_only:
+                names.append(f"L{layer} mlp")
+                values.append(self._along(f"blocks.{layer}.hook_mlp_out"))
+        return names, values
+
+    def _along(self, name: str) -> Float[Tensor, " example"]:
+        return (wide(self.cache[name][self.at]) * self.final).sum(-1)
+
+    def heads(self, layer: int) -> Float[Tensor, "example head_index"]:
+        """What each head of ``layer`` adds."""
+        z = wide(self.cache[f"blocks.{layer}.attn.hook_z"][self.at])
+        W_O = wide(self.model.blocks[layer].attn.W_O)
+        return torch.einsum("ehd,hdm,em->eh", z, W_O, self.written(layer))
+
+    def by_source(self) -> Float[Tensor, "example head_index pos"]:
+        """What each head adds from each source position; checked against what it adds."""
+        layers = []
+        for layer, block in enumerate(self.model.blocks):
+            pattern, v = read_pairs(self.cache, layer, block.attn)
+            pattern, v = pattern[self.at[0], :, self.at[1]], v[self.at[0]]
+            along = torch.einsum("hdm,em->ehd", wide(block.attn.W_O), self.written(layer))
+            # A head that was not picked wrote nothing, wherever it looked.
+            wrote = (self.cache[f"blocks.{layer}.attn.hook_z"][self.at] != 0).any(-1)
+            edges = pattern * torch.einsum("ekhd,ehd->ehk", v, along) * wrote[..., None]
+            for head in range(edges.shape[1]):
+                _check_sum(edges[:, head], self.heads(layer)[:, head])
+            layers.append(edges)
+        return torch.cat(layers, 1)
 
 
-def _direct(
-    model: HookedTransformer,
-    cache: ActivationCache,
-    rows: Tensor,
-    positions: Tensor,
-    direction: Float[Tensor, "example d_model"],
-) -> tuple[list[str], list[Float[Tensor, " example"]]]:
-    """What reaches the logit without a head: embeddings and each layer's b_O."""
-    names, values = ["embed"], [(cache["hook_embed"][rows, positions] * direction).sum(-1)]
-    if "hook_pos_embed" in cache:
-        names.append("pos_embed")
-        values.append((cache["hook_pos_embed"][rows, positions] * direction).sum(-1))
-    for layer, block in enumerate(model.blocks):
-        names.append(f"L{layer} b_O")
-        values.append(direction @ block.attn.b_O)
-    return names, values
+def _directions(
+    readout: Readout, cache: ActivationCache, at: tuple[Tensor, Tensor], targets: Tensor
+) -> Float[Tensor, "example d_model"]:
+    scale = readout.scale(cache)
+    columns = readout.matrix[:, targets].T
+    return columns / scale[at] if isinstance(scale, Tensor) else columns
 
 
-def _by_source(
-    model: HookedTransformer,
-    cache: ActivationCache,
-    rows: Tensor,
-    positions: Tensor,
-    direction: Float[Tensor, "example d_model"],
-) -> Float[Tensor, "example head_index pos"]:
-    layers = []
-    for layer, block in enumerate(model.blocks):
-        prefix = f"blocks.{layer}.attn."
-        if prefix + "hook_v" not in cache:
-            raise GatedInterpError(
-                f"layer {layer} holds a {type(block.attn).__name__}, which has no source "
-                "positions; look at a layer of heads."
-            )
-        gated = prefix + "hook_gated_pattern"
-        pattern = cache[gated if gated in cache else prefix + "hook_pattern"]
-        pattern = pattern[rows, :, positions]  # [example head_index key_pos]
-        v = cache[prefix + "hook_v"][rows]
-        # Grouped queries: several heads read one value head.
-        v = v.repeat_interleave(pattern.shape[1] // v.shape[2], 2)
-        along = torch.einsum("hdm,em->ehd", block.attn.W_O, direction)
-        # A head that was not picked wrote nothing, wherever it looked.
-        wrote = (cache[prefix + "hook_z"][rows, positions] != 0).any(-1)
-        layers.append(pattern * torch.einsum("ekhd,ehd->ehk", v, along) * wrote[..., None])
-    return torch.cat(layers, 1)
+def read_pairs(
+    cache: ActivationCache, layer: int, attn: Any
+) -> tuple[
+    Float[Tensor, "batch head_index query_pos key_pos"],
+    Float[Tensor, "batch key_pos head_index d_head"],
+]:
+    """What each head of a layer reads with (gated attention) and what from (values).
+
+    Clipped values (``clip_qkv``) are clipped; heads that share values have each their own.
+
+    Raises:
+        GatedInterpError: what stands there has no source positions, as an autoencoder has none.
+    """
+    prefix = f"blocks.{layer}.attn."
+    if prefix + "hook_v" not in cache:
+        raise GatedInterpError(
+            f"layer {layer} holds a {type(attn).__name__}, which has no source positions; look at "
+            "a layer of heads."
+        )
+    gated = prefix + "hook_gated_pattern"
+    pattern = wide(cache[gated if gated in cache else prefix + "hook_pattern"])
+    v = wide(clipped_values(attn, cache[prefix + "hook_v"]))
+    return pattern, query_heads(v, pattern.shape[1])
 
 
 def _check_sum(parts: Float[Tensor, "example part"], whole: Float[Tensor, " example"]) -> None:
@@ -295,6 +326,6 @@ def _check_sum(parts: Float[Tensor, "example part"], whole: Float[Tensor, " exam
     size = parts.abs().sum(1).clamp(min=1)
     if bool((miss > TOLERANCE * size).any()):
         raise GatedInterpError(
-            f"the parts miss the logit by up to {miss.max().item():.2g}; attribution covers "
-            "attention-only models whose residual stream is the sum of embeddings and heads."
+            f"the parts miss the logit by up to {miss.max().item():.2g}; the model adds to the "
+            "stream what attribution does not know (or computes in 16 bits: try float32)."
         )

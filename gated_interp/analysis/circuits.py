@@ -4,6 +4,7 @@ Vectors are rows, as in TransformerLens. In token space, with ``e_t`` the (norma
 of token ``t``::
 
     QK[q, k]   = (e_q W_Q + b_Q) . (e_k W_K + b_K) / attn_scale      an attention score
+                 (rotated, normed, clipped and capped as the layer does: gated_interp.anatomy)
     OV[k, v]   = (e_k W_V + b_V) W_O W_U                             a write to logit v
     gate[q, k] = act((e_q W_gate_Q + b_gate_Q) . (e_k W_gate_K + b_gate_K))
 
@@ -13,17 +14,21 @@ and composition scores: Elhage et al., *A Mathematical Framework for Transformer
 
 import dataclasses
 import functools
-from typing import Any, Literal
+from typing import Literal
 
 import pandas as pd
 import torch
-from jaxtyping import Complex, Float, Int
+from jaxtyping import Complex, Float
 from torch import Tensor
 from transformer_lens import FactoredMatrix
 
-from gated_interp.analysis.heads import Head, HeadOfLayer, all_heads, head_counts, one_head
-from gated_interp.analysis.writes import require_linear, require_tokens
+from gated_interp.analysis.heads import HeadOfLayer, all_heads, head_counts, one_head
+from gated_interp.analysis.writes import require_linear
+from gated_interp.anatomy.attention import Attention, Role
+from gated_interp.anatomy.batch import Batch, Tokens
+from gated_interp.anatomy.stream import Readout, input_norm, passing, write_norm
 from gated_interp.core.errors import GatedInterpError
+from gated_interp.core.precision import wide
 from gated_interp.core.seeds import generator
 from gated_interp.models.toy import HookedTransformer
 from gated_interp.replacements.gates import GateActivation, gate_activation
@@ -42,6 +47,9 @@ class Circuit:
         factors: the lazy product. Rows and columns: OV ``[source_token logit]``, QK and gate
             ``[query_token key_token]`` (residual directions instead of tokens in residual space).
         activation: what a gate circuit's product passes through; ``None`` for OV and QK.
+        cap: the soft cap that a QK circuit's product passes through, ``cap * tanh(score / cap)``.
+        offset: added to every score behind the cap: the bias of the distance (alibi).
+        leaves_out: what the model adds and the circuit does not hold, such as ``positions``.
     """
 
     kind: Literal["OV", "QK", "gate"]
@@ -49,15 +57,22 @@ class Circuit:
     head: int
     factors: FactoredMatrix
     activation: GateActivation | None = None
+    cap: float | None = None
+    offset: float = 0.0
+    leaves_out: tuple[str, ...] = ()
 
     @property
     def matrix(self) -> Float[Tensor, "row column"]:
         """The whole matrix: logit writes, attention scores, or how far each gate is open."""
         product: Tensor = self.factors.AB
-        return product if self.activation is None else gate_activation(product, self.activation)
+        if self.cap is not None:
+            product = self.cap * (product / self.cap).tanh()
+        if self.activation is not None:
+            product = gate_activation(product, self.activation)
+        return product + self.offset if self.offset else product
 
     def eigenvalues(self) -> Complex[Tensor, " rank"]:
-        """Eigenvalues of the product that need not be zero (before a gate's activation)."""
+        """Eigenvalues of the product that need not be zero, before a gate's activation or a cap."""
         if self.factors.ldim != self.factors.rdim:
             raise GatedInterpError(
                 f"the circuit is {self.factors.ldim} x {self.factors.rdim}; "
@@ -77,49 +92,8 @@ class Circuit:
 
     def __repr__(self) -> str:
         size = f"{self.factors.ldim} x {self.factors.rdim}, rank {self.factors.mdim}"
-        return f"Circuit({self.kind} of L{self.layer}H{self.head}, {size})"
-
-
-def token_inputs(
-    model: HookedTransformer, layer: int, position: int | None = None
-) -> Float[Tensor, "d_vocab d_model"]:
-    """What attention at ``layer`` reads of each token straight from the embedding.
-
-    The layer's own normalisation is applied. Exact in layer 0 (of a model with positional
-    embeddings: at the ``position`` named, else with the positional part left out); further up it
-    is the direct path only, past what earlier layers write.
-
-    Raises:
-        GatedInterpError: no such layer or position.
-    """
-    embedded: Tensor = model.embed.W_E
-    if position is not None:
-        if not 0 <= position < model.cfg.n_ctx:
-            raise GatedInterpError(
-                f"position {position} is not there; the context has 0 to {model.cfg.n_ctx - 1}."
-            )
-        if model.cfg.positional_embedding_type == "standard":
-            embedded = embedded + model.pos_embed.W_pos[position]
-    if model.cfg.normalization_type is None:
-        return embedded
-    # Normalisation is per row; TransformerLens' modules want a batch axis.
-    return model.blocks[layer].ln1(embedded[None])[0]
-
-
-def norm_matrix(norm: Any, kind: str | None, like: Tensor) -> Float[Tensor, "m m"]:
-    """A normalisation without its scale and bias, as the matrix it multiplies rows by."""
-    eye = torch.eye(like.shape[0]).to(like)
-    if kind in ("LN", "LNPre"):
-        eye = eye - 1 / like.shape[0]
-    return eye * norm.w if kind in ("LN", "RMS") else eye
-
-
-def _readout(model: HookedTransformer) -> Float[Tensor, "d_model d_vocab"]:
-    """Residual stream to logits; a final normalisation counts up to its scale."""
-    W_U: Tensor = model.unembed.W_U
-    if model.cfg.normalization_type is None:
-        return W_U
-    return norm_matrix(model.ln_final, model.cfg.normalization_type, W_U) @ W_U
+        without = f", without {' or '.join(self.leaves_out)}" if self.leaves_out else ""
+        return f"Circuit({self.kind} of L{self.layer}H{self.head}, {size}{without})"
 
 
 @torch.no_grad()
@@ -135,8 +109,8 @@ def ov_circuit(
     """What the head writes to each logit (column) when all its attention is on a token (row).
 
     Multiplied by the (gated) attention on each source token and summed, this is the head's write
-    to the logits; attention sums to one, so b_V is counted exactly. A final normalisation counts
-    up to its scale. In residual space: ``W_V W_O``.
+    to the logits, before an output soft cap; where attention sums to one, b_V is counted exactly.
+    Norms behind the head count up to their scales. In residual space: ``W_V W_O``.
 
     Args:
         layer, head: whose: ``0, 1``, or ``(0, 1)`` or ``"L0H1"`` and no ``head``.
@@ -144,7 +118,8 @@ def ov_circuit(
         position: of the source token, for models with positional embeddings.
 
     Raises:
-        GatedInterpError: no such head, position or space.
+        GatedInterpError: no such head, position or space, or values that are clipped
+            (``clip_qkv``) without their biases.
 
     Examples:
         >>> from gated_interp.models.analytic import manual_model
@@ -154,13 +129,14 @@ def ov_circuit(
         >>> ov_circuit(truth.model, 0, 0).matrix[0].tolist()  # from A: C1, not C2, a little C3
         [0.0, 0.0, 0.0, 0.0, 2.0, -2.0, 1.0, 0.0]
     """
-    attn, (layer, head) = _attention(model, layer, head, space)
+    attention, head = _attention(model, layer, head, space)
+    W_V, W_O = wide(attention.attn.W_V[head]), wide(attention.attn.W_O[head])
     if space == "residual":
-        return Circuit("OV", layer, head, FactoredMatrix(attn.W_V[head], attn.W_O[head]))
-    values = token_inputs(model, layer, position) @ attn.W_V[head]
-    if biases:
-        values = values + attn.b_V[head]
-    return Circuit("OV", layer, head, FactoredMatrix(values, attn.W_O[head] @ _readout(model)))
+        return Circuit("OV", attention.layer, head, FactoredMatrix(W_V, W_O))
+    values = attention.values(head, _inputs(attention, "value", position), biases=biases)
+    product = FactoredMatrix(values, W_O @ Readout.of(model, attention.layer).matrix)
+    left = _left_out(attention, position if attention.positions == "standard" else 0)
+    return Circuit("OV", attention.layer, head, product, leaves_out=left)
 
 
 @torch.no_grad()
@@ -176,11 +152,19 @@ def qk_circuit(
 ) -> Circuit:
     """The attention score from each query token (row) to each key token (column).
 
-    In residual space: ``W_Q W_K^T``, not divided by the attention scale.
+    With both positions, in layer 0, it is the score at ``hook_attn_scores``, whatever the layer
+    does to it: rotary embeddings, alibi, QK norm, clipping, soft cap and scales are counted.
+    Without them positions are left out (rotary: as at distance 0), which the result's
+    ``leaves_out`` says. In residual space: ``W_Q W_K^T``, not divided by the attention scale.
     Heads are named as for :func:`ov_circuit`.
 
+    Args:
+        biases: count b_Q and b_K.
+        query_position, key_position: of the two tokens; give both or none.
+
     Raises:
-        GatedInterpError: no such head, position or space.
+        GatedInterpError: no such head, position or space, one position without the other, or a key
+            that the query cannot see from there.
 
     Examples:
         >>> from gated_interp.models.analytic import manual_model
@@ -188,14 +172,22 @@ def qk_circuit(
         >>> qk_circuit(truth.model, 0, 0).matrix[1, :3].tolist()  # from B1: to A, and nowhere else
         [1.0, -100.0, -100.0]
     """
-    attn, (layer, head) = _attention(model, layer, head, space)
+    attention, head = _attention(model, layer, head, space)
+    layer, attn = attention.layer, attention.attn
     if space == "residual":
-        return Circuit("QK", layer, head, FactoredMatrix(attn.W_Q[head], attn.W_K[head].T))
-    q = token_inputs(model, layer, query_position) @ attn.W_Q[head]
-    k = token_inputs(model, layer, key_position) @ attn.W_K[head]
-    if biases:
-        q, k = q + attn.b_Q[head], k + attn.b_K[head]
-    return Circuit("QK", layer, head, FactoredMatrix(q / attn.attn_scale, k.T))
+        product = FactoredMatrix(wide(attn.W_Q[head]), wide(attn.W_K[head]).T)
+        return Circuit("QK", layer, head, product)
+    offset = 0.0
+    if query_position is not None and key_position is not None:
+        attention.require_visible(query_position, key_position)
+        offset = attention.distance_bias(head, query_position, key_position)
+    at_query = _inputs(attention, "query", query_position)
+    at_key = _inputs(attention, "key", key_position)
+    q = attention.queries(head, at_query, query_position, biases=biases)
+    k = attention.keys(head, at_key, key_position, biases=biases)
+    left = _left_out(attention, query_position, key_position)
+    product = FactoredMatrix(q, k.T)
+    return Circuit("QK", layer, head, product, cap=attention.cap, offset=offset, leaves_out=left)
 
 
 @torch.no_grad()
@@ -227,44 +219,54 @@ def gate_circuit(
         >>> gate_circuit(splice(toy, 0, block), 0, 3).matrix[0].tolist()
         [0.25, 0.25, 0.25, 0.25]
     """
-    _, (layer, head) = _attention(model, layer, head, space)
+    attention, head = _attention(model, layer, head, space)
+    layer = attention.layer
     block = gated_block(model, layer)
     if block is None:
         raise GatedInterpError(
             f"layer {layer} has no gates; splice a gated attention block in first."
         )
-    gate_q, gate_k = block.W_gate_Q[head], block.W_gate_K[head]
+    gate_q, gate_k = wide(block.W_gate_Q[head]), wide(block.W_gate_K[head])
     if space == "residual":
         return Circuit("gate", layer, head, FactoredMatrix(gate_q, gate_k.T))
-    q = token_inputs(model, layer, query_position) @ gate_q
-    k = token_inputs(model, layer, key_position) @ gate_k
+    q = _inputs(attention, "query", query_position) @ gate_q
+    k = _inputs(attention, "key", key_position) @ gate_k
     if biases:
-        q, k = q + block.b_gate_Q[head], k + block.b_gate_K[head]
-    return Circuit("gate", layer, head, FactoredMatrix(q, k.T), block.config.gate)
+        q, k = q + wide(block.b_gate_Q[head]), k + wide(block.b_gate_K[head])
+    left = _left_out(attention, query_position, key_position)
+    product = FactoredMatrix(q, k.T)
+    return Circuit("gate", layer, head, product, block.config.gate, leaves_out=left)
 
 
 def _attention(
     model: HookedTransformer, layer: HeadOfLayer, head: HeadOfLayer | None, space: str
-) -> tuple[Any, Head]:
+) -> tuple[Attention, int]:
     named = one_head(model, layer, head)
     if space not in ("token", "residual"):
         raise GatedInterpError(f"space is {space!r}; it must be 'token' or 'residual'.")
-    return require_circuits(model, named[0]), named
+    return Attention.of(model, named[0]), named[1]
 
 
-def require_circuits(model: HookedTransformer, layer: int) -> Any:
-    """The attention at ``layer``.
-
-    Raises:
-        GatedInterpError: what stands there has none, as an autoencoder has none.
-    """
-    attn = model.blocks[layer].attn
-    if not hasattr(attn, "W_Q"):
+def _inputs(
+    attention: Attention, role: Role, position: int | None
+) -> Float[Tensor, "d_vocab d_model"]:
+    n_ctx = attention.model.cfg.n_ctx
+    if position is not None and not 0 <= position < n_ctx:
         raise GatedInterpError(
-            f"layer {layer} holds a {type(attn).__name__}, which has no attention and so no "
-            "circuits; look at a layer of heads."
+            f"position {position} is not there; the context has 0 to {n_ctx - 1}."
         )
-    return attn
+    return attention.inputs(role, position)
+
+
+def _left_out(attention: Attention, *positions: int | None) -> tuple[str, ...]:
+    """What the circuit at these positions does not hold."""
+    given = [p is not None for p in positions]
+    if any(given) and not all(given):
+        raise GatedInterpError(
+            "one of query_position and key_position is given; give both, or none."
+        )
+    found = () if all(given) or attention.positions is None else ("positions",)
+    return found if attention.layer == 0 else (*found, "what earlier layers write")
 
 
 def copying_score(circuit: Circuit) -> float:
@@ -308,9 +310,13 @@ def composition_scores(model: HookedTransformer) -> pd.DataFrame:
 
     ``||W_OV(sender) M||_F / (||W_OV(sender)||_F ||M||_F)`` with ``M = N W_Q W_K^T N^T`` for Q,
     its transpose for K, and ``N W_V W_O`` for V; ``N`` is the receiver's normalisation without its
-    scale. Range 0 (the receiver reads nothing of it) to 1 (rank-one and aligned). Heads that have
-    nothing to do with each other score above 0; ``expected`` is what random ones of the same shapes
-    score. Elhage et al. (2021), "Q-, K- and V-composition".
+    scale, and writes go through the norm behind a layer, where there is one, likewise. Weights of a
+    QK norm count. Rotations of queries and keys (rotary embeddings), biases, caps and clipping do
+    not: ``table.attrs["leaves_out"]`` names those that the model has.
+
+    Range 0 (the receiver reads nothing of it) to 1 (rank-one and aligned). Heads that have nothing
+    to do with each other score above 0; ``expected`` is what random ones of the same shapes score.
+    Elhage et al. (2021), "Q-, K- and V-composition".
 
     Returns:
         Columns ``sender_layer``, ``sender_head``, ``receiver_layer``, ``receiver_head``, ``kind``
@@ -327,20 +333,24 @@ def composition_scores(model: HookedTransformer) -> pd.DataFrame:
         27
     """
     rows = []
+    left: set[str] = set()
+    eye = torch.eye(model.cfg.d_model).to(wide(model.embed.W_E))
     for layer, head in all_heads(model):
-        attn, ln1 = model.blocks[layer].attn, getattr(model.blocks[layer], "ln1", None)
-        N = torch.eye(model.cfg.d_model).to(attn.W_Q)
-        if model.cfg.normalization_type is not None and ln1 is not None:
-            N = norm_matrix(ln1, model.cfg.normalization_type, N)
-        reads_q, reads_k = N @ attn.W_Q[head], N @ attn.W_K[head]
+        attention = Attention.of(model, layer)
+        left |= _not_composed(attention)
+        N = passing(input_norm(model, layer), eye)
+        W_Q, W_K = attention.qk(head)
+        reads_q, reads_k = N @ W_Q, N @ W_K
+        W_V, W_O = _ov(attention, head)
         receivers = {
             "Q": FactoredMatrix(reads_q, reads_k.T),
             "K": FactoredMatrix(reads_k, reads_q.T),
-            "V": FactoredMatrix(N @ attn.W_V[head], attn.W_O[head]),
+            "V": FactoredMatrix(N @ W_V, W_O),
         }
         for sender_layer, n in enumerate(head_counts(model)[:layer]):
+            sender = Attention.of(model, sender_layer)
             for sender_head in range(n):
-                written = ov_circuit(model, sender_layer, sender_head, space="residual").factors
+                written = FactoredMatrix(*_ov(sender, sender_head))
                 for kind, read in receivers.items():
                     size = float(written.norm() * read.norm())
                     rows.append(
@@ -357,7 +367,24 @@ def composition_scores(model: HookedTransformer) -> pd.DataFrame:
                         }
                     )
     columns = ["sender_layer", "sender_head", "receiver_layer", "receiver_head", "kind", "score"]
-    return pd.DataFrame(rows, columns=[*columns, "expected"])
+    table = pd.DataFrame(rows, columns=[*columns, "expected"])
+    table.attrs["leaves_out"] = sorted(left)
+    return table
+
+
+def _ov(attention: Attention, head: int) -> tuple[Tensor, Tensor]:
+    """The factors of what a head writes to the stream, through the norm behind its layer."""
+    W_O = wide(attention.attn.W_O[head])
+    eye = torch.eye(W_O.shape[1]).to(W_O)
+    norm = write_norm(attention.model, attention.layer)
+    return wide(attention.attn.W_V[head]), W_O if norm is None else W_O @ norm.before(eye)
+
+
+def _not_composed(attention: Attention) -> set[str]:
+    """What of a layer's scores and values no product of weights holds."""
+    names = {"use_qk_norm", "original_architecture", "attn_scores_soft_cap", "clip_qkv"}
+    found = names & attention.extras.keys()
+    return found | ({"rotary"} if attention.positions == "rotary" else set())
 
 
 @functools.lru_cache
@@ -387,13 +414,13 @@ def random_composition(d_model: int, d_sender: int, d_receiver: int, draws: int 
 
 @torch.no_grad()
 def predict_from_circuits(
-    model: HookedTransformer, tokens: Int[Tensor, "batch pos"]
-) -> Float[Tensor, "batch pos d_vocab"]:
+    model: HookedTransformer, tokens: Tokens
+) -> Float[Tensor, "batch pos d_vocab_out"]:
     """The logits worked out from the circuits alone; the model is never run.
 
     Raises:
-        GatedInterpError: not one linear layer, a positional signal, an attention scale or
-            activation the circuits do not hold, or tokens the model cannot read.
+        GatedInterpError: not one linear layer, a positional signal, attention that is not plain
+            and causal, or tokens the model cannot read.
 
     Examples:
         >>> from gated_interp.models.analytic import manual_model
@@ -403,16 +430,22 @@ def predict_from_circuits(
         True
     """
     require_linear(model)
-    require_tokens(model, tokens)
-    kind = model.cfg.positional_embedding_type
-    if kind != "standard" or bool(model.pos_embed.W_pos.any()):
+    batch = Batch.of(model, tokens)
+    tokens, attention = batch.tokens, Attention.of(model, 0)
+    if attention.positions is not None:
         raise GatedInterpError(
             "a prediction from token circuits needs a model without positional signal; "
-            f"this one has {kind} positional embeddings that are not zero."
+            f"this one has {attention.positions} positions that are not zero."
         )
-    attn = model.blocks[0].attn
-    logits = (model.embed.W_E @ model.unembed.W_U)[tokens]
-    logits = logits + attn.b_O @ model.unembed.W_U + model.unembed.b_U
+    for name, value in attention.extras.items():
+        if name != "n_key_value_heads":
+            raise GatedInterpError(
+                f"a prediction from token circuits needs plain causal attention; this layer has "
+                f"{name}={value!r}."
+            )
+    attn, W_U = attention.attn, wide(model.unembed.W_U)
+    logits = attention.inputs("value")[tokens] @ W_U
+    logits = logits + wide(attn.b_O) @ W_U + wide(model.unembed.b_U)
     pos = tokens.shape[1]
     hidden = torch.ones(pos, pos, dtype=torch.bool, device=tokens.device).triu(1)
     query, key = tokens[:, :, None], tokens[:, None, :]

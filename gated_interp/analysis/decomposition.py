@@ -6,6 +6,8 @@ from torch import Tensor
 
 from gated_interp.analysis.faithfulness import dead_from, loss_recovered
 from gated_interp.analysis.text_holders import text_holders
+from gated_interp.anatomy.batch import Batch, Mask, Tokens
+from gated_interp.core.precision import wide
 from gated_interp.metrics.reconstruction import open_pairs, unexplained
 from gated_interp.models.toy import HookedTransformer
 from gated_interp.replacements.gated_attention import GatedAttention
@@ -15,7 +17,11 @@ from gated_interp.replacements.splice import unsplice
 
 @torch.no_grad()
 def decomposition(
-    model: HookedTransformer, tokens: Int[Tensor, "batch pos"], layer: int
+    model: HookedTransformer,
+    tokens: Tokens,
+    layer: int,
+    *,
+    attention_mask: Mask | None = None,
 ) -> dict[str, float]:
     """What stands at ``layer``, in numbers: how exact, how sparse, how much one head holds.
 
@@ -44,7 +50,8 @@ def decomposition(
         >>> found["heads"], found["active_original"]
         (4, 2.0)
     """
-    found = loss_recovered(model, tokens, [layer])
+    batch = Batch.of(model, tokens, attention_mask)
+    found = loss_recovered(model, batch, [layer])
     original, block = unsplice(model, layer), model.blocks[layer].attn
     out, prefix = f"blocks.{layer}.hook_attn_out", f"blocks.{layer}.attn."
     watched = [out, prefix + "hook_z", prefix + "hook_gate"]
@@ -52,37 +59,38 @@ def decomposition(
     total = torch.zeros(model.cfg.d_model, dtype=torch.double)
     z: dict[str, list[Tensor]] = {"": [], "_original": []}
     n_open = 0
-    for part in torch.split(tokens, rows_at_once(tokens)):
-        _, before = original.run_with_cache(part, names_filter=watched, stop_at_layer=layer + 1)
-        _, after = model.run_with_cache(part, names_filter=watched, stop_at_layer=layer + 1)
-        target = before[out].double().cpu()
-        error = error + (after[out].double().cpu() - target).square().sum()
-        square, total = square + target.square().sum(), total + target.sum((0, 1))
-        z[""].append(after[prefix + "hook_z"])
-        z["_original"].append(before[prefix + "hook_z"])
+    pairs = 0
+    for part in batch.split(rows_at_once(batch.tokens)):
+        _, before = part.cache(original, watched, stop_at_layer=layer + 1)
+        _, after = part.cache(model, watched, stop_at_layer=layer + 1)
+        here, length = part.counted, part.counted.sum(1)
+        target = before[out][here].double().cpu()
+        error = error + (after[out][here].double().cpu() - target).square().sum()
+        square, total = square + target.square().sum(), total + target.sum(0)
+        z[""].append(after[prefix + "hook_z"][here])
+        z["_original"].append(before[prefix + "hook_z"][here])
+        pairs += int((length * (length + 1) // 2).sum())
         if watched[-1] in after:
-            n_open += int(open_pairs(after[watched[-1]]).sum())
-    varies = square - total.square().sum() / tokens.numel()
+            both = here[:, None, :, None] & here[:, None, None]
+            n_open += int(open_pairs(after[watched[-1]] * both).sum())
+    varies = square - total.square().sum() / int(batch.counted.sum())
     found["fvu"] = float(unexplained(error, varies))
     for which, attn, source in (
         ("", block, model),
         ("_original", original.blocks[layer].attn, original),
     ):
-        here = torch.cat(z[which])
+        here = wide(torch.cat(z[which])[None])
         found[f"active{which or '_per_position'}"] = float(
-            active(here, attn.W_O).sum(-1).double().mean()
+            active(here, wide(attn.W_O)).sum(-1).double().mean()
         )
-        held = text_holders(source, tokens, layer)
+        held = text_holders(source, batch, layer)
         found[f"held_share{which}"] = held.share
         found[f"held_weighted{which}"] = held.weighted_share
         found[f"held_entropy{which}"] = held.entropy
-        found[f"held_about_mean{which}"] = text_holders(
-            source, tokens, layer, about_mean=True
-        ).share
+        found[f"held_about_mean{which}"] = text_holders(source, batch, layer, about_mean=True).share
         if not which:
             found["heads"] = len(attn.W_O)
             found["heads_alive"] = len(attn.W_O) - len(dead_from(here, attn.W_O))
-    pairs = len(tokens) * tokens.shape[1] * (tokens.shape[1] + 1) // 2
     gated = isinstance(block, GatedAttention)
     found["gates_per_pair"] = n_open / pairs if gated else found["heads"]
     found["open_share"] = found["gates_per_pair"] / found["heads"]

@@ -6,11 +6,11 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from gated_interp.analysis.heads import head_counts, intervened
-from gated_interp.analysis.writes import require_tokens
+from gated_interp.anatomy.batch import Batch, Mask, Tokens, logit_rows
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.metrics.predictions import kl_divergence, next_token_loss
 from gated_interp.metrics.reconstruction import (
@@ -26,10 +26,6 @@ from gated_interp.tasks.task import ProbedTask
 
 DEAD = 1e-3
 """A head whose writes are at most this much of the largest head's is dead."""
-
-
-AT_ONCE = 2**24
-"""Logits that are there at once, beyond those of one sequence."""
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -101,13 +97,18 @@ class Faithfulness:
 
 @torch.no_grad()
 def faithfulness(
-    model: HookedTransformer, tokens: Int[Tensor, "batch pos"], layer: int | None = None
+    model: HookedTransformer,
+    tokens: Tokens,
+    layer: int | None = None,
+    *,
+    attention_mask: Mask | None = None,
 ) -> Faithfulness:
     """Predictions of ``model``, against the model as it was before blocks were spliced in.
 
     Args:
         layer: against the model as it was before this one was; ``None`` is every spliced layer
             (where none is, every layer).
+        attention_mask: ``[batch pos]``, 1 at tokens and 0 at padding, which is not counted.
 
     Raises:
         GatedInterpError: no such layer, or tokens the model cannot read.
@@ -120,19 +121,22 @@ def faithfulness(
     """
     if layer is not None:
         require_layer(model, layer)
-    require_tokens(model, tokens)
+    batch = Batch.of(model, tokens, attention_mask)
+    batch.require_loss()
     spliced = sorted(originals(model))
     layers = [layer] if layer is not None else spliced or list(range(model.cfg.n_layers))
     text = not isinstance(getattr(model, "task", None), ProbedTask)
     compared = set(layers) <= set(spliced)
-    return _measured(model, tokens, layers, gates=True, compared=compared, text=text)
+    return _measured(model, batch, layers, gates=True, compared=compared, text=text)
 
 
 @torch.no_grad()
 def loss_recovered(
     model: HookedTransformer,
-    tokens: Int[Tensor, "batch pos"],
+    tokens: Tokens,
     layers: Sequence[int] | None = None,
+    *,
+    attention_mask: Mask | None = None,
 ) -> dict[str, float]:
     """What blocks in the place of attention cost a model's predictions, beside nothing there.
 
@@ -140,6 +144,7 @@ def loss_recovered(
 
     Args:
         layers: against the model as it was before these were spliced; ``None`` is all that are.
+        attention_mask: ``[batch pos]``, 1 at tokens and 0 at padding, which is not counted.
 
     Returns:
         Nats per token, means over ``tokens``: ``ce`` of the model, ``ce_original``, ``ce_zero`` and
@@ -161,12 +166,13 @@ def loss_recovered(
         >>> found["ce"] - found["ce_original"] == found["ce_difference"]
         True
     """
-    require_tokens(model, tokens)
+    batch = Batch.of(model, tokens, attention_mask)
+    batch.require_loss()
     layers = sorted(originals(model)) if layers is None else layers
     if not layers:
         raise GatedInterpError("no block was spliced into the model; splice one to measure it.")
     # Nobody asks for gates, so blocks need not make them all at once.
-    found = _measured(model, tokens, layers, gates=False, compared=True, text=True).measures()
+    found = _measured(model, batch, layers, gates=False, compared=True, text=True).measures()
     named = {"ce": found.pop("cross_entropy"), "ce_original": found.pop("original_cross_entropy")}
     return {k: v.item() for k, v in (named | found).items() if k not in ("l0", "fvu")}
 
@@ -183,7 +189,7 @@ def _recovered(ce: Tensor, original: Tensor, zero: Tensor, mean: Tensor) -> dict
 
 def _measured(
     model: HookedTransformer,
-    tokens: Tensor,
+    batch: Batch,
     layers: Sequence[int],
     *,
     gates: bool,
@@ -203,46 +209,56 @@ def _measured(
     original = functools.reduce(unsplice, layers, model) if len(befores) > 1 else None
     each: dict[str, list[Tensor]] = defaultdict(list)
     targets: dict[int, list[Tensor]] = defaultdict(list)
-    for part in _parts(model, tokens):
-        logits, seen = model.run_with_cache(part, names_filter=names)
-        l0 = torch.zeros(len(part), dtype=torch.float64, device=part.device)
+    for part in batch.split(logit_rows(batch, model.cfg.d_vocab_out)):
+        logits, seen = part.cache(model, names)
+        l0 = torch.zeros(len(part), dtype=torch.float64, device=logits.device)
         for i, name in opened.items():
-            l0 += open_gates(seen[name]) if name in seen else heads[i]
+            l0 += open_gates(seen[name], real=part.real) if name in seen else heads[i]
         each["l0"].append(l0)
-        each["cross_entropy"].append(next_token_loss(logits, part).double())
+        each["cross_entropy"].append(_loss(logits, part))
         if not compared:
             continue
         error = torch.zeros_like(l0)
         for i, before in befores.items():
-            intact, there = before.run_with_cache(part, names_filter=outs[i])
+            intact, there = part.cache(before, outs[i])
             targets[i].append(there[outs[i]])
-            error += squared_error(seen[outs[i]].double(), there[outs[i]].double())
-        intact = intact if original is None else original(part)
+            here = part.counted[..., None]
+            error += squared_error(seen[outs[i]].double() * here, there[outs[i]].double() * here)
+        intact = intact if original is None else part.logits(original)
         each["squared_error"].append(error)
-        each["original_cross_entropy"].append(next_token_loss(intact, part).double())
-        kl = kl_divergence(intact.log_softmax(-1), logits.log_softmax(-1))
-        each["kl"].append(kl.double())
+        each["original_cross_entropy"].append(_loss(intact, part))
+        each["kl"].append(kl_divergence(intact, logits, part.real).double())
     found = {name: torch.cat(parts) for name, parts in each.items()}
     if compared:
         whole = [torch.cat(parts).double() for parts in targets.values()]
-        found["variation"] = torch.stack([variation(target) for target in whole]).sum(0)
+        found["variation"] = torch.stack([_variation(target, batch) for target in whole]).sum(0)
         if text:
             intact_model = befores[layers[0]] if original is None else original
-            found |= _ablated(intact_model, tokens, list(outs.values()))
+            found |= _ablated(intact_model, batch, list(outs.values()))
     return Faithfulness(**found)
 
 
+def _variation(target: Float[Tensor, "batch pos d_model"], batch: Batch) -> Tensor:
+    mean = batch.mean(target)
+    return variation(target.where(batch.counted[..., None], mean), mean)
+
+
+def _loss(logits: Float[Tensor, "batch pos d_vocab"], batch: Batch) -> Float[Tensor, " batch"]:
+    known = None if batch.real is None else batch.predicts
+    return next_token_loss(logits, batch.tokens, known).double()
+
+
 def _ablated(
-    original: HookedTransformer, tokens: Tensor, names: Sequence[str]
+    original: HookedTransformer, batch: Batch, names: Sequence[str]
 ) -> dict[str, Float[Tensor, " sequence"]]:
     """Cross-entropies of ``original`` with what layers write zero, or its mean."""
-    outputs = _outputs(original, tokens, names)
-    means = {name: out.double().mean((0, 1)).to(out) for name, out in outputs.items()}
+    outputs = _outputs(original, batch, names)
+    means = {name: batch.mean(out.double()).to(out) for name, out in outputs.items()}
     zeros = {name: torch.zeros_like(mean) for name, mean in means.items()}
     each = {}
     for field, constants in (("ce_zero", zeros), ("ce_mean", means)):
         with intervened(original, {name: _writing(value) for name, value in constants.items()}):
-            each[field] = _cross_entropy(original, tokens)
+            each[field] = _cross_entropy(original, batch)
     return each
 
 
@@ -250,29 +266,28 @@ def _writing(constant: Tensor) -> Callable[[Tensor], Tensor]:
     return lambda output: constant.expand_as(output)
 
 
-def _cross_entropy(model: HookedTransformer, tokens: Tensor) -> Float[Tensor, " sequence"]:
-    each = [next_token_loss(model(part), part).double() for part in _parts(model, tokens)]
-    return torch.cat(each)
+def _cross_entropy(model: HookedTransformer, batch: Batch) -> Float[Tensor, " sequence"]:
+    parts = batch.split(logit_rows(batch, model.cfg.d_vocab_out))
+    return torch.cat([_loss(part.logits(model), part) for part in parts])
 
 
 def _outputs(
-    model: HookedTransformer, tokens: Tensor, names: Sequence[str]
+    model: HookedTransformer, batch: Batch, names: Sequence[str]
 ) -> dict[str, Float[Tensor, "batch pos d_model"]]:
     """What stands at ``names``."""
-    caches = [model.run_with_cache(part, names_filter=names)[1] for part in _parts(model, tokens)]
+    parts = batch.split(logit_rows(batch, model.cfg.d_vocab_out))
+    caches = [part.cache(model, list(names))[1] for part in parts]
     return {name: torch.cat([cache[name] for cache in caches]) for name in names}
-
-
-def _parts(model: HookedTransformer, tokens: Tensor) -> Sequence[Tensor]:
-    return torch.split(tokens, max(1, AT_ONCE // (tokens.shape[1] * model.cfg.d_vocab)))
 
 
 @torch.no_grad()
 def dead_heads(
     model: HookedTransformer,
-    tokens: Int[Tensor, "batch pos"],
+    tokens: Tokens,
     layer: int = 0,
     threshold: float = DEAD,
+    *,
+    attention_mask: Mask | None = None,
 ) -> list[int]:
     """The heads of ``layer`` that write next to nothing, anywhere in ``tokens``.
 
@@ -284,12 +299,12 @@ def dead_heads(
         GatedInterpError: no such layer, tokens the model cannot read, or a negative threshold.
     """
     require_layer(model, layer)
-    require_tokens(model, tokens)
+    batch = Batch.of(model, tokens, attention_mask)
     if threshold < 0:
         raise GatedInterpError(f"threshold is {threshold}; it must not be negative.")
     name = f"blocks.{layer}.attn.hook_z"
-    _, cache = model.run_with_cache(tokens, names_filter=name)
-    return dead_from(cache[name], model.blocks[layer].attn.W_O, threshold)
+    _, cache = batch.cache(model, name)
+    return dead_from(cache[name][batch.counted][None], model.blocks[layer].attn.W_O, threshold)
 
 
 def dead_from(

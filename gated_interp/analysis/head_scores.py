@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from gated_interp.analysis.attribution import read_pairs
 from gated_interp.analysis.circuits import composition_scores, copying_scores
 from gated_interp.analysis.heads import (
     Head,
@@ -26,10 +27,12 @@ from gated_interp.analysis.induction import (
     repeated_random_tokens,
 )
 from gated_interp.analysis.patching import path_patch
-from gated_interp.analysis.text_holders import frozen_readout
 from gated_interp.analysis.text_pairs import own_text
 from gated_interp.analysis.trigram_effects import interval
+from gated_interp.anatomy.batch import Batch, Mask, Tokens
+from gated_interp.anatomy.stream import HeadReadout
 from gated_interp.core.errors import GatedInterpError
+from gated_interp.core.precision import wide
 from gated_interp.core.seeds import derive
 from gated_interp.core.streams import Stream
 from gated_interp.models.toy import HookedTransformer
@@ -40,11 +43,12 @@ SEQUENCES = 64
 @torch.no_grad()
 def head_scores(
     model: HookedTransformer,
-    tokens: Int[Tensor, "batch pos"] | None = None,
+    tokens: Tokens | None = None,
     *,
     n: int = 50,
     seed: int = 0,
     bos: int | None = None,
+    attention_mask: Mask | None = None,
 ) -> pd.DataFrame:
     """How far each head attends to the token before, repeats, copies, and reads earlier heads.
 
@@ -53,6 +57,7 @@ def head_scores(
         n: sequences of random tokens.
         seed: of these.
         bos: the token they begin with; that of the model's task unless given.
+        attention_mask: of ``tokens``, 1 at tokens and 0 at padding.
 
     Returns:
         One row per head of every layer, a block's where one is spliced: ``layer``, ``head``;
@@ -77,10 +82,10 @@ def head_scores(
         >>> found["k_sender"][1], bool(found["k_composition"][1] > 0)
         ('L0H0', True)
     """
-    tokens = own_text(model, tokens, "test", SEQUENCES)
+    text = own_text(model, tokens, "test", SEQUENCES, attention_mask=attention_mask)
     repeated = repeated_random_tokens(model, n, seed=seed, bos=bos)
     scores = induction_scores(model, repeated)
-    scores["previous_token"] = induction_scores(model, tokens)["previous_token"]
+    scores["previous_token"] = induction_scores(model, text)["previous_token"]
     scores["copying"] = activation_copying(model, n, seed=seed, bos=bos)["copying"]
     narrow = [model.blocks[layer].attn.W_O.shape[1] == 1 for layer in scores["layer"]]
     scores["ov_copying"] = copying_scores(model)["copying_score"].mask(pd.Series(narrow))
@@ -143,17 +148,20 @@ def activation_copying(
     length = min(RANDOM_TOKENS, model.cfg.n_ctx - 1, model.cfg.d_vocab - 1)
     drawn = different_tokens(model, n, length, seed, bos)
     tokens = torch.cat([torch.full_like(drawn[:, :1], bos), drawn], 1)
-    _, cache = model.run_with_cache(
-        tokens,
-        names_filter=lambda name: name.endswith(("pattern", "hook_v", "ln_final.hook_scale")),
+    _, cache = Batch.of(model, tokens).cache(
+        model, lambda name: name.endswith(("pattern", "hook_v", "hook_scale"))
     )
     rows = []
     for layer, heads in enumerate(head_counts(model)):
-        attention = attention_in(cache, layer, heads)[:, :, 1:, 1:]
-        if "ln_final.hook_scale" in cache:
-            attention = attention / cache["ln_final.hook_scale"][:, None, 1:]
+        readout = HeadReadout.of(model, layer)
+        scale = readout.scale(cache)
+        attention = attention_in(cache, layer, heads)
+        if isinstance(scale, Tensor):
+            attention = attention / scale.movedim(2, 1)
+        attention = attention[:, :, 1:, 1:]
         weight = attention.sum(2).transpose(1, 2)  # [batch key_pos head_index]
-        raised = _raised(model, layer, cache[f"blocks.{layer}.attn.hook_v"][:, 1:], drawn)
+        _, v = read_pairs(cache, layer, model.blocks[layer].attn)
+        raised = _raised(readout, v[:, 1:], drawn)
         own = raised.diagonal(0, 1, 3).permute(0, 2, 1)
         shares = (weight * own).sum((0, 1)).double() / (weight * raised.sum(3)).sum((0, 1)).double()
         rows += [
@@ -163,13 +171,12 @@ def activation_copying(
 
 
 def _raised(
-    model: HookedTransformer,
-    layer: int,
+    readout: HeadReadout,
     v: Float[Tensor, "batch key_pos head_index d_head"],
     drawn: Int[Tensor, "batch key_pos"],
 ) -> Float[Tensor, "batch key_pos head_index token"]:
     """How far each key raises each of the row's tokens above their mean, at an attention of one."""
-    columns = frozen_readout(model, layer)[:, :, drawn]
+    columns = readout.matrix[:, :, drawn]
     logits = torch.einsum("bkhd,hdbt->bkht", v, columns)
     return (logits - logits.mean(-1, keepdim=True)).relu()
 
@@ -261,5 +268,5 @@ def _repeated_log_prob(
 ) -> Float[Tensor, " batch"]:
     """Mean log-probability of the right next token from the second copy on, per sequence."""
     length = int((tokens[0, 2:] == tokens[0, 1]).nonzero()[0]) + 1
-    right = logits.log_softmax(-1)[:, :-1].gather(-1, tokens[:, 1:, None])[..., 0]
+    right = wide(logits).log_softmax(-1)[:, :-1].gather(-1, tokens[:, 1:, None])[..., 0]
     return right[:, length + 1 :].mean(1).double()

@@ -211,19 +211,31 @@ def intervened(
     those of ``run_with_cache``, see the replaced activation.
 
     Raises:
-        GatedInterpError: no such hook point.
+        GatedInterpError: no such hook point; or, when the block is left, an edit that never ran,
+            so that what was computed is not of the edited model.
     """
     for name in edits:
         require_hook(model, name)
-    handles = []
+    handles, ran = [], set[str]()
+
+    def edited(name: str) -> Callable[[Any, Any, Tensor], Tensor | None]:
+        def hook(_module: Any, _inputs: Any, output: Tensor) -> Tensor | None:
+            ran.add(name)
+            return edits[name](output)
+
+        return hook
+
     try:
-        for name, edit in edits.items():
-            handles.append(
-                model.hook_dict[name].register_forward_hook(
-                    lambda _module, _inputs, output, edit=edit: edit(output)
-                )
-            )
+        for name in edits:
+            handles.append(model.hook_dict[name].register_forward_hook(edited(name)))
         yield model
     finally:
         for handle in handles:
             handle.remove()
+    for name in edits:
+        if name not in ran:
+            raise GatedInterpError(
+                f"no forward pass reached {name!r}, so the edit there never happened. A model from "
+                "torch.compile skips hooks: use the model that was compiled. Some hook points must "
+                "be switched on first, as hook_result by model.set_use_attn_result(True)."
+            )

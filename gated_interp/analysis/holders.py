@@ -28,7 +28,7 @@ from gated_interp.analysis.heads import (
     head_name,
     intervened,
 )
-from gated_interp.analysis.replacements import replacements
+from gated_interp.analysis.replacements import Reference, replacements
 from gated_interp.metrics.predictions import leads
 from gated_interp.models.toy import HookedTransformer
 from gated_interp.tasks.task import Probes, Task, probes_for
@@ -217,6 +217,6 @@ def holders(
 def _logits(
     model: HookedTransformer, tokens: Tensor, ablated: list[Head]
 ) -> Float[Tensor, "batch pos d_vocab"]:
-    with intervened(model, replacements(model, ablated, "zero", None, None, "kl")):
+    with intervened(model, replacements(model, ablated, "zero", Reference(model, None))):
         logits: Tensor = model(tokens)
     return logits

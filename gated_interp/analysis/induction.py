@@ -8,8 +8,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from gated_interp.analysis.heads import head_counts
-from gated_interp.analysis.writes import require_tokens
+from gated_interp.anatomy.batch import Batch, Mask, Tokens
 from gated_interp.core.errors import GatedInterpError
+from gated_interp.core.precision import wide
 from gated_interp.core.seeds import generator
 from gated_interp.models.toy import HookedTransformer
 
@@ -18,7 +19,10 @@ RANDOM_TOKENS, REPEATS = 25, 4
 
 @torch.no_grad()
 def induction_scores(
-    model: HookedTransformer, tokens: Int[Tensor, "batch pos"] | None = None
+    model: HookedTransformer,
+    tokens: Tokens | None = None,
+    *,
+    attention_mask: Mask | None = None,
 ) -> pd.DataFrame:
     """How far each head attends as a previous-token or an induction head does, 0 to 1.
 
@@ -33,6 +37,7 @@ def induction_scores(
         tokens: sequences in which tokens repeat, such as
             ``RepeatedTokensTask().sample(100, seed=0).tokens``; those of
             :func:`repeated_random_tokens` unless given.
+        attention_mask: ``[batch pos]``, 1 at tokens and 0 at padding, which is not counted.
 
     Returns:
         One row per head: ``layer``, ``head``, ``prefix_matching``, ``per_copy``,
@@ -51,19 +56,23 @@ def induction_scores(
     """
     if tokens is None:
         tokens = repeated_random_tokens(model)
-    require_tokens(model, tokens)
+    batch = Batch.of(model, tokens, attention_mask)
+    tokens = batch.tokens
     after = torch.zeros(*tokens.shape, tokens.shape[1], dtype=torch.bool, device=tokens.device)
     after[..., 1:] = tokens[:, :, None] == tokens[:, None, :-1]
     after &= torch.ones_like(after[0]).tril()
+    after[..., 1:] &= (batch.counted[:, :, None] & batch.counted[:, None])[..., :-1]
+    follows = batch.counted[:, 1:] & batch.counted[:, :-1]
     repeats = after.any(-1)
     if not bool(repeats.any()):
         raise GatedInterpError("no token comes twice; give sequences in which tokens repeat.")
-    _, cache = model.run_with_cache(tokens, names_filter=lambda name: "pattern" in name)
+    _, cache = batch.cache(model, lambda name: "pattern" in name)
     rows: list[dict[str, Any]] = []
     for layer, heads in enumerate(head_counts(model)):
         pattern = attention_in(cache, layer, heads)
         matched = (pattern * after[:, None]).sum((0, 2, 3), dtype=torch.double)
-        before = pattern.diagonal(-1, 2, 3).mean((0, 2))
+        before = pattern.diagonal(-1, 2, 3)
+        before = before.mean((0, 2)) if batch.real is None else before.mT[follows].mean(0)
         rows += [
             {
                 "layer": layer,
@@ -145,5 +154,5 @@ def attention_in(
     for name in ("hook_gated_pattern", "hook_pattern"):
         pattern: Tensor | None = cache.cache_dict.get(f"blocks.{layer}.attn.{name}")
         if pattern is not None and pattern.shape[1] == heads:
-            return pattern
+            return wide(pattern)
     raise GatedInterpError(f"layer {layer} has no attention of its own; look at a layer of heads.")

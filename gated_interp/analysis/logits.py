@@ -4,10 +4,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
+from gated_interp.anatomy.batch import Batch
 from gated_interp.core.errors import GatedInterpError
+from gated_interp.core.precision import wide
 from gated_interp.metrics.predictions import kl_by_position, leads, losses_by_position
 from gated_interp.tasks.task import Probes
 
@@ -28,7 +30,7 @@ def metric_name(metric: MetricFunction) -> str:
 def outcome(
     logits: Float[Tensor, "batch pos d_vocab"],
     intact: Float[Tensor, "batch pos d_vocab"],
-    tokens: Int[Tensor, "batch pos"],
+    batch: Batch,
     probes: Probes | None,
     metric: MetricFunction | None = None,
     positions: Bool[Tensor, "batch pos"] | None = None,
@@ -37,22 +39,23 @@ def outcome(
 
     Args:
         metric: measured in the place of all these.
-        positions: where loss and KL, or a metric of each position, are measured.
+        positions: where loss and KL, or a metric of each position, are measured; padding is not.
 
     Raises:
         GatedInterpError: a metric that gives something else, or no position where it is measured.
     """
     if metric is not None:
-        return {(metric_name(metric), None): metric_values(metric, logits, tokens, positions)}
-    loss = losses_by_position(logits, tokens)
-    kl = kl_by_position(intact.log_softmax(-1), logits.log_softmax(-1))
-    measured: Outcome = {
-        ("loss", None): mean_over(loss, None if positions is None else positions[:, :-1]),
-        ("kl", None): mean_over(kl, positions),
-    }
+        return {(metric_name(metric), None): metric_values(metric, logits, batch, positions)}
+    measured: Outcome = {}
+    if batch.next_token:
+        loss = losses_by_position(logits, batch.tokens)
+        known = None if positions is None else positions[:, :-1]
+        measured["loss", None] = mean_over(loss, _both(known, batch.real, batch.predicts))
+    kl = kl_by_position(intact, logits)
+    measured["kl", None] = mean_over(kl, _both(positions, batch.real, batch.counted))
     if probes is None:
         return measured
-    at = logits[probes.row, probes.position]
+    at = wide(logits[probes.row, probes.position])
     logit = at.gather(-1, probes.target[:, None])[:, 0]
     right = (leads(at, probes.target) > 0).to(logit.dtype)
     for b in probes.cases:
@@ -62,17 +65,35 @@ def outcome(
     return measured
 
 
+def together(parts: list[Outcome]) -> Outcome:
+    """What was measured on parts of a batch, as of the whole.
+
+    Raises:
+        GatedInterpError: nothing was measured.
+    """
+    names = {name: None for part in parts for name in part}
+    whole = {name: torch.cat([part[name] for part in parts if name in part]) for name in names}
+    if any(value.numel() == 0 for value in whole.values()):
+        raise GatedInterpError(
+            "positions names none where something is measured; name at least one (the last "
+            "position predicts nothing, so it has no loss)."
+        )
+    return whole
+
+
 def metric_values(
     metric: MetricFunction,
     logits: Float[Tensor, "batch pos d_vocab"],
-    tokens: Int[Tensor, "batch pos"],
+    batch: Batch,
     positions: Bool[Tensor, "batch pos"] | None = None,
 ) -> Float[Tensor, " value"]:
     """What ``metric`` gives, one value per sequence, or one of all of them.
 
     Raises:
-        GatedInterpError: of another shape, or not by position where ``positions`` are named.
+        GatedInterpError: of another shape, or not by position where ``positions`` are named or
+            there is padding.
     """
+    tokens = batch.tokens
     given = metric(logits, tokens)
     value = given if isinstance(given, Tensor) else torch.tensor(given, device=logits.device)
     by_position = value.shape == tokens.shape
@@ -81,30 +102,31 @@ def metric_values(
             f"the metric gave a value of shape {tuple(value.shape)}; it must be a scalar, [batch] "
             f"or [batch pos], here {tuple(tokens.shape[:1])} or {tuple(tokens.shape)}."
         )
-    if positions is not None and not by_position:
+    if not by_position and (positions is not None or batch.real is not None):
+        why = "positions" if positions is not None else "padding"
         raise GatedInterpError(
-            f"with positions, the metric must give a value of each, {tuple(tokens.shape)}; it gave "
+            f"with {why}, the metric must give a value of each, {tuple(tokens.shape)}; it gave "
             f"shape {tuple(value.shape)}: let it choose its own positions, or leave them out."
         )
-    value = value if value.is_floating_point() else value.double()
-    return mean_over(value, positions) if by_position else value.reshape(-1)
+    value = wide(value) if value.is_floating_point() else value.double()
+    if not by_position:
+        return value.reshape(-1)
+    return mean_over(value, _both(positions, batch.real, batch.counted))
+
+
+def _both(positions: Tensor | None, real: Tensor | None, counted: Tensor) -> Tensor | None:
+    """The positions that are named and hold a token; ``None`` for all."""
+    if real is None:
+        return positions
+    return counted if positions is None else positions & counted
 
 
 def mean_over(
     value: Float[Tensor, "batch pos"], positions: Bool[Tensor, "batch pos"] | None
 ) -> Float[Tensor, " value"]:
-    """The mean of each sequence's positions; a sequence in which none is named is left out.
-
-    Raises:
-        GatedInterpError: no position is named in any.
-    """
+    """The mean of each sequence's positions; a sequence in which none is named is left out."""
     if positions is None:
         # Of a single position there is no loss: nothing follows.
         return value.mean(-1) if value.shape[1] else value.new_zeros(len(value))
     n = positions.sum(-1)
-    if not n.any():
-        raise GatedInterpError(
-            "positions names none where something is measured; name at least one (the last "
-            "position predicts nothing, so it has no loss)."
-        )
     return ((value * positions).sum(-1) / n)[n > 0]

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 import pandas as pd
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from gated_interp.analysis.heads import (
@@ -22,42 +22,41 @@ from gated_interp.analysis.heads import (
     require_heads,
     require_hook,
 )
-from gated_interp.analysis.writes import require_tokens
+from gated_interp.anatomy.batch import Batch, Mask, Tokens
 from gated_interp.core.errors import GatedInterpError
+from gated_interp.core.precision import wide
 from gated_interp.models.toy import HookedTransformer
 
 # Hook points whose axis 2 (or, for maps over key positions, axis 1) is the head.
 HEAD_AXIS = {
-    "hook_q": 2,
-    "hook_k": 2,
-    "hook_v": 2,
-    "hook_z": 2,
-    "hook_result": 2,
-    "hook_attn_scores": 1,
-    "hook_pattern": 1,
-    "hook_gate_scores": 1,
-    "hook_gate": 1,
-    "hook_gated_pattern": 1,
+    **dict.fromkeys(("q", "k", "v", "z", "result", "rot_q", "rot_k"), 2),
+    **dict.fromkeys(("q_input", "k_input", "v_input", "attn_in"), 2),
+    **dict.fromkeys(("attn_scores", "pattern", "gate_scores", "gate", "gated_pattern"), 1),
 }
+HEAD_AXIS = {f"hook_{name}": axis for name, axis in HEAD_AXIS.items()}
 
 
 @torch.no_grad()
 def activation_patch(
     model: HookedTransformer,
-    tokens: Int[Tensor, "batch pos"],
-    source_tokens: Int[Tensor, "source_batch source_pos"],
+    tokens: Tokens,
+    source_tokens: Tokens,
     name: str,
     *,
     head: HeadOfLayer | None = None,
     position: int | None = None,
-) -> Float[Tensor, "batch pos d_vocab"]:
+    attention_mask: Mask | None = None,
+    source_mask: Mask | None = None,
+) -> Float[Tensor, "batch pos d_vocab_out"]:
     """The logits on ``tokens`` with the activation at ``name`` taken from ``source_tokens``.
 
     Args:
         name: a hook point, such as ``blocks.0.attn.hook_z``.
-        head: patch this head only (hook points that have heads): its number in the layer, as
-            ``(layer, head)`` or by its name, such as ``"L0H1"``.
+        head: patch this head only (hook points that have heads): the number of a query head in the
+            layer, ``(layer, head)`` or its name, such as ``"L0H1"``. Where several heads share keys
+            or values, those of this head alone change.
         position: patch this (query) position only.
+        attention_mask, source_mask: ``[batch pos]``, 1 at tokens and 0 at padding.
 
     Raises:
         GatedInterpError: no such hook point, head or position, or batches that do not match.
@@ -71,41 +70,36 @@ def activation_patch(
         >>> truth.model(with_a)[0, 2].argmax().item(), logits[0, 2].argmax().item()  # C1, B1
         (4, 1)
     """
-    _require_pair(model, tokens, source_tokens)
+    batch, other = _pair(model, tokens, source_tokens, attention_mask, source_mask)
     require_hook(model, name)
-    where = _index(model, name, head, position, tokens.shape[1])
-    source = _activation(model, source_tokens, name)
-
-    def edit(activation: Tensor) -> Tensor:
-        patched = activation.clone()
-        patched[where] = source[where]
-        return patched
-
-    with intervened(model, {name: edit}):
-        logits: Tensor = model(tokens)
-    return logits
+    source = _activation(model, other, name)
+    return _with(model, batch, name, head, position, source)
 
 
 @torch.no_grad()
 def path_patch(
     model: HookedTransformer,
-    tokens: Int[Tensor, "batch pos"],
-    source_tokens: Int[Tensor, "source_batch source_pos"],
+    tokens: Tokens,
+    source_tokens: Tokens,
     sender: HeadLike,
     receiver: str,
     *,
     receiver_head: HeadOfLayer | None = None,
-) -> Float[Tensor, "batch pos d_vocab"]:
+    attention_mask: Mask | None = None,
+    source_mask: Mask | None = None,
+) -> Float[Tensor, "batch pos d_vocab_out"]:
     """The logits on ``tokens`` when only the direct path sender -> receiver sees the source.
 
-    The sender head's z comes from ``source_tokens`` while every other head is frozen at its z on
-    ``tokens``; what then arrives at ``receiver`` is put there in a second, otherwise untouched run.
+    The sender head's z comes from ``source_tokens`` while every other head and every MLP is frozen
+    at what it writes on ``tokens``; what then arrives at ``receiver`` is put there in a second,
+    otherwise untouched run.
     With the last layer's ``hook_resid_post`` as receiver this is the head's direct effect.
 
     Args:
         sender: ``(layer, head)``, or its name, such as ``"L0H1"``.
         receiver: a hook point that comes after the sender, such as ``blocks.1.attn.hook_q``.
         receiver_head: patch only this head of the receiver, named as in :func:`activation_patch`.
+        attention_mask, source_mask: as in :func:`activation_patch`.
 
     Raises:
         GatedInterpError: a sender or receiver that is not there, a receiver that does not come
@@ -120,22 +114,23 @@ def path_patch(
         >>> logits[0, 2].argmax().item()  # B1: nobody says C1 any more
         1
     """
-    _require_pair(model, tokens, source_tokens)
+    batch, other = _pair(model, tokens, source_tokens, attention_mask, source_mask)
     (layer, head) = require_heads(model, [sender])[0]
     require_hook(model, receiver)
-    where = _index(model, receiver, receiver_head, None, tokens.shape[1])
     sender_name = f"blocks.{layer}.attn.hook_z"
 
     # A cache lists hook points in the order in which the forward pass reaches them.
-    _, cache = model.run_with_cache(tokens)
+    _, cache = batch.cache(model)
     order = list(cache.keys())
     if receiver in order and order.index(receiver) <= order.index(sender_name):
         raise GatedInterpError(
             f"{receiver!r} does not come after {head_name((layer, head))}; name a later hook point."
         )
-    source_z = _activation(model, source_tokens, sender_name)[:, :, head]
-    frozen = {f"blocks.{i}.attn.hook_z" for i in range(model.cfg.n_layers)} - {receiver}
-
+    source_z = _activation(model, other, sender_name)[:, :, head]
+    layers = range(model.cfg.n_layers)
+    frozen = {f"blocks.{i}.attn.hook_z" for i in layers}
+    if not model.cfg.attn_only:
+        frozen |= {f"blocks.{i}.hook_mlp_out" for i in layers}
     arrived: list[Tensor] = []
 
     def freeze(name: str) -> Callable[[Tensor], Tensor]:
@@ -147,33 +142,25 @@ def path_patch(
     with intervened(
         model,
         {
-            **{name: freeze(name) for name in frozen},
+            **{name: freeze(name) for name in sorted(frozen - {receiver})},
             receiver: lambda activation: arrived.append(activation.clone()),
         },
     ):
-        model(tokens)
-    if not arrived:
-        raise GatedInterpError(f"the forward pass never reaches {receiver!r}; name another.")
-
-    def deliver(activation: Tensor) -> Tensor:
-        patched = activation.clone()
-        patched[where] = arrived[0][where]
-        return patched
-
-    with intervened(model, {receiver: deliver}):
-        logits: Tensor = model(tokens)
-    return logits
+        batch.logits(model)
+    return _with(model, batch, receiver, receiver_head, None, arrived[0])
 
 
 def patch_effects(
     model: HookedTransformer,
-    tokens: Int[Tensor, "batch pos"],
-    source_tokens: Int[Tensor, "source_batch source_pos"],
+    tokens: Tokens,
+    source_tokens: Tokens,
     names: Sequence[str],
     *,
     position: int,
     target: int,
     per_head: bool = True,
+    attention_mask: Mask | None = None,
+    source_mask: Mask | None = None,
 ) -> pd.DataFrame:
     """How far patching each hook point moves a logit from its value on one batch to the other.
 
@@ -196,19 +183,24 @@ def patch_effects(
         >>> table["recovered"].abs().tolist()
         [1.0, 0.0]
     """
-    _require_pair(model, tokens, source_tokens)
-    if not 0 <= target < model.cfg.d_vocab:
+    batch, other = _pair(model, tokens, source_tokens, attention_mask, source_mask)
+    if not 0 <= target < model.cfg.d_vocab_out:
         raise GatedInterpError(
-            f"target {target} is outside the vocabulary 0 to {model.cfg.d_vocab - 1}."
+            f"target {target} is outside the vocabulary 0 to {model.cfg.d_vocab_out - 1}."
         )
-    if not 0 <= position < tokens.shape[1]:
+    n_pos = batch.tokens.shape[1]
+    if not 0 <= position < n_pos:
         raise GatedInterpError(
-            f"position {position} is not there; the tokens have 0 to {tokens.shape[1] - 1}."
+            f"position {position} is not there; the tokens have 0 to {n_pos - 1}."
         )
+
+    def logit_of(logits: Tensor, of: Batch = batch) -> float:
+        return wide(logits[of.counted[:, position], position, target]).mean().item()
+
+    if not all(bool(each.counted[:, position].any()) for each in (batch, other)):
+        raise GatedInterpError(f"position {position} is padding in every row; name another.")
     with torch.no_grad():
-        intact, source = (
-            model(t)[:, position, target].mean().item() for t in (tokens, source_tokens)
-        )
+        intact, source = (logit_of(each.logits(model), each) for each in (batch, other))
     rows = []
     for name in names:
         require_hook(model, name)
@@ -216,8 +208,17 @@ def patch_effects(
         if per_head and name.split(".")[-1] in HEAD_AXIS:
             heads = list(range(head_counts(model)[int(name.split(".")[1])]))
         for head in heads:
-            patched = activation_patch(model, tokens, source_tokens, name, head=head)
-            logit = patched[:, position, target].mean().item()
+            logit = logit_of(
+                activation_patch(
+                    model,
+                    batch.tokens,
+                    other.tokens,
+                    name,
+                    head=head,
+                    attention_mask=batch.attention_mask,
+                    source_mask=other.attention_mask,
+                )
+            )
             gap = source - intact
             rows.append(
                 {
@@ -232,44 +233,73 @@ def patch_effects(
     return pd.DataFrame(rows).astype({"head": "Int64"})
 
 
-def _require_pair(model: HookedTransformer, tokens: Tensor, source_tokens: Tensor) -> None:
-    require_tokens(model, tokens)
-    require_tokens(model, source_tokens)
-    if tokens.shape != source_tokens.shape:
+def _pair(
+    model: HookedTransformer,
+    tokens: Tokens,
+    source_tokens: Tokens,
+    attention_mask: Mask | None,
+    source_mask: Mask | None,
+) -> tuple[Batch, Batch]:
+    batch = Batch.of(model, tokens, attention_mask)
+    other = Batch.of(model, source_tokens, source_mask, "source_tokens")
+    if batch.tokens.shape != other.tokens.shape:
         raise GatedInterpError(
-            f"the batches have shapes {tuple(tokens.shape)} and {tuple(source_tokens.shape)}; "
+            f"the batches have shapes {tuple(batch.tokens.shape)} and {tuple(other.tokens.shape)}; "
             "patching compares them row by row, so they must be the same."
         )
+    return batch, other
 
 
-def _activation(model: HookedTransformer, tokens: Tensor, name: str) -> Tensor:
+def _activation(model: HookedTransformer, batch: Batch, name: str) -> Tensor:
     seen: list[Tensor] = []
     with intervened(model, {name: lambda activation: seen.append(activation.clone())}):
-        model(tokens)
-    if not seen:
-        raise GatedInterpError(f"the forward pass never reaches {name!r}; name another hook point.")
+        batch.logits(model)
     return seen[0]
 
 
-def _index(
+def _with(
     model: HookedTransformer,
+    batch: Batch,
     name: str,
     head: HeadOfLayer | None,
     position: int | None,
-    n_positions: int,
-) -> tuple[slice | int, ...]:
-    """The part of the activation at ``name`` that is patched."""
+    source: Tensor,
+) -> Float[Tensor, "batch pos d_vocab_out"]:
+    """The logits on ``batch`` with (a part of) the activation at ``name`` from ``source``."""
     axis = HEAD_AXIS.get(name.split(".")[-1])
-    where: list[slice | int] = [slice(None)] * 4
+    where: list[slice | int] = [slice(None)] * source.ndim
+    shared, number, layer = False, 0, 0
     if head is not None:
         if axis is None:
             raise GatedInterpError(f"{name!r} has no heads; leave head out.")
-        where[axis] = head_in(model, int(name.split(".")[1]), head)
+        layer = int(name.split(".")[1])
+        number, n = head_in(model, layer, head), head_counts(model)[layer]
+        # Grouped queries: several heads read one of keys or values.
+        shared = source.shape[axis] < n
+        where[axis] = number // (n // source.shape[axis])
     if position is not None:
-        if not 0 <= position < n_positions:
+        if not 0 <= position < batch.tokens.shape[1]:
             raise GatedInterpError(
-                f"position {position} is not there; the tokens have 0 to {n_positions - 1}."
+                f"position {position} is not there; the tokens have 0 to "
+                f"{batch.tokens.shape[1] - 1}."
             )
         where[2 if axis == 1 else 1] = position
-    last = max((i for i, part in enumerate(where) if part != slice(None)), default=0)
-    return tuple(where[: last + 1])
+
+    def putting(value: Tensor, at: tuple[slice | int, ...]) -> Callable[[Tensor], Tensor]:
+        def edit(activation: Tensor) -> Tensor:
+            patched = activation.clone()
+            patched[at] = value[at]
+            return patched
+
+        return edit
+
+    edit = putting(source, tuple(where))
+    if shared:
+        # What this head makes of the shared keys or values, put in the place of its own z.
+        z = f"blocks.{layer}.attn.hook_z"
+        own: list[Tensor] = []
+        with intervened(model, {name: edit, z: lambda activation: own.append(activation.clone())}):
+            batch.logits(model)
+        name, edit = z, putting(own[0], (slice(None), slice(None), number))
+    with intervened(model, {name: edit}):
+        return batch.logits(model)

@@ -12,11 +12,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from gated_interp.analysis.attribution import read_pairs
 from gated_interp.analysis.decomposition import rows_at_once
 from gated_interp.analysis.heads import chosen_layer, intervened
-from gated_interp.analysis.text_holders import frozen_readout, text_holders
+from gated_interp.analysis.text_holders import text_holders
 from gated_interp.analysis.text_pairs import names_for, own_text
-from gated_interp.core.errors import GatedInterpError
+from gated_interp.anatomy.batch import Batch, Mask, Tokens
+from gated_interp.anatomy.stream import HeadReadout
+from gated_interp.core.precision import wide
 from gated_interp.metrics.predictions import next_token_loss
 from gated_interp.metrics.reconstruction import writes_at
 from gated_interp.models.toy import HookedTransformer
@@ -74,11 +77,12 @@ class Readings:
 def read_heads(
     model: HookedTransformer,
     layer: int | None = None,
-    tokens: Int[Tensor, "batch pos"] | None = None,
+    tokens: Tokens | None = None,
     *,
     names: Sequence[str] | None = None,
     top: int = 5,
     contexts: int = 5,
+    attention_mask: Mask | None = None,
 ) -> Readings:
     """Read every head of ``layer``, the model's own or those of a block in its place.
 
@@ -92,6 +96,7 @@ def read_heads(
         names: of tokens; the task's unless given.
         top: tokens named of each role.
         contexts: places named of each head, each from another sequence.
+        attention_mask: ``[batch pos]``, 1 at tokens and 0 at padding, which nobody reads or writes.
 
     Raises:
         GatedInterpError: no such layer, none named of several, no tokens and no text, a layer that
@@ -105,11 +110,15 @@ def read_heads(
         [['A'], ['C1']]
     """
     layer = chosen_layer(model, layer)
-    tokens, names = own_text(model, tokens, "test", SEQUENCES, SEED), names_for(model, names)
-    held = text_holders(model, tokens, layer)
-    z, totals = _totals(model, tokens, layer)
-    W_O = model.blocks[layer].attn.W_O
-    lengths, writes = writes_at(z, W_O).clamp(min=0).sqrt(), active(z, W_O)
+    batch = own_text(model, tokens, "test", SEQUENCES, SEED, attention_mask)
+    batch.require_loss()
+    names = names_for(model, names)
+    held = text_holders(model, batch, layer)
+    z, totals = _totals(model, batch, layer)
+    W_O, later = wide(model.blocks[layer].attn.W_O), batch.later
+    # The first position and padding are left out.
+    lengths, writes = writes_at(z, W_O).clamp(min=0).sqrt(), active(z, W_O, counted=batch.real)
+    lengths = lengths * batch.counted[..., None]
     heads, own = lengths.shape[-1], held.by_head().to_dict("records")
     details = pd.concat([_details(role, each, names, top) for role, each in totals.items()])
     energy = lengths.double().square().sum((0, 1))
@@ -120,7 +129,7 @@ def read_heads(
         rows.append(
             {
                 "head": head,
-                "active": float(writes[:, 1:, head].double().mean()),
+                "active": float(writes[..., head][later].double().mean()),
                 "share": float(energy[head] / energy.sum().clamp(min=1e-12)),
                 "held": float(own[head]["share"]),
                 "tokens": int(own[head]["tokens"]),
@@ -128,30 +137,33 @@ def read_heads(
                 **said,
             }
         )
-    table = pd.DataFrame(rows).merge(_effects(model, tokens, layer), on="head")
+    table = pd.DataFrame(rows).merge(_effects(model, batch, layer), on="head")
     table = table.sort_values("effect", ascending=False, ignore_index=True)
-    places, reads, attends = _contexts(model, tokens, layer, lengths, names, contexts)
-    return Readings(table, details, places, reads, attends, tokens, layer)
+    places, reads, attends = _contexts(model, batch, layer, lengths, names, contexts)
+    return Readings(table, details, places, reads, attends, batch.tokens, layer)
 
 
-def _effects(
-    model: HookedTransformer, tokens: Int[Tensor, "batch pos"], layer: int
-) -> pd.DataFrame:
+def _effects(model: HookedTransformer, batch: Batch, layer: int) -> pd.DataFrame:
     """By how much the loss rises without each head."""
     name = f"blocks.{layer}.attn.hook_z"
     heads = len(model.blocks[layer].attn.W_O)
     losses = []
-    for part in torch.split(tokens, rows_at_once(tokens)):
-        each = [next_token_loss(model(part), part)]
+
+    def loss_of(part: Batch) -> Float[Tensor, " batch"]:
+        known = None if part.real is None else part.predicts
+        return next_token_loss(part.logits(model), part.tokens, known)
+
+    for part in batch.split(rows_at_once(batch.tokens)):
+        each = [loss_of(part)]
         for head in range(heads):
 
             def without(z: Tensor, head: int = head) -> Tensor:
                 return z.index_fill(2, torch.tensor([head], device=z.device), 0.0)
 
             with intervened(model, {name: without}):
-                each.append(next_token_loss(model(part), part))
+                each.append(loss_of(part))
         losses.append(torch.stack(each).double())
-    loss = torch.cat(losses, 1)
+    loss = torch.cat(losses, 1).cpu()
     rise = loss[1:] - loss[0]
     mean, n = rise.mean(1), rise.shape[1]
     half = 1.96 * rise.std(1) / n**0.5 if n > 1 else torch.full_like(mean, torch.nan)
@@ -160,7 +172,7 @@ def _effects(
 
 
 def read_attention(
-    model: HookedTransformer, tokens: Int[Tensor, "batch pos"], layer: int
+    model: HookedTransformer, batch: Batch, layer: int
 ) -> tuple[
     Float[Tensor, "batch pos head_index d_head"],
     Float[Tensor, "batch head_index query_pos key_pos"],
@@ -175,39 +187,36 @@ def read_attention(
     """
     prefix = f"blocks.{layer}.attn."
     names = [prefix + n for n in ("hook_z", "hook_v", "hook_pattern", "hook_gated_pattern")]
-    _, cache = model.run_with_cache(tokens, names_filter=names, stop_at_layer=layer + 1)
-    if names[2] not in cache:
-        raise GatedInterpError(f"what stands at layer {layer} has no attention to read.")
-    size = writes_at(cache[names[1]], model.blocks[layer].attn.W_O).clamp(min=0).sqrt()
-    size = size.permute(0, 2, 1)[:, :, None]
-    gated = names[3] if names[3] in cache else names[2]
-    return cache[names[0]], cache[gated] * size, cache[names[2]] * size
+    _, cache = batch.cache(model, names, stop_at_layer=layer + 1)
+    attn = model.blocks[layer].attn
+    gated, v = read_pairs(cache, layer, attn)
+    size = writes_at(v, wide(attn.W_O)).clamp(min=0).sqrt().permute(0, 2, 1)[:, :, None]
+    return wide(cache[names[0]]), gated * size, wide(cache[names[2]]) * size
 
 
 def _totals(
-    model: HookedTransformer, tokens: Int[Tensor, "batch pos"], layer: int
+    model: HookedTransformer, batch: Batch, layer: int
 ) -> tuple[
     Float[Tensor, "batch pos head_index d_head"], dict[str, Float[Tensor, "head_index d_vocab"]]
 ]:
     """Every head's ``z``, and per role what each head does with each token."""
-    W_O, readout = model.blocks[layer].attn.W_O, frozen_readout(model, layer)
-    heads, d_vocab = len(W_O), model.cfg.d_vocab
+    W_O, readout = wide(model.blocks[layer].attn.W_O), HeadReadout.of(model, layer).matrix
+    heads, vocabulary = len(W_O), {"output": model.cfg.d_vocab_out}
     totals = {
-        role: torch.zeros(heads, d_vocab, device=tokens.device)
+        role: torch.zeros(heads, vocabulary.get(role, model.cfg.d_vocab)).to(W_O)
         for role in ("source", "destination", "output")
     }
     every = []
-    for part in torch.split(tokens, rows_at_once(tokens)):
+    for part in batch.split(rows_at_once(batch.tokens)):
         z, reads, _ = read_attention(model, part, layer)
-        length = writes_at(z, W_O).clamp(min=0).sqrt()
+        length, later = writes_at(z, W_O).clamp(min=0).sqrt(), part.later
         every.append(z)
-        here = part[:, 1:].flatten()
-        by_key = reads[:, :, 1:].sum(2).permute(1, 0, 2).flatten(1)
-        totals["source"].index_add_(1, part.flatten(), by_key)
-        totals["destination"].index_add_(1, here, length[:, 1:].flatten(0, 1).T)
+        by_key = (reads * later[:, None, :, None]).sum(2).permute(1, 0, 2).flatten(1)
+        totals["source"].index_add_(1, part.tokens.flatten(), by_key)
+        totals["destination"].index_add_(1, part.tokens[later], length[later].T)
         for head in range(heads):
-            said = (z[:, 1:, head].flatten(0, 1) @ readout[head]).argmax(-1)
-            totals["output"][head].index_add_(0, said, length[:, 1:, head].flatten())
+            said = (z[:, :, head][later] @ readout[head]).argmax(-1)
+            totals["output"][head].index_add_(0, said, length[..., head][later])
     return torch.cat(every), totals
 
 
@@ -238,22 +247,22 @@ def _details(
 
 def _contexts(
     model: HookedTransformer,
-    tokens: Int[Tensor, "batch pos"],
+    batch: Batch,
     layer: int,
     lengths: Float[Tensor, "batch pos head_index"],
     names: Sequence[str],
     contexts: int,
 ) -> tuple[pd.DataFrame, Float[Tensor, "context key_pos"], Float[Tensor, "context key_pos"]]:
-    longest, where = lengths[:, 1:].max(1)
-    readout, rows, kept = frozen_readout(model, layer), [], []
+    longest, where = (lengths * batch.later[..., None]).max(1)
+    readout, rows, kept = HeadReadout.of(model, layer).matrix, [], []
     for head in range(lengths.shape[-1]):
-        best = longest[:, head].topk(min(contexts, len(tokens)))
+        best = longest[:, head].topk(min(contexts, len(batch)))
         best_rows = best.indices[best.values > 0]
         if not len(best_rows):
             continue
-        z, *weights = read_attention(model, tokens[best_rows], layer)
+        z, *weights = read_attention(model, batch[best_rows], layer)
         for rank, row in enumerate(best_rows.tolist()):
-            position = int(where[row, head]) + 1
+            position = int(where[row, head])
             said = (z[rank, position, head] @ readout[head]).argmax()
             rows.append(
                 {
@@ -267,6 +276,6 @@ def _contexts(
             )
             kept.append(torch.stack([weight[rank, head, position] for weight in weights]))
     columns = ["head", "rank", "row", "position", "length", "output"]
-    none = lengths.new_zeros(0, 2, tokens.shape[1])
+    none = lengths.new_zeros(0, 2, batch.tokens.shape[1])
     both = torch.stack(kept) if kept else none
     return pd.DataFrame(rows, columns=columns), both[:, 0], both[:, 1]

@@ -8,8 +8,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gated_interp.analysis.heads import Head, intervened
-from gated_interp.analysis.writes import require_tokens
+from gated_interp.anatomy.batch import Batch, Mask, Tokens
 from gated_interp.core.errors import GatedInterpError
+from gated_interp.core.precision import wide
 from gated_interp.core.seeds import generator
 from gated_interp.metrics.predictions import kl_divergence, next_token_loss
 from gated_interp.models.toy import HookedTransformer
@@ -18,15 +19,23 @@ Method = Literal["zero", "mean", "resample", "optimal"]
 Objective = Literal["kl", "loss"]
 
 
+Edits = dict[str, Callable[[Tensor], Tensor | None]]
+"""For each hook point, what an activation there is replaced by."""
+
+
 def replacements(
     model: HookedTransformer,
     heads: list[Head],
     method: Method,
-    reference_tokens: Tensor | None,
-    seed: int | None,
-    objective: Objective,
-) -> dict[str, Callable[[Tensor], Tensor | None]]:
+    reference: "Reference",
+    seed: int | None = None,
+    objective: Objective = "kl",
+    rows: tuple[int, int] | None = None,
+) -> Edits:
     """For each layer's ``hook_z``, the edit that replaces the named heads' z.
+
+    Args:
+        rows: where the edited batch is a part of one: its first row, and the rows of the whole.
 
     Raises:
         GatedInterpError: an unknown method or objective, or a reference batch or seed that is
@@ -37,48 +46,77 @@ def replacements(
             f"method is {method!r}; it must be one of {', '.join(get_args(Method))}."
         )
     if method == "resample":
-        z = _reference_z(model, heads, method, reference_tokens)
+        reference.require(method)
         if seed is None:
             raise GatedInterpError("resample ablation needs a seed; give a whole number.")
-        return _resample_edits(z, generator(seed).initial_seed())
+        return _resample_edits(reference, heads, generator(seed).initial_seed(), rows)
     if method == "optimal":
-        means = constants(model, heads, method, reference_tokens)
-        assert reference_tokens is not None
-        return _constant_edits(_optimal(model, means, reference_tokens, objective))
-    return _constant_edits(constants(model, heads, method, reference_tokens))
+        means = constants(model, heads, method, reference)
+        return _constant_edits(_optimal(model, means, reference.require(method), objective))
+    return _constant_edits(constants(model, heads, method, reference))
+
+
+class Reference:
+    """The batch that ``mean``, ``resample`` and ``optimal`` ablation refer to, run once.
+
+    Args:
+        tokens: ``[reference pos]``; ``None`` where there is none.
+        attention_mask: of these.
+
+    Raises:
+        GatedInterpError: tokens the model cannot read.
+    """
+
+    def __init__(
+        self, model: HookedTransformer, tokens: Tokens | None, attention_mask: Mask | None = None
+    ):
+        self.model = model
+        self.batch = (
+            None if tokens is None else Batch.of(model, tokens, attention_mask, "reference_tokens")
+        )
+        self._z: dict[int, Tensor] = {}
+
+    def require(self, method: Method) -> Batch:
+        """The batch.
+
+        Raises:
+            GatedInterpError: there is none.
+        """
+        if self.batch is None:
+            raise GatedInterpError(
+                f"{method} ablation needs reference_tokens; give a batch of tokens."
+            )
+        return self.batch
+
+    def z(self, head: Head) -> Float[Tensor, "reference pos d_head"]:
+        """What stands at the head's ``hook_z`` on the batch; of each layer remembered."""
+        assert self.batch is not None
+        layer, number = head
+        if layer not in self._z:
+            name = f"blocks.{layer}.attn.hook_z"
+            with torch.no_grad():
+                stop = {"stop_at_layer": layer + 1}
+                self._z[layer] = self.batch.cache(self.model, name, **stop)[1][name]
+        return self._z[layer][:, :, number]
 
 
 def constants(
-    model: HookedTransformer, heads: list[Head], method: Method, reference_tokens: Tensor | None
+    model: HookedTransformer, heads: list[Head], method: Method, reference: Reference
 ) -> dict[Head, Float[Tensor, " d_head"]]:
     """The z that ``zero`` ablation puts in each head's place, or else its mean over a reference.
 
     Raises:
-        GatedInterpError: a reference batch that is missing or that the model cannot read.
+        GatedInterpError: a reference batch that is missing.
     """
     if method == "zero":
         return {
             head: torch.zeros_like(model.blocks[head[0]].attn.W_O[head[1], :, 0]) for head in heads
         }
-    z = _reference_z(model, heads, method, reference_tokens)
-    return {head: each.mean((0, 1)) for head, each in z.items()}
+    batch = reference.require(method)
+    return {head: batch.mean(wide(reference.z(head))) for head in heads}
 
 
-def _reference_z(
-    model: HookedTransformer, heads: list[Head], method: Method, tokens: Tensor | None
-) -> dict[Head, Float[Tensor, "reference pos d_head"]]:
-    if tokens is None:
-        raise GatedInterpError(f"{method} ablation needs reference_tokens; give a batch of tokens.")
-    require_tokens(model, tokens)
-    names = {layer: f"blocks.{layer}.attn.hook_z" for layer, _ in heads}
-    with torch.no_grad():
-        _, cache = model.run_with_cache(tokens, names_filter=list(names.values()))
-    return {(layer, head): cache[names[layer]][:, :, head] for layer, head in heads}
-
-
-def _layer_edits(
-    heads: list[Head], value: Callable[[Head, Tensor], Tensor]
-) -> dict[str, Callable[[Tensor], Tensor | None]]:
+def _layer_edits(heads: list[Head], value: Callable[[Head, Tensor], Tensor]) -> Edits:
     """An edit per layer that puts ``value(head, z)`` in the place of each head's z."""
 
     def edit_of(layer: int) -> Callable[[Tensor], Tensor]:
@@ -94,51 +132,60 @@ def _layer_edits(
     return {f"blocks.{layer}.attn.hook_z": edit_of(layer) for layer in {h[0] for h in heads}}
 
 
-def _constant_edits(
-    constants: dict[Head, Float[Tensor, " d_head"]],
-) -> dict[str, Callable[[Tensor], Tensor | None]]:
+def _constant_edits(constants: dict[Head, Float[Tensor, " d_head"]]) -> Edits:
     return _layer_edits(list(constants), lambda head, _z: constants[head])
 
 
 def _resample_edits(
-    reference: dict[Head, Float[Tensor, "reference pos d_head"]], seed: int
-) -> dict[str, Callable[[Tensor], Tensor | None]]:
+    reference: Reference, heads: list[Head], seed: int, whole: tuple[int, int] | None
+) -> Edits:
+    batch = reference.require("resample")
+    if batch.real is not None:
+        raise GatedInterpError(
+            "resample ablation puts a reference row's z at the same position, so reference_tokens "
+            "must have no padding; give rows of one length, or use mean ablation."
+        )
+
     def value(head: Head, z: Tensor) -> Tensor:
-        source = reference[head]
+        source = reference.z(head)
         if z.shape[1] > source.shape[1]:
             raise GatedInterpError(
                 f"the reference tokens have {source.shape[1]} positions; resample ablation of "
                 f"{z.shape[1]} positions needs as many."
             )
         # A fresh generator per call: every layer and every pass takes the same rows.
-        rows = torch.randint(source.shape[0], (z.shape[0],), generator=generator(seed))
-        return source[rows.to(source.device), : z.shape[1]]
+        first, total = whole or (0, z.shape[0])
+        rows = torch.randint(source.shape[0], (total,), generator=generator(seed))
+        return source[rows[first : first + z.shape[0]].to(source.device), : z.shape[1]]
 
-    return _layer_edits(list(reference), value)
+    return _layer_edits(heads, value)
 
 
 def _optimal(
     model: HookedTransformer,
     means: dict[Head, Float[Tensor, " d_head"]],
-    tokens: Tensor,
+    batch: Batch,
     objective: Objective,
 ) -> dict[Head, Float[Tensor, " d_head"]]:
-    """The constants that minimise the objective over ``tokens``, by L-BFGS from the means.
+    """The constants that minimise the objective over ``batch``, by L-BFGS from the means.
 
-    Never worse on ``tokens`` than zeros or the means: those are kept where nothing better is
+    Never worse on ``batch`` than zeros or the means: those are kept where nothing better is
     found (with one linear layer the problem is convex).
     """
     if objective not in get_args(Objective):
         raise GatedInterpError(f"objective is {objective!r}; it must be 'kl' or 'loss'.")
+    if objective == "loss":
+        batch.require_loss()
     with torch.no_grad():
-        intact = model(tokens).log_softmax(-1)
+        intact = batch.logits(model)
 
     def cost(constants: dict[Head, Tensor]) -> Tensor:
         with intervened(model, _constant_edits(constants)):
-            logits = model(tokens)
+            logits = batch.logits(model)
         if objective == "loss":
-            return next_token_loss(logits, tokens).mean()
-        return kl_divergence(intact, logits.log_softmax(-1)).mean()
+            known = None if batch.real is None else batch.predicts
+            return next_token_loss(logits, batch.tokens, known).mean()
+        return kl_divergence(intact, logits, batch.real).mean()
 
     free = {head: mean.clone().requires_grad_() for head, mean in means.items()}
     leaves = list(free.values())

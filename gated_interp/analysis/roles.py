@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gated_interp.analysis.heads import all_heads, head_counts, intervened
 from gated_interp.analysis.holders import EXAMPLES, SEED
-from gated_interp.analysis.replacements import replacements
+from gated_interp.analysis.replacements import Reference, replacements
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.metrics.predictions import kl_divergence, leads
 from gated_interp.metrics.reconstruction import OPEN, fvu, writes_at
@@ -188,7 +188,7 @@ def what_remains(
     }
     rows = []
     for ablated, heads in sets.items():
-        with intervened(model, replacements(model, heads, "zero", None, None, "kl")):
+        with intervened(model, replacements(model, heads, "zero", Reference(model, None))):
             logits, after = model.run_with_cache(tokens, names_filter=name)
         right = (leads(logits[row, position], c) > 0).double()
         by_trigram = torch.stack([right[case == b].mean() for b in task.cases])

@@ -16,15 +16,16 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from gated_interp.analysis.circuits import norm_matrix, require_circuits
 from gated_interp.analysis.decomposition import rows_at_once
 from gated_interp.analysis.heads import HeadOfLayer, heads_in
-from gated_interp.analysis.text_holders import frozen_readout
 from gated_interp.analysis.text_pairs import names_for, own_text, seen_pairs
+from gated_interp.anatomy.attention import Attention
+from gated_interp.anatomy.batch import Batch, Tokens
+from gated_interp.anatomy.stream import HeadReadout, input_norm
 from gated_interp.core.errors import GatedInterpError
+from gated_interp.core.precision import wide
 from gated_interp.models.toy import HookedTransformer
 from gated_interp.replacements.gates import gate_activation
-from gated_interp.replacements.replacement import outputs_of
 from gated_interp.replacements.splice import gated_block
 
 SEQUENCES = 1000
@@ -44,7 +45,7 @@ COLUMNS += ("qk", "attention", "gate", "ov", "strength")
 def skip_trigrams(
     model: HookedTransformer,
     layer: int | None = None,
-    tokens: Int[Tensor, "batch pos"] | None = None,
+    tokens: Tokens | None = None,
     *,
     heads: Sequence[HeadOfLayer] | None = None,
     names: Sequence[str] | None = None,
@@ -98,16 +99,39 @@ def skip_trigrams(
     for name, value in {"sources": sources, "top": top, "least": least}.items():
         if value < 1:
             raise GatedInterpError(f"{name} is {value}; it must be at least 1.")
-    attn = require_circuits(model, layer)
-    tokens, names = own_text(model, tokens, "train", SEQUENCES), names_for(model, names)
-    reads = _Reads.of(model, layer, tokens, least)
+    attention = require_scored(model, layer)
+    batch = own_text(model, tokens, "train", SEQUENCES, padding=False)
+    names = names_for(model, names)
+    reads = _Reads.of(attention, batch, least)
     rows: list[dict[str, Any]] = []
     for head in named:
-        rows += _of_head(reads, attn, head, sources, top, least)
+        rows += _of_head(reads, attention, head, sources, top, least)
     table = pd.DataFrame(rows, columns=[c for c in COLUMNS if c not in COLUMNS[1:4]])
     for role in ("source", "destination", "out"):
         table[role] = [names[i] for i in table[f"{role}_id"]]
     return table[list(COLUMNS)]
+
+
+def require_scored(model: HookedTransformer, layer: int) -> Attention:
+    """The attention at ``layer``, whose scores depend on the two tokens alone.
+
+    Raises:
+        GatedInterpError: a layer without attention, or one whose scores depend on the distance or
+            whose softmax is not over all keys before the query.
+    """
+    attention = Attention.of(model, layer)
+    found = {k: v for k, v in attention.extras.items() if k not in TOKENS_ALONE}
+    for name, value in found.items():
+        raise GatedInterpError(
+            f"layer {layer} has {name}={value!r}, so what a head looks at does not depend on the "
+            "two tokens alone; look at qk_circuit(…, query_position=…, key_position=…)."
+        )
+    return attention
+
+
+# What leaves scores a function of the two tokens, and attention a softmax over all keys before.
+TOKENS_ALONE = {"n_key_value_heads", "use_qk_norm", "original_architecture", "clip_qkv"}
+TOKENS_ALONE |= {"attn_scores_soft_cap"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,9 +148,8 @@ class _Reads:
     block: Any
 
     @classmethod
-    def of(
-        cls, model: HookedTransformer, layer: int, tokens: Int[Tensor, "batch pos"], least: int
-    ) -> "_Reads":
+    def of(cls, attention: Attention, batch: Batch, least: int) -> "_Reads":
+        model, layer, tokens = attention.model, attention.layer, batch.tokens
         counts = tokens.flatten().bincount(minlength=model.cfg.d_vocab)
         enough = counts >= least
         if bool((tokens[:, 0] == tokens[0, 0]).all()) and len(tokens) > 1:
@@ -134,9 +157,10 @@ class _Reads:
         kept = enough.nonzero()[:, 0]
         if not len(kept):
             raise GatedInterpError(f"no token comes {least} times; give more text.")
-        scale, final = _mean_scales(model, layer, tokens, counts)
+        found = HeadReadout.of(model, layer)
+        scale, final = _mean_scales(model, layer, batch, counts, found.scales)
         queries, values = _inputs(model, layer, tokens.shape[1], scale)
-        readout = frozen_readout(model, layer) / final
+        readout = found.matrix / final
         return cls(
             queries,
             values,
@@ -152,37 +176,45 @@ class _Reads:
 def _mean_scales(
     model: HookedTransformer,
     layer: int,
-    tokens: Int[Tensor, "batch pos"],
+    batch: Batch,
     counts: Int[Tensor, " d_vocab"],
+    scales: Sequence[str],
 ) -> tuple[Float[Tensor, "d_vocab 1"], float]:
-    """What the layer's norm divides each token by, and the final norm all, in the mean."""
+    """What the layer's norm divides each token by, and norms behind its heads all, in the mean."""
     total, final = torch.zeros_like(counts, dtype=torch.float), 0.0
-    if model.cfg.normalization_type is None:
+    norm = input_norm(model, layer)
+    names = [*scales, *([] if norm is None else [norm.hook_scale])]
+    if not names:
         return torch.ones_like(total)[:, None], 1.0
-    norm = model.blocks[layer].ln1
-    for part in torch.split(tokens, rows_at_once(tokens)):
-        with outputs_of(norm.hook_scale) as before, outputs_of(model.ln_final.hook_scale) as after:
-            model.ln_final(model(part, stop_at_layer=model.cfg.n_layers))
-        total.index_add_(0, part.flatten(), before[0].flatten().float())
-        final += float(after[0].sum())
+    for part in batch.split(rows_at_once(batch.tokens)):
+        _, cache = part.cache(model, names)
+        if norm is not None:
+            total.index_add_(0, part.tokens.flatten(), cache[norm.hook_scale].flatten().float())
+        behind = [wide(cache[name]) for name in scales]
+        final += float(torch.stack(behind).prod(0).sum()) if behind else 0.0
     overall = total.sum() / counts.sum()
-    return torch.where(counts > 0, total / counts, overall)[:, None], final / tokens.numel()
+    each = torch.where(counts > 0, total / counts, overall)[:, None]
+    return (
+        torch.ones_like(each) if norm is None else each,
+        final / batch.tokens.numel() if scales else 1.0,
+    )
 
 
 def _inputs(
     model: HookedTransformer, layer: int, length: int, scale: Float[Tensor, "d_vocab 1"]
 ) -> tuple[Float[Tensor, "d_vocab d_model"], Float[Tensor, "d_vocab d_model"]]:
     """What queries and keys, and what values read of each token."""
-    kind, embedded = model.cfg.normalization_type, model.embed.W_E
-    position = model.pos_embed.W_pos[:length].mean(0)
+    every = torch.arange(model.cfg.d_vocab, device=scale.device)
+    embedded = wide(model.embed(every[None])[0])
+    position = wide(model.pos_embed.W_pos[:length]).mean(0)
     shortformer = model.cfg.positional_embedding_type == "shortformer"
+    norm = input_norm(model, layer)
 
     def normed(x: Tensor) -> Tensor:
-        if kind is None:
+        if norm is None:
             return x
-        norm = model.blocks[layer].ln1
-        y = x @ norm_matrix(norm, kind, embedded[0]) / scale
-        return y + norm.b if kind == "LN" else y
+        y = x @ norm.before(torch.eye(x.shape[1]).to(x)) / scale
+        return y if norm.bias is None else y + norm.bias
 
     values = normed(embedded)
     queries = values + position if shortformer else normed(embedded + position)
@@ -190,19 +222,20 @@ def _inputs(
 
 
 def _of_head(
-    reads: _Reads, attn: Any, head: int, sources: int, top: int, least: int
+    reads: _Reads, attention: Attention, head: int, sources: int, top: int, least: int
 ) -> list[dict[str, Any]]:
-    qk, attention, gate = _tables(reads, attn, head)
-    share = (attention * gate).masked_fill(reads.pairs < least, -torch.inf)
+    qk, looks, gate = _tables(reads, attention, head)
+    share = (looks * gate).masked_fill(reads.pairs < least, -torch.inf)
     shares, destinations = share.topk(min(top, len(share)), dim=1)
-    ov = reads.values[reads.kept] @ attn.W_V[head] @ reads.readout[head]
+    v = attention.values(head, reads.values[reads.kept], biases="clip_qkv" in attention.extras)
+    ov = v @ reads.readout[head]
     writes, outs = ov.topk(min(top, ov.shape[1]), dim=1)
     strength = shares[:, 0] * writes[:, 0]
     rows = []
     best = strength.argsort(descending=True, stable=True)[:sources]
     for s in best[strength[best] > 0].tolist():
         for d in destinations[s, shares[s] > 0].tolist():
-            at = {"qk": qk[s, d], "attention": attention[s, d], "gate": gate[s, d]}
+            at = {"qk": qk[s, d], "attention": looks[s, d], "gate": gate[s, d]}
             numbers = {name: float(value) for name, value in at.items()}
             for out, write in zip(outs[s].tolist(), writes[s].tolist(), strict=True):
                 if write <= 0:
@@ -222,7 +255,7 @@ def _of_head(
 
 
 def _tables(
-    reads: _Reads, attn: Any, head: int
+    reads: _Reads, attention: Attention, head: int
 ) -> tuple[
     Float[Tensor, "source destination"],
     Float[Tensor, "source destination"],
@@ -231,14 +264,13 @@ def _tables(
     """Scores, attention and gates of one head, by source and destination."""
     here = reads.queries[reads.kept]
     seen = reads.chance.isfinite()
-    q = (here @ attn.W_Q[head] + attn.b_Q[head]) / attn.attn_scale
-    k = reads.queries @ attn.W_K[head] + attn.b_K[head]
-    usual = (q @ k[seen].T + reads.chance[seen]).logsumexp(1)
-    qk = k[reads.kept] @ q.T
-    attention = (qk - usual - math.log(max(reads.keys - 1, 1e-6))).sigmoid()
+    q, k = attention.queries(head, here), attention.keys(head, reads.queries)
+    usual = (attention.capped(q @ k[seen].T) + reads.chance[seen]).logsumexp(1)
+    qk = attention.capped(k[reads.kept] @ q.T)
+    looks = (qk - usual - math.log(max(reads.keys - 1, 1e-6))).sigmoid()
     block = reads.block
     if block is None:
-        return qk, attention, torch.ones_like(qk)
-    gate_q = here @ block.W_gate_Q[head] + block.b_gate_Q[head]
-    gate_k = here @ block.W_gate_K[head] + block.b_gate_K[head]
-    return qk, attention, gate_activation(gate_k @ gate_q.T, block.config.gate)
+        return qk, looks, torch.ones_like(qk)
+    gate_q = here @ wide(block.W_gate_Q[head]) + wide(block.b_gate_Q[head])
+    gate_k = here @ wide(block.W_gate_K[head]) + wide(block.b_gate_K[head])
+    return qk, looks, gate_activation(gate_k @ gate_q.T, block.config.gate)

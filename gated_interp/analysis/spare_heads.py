@@ -1,11 +1,11 @@
 """Heads that can go: what they write together is hardly missed."""
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from gated_interp.analysis.decomposition import rows_at_once
-from gated_interp.analysis.writes import require_tokens
+from gated_interp.anatomy.batch import Batch, Mask, Tokens
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.models.toy import HookedTransformer
 from gated_interp.replacements.pruning import with_heads
@@ -23,9 +23,11 @@ RISE = 0.05
 @torch.no_grad()
 def spare_heads(
     model: HookedTransformer,
-    tokens: Int[Tensor, "batch pos"],
+    tokens: Tokens,
     layer: int = 0,
     rise: int | float = RISE,
+    *,
+    attention_mask: Mask | None = None,
 ) -> list[int]:
     """Heads of the replacement at ``layer`` that can go together, the least missed first.
 
@@ -46,12 +48,12 @@ def spare_heads(
         >>> sorted(spare_heads(splice(toy, 0, block), toy.task.sample(10, seed=0).tokens))
         [1, 2, 3]
     """
-    require_tokens(model, tokens)
+    batch = Batch.of(model, tokens, attention_mask)
     if not rise >= 0:
         raise GatedInterpError(f"rise is {rise}; it must not be negative.")
     if replacement_in(model, layer) is None:
         raise GatedInterpError(f"layer {layer} holds no replacement; splice one in first.")
-    overlaps, missed, error = _products(model, tokens, layer)
+    overlaps, missed, error = _products(model, batch, layer)
     limit = float(error) * (1 + rise)
     spare: list[int] = []
     # Of each head: the error without it and the heads that are gone already.
@@ -72,9 +74,11 @@ def spare_heads(
 @torch.no_grad()
 def prune_spare_heads(
     model: HookedTransformer,
-    tokens: Int[Tensor, "batch pos"],
+    tokens: Tokens,
     layer: int = 0,
     rise: int | float = RISE,
+    *,
+    attention_mask: Mask | None = None,
 ) -> HookedTransformer:
     """``model`` with a gated block at ``layer`` that lacks its :func:`spare_heads`.
 
@@ -94,7 +98,7 @@ def prune_spare_heads(
         1
     """
     block = require_gated_block(model, layer)
-    spare = set(spare_heads(model, tokens, layer, rise))
+    spare = set(spare_heads(model, tokens, layer, rise, attention_mask=attention_mask))
     if not spare:
         return model
     kept = [head for head in range(len(block.W_O)) if head not in spare]
@@ -102,7 +106,7 @@ def prune_spare_heads(
 
 
 def _products(
-    model: HookedTransformer, tokens: Int[Tensor, "batch pos"], layer: int
+    model: HookedTransformer, batch: Batch, layer: int
 ) -> tuple[Float[Tensor, "head_index head_index"], Float[Tensor, " head_index"], Float[Tensor, ""]]:
     """Sums over positions: of heads' writes with each other, with the error, and of its square."""
     out, z_name = f"blocks.{layer}.hook_attn_out", f"blocks.{layer}.attn.hook_z"
@@ -112,12 +116,13 @@ def _products(
     of_z = torch.zeros(heads * d_head, heads * d_head, dtype=torch.double)
     with_error = torch.zeros(heads * d_head, d_model, dtype=torch.double)
     square = torch.zeros((), dtype=torch.double)
-    for part in torch.split(tokens, rows_at_once(tokens)):
+    for part in batch.split(rows_at_once(batch.tokens)):
         stop = {"stop_at_layer": layer + 1}
-        _, after = model.run_with_cache(part, names_filter=[out, z_name], **stop)
-        _, before = original.run_with_cache(part, names_filter=out, **stop)
-        z = after[z_name].double().cpu().flatten(0, 1).flatten(1)  # [(batch pos) (head d_head)]
-        error = (before[out].double().cpu() - after[out].double().cpu()).flatten(0, 1)
+        _, after = part.cache(model, [out, z_name], **stop)
+        _, before = part.cache(original, out, **stop)
+        here = part.counted
+        z = after[z_name][here].double().cpu().flatten(1)  # [position (head d_head)]
+        error = before[out][here].double().cpu() - after[out][here].double().cpu()
         of_z += z.T @ z
         with_error += z.T @ error
         square += error.square().sum()

@@ -1,14 +1,16 @@
 """How sparsely the heads of a layer write, and how much hangs on their staying shut."""
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from gated_interp.analysis.faithfulness import dead_from
 from gated_interp.analysis.heads import intervened
 from gated_interp.analysis.measures import cancellation
-from gated_interp.analysis.writes import logit_writes, require_linear, require_tokens
+from gated_interp.analysis.writes import logit_writes, require_linear
+from gated_interp.anatomy.batch import Batch, Mask, Tokens
 from gated_interp.core.errors import GatedInterpError
+from gated_interp.core.precision import wide
 from gated_interp.core.seeds import generator
 from gated_interp.metrics.predictions import kl_divergence
 from gated_interp.models.toy import HookedTransformer
@@ -18,7 +20,11 @@ from gated_interp.replacements.splice import replacement_in, require_layer, unsp
 
 @torch.no_grad()
 def sparsity(
-    model: HookedTransformer, tokens: Int[Tensor, "batch pos"], layer: int = 0
+    model: HookedTransformer,
+    tokens: Tokens,
+    layer: int = 0,
+    *,
+    attention_mask: Mask | None = None,
 ) -> dict[str, float]:
     """How many heads write, and whether they undo each other: one scale for every kind of layer.
 
@@ -34,10 +40,10 @@ def sparsity(
         GatedInterpError: no such layer, or tokens the model cannot read.
     """
     require_layer(model, layer)
-    require_tokens(model, tokens)
-    name = f"blocks.{layer}.attn.hook_z"
-    _, cache = model.run_with_cache(tokens, names_filter=name)
-    z, W_O = cache[name], model.blocks[layer].attn.W_O
+    batch, name = Batch.of(model, tokens, attention_mask), f"blocks.{layer}.attn.hook_z"
+    _, cache = batch.cache(model, name)
+    # As one row, without the padding.
+    z, W_O = wide(cache[name][batch.counted][None]), wide(model.blocks[layer].attn.W_O)
     found = {
         "active_per_position": float(active(z, W_O).sum(-1).double().mean()),
         "heads_alive": float(len(W_O) - len(dead_from(z, W_O))),
@@ -54,11 +60,12 @@ def sparsity(
 
 def switching_on(
     model: HookedTransformer,
-    tokens: Int[Tensor, "batch pos"],
+    tokens: Tokens,
     layer: int = 0,
     *,
     seed: int,
     steps: int = 20,
+    attention_mask: Mask | None = None,
 ) -> dict[str, float]:
     """How far predictions move when heads that stay shut are opened: KL(original || model), nats.
 
@@ -74,15 +81,15 @@ def switching_on(
     Raises:
         GatedInterpError: nothing is spliced in at ``layer``, or tokens the model cannot read.
     """
-    require_tokens(model, tokens)
+    batch = Batch.of(model, tokens, attention_mask)
     block = replacement_in(model, layer)
     if block is None:
         raise GatedInterpError(f"layer {layer} holds no replacement; splice one in first.")
     prefix = f"blocks.{layer}.attn."
     names = [prefix + name for name in ("hook_z", *block.opened_from)]
     with torch.no_grad():
-        log_p = unsplice(model, layer)(tokens).log_softmax(-1)
-        _, cache = model.run_with_cache(tokens, names_filter=names)
+        intact = batch.logits(unsplice(model, layer))
+        _, cache = batch.cache(model, names)
         seen = {name.removeprefix(prefix): cache[name] for name in names}
         z, opened = seen["hook_z"], block.opened(seen)
         shut = ~active(z, block.W_O)
@@ -90,7 +97,7 @@ def switching_on(
     def moved(mask: Float[Tensor, "batch pos head_index"]) -> Float[Tensor, ""]:
         open_by = (mask * shut)[..., None]
         with intervened(model, {prefix + "hook_z": lambda _: z + open_by * (opened - z)}):
-            return kl_divergence(log_p, model(tokens).log_softmax(-1)).mean()
+            return kl_divergence(intact, batch.logits(model), batch.real).mean()
 
     coins = torch.rand(shut.shape, generator=generator(seed)).to(z.device)
     found = {"kl": moved(torch.zeros_like(coins)), "kl_random": moved((coins < 0.5).to(z))}

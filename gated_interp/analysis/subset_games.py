@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from gated_interp.analysis.heads import (
@@ -17,8 +17,9 @@ from gated_interp.analysis.heads import (
     require_heads,
 )
 from gated_interp.analysis.logits import MetricFunction, metric_name, metric_values
-from gated_interp.analysis.replacements import Method, constants
-from gated_interp.analysis.writes import is_linear, probe_writes, require_tokens
+from gated_interp.analysis.replacements import Method, Reference, constants
+from gated_interp.analysis.writes import is_linear, probe_writes
+from gated_interp.anatomy.batch import Batch, Mask, Tokens
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.metrics.predictions import leads, next_token_loss
 from gated_interp.models.toy import HookedTransformer
@@ -71,7 +72,7 @@ class HookedGame:
     """Any heads of any model: a forward pass for each subset, several at once.
 
     Attributes:
-        tokens: ``[batch pos]``.
+        batch: what the model reads.
         measure: from a subset's logits ``[batch pos d_vocab]`` to each metric's ``[case]``.
         constants: the z of each head that is ablated.
     """
@@ -79,7 +80,7 @@ class HookedGame:
     heads: list[Head]
     cases: list[int] | None
     model: HookedTransformer
-    tokens: Int[Tensor, "batch pos"]
+    batch: Batch
     measure: Callable[[Tensor], dict[str, Tensor]]
     constants: dict[Head, Float[Tensor, " d_head"]]
 
@@ -91,10 +92,10 @@ class HookedGame:
             GatedInterpError: more passes than anyone would wait for.
         """
         distinct, index = torch.unique(keep, dim=0, return_inverse=True)
-        each = self.tokens.numel() * self.model.cfg.d_vocab
+        each = self.batch.tokens.numel() * self.model.cfg.d_vocab_out
         if len(distinct) * each > MOST:
             raise GatedInterpError(
-                f"{len(distinct)} subsets of heads on {len(self.tokens)} sequences are too many, "
+                f"{len(distinct)} subsets of heads on {len(self.batch)} sequences are too many, "
                 "each a forward pass; take fewer heads or sequences, or let shapley draw (fewer) "
                 "permutations."
             )
@@ -106,8 +107,8 @@ class HookedGame:
     def _logits(
         self, keep: Float[Tensor, "subset head_index"]
     ) -> Float[Tensor, "subset batch pos d_vocab"]:
-        batch = len(self.tokens)
-        stays = (keep > 0).repeat_interleave(batch, 0).to(self.tokens.device)
+        batch = len(self.batch)
+        stays = (keep > 0).repeat_interleave(batch, 0).to(self.batch.tokens.device)
 
         def edit_of(layer: int) -> Callable[[Tensor], Tensor | None]:
             members = [(i, head) for i, head in enumerate(self.heads) if head[0] == layer]
@@ -122,21 +123,23 @@ class HookedGame:
 
         edits = {f"blocks.{i}.attn.hook_z": edit_of(i) for i in {layer for layer, _ in self.heads}}
         with intervened(self.model, edits):
-            logits: Tensor = self.model(self.tokens.repeat(len(keep), 1))
+            logits = self.batch.repeated(len(keep)).logits(self.model)
         return logits.view(len(keep), batch, *logits.shape[1:])
 
 
 def game_of(
     model: HookedTransformer,
-    data: Task | Tensor,
+    data: Task | Tokens,
     *,
     layer: int | None,
     heads: Sequence[HeadLike] | None,
     metric: MetricFunction | None,
     method: Method,
-    reference_tokens: Tensor | None,
+    reference_tokens: Tokens | None,
     n: int,
     seed: int,
+    attention_mask: Mask | None = None,
+    reference_mask: Mask | None = None,
 ) -> Game:
     """The game that :func:`~gated_interp.analysis.subsets.subset_values` describes.
 
@@ -158,26 +161,22 @@ def game_of(
             return LinearGame(named, list(found), list(found.values()))
     else:
         named = require_heads(model, heads)
-    tokens, probes = _tokens_of(model, data, n, seed)
-    held = constants(model, named, method, reference_tokens)
+    batch, probes = _batch_of(model, data, n, seed, attention_mask)
+    held = constants(model, named, method, Reference(model, reference_tokens, reference_mask))
     if task is not None and probes is not None:
-        return HookedGame(named, probes.cases, model, tokens, _answers(probes), held)
-    return HookedGame(named, None, model, tokens, _measured_by(metric, tokens), held)
+        return HookedGame(named, probes.cases, model, batch, _answers(probes), held)
+    return HookedGame(named, None, model, batch, _measured_by(metric, batch), held)
 
 
-def _tokens_of(
-    model: HookedTransformer, data: Task | Tensor, n: int, seed: int
-) -> tuple[Tensor, Probes | None]:
-    device = model.embed.W_E.device
-    if isinstance(data, Tensor):
-        tokens, probes = data, None
-    elif isinstance(data, ProbedTask):
+def _batch_of(
+    model: HookedTransformer, data: Task | Tokens, n: int, seed: int, attention_mask: Mask | None
+) -> tuple[Batch, Probes | None]:
+    device, probes = model.embed.W_E.device, None
+    if isinstance(data, ProbedTask):
         probes = probes_for(data, model.cfg.d_vocab, n, seed).to(device)
-        tokens = probes.tokens
-    else:
-        tokens, probes = data.sample(n, seed).tokens.to(device), None
-    require_tokens(model, tokens)
-    return tokens, probes
+        data = probes.tokens
+    tokens = data.sample(n, seed).tokens.to(device) if isinstance(data, Task) else data
+    return Batch.of(model, tokens, attention_mask), probes
 
 
 def _answers(probes: Probes) -> Callable[[Tensor], dict[str, Tensor]]:
@@ -200,11 +199,16 @@ def _answers(probes: Probes) -> Callable[[Tensor], dict[str, Tensor]]:
 
 
 def _measured_by(
-    metric: MetricFunction | None, tokens: Tensor
+    metric: MetricFunction | None, batch: Batch
 ) -> Callable[[Tensor], dict[str, Tensor]]:
-    name = "loss" if metric is None else metric_name(metric)
-    function = next_token_loss if metric is None else metric
-    return lambda logits: {name: metric_values(function, logits, tokens).double().mean()[None]}
+    if metric is not None:
+        name = metric_name(metric)
+        return lambda logits: {name: metric_values(metric, logits, batch).double().mean()[None]}
+    batch.require_loss()
+    known = None if batch.real is None else batch.predicts
+    return lambda logits: {
+        "loss": next_token_loss(logits, batch.tokens, known).double().mean()[None]
+    }
 
 
 @dataclasses.dataclass(frozen=True)

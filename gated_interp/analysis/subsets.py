@@ -21,7 +21,7 @@ from typing import Literal
 
 import pandas as pd
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from gated_interp.analysis.games import harsanyi_dividends, shapley_values
@@ -29,6 +29,7 @@ from gated_interp.analysis.heads import Head, HeadLike, head_name
 from gated_interp.analysis.logits import MetricFunction
 from gated_interp.analysis.subset_games import Game, Values, game_of
 from gated_interp.analysis.verdict import EXAMPLES, SEED
+from gated_interp.anatomy.batch import Mask, Tokens
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.seeds import generator
 from gated_interp.models.toy import HookedTransformer
@@ -103,13 +104,15 @@ class SubsetValues:
 
 def subset_values(
     model: HookedTransformer,
-    task: Task | Int[Tensor, "batch pos"],
+    task: Task | Tokens,
     *,
     layer: int | None = None,
     heads: Sequence[HeadLike] | None = None,
     metric: MetricFunction | None = None,
     method: Fill = "zero",
-    reference_tokens: Int[Tensor, "reference reference_pos"] | None = None,
+    attention_mask: Mask | None = None,
+    reference_tokens: Tokens | None = None,
+    reference_mask: Mask | None = None,
     n: int = EXAMPLES,
     seed: int = SEED,
 ) -> SubsetValues:
@@ -123,6 +126,7 @@ def subset_values(
             ``[batch pos d_vocab]`` and tokens ``[batch pos]`` that gives a scalar, ``[batch]`` or
             ``[batch pos]``.
         method: how the other heads are ablated: z is zero, or its mean over ``reference_tokens``.
+        attention_mask, reference_mask: of the tokens and of these, 1 at tokens and 0 at padding.
         n, seed: sequences sampled from a task (of one with known answers, those of the verdict).
 
     Raises:
@@ -150,7 +154,9 @@ def subset_values(
         heads=heads,
         metric=metric,
         method=method,
+        attention_mask=attention_mask,
         reference_tokens=reference_tokens,
+        reference_mask=reference_mask,
         n=n,
         seed=seed,
     )
@@ -165,13 +171,15 @@ def subset_values(
 
 def shapley(
     model: HookedTransformer,
-    task: Task | Int[Tensor, "batch pos"],
+    task: Task | Tokens,
     *,
     layer: int | None = None,
     heads: Sequence[HeadLike] | None = None,
     metric: MetricFunction | None = None,
     method: Fill = "zero",
-    reference_tokens: Int[Tensor, "reference reference_pos"] | None = None,
+    attention_mask: Mask | None = None,
+    reference_tokens: Tokens | None = None,
+    reference_mask: Mask | None = None,
     n: int = EXAMPLES,
     seed: int = SEED,
     permutations: int | None = None,
@@ -184,7 +192,8 @@ def shapley(
     al., 2009).
 
     Args:
-        task, layer, heads, metric, method, reference_tokens, n, seed: as :func:`subset_values`.
+        task, layer, heads, metric, method, attention_mask, reference_tokens, reference_mask, n,
+            seed: as :func:`subset_values`.
         permutations, permutation_seed: how many orders, and their seed.
 
     Returns:
@@ -214,7 +223,9 @@ def shapley(
         heads=heads,
         metric=metric,
         method=method,
+        attention_mask=attention_mask,
         reference_tokens=reference_tokens,
+        reference_mask=reference_mask,
         n=n,
         seed=seed,
     )
@@ -227,13 +238,15 @@ def shapley(
 
 def pair_interactions(
     model: HookedTransformer,
-    task: Task | Int[Tensor, "batch pos"],
+    task: Task | Tokens,
     *,
     layer: int | None = None,
     heads: Sequence[HeadLike] | None = None,
     metric: MetricFunction | None = None,
     method: Fill = "zero",
-    reference_tokens: Int[Tensor, "reference reference_pos"] | None = None,
+    attention_mask: Mask | None = None,
+    reference_tokens: Tokens | None = None,
+    reference_mask: Mask | None = None,
     n: int = EXAMPLES,
     seed: int = SEED,
 ) -> dict[str, Float[Tensor, "case head_index head_index"]]:
@@ -243,7 +256,8 @@ def pair_interactions(
     two heads do together what neither does alone, negative where one makes the other superfluous.
 
     Args:
-        task, layer, heads, metric, method, reference_tokens, n, seed: as :func:`subset_values`.
+        task, layer, heads, metric, method, attention_mask, reference_tokens, reference_mask, n,
+            seed: as :func:`subset_values`.
 
     Raises:
         GatedInterpError: as :func:`subset_values`, at any number of heads.
@@ -262,7 +276,9 @@ def pair_interactions(
         heads=heads,
         metric=metric,
         method=method,
+        attention_mask=attention_mask,
         reference_tokens=reference_tokens,
+        reference_mask=reference_mask,
         n=n,
         seed=seed,
     )

@@ -14,12 +14,14 @@ from functools import cached_property
 
 import pandas as pd
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from gated_interp.analysis.heads import chosen_layer
-from gated_interp.analysis.writes import require_tokens
+from gated_interp.anatomy.batch import Batch, Mask, Tokens
+from gated_interp.anatomy.stream import HeadReadout
 from gated_interp.core.errors import GatedInterpError
+from gated_interp.core.precision import wide
 from gated_interp.models.toy import HookedTransformer
 
 # Numbers of every (position, head, token) that are made at once: some 30 MB of each.
@@ -37,8 +39,8 @@ class TextHolders:
         effect: ``[batch pos]``, by how many logits its heads raise that token above the mean token.
         heads: heads of the layer.
         layer: which it is.
-
-    The first position is left out of every measure: it is the same in every sequence.
+        counted: ``[batch pos]``, the positions that measures count: all but padding and the first
+            of each sequence, which is the same in every one. ``None`` is all but the first.
 
     Examples:
         >>> top, holder = torch.tensor([[4, 5, 6]]), torch.tensor([[0, 1, -1]])
@@ -51,14 +53,23 @@ class TextHolders:
     effect: Float[Tensor, "batch pos"]
     heads: int
     layer: int
+    counted: Bool[Tensor, "batch pos"] | None = None
 
     def __repr__(self) -> str:
         return f"TextHolders(layer {self.layer}, {self.top.numel()} positions: {self.share:.1%})"
 
     @cached_property
-    def held(self) -> Float[Tensor, "batch pos"]:
-        """1 where a position has a sole holder, else 0."""
-        return (self.holder[:, 1:] != NOBODY).double()
+    def _places(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Top, holder and effect at the positions that count."""
+        each = (self.top, self.holder, self.effect)
+        if self.counted is None:
+            return self.top[:, 1:], self.holder[:, 1:], self.effect[:, 1:]
+        return tuple(x[self.counted] for x in each)  # type: ignore[return-value]
+
+    @cached_property
+    def held(self) -> Float[Tensor, "*position"]:
+        """1 where a position that counts has a sole holder, else 0."""
+        return (self._places[1] != NOBODY).double()
 
     @property
     def share(self) -> float:
@@ -68,12 +79,13 @@ class TextHolders:
     @property
     def entropy(self) -> float:
         """Of the tokens that are held, over the positions where they are, in nats."""
-        return _entropy(self.top[:, 1:][self.holder[:, 1:] != NOBODY].bincount())
+        top, holder, _ = self._places
+        return _entropy(top[holder != NOBODY].bincount())
 
     @property
     def weighted_share(self) -> float:
         """The same, each position counting by :attr:`effect`."""
-        weight = self.effect[:, 1:].double()
+        weight = self._places[2].double()
         return float((self.held * weight).sum() / weight.sum().clamp(min=1e-12))
 
     def by_head(self) -> pd.DataFrame:
@@ -85,7 +97,7 @@ class TextHolders:
             same); ``top``, the token it holds most often, -1 of a head that holds none.
         """
         rows = []
-        top, holder = self.top[:, 1:], self.holder[:, 1:]
+        top, holder, _ = self._places
         for head in range(self.heads):
             counts = top[holder == head].bincount()
             rows.append(
@@ -104,10 +116,11 @@ class TextHolders:
 @torch.no_grad()
 def text_holders(
     model: HookedTransformer,
-    tokens: Int[Tensor, "batch pos"],
+    tokens: Tokens,
     layer: int | None = None,
     *,
     about_mean: bool = False,
+    attention_mask: Mask | None = None,
 ) -> TextHolders:
     """Which positions of ``tokens`` have a sole holder among the heads of ``layer``.
 
@@ -116,12 +129,14 @@ def text_holders(
     ``max(0, a[h,c] - a[h,t]) + sum over heads o of min(0, a[o,c] - a[o,t]) > 0``.
 
     Args:
-        model: any attention-only model, spliced or not.
+        model: any model, spliced or not.
         layer: may be left out where it is the only one. What an early layer writes is read on its
-            direct path to the logits.
+            direct path to the logits, past MLPs and later layers.
         about_mean: take from what each head writes its mean over ``tokens``. A head that writes
             one large constant, which a bias takes back, holds every position and says nothing;
             set aside as the bias that it is, it holds none.
+        attention_mask: ``[batch pos]``, 1 at tokens and 0 at padding, which is not counted (there,
+            ``holder`` is -1).
 
     Raises:
         GatedInterpError: no such layer, none named of several, or tokens the model cannot read, or
@@ -135,35 +150,22 @@ def text_holders(
         (True, [True, True])
     """
     layer = chosen_layer(model, layer)
-    require_tokens(model, tokens)
-    if tokens.shape[1] < 2:
+    batch = Batch.of(model, tokens, attention_mask)
+    if not bool(batch.later.any()):
         raise GatedInterpError(
             "tokens have one position; the first says nothing: give longer ones."
         )
     top, holder, effect = (
-        torch.cat(parts).view(tokens.shape)
+        torch.cat(parts).view(batch.tokens.shape)
         for parts in zip(
-            *(_holders(writes) for writes in _writes(model, tokens, layer, about_mean)),
+            *(_holders(writes) for writes in _writes(model, batch, layer, about_mean)),
             strict=True,
         )
     )
-    return TextHolders(top, holder, effect, len(model.blocks[layer].attn.W_O), layer)
-
-
-def frozen_readout(
-    model: HookedTransformer, layer: int
-) -> Float[Tensor, "head_index d_head d_vocab"]:
-    """What a ``z`` of one adds to each logit, with a final norm that divides by one.
-
-    Biases are left out; a norm that centres does so here.
-    """
-    W_O, readout = model.blocks[layer].attn.W_O, model.unembed.W_U
-    if model.cfg.normalization_type is not None:
-        W_O = W_O - W_O.mean(-1, keepdim=True)
-        weight = getattr(model.ln_final, "w", None)
-        readout = readout if weight is None else weight[:, None] * readout
-    product: Tensor = W_O @ readout
-    return product
+    counted = None
+    if batch.real is not None:
+        holder, counted = holder.where(batch.real, NOBODY), batch.later
+    return TextHolders(top, holder, effect, len(model.blocks[layer].attn.W_O), layer, counted)
 
 
 def _entropy(counts: Int[Tensor, " token"]) -> float:
@@ -172,26 +174,24 @@ def _entropy(counts: Int[Tensor, " token"]) -> float:
 
 
 def _writes(
-    model: HookedTransformer, tokens: Int[Tensor, "batch pos"], layer: int, about_mean: bool
-) -> Iterator[Float[Tensor, "position head_index d_vocab"]]:
-    """What each head adds to the logits, the final norm's scale being the intact model's."""
-    names = [f"blocks.{layer}.attn.hook_z", "ln_final.hook_scale"]
-    W_OU = frozen_readout(model, layer)
-    heads, _, d_vocab = W_OU.shape
+    model: HookedTransformer, batch: Batch, layer: int, about_mean: bool
+) -> Iterator[Float[Tensor, "position head_index d_vocab_out"]]:
+    """What each head adds to the logits, norms behind it at the intact model's scale."""
+    name = f"blocks.{layer}.attn.hook_z"
+    readout = HeadReadout.of(model, layer)
+    heads, _, d_vocab = readout.matrix.shape
     at_once = max(1, AT_ONCE // (heads * d_vocab))
-    parts = torch.split(tokens, max(16, at_once // tokens.shape[1]))
-    mean = W_OU.new_zeros(())
+    parts = batch.split(max(16, at_once // batch.tokens.shape[1]))
+    mean = readout.matrix.new_zeros(())
     if about_mean:  # of the positions that count
         for part in parts:
-            _, cache = model.run_with_cache(part, names_filter=names[0], stop_at_layer=layer + 1)
-            mean = mean + cache[names[0]][:, 1:].sum((0, 1)) / tokens[:, 1:].numel()
+            _, cache = part.cache(model, name, stop_at_layer=layer + 1)
+            mean = mean + wide(cache[name])[part.later].sum(0) / batch.later.sum()
     for part in parts:
-        _, cache = model.run_with_cache(part, names_filter=names)
-        z = cache[names[0]].flatten(0, 1) - mean
-        if names[1] in cache:
-            z = z / cache[names[1]].flatten(0, 1)[..., None]
+        _, cache = part.cache(model, [name, *readout.scales])
+        z = ((wide(cache[name]) - mean) / readout.scale(cache)).flatten(0, 1)
         for here in torch.split(z, at_once):
-            yield torch.einsum("phd,hdv->phv", here, W_OU)
+            yield torch.einsum("phd,hdv->phv", here, readout.matrix)
 
 
 def _holders(

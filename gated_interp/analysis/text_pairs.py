@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from gated_interp.analysis.writes import require_tokens
+from gated_interp.anatomy.batch import Batch, Mask, Tokens
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.models.toy import HookedTransformer
 from gated_interp.tasks.encoded_text import Part
@@ -18,11 +18,14 @@ AT_ONCE, SEQUENCES = 2**21, 1000
 
 def own_text(
     model: HookedTransformer,
-    tokens: Int[Tensor, "batch pos"] | None,
+    tokens: Tokens | None,
     part: Part,
     n: int,
     seed: int = 0,
-) -> Int[Tensor, "batch pos"]:
+    attention_mask: Mask | None = None,
+    *,
+    padding: bool = True,
+) -> Batch:
     """``tokens``, or ``n`` sequences of a part of the model's own text.
 
     Raises:
@@ -32,13 +35,10 @@ def own_text(
         if not isinstance(getattr(model, "task", None), TextTask):
             raise GatedInterpError("the model names no text; give tokens.")
         tokens = model.task.part(part).sample(n, seed).tokens.to(model.embed.W_E.device)
-    require_tokens(model, tokens)
-    return tokens
+    return Batch.of(model, tokens, attention_mask, padding=padding)
 
 
-def held_out_text(
-    model: HookedTransformer, tokens: Int[Tensor, "batch pos"] | None
-) -> Int[Tensor, "batch pos"]:
+def held_out_text(model: HookedTransformer, tokens: Tokens | None) -> Int[Tensor, "batch pos"]:
     """``tokens``, or the first 1,000 sequences of the ``test`` part of the model's own text.
 
     In order and without overlap, so that what one sequence says, no other repeats.
@@ -49,7 +49,7 @@ def held_out_text(
     if tokens is None and isinstance(getattr(model, "task", None), TextTask):
         batches = model.task.part("test").in_order(SEQUENCES)
         tokens = next(batches).to(model.embed.W_E.device)
-    return own_text(model, tokens, "test", SEQUENCES)
+    return own_text(model, tokens, "test", SEQUENCES, padding=False).tokens
 
 
 def names_for(model: HookedTransformer, names: Sequence[str] | None) -> Sequence[str]:
@@ -60,12 +60,11 @@ def names_for(model: HookedTransformer, names: Sequence[str] | None) -> Sequence
     """
     if names is None:
         names = getattr(getattr(model, "task", None), "token_names", None)
+    known = max(model.cfg.d_vocab, model.cfg.d_vocab_out)
     if names is None:
-        names = [str(i) for i in range(model.cfg.d_vocab)]
-    if len(names) < model.cfg.d_vocab:
-        raise GatedInterpError(
-            f"there are {len(names)} names; the model has {model.cfg.d_vocab} tokens."
-        )
+        names = [str(i) for i in range(known)]
+    if len(names) < known:
+        raise GatedInterpError(f"there are {len(names)} names; the model has {known} tokens.")
     return names
 
 

@@ -10,11 +10,12 @@ from jaxtyping import Float, Int
 from scipy.stats import binomtest
 from torch import Tensor
 
-from gated_interp.analysis.circuits import require_circuits
+from gated_interp.analysis.attribution import read_pairs
 from gated_interp.analysis.heads import chosen_layer, head_name
-from gated_interp.analysis.text_holders import frozen_readout
 from gated_interp.analysis.text_pairs import Continuations, held_out_text, last_before, names_for
 from gated_interp.analysis.trigram_effects import SkipTrigramEffects
+from gated_interp.anatomy.batch import Batch, Tokens
+from gated_interp.anatomy.stream import HeadReadout
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.seeds import derive, generator
 from gated_interp.core.streams import Stream
@@ -29,7 +30,7 @@ SAID = ["head", "source_id", "destination_id", "out_id"]
 def skip_trigram_holders(
     model: HookedTransformer,
     trigrams: pd.DataFrame,
-    tokens: Int[Tensor, "batch pos"] | None = None,
+    tokens: Tokens | None = None,
     layer: int | None = None,
     *,
     names: Any = None,
@@ -117,29 +118,27 @@ def _direct(
     out: int,
 ) -> Float[Tensor, "place head_index"]:
     """What each head writes from its sources to the logit of ``out``, above the mean logit."""
-    require_circuits(model, layer)
     prefix = f"blocks.{layer}.attn."
     names = [prefix + n for n in ("hook_gated_pattern", "hook_pattern", "hook_v", "hook_z")]
-    readout = frozen_readout(model, layer)
-    column = readout[:, :, out] - readout.mean(-1)
+    readout = HeadReadout.of(model, layer)
+    column = readout.matrix[:, :, out] - readout.matrix.mean(-1)
     parts = []
     for at in torch.split(places, AT_ONCE):
         read, query = tokens[at[:, 0]], at[:, 1]
         rows = torch.arange(len(at), device=tokens.device)
-        seen = [*names, "ln_final.hook_scale"]
-        _, cache = model.run_with_cache(read, names_filter=seen)
-        pattern = cache[names[0] if names[0] in cache else names[1]][rows, :, query]
+        _, cache = Batch(read).cache(model, [*names, *readout.scales])
+        pattern, v = read_pairs(cache, layer, model.blocks[layer].attn)
+        pattern = pattern[rows, :, query]
         pattern = pattern * (read == source)[:, None]
         pattern = (
             pattern * (torch.arange(read.shape[1], device=read.device) < query[:, None])[:, None]
         )
-        z = torch.einsum("ehk,ekhd->ehd", pattern, cache[names[2]])
+        z = torch.einsum("ehk,ekhd->ehd", pattern, v)
         # A head that was not picked wrote nothing, wherever it looked.
         wrote = (cache[names[3]][rows, query] != 0).any(-1)
         effect = torch.einsum("ehd,hd->eh", z, column) * wrote
-        if seen[-1] in cache:
-            effect = effect / cache[seen[-1]][rows, query]
-        parts.append(effect)
+        scale = readout.scale(cache)
+        parts.append(effect / scale[rows, query, 0] if isinstance(scale, Tensor) else effect)
     return torch.cat(parts)
 
 

@@ -16,7 +16,6 @@ from scipy.stats import kruskal, rankdata
 from scipy.stats import t as student
 from torch import Tensor
 
-from gated_interp.analysis.circuits import require_circuits
 from gated_interp.analysis.heads import chosen_layer, head_in, intervened
 from gated_interp.analysis.text_pairs import (
     held_out_text,
@@ -24,7 +23,11 @@ from gated_interp.analysis.text_pairs import (
     names_for,
     seen_pairs,
 )
+from gated_interp.anatomy.attention import Attention
+from gated_interp.anatomy.batch import Batch, Tokens
+from gated_interp.anatomy.stream import logits_of
 from gated_interp.core.errors import GatedInterpError
+from gated_interp.core.precision import wide
 from gated_interp.core.seeds import derive, generator
 from gated_interp.core.streams import Stream
 from gated_interp.models.toy import HookedTransformer
@@ -121,7 +124,7 @@ class SkipTrigramEffects:
 def confirm_skip_trigrams(
     model: HookedTransformer,
     trigrams: pd.DataFrame,
-    tokens: Int[Tensor, "batch pos"] | None = None,
+    tokens: Tokens | None = None,
     layer: int | None = None,
     *,
     names: Sequence[str] | None = None,
@@ -166,7 +169,7 @@ def confirm_skip_trigrams(
         [1.88, 1.88]
     """
     layer = chosen_layer(model, layer)
-    attn = require_circuits(model, layer)
+    attn = Attention.of(model, layer).attn
     if most < 2 or common < 0:
         raise GatedInterpError(
             f"most is {most} and common {common}; they must be at least 2 and at least 0."
@@ -352,6 +355,7 @@ def _differences(
     out: int,
     other: Int[Tensor, " place"],
 ) -> dict[str, Any]:
+    intact, without, without_other = wide(intact), wide(without), wide(without_other)
     fell = intact.log_softmax(-1) - without.log_softmax(-1)
     elsewhere = (intact.log_softmax(-1) - without_other.log_softmax(-1))[:, out]
     logit = intact - without
@@ -383,11 +387,8 @@ def logits_at(
         return pattern
 
     with intervened(model, {} if cut is None else {cut[0]: edit}):
-        resid = model(tokens, stop_at_layer=model.cfg.n_layers)[rows, query][:, None]
-    if model.cfg.normalization_type is not None:
-        resid = model.ln_final(resid)
-    logits: Tensor = model.unembed(resid)[:, 0]
-    return logits
+        stream = Batch(tokens).logits(model, stop_at_layer=model.cfg.n_layers)
+    return logits_of(model, stream[rows, query][:, None])[:, 0]
 
 
 def _summary(examples: pd.DataFrame) -> dict[str, Any]:

@@ -10,44 +10,16 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from gated_interp.anatomy.batch import Batch, Tokens
+from gated_interp.anatomy.stream import why_not_linear
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.models.toy import HookedTransformer
 from gated_interp.tasks.task import Probes, Task, probes_for
 
 
-def require_tokens(model: HookedTransformer, tokens: Tensor) -> None:
-    """Refuse tokens that ``model`` cannot read.
-
-    Raises:
-        GatedInterpError: not whole numbers of shape [batch, pos], empty, outside the vocabulary,
-            longer than the context, or on another device.
-    """
-    if tokens.ndim != 2 or tokens.is_floating_point() or tokens.numel() == 0:
-        raise GatedInterpError(
-            f"tokens have shape {tuple(tokens.shape)} and type {tokens.dtype}; they must be whole "
-            "numbers of shape [batch, pos] with at least one row and one position."
-        )
-    here, there = model.embed.W_E.device, tokens.device
-    if here != there:
-        raise GatedInterpError(f"the tokens are on {there}; the model is on {here}: move one.")
-    low, high = int(tokens.min()), int(tokens.max())
-    if low < 0 or high >= model.cfg.d_vocab:
-        raise GatedInterpError(
-            f"token {low if low < 0 else high} is outside the vocabulary "
-            f"0 to {model.cfg.d_vocab - 1}."
-        )
-    if tokens.shape[1] > model.cfg.n_ctx:
-        raise GatedInterpError(
-            f"the tokens have {tokens.shape[1]} positions; the model's context has "
-            f"{model.cfg.n_ctx}."
-        )
-
-
 def is_linear(model: HookedTransformer, layer: int) -> bool:
     """Whether the logits are a sum over the heads of ``layer``, whatever the layers below do."""
-    cfg = model.cfg
-    plain = cfg.attn_only and cfg.normalization_type is None
-    return bool(plain and layer == cfg.n_layers - 1)
+    return why_not_linear(model, layer) is None
 
 
 def require_linear(model: HookedTransformer, layer: int | None = None) -> None:
@@ -57,29 +29,26 @@ def require_linear(model: HookedTransformer, layer: int | None = None) -> None:
         layer: where named, the model may have others: they are taken as they are.
 
     Raises:
-        GatedInterpError: several layers, one that is not the last, MLPs, or a normalisation.
+        GatedInterpError: saying why not: several layers, one that is not the last, an MLP behind
+            the heads, a norm, or capped logits.
     """
-    cfg = model.cfg
-    if layer is not None and cfg.attn_only and cfg.normalization_type is None:
-        if layer != cfg.n_layers - 1:
-            raise GatedInterpError(
-                f"what layer {layer} writes is read by later layers, so only the heads of layer "
-                f"{cfg.n_layers - 1} add up to the logits; analysis.holders.holders ablates those "
-                "of any layer."
-            )
-        return
-    if cfg.n_layers != 1 or not cfg.attn_only or cfg.normalization_type is not None:
+    if layer is None and model.cfg.n_layers != 1:
         raise GatedInterpError(
-            "this needs a model with one attention-only layer and no normalisation, whose logits "
-            f"are a sum over heads; this one has {cfg.n_layers} layers, "
-            f"attn_only={cfg.attn_only}, normalization_type={cfg.normalization_type!r}."
+            f"this needs a model of one layer, whose logits are a sum over its heads; this one has "
+            f"{model.cfg.n_layers} layers: analysis.holders.holders ablates heads of any layer."
+        )
+    why = why_not_linear(model, layer or 0)
+    if why is not None:
+        raise GatedInterpError(
+            f"the logits are not a sum over the heads of layer {layer or 0}: {why}; "
+            "analysis.holders.holders ablates heads of any layer."
         )
 
 
 @torch.no_grad()
 def head_writes(
     model: HookedTransformer,
-    tokens: Int[Tensor, "batch pos"],
+    tokens: Tokens,
     rows: Int[Tensor, " example"],
     positions: Int[Tensor, " example"],
     layer: int = 0,
@@ -98,9 +67,8 @@ def head_writes(
         GatedInterpError: the model is not linear in its heads, or cannot read the tokens.
     """
     require_linear(model, layer)
-    require_tokens(model, tokens)
     name = f"blocks.{layer}.attn.hook_z"
-    logits, cache = model.run_with_cache(tokens, names_filter=name)
+    logits, cache = Batch.of(model, tokens).cache(model, name)
     return logit_writes(model, cache[name][rows, positions], layer), logits[rows, positions]
 
 

@@ -4,10 +4,8 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from jaxtyping import Int
-from torch import Tensor
-
 from gated_interp.analysis.writes import writes_kept
+from gated_interp.anatomy.batch import Mask, Tokens
 from gated_interp.checkpoints.checkpoint import load
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.files import write_text
@@ -47,12 +45,13 @@ def report(
     out: Path | str,
     *,
     layer: int | None = None,
-    tokens: Int[Tensor, "batch pos"] | None = None,
+    tokens: Tokens | None = None,
     names: Sequence[str] | None = None,
     sequences: int | None = None,
     seed: int = 0,
     beside: Path | str | None = None,
     interactive: bool = False,
+    attention_mask: Mask | None = None,
     command: str | None = None,
     say: Callable[[str], object] = lambda _: None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
@@ -69,6 +68,7 @@ def report(
         out: the page; a report that is there is written over, anything else is left.
         layer: whose heads; unless given, every layer that something was spliced into, or else all.
         tokens: sequences to measure on; of the model's own task or text unless given.
+        attention_mask: of these, 1 at tokens and 0 at padding.
         names: of tokens; the task's unless given.
         sequences: how many are drawn; 1,000 of a task with known answers, else 32.
         seed: they, and the bootstrap, are drawn from it.
@@ -100,7 +100,7 @@ def report(
     out = Path(out)
     require_place(out)
     loaded = model if isinstance(model, HookedTransformer) else load(model)
-    subject = subject_of(loaded, layer, tokens, names, sequences, seed)
+    subject = subject_of(loaded, layer, tokens, names, sequences, seed, attention_mask)
     others = None if beside is None else read_beside(Path(beside), subject)
     asked = command or f"gi.report({subject.name!r}, {out.name!r})"
     makers = (_of_task if is_known(subject.task) else _of_text)(subject)
@@ -174,7 +174,8 @@ def title_of(subject: Subject) -> str:
 def lead_of(subject: Subject, sections: Sequence[Section]) -> list[str]:
     """What the model is, what was done, what came out, and how the page is read."""
     layers = subject.model.cfg.n_layers
-    kind = f"an attention-only transformer of {layers} layer{'s' if layers > 1 else ''}"
+    what = "an attention-only transformer" if subject.model.cfg.attn_only else "a transformer"
+    kind = f"{what} of {layers} layer{'s' if layers > 1 else ''}"
     said = [f"{subject.name} is {kind}{_purpose(subject.task)}."]
     if subject.original is not None:
         where = " and ".join(f"layer {i}" for i in subject.layers)

@@ -7,7 +7,6 @@ from typing import Any, TypeGuard
 
 import pandas as pd
 import torch
-from jaxtyping import Int
 from torch import Tensor
 
 from gated_interp.analysis.heads import head_counts, head_name
@@ -15,6 +14,7 @@ from gated_interp.analysis.read_heads import Readings, read_heads
 from gated_interp.analysis.text_pairs import names_for, own_text
 from gated_interp.analysis.verdict import EXAMPLES
 from gated_interp.analysis.writes import is_linear
+from gated_interp.anatomy.batch import Batch, Mask, Tokens
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.seeds import derive
 from gated_interp.core.streams import Stream
@@ -36,7 +36,7 @@ class Subject:
         model: the model.
         original: the same before blocks were spliced into ``layers``; ``None`` where none were.
         layers: whose heads the report is about.
-        tokens: ``[batch pos]``, ordinary sequences.
+        batch: ordinary sequences.
         names: of tokens.
         seed: the sequences and the bootstrap are drawn from it.
     """
@@ -45,7 +45,7 @@ class Subject:
     model: HookedTransformer
     original: HookedTransformer | None
     layers: list[int]
-    tokens: Int[Tensor, "batch pos"]
+    batch: Batch
     names: Sequence[str]
     seed: int
 
@@ -70,7 +70,7 @@ class Subject:
         """
         return {
             layer: {
-                side: read_heads(one, layer, self.tokens, names=self.names)
+                side: read_heads(one, layer, self.batch, names=self.names)
                 for side, one in self.sides.items()
             }
             for layer in self.layers
@@ -83,7 +83,7 @@ class Subject:
     @property
     def bootstrap(self) -> Tensor:
         """How often each sequence is drawn in each of some replicates, ``[replicate sequence]``."""
-        n = len(self.tokens)
+        n = len(self.batch)
         source = torch.Generator().manual_seed(derive(self.seed, Stream.SHOWN_REPLICATES))
         drawn = torch.randint(n, (REPLICATES, n), generator=source)
         ones = torch.ones_like(drawn, dtype=torch.double)
@@ -93,10 +93,11 @@ class Subject:
 def subject_of(
     model: HookedTransformer,
     layer: int | None,
-    tokens: Int[Tensor, "batch pos"] | None,
+    tokens: Tokens | None,
     names: Sequence[str] | None,
     sequences: int | None,
     seed: int,
+    attention_mask: Mask | None = None,
 ) -> Subject:
     """A model with its sequences drawn; see :func:`~gated_interp.experiments.report.report`.
 
@@ -113,7 +114,7 @@ def subject_of(
     drawn = derive(seed, Stream.SHOWN_SEQUENCES)
     if tokens is None and is_known(task):
         tokens = task.sample(sequences or EXAMPLES, drawn).tokens
-    tokens = own_text(model, tokens, "test", sequences or SEQUENCES, drawn)
+    batch = own_text(model, tokens, "test", sequences or SEQUENCES, drawn, attention_mask)
     before = [i for i in layers if i in spliced]
     original: HookedTransformer | None = None
     for i in before:
@@ -123,7 +124,7 @@ def subject_of(
         model=model,
         original=original,
         layers=layers,
-        tokens=tokens,
+        batch=batch,
         names=names_for(model, names),
         seed=seed,
     )

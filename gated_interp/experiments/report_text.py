@@ -21,8 +21,7 @@ def held_section(subject: Subject) -> Section:
     for layer in subject.layers:
         which = f", layer {layer}" if len(subject.layers) > 1 else ""
         found = {
-            side: text_holders(model, subject.tokens, layer)
-            for side, model in subject.sides.items()
+            side: text_holders(model, subject.batch, layer) for side, model in subject.sides.items()
         }
         by_head = {side: held.by_head() for side, held in found.items()}
         shares = "; ".join(f"the {side} {held.share:.1%}" for side, held in found.items())
@@ -57,7 +56,7 @@ def _held_table(subject: Subject, layer: int, found: dict[str, TextHolders]) -> 
         ["heads that hold any"],
         ["heads"],
     ]
-    weights = subject.bootstrap / len(subject.tokens)
+    weights = subject.bootstrap / len(subject.batch)
     for side, held in found.items():
         drawn = (weights @ held.held.mean(1).cpu()).numpy()
         low, high = pd.Series(drawn).quantile([0.025, 0.975])
@@ -99,7 +98,7 @@ def circuits_of_text(subject: Subject) -> Section:
     """
     parts = []
     # A model without a text names no token to begin with: its sequences do.
-    first = None if isinstance(subject.task, TextTask) else int(subject.tokens[0, 0])
+    first = None if isinstance(subject.task, TextTask) else int(subject.batch.tokens[0, 0])
     for side, model in subject.sides.items():
         tables = [
             text_circuits(model, layer=i, names=subject.names, bos=first) for i in subject.layers
@@ -130,7 +129,7 @@ def ablations_of_text(subject: Subject) -> Section:
     """What is lost without each head, by three methods."""
     effects = {}
     for side, model in subject.sides.items():
-        each = [text_ablations(model, layer=i, tokens=subject.tokens) for i in subject.layers]
+        each = [text_ablations(model, layer=i, tokens=subject.batch) for i in subject.layers]
         if len(each) > 1:
             for i, table in zip(subject.layers, each, strict=True):
                 table.loc[table["kind"] == "all", "heads"] = f"all heads of layer {i}"

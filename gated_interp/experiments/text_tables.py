@@ -4,13 +4,12 @@ from collections.abc import Sequence
 
 import pandas as pd
 import torch
-from jaxtyping import Int
-from torch import Tensor
 
 from gated_interp.analysis.ablation import Method, ablate
 from gated_interp.analysis.circuits import Circuit, copying_score, ov_circuit, qk_circuit
 from gated_interp.analysis.heads import head_name, heads_of
 from gated_interp.analysis.induction import induction_scores, repeated_random_tokens
+from gated_interp.anatomy.batch import Batch, Tokens
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.seeds import derive
 from gated_interp.core.streams import Stream
@@ -28,7 +27,7 @@ def text_ablations(
     *,
     layer: int | None = None,
     n: int = SEQUENCES,
-    tokens: Int[Tensor, "batch pos"] | None = None,
+    tokens: Tokens | None = None,
 ) -> pd.DataFrame:
     """Every head (of ``layer``) alone and all at once, ablated on ``n`` sequences of the test part.
 
@@ -45,20 +44,24 @@ def text_ablations(
     heads = heads_of(model, layer)
     if tokens is None or isinstance(getattr(model, "task", None), TextTask):
         text = _text_of(model)
-        reference = text.part("validation").sample(n, SEED).tokens
+        reference: Tokens = text.part("validation").sample(n, SEED).tokens
         tokens = text.part("test").sample(n, SEED).tokens if tokens is None else tokens
     else:
         reference = tokens
+    batch = Batch.of(model, tokens)
+    # A padded row has nothing to take another's place.
+    padded = Batch.of(model, reference).real is not None
     parts = [
         ablate(
             model,
-            tokens,
+            batch,
             heads,
             method,
             reference_tokens=None if method == "zero" else reference,
             seed=derive(SEED, Stream.SHOWN_RESAMPLE) if method == "resample" else None,
         )
         for method in METHODS
+        if not (padded and method == "resample")
     ]
     return pd.concat(parts, ignore_index=True)
 

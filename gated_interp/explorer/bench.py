@@ -3,16 +3,21 @@
 import dataclasses
 from collections.abc import Sequence
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 from transformer_lens import ActivationCache
 
 from gated_interp.analysis.ablation import Method, ablated
+from gated_interp.analysis.attribution import read_pairs
 from gated_interp.analysis.heads import Head, all_heads, head_counts, head_name, intervened
-from gated_interp.analysis.replacements import constants
+from gated_interp.analysis.replacements import Reference, constants
+from gated_interp.anatomy.batch import Batch
+from gated_interp.anatomy.stream import RAW_LOGITS, HeadReadout, Readout, logits_of
+from gated_interp.core.precision import wide
 from gated_interp.explorer.asked import Asked
 from gated_interp.metrics.predictions import leads
 from gated_interp.metrics.reconstruction import writes_at
@@ -42,7 +47,7 @@ class Reading:
         writes: ``[head_index d_vocab]``, what each head (or what its ablation left in its place)
             writes directly to the logits at the position; a final norm is frozen at its scale.
         direct: ``[d_vocab]``, what reaches the logits there past the heads of the layer.
-            ``writes.sum(0) + direct`` are the logits.
+            ``writes.sum(0) + direct`` are the logits, before an output soft cap.
         logits: ``[d_vocab]``, at the position.
         prediction, probability: the most likely next token, and how likely.
         intact_prediction: the same with every head on.
@@ -103,7 +108,7 @@ class Bench:
 
     Args:
         model: any ``HookedTransformer``, with blocks spliced in or not.
-        reference: ``[batch pos]``, what ``mean``, ``resample`` and ``optimal`` refer to.
+        reference: what ``mean``, ``resample`` and ``optimal`` refer to.
         probes: where the answers are known, what accuracy is measured on.
         resample_seed: of the rows that ``resample`` draws.
     """
@@ -111,14 +116,17 @@ class Bench:
     def __init__(
         self,
         model: HookedTransformer,
-        reference: Int[Tensor, "batch pos"] | None,
+        reference: Batch | None,
         probes: Probes | None,
         resample_seed: int,
     ):
         self.model, self.device = model, model.embed.W_E.device
         self.counts = head_counts(model)
         self.gated = [gated_block(model, layer) is not None for layer in range(len(self.counts))]
-        self.reference = None if reference is None else reference.to(self.device)
+        self.reference = None
+        if reference is not None:
+            given = reference.tokens.to(self.device), reference.counted.to(self.device)
+            self.reference = Batch.of(model, *given, "reference tokens")
         self.probes = None if probes is None else probes.to(self.device)
         self.resample_seed = resample_seed
         self._scales: dict[int, Scale] = {}
@@ -142,7 +150,7 @@ class Bench:
         if key not in self._intact:
             while len(self._intact) >= 4:
                 self._intact.pop(next(iter(self._intact)))
-            self._intact[key] = self.model(self._row(tokens))[0]
+            self._intact[key] = self._row(tokens).logits(self.model)[0]
         return self._intact[key]
 
     @torch.no_grad()
@@ -162,34 +170,34 @@ class Bench:
         """
         row, intact = self._row(tokens), self.intact(tokens)
         asked = asked or Asked("log p", int(intact[position].argmax()), log=True)
-        hooks = _hooks(layer)
+        hooks = self._hooks(layer)
         names = [name for name in hooks.values() if name in self.model.hook_dict]
         if off:
             accuracy, logits, cache = self._without(row, off, method, names)
         else:
             accuracy = self._accuracy(off, method)
-            logits, cache = self.model.run_with_cache(row, names_filter=names)
+            logits, cache = row.cache(self.model, names)
         seen = {name: cache[hook] for name, hook in hooks.items() if hook in cache}
-        pattern, gates, v = (seen.get(name) for name in ("pattern", "gate", "v"))
-        scale = seen["scale"][:, position] if "scale" in seen else None
-        at, before = logits[0, position], intact[position]
-        writes = self._logit_writes(seen["z"][:, position], scale, layer)[0]
-        W_O = self.model.blocks[layer].attn.W_O
+        pattern, gates = seen.get("pattern"), seen.get("gate")
+        at, before = wide(logits[0, position]), wide(intact[position])
+        writes = self._logit_writes(cache, layer, [0], [position])[0]
+        raw = wide(cache[RAW_LOGITS][0, position])
+        lengths = self._value_lengths(cache, layer)
         probabilities, prediction = at.softmax(-1), int(at.argmax())
         return Reading(
             attention=None if pattern is None else _numpy(pattern[0]),
             gates=None if gates is None else _numpy(gates[0].tril()),
-            values=None if v is None else _numpy(writes_at(v, W_O)[0].clamp(min=0).sqrt()),
+            values=None if lengths is None else _numpy(lengths[0]),
             writes=_numpy(writes),
-            direct=_numpy(at - writes.sum(0)),
+            direct=_numpy(raw - writes.sum(0)),
             logits=_numpy(at),
             prediction=prediction,
             probability=float(probabilities[prediction]),
             intact_prediction=int(before.argmax()),
             probabilities=_numpy(probabilities),
             intact_probabilities=_numpy(before.softmax(-1)),
-            metric=float(asked.of(logits, row, position)),
-            intact_metric=float(asked.of(intact[None], row, position)),
+            metric=float(asked.of(logits, row.tokens, position)),
+            intact_metric=float(asked.of(intact[None], row.tokens, position)),
             accuracy=accuracy,
             intact_accuracy=self._accuracy(frozenset(), "zero"),
         )
@@ -207,20 +215,21 @@ class Bench:
         if key not in self._effects:
             while len(self._effects) >= 64:
                 self._effects.pop(next(iter(self._effects)))
-            # No position sees what comes after it, but a metric may.
-            seen = tokens if asked.metric else tokens[: position + 1]
-            with_it = asked.of(self.intact(tokens)[None], self._row(tokens), position)
+            # No position of causal attention sees what comes after it, but a metric may.
+            whole = asked.metric is not None or self.model.cfg.attention_dir != "causal"
+            seen = tokens if whole else tokens[: position + 1]
+            with_it = asked.of(self.intact(tokens)[None], self._row(tokens).tokens, position)
             without = self._each_off(self._row(seen), position, bool(key[2]), layer, asked)
             self._effects[key] = (without - with_it).tolist()
         return self._effects[key]
 
     def _each_off(
-        self, row: Tensor, position: int, zero: bool, layer: int, asked: Asked
+        self, row: Batch, position: int, zero: bool, layer: int, asked: Asked
     ) -> Float[Tensor, " head_index"]:
         put = self._zeros[layer] if zero else self._means[layer]
         last, found = self.model.cfg.n_layers, []
         for heads in torch.split(torch.arange(len(put), device=self.device), AT_ONCE):
-            rows = row.expand(len(heads), -1)
+            rows = row.repeated(len(heads))
 
             def edit(z: Tensor, heads: Tensor = heads) -> Tensor:
                 z = z.clone()
@@ -229,13 +238,11 @@ class Bench:
 
             with intervened(self.model, {f"blocks.{layer}.attn.hook_z": edit}):
                 if asked.metric is not None:
-                    logits = self.model(rows)
+                    logits = rows.logits(self.model)
                 else:  # only one position is asked for, and the readout is the largest product
-                    stream = self.model(rows, stop_at_layer=last)[:, position : position + 1]
-                    if self.model.cfg.normalization_type is not None:
-                        stream = self.model.ln_final(stream)
-                    logits = self.model.unembed(stream)
-            found.append(asked.of(logits, rows, position if asked.metric else 0))
+                    stream = rows.logits(self.model, stop_at_layer=last)
+                    logits = logits_of(self.model, stream[:, position : position + 1])
+            found.append(asked.of(logits, rows.tokens, position if asked.metric else 0))
         return torch.cat(found)
 
     @cached_property
@@ -244,7 +251,9 @@ class Bench:
 
     @cached_property
     def _means(self) -> list[Float[Tensor, "head_index d_head"]]:
-        found = constants(self.model, all_heads(self.model), "mean", self.reference)
+        found = constants(
+            self.model, all_heads(self.model), "mean", Reference(self.model, self.reference)
+        )
         return [
             torch.stack([found[layer, h] for h in range(n)]) for layer, n in enumerate(self.counts)
         ]
@@ -258,59 +267,48 @@ class Bench:
 
     def _measured(self, layer: int) -> Scale:
         if self.probes is not None:
-            tokens, rows, at = self.probes.tokens, self.probes.row, self.probes.position
+            batch = Batch.of(self.model, self.probes.tokens)
+            rows, at = self.probes.row, self.probes.position
         elif self.reference is not None:
-            tokens = self.reference[:SCALED]
-            rows = torch.arange(len(tokens), device=self.device)
-            at = torch.full_like(rows, tokens.shape[1] - 1)
+            batch = self.reference[:SCALED]
+            rows = torch.arange(len(batch), device=self.device)
+            at = batch.counted.long().cumsum(1).argmax(1)  # the last token of each
         else:
             return Scale(1.0, 1.0, 1.0)
-        hooks = _hooks(layer)
+        hooks = self._hooks(layer)
         names = [name for name in hooks.values() if name in self.model.hook_dict]
-        logits, cache = self.model.run_with_cache(tokens, names_filter=names)
+        logits, cache = batch.cache(self.model, names)
         seen = {name: cache[hook] for name, hook in hooks.items() if hook in cache}
-        scale = seen["scale"][rows, at] if "scale" in seen else None
-        writes = self._logit_writes(seen["z"][rows, at], scale, layer).abs().max()
+        writes = self._logit_writes(cache, layer, rows, at).abs().max()
         if self.probes is not None:
-            writes = torch.maximum(writes, logits[rows, at].abs().max())
+            writes = torch.maximum(writes, wide(logits[rows, at]).abs().max())
         gate, value = seen.get("gate", torch.ones(())), torch.ones(())
-        if "pattern" in seen and "v" in seen:
-            lengths = writes_at(seen["v"], self.model.blocks[layer].attn.W_O)
-            weights = lengths.clamp(min=0).sqrt().permute(0, 2, 1)[:, :, None]
+        lengths = self._value_lengths(cache, layer)
+        if lengths is not None:
+            weights = lengths.permute(0, 2, 1)[:, :, None]
             value = (seen["pattern"] * weights * (gate if "gate" in seen else 1)).max()
         gate = gate.max()
         return Scale(float(writes) or 1.0, max(1.0, float(gate)), float(value) or 1.0)
 
     def _logit_writes(
-        self,
-        z: Float[Tensor, "example head_index d_head"],
-        scale: Float[Tensor, "example 1"] | None,
-        layer: int,
+        self, cache: ActivationCache, layer: int, rows: Any, positions: Any
     ) -> Float[Tensor, "example head_index d_vocab"]:
-        result = torch.einsum("ehd,hdm->ehm", z, self.model.blocks[layer].attn.W_O)
-        return self.readout(result, scale)
+        """What the heads of ``layer`` write to the logits, norms behind them at their scale."""
+        readout = HeadReadout.of(self.model, layer)
+        z = wide(cache[f"blocks.{layer}.attn.hook_z"]) / readout.scale(cache)
+        return torch.einsum("ehd,hdv->ehv", z[rows, positions], readout.matrix)
 
-    def readout(
-        self,
-        result: Float[Tensor, "example head_index d_model"],
-        scale: Float[Tensor, "example 1"] | None,
-    ) -> Float[Tensor, "example head_index d_vocab"]:
-        """What is written to the logits by what is written to the residual stream.
-
-        Args:
-            scale: what the final norm divides by there; one where none is given.
-        """
-        kind = self.model.cfg.normalization_type
-        if kind is not None:
-            if kind.startswith("LN"):
-                result = result - result.mean(-1, keepdim=True)
-            result = result / (1.0 if scale is None else scale[:, None])
-            result = result * getattr(self.model.ln_final, "w", 1.0)
-        writes: Tensor = result @ self.model.unembed.W_U
-        return writes
+    def _value_lengths(
+        self, cache: ActivationCache, layer: int
+    ) -> Float[Tensor, "batch key_pos head_index"] | None:
+        """How long each key's value is, as its head writes it; ``None`` without attention."""
+        attn = self.model.blocks[layer].attn
+        if f"blocks.{layer}.attn.hook_v" not in cache:
+            return None
+        return writes_at(read_pairs(cache, layer, attn)[1], wide(attn.W_O)).clamp(min=0).sqrt()
 
     def _without(
-        self, row: Tensor, off: frozenset[Head], method: Method, hooks: list[str]
+        self, row: Batch, off: frozenset[Head], method: Method, hooks: list[str]
     ) -> tuple[dict[int, float], Tensor, ActivationCache]:
         """Accuracy, logits and activations with the heads in ``off`` ablated."""
         with ablated(
@@ -320,7 +318,7 @@ class Bench:
             reference_tokens=self.reference,
             seed=self.resample_seed,
         ):
-            logits, cache = self.model.run_with_cache(row, names_filter=hooks)
+            logits, cache = row.cache(self.model, hooks)
             return self._accuracy(off, method), logits, cache
 
     def _accuracy(self, off: frozenset[Head], method: Method) -> dict[int, float]:
@@ -330,22 +328,25 @@ class Bench:
             return {}
         key = (off, method if off else "zero")
         if key not in self._accuracies:
-            at = self.model(probes.tokens)[probes.row, probes.position]
+            logits = Batch.of(self.model, probes.tokens).logits(self.model)
+            at = wide(logits[probes.row, probes.position])
             right = leads(at, probes.target) > 0
             self._accuracies[key] = {
                 b: float(right[probes.case == b].double().mean()) for b in probes.cases
             }
         return self._accuracies[key]
 
-    def _row(self, tokens: Sequence[int]) -> Int[Tensor, "1 pos"]:
-        return torch.tensor([list(tokens)], device=self.device)
+    def _row(self, tokens: Sequence[int]) -> Batch:
+        return Batch.of_rows(self.model, [tokens])
 
-
-def _hooks(layer: int) -> dict[str, str]:
-    """What is read of a layer, and what the final norm divides by; not all of it is everywhere."""
-    own = {n: f"blocks.{layer}.attn.hook_{n}" for n in ("pattern", "gate", "v", "z")}
-    return {**own, "scale": "ln_final.hook_scale"}
+    def _hooks(self, layer: int) -> dict[str, str]:
+        """What is read of a layer and behind it; not all of it is everywhere."""
+        scales = Readout.of(self.model, layer).scales
+        own = ("pattern", "gate", "gated_pattern", "v", "z")
+        found = {n: f"blocks.{layer}.attn.hook_{n}" for n in own}
+        return found | {name: name for name in (*scales, RAW_LOGITS)}
 
 
 def _numpy(values: Tensor) -> np.ndarray:
-    return values.detach().cpu().numpy().astype(np.float64)
+    found: np.ndarray = values.detach().double().cpu().numpy()
+    return found

@@ -7,6 +7,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from gated_interp.anatomy.batch import Batch
+from gated_interp.anatomy.stream import HeadReadout
+from gated_interp.core.precision import wide
 from gated_interp.core.threads import one_thread
 from gated_interp.explorer.bench import Bench
 from gated_interp.explorer.examples import Examples
@@ -41,6 +44,7 @@ class Contexts:
 
     def __init__(self, bench: Bench, examples: Examples):
         self.bench, self.examples = bench, examples
+        self.batch = Batch.of_rows(bench.model, examples.tokens)
         self._written: dict[int, Tensor] = {}
 
     @torch.no_grad()
@@ -48,27 +52,22 @@ class Contexts:
         """The strongest places of a head, strongest first; none where it writes nowhere."""
         with one_thread():
             z = self._z(layer)[:, :, head]
-            W_O = self.bench.model.blocks[layer].attn.W_O
-            lengths = writes_at(z[:, :, None], W_O[head : head + 1])[:, 1:, 0].clamp(min=0).sqrt()
-            if not lengths.numel():
-                return []
-            longest, at = lengths.max(1)
+            W_O = wide(self.bench.model.blocks[layer].attn.W_O)
+            lengths = writes_at(z[:, :, None], W_O[head : head + 1])[..., 0].clamp(min=0).sqrt()
+            longest, at = (lengths * self.batch.later).max(1)
             best = longest.topk(min(TOP, len(longest)))
             rows = best.indices[best.values > 0]
-            result = z[rows, at[rows] + 1] @ W_O[head]
-            raises = self.bench.readout(result[:, None], None)[:, 0].argmax(-1)
-            columns = (rows, at[rows] + 1, longest[rows], raises)
+            readout = HeadReadout.of(self.bench.model, layer).matrix[head]
+            raises = (z[rows, at[rows]] @ readout).argmax(-1)
+            columns = (rows, at[rows], longest[rows], raises)
             return [Place(*each) for each in zip(*(c.tolist() for c in columns), strict=True)]
 
     def _z(self, layer: int) -> Float[Tensor, "example pos head_index d_head"]:
         if layer not in self._written:
-            tokens = torch.tensor(self.examples.tokens, device=self.bench.device)
             name = f"blocks.{layer}.attn.hook_z"
             found: list[Any] = []
-            for part in torch.split(tokens, AT_ONCE):
-                _, cache = self.bench.model.run_with_cache(
-                    part, names_filter=name, stop_at_layer=layer + 1
-                )
-                found.append(cache[name])
+            for part in self.batch.split(AT_ONCE):
+                _, cache = part.cache(self.bench.model, name, stop_at_layer=layer + 1)
+                found.append(wide(cache[name]))
             self._written[layer] = torch.cat(found)
         return self._written[layer]

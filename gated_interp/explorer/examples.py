@@ -4,10 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from jaxtyping import Int
-from torch import Tensor
-
-from gated_interp.analysis.writes import require_tokens
+from gated_interp.anatomy.batch import Batch, Mask, Tokens
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.seeds import derive
 from gated_interp.core.streams import Stream
@@ -29,14 +26,14 @@ class Examples:
         tokens: each example.
         position: where each is read at first.
         target: the token that must come there; ``None`` where any may.
-        reference: ``[batch pos]``, for ablation by a mean or by other examples.
+        reference: for ablation by a mean or by other examples.
         probes: where answers are known.
     """
 
     tokens: Sequence[tuple[int, ...]]
     position: Sequence[int]
     target: Sequence[int | None]
-    reference: Int[Tensor, "batch pos"] | None = None
+    reference: Batch | None = None
     probes: Probes | None = None
 
     def __len__(self) -> int:
@@ -46,9 +43,10 @@ class Examples:
 def examples_of(
     model: HookedTransformer,
     task: Any,
-    tokens: Int[Tensor, "batch pos"] | None,
+    tokens: Tokens | None,
     vocabulary: Vocabulary,
     seed: int,
+    attention_mask: Mask | None = None,
 ) -> Examples:
     """Those of ``tokens``; else sampled from ``task``: its probes, its held-out text, or any.
 
@@ -58,8 +56,8 @@ def examples_of(
         GatedInterpError: no task and no tokens, or tokens the model cannot read.
     """
     if tokens is not None:
-        require_tokens(model, tokens)
-        return _plain(tokens[:EXAMPLES], tokens[:TEXT_SEQUENCES])
+        batch = Batch.of(model, tokens, attention_mask)
+        return _plain(batch[:EXAMPLES], batch[:TEXT_SEQUENCES])
     examples = derive(seed, Stream.EXPLORER_EXAMPLES)
     reference = derive(seed, Stream.EXPLORER_REFERENCE)
     if isinstance(task, ProbedTask):
@@ -68,8 +66,8 @@ def examples_of(
         part = task.part("test") if hasattr(task, "part") else task
         try:
             return _plain(
-                part.sample(EXAMPLES, examples).tokens,
-                part.sample(TEXT_SEQUENCES, reference).tokens,
+                Batch(part.sample(EXAMPLES, examples).tokens),
+                Batch(part.sample(TEXT_SEQUENCES, reference).tokens),
             )
         except GatedInterpError:
             if not vocabulary.is_text:
@@ -87,9 +85,10 @@ def one_text(tokens: tuple[int, ...]) -> Examples:
     return Examples([tokens], [len(tokens) - 1], [None])
 
 
-def _plain(tokens: Int[Tensor, "batch pos"], reference: Int[Tensor, "reference pos"]) -> Examples:
-    """Sequences of which nothing is known, read where one more token follows."""
-    rows = [tuple(row) for row in tokens.tolist()]
+def _plain(batch: Batch, reference: Batch) -> Examples:
+    """Sequences of which nothing is known, without padding, read where one more token follows."""
+    pairs = zip(batch.tokens, batch.counted, strict=True)
+    rows = [tuple(row[real].tolist()) for row, real in pairs]
     return Examples(rows, [max(len(r) - 2, 0) for r in rows], [None] * len(rows), reference)
 
 
@@ -105,7 +104,7 @@ def _probed(task: ProbedTask, seed: int, examples: int, reference: int) -> Examp
         [tuple(row) for row in found.tokens[rows].tolist()],
         found.position[at].tolist(),
         found.target[at].tolist(),
-        task.sample(REFERENCE_SEQUENCES, reference).tokens,
+        Batch(task.sample(REFERENCE_SEQUENCES, reference).tokens),
         task.probes(n, derive(seed, Stream.EXPLORER_ACCURACY)),
     )
 

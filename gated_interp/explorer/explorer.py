@@ -4,12 +4,11 @@ from importlib.resources import files
 from typing import Any
 
 import plotly.graph_objects as go
-from jaxtyping import Int
-from torch import Tensor
 
 from gated_interp.analysis.ablation import Method
 from gated_interp.analysis.heads import HeadLike
 from gated_interp.analysis.logits import MetricFunction
+from gated_interp.anatomy.batch import Mask, Tokens
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.explorer.acts import acted, stepped
 from gated_interp.explorer.session import Session
@@ -69,6 +68,7 @@ class HeadExplorer:
             d_vocab]`` and tokens ``[batch pos]`` that gives a scalar, ``[batch]`` or ``[batch
             pos]`` (then read at the position). Unless given, the logit of the answer or, where
             none is known, the log probability of the token that comes next.
+        attention_mask: of ``tokens``, 1 at tokens and 0 at padding, which is not shown.
 
     Attributes:
         state: what the explorer is set to, an :class:`ExplorerState`.
@@ -102,10 +102,11 @@ class HeadExplorer:
         *,
         original: HookedTransformer | None = None,
         seed: int = 0,
-        tokens: Int[Tensor, "batch pos"] | None = None,
+        tokens: Tokens | None = None,
         metric: MetricFunction | None = None,
+        attention_mask: Mask | None = None,
     ):
-        self.session = Session(model, task, original, seed, tokens, metric)
+        self.session = Session(model, task, original, seed, tokens, metric, attention_mask)
         self._viewer = Viewer(self.session)
         self._drawn = 0
         self.widget = ExplorerWidget()

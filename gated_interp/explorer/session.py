@@ -3,12 +3,10 @@
 import dataclasses
 from typing import Any, get_args
 
-from jaxtyping import Int
-from torch import Tensor
-
 from gated_interp.analysis.ablation import Method
 from gated_interp.analysis.heads import Head, HeadLike, head_name, require_heads
 from gated_interp.analysis.logits import MetricFunction
+from gated_interp.anatomy.batch import Mask, Tokens
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.seeds import derive
 from gated_interp.core.streams import Stream
@@ -48,8 +46,9 @@ class Session:
         task: Any = None,
         original: HookedTransformer | None = None,
         seed: int = 0,
-        tokens: Int[Tensor, "batch pos"] | None = None,
+        tokens: Tokens | None = None,
         metric: MetricFunction | None = None,
+        attention_mask: Mask | None = None,
     ):
         task = getattr(model, "task", None) if task is None else task
         spliced = sorted(originals(model))
@@ -62,7 +61,7 @@ class Session:
         self.vocabulary = vocabulary_of(model, task)
         self.longest = min(m.cfg.n_ctx for m in models.values())
         with one_thread():
-            self.examples = examples_of(model, task, tokens, self.vocabulary, seed)
+            self.examples = examples_of(model, task, tokens, self.vocabulary, seed, attention_mask)
         resample = derive(seed, Stream.EXPLORER_RESAMPLE)
         benches = {
             n: Bench(m, self.examples.reference, self.examples.probes, resample)
@@ -222,7 +221,10 @@ class Session:
         Raises:
             GatedInterpError: nothing, too much, or tokens that do not exist.
         """
-        tokens, last = self.vocabulary.parse(words, self.longest), []
+        # What is shown, entered as it is, is the same tokens: also those without a first token.
+        same = words == self.vocabulary.written(state.tokens)
+        tokens = state.tokens if same else self.vocabulary.parse(words, self.longest)
+        last: list[int] = []
         if isinstance(self.task, SkipTrigramTask):
             last = armed_positions(self.task, tokens)[-1:]
         at = (last or [len(tokens) - 1])[0]

@@ -114,11 +114,11 @@ class TextTokens:
         Raises:
             GatedInterpError: no text, or too much.
         """
-        tokens = [self.task.bos, *self.task.encode(words)]
+        tokens = _begun([int(t) for t in self.task.encode(words)], self.task.bos)
         if len(tokens) == 1:
             raise GatedInterpError("there is no text; write at least a word.")
         _require_length(tokens, longest)
-        return tuple(int(t) for t in tokens)
+        return tuple(tokens)
 
     def written(self, tokens: Sequence[int]) -> str:
         """The text, without the token of a beginning."""
@@ -135,20 +135,23 @@ class ModelTokens:
     def __init__(self, model: HookedTransformer):
         self.model = model
         self.bos = getattr(model.tokenizer, "bos_token_id", None)
+        if not model.cfg.default_prepend_bos:
+            self.bos = None
 
     def name(self, token: int) -> str:
         """The token as text."""
         return str(self.model.tokenizer.decode([token]))
 
     def parse(self, words: str, longest: int) -> tuple[int, ...]:
-        """The tokens of ``words``, as ``model.to_tokens`` has them.
+        """The tokens of ``words``; behind the token of a beginning, if the model wants one.
 
         Raises:
             GatedInterpError: no text, or too much.
         """
         if not words:
             raise GatedInterpError("there is no text; write at least a word.")
-        tokens = self.model.to_tokens(words, truncate=False)[0].tolist()
+        tokens = self.model.tokenizer(words, add_special_tokens=False)["input_ids"]
+        tokens = tokens if self.bos is None else _begun(tokens, self.bos)
         _require_length(tokens, longest)
         return tuple(tokens)
 
@@ -177,6 +180,11 @@ def vocabulary_of(model: HookedTransformer, task: Any) -> Vocabulary:
     if getattr(model, "tokenizer", None) is not None:
         return ModelTokens(model)
     return NamedTokens([str(i) for i in range(model.cfg.d_vocab)])
+
+
+def _begun(tokens: list[int], bos: int) -> list[int]:
+    """``tokens`` behind ``bos``, once, whether or not somebody typed it."""
+    return tokens if tokens and tokens[0] == bos else [bos, *tokens]
 
 
 def _require_length(tokens: Sequence[int], longest: int) -> None:

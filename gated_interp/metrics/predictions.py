@@ -1,17 +1,33 @@
-"""What predictions are worth: loss, KL divergence, and the lead of a token's logit."""
+"""What predictions are worth: loss, KL divergence, and the lead of a token's logit.
+
+Everything is computed in float32 or better, a part of the positions at a time where logits are
+large, so that no second tensor of their size is made.
+"""
+
+from collections.abc import Callable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+from gated_interp.core.precision import wide
+
+AT_ONCE = 2**22
+"""Logits that are worked on at once."""
 
 
 def next_token_loss(
-    logits: Float[Tensor, "batch pos d_vocab"], tokens: Int[Tensor, "batch pos"]
+    logits: Float[Tensor, "batch pos d_vocab"],
+    tokens: Int[Tensor, "batch pos"],
+    counted: Bool[Tensor, "batch pos-1"] | None = None,
 ) -> Float[Tensor, " batch"]:
     """Next-token cross-entropy in nats, mean over the positions that have a next token.
 
     The first token is predicted by nothing, the last position predicts nothing; of a single
     position the loss is 0.
+
+    Args:
+        counted: the positions that the mean is over; all but the last unless given.
 
     Examples:
         >>> even = torch.zeros(2, 3, 8)
@@ -19,8 +35,8 @@ def next_token_loss(
         [8.0, 8.0]
     """
     if tokens.shape[1] == 1:
-        return logits.new_zeros(tokens.shape[0])
-    return losses_by_position(logits, tokens).mean(-1)
+        return wide(logits).new_zeros(tokens.shape[0])
+    return row_means(losses_by_position(logits, tokens), counted)
 
 
 def losses_by_position(
@@ -33,27 +49,69 @@ def losses_by_position(
         >>> losses_by_position(torch.zeros(2, 3, 8), tokens).exp().round()[0].tolist()
         [8.0, 8.0]
     """
-    each = torch.nn.functional.cross_entropy(
-        logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten(), reduction="none"
-    )
-    return each.reshape(len(tokens), -1)
+    following = tokens[:, 1:]
+
+    def losses(part: Tensor, rows: slice, positions: slice) -> Tensor:
+        ids = following[rows, positions]
+        each = torch.nn.functional.cross_entropy(
+            wide(part).flatten(0, 1), ids.flatten(), reduction="none"
+        )
+        return each.view_as(ids)
+
+    return _by_parts(losses, logits[:, :-1])
 
 
 def kl_divergence(
-    log_p: Float[Tensor, "batch pos d_vocab"], log_q: Float[Tensor, "batch pos d_vocab"]
+    logits_p: Float[Tensor, "batch pos d_vocab"],
+    logits_q: Float[Tensor, "batch pos d_vocab"],
+    counted: Bool[Tensor, "batch pos"] | None = None,
 ) -> Float[Tensor, " batch"]:
     """``KL(p || q) = sum over tokens of p (log p - log q)`` in nats, mean over positions.
 
     Range 0 (same predictions) upwards.
+
+    Args:
+        counted: the positions that the mean is over; all unless given.
     """
-    return kl_by_position(log_p, log_q).mean(-1)
+    return row_means(kl_by_position(logits_p, logits_q), counted)
 
 
 def kl_by_position(
-    log_p: Float[Tensor, "batch pos d_vocab"], log_q: Float[Tensor, "batch pos d_vocab"]
+    logits_p: Float[Tensor, "batch pos d_vocab"], logits_q: Float[Tensor, "batch pos d_vocab"]
 ) -> Float[Tensor, "batch pos"]:
     """``KL(p || q)`` in nats at each position."""
-    return (log_p.exp() * (log_p - log_q)).sum(-1)
+
+    def divergence(p: Tensor, rows: slice, positions: slice) -> Tensor:
+        log_p = wide(p).log_softmax(-1)
+        log_q = wide(logits_q[rows, positions]).log_softmax(-1)
+        return (log_p.exp() * (log_p - log_q)).sum(-1)
+
+    return _by_parts(divergence, logits_p)
+
+
+def row_means(
+    values: Float[Tensor, "batch pos"], counted: Bool[Tensor, "batch pos"] | None
+) -> Float[Tensor, " batch"]:
+    """The mean of each row over the positions that count; 0 where none does."""
+    if counted is None:
+        return values.mean(-1)
+    return (values * counted).sum(-1) / counted.sum(-1).clamp(min=1)
+
+
+def _by_parts(
+    function: Callable[[Tensor, slice, slice], Tensor], logits: Float[Tensor, "batch pos d_vocab"]
+) -> Float[Tensor, "batch pos"]:
+    """``function`` of parts of ``logits`` and where they are, put together again."""
+    batch, pos, d_vocab = logits.shape
+    width = min(pos, max(1, AT_ONCE // d_vocab))
+    height = max(1, AT_ONCE // (max(1, pos) * d_vocab))
+    found = []
+    for row in range(0, batch, height):
+        rows = slice(row, row + height)
+        parts = [slice(first, first + width) for first in range(0, pos, max(1, width))]
+        each = [function(logits[rows, part], rows, part) for part in parts]
+        found.append(torch.cat(each, 1) if len(each) > 1 else each[0])
+    return torch.cat(found) if len(found) > 1 else found[0]
 
 
 def leads(

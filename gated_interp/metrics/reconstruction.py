@@ -1,7 +1,7 @@
 """How much of a layer's output another reproduces (FVU), and how many gates that takes (L0)."""
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 OPEN = 1e-3
@@ -51,13 +51,21 @@ def fvu(
 
 
 def open_gates(
-    gate: Float[Tensor, "batch head_index query_pos key_pos"], threshold: float = OPEN
+    gate: Float[Tensor, "batch head_index query_pos key_pos"],
+    threshold: float = OPEN,
+    real: Bool[Tensor, "batch key_pos"] | None = None,
 ) -> Float[Tensor, " batch"]:
     """How many heads' gates are open (> ``threshold``), mean over causal (query, key) pairs.
 
     From 0 to the number of heads.
+
+    Args:
+        real: where there is a token; pairs with padding do not count.
     """
     pos = gate.shape[-1]
+    if real is not None:
+        gate, n = gate * (real[:, None, :, None] & real[:, None, None]), real.sum(1)
+        return open_pairs(gate, threshold).double() / (n * (n + 1) // 2)
     return open_pairs(gate, threshold).double() / (pos * (pos + 1) // 2)
 
 

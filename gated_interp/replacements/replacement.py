@@ -300,14 +300,18 @@ def active(
     z: Float[Tensor, "batch pos head_index d_head"],
     W_O: Float[Tensor, "head_index d_head d_model"],
     threshold: float = 1e-3,
+    counted: Bool[Tensor, "batch pos"] | None = None,
 ) -> Bool[Tensor, "batch pos head_index"]:
     """Where each head writes: more than ``threshold`` of a typical write's length.
 
     Typical is the root mean square, over batch and pos, of the length of the whole layer's write.
     The same for every kind of replacement and for plain attention.
+
+    Args:
+        counted: the positions that the mean is over; all unless given.
     """
-    whole = torch.einsum("bphd,hdm->bpm", z, W_O)
-    typical = whole.square().sum(-1).mean().sqrt()
+    whole = torch.einsum("bphd,hdm->bpm", z, W_O).square().sum(-1)
+    typical = (whole if counted is None else whole[counted]).mean().sqrt()
     return writes_at(z, W_O).clamp(min=0).sqrt() > threshold * typical
 
 

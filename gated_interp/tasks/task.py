@@ -41,6 +41,12 @@ class Probes:
         """The cases that occur, ascending."""
         return sorted(set(self.case.tolist()))
 
+    def in_rows(self, first: int, n: int) -> "Probes":
+        """Those in ``n`` rows of the batch, from ``first`` on."""
+        mine = (self.row >= first) & (self.row < first + n)
+        of_probe = (x[mine] for x in (self.row - first, self.position, self.target, self.case))
+        return Probes(self.tokens[first : first + n], *of_probe)
+
     def to(self, device: str | torch.device) -> "Probes":
         """The same with every tensor on ``device``."""
         fields = dataclasses.fields(self)

@@ -1,0 +1,306 @@
+"""One layer of attention: which keys and values a head reads, and how its scores come about.
+
+The only file that asks a config what kind of attention there is. What a head does to a score,
+in the order in which TransformerLens computes it::
+
+    q, k  = input W + b, normed per head (QK norm), clipped, rotated by the position
+    score = cap(q . k / attn_scale) + bias of the distance      -inf where the mask hides the key
+"""
+
+import dataclasses
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor
+from transformer_lens.components.abstract_attention import AbstractAttention
+from transformer_lens.utilities.activation_functions import softcap_enabled
+
+from gated_interp.anatomy.stream import input_norm
+from gated_interp.core.errors import GatedInterpError
+from gated_interp.core.precision import wide
+from gated_interp.models.toy import HookedTransformer
+
+Role = Literal["query", "key", "value"]
+
+
+def query_heads(x: Shaped[Tensor, "..."], heads: int, axis: int = 2) -> Shaped[Tensor, "..."]:
+    """Activations of key-value heads (or of heads), one for each of ``heads`` query heads.
+
+    Query head ``h`` of a layer with grouped queries reads key-value head ``h // group``.
+
+    Examples:
+        >>> query_heads(torch.tensor([[[0, 1]]]), 4).tolist()
+        [[[0, 0, 1, 1]]]
+    """
+    there = x.shape[axis]
+    return x if there == heads else x.repeat_interleave(heads // there, axis)
+
+
+def clipped_values(attn: Any, v: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """What attention weighs, from what stands at ``hook_v``: TransformerLens clips behind it."""
+    clip = extras(attn).get("clip_qkv") if isinstance(attn, AbstractAttention) else None
+    return v if clip is None else v.clamp(-clip, clip)
+
+
+def extras(attn: Any) -> dict[str, Any]:
+    """What the layer does that plain causal attention does not, by its name in the config.
+
+    Plain is: one key-value head per head, causal, softmax of ``q . k`` over a constant, no position
+    in the scores.
+    """
+    cfg = attn.cfg
+    direction = getattr(attn, "_attention_dir_override", None) or cfg.attention_dir
+    found = {
+        "positional_embedding_type": cfg.positional_embedding_type
+        not in ("standard", "shortformer"),
+        "attention_dir": direction != "causal",
+        "n_key_value_heads": cfg.n_key_value_heads not in (None, cfg.n_heads),
+        "use_qk_norm": bool(cfg.use_qk_norm),
+        "original_architecture": not cfg.use_qk_norm and getattr(attn, "q_norm", None) is not None,
+        "use_local_attn": getattr(attn, "attn_type", "") == "local",
+        "attn_scores_soft_cap": softcap_enabled(cfg.attn_scores_soft_cap),
+        "clip_qkv": cfg.clip_qkv is not None,
+        "use_attention_sinks": bool(cfg.use_attention_sinks),
+        "use_logn_attn": bool(cfg.use_logn_attn),
+        "load_in_4bit": bool(cfg.load_in_4bit),
+    }
+    return {name: getattr(cfg, name) for name, there in found.items() if there}
+
+
+def require_plain(attn: Any) -> None:
+    """Refuse an attention layer whose function a gated block cannot express.
+
+    Raises:
+        GatedInterpError: not a TransformerLens attention layer, or one with extras.
+    """
+    cfg = getattr(attn, "cfg", None)
+    if cfg is None or hasattr(attn, "blocks") or not hasattr(attn, "W_O"):
+        raise GatedInterpError(
+            f"{type(attn).__name__} is not a TransformerLens attention layer; "
+            "pass model.blocks[layer].attn of a HookedTransformer."
+        )
+    for name, value in extras(attn).items():
+        raise GatedInterpError(
+            f"the layer has {name}={value!r}; a replacement can only stand in for plain causal "
+            "attention."
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Attention:
+    """The attention of one layer, a model's own or a replacement's, as a closed form.
+
+    All numbers are in float32 or better.
+
+    Attributes:
+        model, layer: whose.
+        attn: the module in the layer.
+    """
+
+    model: HookedTransformer
+    layer: int
+    attn: Any
+
+    @classmethod
+    def of(cls, model: HookedTransformer, layer: int) -> "Attention":
+        """The attention of ``layer``.
+
+        Raises:
+            GatedInterpError: what stands there has no queries and keys (an autoencoder), or scores
+                of a kind that is not known here.
+        """
+        attn = model.blocks[layer].attn
+        if not hasattr(attn, "W_Q"):
+            raise GatedInterpError(
+                f"layer {layer} holds a {type(attn).__name__}, which has no attention and so no "
+                "circuits; look at a layer of heads."
+            )
+        for name in ("load_in_4bit",) if isinstance(attn, AbstractAttention) else ():
+            if name in extras(attn):
+                raise GatedInterpError(
+                    f"the layer has {name}=True, so its weights cannot be read; load the model in "
+                    "16 bits or more."
+                )
+        return cls(model, layer, attn)
+
+    @property
+    def heads(self) -> int:
+        """How many query heads there are."""
+        return int(self.attn.W_O.shape[0])
+
+    @property
+    def own(self) -> bool:
+        """Whether it is the model's own, which may have extras; a replacement has none."""
+        return isinstance(self.attn, AbstractAttention)
+
+    @property
+    def extras(self) -> dict[str, Any]:
+        """See :func:`extras`."""
+        return extras(self.attn) if self.own else {}
+
+    def kv_head(self, head: int) -> int:
+        """The key-value head that a query head reads."""
+        groups = self.extras.get("n_key_value_heads") or self.heads
+        return head // (self.heads // int(groups))
+
+    @property
+    def cap(self) -> float | None:
+        """The soft cap of the scores, ``cap * tanh(score / cap)``."""
+        return self.extras.get("attn_scores_soft_cap")
+
+    def capped(self, product: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """Products of queries and keys behind the soft cap, where there is one."""
+        return product if self.cap is None else self.cap * (product / self.cap).tanh()
+
+    @property
+    def positions(self) -> str | None:
+        """How positions reach the scores: ``standard``, ``shortformer``, ``rotary``, ``alibi``."""
+        kind = self.model.cfg.positional_embedding_type
+        learned = kind in ("standard", "shortformer")
+        if learned and not bool(self.model.pos_embed.W_pos.any()):
+            return None
+        # A replacement reads the stream alone.
+        return kind if learned or self.own else None
+
+    def inputs(self, role: Role, position: int | None = None) -> Float[Tensor, "d_vocab d_model"]:
+        """What the layer reads of each token straight from the embedding, through its norm.
+
+        Exact in layer 0; further up it is the direct path, past what earlier layers write.
+
+        Args:
+            role: positions of a shortformer reach queries and keys alone.
+            position: of the token; ``None`` leaves the position out.
+        """
+        model, kind = self.model, self.model.cfg.positional_embedding_type
+        every = torch.arange(model.cfg.d_vocab, device=model.embed.W_E.device)
+        x: Tensor = model.embed(every[None])
+        if kind == "standard" and position is not None:
+            x = x + model.pos_embed.W_pos[position]
+        norm = input_norm(model, self.layer)
+        x = x if norm is None else norm.module(x)
+        if kind == "shortformer" and position is not None and role != "value":
+            x = x + model.pos_embed.W_pos[position]
+        return wide(x[0])
+
+    def queries(
+        self,
+        head: int,
+        x: Float[Tensor, "n d_model"],
+        position: int | None = None,
+        *,
+        biases: bool = True,
+    ) -> Float[Tensor, "n d_head"]:
+        """The queries of inputs ``x``, as they are multiplied with keys, divided by the scale.
+
+        Args:
+            position: where the query stands; ``None`` leaves rotations out.
+        """
+        return self._projected(head, x, position, biases, "Q") / self.attn.attn_scale
+
+    def keys(
+        self,
+        head: int,
+        x: Float[Tensor, "n d_model"],
+        position: int | None = None,
+        *,
+        biases: bool = True,
+    ) -> Float[Tensor, "n d_head"]:
+        """The keys of inputs ``x``; see :meth:`queries`."""
+        return self._projected(head, x, position, biases, "K")
+
+    def values(
+        self, head: int, x: Float[Tensor, "n d_model"], *, biases: bool = True
+    ) -> Float[Tensor, "n d_head"]:
+        """The values of inputs ``x``.
+
+        Raises:
+            GatedInterpError: without biases, of a layer that clips them with their values.
+        """
+        v = x @ wide(self.attn.W_V[head])
+        clip = self.extras.get("clip_qkv")
+        if biases:
+            v = v + wide(self.attn.b_V[head])
+        elif clip is not None:
+            raise GatedInterpError(
+                f"the layer clips its values (clip_qkv={clip}), biases and all, so no linear map "
+                "is left without them; pass biases=True."
+            )
+        return v if clip is None else v.clamp(-clip, clip)
+
+    def _projected(
+        self,
+        head: int,
+        x: Float[Tensor, "n d_model"],
+        position: int | None,
+        biases: bool,
+        which: str,
+    ) -> Float[Tensor, "n d_head"]:
+        attn, found = self.attn, self.extras
+        weight, bias = getattr(attn, f"W_{which}"), getattr(attn, f"b_{which}") * int(biases)
+        norm: Any = getattr(attn, f"{which.lower()}_norm", None)
+        if "original_architecture" in found:  # OLMo 2 norms all heads together
+            group = 1 if which == "Q" else len(weight) // (self.kv_head(self.heads - 1) + 1)
+            every = torch.einsum("nm,hmd->nhd", x, wide(weight[::group])) + wide(bias[::group])
+            y = wide(norm(every.flatten(1))).view_as(every)[:, head // group]
+        else:
+            y = x @ wide(weight[head]) + wide(bias[head])
+            y = y if norm is None else wide(norm(y))
+        clip = found.get("clip_qkv")
+        y = y if clip is None else y.clamp(-clip, clip)
+        if position is None:
+            return y
+        if self.positions == "rotary":
+            trained = attn.cfg.train_seq_length or attn.cfg.n_ctx
+            if attn.cfg.use_dynamic_ntk_rope and trained < attn.cfg.n_ctx:
+                raise GatedInterpError(
+                    "the layer's rotation depends on the length of the whole sequence "
+                    "(use_dynamic_ntk_rope), so two positions alone have no score; leave positions "
+                    "out, or read blocks.*.attn.hook_attn_scores of a sequence."
+                )
+            y = attn.apply_rotary(y[:, None, None], position)[:, 0, 0]
+        if which == "Q" and "use_logn_attn" in found and not attn.training:
+            y = attn._apply_logn_scaling(y[:, None, None], position)[:, 0, 0]
+        return y
+
+    def qk(
+        self, head: int
+    ) -> tuple[Float[Tensor, "d_model d_head"], Float[Tensor, "d_model d_head"]]:
+        """Query and key weights, with the weights of a QK norm where there is one.
+
+        Biases, rotations, clipping and the QK norm's scale are left out.
+        """
+        found = []
+        for which in ("q", "k"):
+            weight = wide(getattr(self.attn, f"W_{which.upper()}")[head])
+            norm = getattr(self.attn, f"{which}_norm", None) if self.own else None
+            if norm is not None:
+                d = weight.shape[1]
+                at = (head if which == "q" else self.kv_head(head)) * d
+                scale = norm.w if len(norm.w) == d else norm.w[at : at + d]
+                weight = weight * wide(scale)
+            found.append(weight)
+        return found[0], found[1]
+
+    def distance_bias(self, head: int, query_position: int, key_position: int) -> float:
+        """What is added to the score for the distance (alibi)."""
+        if self.positions != "alibi":
+            return 0.0
+        slopes = AbstractAttention.create_alibi_multipliers(self.heads)
+        return float(slopes[head]) * min(key_position - query_position, 0)
+
+    def require_visible(self, query_position: int, key_position: int) -> None:
+        """Refuse a pair of positions at which the mask hides the key from the query.
+
+        Raises:
+            GatedInterpError: saying why.
+        """
+        found, ahead = self.extras, key_position > query_position
+        window = self.model.cfg.window_size if "use_local_attn" in found else None
+        far = window is not None and key_position <= query_position - window
+        if (ahead and "attention_dir" not in found) or far:
+            why = f"of the last {window} positions" if far else "at or before its own position"
+            raise GatedInterpError(
+                f"a query at position {query_position} of layer {self.layer} sees only keys {why}; "
+                f"there is no score to the key at position {key_position}."
+            )

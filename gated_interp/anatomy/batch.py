@@ -1,0 +1,259 @@
+"""Tokens as an analysis takes them: whole numbers that the model can read, with padding known."""
+
+import dataclasses
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from transformer_lens import ActivationCache
+
+from gated_interp.core.errors import GatedInterpError
+from gated_interp.models.toy import HookedTransformer
+
+Mask = Bool[Tensor, "batch pos"] | Int[Tensor, "batch pos"] | np.ndarray | Sequence[Sequence[int]]
+"""``[batch pos]``, 1 (or True) at tokens and 0 at padding."""
+
+AT_ONCE = 2**24
+"""Logits that are there at once, beyond those of one sequence."""
+
+INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """Sequences that a model can read, and which of their positions are padding.
+
+    Attributes:
+        tokens: ``[batch pos]``.
+        real: ``[batch pos]``, where there is a token; ``None`` where nothing is padding.
+        masked: whether the model must be told that nothing is padding: with a tokenizer that pads
+            on the left, TransformerLens would look for pads by itself.
+        next_token: whether the model predicts tokens of its own vocabulary, so that there is a
+            loss.
+    """
+
+    tokens: Int[Tensor, "batch pos"]
+    real: Bool[Tensor, "batch pos"] | None = None
+    masked: bool = False
+    next_token: bool = True
+
+    @classmethod
+    def of(
+        cls,
+        model: HookedTransformer,
+        tokens: "Tokens",
+        attention_mask: Mask | None = None,
+        name: str = "tokens",
+        *,
+        padding: bool = True,
+    ) -> "Batch":
+        """``tokens`` as ``model`` reads them.
+
+        Args:
+            attention_mask: which positions hold a token; needed where rows begin or end with the
+                tokenizer's pad token.
+            name: of the argument, for messages.
+            padding: whether the caller takes padded rows at all.
+
+        Raises:
+            GatedInterpError: not whole numbers of shape [batch, pos], empty, outside the
+                vocabulary, longer than the context, or on another device; a mask of another shape,
+                with gaps, of a row without tokens, or for a model that cannot take one; pad tokens
+                without a mask.
+        """
+        if isinstance(tokens, Batch):
+            return tokens
+        ids = read_tokens(tokens, name, None if isinstance(tokens, Tensor) else _device(model))
+        require_known(model, ids, name)
+        tokenizer = getattr(model, "tokenizer", None)
+        left = tokenizer is not None and getattr(tokenizer, "padding_side", "") == "left"
+        found = cls(ids, None, left, model.cfg.d_vocab_out in (-1, model.cfg.d_vocab))
+        if attention_mask is None:
+            _require_no_pads(tokenizer, ids, name, padding)
+            return found
+        real = _real(attention_mask, ids)
+        if bool(real.all()):
+            return found
+        if model.cfg.attention_dir != "causal":
+            raise GatedInterpError(
+                "attention_mask marks padding, but TransformerLens ignores padding in a model with "
+                "attention_dir='bidirectional'; give rows of one length without padding."
+            )
+        return dataclasses.replace(found, real=real, masked=True)
+
+    @classmethod
+    def of_rows(cls, model: HookedTransformer, rows: Sequence[Sequence[int]]) -> "Batch":
+        """Rows of any lengths, the shorter ones padded on the right; raises as :meth:`of`."""
+        longest = max(map(len, rows))
+        real = [[1] * len(row) + [0] * (longest - len(row)) for row in rows]
+        return cls.of(model, [[*row, *[0] * (longest - len(row))] for row in rows], real)
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @cached_property
+    def attention_mask(self) -> Int[Tensor, "batch pos"] | None:
+        """What the model is given beside the tokens; ``None`` where it needs nothing."""
+        return self.counted.long() if self.masked else None
+
+    @property
+    def counted(self) -> Bool[Tensor, "batch pos"]:
+        """Where there is a token: the positions that a mean counts."""
+        return torch.ones_like(self.tokens, dtype=torch.bool) if self.real is None else self.real
+
+    @property
+    def later(self) -> Bool[Tensor, "batch pos"]:
+        """Where there is a token that is not the first of its row."""
+        return self.counted & (self.counted.cumsum(1) > 1)
+
+    def require_loss(self) -> None:
+        """Refuse a model that predicts no tokens of its vocabulary.
+
+        Raises:
+            GatedInterpError: d_vocab_out differs from d_vocab.
+        """
+        if not self.next_token:
+            raise GatedInterpError(
+                "the model's outputs are not its tokens (d_vocab_out differs from d_vocab), so "
+                "there is no next-token loss; measure a metric of your own (metric=), or KL."
+            )
+
+    @property
+    def predicts(self) -> Bool[Tensor, "batch pos-1"]:
+        """The positions whose next token is known: the loss counts these."""
+        return self.counted[:, :-1] & self.counted[:, 1:]
+
+    def logits(self, model: HookedTransformer, **kwargs: Any) -> Float[Tensor, "batch pos _"]:
+        """What ``model`` predicts; ``kwargs`` (such as ``stop_at_layer``) as for its forward."""
+        found: Tensor = model(self.tokens, attention_mask=self.attention_mask, **kwargs)
+        return found
+
+    def cache(
+        self, model: HookedTransformer, names: Any = None, **kwargs: Any
+    ) -> tuple[Float[Tensor, "batch pos _"], ActivationCache]:
+        """What ``model`` predicts, and its activations at hook points ``names`` (all: ``None``)."""
+        mask = self.attention_mask
+        return model.run_with_cache(self.tokens, attention_mask=mask, names_filter=names, **kwargs)
+
+    def split(self, rows: int) -> "list[Batch]":
+        """The same in parts of at most ``rows`` sequences."""
+        return [self[first : first + rows] for first in range(0, len(self), rows)]
+
+    def __getitem__(self, rows: Any) -> "Batch":
+        """Some of the sequences."""
+        real = None if self.real is None else self.real[rows]
+        return dataclasses.replace(self, tokens=self.tokens[rows], real=real)
+
+    def repeated(self, times: int) -> "Batch":
+        """The same, so many times below each other."""
+        real = None if self.real is None else self.real.repeat(times, 1)
+        return dataclasses.replace(self, tokens=self.tokens.repeat(times, 1), real=real)
+
+    def mean(self, values: Float[Tensor, "batch pos *rest"]) -> Float[Tensor, "*rest"]:
+        """The mean over the positions that hold a token."""
+        if self.real is None:
+            return values.mean((0, 1))
+        return values[self.real].mean(0)
+
+
+Tokens = Int[Tensor, "batch pos"] | np.ndarray | Sequence[Sequence[int]] | Batch
+"""Token numbers ``[batch pos]``: a tensor or array of any integer type, a list of lists, or a batch
+that has been read already."""
+
+
+def logit_rows(batch: Batch, d_vocab: int) -> int:
+    """Sequences whose logits fit into :data:`AT_ONCE` numbers; at least one."""
+    return max(1, AT_ONCE // (batch.tokens.shape[1] * d_vocab))
+
+
+def read_tokens(
+    tokens: Any, name: str = "tokens", device: torch.device | None = None
+) -> Int[Tensor, "batch pos"]:
+    """``tokens`` as a tensor of whole numbers.
+
+    Raises:
+        GatedInterpError: not whole numbers of shape [batch, pos], or empty.
+    """
+    try:
+        ids = tokens if isinstance(tokens, Tensor) else torch.as_tensor(np.asarray(tokens))
+    except (TypeError, ValueError, RuntimeError):
+        raise GatedInterpError(
+            f"{name} is not a table of whole numbers; give a tensor, an array or a list of rows, "
+            "all of one length (pad shorter rows and pass attention_mask)."
+        ) from None
+    if ids.ndim != 2 or ids.dtype not in INTEGERS or ids.numel() == 0:
+        hint = ": for a single sequence, give [sequence]" if ids.ndim == 1 else ""
+        raise GatedInterpError(
+            f"{name} have shape {tuple(ids.shape)} and type {ids.dtype}; they must be whole "
+            f"numbers of shape [batch, pos] with at least one row and one position{hint}."
+        )
+    return ids.to(device=device, dtype=torch.long) if device else ids.long()
+
+
+def require_known(model: HookedTransformer, ids: Int[Tensor, "batch pos"], name: str) -> None:
+    """Refuse tokens that ``model`` does not know, too many of them, or on another device.
+
+    Raises:
+        GatedInterpError: naming the first that is wrong.
+    """
+    here, there = _device(model), ids.device
+    if here != there:
+        raise GatedInterpError(f"the {name} are on {there}; the model is on {here}: move one.")
+    low, high, size = int(ids.min()), int(ids.max()), model.cfg.d_vocab
+    if low < 0 or high >= size:
+        raise GatedInterpError(
+            f"{name} hold {low if low < 0 else high}, which is outside the vocabulary 0 to "
+            f"{size - 1}."
+        )
+    if ids.shape[1] > model.cfg.n_ctx:
+        raise GatedInterpError(
+            f"the {name} have {ids.shape[1]} positions; the model's context has {model.cfg.n_ctx}."
+        )
+
+
+def _device(model: HookedTransformer) -> torch.device:
+    device: torch.device = model.embed.W_E.device
+    return device
+
+
+def _real(attention_mask: Any, ids: Int[Tensor, "batch pos"]) -> Bool[Tensor, "batch pos"]:
+    mask = torch.as_tensor(attention_mask).to(ids.device)
+    if mask.shape != ids.shape or bool(((mask != 0) & (mask != 1)).any()):
+        raise GatedInterpError(
+            f"attention_mask has shape {tuple(mask.shape)}; it must have the tokens' shape "
+            f"{tuple(ids.shape)} and hold 1 at tokens and 0 at padding."
+        )
+    real = mask.bool()
+    if not bool(real.any(1).all()):
+        row = int((~real.any(1)).nonzero()[0])
+        raise GatedInterpError(f"attention_mask marks all of row {row} as padding; leave it out.")
+    starts = real[:, 0].long() + (real[:, 1:] & ~real[:, :-1]).sum(1)
+    if bool((starts > 1).any()):
+        row = int((starts > 1).nonzero()[0])
+        raise GatedInterpError(
+            f"attention_mask has a gap in row {row}; padding must stand before or behind a row's "
+            "tokens, not between them."
+        )
+    return real
+
+
+def _require_no_pads(
+    tokenizer: Any, ids: Int[Tensor, "batch pos"], name: str, padding: bool
+) -> None:
+    """Refuse rows that begin or end with the tokenizer's pad token: nobody said what they are."""
+    pad = getattr(tokenizer, "pad_token_id", None)
+    if pad is None or ids.shape[1] < 2:
+        return
+    # Many tokenizers pad with the token that a sequence begins with: one of these is no padding.
+    first = ids[:, 1] if pad == getattr(tokenizer, "bos_token_id", None) else ids[:, 0]
+    padded = (ids[:, -1] == pad) | (first == pad)
+    if bool(padded.any()):
+        what = "pass attention_mask, 1 at tokens and 0 at padding (all ones if nothing is padding)"
+        raise GatedInterpError(
+            f"row {int(padded.nonzero()[0])} of the {name} begins or ends with the tokenizer's pad "
+            f"token ({pad}); {what if padding else 'give rows of one length without padding'}."
+        )
