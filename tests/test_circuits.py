@@ -87,7 +87,7 @@ def test_circuits_are_lazy_and_of_rank_d_head():
     ov = ov_circuit(model, 1, 2)
     assert ov.factors.pair[0].shape == (8, 5)
     assert ov.factors.pair[1].shape == (5, 8)
-    assert repr(ov) == "Circuit(OV of L1H2, 8 x 8, rank 5)"
+    assert repr(ov) == "Circuit(OV of L1H2, 8 x 8, rank 5, without what earlier layers write)"
     assert ov_circuit(model, 1, 2, space="residual").factors.shape == (13, 13)
     assert_close(
         qk_circuit(model, 1, 2, space="residual").matrix,
@@ -185,7 +185,7 @@ def test_bad_input_in_one_sentence():
         qk_circuit(model, 2, 0)
     with pytest.raises(GatedInterpError, match="position 11 is not there"):
         ov_circuit(model, 0, 0, position=11)
-    with pytest.raises(GatedInterpError, match="one attention-only layer"):
+    with pytest.raises(GatedInterpError, match="a model of one layer"):
         predict_from_circuits(model, TOKENS)
     toy = models.toy(TASK)
     for tokens, says in (

@@ -5,8 +5,8 @@ import pytest
 import torch
 from closeness import assert_close
 
-from gated_interp.analysis import faithfulness as module
 from gated_interp.analysis.faithfulness import faithfulness, loss_recovered
+from gated_interp.anatomy import batch
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.metrics.reconstruction import fvu, l0
 from gated_interp.replacements.gated_attention import GatedAttention, GatedConfig
@@ -119,7 +119,7 @@ def test_a_named_layer_against_the_model_before_it_was_spliced(layer):
 def test_in_parts_it_is_the_same(monkeypatch):
     spliced = both_spliced()
     whole = faithfulness(spliced, TOKENS).measures()
-    monkeypatch.setattr(module, "AT_ONCE", 20 * TOKENS.shape[1] * TASK.d_vocab)
+    monkeypatch.setattr(batch, "AT_ONCE", 20 * TOKENS.shape[1] * TASK.d_vocab)
     for name, value in faithfulness(spliced, TOKENS).measures().items():
         assert_close(value, whole[name], **FLOAT)
 

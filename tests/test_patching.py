@@ -181,7 +181,7 @@ def test_no_hook_is_left_and_bad_input_in_one_sentence():
         (lambda: activation_patch(model, CLEAN, SOURCE, "hook_embed", head=0), "has no heads"),
         (
             lambda: activation_patch(model, CLEAN, SOURCE, "blocks.0.attn.hook_result"),
-            "never reaches 'blocks.0.attn.hook_result'",
+            "no forward pass reached 'blocks.0.attn.hook_result'",
         ),
         (lambda: activation_patch(model, CLEAN + 9, SOURCE, z), "outside the vocabulary"),
         (lambda: activation_patch(model, CLEAN, SOURCE.to("meta"), z), "on meta"),

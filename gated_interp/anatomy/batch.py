@@ -14,7 +14,7 @@ from transformer_lens import ActivationCache
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.models.toy import HookedTransformer
 
-Mask = Bool[Tensor, "batch pos"] | Int[Tensor, "batch pos"] | np.ndarray | Sequence[Sequence[int]]
+Mask = Tensor | np.ndarray | Sequence[Any]
 """``[batch pos]``, 1 (or True) at tokens and 0 at padding."""
 
 AT_ONCE = 2**24
@@ -123,7 +123,7 @@ class Batch:
             )
 
     @property
-    def predicts(self) -> Bool[Tensor, "batch pos-1"]:
+    def predicts(self) -> Bool[Tensor, "batch next_pos"]:
         """The positions whose next token is known: the loss counts these."""
         return self.counted[:, :-1] & self.counted[:, 1:]
 
@@ -160,7 +160,8 @@ class Batch:
         return values[self.real].mean(0)
 
 
-Tokens = Int[Tensor, "batch pos"] | np.ndarray | Sequence[Sequence[int]] | Batch
+# No shape here: what is wrong with it is said by Batch.of.
+Tokens = Tensor | np.ndarray | Sequence[Any] | Batch
 """Token numbers ``[batch pos]``: a tensor or array of any integer type, a list of lists, or a batch
 that has been read already."""
 

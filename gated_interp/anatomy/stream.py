@@ -109,7 +109,7 @@ class Readout:
                 matrix, scales = norm.before(matrix), [*scales, norm.hook_scale]
         return cls(matrix, tuple(scales))
 
-    def scale(self, cache: Any) -> Float[Tensor, "batch pos #head 1"] | float:
+    def scale(self, cache: Any) -> Float[Tensor, "batch pos *head 1"] | float:
         """What is divided by, from the activations at :attr:`scales`."""
         scale: Tensor | float = 1.0
         for name in self.scales:
