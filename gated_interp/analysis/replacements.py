@@ -146,8 +146,11 @@ def _resample_edits(
             "must have no padding; give rows of one length, or use mean ablation."
         )
 
+    # Read before the edited pass, which the reference's own pass would run into.
+    sources = {head: reference.z(head) for head in heads}
+
     def value(head: Head, z: Tensor) -> Tensor:
-        source = reference.z(head)
+        source = sources[head]
         if z.shape[1] > source.shape[1]:
             raise GatedInterpError(
                 f"the reference tokens have {source.shape[1]} positions; resample ablation of "
