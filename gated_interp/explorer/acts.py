@@ -41,7 +41,7 @@ def acted(session: Session, state: ExplorerState, message: Any) -> ExplorerState
         return act(session, state, message)
     except GatedInterpError:  # a ValueError too, with a sentence of its own
         raise
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise GatedInterpError(f"the explorer does not understand {message!r:.80}.") from error
 
 

@@ -584,21 +584,14 @@ function serve(place) {
   let link = "", explorer = null, queue = Promise.resolve();
   const progress = place.querySelector(".gi-progress");
   const address = (said) => `${location.origin}${location.pathname}#${said}`;
-  const began = performance.now();
-  const wait = (ms) => new Promise((done) => setTimeout(done, ms));
 
   const answer = async (act) => {
-    for (;;) {
-      const reply = await fetch("state", {
-        method: "POST", headers: { "Content-Type": "application/json" },
-        body: JSON.stringify({ ...act, at: link }),
-      });
-      if (reply.status === 200) return reply.arrayBuffer();
-      if (reply.status !== 202) throw new Error(await reply.text());
-      const seconds = Math.round((performance.now() - began) / 1000);
-      say(progress, `${await reply.text()} (${seconds} s)`);
-      await wait(250);
-    }
+    const reply = await fetch("state", {
+      method: "POST", headers: { "Content-Type": "application/json" },
+      body: JSON.stringify({ ...act, at: link }),
+    });
+    if (!reply.ok) throw new Error(await reply.text());
+    return reply.arrayBuffer();
   };
 
   const take = async (act) => {

@@ -1,19 +1,17 @@
-"""Serve the explorer of one model to this machine only.
+"""Serve the explorer of one model to this machine only."""
 
-The page is there within a second; PyTorch and the model, which take longer, are loaded behind it.
-"""
-
+import contextlib
 import os
+import socket
 import threading
 import webbrowser
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.signals import terminating
-from gated_interp.explorer_server.page import Answer, PageServer
-
-HOST = "127.0.0.1"
+from gated_interp.explorer_server.page import HOST, Answer, page_server
 
 
 def serve(
@@ -31,46 +29,40 @@ def serve(
             :func:`~gated_interp.checkpoints.checkpoint.load` knows.
         port: to listen at; 0 takes a free one.
         open_browser: whether to open the page in the default browser.
-        say: is told the page's address once it answers, and that it stopped.
+        say: is told the page's address once the model is loaded, and that it stopped.
 
     Raises:
         GatedInterpError: no such checkpoint, or the port is in use or not allowed.
     """
     if type(port) is not int or not 0 <= port <= 65535:
         raise GatedInterpError(f"port is {port!r}; it must be a whole number from 0 to 65535.")
-    name = os.path.basename(os.path.normpath(source))
-    server = _listening(port, name)
-    page = threading.Thread(target=server.serve_forever, args=(0.1,), daemon=True)
-    try:
-        with terminating():
-            page.start()
-            address = f"http://{HOST}:{server.server_address[1]}/"
-            say(f"The explorer is at {address} (Ctrl-C stops it)")
-            if open_browser:
-                # Some browsers return only when they are closed.
-                threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
-            server.answer = _answers(source, server)
-            threading.Event().wait()
-    except KeyboardInterrupt:
-        pass  # Ctrl-C is how one leaves
-    finally:
-        server.shutdown()
-        server.server_close()
+    # Leaving waits for the model's last answer: a thread cut off inside PyTorch aborts the process.
+    with (
+        contextlib.suppress(KeyboardInterrupt),  # Ctrl-C is how one leaves
+        terminating(),
+        _listening(port) as listener,
+        ThreadPoolExecutor(1) as worker,
+    ):
+        port = listener.getsockname()[1]
+        name = os.path.basename(os.path.normpath(source))
+        server = page_server(name, port, _answers(source), worker)
+        address = f"http://{HOST}:{port}/"
+        say(f"The explorer is at {address} (Ctrl-C stops it)")
+        if open_browser:
+            # Some browsers return only when they are closed.
+            threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
+        server.run([listener])
     say("The explorer stopped.")
 
 
-def _answers(source: str | os.PathLike[str], server: PageServer) -> Answer:
-    """Load the model, and say on the page what is being done."""
-    server.progress = "Loading PyTorch …"
+def _answers(source: str | os.PathLike[str]) -> Answer:
+    """Load the model."""
     from gated_interp.checkpoints.checkpoint import load
     from gated_interp.explorer.acts import acted
     from gated_interp.explorer.session import Session
     from gated_interp.explorer.view import Viewer, packed
 
-    server.progress = "Loading the model …"
-    model = load(source)
-    server.progress = "Drawing examples …"
-    session = Session(model)
+    session = Session(load(source))
     viewer = Viewer(session)
 
     def answer(request: dict[str, Any]) -> bytes:
@@ -89,14 +81,14 @@ def _answers(source: str | os.PathLike[str], server: PageServer) -> Answer:
     return answer
 
 
-def _listening(port: int, name: str) -> PageServer:
-    """A server bound to ``port`` on the loopback interface.
+def _listening(port: int) -> socket.socket:
+    """A socket that listens at ``port`` on the loopback interface.
 
     Raises:
         GatedInterpError: the port cannot be had.
     """
     try:
-        return PageServer((HOST, port), name)
+        return socket.create_server((HOST, port))
     except OSError as error:
         raise GatedInterpError(
             f"port {port} on {HOST} cannot be used ({error.strerror}); "
