@@ -41,6 +41,7 @@ REFUSALS = {
     403: f"The explorer answers only its own page, opened at {HOST} on this computer.",
     404: "There is no such page. The explorer's page is at the address without a path.",
     415: "The explorer reads JSON only. Send the request as application/json.",
+    503: "The explorer has stopped. Start it again with gated-interp explore.",
 }
 Answer = Callable[[dict[str, Any]], bytes]
 
@@ -87,12 +88,19 @@ def page_server(name: str, port: int, answer: Answer, worker: Executor) -> uvico
             raise HTTPException(400) from error
         if not isinstance(asked, dict):
             raise HTTPException(400)
-        found = await asyncio.get_running_loop().run_in_executor(worker, answer, asked)
+        try:
+            found = await asyncio.get_running_loop().run_in_executor(worker, answer, asked)
+        except asyncio.CancelledError as stop:
+            raise HTTPException(503) from stop
+        except BaseException as problem:  # a panic in a tokenizer is no Exception
+            what = f"{type(problem).__name__}: {problem}".partition("\n")[0]
+            said = f"The explorer cannot show this ({what}). Reload the page, or try another state."
+            raise HTTPException(500, said) from problem
         return Response(found, media_type="application/octet-stream")
 
     app = Starlette(
         routes=[Route("/state", state, methods=["POST"]), Route("/{path:path}", get)],
-        exception_handlers={HTTPException: _refused, Exception: _failed},
+        exception_handlers={HTTPException: _refused},
         max_body_size=LONGEST,
     )
     return uvicorn.Server(
@@ -110,6 +118,7 @@ def page_server(name: str, port: int, answer: Answer, worker: Executor) -> uvico
             proxy_headers=False,
             server_header=False,
             headers=list(HEADERS.items()),
+            timeout_keep_alive=3600,  # closed sooner, a line may close just as the page asks
             timeout_graceful_shutdown=2,  # seconds for those who still ask when it stops
         )
     )
@@ -117,10 +126,5 @@ def page_server(name: str, port: int, answer: Answer, worker: Executor) -> uvico
 
 async def _refused(request: Request, problem: Exception) -> Response:
     assert isinstance(problem, HTTPException)
-    said = REFUSALS.get(problem.status_code, f"{problem.detail}.")
+    said = REFUSALS.get(problem.status_code, problem.detail)
     return PlainTextResponse(said, problem.status_code, problem.headers)
-
-
-async def _failed(request: Request, problem: Exception) -> Response:
-    said = f"The explorer cannot show this ({type(problem).__name__}: {problem})."
-    return PlainTextResponse(f"{said} Reload the page, or try another state.", 500)

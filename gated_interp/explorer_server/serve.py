@@ -88,9 +88,12 @@ def _listening(port: int) -> socket.socket:
         GatedInterpError: the port cannot be had.
     """
     try:
-        return socket.create_server((HOST, port))
+        listener = socket.create_server((HOST, port))
     except OSError as error:
         raise GatedInterpError(
             f"port {port} on {HOST} cannot be used ({error.strerror}); "
             "name another, or 0 for any that is free."
         ) from error
+    # An answer is sent in pieces; none waits for the other side's delay.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener
