@@ -3,8 +3,9 @@
 import asyncio
 import html
 import json
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor
+from contextlib import asynccontextmanager
 from importlib.resources import files
 from string import Template
 from typing import Any
@@ -98,10 +99,17 @@ def page_server(name: str, port: int, answer: Answer, worker: Executor) -> uvico
             raise HTTPException(500, said) from problem
         return Response(found, media_type="application/octet-stream")
 
+    @asynccontextmanager
+    async def silent(app: Starlette) -> AsyncIterator[None]:
+        """Nothing is said of those who break off or send what is no request."""
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)
+        yield
+
     app = Starlette(
         routes=[Route("/state", state, methods=["POST"]), Route("/{path:path}", get)],
         exception_handlers={HTTPException: _refused},
         max_body_size=LONGEST,
+        lifespan=silent,
     )
     return uvicorn.Server(
         uvicorn.Config(
@@ -110,7 +118,7 @@ def page_server(name: str, port: int, answer: Answer, worker: Executor) -> uvico
             loop="asyncio",
             http="h11",
             ws="none",
-            lifespan="off",
+            lifespan="on",
             # Nothing is logged: the terminal is the reader's.
             log_config=None,
             log_level="critical",
