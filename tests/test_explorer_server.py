@@ -110,7 +110,7 @@ def assert_silent(capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFi
 
 
 def test_the_page_and_its_parts() -> None:
-    with listening(name="<script>alert(1)</script>") as port:
+    with listening(name="<script>alert(1)</script>\udcff") as port:
         status, body, headers = ask(port, "GET", "/?a=b")
         assert status == 200
         assert b"<h1>Heads of &lt;script&gt;" in body
@@ -244,7 +244,7 @@ def test_what_is_no_request_gets_a_sentence_and_the_terminal_nothing(
 
 @pytest.mark.parametrize(
     "problem",
-    [OverflowError("int"), KeyError("x"), MemoryError(), RuntimeError("a\nb"), SystemExit(3)],
+    [OverflowError("int"), KeyError("x"), MemoryError(), RuntimeError("a\udcff\nb"), SystemExit(3)],
 )
 def test_an_unexpected_error_gets_a_sentence_and_the_terminal_nothing(
     problem: BaseException, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture

@@ -58,7 +58,8 @@ def page_server(name: str, port: int, answer: Answer, worker: Executor) -> uvico
     """
     package = files("gated_interp")
     page = Template((package / "explorer_server" / "page.html").read_text(encoding="utf-8"))
-    made: dict[str, Response] = {"/": HTMLResponse(page.substitute(name=html.escape(name)))}
+    text = page.substitute(name=html.escape(name)).encode(errors="replace")
+    made: dict[str, Response] = {"/": HTMLResponse(text)}
     for path, kind in PARTS.items():
         part = Response(package.joinpath(path).read_bytes(), media_type=kind)
         made[f"/{path.rpartition('/')[2]}"] = part
@@ -66,10 +67,9 @@ def page_server(name: str, port: int, answer: Answer, worker: Executor) -> uvico
 
     def require_local(request: Request) -> None:
         """No other name may lead here, and no other page may ask."""
-        origin = request.headers.get("Origin")
-        if request.headers.get("Host") not in allowed or (
-            origin is not None and origin not in {f"http://{host}" for host in allowed}
-        ):
+        host = request.headers.get("Host", "")
+        origin = request.headers.get("Origin", host).removeprefix("http://")
+        if not {host, origin} <= allowed:
             raise HTTPException(403)
 
     async def get(request: Request) -> Response:
@@ -135,4 +135,4 @@ def page_server(name: str, port: int, answer: Answer, worker: Executor) -> uvico
 async def _refused(request: Request, problem: Exception) -> Response:
     assert isinstance(problem, HTTPException)
     said = REFUSALS.get(problem.status_code, problem.detail)
-    return PlainTextResponse(said, problem.status_code, problem.headers)
+    return PlainTextResponse(said.encode(errors="replace"), problem.status_code, problem.headers)

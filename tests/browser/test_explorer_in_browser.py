@@ -145,7 +145,6 @@ def test_the_served_page(
     served: str, tab: Tab, record_property: Callable[[str, object], None]
 ) -> None:
     tab.page.goto(served)
-    # Title and what to do are there whether the model is or not.
     assert "Heads of 2H3ST-gated" in tab.page.locator("h1").inner_text()
     assert "Switch attention heads off" in tab.page.locator("header").inner_text()
     use(ExplorerPage(tab.page))
