@@ -585,18 +585,14 @@ function serve(place) {
   const progress = place.querySelector(".gi-progress");
   const address = (said) => `${location.origin}${location.pathname}#${said}`;
 
-  const answer = async (act) => {
-    const reply = await fetch("state", {
-      method: "POST", headers: { "Content-Type": "application/json" },
-      body: JSON.stringify({ ...act, at: link }),
-    });
-    if (!reply.ok) throw new Error(await reply.text());
-    return reply.arrayBuffer();
-  };
-
   const take = async (act) => {
     try {
-      const bytes = await answer(act);
+      const reply = await fetch("state", {
+        method: "POST", headers: { "Content-Type": "application/json" },
+        body: JSON.stringify({ ...act, at: link }),
+      });
+      if (!reply.ok) throw new Error(await reply.text());
+      const bytes = await reply.arrayBuffer();
       const length = new DataView(bytes).getUint32(0, true);
       const view = JSON.parse(new TextDecoder().decode(new Uint8Array(bytes, 4, length)));
       if (!explorer) explorer = new Explorer(place, ask, address);

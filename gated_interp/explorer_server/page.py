@@ -24,11 +24,8 @@ POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; font-src 'self'; "
     "img-src data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-HEADERS = {
-    "Content-Security-Policy": POLICY,
-    "Cache-Control": "no-store",
-    "X-Content-Type-Options": "nosniff",
-}
+HEADERS = [("Content-Security-Policy", POLICY), ("Cache-Control", "no-store")]
+HEADERS += [("X-Content-Type-Options", "nosniff")]
 # What the page is made of.
 PARTS = {
     "explorer/explorer.js": "text/javascript",
@@ -122,10 +119,8 @@ def page_server(name: str, port: int, answer: Answer, worker: Executor) -> uvico
             # Nothing is logged: the terminal is the reader's.
             log_config=None,
             log_level="critical",
-            access_log=False,
-            proxy_headers=False,
             server_header=False,
-            headers=list(HEADERS.items()),
+            headers=HEADERS,
             timeout_keep_alive=3600,  # closed sooner, a line may close just as the page asks
             timeout_graceful_shutdown=2,  # seconds for those who still ask when it stops
         )
