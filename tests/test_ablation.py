@@ -160,8 +160,8 @@ def test_optimal_constant_of_a_linear_layer_is_stationary():
 
 def test_optimal_leaves_gradients_alone():
     model = models.toy(TASK)
-    with ablated(model, [(0, 0)], "optimal", reference_tokens=REFERENCE):
-        pass
+    with ablated(model, [(0, 0)], "optimal", reference_tokens=REFERENCE), torch.no_grad():
+        model(TOKENS)
     assert all(p.grad is None for p in model.parameters())
     assert torch.is_grad_enabled()
 

@@ -87,7 +87,9 @@ def test_circuits_are_lazy_and_of_rank_d_head():
     ov = ov_circuit(model, 1, 2)
     assert ov.factors.pair[0].shape == (8, 5)
     assert ov.factors.pair[1].shape == (5, 8)
-    assert repr(ov) == "Circuit(OV of L1H2, 8 x 8, rank 5, without what earlier layers write)"
+    assert repr(ov) == (
+        "Circuit(OV of L1H2, 8 x 8, rank 5, without positions or what earlier layers write)"
+    )
     assert ov_circuit(model, 1, 2, space="residual").factors.shape == (13, 13)
     assert_close(
         qk_circuit(model, 1, 2, space="residual").matrix,

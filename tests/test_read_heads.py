@@ -14,6 +14,7 @@ from test_decompose import block, model, task  # noqa: F401
 import gated_interp as gi
 from gated_interp.analysis.heads import intervened
 from gated_interp.analysis.read_heads import read_attention
+from gated_interp.anatomy.batch import Batch
 from gated_interp.experiments.decompose import held_out
 from gated_interp.metrics.predictions import next_token_loss
 from gated_interp.models.analytic import manual_model
@@ -67,7 +68,7 @@ def test_the_numbers_are_those_of_other_measures(model, block):  # noqa: F811
 def test_what_a_head_reads_adds_up_to_what_it_writes_at_most(model, block):  # noqa: F811
     tokens = held_out(model, model.task, "test", 5)
     spliced = gi.splice(model, 1, block)
-    z, reads, attends = read_attention(spliced, tokens, 1)
+    z, reads, attends = read_attention(spliced, Batch(tokens), 1)
     _, cache = spliced.run_with_cache(tokens)
     pattern, v = cache["blocks.1.attn.hook_pattern"], cache["blocks.1.attn.hook_v"]
     gate = cache["blocks.1.attn.hook_gate"]
@@ -81,7 +82,7 @@ def test_what_a_head_reads_adds_up_to_what_it_writes_at_most(model, block):  # n
 def test_contexts_are_where_the_head_writes_most(model):  # noqa: F811
     tokens = held_out(model, model.task, "test", 30)
     found = gi.read_heads(model, 0, tokens, contexts=3)
-    z, reads, _ = read_attention(model, tokens, 0)
+    z, reads, _ = read_attention(model, Batch(tokens), 0)
     W_O = model.blocks[0].attn.W_O
     length = torch.einsum("bphd,hdm->bphm", z, W_O).norm(dim=-1)[:, 1:]
     for head, places in found.contexts.groupby("head"):
@@ -105,7 +106,7 @@ def test_refusals(model):  # noqa: F811
     with pytest.raises(gi.GatedInterpError, match="names no text"):
         gi.read_heads(toy)
     sae = gi.fit_gated(model, 0, method="sae on output", steps=1, progress=False).model
-    with pytest.raises(gi.GatedInterpError, match="no attention to read"):
+    with pytest.raises(gi.GatedInterpError, match="has no source positions"):
         gi.read_heads(gi.splice(model, 0, sae), 0, tokens)
 
 
