@@ -3,6 +3,7 @@
 One name a line, as ``from its.module import name as name``.
 """
 
+from gated_interp import anatomy as anatomy
 from gated_interp import plots as plots
 from gated_interp.analysis.ablation import ablate as ablate
 from gated_interp.analysis.ablation import ablated as ablated

@@ -268,7 +268,7 @@ def test_intervals_cover():
 
 def test_bad_input_in_one_sentence():
     toy = models.toy(TASK)
-    with pytest.raises(GatedInterpError, match="a model of one layer"):
+    with pytest.raises(GatedInterpError, match="not a sum over the heads of layer 0"):
         superposition_report(models.two_layers(TASK), TASK)
     with pytest.raises(GatedInterpError, match="a task of 4 trigrams has 10"):
         superposition_report(toy, SkipTrigramTask(4))

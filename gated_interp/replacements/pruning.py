@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from gated_interp.anatomy.attention import Attention
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.models.toy import HookedTransformer
 from gated_interp.replacements.gated_attention import GatedAttention
@@ -79,15 +80,13 @@ def head_reach(
     Raises:
         GatedInterpError: no gated block, or an input that is not the token embedding alone.
     """
-    block = require_gated_block(model, layer)
-    cfg = model.cfg
-    positional = cfg.positional_embedding_type != "standard" or bool(model.pos_embed.W_pos.any())
-    if layer != 0 or positional or cfg.normalization_type is not None:
+    block, attention = require_gated_block(model, layer), Attention.of(model, layer)
+    if layer != 0 or attention.positions is not None:
         raise GatedInterpError(
             "pruning looks at every pair of tokens, so it needs layer 0 of a model without "
-            "positional signal and without normalisation."
+            "positional signal."
         )
-    tokens = model.embed.W_E
+    tokens = attention.inputs("value").to(block.W_O.dtype)
     gate_q = torch.einsum("vm,hmg->hvg", tokens, block.W_gate_Q) + block.b_gate_Q[:, None]
     gate_k = torch.einsum("vm,hmg->hvg", tokens, block.W_gate_K) + block.b_gate_K[:, None]
     gate = gate_activation(gate_q @ gate_k.mT, block.config.gate)

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from gated_interp.anatomy.stream import write_norm
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.models.toy import HookedTransformer
 from gated_interp.replacements.replacement import outputs_of
@@ -95,10 +96,11 @@ def require_capturable(model: HookedTransformer, layer: int) -> None:
     """
     require_layer(model, layer)
     cfg = model.cfg
-    if cfg.use_normalization_before_and_after:
+    norm = write_norm(model, layer)
+    if norm is not None:
         raise GatedInterpError(
-            "the model normalises what its attention writes (use_normalization_before_and_after); "
-            "a gated block needs a model that adds it to the residual stream as it is."
+            f"the model normalises what its attention writes ({norm.name}); a gated block needs a "
+            "model that adds it to the residual stream as it is."
         )
     if cfg.use_split_qkv_input or cfg.use_attn_in:
         raise GatedInterpError(

@@ -17,11 +17,12 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from gated_interp.anatomy.attention import Attention, require_plain
+from gated_interp.anatomy.stream import why_not_linear
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.seeds import generator
 from gated_interp.metrics.reconstruction import OPEN
 from gated_interp.models.toy import HookedTransformer, ToyConfig, build_toy
-from gated_interp.replacements.plain import require_plain
 from gated_interp.replacements.replacement import Replacement
 from gated_interp.replacements.splice import require_layer
 from gated_interp.tasks.task import KnownAnswers, Task
@@ -202,12 +203,13 @@ def why_not_stackable(run: GatedRun) -> str | None:
         return f"replacements of kind {run.block.kind!r} have no stacked form"
     if run.block.kind == "topk" and run.block.config.d_head > 1:
         return "TopK heads are stacked where they have one dimension"
-    if cfg.n_layers != 1 or not cfg.attn_only or cfg.normalization_type is not None:
+    if cfg.n_layers != 1 or not cfg.attn_only or why_not_linear(model, 0) is not None:
         return "the original is not one attention-only layer without normalisation"
+    attention = Attention.of(model, 0)
     identity = torch.eye(v, device=model.embed.W_E.device)
-    if cfg.d_model != v or not torch.equal(model.embed.W_E, identity):
+    if cfg.d_model != v or not torch.equal(attention.inputs("value"), identity):
         return "the original's embedding is not the identity"
-    if cfg.positional_embedding_type != "standard" or bool(model.pos_embed.W_pos.any()):
+    if attention.positions is not None:
         return "the original has a positional signal"
     try:
         require_plain(model.blocks[0].attn)
