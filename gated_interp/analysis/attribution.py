@@ -25,8 +25,9 @@ from gated_interp.core.precision import wide
 from gated_interp.models.toy import HookedTransformer
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask, TrigramBatch
 
-# How far a sum of float32 parts may be from its whole, relative to the size of the parts.
-TOLERANCE = 1e-4
+# How far a sum of parts may be from its whole, relative to the size of the parts; in 16 bits, a
+# few roundings of the model's own.
+TOLERANCE, ROUNDINGS = 1e-4, 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,7 +125,7 @@ def logit_attribution(
     names, direct = run.direct()
     heads = [run.heads(layer) for layer in range(model.cfg.n_layers)]
     values = torch.cat([torch.stack(direct, 1), *heads, run.bias[:, None]], 1)
-    _check_sum(values, run.logits)
+    _check_sum(model, values, run.logits)
     names += [head_name(head) for head in all_heads(model)]
     return Attribution([*names, "bias"], values, run.logits)
 
@@ -181,7 +182,7 @@ def edge_loadings(
     one_hot = torch.nn.functional.one_hot(tokens.tokens[batch.example], task.d_vocab)
     edges = run.by_source()
     by_token = torch.einsum("ehk,ekv->ehv", edges, one_hot.to(edges))
-    _check_sum(torch.cat([by_token.flatten(1), direct], 1), logits)
+    _check_sum(model, torch.cat([by_token.flatten(1), direct], 1), logits)
     task.require_each(batch.trigram)
     mean: list[list[Tensor]] = []
     for b in task.trigrams:
@@ -283,7 +284,7 @@ class _Run:
             wrote = (self.cache[f"blocks.{layer}.attn.hook_z"][self.at] != 0).any(-1)
             edges = pattern * torch.einsum("ekhd,ehd->ehk", v, along) * wrote[..., None]
             for head in range(edges.shape[1]):
-                _check_sum(edges[:, head], self.heads(layer)[:, head])
+                _check_sum(self.model, edges[:, head], self.heads(layer)[:, head])
             layers.append(edges)
         return torch.cat(layers, 1)
 
@@ -321,11 +322,14 @@ def read_pairs(
     return pattern, query_heads(v, pattern.shape[1])
 
 
-def _check_sum(parts: Float[Tensor, "example part"], whole: Float[Tensor, " example"]) -> None:
+def _check_sum(
+    model: HookedTransformer, parts: Float[Tensor, "example part"], whole: Float[Tensor, " example"]
+) -> None:
+    tolerance = max(TOLERANCE, ROUNDINGS * torch.finfo(model.embed.W_E.dtype).eps)
     miss = (parts.sum(1) - whole).abs()
     size = parts.abs().sum(1).clamp(min=1)
-    if bool((miss > TOLERANCE * size).any()):
+    if bool((miss > tolerance * size).any()):
         raise GatedInterpError(
             f"the parts miss the logit by up to {miss.max().item():.2g}; the model adds to the "
-            "stream what attribution does not know (or computes in 16 bits: try float32)."
+            "stream what attribution does not know."
         )

@@ -26,7 +26,7 @@ from gated_interp.analysis.heads import HeadOfLayer, all_heads, head_counts, one
 from gated_interp.analysis.writes import require_linear
 from gated_interp.anatomy.attention import Attention, Role
 from gated_interp.anatomy.batch import Batch, Tokens
-from gated_interp.anatomy.stream import Readout, input_norm, passing, write_norm
+from gated_interp.anatomy.stream import Readout, Written, input_norm, passing
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.precision import wide
 from gated_interp.core.seeds import generator
@@ -374,10 +374,8 @@ def composition_scores(model: HookedTransformer) -> pd.DataFrame:
 
 def _ov(attention: Attention, head: int) -> tuple[Tensor, Tensor]:
     """The factors of what a head writes to the stream, through the norm behind its layer."""
-    W_O = wide(attention.attn.W_O[head])
-    eye = torch.eye(W_O.shape[1]).to(W_O)
-    norm = write_norm(attention.model, attention.layer)
-    return wide(attention.attn.W_V[head]), W_O if norm is None else W_O @ norm.before(eye)
+    W_O = Written.of(attention.model, attention.layer).W_O
+    return wide(attention.attn.W_V[head]), W_O[head]
 
 
 def _not_composed(attention: Attention) -> set[str]:

@@ -3,6 +3,7 @@
 import torch
 
 from gated_interp.analysis.holders import EXAMPLES, SEED
+from gated_interp.anatomy.batch import token_vocabulary
 from gated_interp.metrics.predictions import leads
 from gated_interp.models.toy import HookedTransformer
 from gated_interp.tasks.task import Task, foils_for
@@ -30,6 +31,6 @@ def false_alarms(
         >>> false_alarms(truth.model, truth.task)
         {1: 0.0, 2: 0.0, 3: 0.0}
     """
-    foils = foils_for(task, model.cfg.d_vocab, n, seed).to(model.embed.W_E.device)
+    foils = foils_for(task, token_vocabulary(model), n, seed).to(model.embed.W_E.device)
     wrong = leads(model(foils.tokens)[foils.row, foils.position], foils.target) > 0
     return {case: float(wrong[foils.case == case].double().mean()) for case in foils.cases}

@@ -29,7 +29,7 @@ from gated_interp.analysis.induction import (
 from gated_interp.analysis.patching import path_patch
 from gated_interp.analysis.text_pairs import own_text
 from gated_interp.analysis.trigram_effects import interval
-from gated_interp.anatomy.batch import Batch, Mask, Tokens
+from gated_interp.anatomy.batch import Batch, Mask, Tokens, token_vocabulary
 from gated_interp.anatomy.stream import HeadReadout
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.precision import wide
@@ -145,7 +145,7 @@ def activation_copying(
         [nan, 1.0]
     """
     bos = bos_of_model(model, bos)
-    length = min(RANDOM_TOKENS, model.cfg.n_ctx - 1, model.cfg.d_vocab - 1)
+    length = min(RANDOM_TOKENS, model.cfg.n_ctx - 1, token_vocabulary(model) - 1)
     drawn = different_tokens(model, n, length, seed, bos)
     tokens = torch.cat([torch.full_like(drawn[:, :1], bos), drawn], 1)
     _, cache = Batch.of(model, tokens).cache(
@@ -239,6 +239,7 @@ def induction_paths(
             f"{head_name(late[0]) if late else 'no head'} sends to layer {layer}; name heads of "
             "earlier layers."
         )
+    token_vocabulary(model)
     intact, rows = _repeated_log_prob(model(tokens), tokens), []
     inputs = {"K": "hook_k", "Q": "hook_q", "V": "hook_v", "gate": "hook_gate_scores"}
     for sender in earlier:

@@ -29,6 +29,7 @@ from gated_interp.analysis.heads import (
     intervened,
 )
 from gated_interp.analysis.replacements import Reference, replacements
+from gated_interp.anatomy.batch import token_vocabulary
 from gated_interp.metrics.predictions import leads
 from gated_interp.models.toy import HookedTransformer
 from gated_interp.tasks.task import Probes, Task, probes_for
@@ -196,7 +197,7 @@ def holders(
         ([0.0, 0.0], False)
     """
     layer = chosen_layer(model, layer)
-    probes = probes_for(task, model.cfg.d_vocab, n, seed).to(model.embed.W_E.device)
+    probes = probes_for(task, token_vocabulary(model), n, seed).to(model.embed.W_E.device)
 
     def accuracy(ablated: list[Head]) -> Float[Tensor, " trigram"]:
         at = _logits(model, probes.tokens, ablated)[probes.row, probes.position]

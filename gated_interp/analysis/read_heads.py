@@ -18,7 +18,7 @@ from gated_interp.analysis.heads import chosen_layer, intervened
 from gated_interp.analysis.text_holders import text_holders
 from gated_interp.analysis.text_pairs import names_for, own_text
 from gated_interp.anatomy.batch import Batch, Mask, Tokens
-from gated_interp.anatomy.stream import HeadReadout
+from gated_interp.anatomy.stream import HeadReadout, Written
 from gated_interp.core.precision import wide
 from gated_interp.metrics.predictions import next_token_loss
 from gated_interp.metrics.reconstruction import writes_at
@@ -115,7 +115,7 @@ def read_heads(
     names = names_for(model, names)
     held = text_holders(model, batch, layer)
     z, totals = _totals(model, batch, layer)
-    W_O, later = wide(model.blocks[layer].attn.W_O), batch.later
+    W_O, later = Written.of(model, layer).W_O, batch.later
     # The first position and padding are left out.
     lengths, writes = writes_at(z, W_O).clamp(min=0).sqrt(), active(z, W_O, counted=batch.real)
     lengths = lengths * batch.counted[..., None]
@@ -178,7 +178,9 @@ def read_attention(
     Float[Tensor, "batch head_index query_pos key_pos"],
     Float[Tensor, "batch head_index query_pos key_pos"],
 ]:
-    """Each head's ``z``, what it reads of each key, and what it would without gates.
+    """What each head writes with, what it reads of each key, and what it would without gates.
+
+    It writes with ``z`` (over the scale of a norm behind the layer).
 
     Pattern times gate times the length of the value as it is written (value-weighted attention).
 
@@ -187,11 +189,14 @@ def read_attention(
     """
     prefix = f"blocks.{layer}.attn."
     names = [prefix + n for n in ("hook_z", "hook_v", "hook_pattern", "hook_gated_pattern")]
-    _, cache = batch.cache(model, names, stop_at_layer=layer + 1)
-    attn = model.blocks[layer].attn
-    gated, v = read_pairs(cache, layer, attn)
-    size = writes_at(v, wide(attn.W_O)).clamp(min=0).sqrt().permute(0, 2, 1)[:, :, None]
-    return wide(cache[names[0]]), gated * size, wide(cache[names[2]]) * size
+    written = Written.of(model, layer)
+    _, cache = batch.cache(model, [*names, *written.scales], stop_at_layer=layer + 1)
+    gated, v = read_pairs(cache, layer, model.blocks[layer].attn)
+    size = writes_at(v, written.W_O).clamp(min=0).sqrt().permute(0, 2, 1)[:, :, None]
+    z, attends, scale = wide(cache[names[0]]), wide(cache[names[2]]), written.scale(cache)
+    if isinstance(scale, Tensor):  # of the query's position
+        z, size = z / scale[..., None], size / scale[:, None]
+    return z, gated * size, attends * size
 
 
 def _totals(
@@ -200,7 +205,7 @@ def _totals(
     Float[Tensor, "batch pos head_index d_head"], dict[str, Float[Tensor, "head_index d_vocab"]]
 ]:
     """Every head's ``z``, and per role what each head does with each token."""
-    W_O, readout = wide(model.blocks[layer].attn.W_O), HeadReadout.of(model, layer).matrix
+    W_O, readout = Written.of(model, layer).W_O, HeadReadout.of(model, layer).matrix
     heads, vocabulary = len(W_O), {"output": model.cfg.d_vocab_out}
     totals = {
         role: torch.zeros(heads, vocabulary.get(role, model.cfg.d_vocab)).to(W_O)

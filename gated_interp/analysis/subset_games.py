@@ -19,7 +19,7 @@ from gated_interp.analysis.heads import (
 from gated_interp.analysis.logits import MetricFunction, metric_name, metric_values
 from gated_interp.analysis.replacements import Method, Reference, constants
 from gated_interp.analysis.writes import is_linear, probe_writes
-from gated_interp.anatomy.batch import Batch, Mask, Tokens
+from gated_interp.anatomy.batch import Batch, Mask, Tokens, token_vocabulary
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.metrics.predictions import leads, next_token_loss
 from gated_interp.models.toy import HookedTransformer
@@ -173,7 +173,7 @@ def _batch_of(
 ) -> tuple[Batch, Probes | None]:
     device, probes = model.embed.W_E.device, None
     if isinstance(data, ProbedTask):
-        probes = probes_for(data, model.cfg.d_vocab, n, seed).to(device)
+        probes = probes_for(data, token_vocabulary(model), n, seed).to(device)
         data = probes.tokens
     tokens = data.sample(n, seed).tokens.to(device) if isinstance(data, Task) else data
     return Batch.of(model, tokens, attention_mask), probes

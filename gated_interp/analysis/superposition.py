@@ -37,6 +37,7 @@ from gated_interp.analysis.measures import (
 )
 from gated_interp.analysis.verdict import EXAMPLES, SEED, THRESHOLD, Verdict, verdict_from_writes
 from gated_interp.analysis.writes import head_writes, probe_writes
+from gated_interp.anatomy.batch import token_vocabulary
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.seeds import derive, generator
 from gated_interp.core.streams import Stream
@@ -58,15 +59,16 @@ def loading_matrix(
 ) -> Float[Tensor, "representation head_index"]:
     """The loading of every representation (row, trigram 1 first) on every head, in logits.
 
-    See :func:`~gated_interp.analysis.measures.example_loadings`.
+    See :func:`~gated_interp.analysis.measures.example_loadings`. What heads write is read on its
+    direct path to the logits, norms at their scale in the same pass, logits before a cap.
 
     Args:
-        layer: whose heads; the last.
+        layer: whose heads.
         n, seed: sequences with exactly one trigram each (the verdict's by default).
 
     Raises:
-        GatedInterpError: a model that is not linear in its heads or not of the task's
-            vocabulary, or a trigram that never occurs.
+        GatedInterpError: a model that is not of the task's vocabulary, or a trigram that never
+            occurs.
 
     Examples:
         >>> from gated_interp.models.analytic import manual_model
@@ -74,7 +76,7 @@ def loading_matrix(
         >>> loading_matrix(truth.model, truth.task)[:2].round(decimals=2).tolist()
         [[2.14, 0.0], [0.0, 2.14]]
     """
-    found = probe_writes(model, task, n, seed, layer).double()
+    found = probe_writes(model, task, n, seed, layer, direct=True).double()
     each = example_loadings(found.writes, found.probes.target)
     return torch.stack([each[found.probes.case == b].mean(0) for b in task.cases])
 
@@ -132,7 +134,7 @@ def superposition_report(
     if isinstance(task, SkipTrigramTask):
         foils = task.foils_in(tokens)
     else:  # whose sequences do not say where their foils are
-        foils = foils_for(task, model.cfg.d_vocab, n, derive(seed, Stream.REPORT_SEQUENCES))
+        foils = foils_for(task, token_vocabulary(model), n, derive(seed, Stream.REPORT_SEQUENCES))
     alarms, alone = false_alarms_by_head(model, task, foils)
     dead = dead_heads(model, tokens)
     rows = _loading_rows(task, writes, probes, replicates, source)

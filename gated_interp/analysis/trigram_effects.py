@@ -24,7 +24,7 @@ from gated_interp.analysis.text_pairs import (
     seen_pairs,
 )
 from gated_interp.anatomy.attention import Attention
-from gated_interp.anatomy.batch import Batch, Tokens
+from gated_interp.anatomy.batch import Batch, Tokens, token_vocabulary
 from gated_interp.anatomy.stream import logits_of
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.precision import wide
@@ -170,6 +170,7 @@ def confirm_skip_trigrams(
     """
     layer = chosen_layer(model, layer)
     attn = Attention.of(model, layer).attn
+    token_vocabulary(model)
     if most < 2 or common < 0:
         raise GatedInterpError(
             f"most is {most} and common {common}; they must be at least 2 and at least 0."

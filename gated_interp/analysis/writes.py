@@ -10,9 +10,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from gated_interp.anatomy.batch import Batch, Tokens
-from gated_interp.anatomy.stream import why_not_linear
+from gated_interp.anatomy.batch import Batch, Tokens, token_vocabulary
+from gated_interp.anatomy.stream import RAW_LOGITS, HeadReadout, why_not_linear
 from gated_interp.core.errors import GatedInterpError
+from gated_interp.core.precision import wide
 from gated_interp.models.toy import HookedTransformer
 from gated_interp.tasks.task import Probes, Task, probes_for
 
@@ -52,12 +53,16 @@ def head_writes(
     rows: Int[Tensor, " example"],
     positions: Int[Tensor, " example"],
     layer: int = 0,
+    *,
+    direct: bool = False,
 ) -> tuple[Float[Tensor, "example head_index d_vocab"], Float[Tensor, "example d_vocab"]]:
     """What each head writes to the logits at some positions, and the model's own logits there.
 
     Args:
         rows, positions: which row and position of ``tokens`` each example is.
         layer: whose heads; the last.
+        direct: of a model whose logits are no sum over the heads, take what each writes on its
+            direct path, norms at their scale in this pass, logits before a cap.
 
     Returns:
         writes ``[example head_index d_vocab]`` (biases b_O and b_U left out) and logits
@@ -66,10 +71,13 @@ def head_writes(
     Raises:
         GatedInterpError: the model is not linear in its heads, or cannot read the tokens.
     """
-    require_linear(model, layer)
-    name = f"blocks.{layer}.attn.hook_z"
-    logits, cache = Batch.of(model, tokens).cache(model, name)
-    return logit_writes(model, cache[name][rows, positions], layer), logits[rows, positions]
+    if not direct:
+        require_linear(model, layer)
+    name, readout = f"blocks.{layer}.attn.hook_z", HeadReadout.of(model, layer)
+    _, cache = Batch.of(model, tokens).cache(model, [name, RAW_LOGITS, *readout.scales])
+    z = wide(cache[name]) / readout.scale(cache)
+    writes = torch.einsum("ehd,hdv->ehv", z[rows, positions], readout.matrix)
+    return writes, wide(cache[RAW_LOGITS][rows, positions])
 
 
 def logit_writes(
@@ -121,23 +129,26 @@ def writes_kept() -> Iterator[None]:
 
 
 def probe_writes(
-    model: HookedTransformer, task: Task, n: int, seed: int, layer: int = 0
+    model: HookedTransformer, task: Task, n: int, seed: int, layer: int = 0, direct: bool = False
 ) -> ProbeWrites:
     """What each head of a model's last layer writes at the probes of ``task``, from one forward.
 
     Args:
         n, seed: of the sequences that hold the probes.
         layer: the last.
+        direct: see :func:`head_writes`.
 
     Raises:
         GatedInterpError: a task without known answers, a model of another vocabulary or one that
             is not linear in its heads, or a case that never occurs.
     """
-    kept, key = _kept.get(), (id(model), repr(task), n, seed, layer)
+    kept, key = _kept.get(), (id(model), repr(task), n, seed, layer, direct)
     if kept is not None and key in kept:
         return kept[key][1]
-    probes = probes_for(task, model.cfg.d_vocab, n, seed).to(model.embed.W_E.device)
-    writes, logits = head_writes(model, probes.tokens, probes.row, probes.position, layer)
+    probes = probes_for(task, token_vocabulary(model), n, seed).to(model.embed.W_E.device)
+    writes, logits = head_writes(
+        model, probes.tokens, probes.row, probes.position, layer, direct=direct
+    )
     found = ProbeWrites(writes, logits, probes)
     if kept is not None:
         kept[key] = (model, found)  # held, so that no other model gets its id

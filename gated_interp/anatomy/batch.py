@@ -17,6 +17,11 @@ from gated_interp.models.toy import HookedTransformer
 Mask = Tensor | np.ndarray | Sequence[Any]
 """``[batch pos]``, 1 (or True) at tokens and 0 at padding."""
 
+NO_TOKENS = (
+    "the model's outputs are not its tokens (d_vocab_out differs from d_vocab), so it predicts no "
+    "next token; use an analysis that takes a metric of your own (metric=), or KL."
+)
+
 AT_ONCE = 2**24
 """Logits that are there at once, beyond those of one sequence."""
 
@@ -117,10 +122,7 @@ class Batch:
             GatedInterpError: d_vocab_out differs from d_vocab.
         """
         if not self.next_token:
-            raise GatedInterpError(
-                "the model's outputs are not its tokens (d_vocab_out differs from d_vocab), so "
-                "there is no next-token loss; measure a metric of your own (metric=), or KL."
-            )
+            raise GatedInterpError(NO_TOKENS)
 
     @property
     def predicts(self) -> Bool[Tensor, "batch next_pos"]:
@@ -169,6 +171,17 @@ that has been read already."""
 def logit_rows(batch: Batch, d_vocab: int) -> int:
     """Sequences whose logits fit into :data:`AT_ONCE` numbers; at least one."""
     return max(1, AT_ONCE // (batch.tokens.shape[1] * d_vocab))
+
+
+def token_vocabulary(model: HookedTransformer) -> int:
+    """How many tokens the model reads and predicts.
+
+    Raises:
+        GatedInterpError: it predicts something else.
+    """
+    if model.cfg.d_vocab_out not in (-1, model.cfg.d_vocab):
+        raise GatedInterpError(NO_TOKENS)
+    return int(model.cfg.d_vocab)
 
 
 def read_tokens(

@@ -136,6 +136,35 @@ class HeadReadout(Readout):
         return scale[..., None, :] if isinstance(scale, Tensor) else scale
 
 
+@dataclasses.dataclass(frozen=True)
+class Written:
+    """The linear map from each head's ``z`` to what it adds to the stream.
+
+    Attributes:
+        W_O: ``[head_index d_head d_model]``, through the norm behind the layer, if there is one.
+        norm: that norm, whose scale divides.
+    """
+
+    W_O: Float[Tensor, "head_index d_head d_model"]
+    norm: Norm | None
+
+    @classmethod
+    def of(cls, model: HookedTransformer, layer: int) -> "Written":
+        """That of the heads of ``layer``, a replacement's or the model's."""
+        W_O, norm = wide(model.blocks[layer].attn.W_O), write_norm(model, layer)
+        eye = torch.eye(W_O.shape[-1]).to(W_O)
+        return cls(W_O if norm is None else W_O @ norm.before(eye), norm)
+
+    @property
+    def scales(self) -> tuple[str, ...]:
+        """The hook point of the norm's scale; none without a norm."""
+        return () if self.norm is None else (self.norm.hook_scale,)
+
+    def scale(self, cache: Any) -> Float[Tensor, "batch pos 1"] | float:
+        """What is divided by, from the activation at :attr:`scales`."""
+        return wide(cache[self.norm.hook_scale]) if self.norm is not None else 1.0
+
+
 def logit_bias(model: HookedTransformer) -> Float[Tensor, " d_vocab_out"]:
     """What reaches the logits whatever the stream holds: biases of final norm and unembedding."""
     bias = wide(model.unembed.b_U)

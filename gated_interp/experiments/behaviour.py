@@ -6,6 +6,7 @@ from torch import Tensor
 
 from gated_interp.analysis.roles import head_roles, what_remains
 from gated_interp.analysis.verdict import THRESHOLD, Verdict
+from gated_interp.anatomy.batch import token_vocabulary
 from gated_interp.metrics.predictions import leads
 from gated_interp.models.toy import HookedTransformer
 from gated_interp.tasks.task import ProbedTask, probes_for
@@ -65,7 +66,7 @@ def _example_leads(
     model: HookedTransformer, task: ProbedTask, seed: int
 ) -> tuple[Int[Tensor, " example"], Float[Tensor, " example"]]:
     """The trigram of each example that completes one, and by how many logits its C leads there."""
-    probes = probes_for(task, model.cfg.d_vocab, FIRM_EXAMPLES, seed)
+    probes = probes_for(task, token_vocabulary(model), FIRM_EXAMPLES, seed)
     probes = probes.to(model.embed.W_E.device)
     lead = model.embed.W_E.new_empty(len(probes))
     for position in sorted(set(probes.position.tolist())):  # what comes later is not read

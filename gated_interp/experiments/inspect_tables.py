@@ -19,6 +19,7 @@ from gated_interp.analysis.heads import chosen_layer, head_counts, head_name, he
 from gated_interp.analysis.subsets import MAX_EXACT, shapley
 from gated_interp.analysis.verdict import EXAMPLES, SEED, verdict
 from gated_interp.analysis.writes import is_linear, logit_writes
+from gated_interp.anatomy.batch import token_vocabulary
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.seeds import derive
 from gated_interp.core.streams import Stream
@@ -67,7 +68,7 @@ def ablations(
     Returns:
         As :func:`~gated_interp.analysis.ablation.ablate`.
     """
-    probes = probes_for(task, model.cfg.d_vocab, n, SEED)
+    probes = probes_for(task, token_vocabulary(model), n, SEED)
     reference = task.sample(n_reference, derive(SEED, Stream.SHOWN_REFERENCE)).tokens
     parts = [
         ablate(
@@ -221,7 +222,7 @@ def example_of(
         distributed = verdict(model, task, layer=layer).distributed if linear else []
         trigram = next(iter([*distributed, *task.cases]))
     require_trigram(task, trigram)
-    probes = probes_for(task, model.cfg.d_vocab, EXAMPLES, SEED)
+    probes = probes_for(task, token_vocabulary(model), EXAMPLES, SEED)
     found = (probes.case == trigram).nonzero().flatten()
     late = probes.position[found] > task.n_positions // 2
     chosen = found[late.int().argmax()]  # of equal ones, the first

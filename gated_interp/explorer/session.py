@@ -6,7 +6,7 @@ from typing import Any, get_args
 from gated_interp.analysis.ablation import Method
 from gated_interp.analysis.heads import Head, HeadLike, head_name, require_heads
 from gated_interp.analysis.logits import MetricFunction
-from gated_interp.anatomy.batch import Mask, Tokens
+from gated_interp.anatomy.batch import Mask, Tokens, token_vocabulary
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.seeds import derive
 from gated_interp.core.streams import Stream
@@ -320,7 +320,7 @@ def _require_fit(each: HookedTransformer, model: HookedTransformer, task: Any) -
     if task is None:
         return
     if hasattr(task, "require_vocabulary"):
-        task.require_vocabulary(each.cfg.d_vocab)
+        task.require_vocabulary(token_vocabulary(each))
     if each.cfg.n_ctx < getattr(task, "n_positions", 0):
         raise GatedInterpError(
             f"the task has {task.n_positions} positions; the model reads {each.cfg.n_ctx}."

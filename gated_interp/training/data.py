@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from gated_interp.anatomy.batch import token_vocabulary
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.seeds import derive, generator
 from gated_interp.core.streams import Stream
@@ -78,7 +79,7 @@ def data_for(model: HookedTransformer, data: DataSource | None) -> Source:
             "function of (n, generator)."
         )
     if isinstance(data, KnownAnswers):
-        data.require_vocabulary(model.cfg.d_vocab)
+        data.require_vocabulary(token_vocabulary(model))
     if isinstance(data, TextTask | TextPart | RepeatedText):
         require_text(model, data.part if isinstance(data, RepeatedText) else data)
     return data
