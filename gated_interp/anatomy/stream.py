@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from transformer_lens.components import LayerNorm, LayerNormPre
