@@ -366,18 +366,24 @@ class HeadAttention(Replacement):
         shares = torch.bincount((origin * d + dims).flatten(), minlength=n * d)
         constant = constant_of(attn, c.value_bias)
         queries = {name: self.get_parameter(self.raw_qk + name) for name in QUERIES_AND_KEYS}
-        for there, problem in (
-            (c.qk_width < d, f"d_head is {c.qk_width}; duplicated heads need the original's {d}, "
-             "or more."),
-            (len(queries["W_Q"]) % n, f"n_circuits is {len(queries['W_Q'])}; duplicates need a "
-             f"multiple of the original's {n} heads."),
-            (not shares.all(), f"{c.n_heads} heads of {c.d_head} dimensions cannot copy {n} of {d}; "
-             "raise expansion or d_head."),
-            (c.normalize_weights, "normalised weights cannot write at the size of the layer's own; "
-             "leave normalize_weights out, or start by init='random'."),
-            (not c.output_bias and constant.any(), "the layer writes a constant (b_O, and b_V where "
-             "value_bias is off), which a copy without output_bias cannot; leave output_bias out."),
-        ):  # fmt: skip
+        circuits = len(queries["W_Q"])
+        refusals = {
+            f"d_head is {c.qk_width}; duplicated heads need the original's {d}, or more.": (
+                c.qk_width < d
+            ),
+            f"n_circuits is {circuits}; duplicates need a multiple of the original's {n} heads.": (
+                circuits % n and circuits != c.n_heads
+            ),
+            f"{c.n_heads} heads of {c.d_head} dimensions cannot copy {n} of {d}; raise expansion "
+            "or d_head.": not shares.all(),
+            "normalised weights cannot write at the size of the layer's own; leave "
+            "normalize_weights out, or start with init='random'.": c.normalize_weights,
+            "the layer writes a constant (b_O, and of b_V what value_bias leaves out), which a "
+            "copy without output_bias cannot; leave output_bias out.": (
+                not c.output_bias and constant.any()
+            ),
+        }
+        for problem, there in refusals.items():
             if there:
                 raise GatedInterpError(problem)
         with torch.no_grad():

@@ -40,8 +40,8 @@ class KeptAttention(nn.Module):
 
     def _apply(self, fn: Any, recurse: bool = True) -> "KeptAttention":
         for attn in self.by_layer.values():
-            attn._apply(fn, recurse)
-        return super()._apply(fn, recurse)
+            attn._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
 
     def extra_repr(self) -> str:
         return f"layers {sorted(self.by_layer)}"

@@ -6,9 +6,10 @@ A file of one block is safetensors. Its metadata string ``gated_interp_block`` i
 
 where ``layer`` is the sketch of the layer that the block stands in for
 (:mod:`gated_interp.replacements.layer_sketch`), absent where that is not known, as before 0.3; of a
-checkpoint it is made of the attention in the file. Its tensors, all float32, are what its kind's ``stored_shapes`` names. In a checkpoint of a
-model (:mod:`gated_interp.checkpoints.checkpoint_format`) they are ``replacement.0.*`` for the one
-in layer 0 (``block.*`` in version 1) beside everything else. Nothing is ever unpickled.
+checkpoint it is made of the attention in the file. Its tensors, all float32, are what its kind's
+``stored_shapes`` names. In a checkpoint of a model
+(:mod:`gated_interp.checkpoints.checkpoint_format`) they are ``replacement.0.*`` for the one in
+layer 0 (``block.*`` in version 1) beside everything else. Nothing is ever unpickled.
 """
 
 import dataclasses
