@@ -23,7 +23,7 @@ from gated_interp.core.errors import CheckpointError, GatedInterpError
 from gated_interp.models.toy import ToyConfig, build_toy
 from gated_interp.replacements.gated_attention import GatedAttention, GatedConfig
 from gated_interp.replacements.sae import OutputAutoencoder
-from gated_interp.replacements.splice import splice, unsplice
+from gated_interp.replacements.splice import originals, splice, unsplice
 from gated_interp.replacements.standalone import standalone
 from gated_interp.replacements.topk import TopKAttention
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
@@ -161,7 +161,7 @@ def test_a_block_alone_comes_back_without_an_original(tmp_path: Path) -> None:
     one_hot = torch.nn.functional.one_hot(TOKENS, 8).float()
     assert_close(loaded(TOKENS), one_hot + block(one_hot))
     assert loaded.toy_config is None
-    assert loaded.original_attention == {}
+    assert originals(loaded) == {}
     assert loaded.task == SkipTrigramTask(3, n_positions=12)
     with pytest.raises(GatedInterpError, match="no block was spliced"):
         unsplice(loaded)

@@ -77,7 +77,9 @@ def test_a_block_of_a_shipped_model_is_the_models_own() -> None:
     model = gi.load("2H3ST-gated")
     assert same_weights(block, model.blocks[0].attn)
     assert block.l0 == model.blocks[0].attn.l0 is not None
-    spliced = gi.splice(toy(), 0, block)
+    with pytest.raises(GatedInterpError, match="stands in for another layer"):
+        gi.splice(toy(), 0, block)
+    spliced = gi.splice(toy(), 0, block, other_layer=True)
     assert spliced.blocks[0].attn is block
 
 

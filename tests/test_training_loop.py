@@ -545,8 +545,9 @@ def test_blocks_and_models_that_cannot_train_are_refused():
     wide = GatedAttention(GatedConfig(d_model=D_MODEL + 1, n_heads=2))
     with pytest.raises(GatedInterpError, match="the block has d_model 12; the model has 11"):
         train_gated(model, wide, SHORT, data=uniform)
+    spliced = splice(model, 1, block, other_layer=True)
     with pytest.raises(GatedInterpError, match="the block is this model's attention"):
-        train_gated(splice(model, 1, block), block, SHORT, layer=1, data=uniform)
+        train_gated(spliced, block, SHORT, layer=1, data=uniform)
     model.requires_grad_(False)
     with pytest.raises(GatedInterpError, match="no weight of the model requires gradients"):
         train_toy(model, SHORT, data=uniform)

@@ -41,7 +41,13 @@ from gated_interp.models.kinds import MODEL_KINDS
 from gated_interp.models.toy import HookedTransformer, TaskTransformer
 from gated_interp.replacements.heads import HeadAttention
 from gated_interp.replacements.replacement import kind_named
-from gated_interp.replacements.splice import originals, replacement_in, splice, unsplice
+from gated_interp.replacements.splice import (
+    originals,
+    replacement_in,
+    sketch_at,
+    splice,
+    unsplice,
+)
 from gated_interp.replacements.standalone import standalone
 from gated_interp.replacements.stored import BLOCK_KEY, fill, is_bias, stored_value
 
@@ -225,6 +231,7 @@ def _build(info: CheckpointInfo, tensors: dict[str, Tensor]) -> TaskTransformer:
             model = standalone(block, info.task)
         else:
             model = splice(model, layer, block)
+            block.stands_for = sketch_at(model, layer)
     return cast(TaskTransformer, model)
 
 

@@ -102,9 +102,16 @@ def gated_settings(
     refuse(unknown)
     block = GatedAttention(shape)
     if duplicate:
-        fields = {k: v for k, v in shape.to_dict().items() if k not in ("d_model", "n_heads")}
+        # What a recipe leaves open (weights normalised, an output bias) is as copies need it.
+        said = {n for n, v in given.items() if v is not None} | {*chosen.to_dict(), "output_scale"}
+        fields = {k: v for k, v in shape.to_dict().items() if k in said}
         block = GatedAttention.from_attention(
-            toy.blocks[0].attn, shape.n_heads / heads, init="duplicate", noise=noise, **fields
+            toy.blocks[0].attn,
+            shape.n_heads / heads,
+            init="duplicate",
+            noise=noise,
+            seed=shape.seed,
+            **fields,
         )
     return GatedRun(toy, block, config, task)
 

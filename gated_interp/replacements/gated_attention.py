@@ -6,7 +6,7 @@ sparse gate per (query, key) pair, trained to write what the original block wrot
 """
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -17,6 +17,7 @@ from gated_interp.core.config import Shapes, positive
 from gated_interp.core.seeds import generator
 from gated_interp.metrics.reconstruction import l0, open_pairs
 from gated_interp.replacements.gates import (
+    OPEN_SCORE,
     GateActivation,
     expected_open,
     gate_activation,
@@ -48,7 +49,8 @@ class GatedConfig(HeadsConfig):
         penalty_p: p of that (quasi)norm.
         penalty_pairs: the (query, key) pairs the penalty averages over. ``all`` includes the pairs
             that causality forbids, as the post did; their gates never act.
-        gate_bias_init: initial value of both gate biases; of a gate per head, its score.
+        gate_bias_init: initial value of both gate biases; of a gate per head, its score. Copies of
+            a layer's heads start open instead.
 
     Examples:
         >>> GatedConfig(d_model=8, n_heads=4, gate="tanh").replace(n_heads=6).n_heads
@@ -137,6 +139,24 @@ class GatedAttention(HeadAttention):
                         nn.init.orthogonal_(head, generator=source)
             else:
                 self.b_gate_K.fill_(1 / g)
+
+    def copy_heads(self, attn: Any) -> None:
+        """As other heads, their gates as open as they can be and still learn.
+
+        That is 1, the same for every pair. A tanh gate starts at 0.76 and a hard-concrete one at
+        0.96, and what their heads write is larger by as much.
+        """
+        super().copy_heads(attn)
+        score = OPEN_SCORE[self.config.gate]
+        with torch.no_grad():
+            # A query's first dimension is the score and a key's is 1, their others meet zeros: no
+            # sum is rounded, and from the first step gradients reach what multiplies what is there.
+            self.W_gate_Q[..., 0] = 0
+            self.W_gate_K.zero_()
+            self.b_gate_Q.zero_()[:, 0] = score
+            self.b_gate_K.zero_()[:, 0] = 1
+            start = torch.tensor(score, dtype=torch.float64)
+            self.raw_W_O.div_(gate_activation(start, self.config.gate).item())
 
     @classmethod
     def stored_shapes(cls, config: HeadsConfig) -> Shapes:

@@ -60,6 +60,20 @@ def gate_activation(
     return (concrete.sigmoid() * (ZETA - GAMMA) + GAMMA).clamp(0, 1)
 
 
+# The score that a copied head's gates start at: as open as an activation lets a gate be that still
+# has a slope. Clamps pass the gradient at exactly 1; tanh and hard_concrete reach 1 only where they
+# are flat; in training all but 0.03% of the draws of a bernoulli gate are open at 8.
+OPEN_SCORE: dict[GateActivation, float] = {
+    "clamp": 1.0,
+    "relu": 1.0,
+    "tanh": 1.0,
+    "binary": 1.0,
+    "hard_concrete": 2.0,
+    "bernoulli": 8.0,
+    "open": 1.0,
+}
+
+
 def is_drawn(kind: GateActivation) -> bool:
     """Whether gates of this kind are drawn in training."""
     return kind in ("hard_concrete", "bernoulli")

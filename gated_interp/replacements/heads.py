@@ -15,12 +15,14 @@ from gated_interp.core.config import Config, Shapes, positive
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.seeds import generator
 from gated_interp.core.shapes import attention_shapes
+from gated_interp.replacements.layer_sketch import layer_sketch
 from gated_interp.replacements.plain import expanded, require_plain
 from gated_interp.replacements.replacement import Activations, Replacement
 
 # Numbers of every (head, query, key) that are made at once: some 1 MB of each, which stays in the
 # cache; at least so many query positions; and how many are kept for the gradients.
 AT_ONCE, ROWS, KEPT = 2**18, 16, 2**23
+QUERIES_AND_KEYS = ("W_Q", "W_K", "b_Q", "b_K")
 # Numbers in the longest vector of a processor: it works off shorter rows one by one.
 VECTOR = 16
 
@@ -53,6 +55,11 @@ class HeadsConfig(Config):
     output_bias: bool = False
     attn_scale: float | None = None
     seed: int = 0
+
+    @property
+    def qk_width(self) -> int:
+        """Dimensions of a head's queries and keys."""
+        return self.d_head
 
     def problems(self) -> list[str]:
         found = positive(self, "d_model", "n_heads", "d_head", "output_scale")
@@ -90,6 +97,8 @@ class HeadAttention(Replacement):
     config_type = HeadsConfig
     opened_from = ("hook_pattern", "hook_v")
     pair_hooks: ClassVar[tuple[str, ...]] = ("hook_attn_scores", "hook_pattern")
+    raw_qk: ClassVar[str] = ""
+    """What stands before the names of the parameters that queries and keys are made with."""
 
     if TYPE_CHECKING:  # parameters here; a kind may make them of others
 
@@ -107,8 +116,8 @@ class HeadAttention(Replacement):
         self.config = config
         h, m, d = config.n_heads, config.d_model, config.d_head
         self._make_queries_and_keys()
-        d_qk = self.W_Q.shape[-1]
-        self.attn_scale = math.sqrt(d_qk) if config.attn_scale is None else config.attn_scale
+        own = math.sqrt(config.qk_width)
+        self.attn_scale = own if config.attn_scale is None else config.attn_scale
         self.raw_W_V = nn.Parameter(torch.empty(h, m, d))
         self.raw_W_O = nn.Parameter(torch.empty(h, d, m))
         self.b_V = nn.Parameter(torch.zeros(h, d), requires_grad=config.value_bias)
@@ -289,66 +298,113 @@ class HeadAttention(Replacement):
     ) -> Heads:
         """A layer with ``expansion`` times the heads of a TransformerLens attention layer.
 
+        It has the layer's dtype and device.
+
         Args:
             attn: the layer; causal, without rotary embeddings or other extras.
             expansion: how many heads per original head.
             init: ``random``, or ``duplicate``: head ``i`` starts as original head
-                ``i mod n_heads`` plus Gaussian noise of standard deviation ``noise``, its output
-                divided by the number of its duplicates; gates as in a random block. With a larger
-                ``d_head`` the further dimensions attend to nothing and write nothing at first.
+                ``i mod n_heads``, see :meth:`copy_heads`, plus Gaussian noise of standard deviation
+                ``noise``. Without noise the block writes what the layer writes, gates included.
             seed: of the initial weights and the noise.
             **config: further fields of the kind's config; ``d_head``, ``attn_scale`` and
-                ``output_bias`` are taken from the layer unless given.
+                ``output_bias`` are taken from the layer unless given, and duplicates do without
+                ``normalize_weights``.
 
         Raises:
-            GatedInterpError: a layer that cannot be stood in for, or a bad expansion.
+            GatedInterpError: a layer that cannot be stood in for, a bad expansion, or duplicates
+                that the config does not let write what the layer writes.
         """
         require_plain(attn)
         n, m, d = attn.W_Q.shape
-        heads = expanded(n, expansion)
-        # Wider copies score as the original does; random heads by their own width.
-        width = config.get("d_head", d) if init == "duplicate" else d
+        copied = init == "duplicate"
+        if not copied and init != "random":
+            raise GatedInterpError(f"init is {init!r}; it must be 'random' or 'duplicate'.")
+        value_bias = config.get("value_bias", True) or not copied
         fields: dict[str, Any] = {
             "d_head": d,
-            "attn_scale": None if attn.attn_scale == math.sqrt(width) else float(attn.attn_scale),
-            "output_bias": bool(attn.b_O.abs().max() > 0),
+            "output_bias": bool(constant_of(attn, value_bias).any()),
+            **({"normalize_weights": False} if copied else {}),
             **config,
         }
-        block = cls(cls.config_type(d_model=m, n_heads=heads, seed=seed, **fields))
-        if init == "random":
-            return block.to(attn.W_Q.device)
-        if init != "duplicate":
-            raise GatedInterpError(f"init is {init!r}; it must be 'random' or 'duplicate'.")
-        if block.config.d_head < d:
-            raise GatedInterpError(
-                f"d_head is {block.config.d_head}; duplicated heads need the original's {d}, or "
-                "more."
-            )
-        block.copy_heads(attn)
-        source = generator(seed)
-        with torch.no_grad():
-            for weight in (block.W_Q, block.W_K, block.raw_W_V, block.raw_W_O):
-                weight.add_(noise * torch.randn(weight.shape, generator=source))
+        chosen = cls.config_type(d_model=m, n_heads=expanded(n, expansion), seed=seed, **fields)
+        # Wider copies score as the original does; random heads by their own width.
+        width = chosen.qk_width if copied else d
+        if "attn_scale" not in config and attn.attn_scale != math.sqrt(width):
+            chosen = chosen.replace(attn_scale=float(attn.attn_scale))
+        block = cls(chosen).to(attn.W_Q.dtype)
+        block.stands_for = layer_sketch(dict(attn.named_parameters()))
+        if copied:
+            block.copy_heads(attn)
+            source = generator(seed)
+            with torch.no_grad():
+                for name in (f"{cls.raw_qk}W_Q", f"{cls.raw_qk}W_K", "raw_W_V", "raw_W_O"):
+                    weight = block.get_parameter(name)
+                    weight.add_(noise * torch.randn(weight.shape, generator=source).to(weight))
         return block.to(attn.W_Q.device)
 
     def copy_heads(self, attn: Any) -> None:
-        """Copy the weights of ``attn``: head ``i mod n`` into head ``i``, output shared out.
+        """Copy the weights of ``attn``, so that this writes what it writes.
 
-        Dimensions that ``attn`` lacks keep their values; their queries, keys and output are 0.
+        Head ``i`` gets the queries and keys of head ``i mod n``, and its values and output, the
+        output shared out among its copies. Dimensions that ``attn`` lacks keep their values; their
+        queries, keys and output are 0. Narrower heads get as many dimensions as they have, the
+        copies of a head one after the other.
+
+        Without ``value_bias`` the layer's value bias goes into ``b_O``: attention sums to one, so
+        ``sum over h of b_V[h] W_O[h]`` is written at every position. That is exact for as long as
+        every head writes and no gate moves; a gate that shuts later takes nothing of it away.
+
+        Raises:
+            GatedInterpError: a config that does not let this write what the layer writes.
         """
         n, _, d = attn.W_Q.shape
-        heads = self.config.n_heads
-        origin = torch.arange(heads) % n
-        copies = torch.bincount(origin, minlength=n)[origin].to(attn.W_O)
+        c, kept = self.config, min(self.config.d_head, d)
+        head = torch.arange(c.n_heads)
+        origin, dims = (head % n)[:, None], (head // n * kept)[:, None] + torch.arange(kept)
+        dims = dims % d
+        shares = torch.bincount((origin * d + dims).flatten(), minlength=n * d)
+        constant = constant_of(attn, c.value_bias)
+        queries = {name: self.get_parameter(self.raw_qk + name) for name in QUERIES_AND_KEYS}
+        circuits = len(queries["W_Q"])
+        refusals = {
+            f"d_head is {c.qk_width}; duplicated heads need the original's {d}, or more.": (
+                c.qk_width < d
+            ),
+            f"n_circuits is {circuits}; duplicates need a multiple of the original's {n} heads.": (
+                circuits % n and circuits != c.n_heads
+            ),
+            f"{c.n_heads} heads of {c.d_head} dimensions cannot copy {n} of {d}; raise expansion "
+            "or d_head.": not shares.all(),
+            "normalised weights cannot write at the size of the layer's own; leave "
+            "normalize_weights out, or start with init='random'.": c.normalize_weights,
+            "the layer writes a constant (b_O, and of b_V what value_bias leaves out), which a "
+            "copy without output_bias cannot; leave output_bias out.": (
+                not c.output_bias and constant.any()
+            ),
+        }
+        for problem, there in refusals.items():
+            if there:
+                raise GatedInterpError(problem)
         with torch.no_grad():
-            for name in ("W_Q", "W_K", "b_Q", "b_K"):
-                getattr(self, name).zero_()[..., :d] = getattr(attn, name)[origin]
-            self.raw_W_V[..., :d] = attn.W_V[origin]
-            self.raw_W_O.zero_()[:, :d] = attn.W_O[origin] / copies[:, None, None]
-            if self.config.value_bias:
-                self.b_V[:, :d] = attn.b_V[origin]
-            if self.config.output_bias:
-                self.b_O.copy_(attn.b_O)
+            for name, weight in queries.items():
+                weight.zero_()[..., :d] = getattr(attn, name)[torch.arange(len(weight)) % n]
+            self.raw_W_V[..., :kept] = attn.W_V[origin, :, dims].mT
+            share = shares[origin * d + dims].to(attn.W_O)[..., None] * c.output_scale
+            self.raw_W_O.zero_()[:, :kept] = attn.W_O[origin, dims] / share
+            if c.value_bias:
+                self.b_V[:, :kept] = attn.b_V[origin, dims]
+            if c.output_bias:
+                self.b_O.copy_(constant)
+
+
+@torch.no_grad()
+def constant_of(attn: Any, value_bias: bool) -> Float[Tensor, " d_model"]:
+    """What ``b_O`` of a copy of ``attn`` is: with what ``b_V`` writes where it has none."""
+    if value_bias:
+        return cast(Tensor, attn.b_O)
+    written = torch.einsum("hd,hdm->m", attn.b_V.double(), attn.W_O.double())
+    return cast(Tensor, (attn.b_O.double() + written).to(attn.b_O))
 
 
 def softmax(scores: Float[Tensor, "*batch key_pos"]) -> Float[Tensor, "*batch key_pos"]:

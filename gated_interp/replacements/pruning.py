@@ -104,8 +104,9 @@ def with_heads(block: GatedAttention, heads: list[int]) -> GatedAttention:
     n = block.config.n_heads
     if not heads or not all(0 <= h < n for h in heads):
         raise GatedInterpError(f"heads are {heads}; name at least one of 0 to {n - 1}.")
-    smaller = GatedAttention(block.config.replace(n_heads=len(heads)), block.W_Q.device)
+    smaller = GatedAttention(block.config.replace(n_heads=len(heads))).to(block.W_Q)
     for name, parameter in smaller.named_parameters():
         source = block.get_parameter(name)
         parameter.copy_(source if name == "b_O" else source[heads])
+    smaller.stands_for = block.stands_for
     return smaller

@@ -21,6 +21,7 @@ from gated_interp.core.config import Config, Shapes
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.metrics.overlap import overlap, overlap_cost
 from gated_interp.metrics.reconstruction import writes_at
+from gated_interp.replacements.layer_sketch import Sketch
 
 Activations = Mapping[str, Tensor]
 """Activations of one forward pass by the name of their hook point, such as ``hook_z``."""
@@ -61,6 +62,8 @@ class Replacement(nn.Module):
         needs_original: whether it reads what the layer's own attention writes.
         n_trigrams, l0: what is known of it, for its repr: splicing it into a toy tells the
             trigrams, training and loading the open gates per causal pair.
+        stands_for: the sketch of the layer that it was made from or trained on, where that is
+            known; files keep it, and ``splice`` refuses another layer.
     """
 
     kind: ClassVar[str]
@@ -74,6 +77,7 @@ class Replacement(nn.Module):
     hook_z: HookPoint  # [batch pos head_index d_head]
     n_trigrams: int | None = None
     l0: float | None = None
+    stands_for: Sketch | None = None
 
     @property
     def W_O(self) -> Float[Tensor, "head_index d_head d_model"]:

@@ -17,6 +17,7 @@ from transformer_lens.hook_points import HookPoint
 from gated_interp.core.config import Config, Shapes, positive
 from gated_interp.core.seeds import generator
 from gated_interp.replacements.heads import unit
+from gated_interp.replacements.layer_sketch import layer_sketch
 from gated_interp.replacements.plain import expanded, require_plain
 from gated_interp.replacements.replacement import Activations, Replacement, register
 from gated_interp.replacements.topk import most
@@ -141,7 +142,7 @@ class OutputAutoencoder(Replacement):
         """An autoencoder on what a TransformerLens attention layer writes.
 
         Args:
-            attn: the layer; copied, frozen.
+            attn: the layer; copied, frozen. Its dtype and device are taken over.
             expansion: features per original head.
             seed: of the initial weights.
             **config: further fields of :class:`SAEConfig`.
@@ -153,7 +154,8 @@ class OutputAutoencoder(Replacement):
         n, m, _ = attn.W_Q.shape
         features = expanded(n, expansion)
         made = cls(SAEConfig(d_model=m, n_heads=features, seed=seed, **config), attn)
-        return made.to(attn.W_Q.device)
+        made.stands_for = layer_sketch(dict(attn.named_parameters()))
+        return made.to(attn.W_Q)
 
     def __repr__(self) -> str:
         return f"OutputAutoencoder({self.config.n_heads} features, k={self.config.k})"

@@ -7,6 +7,7 @@ from torch import nn
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.models.toy import HookedTransformer, Model, ToyTransformer, clone
 from gated_interp.replacements.gated_attention import GatedAttention
+from gated_interp.replacements.layer_sketch import Sketch, layer_sketch, same_layer
 from gated_interp.replacements.replacement import Replacement
 
 
@@ -27,7 +28,26 @@ def require_layer(model: HookedTransformer, layer: int) -> None:
         )
 
 
-def splice(model: Model, layer: int, block: Replacement) -> Model:
+class KeptAttention(nn.Module):
+    """The attention that was replaced, by layer: it moves with the model and is no part of it.
+
+    ``.to``, ``.half`` and their like reach it; ``parameters``, ``state_dict`` and hooks do not.
+    """
+
+    def __init__(self, by_layer: dict[int, nn.Module]):
+        super().__init__()
+        self.by_layer = by_layer
+
+    def _apply(self, fn: Any, recurse: bool = True) -> "KeptAttention":
+        for attn in self.by_layer.values():
+            attn._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+
+    def extra_repr(self) -> str:
+        return f"layers {sorted(self.by_layer)}"
+
+
+def splice(model: Model, layer: int, block: Replacement, *, other_layer: bool = False) -> Model:
     """A model like ``model`` whose attention at ``layer`` *is* ``block``.
 
     ``model`` is left as it was; the new model shares ``block`` and nothing else: what trains or
@@ -35,8 +55,14 @@ def splice(model: Model, layer: int, block: Replacement) -> Model:
     are named for their place, ``blocks.{layer}.attn.*``, so models that share a block must have it
     in the same layer; in a toy its repr says the trigrams from now on.
 
+    Args:
+        other_layer: also take a block that was made from, or trained on, a layer with other weights
+            than this one's (by 1% of their length, see
+            :mod:`gated_interp.replacements.layer_sketch`).
+
     Raises:
-        GatedInterpError: no such layer, no block, or one of another width or on another device.
+        GatedInterpError: no such layer, no block, or one of another width, type or layer or on
+            another device.
 
     Examples:
         >>> from gated_interp.models.toy import ToyConfig, build_toy
@@ -58,6 +84,19 @@ def splice(model: Model, layer: int, block: Replacement) -> Model:
     here, there = model.embed.W_E.device, block.W_O.device
     if here != there:
         raise GatedInterpError(f"the block is on {there}; the model is on {here}: move one.")
+    mine, theirs = block.W_O.dtype, model.blocks[layer].attn.W_O.dtype
+    if mine != theirs:
+        raise GatedInterpError(
+            f"the block is {mine}; the model is {theirs}: convert one, as by block.to({theirs})."
+        )
+    if not other_layer and block.stands_for is not None:
+        there_now = sketch_at(model, layer)
+        if there_now is not None and not same_layer(block.stands_for, there_now):
+            raise GatedInterpError(
+                f"the block stands in for another layer than layer {layer} of this model, whose "
+                "weights are not those that it was made from; splice it where it belongs, or "
+                "insist by splice(..., other_layer=True)."
+            )
     spliced = clone(model)
     keep_originals(spliced, {layer: spliced.blocks[layer].attn} | originals(spliced))
     _put(spliced, layer, block)
@@ -96,13 +135,19 @@ def unsplice(model: Model, layer: int | None = None) -> Model:
 
 def originals(model: HookedTransformer) -> dict[int, nn.Module]:
     """By layer, the attention that gated blocks were spliced in the place of; ``unsplice``'s."""
-    return dict(getattr(model, "original_attention", {}))
+    kept = getattr(model, "original_attention", None)
+    return {} if kept is None else dict(kept.by_layer)
 
 
 def keep_originals(model: HookedTransformer, attention: dict[int, nn.Module]) -> None:
     """Let these be the :func:`originals` of ``model``."""
-    # A dict, so that their weights are not counted as the model's.
-    model.original_attention = attention
+    model.original_attention = KeptAttention(attention) if attention else None
+
+
+def sketch_at(model: HookedTransformer, layer: int) -> Sketch | None:
+    """The sketch of the model's own attention at ``layer``; ``None`` where a block came alone."""
+    attn = originals(model).get(layer, model.blocks[layer].attn)
+    return None if isinstance(attn, Replacement) else layer_sketch(dict(attn.named_parameters()))
 
 
 def replacement_in(model: HookedTransformer, layer: int = 0) -> Replacement | None:

@@ -34,7 +34,8 @@ def standalone(block: HeadAttention, task: SkipTrigramTask) -> ToyTransformer:
         n_positions=task.n_positions,
     )
     toy = build_toy(shape).to(block.W_O.device, print_details=False)
-    model = splice(toy, 0, block)
+    toy.to(block.W_O.dtype, print_details=False)
+    model = splice(toy, 0, block, other_layer=True)
     # What splice put aside are fresh random weights, nobody's original.
     keep_originals(model, {})
     model.toy_config = None

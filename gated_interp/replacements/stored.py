@@ -2,11 +2,14 @@
 
 A file of one block is safetensors. Its metadata string ``gated_interp_block`` is a JSON object::
 
-    {"format_version": 1, "kind": "gated", "config": {...}, "l0": 1.2 | null}
+    {"format_version": 1, "kind": "gated", "config": {...}, "l0": 1.2 | null, "layer": [...]}
 
-and its tensors, all float32, are what its kind's ``stored_shapes`` names. In a checkpoint of a
-model (:mod:`gated_interp.checkpoints.checkpoint_format`) they are ``replacement.0.*`` for the one
-in layer 0 (``block.*`` in version 1) beside everything else. Nothing is ever unpickled.
+where ``layer`` is the sketch of the layer that the block stands in for
+(:mod:`gated_interp.replacements.layer_sketch`), absent where that is not known, as before 0.3; of a
+checkpoint it is made of the attention in the file. Its tensors, all float32, are what its kind's
+``stored_shapes`` names. In a checkpoint of a model
+(:mod:`gated_interp.checkpoints.checkpoint_format`) they are ``replacement.0.*`` for the one in
+layer 0 (``block.*`` in version 1) beside everything else. Nothing is ever unpickled.
 """
 
 import dataclasses
@@ -43,21 +46,27 @@ from gated_interp.core.tensor_file import (
     require_finite,
     require_shapes,
 )
+from gated_interp.replacements.layer_sketch import BUCKETS, Sketch, layer_sketch
 from gated_interp.replacements.plain import require_plain
 from gated_interp.replacements.replacement import Block, Replacement, kind_named
 
 BLOCK_KEY = f"{KEY}_block"
 FIELDS = ("format_version", "kind", "config", "l0")
+LAYER = "layer"
 
 
 @dataclasses.dataclass(frozen=True)
 class Stored:
-    """A replacement in a file: its kind and config, and what its tensors' names begin with."""
+    """A replacement in a file: its kind and config, and what its tensors' names begin with.
+
+    ``layer`` is the sketch of what it stands in for, or what the names of that begin with.
+    """
 
     kind: type[Replacement]
     config: Config
     prefix: str
     l0: Any
+    layer: Sketch | str | None
 
 
 def save_block(block: Replacement, path: str | os.PathLike[str]) -> Path:
@@ -79,6 +88,7 @@ def save_block(block: Replacement, path: str | os.PathLike[str]) -> Path:
         "kind": block.kind,
         "config": block.config.to_dict(),
         "l0": block.l0,
+        **({} if block.stands_for is None else {LAYER: block.stands_for}),
     }
     data = safetensors.torch.save(tensors, metadata={BLOCK_KEY: json.dumps(said, allow_nan=False)})
     if len(data) > MAX_BYTES:
@@ -110,6 +120,12 @@ def read_block(
         require_shapes(path, dataclasses.replace(header, shapes=mine), theirs)
         block = stored.kind.from_config(stored.config, _original(stored, original))
         fill(block, read_tensors(path, theirs), stored.prefix)
+        at = stored.layer
+        if isinstance(at, str):
+            beside = {n: s for n, s in header.shapes.items() if n.startswith(at)}
+            weights = {n.removeprefix(at): w for n, w in read_tensors(path, beside).items()}
+            at = layer_sketch(weights) if weights else None
+        block.stands_for = at
     block.l0 = float(stored.l0) if type(stored.l0) in (int, float) else None
     assert isinstance(block, cls)  # _require_kind has seen to it
     return block
@@ -188,10 +204,10 @@ def _blocks_in(path: Path, header: Header) -> dict[int | None, Stored]:
     """What the header says of replacements, by layer; of a file of one block under ``None``."""
     if BLOCK_KEY in header.metadata:
         said, _ = said_in(path, header.metadata[BLOCK_KEY], (1,))
-        require_keys("the metadata", said, FIELDS, FIELDS)
+        require_keys("the metadata", said, FIELDS, (*FIELDS, LAYER))
         kind = kind_named(str(said["kind"]))
         config = config_from("the config", kind.config_type, said["config"])
-        return {None: Stored(kind, config, "", said["l0"])}
+        return {None: Stored(kind, config, "", said["l0"], _sketch(said.get(LAYER)))}
     if KEY not in header.metadata:
         raise CheckpointError(
             f"{path} has no metadata of this package; a file that was published with the post is "
@@ -205,9 +221,21 @@ def _blocks_in(path: Path, header: Header) -> dict[int | None, Stored]:
             return {}
         kind = kind_named("gated")
         config = config_from("the gated_config", kind.config_type, said["gated_config"])
-        return {0: Stored(kind, config, "block.", l0)}
+        return {0: Stored(kind, config, "block.", l0, "toy.")}
     found = replacements_in(said.get("replacements"))
-    return {i: Stored(*part, f"replacement.{i}.", l0) for i, part in found.items()}
+    return {
+        i: Stored(*part, f"replacement.{i}.", l0, f"model.blocks.{i}.attn.")
+        for i, part in found.items()
+    }
+
+
+def _sketch(said: Any) -> Sketch | None:
+    """A sketch, as JSON has it."""
+    if said is None:
+        return None
+    if not isinstance(said, list) or [type(x) in (int, float) for x in said] != [True] * BUCKETS:
+        raise CheckpointError(f"the sketch of the layer is not {BUCKETS} numbers.")
+    return tuple(map(float, said))
 
 
 def _chosen(path: Path, there: Mapping[int | None, Stored], layer: int | None) -> Stored:

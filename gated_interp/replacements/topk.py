@@ -6,7 +6,7 @@ it is the Top-1 control of *Progress on attention* (Transformer Circuits, 2025).
 """
 
 import dataclasses
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from gated_interp.core.config import Shapes, positive
 from gated_interp.core.seeds import generator
 from gated_interp.metrics.reconstruction import writes_at
-from gated_interp.replacements.heads import HeadAttention, HeadsConfig, unit
+from gated_interp.replacements.heads import HeadAttention, HeadsConfig, constant_of, unit
 from gated_interp.replacements.plain import expanded, require_plain
 from gated_interp.replacements.replacement import register
 
@@ -41,6 +41,10 @@ class TopKConfig(HeadsConfig):
     k: int = 1
     n_circuits: int | None = None
     d_qk: int | None = None
+
+    @property
+    def qk_width(self) -> int:
+        return self.d_qk or self.d_head
 
     def problems(self) -> list[str]:
         found = [*super().problems(), *positive(self, "k")]
@@ -76,6 +80,7 @@ class TopKAttention(HeadAttention):
 
     kind = "topk"
     config_type = TopKConfig
+    raw_qk = "raw_"
     config: TopKConfig
 
     def __init__(self, config: TopKConfig, device: str | torch.device = "cpu"):
@@ -85,7 +90,7 @@ class TopKAttention(HeadAttention):
     @property
     def _sizes(self) -> tuple[int, int, int]:
         c = self.config
-        return c.n_circuits or c.n_heads, c.d_model, c.d_qk or c.d_head
+        return c.n_circuits or c.n_heads, c.d_model, c.qk_width
 
     def _make_queries_and_keys(self) -> None:
         circuits, m, d = self._sizes
@@ -98,7 +103,7 @@ class TopKAttention(HeadAttention):
     @classmethod
     def stored_shapes(cls, config: HeadsConfig) -> Shapes:
         assert isinstance(config, TopKConfig)
-        circuits, d_qk = config.n_circuits or config.n_heads, config.d_qk or config.d_head
+        circuits, d_qk = config.n_circuits or config.n_heads, config.qk_width
         sizes = {"W_Q": (circuits, config.d_model, d_qk), "b_Q": (circuits, d_qk)}
         sizes |= {"W_K": sizes["W_Q"], "b_K": sizes["b_Q"]}
         shapes = super().stored_shapes(config)
@@ -141,6 +146,7 @@ class TopKAttention(HeadAttention):
         attn: Any,
         expansion: int | float = 2,
         *,
+        init: Literal["random", "duplicate"] = "random",
         seed: int = 0,
         noise: int | float = 0.1,
         **config: Any,
@@ -150,47 +156,51 @@ class TopKAttention(HeadAttention):
         Circuit ``i`` starts as the query-key circuit of original head ``i mod n``; the value and
         output weights of the heads on it are drawn in the subspace that original head reads and
         writes (its ``W_V``, ``W_O``), plus Gaussian noise; ``b_O`` (where there is one) starts at
-        the original's.
+        the original's, with what its ``b_V`` writes where ``value_bias`` is off. It has the layer's
+        dtype and device.
 
         Args:
             attn: the layer; causal, without rotary embeddings or other extras.
             expansion: heads per original head.
+            init: ``random`` is that; ``duplicate`` copies heads as they are, as
+                :meth:`HeadAttention.from_attention` does. A copy writes what the layer writes for
+                as long as all heads write: with ``k`` at their number, which it is unless given, or
+                in the first step of a training.
             seed: of the draws.
-            noise: standard deviation added to unit-length value and output weights.
+            noise: standard deviation added to unit-length value and output weights; of a copy, to
+                its weights.
             **config: further fields of :class:`TopKConfig`; ``n_circuits`` is the layer's heads,
-                ``d_qk`` its ``d_head`` and ``d_head`` 1 unless given.
+                ``d_qk`` its ``d_head`` and ``d_head`` 1 (of a copy the layer's) unless given.
 
         Raises:
-            GatedInterpError: a layer that cannot be stood in for, or a bad expansion.
+            GatedInterpError: a layer that cannot be stood in for, or a bad expansion; of a copy, as
+                :meth:`HeadAttention.from_attention`.
         """
         require_plain(attn)
-        n, m, d = attn.W_Q.shape
+        n, _, d = attn.W_Q.shape
         heads = expanded(n, expansion)
-        fields: dict[str, Any] = {
-            "d_head": 1,
-            "d_qk": d,
-            "n_circuits": n,
-            "output_bias": bool(attn.b_O.abs().max() > 0),
-            **config,
-        }
-        layer = cls(TopKConfig(d_model=m, n_heads=heads, seed=seed, **fields))
+        fields: dict[str, Any] = {"d_qk": d, "n_circuits": n, **config}
+        if init != "random":
+            copy = {"init": init, "noise": noise, "seed": seed, "k": heads}
+            return super().from_attention(attn, expansion, **copy | fields)
+        layer = super().from_attention(attn, expansion, seed=seed, **{"d_head": 1} | fields).cpu()
         source = generator(seed)
         origin = torch.arange(heads) % n
         with torch.no_grad():
-            if layer._sizes[2] == d:
+            if layer.config.qk_width == d:
                 circuits = torch.arange(layer._sizes[0]) % n
                 for name in ("W_Q", "W_K", "b_Q", "b_K"):
                     getattr(layer, f"raw_{name}").copy_(getattr(attn, name)[circuits])
             inner = layer.config.d_head
             mix = torch.randn(heads, d, inner, generator=source)
             for raw, drawn, axis in (
-                (layer.raw_W_V, attn.W_V.cpu()[origin] @ mix, 1),
-                (layer.raw_W_O, mix.mT @ attn.W_O.cpu()[origin], 2),
+                (layer.raw_W_V, attn.W_V.cpu()[origin] @ mix.to(attn.W_V.dtype), 1),
+                (layer.raw_W_O, mix.mT.to(attn.W_O.dtype) @ attn.W_O.cpu()[origin], 2),
             ):
                 extra = noise * torch.randn(raw.shape, generator=source)
                 raw.copy_(unit(drawn, axis) + extra)
             if layer.config.output_bias:
-                layer.b_O.copy_(attn.b_O)
+                layer.b_O.copy_(constant_of(attn, layer.config.value_bias))
         return layer.to(attn.W_Q.device)
 
     def __repr__(self) -> str:

@@ -37,12 +37,21 @@ def copied_to(model: HookedTransformer, device: torch.device) -> HookedTransform
 
 @contextmanager
 def moved(module: nn.Module, device: torch.device) -> Iterator[None]:
-    """``module`` on ``device`` while the context is open, then back where it was."""
-    home = next(module.parameters()).device
+    """``module`` on ``device`` while the context is open, then back where it was.
+
+    A replacement in half precision is in float32 meanwhile: Adam's steps are lost in it.
+    """
+    first = next(module.parameters())
+    home, dtype = first.device, first.dtype
+    half = isinstance(module, Replacement) and dtype.itemsize < 4
     _move(module, device)
     try:
+        if half:
+            module.float()
         yield
     finally:
+        if half:
+            module.to(dtype)
         _move(module, home)
 
 

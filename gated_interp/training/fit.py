@@ -45,7 +45,7 @@ class FitMethod:
 
 # Copies of the layer's own heads are exact from the first step; what trains is how they part.
 # Wider than they were, one of them can say what several said: as many weights as four copies.
-COPIES = {"init": "duplicate", "normalize_weights": False}
+COPIES = {"init": "duplicate"}
 GATES = COPIES | {"d_gate": 8}
 FIT_METHODS = {
     method.name: method
@@ -66,7 +66,7 @@ FIT_METHODS = {
         FitMethod(
             "query-key gates",
             "arXiv 2512.05865",
-            block=GATES | {"gate": "bernoulli", "penalty": "expected", "gate_bias_init": 1.0},
+            block=GATES | {"gate": "bernoulli", "penalty": "expected"},
             train={"overlap": 0.0},
         ),
         FitMethod(

@@ -17,6 +17,7 @@ from gated_interp.core.signals import uninterrupted
 from gated_interp.models.language_model import LanguageTransformer
 from gated_interp.models.toy import HookedTransformer, ToyConfig, build_toy
 from gated_interp.replacements.replacement import Replacement
+from gated_interp.replacements.splice import sketch_at
 from gated_interp.training.capture import require_capturable
 from gated_interp.training.config import TrainConfig
 from gated_interp.training.data import DataSource, batches, data_for, held_out_of, name_of
@@ -150,7 +151,8 @@ def train_gated(
         loss = mean squared error + alpha * the block's penalty + overlap * overlap penalty
 
     With ``config.downstream`` predictions count, too; see
-    :class:`~gated_interp.training.objectives.Imitate`. The penalty of a gated block is its gates';
+    :class:`~gated_interp.training.objectives.Imitate`. A block in half precision trains in float32
+    and is rounded at the end. The penalty of a gated block is its gates';
     other kinds have their own, or none. ``model`` may be any HookedTransformer; it is not changed
     and keeps no hook.
 
@@ -204,6 +206,7 @@ def train_gated(
         )
     if "l0" in result.history:
         block.l0 = float(result.history["l0"].iloc[-1])
+    block.stands_for = sketch_at(model, layer)
     return result
 
 

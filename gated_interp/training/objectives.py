@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from gated_interp.core.errors import GatedInterpError
+from gated_interp.core.precision import wide
 from gated_interp.core.seeds import derive
 from gated_interp.core.streams import Stream
 from gated_interp.metrics.predictions import kl_divergence, next_token_loss
@@ -135,7 +136,7 @@ class Imitate:
         self.group = group
         # Measured once: it scales penalties and the FVU they answer to.
         sample = draw(data, VARIANCE_SAMPLE, derive(config.seed, Stream.VARIANCE), original)
-        self.variance = output_variance(attention_io(original, sample, layer).output)
+        self.variance = output_variance(wide(attention_io(original, sample, layer).output))
         if config.downstream:
             self.per_nat = self.variance / self._silence(sample)
         self.unit = self.variance
@@ -220,13 +221,13 @@ class Imitate:
     ) -> Float[Tensor, " batch"]:
         """Of predictions with ``output`` in the layer's place from the original's, in nats."""
         assert seen.logits is not None
-        log_p = seen.logits.log_softmax(-1)
+        log_p = wide(seen.logits).log_softmax(-1)
         # Detached, the original's weights get no gradients.
         weights = {name: weight.detach() for name, weight in self.original.named_parameters()}
-        place, instead = f"blocks.{self.layer}.hook_attn_out", output.to(log_p.dtype)
+        place, instead = f"blocks.{self.layer}.hook_attn_out", output.to(seen.output.dtype)
         with self.original.hooks(fwd_hooks=[(place, lambda _, hook: instead)]):
             logits: Tensor = functional_call(self.original, weights, (tokens,))
-        return kl_divergence(log_p, logits.log_softmax(-1))
+        return kl_divergence(log_p, wide(logits).log_softmax(-1))
 
     @torch.no_grad()
     def _silence(self, sample: Int[Tensor, "batch pos"]) -> Float[Tensor, ""]:

@@ -24,7 +24,7 @@ from gated_interp.core.seeds import generator
 from gated_interp.metrics.reconstruction import OPEN
 from gated_interp.models.toy import HookedTransformer, ToyConfig, build_toy
 from gated_interp.replacements.replacement import Replacement
-from gated_interp.replacements.splice import require_layer
+from gated_interp.replacements.splice import require_layer, sketch_at
 from gated_interp.tasks.task import KnownAnswers, Task
 from gated_interp.training.config import TrainConfig
 from gated_interp.training.constraint import FvuControl
@@ -390,6 +390,7 @@ def _gated_stack(runs: list[GatedRun], progress: bool) -> list[TrainResult[Repla
         stack.weights.copy_into(i, run.block)
         if "l0" in histories[i]:
             run.block.l0 = float(histories[i]["l0"].iloc[-1])
+        run.block.stands_for = sketch_at(run.original, run.layer)
     seconds = (time.perf_counter() - started) / len(runs)
     return [
         TrainResult(run.block, history, config, seconds)
