@@ -46,8 +46,8 @@ def write_head_page(
     page = head_page(
         f"{original.model_name}, layer {layer}: {own} heads and the {block} that stand in for them",
         f"Read on {int(tokens.counted.sum()):,} tokens of held-out text. The block shown is the "
-        f"one of seed {seed}, whose FVU is the median. A head holds a position alone when the token "
-        "that the layer raises most there stays on top whatever other heads are removed.",
+        f"one of seed {seed}, whose FVU is the median. A head holds a position alone when the "
+        "token that the layer raises most there stays on top whatever other heads are removed.",
         sides,
         names,
         [(name, _values(run, *which)) for name, which in FACTS.items()],
