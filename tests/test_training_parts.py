@@ -7,6 +7,7 @@ import torch
 from closeness import assert_close
 from transformer_lens import HookedTransformerConfig
 
+from gated_interp.anatomy.batch import Batch
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.seeds import derive, generator
 from gated_interp.core.streams import Stream
@@ -268,7 +269,7 @@ def test_tokens_as_data(toy):
         toy, block, config, data=tokens, held_out=tokens[:2], progress=False
     ).history
     assert history["held_out_fvu"].notna().all()
-    held_out = held_out_of(tokens[:2], config, toy)
+    held_out = held_out_of(tokens[:2], config, toy).tokens
     assert {tuple(row) for row in held_out.tolist()} <= {tuple(r) for r in tokens[:2].tolist()}
 
 
@@ -308,7 +309,7 @@ def test_capturing_leaves_no_hook_not_even_after_an_error():
     modules = [m for m in model.modules() if m._forward_hooks or m._forward_pre_hooks]
     assert modules == []
     attention_io(model, torch.zeros(BATCH, POS, dtype=torch.long), 1)
-    with pytest.raises(IndexError):
+    with pytest.raises(GatedInterpError, match="outside the vocabulary"):
         attention_io(model, torch.full((BATCH, POS), D_VOCAB), 1)
 
     def fail(out, hook):
@@ -350,7 +351,7 @@ def test_a_fixed_set_starts_at_its_first_sequence(toy):
     config = TrainConfig(batch_size=7, n_sequences=21, data="fixed", seed=3)
     tokens_of = batches(SkipTrigramTask(3), config, toy)
     whole = draw(SkipTrigramTask(3), 21, derive(3, Stream.FIXED_SET), toy)
-    assert torch.equal(torch.cat([tokens_of(step) for step in range(3)]), whole)
+    assert torch.equal(torch.cat([tokens_of(step).tokens for step in range(3)]), whole.tokens)
 
 
 def test_tasks_of_fewer_trigrams_are_refused_too(toy):
@@ -369,7 +370,7 @@ def test_the_error_in_predictions_by_hand(toy):
     data, group = data_for(toy, None), group_for(config)
     objective = Imitate(block, toy, 0, config, data, group)
     objective.begin(0)
-    loss = objective.loss(tokens)
+    loss = objective.loss(Batch(tokens))
     loss.backward()
 
     @torch.no_grad()
@@ -380,7 +381,7 @@ def test_the_error_in_predictions_by_hand(toy):
     mute = clone(toy)
     for weight in (mute.blocks[0].attn.W_O, mute.blocks[0].attn.b_O):
         weight.data.zero_()
-    sample = draw(data, 200, derive(config.seed, Stream.VARIANCE), toy)[:32]
+    sample = draw(data, 200, derive(config.seed, Stream.VARIANCE), toy)[:32].tokens
     kl, silence = divergence(splice(toy, 0, block), tokens), divergence(mute, sample)
     squared = objective.measures()["reconstruction"]
     assert objective.measures()["kl"] == pytest.approx(kl, rel=1e-4)
@@ -392,7 +393,7 @@ def test_the_error_in_predictions_by_hand(toy):
     whole = Imitate(block, toy, 0, config.replace(downstream=1.0), data, group)
     whole.begin(0)
     block.zero_grad()
-    whole.loss(tokens).backward()
+    whole.loss(Batch(tokens)).backward()
     log_p, spliced = toy(tokens).log_softmax(-1).detach(), splice(toy, 0, block)
     log_q = spliced(tokens).log_softmax(-1)
     scale = float(whole.variance) / silence
