@@ -45,6 +45,7 @@ from gated_interp.analysis.trigram_effects import SkipTrigramEffects as SkipTrig
 from gated_interp.analysis.trigram_effects import confirm_skip_trigrams as confirm_skip_trigrams
 from gated_interp.analysis.verdict import Verdict as Verdict
 from gated_interp.analysis.verdict import verdict as verdict
+from gated_interp.anatomy.batch import attention_mask as attention_mask
 from gated_interp.checkpoints.checkpoint import load as load
 from gated_interp.checkpoints.checkpoint import read_info as read_info
 from gated_interp.checkpoints.checkpoint import save as save

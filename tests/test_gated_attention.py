@@ -524,7 +524,7 @@ def test_what_is_no_attention_layer_is_refused():
     require_plain(build_toy(ToyConfig(n_trigrams=2, n_heads=2)).blocks[0].attn)
 
 
-@pytest.mark.parametrize("name", ["past_kv_cache_entry", "attention_mask"])
+@pytest.mark.parametrize("name", ["past_kv_cache_entry", "additive_attention_mask"])
 def test_what_the_block_has_not_is_refused(name):
     with pytest.raises(GatedInterpError, match=f"takes no {name}; leave it out"):
         block_of()(torch.zeros(1, 2, D_MODEL).double(), **{name: object()})

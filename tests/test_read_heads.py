@@ -39,7 +39,7 @@ def test_a_model_whose_answer_is_known():
 
 
 def test_the_numbers_are_those_of_other_measures(model, block):  # noqa: F811
-    tokens = held_out(model, model.task, "test", 20)
+    tokens = held_out(model, model.task, "test", 20).tokens
     spliced = gi.splice(model, 1, block)
     found = gi.read_heads(spliced, 1, tokens)
     table = found.table.set_index("head").sort_index()
@@ -66,7 +66,7 @@ def test_the_numbers_are_those_of_other_measures(model, block):  # noqa: F811
 
 
 def test_what_a_head_reads_adds_up_to_what_it_writes_at_most(model, block):  # noqa: F811
-    tokens = held_out(model, model.task, "test", 5)
+    tokens = held_out(model, model.task, "test", 5).tokens
     spliced = gi.splice(model, 1, block)
     z, reads, attends = read_attention(spliced, Batch(tokens), 1)
     _, cache = spliced.run_with_cache(tokens)
@@ -80,7 +80,7 @@ def test_what_a_head_reads_adds_up_to_what_it_writes_at_most(model, block):  # n
 
 
 def test_contexts_are_where_the_head_writes_most(model):  # noqa: F811
-    tokens = held_out(model, model.task, "test", 30)
+    tokens = held_out(model, model.task, "test", 30).tokens
     found = gi.read_heads(model, 0, tokens, contexts=3)
     z, reads, _ = read_attention(model, Batch(tokens), 0)
     W_O = model.blocks[0].attn.W_O
@@ -130,7 +130,7 @@ class Seen(HTMLParser):
 
 @pytest.fixture(scope="module")
 def page(model, block):  # noqa: F811
-    tokens = held_out(model, model.task, "test", 10)
+    tokens = held_out(model, model.task, "test", 10).tokens
     names = [f"<script>alert({i})</script>" for i in range(270)]
     sides = {
         "original": gi.read_heads(model, 1, tokens, names=names),

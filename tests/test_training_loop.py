@@ -563,7 +563,7 @@ def test_bad_data_are_refused_before_they_are_used():
         lambda: train_gated(model, block_for(model), SHORT, data=outside, progress=False),
         lambda: train_toy(model, SHORT, data=outside, progress=False),
     ):
-        with pytest.raises(GatedInterpError, match="token 8, which is outside"):
+        with pytest.raises(GatedInterpError, match="hold 8, which is outside"):
             train()
 
 

@@ -7,6 +7,7 @@ import torch
 from closeness import assert_close
 from transformer_lens import HookedTransformerConfig
 
+from gated_interp.anatomy.batch import Batch
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.seeds import derive, generator
 from gated_interp.core.streams import Stream
@@ -201,17 +202,17 @@ def test_fresh_data_differ_in_every_step_and_are_a_function_of_the_step(toy):
     task, config = SkipTrigramTask(3), TrainConfig(batch_size=7, seed=3)
     first, again = batches(task, config, toy), batches(task, config, toy)
     other = batches(task, config.replace(seed=4), toy)
-    assert first(5).shape == (7, 11)
-    assert not torch.equal(first(5), first(6))
-    assert torch.equal(first(6), again(6))
-    assert not torch.equal(first(5), other(5))
+    assert first(5).tokens.shape == (7, 11)
+    assert not torch.equal(first(5).tokens, first(6).tokens)
+    assert torch.equal(first(6).tokens, again(6).tokens)
+    assert not torch.equal(first(5).tokens, other(5).tokens)
 
 
 def test_a_fixed_set_is_read_in_order_over_and_over(toy):
     config = TrainConfig(batch_size=7, n_sequences=21, data="fixed", seed=3)
-    tokens_of = batches(SkipTrigramTask(3), config, toy)
-    epoch = torch.cat([tokens_of(step) for step in range(3)])
-    assert torch.equal(torch.cat([tokens_of(step) for step in range(3, 6)]), epoch)
+    batch_of = batches(SkipTrigramTask(3), config, toy)
+    epoch = torch.cat([batch_of(step).tokens for step in range(3)])
+    assert torch.equal(torch.cat([batch_of(step).tokens for step in range(3, 6)]), epoch)
     assert len({tuple(row) for row in epoch.tolist()}) == 21
 
 
@@ -219,22 +220,23 @@ def test_a_function_is_a_source_and_gets_a_seeded_generator(toy):
     def uniform(n, source):
         return torch.randint(8, (n, 5), generator=source)
 
-    tokens_of = batches(uniform, TrainConfig(batch_size=7), toy)
-    assert torch.equal(tokens_of(3), tokens_of(3))
-    assert not torch.equal(tokens_of(3), tokens_of(4))
-    assert tokens_of(3).shape == (7, 5)
+    batch_of = batches(uniform, TrainConfig(batch_size=7), toy)
+    assert torch.equal(batch_of(3).tokens, batch_of(3).tokens)
+    assert not torch.equal(batch_of(3).tokens, batch_of(4).tokens)
+    assert batch_of(3).tokens.shape == (7, 5)
 
 
 @pytest.mark.parametrize(
     ("tokens", "words"),
     [
-        (torch.zeros(7, 3), "torch.float32 of shape"),
-        (torch.zeros(6, 3, dtype=torch.long), r"must give whole numbers of shape \[7, pos\]"),
-        (torch.zeros(7, 1, dtype=torch.long), "pos at least 2"),
+        (torch.zeros(7, 3), "type torch.float32; they must be whole numbers"),
+        (torch.zeros(6, 3, dtype=torch.long), "gave 6 sequences; it must give 7"),
+        (torch.zeros(7, 1, dtype=torch.long), "a sequence of 1 token; give at least 2"),
         (torch.zeros(7, 12, dtype=torch.long), "12 positions; the model's context has 11"),
-        (torch.full((7, 3), 8), "token 8, which is outside the model's vocabulary 0 to 7"),
-        (torch.full((7, 3), -1), "token -1"),
-        ([[1, 2]], "gave a list; it must give a tensor"),
+        (torch.full((7, 3), 8), "hold 8, which is outside the vocabulary 0 to 7"),
+        (torch.full((7, 3), -1), "hold -1"),
+        ([[1, 2]], "gave 1 sequences; it must give 7"),
+        ((torch.zeros(7, 3).long(), [[1, 1, 1]]), r"attention_mask has shape \(1, 3\)"),
     ],
 )
 def test_batches_the_model_cannot_read_are_refused(toy, tokens, words):
@@ -254,9 +256,9 @@ def test_tokens_as_data(toy):
     """Rows are drawn by seed alone, from all there are; a training says which tokens it had."""
     tokens = SkipTrigramTask(3).sample(5, seed=0).tokens
     source = data_for(toy, tokens)
-    drawn = draw(source, 200, 3, toy)
-    assert torch.equal(drawn, draw(data_for(toy, tokens.clone()), 200, 3, toy))
-    assert not torch.equal(drawn, draw(source, 200, 4, toy))
+    drawn = draw(source, 200, 3, toy).tokens
+    assert torch.equal(drawn, draw(data_for(toy, tokens.clone()), 200, 3, toy).tokens)
+    assert not torch.equal(drawn, draw(source, 200, 4, toy).tokens)
     found = {tuple(row) for row in drawn.tolist()}
     assert found == {tuple(row) for row in tokens.tolist()}
     assert name_of(source) == name_of(data_for(toy, tokens.clone()))
@@ -267,7 +269,7 @@ def test_tokens_as_data(toy):
         toy, block, config, data=tokens, held_out=tokens[:2], progress=False
     ).history
     assert history["held_out_fvu"].notna().all()
-    held_out = held_out_of(tokens[:2], config, toy)
+    held_out = held_out_of(tokens[:2], config, toy).tokens
     assert {tuple(row) for row in held_out.tolist()} <= {tuple(r) for r in tokens[:2].tolist()}
 
 
@@ -307,7 +309,7 @@ def test_capturing_leaves_no_hook_not_even_after_an_error():
     modules = [m for m in model.modules() if m._forward_hooks or m._forward_pre_hooks]
     assert modules == []
     attention_io(model, torch.zeros(BATCH, POS, dtype=torch.long), 1)
-    with pytest.raises(IndexError):
+    with pytest.raises(GatedInterpError, match="outside the vocabulary"):
         attention_io(model, torch.full((BATCH, POS), D_VOCAB), 1)
 
     def fail(out, hook):
@@ -349,7 +351,7 @@ def test_a_fixed_set_starts_at_its_first_sequence(toy):
     config = TrainConfig(batch_size=7, n_sequences=21, data="fixed", seed=3)
     tokens_of = batches(SkipTrigramTask(3), config, toy)
     whole = draw(SkipTrigramTask(3), 21, derive(3, Stream.FIXED_SET), toy)
-    assert torch.equal(torch.cat([tokens_of(step) for step in range(3)]), whole)
+    assert torch.equal(torch.cat([tokens_of(step).tokens for step in range(3)]), whole.tokens)
 
 
 def test_tasks_of_fewer_trigrams_are_refused_too(toy):
@@ -368,7 +370,7 @@ def test_the_error_in_predictions_by_hand(toy):
     data, group = data_for(toy, None), group_for(config)
     objective = Imitate(block, toy, 0, config, data, group)
     objective.begin(0)
-    loss = objective.loss(tokens)
+    loss = objective.loss(Batch(tokens))
     loss.backward()
 
     @torch.no_grad()
@@ -379,7 +381,7 @@ def test_the_error_in_predictions_by_hand(toy):
     mute = clone(toy)
     for weight in (mute.blocks[0].attn.W_O, mute.blocks[0].attn.b_O):
         weight.data.zero_()
-    sample = draw(data, 200, derive(config.seed, Stream.VARIANCE), toy)[:32]
+    sample = draw(data, 200, derive(config.seed, Stream.VARIANCE), toy)[:32].tokens
     kl, silence = divergence(splice(toy, 0, block), tokens), divergence(mute, sample)
     squared = objective.measures()["reconstruction"]
     assert objective.measures()["kl"] == pytest.approx(kl, rel=1e-4)
@@ -391,7 +393,7 @@ def test_the_error_in_predictions_by_hand(toy):
     whole = Imitate(block, toy, 0, config.replace(downstream=1.0), data, group)
     whole.begin(0)
     block.zero_grad()
-    whole.loss(tokens).backward()
+    whole.loss(Batch(tokens)).backward()
     log_p, spliced = toy(tokens).log_softmax(-1).detach(), splice(toy, 0, block)
     log_q = spliced(tokens).log_softmax(-1)
     scale = float(whole.variance) / silence

@@ -244,7 +244,7 @@ def _variation(target: Float[Tensor, "batch pos d_model"], batch: Batch) -> Tens
 
 
 def _loss(logits: Float[Tensor, "batch pos d_vocab"], batch: Batch) -> Float[Tensor, " batch"]:
-    known = None if batch.real is None else batch.predicts
+    known = batch.known
     return next_token_loss(logits, batch.tokens, known).double()
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from gated_interp.core.errors import GatedInterpError
+from gated_interp.core.errors import GatedInterpError, unreached
 from gated_interp.models.toy import HookedTransformer
 from gated_interp.replacements.splice import require_layer
 
@@ -234,8 +234,4 @@ def intervened(
             handle.remove()
     for name in edits:
         if name not in ran:
-            raise GatedInterpError(
-                f"no forward pass reached {name!r}, so the edit there never happened. A model from "
-                "torch.compile skips hooks: use the model that was compiled. Some hook points must "
-                "be switched on first, as hook_result by model.set_use_attn_result(True)."
-            )
+            raise unreached(name, "the edit there never happened")

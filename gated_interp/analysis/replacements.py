@@ -186,7 +186,7 @@ def _optimal(
         with intervened(model, _constant_edits(constants)):
             logits = batch.logits(model)
         if objective == "loss":
-            known = None if batch.real is None else batch.predicts
+            known = batch.known
             return next_token_loss(logits, batch.tokens, known).mean()
         return kl_divergence(intact, logits, batch.real).mean()
 

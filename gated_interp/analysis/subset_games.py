@@ -205,7 +205,7 @@ def _measured_by(
         name = metric_name(metric)
         return lambda logits: {name: metric_values(metric, logits, batch).double().mean()[None]}
     batch.require_loss()
-    known = None if batch.real is None else batch.predicts
+    known = batch.known
     return lambda logits: {
         "loss": next_token_loss(logits, batch.tokens, known).double().mean()[None]
     }

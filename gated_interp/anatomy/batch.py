@@ -10,8 +10,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformer_lens import ActivationCache
+from transformer_lens.utilities.tokenize_utils import get_attention_mask
 
-from gated_interp.core.errors import GatedInterpError
+from gated_interp.core.errors import GatedInterpError, unreached
 from gated_interp.models.toy import HookedTransformer
 
 Mask = Tensor | np.ndarray | Sequence[Any]
@@ -129,6 +130,11 @@ class Batch:
         """The positions whose next token is known: the loss counts these."""
         return self.counted[:, :-1] & self.counted[:, 1:]
 
+    @property
+    def known(self) -> Bool[Tensor, "batch next_pos"] | None:
+        """:attr:`predicts`; ``None`` where nothing is padding, so that every position counts."""
+        return None if self.real is None else self.predicts
+
     def logits(self, model: HookedTransformer, **kwargs: Any) -> Float[Tensor, "batch pos _"]:
         """What ``model`` predicts; ``kwargs`` (such as ``stop_at_layer``) as for its forward."""
         found: Tensor = model(self.tokens, attention_mask=self.attention_mask, **kwargs)
@@ -139,7 +145,17 @@ class Batch:
     ) -> tuple[Float[Tensor, "batch pos _"], ActivationCache]:
         """What ``model`` predicts, and its activations at hook points ``names`` (all: ``None``)."""
         mask = self.attention_mask
-        return model.run_with_cache(self.tokens, attention_mask=mask, names_filter=names, **kwargs)
+        logits, cache = model.run_with_cache(
+            self.tokens, attention_mask=mask, names_filter=names, **kwargs
+        )
+        for name in [names] if isinstance(names, str) else names or ():
+            if name in model.hook_dict and name not in cache:
+                raise unreached(name, "nothing was read there")
+        return logits, cache
+
+    def chunk(self, parts: int) -> "list[Batch]":
+        """The same in at most so many parts of equal size, as ``torch.chunk``."""
+        return self.split(-(-len(self) // parts))
 
     def split(self, rows: int) -> "list[Batch]":
         """The same in parts of at most ``rows`` sequences."""
@@ -166,6 +182,47 @@ class Batch:
 Tokens = Tensor | np.ndarray | Sequence[Any] | Batch
 """Token numbers ``[batch pos]``: a tensor or array of any integer type, a list of lists, or a batch
 that has been read already."""
+
+
+def attention_mask(model: HookedTransformer, tokens: Tokens) -> Int[Tensor, "batch pos"]:
+    """Where ``tokens`` are no padding, by the pad token of the model's tokenizer.
+
+    As TransformerLens finds it, on both sides: what a row begins or ends with is padding while it
+    is the pad token, and a BOS that is the same token counts as one. A row that really ends with
+    that token needs a mask of your own.
+
+    Args:
+        tokens: ``[batch pos]``, padded on either side.
+
+    Returns:
+        1 at tokens and 0 at padding, what functions take as ``attention_mask``.
+
+    Raises:
+        GatedInterpError: no tokenizer that names a pad token, or tokens the model cannot read.
+
+    Examples:
+        >>> from types import SimpleNamespace
+        >>> from gated_interp.models.toy import ToyConfig, build_toy
+        >>> model = build_toy(ToyConfig(n_trigrams=3, n_heads=2))
+        >>> model.tokenizer = SimpleNamespace(pad_token_id=7, bos_token_id=0, padding_side="left")
+        >>> attention_mask(model, [[7, 7, 2, 3], [2, 7, 3, 7]]).tolist()
+        [[0, 0, 1, 1], [1, 1, 1, 0]]
+    """
+    if isinstance(tokens, Batch):
+        return tokens.counted.long()
+    tokenizer: Any = getattr(model, "tokenizer", None)
+    if getattr(tokenizer, "pad_token_id", None) is None:
+        raise GatedInterpError(
+            "the model has no tokenizer that names a pad token, so nothing says what padding is; "
+            "give attention_mask yourself, 1 at tokens and 0 at padding."
+        )
+    ids = read_tokens(tokens, "tokens", _device(model))
+    require_known(model, ids, "tokens")
+    left, right = (
+        get_attention_mask(tokenizer, ids, model.cfg.default_prepend_bos, side)
+        for side in ("left", "right")
+    )
+    return left * right
 
 
 def logit_rows(batch: Batch, d_vocab: int) -> int:
@@ -266,7 +323,10 @@ def _require_no_pads(
     first = ids[:, 1] if pad == getattr(tokenizer, "bos_token_id", None) else ids[:, 0]
     padded = (ids[:, -1] == pad) | (first == pad)
     if bool(padded.any()):
-        what = "pass attention_mask, 1 at tokens and 0 at padding (all ones if nothing is padding)"
+        what = (
+            "pass attention_mask=gi.attention_mask(model, tokens), or a mask of your own: 1 at "
+            "tokens, 0 at padding, all ones if nothing is padding"
+        )
         raise GatedInterpError(
             f"row {int(padded.nonzero()[0])} of the {name} begins or ends with the tokenizer's pad "
             f"token ({pad}); {what if padding else 'give rows of one length without padding'}."

@@ -12,6 +12,15 @@ class GatedInterpError(ValueError):
     """
 
 
+def unreached(hook: str, what: str) -> GatedInterpError:
+    """The error of a hook that never ran, for want of which ``what`` happened to nothing."""
+    return GatedInterpError(
+        f"no forward pass reached {hook!r}, so {what}. A model from torch.compile skips hooks: use "
+        "the model that was compiled. Some hook points must be switched on first, as hook_result "
+        "by model.set_use_attn_result(True)."
+    )
+
+
 class CheckpointError(GatedInterpError):
     """A file that is not a checkpoint this version can load.
 

@@ -9,13 +9,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Int
 from scipy.stats import t as student
-from torch import Tensor
 
 from gated_interp.analysis.decomposition import decomposition
 from gated_interp.analysis.faithfulness import dead_heads, loss_recovered
 from gated_interp.analysis.spare_heads import prune_spare_heads
+from gated_interp.anatomy.batch import Batch
 from gated_interp.checkpoints.checkpoint import load, save
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.files import write_table, write_text
@@ -254,7 +253,7 @@ def _fit(
 
 
 def _pruned(
-    model: HookedTransformer, layer: int, tokens: Int[Tensor, "batch pos"], spare: int | float
+    model: HookedTransformer, layer: int, tokens: Batch, spare: int | float
 ) -> HookedTransformer:
     """``model`` without the heads of its gated block that ``tokens`` do not need."""
     block = gated_block(model, layer)
@@ -288,7 +287,7 @@ def _together(
     return pd.DataFrame(rows)
 
 
-def held_out(model: HookedTransformer, data: Source, part: Part, n: int) -> Int[Tensor, "n pos"]:
+def held_out(model: HookedTransformer, data: Source, part: Part, n: int) -> Batch:
     """Sequences of a text's ``part`` (of another source, from a seed of its own)."""
     validation, test = derive(0, Stream.VALIDATION), derive(0, Stream.TEST)
     seed = validation if part == "validation" else test
@@ -296,7 +295,7 @@ def held_out(model: HookedTransformer, data: Source, part: Part, n: int) -> Int[
 
 
 def _positions(data: Source, model: HookedTransformer) -> int:
-    return draw(data, 1, 0, model).shape[1]
+    return draw(data, 1, 0, model).tokens.shape[1]
 
 
 def _path(folder: Path, layer: int, seed: int) -> Path:

@@ -3,10 +3,9 @@
 from pathlib import Path
 
 import pandas as pd
-from jaxtyping import Int
-from torch import Tensor
 
 from gated_interp.analysis.read_heads import Readings, read_heads
+from gated_interp.anatomy.batch import Batch
 from gated_interp.core.files import write_table, write_text
 from gated_interp.models.toy import HookedTransformer
 from gated_interp.plots.head_page import flat, head_page
@@ -27,7 +26,7 @@ def write_head_page(
     out: Path,
     original: HookedTransformer,
     spliced: HookedTransformer,
-    tokens: Int[Tensor, "batch pos"],
+    tokens: Batch,
     run: pd.Series,
 ) -> Path:
     """Write ``out/L0.html`` and, per side, ``out/L0-heads-original.csv`` and ``...-block.csv``.
@@ -46,9 +45,9 @@ def write_head_page(
     block, own = (len(read.table) for read in reversed(sides.values()))
     page = head_page(
         f"{original.model_name}, layer {layer}: {own} heads and the {block} that stand in for them",
-        f"Read on {tokens.numel():,} tokens of held-out text. The block shown is the one of seed "
-        f"{seed}, whose FVU is the median. A head holds a position alone when the token that the "
-        "layer raises most there stays on top whatever other heads are removed.",
+        f"Read on {int(tokens.counted.sum()):,} tokens of held-out text. The block shown is the "
+        f"one of seed {seed}, whose FVU is the median. A head holds a position alone when the "
+        "token that the layer raises most there stays on top whatever other heads are removed.",
         sides,
         names,
         [(name, _values(run, *which)) for name, which in FACTS.items()],

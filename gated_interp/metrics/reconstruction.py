@@ -1,5 +1,7 @@
 """How much of a layer's output another reproduces (FVU), and how many gates that takes (L0)."""
 
+from typing import Any
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -62,28 +64,63 @@ def open_gates(
     Args:
         real: where there is a token; pairs with padding do not count.
     """
-    pos = gate.shape[-1]
-    if real is not None:
-        gate, n = gate * (real[:, None, :, None] & real[:, None, None]), real.sum(1)
-        return open_pairs(gate, threshold).double() / (n * (n + 1) // 2)
-    return open_pairs(gate, threshold).double() / (pos * (pos + 1) // 2)
+    return open_pairs(gate, threshold, real=real).double() / causal_pairs(gate.shape[-1], real)
+
+
+def causal_pairs(pos: int, real: Bool[Tensor, "batch pos"] | None = None) -> Any:
+    """How many (query, key) pairs of ``pos`` tokens are causal; of each sequence where padded."""
+    n = pos if real is None else real.sum(1)
+    return n * (n + 1) // 2
+
+
+def pairs_of(
+    real: Bool[Tensor, "batch pos"], first: int = 0, queries: int | None = None
+) -> Bool[Tensor, "batch query_pos key_pos"]:
+    """The pairs of tokens, of ``queries`` query positions from ``first`` on and the keys up to
+    the last of them."""
+    last = real.shape[1] if queries is None else first + queries
+    return real[:, first:last, None] & real[:, None, :last]
+
+
+def causal_sum(
+    by_pair: Float[Tensor, "batch query_pos key_pos"],
+    first: int = 0,
+    real: Bool[Tensor, "batch pos"] | None = None,
+) -> Float[Tensor, ""]:
+    """The sum over causal pairs; where rows are padded, the sum of each row's mean over its pairs.
+
+    Args:
+        first: the first query position, of fewer than there are.
+    """
+    by_pair = by_pair.tril(first)
+    if real is None:
+        return by_pair.sum()
+    by_row = (by_pair * pairs_of(real, first, by_pair.shape[1])).sum((1, 2))
+    return (by_row / causal_pairs(0, real)).sum()
 
 
 def open_pairs(
     gate: Float[Tensor, "batch head_index query_pos key_pos"],
     threshold: float = OPEN,
     first: int = 0,
+    real: Bool[Tensor, "batch pos"] | None = None,
 ) -> Int[Tensor, " batch"]:
     """How many gates of causal pairs are open in each sequence.
 
     Args:
         first: the first query position, of fewer than there are.
+        real: where there is a token; pairs with padding do not count.
     """
-    return (gate > threshold).sum(1).tril(first).sum((1, 2))
+    n_open = (gate > threshold).sum(1)
+    if real is not None:
+        n_open = n_open * pairs_of(real, first, gate.shape[2])
+    return n_open.tril(first).sum((1, 2))
 
 
 def l0(
-    gate: Float[Tensor, "batch head_index query_pos key_pos"], threshold: float = OPEN
+    gate: Float[Tensor, "batch head_index query_pos key_pos"],
+    threshold: float = OPEN,
+    real: Bool[Tensor, "batch pos"] | None = None,
 ) -> Float[Tensor, ""]:
     """The mean of :func:`open_gates` over the batch.
 
@@ -91,7 +128,7 @@ def l0(
         >>> l0(torch.ones(2, 4, 5, 5)).item()
         4.0
     """
-    return open_gates(gate, threshold).mean()
+    return open_gates(gate, threshold, real).mean()
 
 
 def writes_at(

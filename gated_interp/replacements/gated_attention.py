@@ -6,16 +6,23 @@ sparse gate per (query, key) pair, trained to write what the original block wrot
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from transformer_lens.hook_points import HookPoint
 
 from gated_interp.core.config import Shapes, positive
 from gated_interp.core.seeds import generator
-from gated_interp.metrics.reconstruction import l0, open_pairs
+from gated_interp.metrics.reconstruction import (
+    causal_pairs,
+    causal_sum,
+    l0,
+    open_pairs,
+    pairs_of,
+)
 from gated_interp.replacements.gates import (
     OPEN_SCORE,
     GateActivation,
@@ -182,7 +189,7 @@ class GatedAttention(HeadAttention):
         self,
         pattern: Float[Tensor, "batch head_index query_pos key_pos"],
         pair: tuple[Tensor, ...],
-        first: int | None,
+        total: Callable[[Tensor], Tensor] | None,
     ) -> tuple[Float[Tensor, "batch head_index query_pos key_pos"], Float[Tensor, ""]]:
         scores = self.hook_gate_scores(torch.einsum("bqhg,bkhg->bhqk", *pair))
         noise = None
@@ -191,27 +198,31 @@ class GatedAttention(HeadAttention):
             noise = logistic_noise(shape, self.noise_generator, scores.device).expand_as(scores)
         gate = self.hook_gate(gate_activation(scores, self.config.gate, noise))
         edited: Tensor = self.hook_gated_pattern(gate * pattern)
-        if first is None:
-            return super().edited(edited, pair, first)
+        if total is None:
+            return super().edited(edited, pair, total)
         wide = {"hook_gate_scores": scores.to(self.b_O), "hook_gate": gate.to(self.b_O)}
-        return edited, self._cost(wide).tril(first).sum()
+        return edited, total(self._cost(wide))
 
-    def terms(self, *inputs: Float[Tensor, "batch pos d_model"]) -> Terms:
+    def terms(
+        self,
+        *inputs: Float[Tensor, "batch pos d_model"],
+        real: Bool[Tensor, "batch pos"] | None = None,
+    ) -> Terms:
         if self.in_one_piece() or is_hooked(self) or self.config.penalty_pairs == "all":
-            return super().terms(*inputs)
+            return super().terms(*inputs, real=real)
         q, k, v, pair = self._projected(*inputs)
-        z, cost = self._by_rows(q, k, v, pair, costs=True)
+        z, cost = self._by_rows(q, k, v, pair, real, costs=True)
         z, output = self._written(z)
         gates = [x.detach() for x in pair]  # counted where somebody asks
-        return Terms(
-            output, z, cost / causal_pairs(*z.shape[:2]), lambda: {"l0": self._l0(*gates).item()}
-        )
+        n = len(z) * causal_pairs(z.shape[1]) if real is None else len(z)
+        return Terms(output, z, cost / n, lambda: {"l0": self._l0(gates[0], gates[1], real).item()})
 
     @torch.no_grad()
     def _l0(
         self,
         gate_q: Float[Tensor, "batch pos head_index d_gate"],
         gate_k: Float[Tensor, "batch pos head_index d_gate"],
+        real: Bool[Tensor, "batch pos"] | None,
     ) -> Float[Tensor, ""]:
         """See :func:`l0`; some query positions at a time, as they were in the forward pass."""
         batch, pos, heads, _ = gate_q.shape
@@ -219,15 +230,20 @@ class GatedAttention(HeadAttention):
         for first in range(0, pos, rows):
             pair = gate_q[:, first : first + rows], gate_k[:, : first + rows]
             scores = torch.einsum("bqhg,bkhg->bhqk", *pair)
-            n_open += open_pairs(gate_activation(scores, self.config.gate), first=first)
-        return (n_open.double() / causal_pairs(1, pos)).mean()
+            n_open += open_pairs(gate_activation(scores, self.config.gate), first=first, real=real)
+        return (n_open.double() / causal_pairs(pos, real)).mean()
 
     def penalty(self, seen: Activations) -> Float[Tensor, ""]:
         """Mean over batch and (query, key) pairs of what is penalised of their gates.
 
         Of fixed open gates nothing.
         """
-        return self._mean(self._cost(seen))
+        cost, real = self._cost(seen), seen.get("attention_mask")
+        if real is None:
+            return self._mean(cost)
+        if self.config.penalty_pairs == "all":
+            return ((cost * pairs_of(real)).sum((1, 2)) / real.sum(1).square()).mean()
+        return causal_sum(cost, real=real) / len(cost)
 
     def gate_penalty(
         self, gate: Float[Tensor, "batch head_index query_pos key_pos"]
@@ -238,14 +254,15 @@ class GatedAttention(HeadAttention):
     def _mean(self, by_pair: Float[Tensor, "batch query_pos key_pos"]) -> Float[Tensor, ""]:
         if self.config.penalty_pairs == "all":
             return by_pair.mean()
-        return by_pair.tril().sum() / causal_pairs(*by_pair.shape[:2])
+        return causal_sum(by_pair) / (len(by_pair) * causal_pairs(by_pair.shape[1]))
 
     def _cost(self, seen: Activations) -> Float[Tensor, "batch query_pos key_pos"]:
         return gate_cost(seen["hook_gate_scores"], seen["hook_gate"], self.config)
 
     def measures(self, seen: Activations) -> dict[str, float]:
         """``l0``, open gates per causal (query, key) pair."""
-        return {"l0": l0(seen["hook_gate"]).item()}
+        real = seen.get("attention_mask")
+        return {"l0": l0(seen["hook_gate"], real=real).item()}
 
     def prepare(self, fraction: float, seed: int) -> None:
         if is_drawn(self.config.gate):
@@ -284,8 +301,3 @@ def gate_cost(
     if config.penalty == "expected":
         return expected_open(scores, config.gate).sum(-3)
     return head_norm(gate, config.penalty_p)
-
-
-def causal_pairs(batch: int, pos: int) -> int:
-    """How many (sequence, query, key) triples are causal."""
-    return batch * pos * (pos + 1) // 2

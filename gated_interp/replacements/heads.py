@@ -1,11 +1,13 @@
 """Attention heads that stand in for other heads: what every kind made of heads has in common."""
 
 import dataclasses
+import functools
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, cast
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformer_lens import FactoredMatrix
@@ -15,6 +17,7 @@ from gated_interp.core.config import Config, Shapes, positive
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.seeds import generator
 from gated_interp.core.shapes import attention_shapes
+from gated_interp.metrics.reconstruction import causal_sum
 from gated_interp.replacements.layer_sketch import layer_sketch
 from gated_interp.replacements.plain import expanded, require_plain
 from gated_interp.replacements.replacement import Activations, Replacement
@@ -178,9 +181,14 @@ class HeadAttention(Replacement):
         query_input: Float[Tensor, "batch pos *head d_model"],
         key_input: Float[Tensor, "batch pos *head d_model"] | None = None,
         value_input: Float[Tensor, "batch pos *head d_model"] | None = None,
+        attention_mask: Shaped[Tensor, "batch pos"] | None = None,
         **unsupported: Any,
     ) -> Float[Tensor, "batch pos d_model"]:
         """The layer's output; called with one input, or as TransformerLens calls attention.
+
+        Args:
+            attention_mask: 0 at padding, to which nobody attends; a query that has nothing else to
+                attend to writes nothing but biases.
 
         Raises:
             GatedInterpError: see :meth:`require_inputs`.
@@ -188,7 +196,9 @@ class HeadAttention(Replacement):
         self.require_inputs(query_input, unsupported)
         key_input = query_input if key_input is None else key_input
         value_input = query_input if value_input is None else value_input
-        z, _ = self._by_rows(*self._projected(query_input, key_input, value_input), costs=False)
+        real = None if attention_mask is None else attention_mask.bool()
+        projected = self._projected(query_input, key_input, value_input)
+        z, _ = self._by_rows(*projected, real, costs=False)
         return self._written(z)[1]
 
     def _projected(
@@ -200,7 +210,14 @@ class HeadAttention(Replacement):
         return q, k, v, self.pair_inputs(query_input, key_input)
 
     def _by_rows(
-        self, q: Tensor, k: Tensor, v: Tensor, pair: tuple[Tensor, ...], *, costs: bool
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        pair: tuple[Tensor, ...],
+        real: Tensor | None,
+        *,
+        costs: bool,
     ) -> tuple[Float[Tensor, "batch pos head_index d_head"], Float[Tensor, ""]]:
         """``z``, and the sum of :meth:`edited`, some query positions at a time.
 
@@ -219,22 +236,44 @@ class HeadAttention(Replacement):
             args = (q[:, here], k[:, before], v[:, before], *of_pair)
             if again:
                 part, of_rows = checkpoint(
-                    self._rows, first, costs, *args, use_reentrant=False, preserve_rng_state=False
+                    self._rows,
+                    first,
+                    costs,
+                    real,
+                    *args,
+                    use_reentrant=False,
+                    preserve_rng_state=False,
                 )
             else:
-                part, of_rows = self._rows(first, costs, *args)
+                part, of_rows = self._rows(first, costs, real, *args)
             z.append(part)
             cost = cost + of_rows
         return (torch.cat(z, 1) if len(z) > 1 else z[0]), cost
 
     def _rows(
-        self, first: int, costs: bool, q: Tensor, k: Tensor, v: Tensor, *pair: Tensor
+        self,
+        first: int,
+        costs: bool,
+        real: Tensor | None,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        *pair: Tensor,
     ) -> tuple[Tensor, Tensor]:
         hidden = torch.ones(q.shape[1], k.shape[1], dtype=torch.bool, device=q.device)
+        hidden, blind = hidden.triu(first + 1), None
+        if real is not None:
+            hidden = hidden | ~real[:, None, None, : k.shape[1]]
+            blind = hidden.all(-1, keepdim=True)
         scores = torch.einsum("bqhd,bkhd->bhqk", q, k) / self.attn_scale
-        scores = scores.masked_fill(hidden.triu(first + 1), -torch.inf)
-        pattern = self.hook_pattern(softmax(self.hook_attn_scores(scores)))
-        pattern, cost = self.edited(pattern, pair, first if costs else None)
+        scores = self.hook_attn_scores(scores.masked_fill(hidden, -torch.inf))
+        if blind is None:
+            pattern = softmax(scores)
+        else:  # a softmax over nothing is NaN, and so is its gradient
+            pattern = softmax(scores.masked_fill(blind, 0)).masked_fill(blind, 0)
+        pattern = self.hook_pattern(pattern)
+        total = functools.partial(causal_sum, first=first, real=real) if costs else None
+        pattern, cost = self.edited(pattern, pair, total)
         return torch.einsum("bhqk,bkhd->bqhd", pattern, v), cost
 
     def _written(
@@ -264,14 +303,14 @@ class HeadAttention(Replacement):
         self,
         pattern: Float[Tensor, "batch head_index query_pos key_pos"],
         pair: tuple[Tensor, ...],
-        first: int | None,
+        total: Callable[[Tensor], Tensor] | None,
     ) -> tuple[Float[Tensor, "batch head_index query_pos key_pos"], Float[Tensor, ""]]:
         """The pattern that values are weighted with (a gated kind's is gated), and a sum.
 
         Args:
             pair: of these query positions and of all key positions up to the last of them.
-            first: the first query position, where the sum over causal pairs is wanted of what is
-                penalised; else ``None``.
+            total: sums what is penalised of each pair, ``[batch query_pos key_pos]``, over those
+                that count; ``None`` where nobody asks.
         """
         return pattern, pattern.new_zeros(())
 

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from transformer_lens.hook_points import HookPoint
 
 from gated_interp.core.config import Config, Shapes
-from gated_interp.core.errors import GatedInterpError
+from gated_interp.core.errors import GatedInterpError, unreached
 from gated_interp.metrics.overlap import overlap, overlap_cost
+from gated_interp.metrics.predictions import row_means
 from gated_interp.metrics.reconstruction import writes_at
 from gated_interp.replacements.layer_sketch import Sketch
 
@@ -100,7 +101,8 @@ class Replacement(nn.Module):
         """Refuse what TransformerLens may pass to attention and no replacement takes.
 
         Raises:
-            GatedInterpError: an input of each head's own, a key-value cache or an attention mask.
+            GatedInterpError: an input of each head's own, a key-value cache, or whatever else is
+                not named among the arguments of its ``forward``.
         """
         if query_input.ndim != 3:
             raise GatedInterpError(
@@ -215,7 +217,11 @@ class Replacement(nn.Module):
 
         return save_block(self, path)
 
-    def terms(self, *inputs: Float[Tensor, "batch pos d_model"]) -> Terms:
+    def terms(
+        self,
+        *inputs: Float[Tensor, "batch pos d_model"],
+        real: Bool[Tensor, "batch pos"] | None = None,
+    ) -> Terms:
         """One forward pass, and what of it a training asks for.
 
         Read at ``hook_z`` and :attr:`watched`; a kind whose activations are large may have a way
@@ -223,6 +229,7 @@ class Replacement(nn.Module):
 
         Args:
             inputs: query, key and value input.
+            real: where there is a token; ``None`` where nothing is padding.
         """
         dtype = self.b_O.dtype
         with ExitStack() as stack:
@@ -230,8 +237,9 @@ class Replacement(nn.Module):
                 name: stack.enter_context(outputs_of(self.get_submodule(name)))
                 for name in ("hook_z", *self.watched)
             }
-            output = self(*inputs).to(dtype)
+            output = self(*inputs, attention_mask=real).to(dtype)
         seen = {name: each[-1].to(dtype) for name, each in outputs.items()}
+        seen |= {} if real is None else {"attention_mask": real}
         kept = {name: each.detach() for name, each in seen.items()}
         return Terms(output, seen["hook_z"], self.penalty(seen), lambda: self.measures(kept))
 
@@ -239,7 +247,8 @@ class Replacement(nn.Module):
         """What makes it sparse, before its weight ``alpha``; nothing unless a kind has one.
 
         Args:
-            seen: activations at ``hook_z`` and :attr:`watched`.
+            seen: activations at ``hook_z`` and :attr:`watched`; where rows are padded also
+                ``attention_mask``, true at tokens.
         """
         return seen["hook_z"].new_zeros(())
 
@@ -248,6 +257,7 @@ class Replacement(nn.Module):
         z: Float[Tensor, "batch pos head_index d_head"],
         variance: float | Float[Tensor, ""] = 1.0,
         power: float = 1.0,
+        real: Bool[Tensor, "batch pos"] | None = None,
     ) -> Float[Tensor, ""]:
         """How much heads write at the same position, whether they add or cancel.
 
@@ -255,11 +265,14 @@ class Replacement(nn.Module):
         ``o = (sum_h n_h)^2 - sum_h n_h^2`` and ``n_h`` is the length of what head ``h`` writes.
         Zero where each position is written by one head, however much it writes: unlike the gate
         penalty it shrinks no head that is alone. (The cross terms of the exclusive lasso, Zhou,
-        Jin & Hoi, 2010; not in the post.)
+        Jin & Hoi, 2010; not in the post.) Where there is padding, each row's mean is
+        over its tokens, those that are ``real``.
         """
         squared = writes_at(z, self.W_O)
         unit = torch.as_tensor(variance * self.config.d_model)
-        return overlap_cost(overlap(squared), unit, power).mean() / self.config.d_model
+        cost = overlap_cost(overlap(squared), unit, power)
+        mean = cost.mean() if real is None else row_means(cost, real).mean()
+        return mean / self.config.d_model
 
     def measures(self, seen: Activations) -> dict[str, float]:
         """What a training's history says of a batch beside its losses, by name."""
@@ -286,7 +299,11 @@ class Replacement(nn.Module):
 
 @contextmanager
 def outputs_of(module: nn.Module) -> Iterator[list[Tensor]]:
-    """A list that grows by each output of ``module`` (a hook point) while the context is open."""
+    """A list that grows by each output of ``module`` (a hook point) while the context is open.
+
+    Raises:
+        GatedInterpError: when it is left, no forward pass having reached the module.
+    """
     seen: list[Tensor] = []
 
     def note(_module: nn.Module, _args: Any, output: Tensor) -> None:
@@ -297,6 +314,8 @@ def outputs_of(module: nn.Module) -> Iterator[list[Tensor]]:
         yield seen
     finally:
         handle.remove()
+    if not seen:
+        raise unreached(getattr(module, "name", "") or type(module).__name__, "nothing was read")
 
 
 @torch.no_grad()

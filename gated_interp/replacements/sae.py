@@ -10,7 +10,7 @@ import dataclasses
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from transformer_lens.hook_points import HookPoint
 
@@ -109,9 +109,13 @@ class OutputAutoencoder(Replacement):
         query_input: Float[Tensor, "batch pos *head d_model"],
         key_input: Float[Tensor, "batch pos *head d_model"] | None = None,
         value_input: Float[Tensor, "batch pos *head d_model"] | None = None,
+        attention_mask: Shaped[Tensor, "batch pos"] | None = None,
         **unsupported: Any,
     ) -> Float[Tensor, "batch pos d_model"]:
         """The decoded features of what the original layer writes.
+
+        Args:
+            attention_mask: 0 at padding, to which nobody attends.
 
         Raises:
             GatedInterpError: see :meth:`require_inputs`.
@@ -120,7 +124,10 @@ class OutputAutoencoder(Replacement):
         key_input = query_input if key_input is None else key_input
         value_input = query_input if value_input is None else value_input
         written = self.original(
-            query_input=query_input, key_input=key_input, value_input=value_input
+            query_input=query_input,
+            key_input=key_input,
+            value_input=value_input,
+            attention_mask=attention_mask,
         )
         features = (written - self.b_O) / self.config.output_scale @ self.W_E.T + self.b_E
         features = self.hook_features(features.relu())

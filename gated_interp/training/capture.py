@@ -6,11 +6,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
+from gated_interp.anatomy.batch import Batch, Mask, Tokens
 from gated_interp.anatomy.stream import write_norm
-from gated_interp.core.errors import GatedInterpError
+from gated_interp.core.errors import GatedInterpError, unreached
 from gated_interp.models.toy import HookedTransformer
 from gated_interp.replacements.replacement import outputs_of
 from gated_interp.replacements.splice import require_layer
@@ -41,7 +42,11 @@ class AttentionIO:
 
 @contextmanager
 def inputs_of(module: nn.Module) -> Iterator[list[dict[str, Any]]]:
-    """A list that grows by the keyword arguments of each call of ``module``."""
+    """A list that grows by the keyword arguments of each call of ``module``.
+
+    Raises:
+        GatedInterpError: when the context is left, the module not having been called.
+    """
     seen: list[dict[str, Any]] = []
 
     def note(_module: nn.Module, _args: Any, kwargs: dict[str, Any]) -> None:
@@ -52,14 +57,17 @@ def inputs_of(module: nn.Module) -> Iterator[list[dict[str, Any]]]:
         yield seen
     finally:
         handle.remove()
+    if not seen:
+        raise unreached(type(module).__name__, "nothing was read there")
 
 
 @torch.no_grad()
 def attention_io(
     model: HookedTransformer,
-    tokens: Int[Tensor, "batch pos"],
+    tokens: Tokens,
     layer: int = 0,
     *,
+    attention_mask: Mask | None = None,
     logits: bool = False,
 ) -> AttentionIO:
     """What the attention of ``layer`` receives and writes on ``tokens``, without gradients.
@@ -68,15 +76,16 @@ def attention_io(
     returns or raises.
 
     Raises:
-        GatedInterpError: see :func:`require_capturable`.
+        GatedInterpError: see :func:`require_capturable`; tokens that the model cannot read, or a
+            model that skips hooks (``torch.compile``).
     """
     require_capturable(model, layer)
-    block = model.blocks[layer]
+    batch, block = Batch.of(model, tokens, attention_mask), model.blocks[layer]
     with inputs_of(block.attn) as received, outputs_of(block.hook_attn_out) as written:
         if logits:
-            predicted = model(tokens)
+            predicted = batch.logits(model)
         else:
-            predicted = model(tokens, return_type=None, stop_at_layer=layer + 1)
+            predicted = batch.logits(model, return_type=None, stop_at_layer=layer + 1)
     given = received[-1]
     return AttentionIO(
         given["query_input"],

@@ -5,11 +5,11 @@ import hashlib
 from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 import torch
-from jaxtyping import Int
 from torch import Tensor
 
-from gated_interp.anatomy.batch import token_vocabulary
+from gated_interp.anatomy.batch import Batch, Mask, Tokens, token_vocabulary
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.seeds import derive, generator
 from gated_interp.core.streams import Stream
@@ -17,7 +17,7 @@ from gated_interp.models.language_model import require_text
 from gated_interp.models.toy import HookedTransformer
 from gated_interp.tasks.encoded_text import Part
 from gated_interp.tasks.task import KnownAnswers
-from gated_interp.tasks.text import RepeatedText, TextPart, TextTask, TokenBatch
+from gated_interp.tasks.text import RepeatedText, TextPart, TextTask
 from gated_interp.training.config import TrainConfig
 
 # Streams of a training's seed; because each step has its own, resuming needs no generator state.
@@ -32,10 +32,10 @@ class Sampler(Protocol):
         ...
 
 
-Source = Sampler | Callable[[int, torch.Generator], Tensor]
-DataSource = Source | Tensor
+Source = Sampler | Callable[[int, torch.Generator], Any]
+DataSource = Source | Tokens | tuple[Tokens, Mask]
 """A :class:`Sampler`, a function of (n, generator) that returns tokens ``[batch pos]``, or tokens
-``[sequence pos]`` to draw from."""
+``[sequence pos]`` to draw from. Padded tokens come with their attention mask, as a pair."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -43,25 +43,33 @@ class Sequences:
     """Tokens as a source of data: sequences are drawn from them, each as likely.
 
     Attributes:
-        tokens: ``[sequence pos]``.
+        batch: all of them.
     """
 
-    tokens: Int[Tensor, "sequence pos"]
+    batch: Batch
 
     @property
     def identity(self) -> str:
         """What a training must share with a saved one to go on from it."""
-        digest = hashlib.sha256(self.tokens.cpu().contiguous().numpy().tobytes()).hexdigest()
-        return f"tokens of shape {tuple(self.tokens.shape)}, {digest[:12]}"
+        real = self.batch.real
+        parts = [self.batch.tokens] if real is None else [self.batch.tokens, real]
+        content = b"".join(part.cpu().contiguous().numpy().tobytes() for part in parts)
+        digest = hashlib.sha256(content).hexdigest()
+        return f"tokens of shape {tuple(self.batch.tokens.shape)}, {digest[:12]}"
 
-    def sample(self, n: int, seed: int) -> TokenBatch:
+    def sample(self, n: int, seed: int) -> Batch:
         """``n`` of the sequences, with replacement; the same seed gives the same."""
-        rows = torch.randint(len(self.tokens), (n,), generator=generator(seed))
-        return TokenBatch(self.tokens[rows.to(self.tokens.device)])
+        rows = torch.randint(len(self.batch), (n,), generator=generator(seed))
+        return self.batch[rows.to(self.batch.tokens.device)]
 
 
-def data_for(model: HookedTransformer, data: DataSource | None) -> Source:
+def data_for(
+    model: HookedTransformer, data: DataSource | None, attention_mask: Mask | None = None
+) -> Source:
     """``data``, or where there is none the task that ``model`` was built for.
+
+    Args:
+        attention_mask: of ``data``, where they are tokens.
 
     Raises:
         GatedInterpError: neither is there, the task is not for this model, or something else.
@@ -69,9 +77,13 @@ def data_for(model: HookedTransformer, data: DataSource | None) -> Source:
     data = getattr(model, "task", None) if data is None else data
     if data is None:
         raise GatedInterpError("the model names no task; give data=, a task or a function.")
-    if isinstance(data, Tensor):
-        require_tokens_of(data)
-        return Sequences(data)
+    if isinstance(data, Tensor | np.ndarray | list | tuple | Batch):
+        return Sequences(read_batch(model, data, "data", attention_mask))
+    if attention_mask is not None:
+        raise GatedInterpError(
+            "attention_mask is given and data are no tokens; let the source return it beside its "
+            "tokens, (tokens, attention_mask)."
+        )
     if isinstance(data, type) or not (isinstance(data, Sampler) or callable(data)):
         raise GatedInterpError(
             f"data is a {type(data).__name__}, whose batches are not a function of seed and step; "
@@ -85,17 +97,23 @@ def data_for(model: HookedTransformer, data: DataSource | None) -> Source:
     return data
 
 
-def require_tokens_of(tokens: Tensor) -> None:
-    """Refuse a tensor that is not sequences of tokens.
+def read_batch(
+    model: HookedTransformer, given: Any, name: str, attention_mask: Mask | None = None
+) -> Batch:
+    """Tokens, alone or as ``(tokens, attention_mask)``, on the device of ``model``.
 
     Raises:
-        GatedInterpError: naming what it is.
+        GatedInterpError: tokens that it cannot read, or sequences of fewer than two.
     """
-    if tokens.ndim != 2 or tokens.is_floating_point() or not len(tokens):
-        raise GatedInterpError(
-            f"data is {tokens.dtype} of shape {tuple(tokens.shape)}; it must be whole numbers of "
-            "shape [sequence, pos], at least one sequence."
-        )
+    if isinstance(given, tuple) and len(given) == 2 and not isinstance(given[0][0], int):
+        given, attention_mask = given
+    if isinstance(given, Tensor):
+        given = given.to(model.embed.W_E.device)
+    found = Batch.of(model, given, attention_mask, name)
+    shortest = found.tokens.shape[1] if found.real is None else int(found.real.sum(1).min())
+    if shortest < 2:
+        raise GatedInterpError(f"{name} hold a sequence of {shortest} token; give at least 2.")
+    return found
 
 
 def name_of(data: Any) -> str:
@@ -104,20 +122,23 @@ def name_of(data: Any) -> str:
     return str(getattr(data, "identity", named))
 
 
-def draw(data: Source, n: int, seed: int, model: HookedTransformer) -> Int[Tensor, "n pos"]:
+def draw(data: Source, n: int, seed: int, model: HookedTransformer) -> Batch:
     """``n`` sequences from ``data``, on the device of ``model``.
 
     Raises:
-        GatedInterpError: what came is not for ``model``, see :func:`require_batch`.
+        GatedInterpError: what came is not ``n`` sequences that ``model`` can read, of two tokens or
+            more.
     """
-    given = data.sample(n, seed).tokens if isinstance(data, Sampler) else data(n, generator(seed))
-    require_batch(given, n, model)
-    return given.to(model.embed.W_E.device)
+    given = data.sample(n, seed) if isinstance(data, Sampler) else data(n, generator(seed))
+    if isinstance(data, Sampler) and not isinstance(given, Batch):
+        given = given.tokens
+    found = read_batch(model, given, "tokens of the data source")
+    if len(found) != n:
+        raise GatedInterpError(f"the data source gave {len(found)} sequences; it must give {n}.")
+    return found
 
 
-def batches(
-    data: Source, config: TrainConfig, model: HookedTransformer
-) -> Callable[[int], Int[Tensor, "batch pos"]]:
+def batches(data: Source, config: TrainConfig, model: HookedTransformer) -> Callable[[int], Batch]:
     """The tokens of each update, as a function of its step.
 
     Raises:
@@ -126,7 +147,7 @@ def batches(
 
     if config.data == "fresh":
 
-        def fresh(step: int) -> Int[Tensor, "batch pos"]:
+        def fresh(step: int) -> Batch:
             seed = derive(config.seed, Stream.FRESH_BATCH, step)
             return draw(data, config.update_size, seed, model)
 
@@ -135,16 +156,14 @@ def batches(
     whole = draw(data, config.n_sequences, derive(config.seed, Stream.FIXED_SET), model)
     per_epoch = config.n_sequences // config.update_size
 
-    def in_order(step: int) -> Int[Tensor, "batch pos"]:
+    def in_order(step: int) -> Batch:
         start = (step % per_epoch) * config.update_size
         return whole[start : start + config.update_size]
 
     return in_order
 
 
-def held_out_of(
-    data: DataSource, config: TrainConfig, model: HookedTransformer
-) -> Int[Tensor, "n pos"] | None:
+def held_out_of(data: DataSource, config: TrainConfig, model: HookedTransformer) -> Batch | None:
     """The held-out sequences, from a seed of their own; ``None`` where none are asked for.
 
     Raises:
@@ -166,31 +185,3 @@ def held_out_part(data: Source, name: Part) -> Source:
     if isinstance(data, TextPart) and data.name == "train":
         data = data.task
     return data.part(name) if isinstance(data, TextTask) else data
-
-
-def require_batch(tokens: Any, n: int, model: HookedTransformer) -> None:
-    """Refuse a batch that is not ``n`` sequences of next-token data for ``model``.
-
-    Raises:
-        GatedInterpError: wrong shape or type, outside the vocabulary, or longer than the context.
-    """
-    if not isinstance(tokens, Tensor):
-        raise GatedInterpError(
-            f"the data source gave a {type(tokens).__name__}; it must give a tensor of tokens."
-        )
-    if tokens.ndim != 2 or tokens.is_floating_point() or len(tokens) != n or tokens.shape[1] < 2:
-        raise GatedInterpError(
-            f"the data source gave {tokens.dtype} of shape {tuple(tokens.shape)}; it must give "
-            f"whole numbers of shape [{n}, pos], pos at least 2."
-        )
-    if tokens.shape[1] > model.cfg.n_ctx:
-        raise GatedInterpError(
-            f"the data source gave {tokens.shape[1]} positions; the model's context has "
-            f"{model.cfg.n_ctx}."
-        )
-    low, high = int(tokens.min()), int(tokens.max())
-    if low < 0 or high >= model.cfg.d_vocab:
-        raise GatedInterpError(
-            f"the data source gave token {low if low < 0 else high}, which is outside the model's "
-            f"vocabulary 0 to {model.cfg.d_vocab - 1}."
-        )

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from gated_interp.anatomy.batch import Mask
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.seeds import derive
 from gated_interp.core.streams import Stream
@@ -127,6 +128,7 @@ def fit_gated(
     fvu: float = 0.04,
     steps: int = 3000,
     seed: int = 0,
+    attention_mask: Mask | None = None,
     held_out: DataSource | None = None,
     checkpoint: Path | str | None = None,
     resume: Path | str | None = None,
@@ -141,7 +143,7 @@ def fit_gated(
     :func:`~gated_interp.replacements.splice.splice` puts the result in.
 
     Args:
-        data: a task, a text, or a function of (n, generator); the model's own unless given.
+        data: a task, a text, tokens, or a function of (n, generator); the model's own unless given.
         method: of :data:`FIT_METHODS`.
         heads: of the block; the method's multiple of the layer's unless given.
         fvu: the error that may stay, above 0; the penalties rise until it is reached. The error is
@@ -167,6 +169,7 @@ def fit_gated(
         >>> fit_gated(toy, steps=5, heads=6, progress=False).model
         GatedAttention(6 heads, d_head=2, d_gate=8, gate=clamp, L0=6.00)
     """
+    data = data_for(model, data, attention_mask)
     block, config = fit_settings(
         model, layer, data, method=method, heads=heads, fvu=fvu, steps=steps, seed=seed, **settings
     )
@@ -223,7 +226,7 @@ def fit_settings(
     wide = {"d_head": chosen.width * d_head} if chosen.width > 1 else {}
     if wide.keys() - config_fields:
         raise GatedInterpError(f"width is {chosen.width}; {chosen.name} has no heads to widen.")
-    pos = draw(data, 1, derive(seed, Stream.VARIANCE), model).shape[1]
+    pos = draw(data, 1, derive(seed, Stream.VARIANCE), model).tokens.shape[1]
     base = {
         "steps": steps,
         "seed": seed,

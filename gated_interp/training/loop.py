@@ -8,10 +8,10 @@ from typing import Any, Generic, TypeVar
 
 import pandas as pd
 import torch
-from jaxtyping import Int
-from torch import Tensor, nn
+from torch import nn
 from tqdm.auto import tqdm
 
+from gated_interp.anatomy.batch import Batch, Mask
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.signals import uninterrupted
 from gated_interp.models.language_model import LanguageTransformer
@@ -72,6 +72,7 @@ def train_toy(
     config: TrainConfig | None = None,
     *,
     data: DataSource | None = None,
+    attention_mask: Mask | None = None,
     held_out: DataSource | None = None,
     checkpoint: Path | str | None = None,
     resume: Path | str | None = None,
@@ -86,9 +87,13 @@ def train_toy(
         model: trained in place; a :class:`ToyConfig` is built first.
         config: :meth:`TrainConfig.toy` unless given.
         data: a task, a function of (n, generator) that returns tokens ``[batch pos]``, or tokens
-            ``[sequence pos]`` to draw sequences from; the model's own task unless given.
+            ``[sequence pos]`` to draw sequences from; the model's own task unless given. A function
+            may also return tokens and their attention mask.
+        attention_mask: ``[sequence pos]``, 1 at tokens and 0 at padding, where ``data`` are padded
+            tokens: nobody attends to padding, and it counts for nothing.
         held_out: what ``config.evaluate_every`` measures on; of a text its ``validation`` part,
-            else further sequences of ``data``, unless given.
+            else further sequences of ``data``, unless given; padded
+            tokens as ``(tokens, attention_mask)``.
         checkpoint: file to save the state of the training to, on the way and on Ctrl-C.
         resume: such a file, to go on from; it is also where the state goes on being saved unless
             ``checkpoint`` is given. The result is the same as without the stop.
@@ -108,7 +113,7 @@ def train_toy(
     """
     config = TrainConfig.toy() if config is None else config
     model = build_toy(model) if isinstance(model, ToyConfig) else model
-    data = data_for(model, data)
+    data = data_for(model, data, attention_mask)
     if not any(p.requires_grad for p in model.parameters()):
         raise GatedInterpError("no weight of the model requires gradients; nothing can train.")
     identity = {
@@ -138,6 +143,7 @@ def train_gated(
     *,
     layer: int = 0,
     data: DataSource | None = None,
+    attention_mask: Mask | None = None,
     held_out: DataSource | None = None,
     checkpoint: Path | str | None = None,
     resume: Path | str | None = None,
@@ -180,7 +186,7 @@ def train_gated(
         )
     if model.blocks[layer].attn is block:
         raise GatedInterpError("the block is this model's attention; train it on the original.")
-    data = data_for(model, data)
+    data = data_for(model, data, attention_mask)
     group = group_for(config)
     # The original is never moved: a copy of it is read where the block is trained.
     original = copied_to(model, group.device)
@@ -228,8 +234,8 @@ class Saving:
 def _train(
     model: Model,
     objective: Objective,
-    tokens_of: Callable[[int], Int[Tensor, "batch pos"]],
-    held_out: Int[Tensor, "n pos"] | None,
+    batch_of: Callable[[int], Batch],
+    held_out: Batch | None,
     config: TrainConfig,
     saving: Saving,
     group: Group,
@@ -273,10 +279,10 @@ def _train(
                 for weights_alike in optimizer.param_groups:
                     weights_alike["lr"] = lr
                 optimizer.zero_grad()
-                tokens = tokens_of(step)
+                batch = batch_of(step)
                 objective.begin(step)
                 losses, rows = [], []
-                for part in tokens.chunk(config.accumulate):
+                for part in batch.chunk(config.accumulate):
                     loss = objective.loss(group.share(part))
                     (loss / config.accumulate).backward()  # type: ignore[no-untyped-call]
                     losses.append(loss.detach())

@@ -4,18 +4,31 @@ The gate penalty is :meth:`gated_interp.replacements.gated_attention.GatedAttent
 """
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
+
+from gated_interp.metrics.predictions import row_means
 
 
 def reconstruction_error(
-    output: Float[Tensor, "batch pos d_model"], target: Float[Tensor, "batch pos d_model"]
+    output: Float[Tensor, "batch pos d_model"],
+    target: Float[Tensor, "batch pos d_model"],
+    real: Bool[Tensor, "batch pos"] | None = None,
 ) -> Float[Tensor, ""]:
-    """Mean squared error over batch, pos and d_model."""
+    """Mean squared error over batch, pos and d_model; of each row over the positions ``real``."""
+    if real is not None:
+        return row_means((output - target).square().mean(-1), real).mean()
     return torch.nn.functional.mse_loss(output, target)
 
 
 @torch.no_grad()
-def output_variance(output: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, ""]:
-    """Variance of ``output`` about its mean over batch and pos, averaged over ``d_model``."""
+def output_variance(
+    output: Float[Tensor, "batch pos d_model"], real: Bool[Tensor, "batch pos"] | None = None
+) -> Float[Tensor, ""]:
+    """Variance of ``output`` about its mean over batch and pos, averaged over ``d_model``.
+
+    Args:
+        real: where there is a token; padding does not count.
+    """
+    output = output if real is None else output[real][:, None]
     return (output - output.mean((0, 1))).square().mean()

@@ -5,10 +5,11 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 from torch.func import functional_call
 
+from gated_interp.anatomy.batch import Batch
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.precision import wide
 from gated_interp.core.seeds import derive
@@ -16,7 +17,7 @@ from gated_interp.core.streams import Stream
 from gated_interp.metrics.predictions import kl_divergence, next_token_loss
 from gated_interp.metrics.reconstruction import squared_error, unexplained, variation
 from gated_interp.models.toy import HookedTransformer
-from gated_interp.replacements.replacement import Replacement
+from gated_interp.replacements.replacement import Replacement, outputs_of
 from gated_interp.training.capture import AttentionIO, attention_io
 from gated_interp.training.config import TrainConfig
 from gated_interp.training.constraint import FvuControl
@@ -53,8 +54,8 @@ class Objective(Protocol):
         """Make ready for a step."""
         ...
 
-    def loss(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, ""]:
-        """A mean over ``tokens``, so that the mean over equal parts is the whole batch's."""
+    def loss(self, batch: Batch) -> Float[Tensor, ""]:
+        """A mean over sequences, so that the mean over equal parts is the whole batch's."""
         ...
 
     def measures(self) -> Row:
@@ -65,8 +66,8 @@ class Objective(Protocol):
         """The weights are updated."""
         ...
 
-    def held_out(self, tokens: Int[Tensor, "batch pos"]) -> Row:
-        """The same measures of ``tokens``, without gradients or noise; nothing else changes."""
+    def held_out(self, batch: Batch) -> Row:
+        """The same measures of ``batch``, without gradients or noise; nothing else changes."""
         ...
 
 
@@ -81,8 +82,8 @@ class NextToken:
     def begin(self, step: int) -> None:
         """Nothing moves."""
 
-    def loss(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, ""]:
-        loss = self._cross_entropy(tokens)
+    def loss(self, batch: Batch) -> Float[Tensor, ""]:
+        loss = self._cross_entropy(batch)
         self.last = loss.detach()
         return loss
 
@@ -93,14 +94,14 @@ class NextToken:
         """Nothing follows an update."""
 
     @torch.no_grad()
-    def held_out(self, tokens: Int[Tensor, "batch pos"]) -> Row:
-        return {"cross_entropy": self._cross_entropy(tokens).item()}
+    def held_out(self, batch: Batch) -> Row:
+        return {"cross_entropy": self._cross_entropy(batch).item()}
 
-    def _cross_entropy(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, ""]:
+    def _cross_entropy(self, batch: Batch) -> Float[Tensor, ""]:
         weights = self.model.embed.W_E
         with autocast(self.config, weights.device):
-            logits = self.model(tokens)
-        return next_token_loss(logits.to(weights.dtype), tokens).mean()
+            logits = batch.logits(self.model)
+        return next_token_loss(logits.to(weights.dtype), batch.tokens, batch.known).mean()
 
 
 class Imitate:
@@ -136,7 +137,8 @@ class Imitate:
         self.group = group
         # Measured once: it scales penalties and the FVU they answer to.
         sample = draw(data, VARIANCE_SAMPLE, derive(config.seed, Stream.VARIANCE), original)
-        self.variance = output_variance(wide(attention_io(original, sample, layer).output))
+        output = wide(attention_io(original, sample, layer).output)
+        self.variance = output_variance(output, sample.real)
         if config.downstream:
             self.per_nat = self.variance / self._silence(sample)
         self.unit = self.variance
@@ -157,8 +159,8 @@ class Imitate:
         others = (self.group.rank,) if self.group.rank else ()
         self.block.prepare(step / c.steps, derive(c.seed, Stream.GATE_NOISE, step, *others))
 
-    def loss(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, ""]:
-        error, penalty, shared, self.last = self._terms(tokens)
+    def loss(self, batch: Batch) -> Float[Tensor, ""]:
+        error, penalty, shared, self.last = self._terms(batch)
         self.errors.append(error.detach())
         # The weights are worked out in float64 and rounded once, as Python's numbers are.
         factor = self.control.factor[0]
@@ -179,32 +181,33 @@ class Imitate:
             self.control.observe((error / self.variance)[None], self.step)
 
     @torch.no_grad()
-    def held_out(self, tokens: Int[Tensor, "batch pos"]) -> Row:
+    def held_out(self, batch: Batch) -> Row:
         self.block.settle()  # the next step prepares it again
-        return self._terms(tokens)[-1]()
+        return self._terms(batch)[-1]()
 
     def _terms(
-        self, tokens: Int[Tensor, "batch pos"]
+        self, batch: Batch
     ) -> tuple[Float[Tensor, ""], Float[Tensor, ""], Float[Tensor, ""], Callable[[], Row]]:
         """Reconstruction error, penalty, overlap penalty, and what the history says of them."""
-        block, dtype = self.block, self.block.b_O.dtype
-        seen = attention_io(self.original, tokens, self.layer, logits=self.config.downstream > 0)
-        with autocast(self.config, tokens.device):
-            found = block.terms(*(x.to(dtype) for x in seen.inputs))
+        block, dtype, real = self.block, self.block.b_O.dtype, batch.real
+        seen = attention_io(self.original, batch, self.layer, logits=self.config.downstream > 0)
+        with autocast(self.config, batch.tokens.device):
+            found = block.terms(*(x.to(dtype) for x in seen.inputs), real=real)
         output, z, target = found.output.to(dtype), found.z.to(dtype), seen.output.to(dtype)
-        squared, penalty = reconstruction_error(output, target), found.penalty.to(dtype)
+        squared = reconstruction_error(output, target, real)
+        penalty = found.penalty.to(dtype)
         error, kl = squared, torch.zeros(())
         if self.config.downstream:
-            share, kl = self.config.downstream, self._kl(tokens, seen, output).mean()
+            share, kl = self.config.downstream, self._kl(batch, seen, output).mean()
             error = (1 - share) * squared + share * self.per_nat * kl
         shared = torch.zeros(())
         if self.config.overlap:
-            shared = block.overlap_penalty(z, self.variance, self.config.overlap_power)
+            shared = block.overlap_penalty(z, self.variance, self.config.overlap_power, real)
 
         def measures() -> Row:
             return {
                 "reconstruction": squared.item(),
-                "fvu": self._fvu(output.detach(), target).item(),
+                "fvu": self._fvu(output.detach(), target, batch).item(),
                 "penalty": penalty.item(),
                 "overlap": shared.item(),
                 **({"kl": kl.item()} if self.config.downstream else {}),
@@ -215,25 +218,28 @@ class Imitate:
 
     def _kl(
         self,
-        tokens: Int[Tensor, "batch pos"],
+        batch: Batch,
         seen: AttentionIO,
         output: Float[Tensor, "batch pos d_model"],
     ) -> Float[Tensor, " batch"]:
         """Of predictions with ``output`` in the layer's place from the original's, in nats."""
         assert seen.logits is not None
-        log_p = wide(seen.logits).log_softmax(-1)
         # Detached, the original's weights get no gradients.
         weights = {name: weight.detach() for name, weight in self.original.named_parameters()}
-        place, instead = f"blocks.{self.layer}.hook_attn_out", output.to(seen.output.dtype)
-        with self.original.hooks(fwd_hooks=[(place, lambda _, hook: instead)]):
-            logits: Tensor = functional_call(self.original, weights, (tokens,))
-        return kl_divergence(log_p, wide(logits).log_softmax(-1))
+        point = self.original.blocks[self.layer].hook_attn_out
+        instead, mask = output.to(seen.output.dtype), {"attention_mask": batch.attention_mask}
+        with (
+            outputs_of(point),
+            self.original.hooks(fwd_hooks=[(point.name, lambda *_, **__: instead)]),
+        ):
+            logits: Tensor = functional_call(self.original, weights, (batch.tokens,), mask)
+        return kl_divergence(seen.logits, logits, batch.real)
 
     @torch.no_grad()
-    def _silence(self, sample: Int[Tensor, "batch pos"]) -> Float[Tensor, ""]:
+    def _silence(self, sample: Batch) -> Float[Tensor, ""]:
         """The KL of predictions without the layer (zero-ablated)."""
         found = []
-        for part in torch.split(sample[:SILENCED], max(1, AT_ONCE // sample.shape[1])):
+        for part in sample[:SILENCED].split(max(1, AT_ONCE // sample.tokens.shape[1])):
             seen = attention_io(self.original, part, self.layer, logits=True)
             found.append(self._kl(part, seen, torch.zeros_like(seen.output)))
         silence = torch.cat(found).mean()
@@ -245,10 +251,18 @@ class Imitate:
         return silence
 
     def _fvu(
-        self, output: Float[Tensor, "batch pos d_model"], wanted: Float[Tensor, "batch pos d_model"]
+        self,
+        output: Float[Tensor, "batch pos d_model"],
+        wanted: Float[Tensor, "batch pos d_model"],
+        batch: Batch,
     ) -> Float[Tensor, ""]:
         """That of the whole batch, of which this process has a share."""
-        centre = self.group.mean(wanted.mean((0, 1)))
+        if batch.real is None:
+            centre = self.group.mean(wanted.mean((0, 1)))
+        else:
+            output, wanted = output[batch.real][:, None], wanted[batch.real][:, None]
+            n = self.group.mean(wanted.new_tensor(len(wanted)))
+            centre = self.group.mean(wanted.sum((0, 1))) / n
         error, varies = squared_error(output, wanted), variation(wanted, centre)
         return unexplained(self.group.mean(error.sum()), self.group.mean(varies.sum()))
 

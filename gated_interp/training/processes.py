@@ -11,9 +11,10 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
+from gated_interp.anatomy.batch import Batch
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.launch import n_processes
 from gated_interp.core.signals import STOPS, Terminated, held_back
@@ -33,8 +34,8 @@ class Group:
 
     Examples:
         >>> group = group_for(TrainConfig(device="cpu"))
-        >>> group.size, group.share(torch.arange(6).view(3, 2)).shape
-        (1, torch.Size([3, 2]))
+        >>> group.size, len(group.share(Batch(torch.arange(6).view(3, 2))))
+        (1, 3)
     """
 
     rank, size = 0, 1
@@ -42,9 +43,9 @@ class Group:
     def __init__(self, config: TrainConfig):
         self.device = pick_device(config)
 
-    def share(self, tokens: Int[Tensor, "batch pos"]) -> Int[Tensor, "share pos"]:
-        """This process's part of ``tokens``, as large as every other's."""
-        return tokens
+    def share(self, batch: Batch) -> Batch:
+        """This process's part of ``batch``, as large as every other's."""
+        return batch
 
     def mean(self, values: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """The mean over processes; they all get the same."""
@@ -104,8 +105,8 @@ class Several(Group):
         self.asked: Tensor | None = None  # per signal of STOPS, whether any process heard it
         self.asked_before: Tensor | None = None
 
-    def share(self, tokens: Int[Tensor, "batch pos"]) -> Int[Tensor, "share pos"]:
-        return tokens.chunk(self.size)[self.rank]
+    def share(self, batch: Batch) -> Batch:
+        return batch.chunk(self.size)[self.rank]
 
     def mean(self, values: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         found = values.detach().to(self.device, copy=True)
