@@ -20,7 +20,6 @@ from gated_interp.replacements.gates import (
     logistic_noise,
 )
 from gated_interp.replacements.heads import softmax
-from gated_interp.replacements.plain import require_plain
 
 ACTIVATIONS: list[GateActivation] = ["clamp", "relu", "tanh", "binary", "hard_concrete"]
 BATCH, POS, D_MODEL, HEADS, D_HEAD = 2, 7, 13, 5, 3
@@ -500,28 +499,21 @@ def test_bad_inits_are_refused():
 @pytest.mark.parametrize(
     ("extras", "words"),
     [
-        ({"positional_embedding_type": "rotary", "rotary_dim": 2}, "positional_embedding_type"),
         ({"attention_dir": "bidirectional"}, "attention_dir='bidirectional'"),
-        ({"attn_scores_soft_cap": 30.0}, "attn_scores_soft_cap=30.0"),
+        (
+            {"original_architecture": "Olmo2ForCausalLM"},
+            "original_architecture='Olmo2ForCausalLM'",
+        ),
     ],
 )
-def test_attention_with_extras_is_refused(extras, words):
+def test_attention_that_no_block_can_do_is_refused(extras, words):
     with pytest.raises(GatedInterpError, match=words):
         GatedAttention.from_attention(attention(d_head=2, **extras))
 
 
-def test_of_a_model_with_local_attention_the_global_layers_are_plain():
-    attn = attention(d_head=2, use_local_attn=True, window_size=3, attn_types=["global"])
-    require_plain(attn)
-    attn.attn_type = "local"
-    with pytest.raises(GatedInterpError, match="use_local_attn"):
-        require_plain(attn)
-
-
 def test_what_is_no_attention_layer_is_refused():
     with pytest.raises(GatedInterpError, match="Linear is not a TransformerLens attention layer"):
-        require_plain(nn.Linear(2, 2))
-    require_plain(build_toy(ToyConfig(n_trigrams=2, n_heads=2)).blocks[0].attn)
+        GatedAttention.from_attention(nn.Linear(2, 2))
 
 
 @pytest.mark.parametrize("name", ["past_kv_cache_entry", "additive_attention_mask"])

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from gated_interp.analysis.decomposition import rows_at_once
 from gated_interp.anatomy.batch import Batch, Mask, Tokens
+from gated_interp.anatomy.stream import write_norm
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.models.toy import HookedTransformer
 from gated_interp.replacements.pruning import with_heads
@@ -53,6 +54,12 @@ def spare_heads(
         raise GatedInterpError(f"rise is {rise}; it must not be negative.")
     if replacement_in(model, layer) is None:
         raise GatedInterpError(f"layer {layer} holds no replacement; splice one in first.")
+    norm = write_norm(model, layer)
+    if norm is not None:
+        raise GatedInterpError(
+            f"what heads of layer {layer} write does not add up: {norm.name} divides it by a scale "
+            "of all; ablate heads one by one."
+        )
     overlaps, missed, error = _products(model, batch, layer)
     limit = float(error) * (1 + rise)
     spare: list[int] = []

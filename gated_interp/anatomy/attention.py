@@ -58,7 +58,7 @@ def extras(attn: Any) -> dict[str, Any]:
         "n_key_value_heads": cfg.n_key_value_heads not in (None, cfg.n_heads),
         "use_qk_norm": bool(cfg.use_qk_norm),
         "original_architecture": not cfg.use_qk_norm and getattr(attn, "q_norm", None) is not None,
-        "use_local_attn": getattr(attn, "attn_type", "") == "local",
+        "window_size": getattr(attn, "attn_type", "") == "local",
         "attn_scores_soft_cap": softcap_enabled(cfg.attn_scores_soft_cap),
         "clip_qkv": cfg.clip_qkv is not None,
         "use_attention_sinks": bool(cfg.use_attention_sinks),
@@ -68,22 +68,16 @@ def extras(attn: Any) -> dict[str, Any]:
     return {name: getattr(cfg, name) for name, there in found.items() if there}
 
 
-def require_plain(attn: Any) -> None:
-    """Refuse an attention layer whose function a gated block cannot express.
+def require_attention(attn: Any) -> None:
+    """Refuse what is no attention layer of TransformerLens.
 
     Raises:
-        GatedInterpError: not a TransformerLens attention layer, or one with extras.
+        GatedInterpError: naming what it is.
     """
-    cfg = getattr(attn, "cfg", None)
-    if cfg is None or hasattr(attn, "blocks") or not hasattr(attn, "W_O"):
+    if not isinstance(attn, AbstractAttention):
         raise GatedInterpError(
             f"{type(attn).__name__} is not a TransformerLens attention layer; "
             "pass model.blocks[layer].attn of a HookedTransformer."
-        )
-    for name, value in extras(attn).items():
-        raise GatedInterpError(
-            f"the layer has {name}={value!r}; a replacement can only stand in for plain causal "
-            "attention."
         )
 
 
@@ -131,13 +125,13 @@ class Attention:
 
     @property
     def own(self) -> bool:
-        """Whether it is the model's own, which may have extras; a replacement has none."""
+        """Whether it is the model's own, not a replacement."""
         return isinstance(self.attn, AbstractAttention)
 
     @property
     def extras(self) -> dict[str, Any]:
         """See :func:`extras`."""
-        return extras(self.attn) if self.own else {}
+        return extras(self.attn) if self.own else self.attn.extras
 
     def kv_head(self, head: int) -> int:
         """The key-value head that a query head reads."""
@@ -160,8 +154,8 @@ class Attention:
         learned = kind in ("standard", "shortformer")
         if learned and not bool(self.model.pos_embed.W_pos.any()):
             return None
-        # A replacement reads the stream alone.
-        return kind if learned or self.own else None
+        # A replacement may have been made without what its layer does.
+        return kind if learned else self.extras.get("positional_embedding_type")
 
     def inputs(self, role: Role, position: int | None = None) -> Float[Tensor, "d_vocab d_model"]:
         """What the layer reads of each token straight from the embedding, through its norm.
@@ -238,6 +232,13 @@ class Attention:
     ) -> Float[Tensor, "n d_head"]:
         attn, found = self.attn, self.extras
         weight, bias = getattr(attn, f"W_{which}"), getattr(attn, f"b_{which}") * int(biases)
+        if not self.own:
+            y = x @ wide(weight[head]) + wide(bias[head])
+            scored = getattr(attn, "scored", None)
+            if scored is None:
+                return y
+            placed: Tensor = scored.placed(y[:, None, None], which.lower(), position)[:, 0, 0]
+            return placed
         norm: Any = getattr(attn, f"{which.lower()}_norm", None)
         if "original_architecture" in found:  # OLMo 2 norms all heads together
             group = 1 if which == "Q" else len(weight) // (self.kv_head(self.heads - 1) + 1)
@@ -273,12 +274,13 @@ class Attention:
         found = []
         for which in ("q", "k"):
             weight = wide(getattr(self.attn, f"W_{which.upper()}")[head])
-            norm = getattr(self.attn, f"{which}_norm", None) if self.own else None
+            norm = getattr(
+                self.attn if self.own else getattr(self.attn, "scored", None), f"{which}_norm", None
+            )
             if norm is not None:
-                d = weight.shape[1]
+                d, each = weight.shape[1], wide(norm.w if self.own else norm)
                 at = (head if which == "q" else self.kv_head(head)) * d
-                scale = norm.w if len(norm.w) == d else norm.w[at : at + d]
-                weight = weight * wide(scale)
+                weight = weight * (each if len(each) == d else each[at : at + d])
             found.append(weight)
         return found[0], found[1]
 
@@ -287,6 +289,8 @@ class Attention:
         if self.positions != "alibi":
             return 0.0
         slopes = AbstractAttention.create_alibi_multipliers(self.heads)
+        if not self.own:
+            slopes = self.attn.scored.slopes
         return float(slopes[head]) * min(key_position - query_position, 0)
 
     def require_visible(self, query_position: int, key_position: int) -> None:
@@ -296,7 +300,7 @@ class Attention:
             GatedInterpError: saying why.
         """
         found, ahead = self.extras, key_position > query_position
-        window = self.model.cfg.window_size if "use_local_attn" in found else None
+        window = found.get("window_size")
         far = window is not None and key_position <= query_position - window
         if (ahead and "attention_dir" not in found) or far:
             why = f"of the last {window} positions" if far else "at or before its own position"

@@ -210,7 +210,7 @@ class GatedAttention(HeadAttention):
     ) -> Terms:
         if self.in_one_piece() or is_hooked(self) or self.config.penalty_pairs == "all":
             return super().terms(*inputs, real=real)
-        q, k, v, pair = self._projected(*inputs)
+        q, k, v, pair = self._projected(real, *inputs)
         z, cost = self._by_rows(q, k, v, pair, real, costs=True)
         z, output = self._written(z)
         gates = [x.detach() for x in pair]  # counted where somebody asks

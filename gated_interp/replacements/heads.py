@@ -19,8 +19,9 @@ from gated_interp.core.seeds import generator
 from gated_interp.core.shapes import attention_shapes
 from gated_interp.metrics.reconstruction import causal_sum
 from gated_interp.replacements.layer_sketch import layer_sketch
-from gated_interp.replacements.plain import expanded, require_plain
+from gated_interp.replacements.plain import expanded
 from gated_interp.replacements.replacement import Activations, Replacement
+from gated_interp.replacements.scoring import Scored, Scoring, scoring_of
 
 # Numbers of every (head, query, key) that are made at once: some 1 MB of each, which stays in the
 # cache; at least so many query positions; and how many are kept for the gradients.
@@ -46,6 +47,8 @@ class HeadsConfig(Config):
             weights cannot write more than this; set it to the size of the original's output.
         output_bias: whether b_O exists (never in the post).
         attn_scale: what scores are divided by; ``None`` means ``sqrt(d_head)``.
+        scoring: fields of :class:`~gated_interp.replacements.scoring.Scoring`: rotary embeddings
+            and whatever else the layer does to queries, keys and scores; empty where nothing.
         seed: of the initial weights.
     """
 
@@ -57,7 +60,20 @@ class HeadsConfig(Config):
     output_scale: float = 1.0
     output_bias: bool = False
     attn_scale: float | None = None
+    scoring: dict[str, Any] = dataclasses.field(default_factory=dict)
     seed: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        # Left out where there is none, so that files are what they were.
+        found = super().to_dict()
+        return {n: v for n, v in found.items() if n != "scoring" or v}
+
+    def scored_shapes(self) -> Shapes:
+        """The shapes of the numbers of :attr:`scoring`, as a file holds them."""
+        if not self.scoring:
+            return {}
+        shapes = Scoring.from_dict(self.scoring).shapes(self.n_heads, self.qk_width)
+        return {f"scored.{name}": shape for name, shape in shapes.items()}
 
     @property
     def qk_width(self) -> int:
@@ -68,6 +84,8 @@ class HeadsConfig(Config):
         found = positive(self, "d_model", "n_heads", "d_head", "output_scale")
         if self.attn_scale is not None:
             found += positive(self, "attn_scale")
+        if self.scoring:
+            Scoring.from_dict(self.scoring)
         return found
 
 
@@ -126,6 +144,10 @@ class HeadAttention(Replacement):
         self.b_V = nn.Parameter(torch.zeros(h, d), requires_grad=config.value_bias)
         self.b_O = nn.Parameter(torch.zeros(m), requires_grad=config.output_bias)
 
+        self.scored: Scored | None = None
+        if config.scoring:
+            self.scored = Scored(Scoring.from_dict(config.scoring), h, config.qk_width)
+
         self.hook_q = HookPoint()  # [batch pos head_index d_head]
         self.hook_k = HookPoint()  # [batch pos head_index d_head]
         self.hook_v = HookPoint()  # [batch pos head_index d_head]
@@ -139,7 +161,10 @@ class HeadAttention(Replacement):
     @classmethod
     def stored_shapes(cls, config: HeadsConfig) -> Shapes:
         m, h, d = config.d_model, config.n_heads, config.d_head
-        return attention_shapes(m, h, d, b_V=config.value_bias, b_O=config.output_bias, raw="raw_")
+        shapes = attention_shapes(
+            m, h, d, b_V=config.value_bias, b_O=config.output_bias, raw="raw_"
+        )
+        return shapes | config.scored_shapes()
 
     def _make_queries_and_keys(self) -> None:
         h, m, d = self.config.n_heads, self.config.d_model, self.config.d_head
@@ -165,6 +190,11 @@ class HeadAttention(Replacement):
         """The output weights as they act."""
         W_O = unit(self.raw_W_O, 2) if self.config.normalize_weights else self.raw_W_O
         return W_O * self.config.output_scale
+
+    @property
+    def extras(self) -> dict[str, Any]:
+        """What it does beside plain causal attention, by TransformerLens' names."""
+        return {} if self.scored is None else self.scored.extras()
 
     @property
     def OV(self) -> FactoredMatrix:
@@ -197,17 +227,20 @@ class HeadAttention(Replacement):
         key_input = query_input if key_input is None else key_input
         value_input = query_input if value_input is None else value_input
         real = None if attention_mask is None else attention_mask.bool()
-        projected = self._projected(query_input, key_input, value_input)
+        projected = self._projected(real, query_input, key_input, value_input)
         z, _ = self._by_rows(*projected, real, costs=False)
         return self._written(z)[1]
 
     def _projected(
-        self, query_input: Tensor, key_input: Tensor, value_input: Tensor
+        self, real: Tensor | None, query_input: Tensor, key_input: Tensor, value_input: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, ...]]:
         q = self.hook_q(project(query_input, self.W_Q) + self.b_Q)
         k = self.hook_k(project(key_input, self.W_K) + self.b_K)
-        v = self.hook_v(project(value_input, self.W_V) + self.b_V)
-        return q, k, v, self.pair_inputs(query_input, key_input)
+        v = project(value_input, self.W_V) + self.b_V
+        if self.scored is not None:
+            q, k = self.scored.placed(q, "q", 0, real), self.scored.placed(k, "k", 0, real)
+            v = self.scored.clipped(v)
+        return q, k, self.hook_v(v), self.pair_inputs(query_input, key_input)
 
     def _by_rows(
         self,
@@ -262,16 +295,22 @@ class HeadAttention(Replacement):
     ) -> tuple[Tensor, Tensor]:
         hidden = torch.ones(q.shape[1], k.shape[1], dtype=torch.bool, device=q.device)
         hidden, blind = hidden.triu(first + 1), None
+        scores = torch.einsum("bqhd,bkhd->bhqk", q, k) / self.attn_scale
+        if self.scored is not None:
+            far, scores = self.scored.out_of_sight(scores, first), self.scored.scores(scores, first)
+            hidden = hidden if far is None else hidden | far
         if real is not None:
             hidden = hidden | ~real[:, None, None, : k.shape[1]]
             blind = hidden.all(-1, keepdim=True)
-        scores = torch.einsum("bqhd,bkhd->bhqk", q, k) / self.attn_scale
         scores = self.hook_attn_scores(scores.masked_fill(hidden, -torch.inf))
+        keys = scores.shape[-1]
+        if self.scored is not None:
+            scores = self.scored.with_sinks(scores)
         if blind is None:
             pattern = softmax(scores)
         else:  # a softmax over nothing is NaN, and so is its gradient
             pattern = softmax(scores.masked_fill(blind, 0)).masked_fill(blind, 0)
-        pattern = self.hook_pattern(pattern)
+        pattern = self.hook_pattern(pattern[..., :keys])
         total = functools.partial(causal_sum, first=first, real=real) if costs else None
         pattern, cost = self.edited(pattern, pair, total)
         return torch.einsum("bhqk,bkhd->bqhd", pattern, v), cost
@@ -340,7 +379,8 @@ class HeadAttention(Replacement):
         It has the layer's dtype and device.
 
         Args:
-            attn: the layer; causal, without rotary embeddings or other extras.
+            attn: the layer; causal. Rotary embeddings, QK norm, caps, windows, sinks and the like
+                are the block's too; heads that shared keys and values get each their own.
             expansion: how many heads per original head.
             init: ``random``, or ``duplicate``: head ``i`` starts as original head
                 ``i mod n_heads``, see :meth:`copy_heads`, plus Gaussian noise of standard deviation
@@ -354,7 +394,7 @@ class HeadAttention(Replacement):
             GatedInterpError: a layer that cannot be stood in for, a bad expansion, or duplicates
                 that the config does not let write what the layer writes.
         """
-        require_plain(attn)
+        scoring = scoring_of(attn)
         n, m, d = attn.W_Q.shape
         copied = init == "duplicate"
         if not copied and init != "random":
@@ -364,6 +404,7 @@ class HeadAttention(Replacement):
             "d_head": d,
             "output_bias": bool(constant_of(attn, value_bias).any()),
             **({"normalize_weights": False} if copied else {}),
+            **({} if scoring is None else {"scoring": scoring.to_dict()}),
             **config,
         }
         chosen = cls.config_type(d_model=m, n_heads=expanded(n, expansion), seed=seed, **fields)
@@ -373,6 +414,8 @@ class HeadAttention(Replacement):
             chosen = chosen.replace(attn_scale=float(attn.attn_scale))
         block = cls(chosen).to(attn.W_Q.dtype)
         block.stands_for = layer_sketch(dict(attn.named_parameters()))
+        if block.scored is not None:
+            block.scored.copy_from(attn)
         if copied:
             block.copy_heads(attn)
             source = generator(seed)
@@ -380,7 +423,7 @@ class HeadAttention(Replacement):
                 for name in (f"{cls.raw_qk}W_Q", f"{cls.raw_qk}W_K", "raw_W_V", "raw_W_O"):
                     weight = block.get_parameter(name)
                     weight.add_(noise * torch.randn(weight.shape, generator=source).to(weight))
-        return block.to(attn.W_Q.device)
+        return block.to(attn.W_Q.device).train(attn.training)
 
     def copy_heads(self, attn: Any) -> None:
         """Copy the weights of ``attn``, so that this writes what it writes.
@@ -420,6 +463,10 @@ class HeadAttention(Replacement):
             "the layer writes a constant (b_O, and of b_V what value_bias leaves out), which a "
             "copy without output_bias cannot; leave output_bias out.": (
                 not c.output_bias and constant.any()
+            ),
+            "the layer has attention sinks or clips its values, so what its b_V writes is no "
+            "constant; leave value_bias on.": (
+                not c.value_bias and {"sinks", "clip"} & {n for n, v in c.scoring.items() if v}
             ),
         }
         for problem, there in refusals.items():

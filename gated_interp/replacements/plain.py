@@ -1,11 +1,8 @@
-"""What a layer must be for others to stand in for it, and how many heads they may have."""
+"""How many heads a replacement may have."""
 
 import math
 
-from gated_interp.anatomy.attention import require_plain
 from gated_interp.core.errors import GatedInterpError
-
-__all__ = ["expanded", "require_plain"]
 
 
 def expanded(n: int, expansion: int | float) -> int:

@@ -107,6 +107,7 @@ def with_heads(block: GatedAttention, heads: list[int]) -> GatedAttention:
     smaller = GatedAttention(block.config.replace(n_heads=len(heads))).to(block.W_Q)
     for name, parameter in smaller.named_parameters():
         source = block.get_parameter(name)
-        parameter.copy_(source if name == "b_O" else source[heads])
+        of_heads = name not in ("b_O", "scored.q_norm", "scored.k_norm")
+        parameter.copy_(source[heads] if of_heads else source)
     smaller.stands_for = block.stands_for
     return smaller

@@ -81,6 +81,11 @@ class Replacement(nn.Module):
     stands_for: Sketch | None = None
 
     @property
+    def extras(self) -> dict[str, Any]:
+        """What its attention does beside plain causal attention, by TransformerLens' names."""
+        return {}
+
+    @property
     def W_O(self) -> Float[Tensor, "head_index d_head d_model"]:
         """The output weights as they act."""
         raise NotImplementedError

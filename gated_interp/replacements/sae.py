@@ -14,11 +14,12 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from transformer_lens.hook_points import HookPoint
 
+from gated_interp.anatomy.attention import require_attention
 from gated_interp.core.config import Config, Shapes, positive
 from gated_interp.core.seeds import generator
 from gated_interp.replacements.heads import unit
 from gated_interp.replacements.layer_sketch import layer_sketch
-from gated_interp.replacements.plain import expanded, require_plain
+from gated_interp.replacements.plain import expanded
 from gated_interp.replacements.replacement import Activations, Replacement, register
 from gated_interp.replacements.topk import most
 
@@ -157,7 +158,7 @@ class OutputAutoencoder(Replacement):
         Raises:
             GatedInterpError: a layer that cannot be stood in for, or a bad expansion.
         """
-        require_plain(attn)
+        require_attention(attn)
         n, m, _ = attn.W_Q.shape
         features = expanded(n, expansion)
         made = cls(SAEConfig(d_model=m, n_heads=features, seed=seed, **config), attn)

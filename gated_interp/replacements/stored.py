@@ -25,6 +25,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from gated_interp.anatomy.attention import require_attention
 from gated_interp.core.config import Config
 from gated_interp.core.errors import CheckpointError, GatedInterpError
 from gated_interp.core.files import write_whole
@@ -47,7 +48,6 @@ from gated_interp.core.tensor_file import (
     require_shapes,
 )
 from gated_interp.replacements.layer_sketch import BUCKETS, Sketch, layer_sketch
-from gated_interp.replacements.plain import require_plain
 from gated_interp.replacements.replacement import Block, Replacement, kind_named
 
 BLOCK_KEY = f"{KEY}_block"
@@ -276,7 +276,7 @@ def _original(stored: Stored, original: nn.Module | None) -> nn.Module:
             f"{stored.kind.__name__} reads what the layer's own attention writes; pass "
             "original=model.blocks[layer].attn (gi.load of a checkpoint brings both)."
         )
-    require_plain(original)
+    require_attention(original)
     width, wanted = original.get_parameter("W_O").shape[-1], vars(stored.config)["d_model"]
     if width != wanted:
         raise GatedInterpError(

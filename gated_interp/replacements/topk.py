@@ -16,8 +16,9 @@ from gated_interp.core.config import Shapes, positive
 from gated_interp.core.seeds import generator
 from gated_interp.metrics.reconstruction import writes_at
 from gated_interp.replacements.heads import HeadAttention, HeadsConfig, constant_of, unit
-from gated_interp.replacements.plain import expanded, require_plain
+from gated_interp.replacements.plain import expanded
 from gated_interp.replacements.replacement import register
+from gated_interp.replacements.scoring import scoring_of
 
 FALLS_OVER = 0.1
 """The first fraction of a training, over which K falls from all heads to ``k``."""
@@ -160,7 +161,7 @@ class TopKAttention(HeadAttention):
         dtype and device.
 
         Args:
-            attn: the layer; causal, without rotary embeddings or other extras.
+            attn: the layer, of a kind that :meth:`HeadAttention.from_attention` takes.
             expansion: heads per original head.
             init: ``random`` is that; ``duplicate`` copies heads as they are, as
                 :meth:`HeadAttention.from_attention` does. A copy writes what the layer writes for
@@ -176,7 +177,7 @@ class TopKAttention(HeadAttention):
             GatedInterpError: a layer that cannot be stood in for, or a bad expansion; of a copy, as
                 :meth:`HeadAttention.from_attention`.
         """
-        require_plain(attn)
+        scoring_of(attn)
         n, _, d = attn.W_Q.shape
         heads = expanded(n, expansion)
         fields: dict[str, Any] = {"d_qk": d, "n_circuits": n, **config}

@@ -10,7 +10,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from gated_interp.anatomy.batch import Batch, Mask, Tokens
-from gated_interp.anatomy.stream import write_norm
 from gated_interp.core.errors import GatedInterpError, unreached
 from gated_interp.models.toy import HookedTransformer
 from gated_interp.replacements.replacement import outputs_of
@@ -24,7 +23,8 @@ class AttentionIO:
     Attributes:
         query_input, key_input, value_input: ``[batch pos d_model]``, after the layer's norm. They
             differ only where positional embeddings reach queries and keys alone.
-        output: ``[batch pos d_model]``, the activation at ``hook_attn_out``.
+        output: ``[batch pos d_model]``, what it returns: the activation at ``hook_attn_out``, but
+            where a norm stands between.
         logits: ``[batch pos d_vocab]``, what the model predicts, where it was asked.
     """
 
@@ -81,7 +81,7 @@ def attention_io(
     """
     require_capturable(model, layer)
     batch, block = Batch.of(model, tokens, attention_mask), model.blocks[layer]
-    with inputs_of(block.attn) as received, outputs_of(block.hook_attn_out) as written:
+    with inputs_of(block.attn) as received, outputs_of(block.attn) as written:
         if logits:
             predicted = batch.logits(model)
         else:
@@ -97,20 +97,13 @@ def attention_io(
 
 
 def require_capturable(model: HookedTransformer, layer: int) -> None:
-    """Refuse a layer whose ``hook_attn_out`` is not what one call of its attention returns.
+    """Refuse a layer that does not read one input.
 
     Raises:
-        GatedInterpError: no such layer, a norm between attention and ``hook_attn_out``, or
-            inputs split by head.
+        GatedInterpError: no such layer, or inputs split by head.
     """
     require_layer(model, layer)
     cfg = model.cfg
-    norm = write_norm(model, layer)
-    if norm is not None:
-        raise GatedInterpError(
-            f"the model normalises what its attention writes ({norm.name}); a gated block needs a "
-            "model that adds it to the residual stream as it is."
-        )
     if cfg.use_split_qkv_input or cfg.use_attn_in:
         raise GatedInterpError(
             "the model gives each head its own input; switch it off with "

@@ -226,13 +226,14 @@ class Imitate:
         assert seen.logits is not None
         # Detached, the original's weights get no gradients.
         weights = {name: weight.detach() for name, weight in self.original.named_parameters()}
-        point = self.original.blocks[self.layer].hook_attn_out
+        attn = self.original.blocks[self.layer].attn
         instead, mask = output.to(seen.output.dtype), {"attention_mask": batch.attention_mask}
-        with (
-            outputs_of(point),
-            self.original.hooks(fwd_hooks=[(point.name, lambda *_, **__: instead)]),
-        ):
-            logits: Tensor = functional_call(self.original, weights, (batch.tokens,), mask)
+        handle = attn.register_forward_hook(lambda *_: instead)
+        try:
+            with outputs_of(attn):
+                logits: Tensor = functional_call(self.original, weights, (batch.tokens,), mask)
+        finally:
+            handle.remove()
         return kl_divergence(seen.logits, logits, batch.real)
 
     @torch.no_grad()

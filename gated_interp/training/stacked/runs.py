@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from gated_interp.anatomy.attention import Attention, require_plain
+from gated_interp.anatomy.attention import Attention
 from gated_interp.anatomy.stream import why_not_linear
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.seeds import generator
@@ -211,10 +211,8 @@ def why_not_stackable(run: GatedRun) -> str | None:
         return "the original's embedding is not the identity"
     if attention.positions is not None:
         return "the original has a positional signal"
-    try:
-        require_plain(model.blocks[0].attn)
-    except GatedInterpError:
-        return "the original's attention is not plain causal attention"
+    if attention.extras or run.block.extras:
+        return "the attention is not plain causal attention"
     if any(p.dtype != torch.float32 for p in (*model.parameters(), *run.block.parameters())):
         return "the weights are not all float32"
     return why_not_in_config(run.config)
