@@ -44,7 +44,7 @@ class FitMethod:
     train: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
-# Copies of the layer's own heads are exact from the first step; what trains is how they part.
+# Copies of the layer's own heads are exact but for their noise; what trains is how they part.
 # Wider than they were, one of them can say what several said: as many weights as four copies.
 COPIES = {"init": "duplicate"}
 GATES = COPIES | {"d_gate": 8}
