@@ -36,6 +36,7 @@ from gated_interp.core.tensor_file import (
     read_tensors,
     require_finite,
     require_shapes,
+    written,
 )
 from gated_interp.models.kinds import MODEL_KINDS
 from gated_interp.models.toy import HookedTransformer, TaskTransformer
@@ -132,8 +133,8 @@ def save(
 ) -> Path:
     """Write a model, with or without replacements spliced in, to one safetensors file.
 
-    The file is written whole or not at all: what stood at ``path`` stays when anything goes wrong.
-    The same model and notes give the same bytes.
+    The file is written whole or not at all: what stood at ``path`` stays when anything goes wrong,
+    and nothing gets there that :func:`load` has not read. The same model and notes give the same bytes.
 
     Args:
         model: from :func:`build_toy` or :func:`build_language_model` (with its text), from
@@ -148,7 +149,8 @@ def save(
     Raises:
         GatedInterpError: a model that such a file cannot describe, notes that JSON cannot hold,
             or a place that cannot be written.
-        CheckpointError: NaN or infinite weights, or a model beyond the format's limits.
+        CheckpointError: NaN or infinite weights, a model beyond the format's limits, or one that
+            cannot be read back.
 
     Examples:
         >>> import tempfile
@@ -163,7 +165,7 @@ def save(
     data = safetensors.torch.save(tensors, metadata={KEY: encode(info)})
     if len(data) > MAX_BYTES:
         raise CheckpointError(f"the model makes {len(data)} bytes; a file may have {MAX_BYTES}.")
-    return write_whole(Path(path), lambda temporary: temporary.write_bytes(data))
+    return write_whole(Path(path), lambda temporary: written(temporary, data, load))
 
 
 def save_pretrained(

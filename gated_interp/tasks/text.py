@@ -187,9 +187,10 @@ class TextTask:
             also as ``.xz``), a folder of these, ``datasets:NAME[:CONFIG[:SPLIT]]``, or several.
         n_positions: tokens in a sequence, the one that it begins with included.
         vocab: tokens of the byte-level BPE tokenizer that is trained on the ``train`` part, where
-            none is given; then the text is read at once.
+            none is given.
         tokenizer: a ``tokenizer.json``: its path, or what it holds.
-        digest: SHA-256 of the text; where it is given, another text is refused.
+        digest: SHA-256 of the text; where it is given, another text is refused. Unless both this
+            and the tokenizer are, the text is read at once.
         folder: where ids are kept; the folder that the environment variable ``GATED_INTERP_CACHE``
             names, or one for this user, unless given.
 
@@ -243,7 +244,7 @@ class TextTask:
                     f"vocab is {vocab}; the tokenizer has {size} tokens: leave one of them out."
                 )
         place = Path(folder) if folder is not None else cache_folder()
-        if tokenizer is None:
+        if tokenizer is None or not digest:
             made = encoded(sources, wanted, n_positions, place, digest)
             wanted, digest = made.tokenizer, made.digest
         self._set(sources, n_positions, wanted, digest, place)
