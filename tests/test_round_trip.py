@@ -1,4 +1,4 @@
-"""What a training command writes can be opened, whatever its options: every option is tried here."""
+"""What a training command writes can be opened, whatever its options; each of them is tried."""
 
 import pytest
 import torch

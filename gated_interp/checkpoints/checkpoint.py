@@ -134,7 +134,8 @@ def save(
     """Write a model, with or without replacements spliced in, to one safetensors file.
 
     The file is written whole or not at all: what stood at ``path`` stays when anything goes wrong,
-    and nothing gets there that :func:`load` has not read. The same model and notes give the same bytes.
+    and nothing gets there that :func:`load` has not read. The same model and notes give the same
+    bytes.
 
     Args:
         model: from :func:`build_toy` or :func:`build_language_model` (with its text), from

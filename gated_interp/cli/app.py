@@ -4,10 +4,11 @@ import os
 import shlex
 import signal
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from gated_interp import __version__
 from gated_interp.cli import (
@@ -25,7 +26,9 @@ from gated_interp.cli import (
 )
 from gated_interp.cli.console import tell
 from gated_interp.core.errors import GatedInterpError
+from gated_interp.core.files import kept
 from gated_interp.core.launch import is_main, n_processes
+from gated_interp.core.shipped import MODEL_FILE
 from gated_interp.core.signals import signal_behind, stop_on_sigterm
 
 FAILED = 1
@@ -33,6 +36,8 @@ FAILED = 1
 GOES_ON = ("reproduce", "sweep", "reliability", "phase", "repeats", "frontier", "decompose")
 # Commands whose one training several processes can share.
 SHARED = ("train-toy", "train-gated", "train-lm")
+# Parameters that say where to write, and the run folder that figures are drawn from (see drawn_in).
+WRITTEN = ("out", "figures", "cache", "run")
 
 
 class Commands(TyperGroup):
@@ -62,6 +67,25 @@ class Commands(TyperGroup):
                 "without a launcher."
             )
         return super().resolve_command(ctx, args)
+
+
+class Keeping(TyperCommand):
+    """A command that replaces none of the files it is given to read."""
+
+    def invoke(self, ctx: Any) -> Any:
+        given = {n: v if isinstance(v, list) else [v] for n, v in ctx.params.items()}
+        read = (v for n, values in given.items() if n not in WRITTEN for v in values)
+        with kept(f for v in read if isinstance(v, str | Path) for f in _files(Path(v))):
+            return super().invoke(ctx)
+
+
+def _files(path: Path) -> list[Path]:
+    """What is read where ``path`` is given: it, or of a folder its texts, or its model and tokenizer."""
+    if not os.path.isdir(path):
+        return [path] if os.path.isfile(path) else []
+    from gated_interp.tasks.text_files import texts_in
+
+    return texts_in(path) or [path / name for name in (MODEL_FILE, "tokenizer.json")]
 
 
 def _from_the_system(error: OSError) -> str:
@@ -129,7 +153,7 @@ _GROUPS = (
 )
 for _group in _GROUPS:
     for _name, _command in _group.COMMANDS.items():
-        app.command(_name)(_command)
+        app.command(_name, cls=Keeping)(_command)
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, get_args
 import typer
 
 from gated_interp.cli.console import progress, say, show, tell
-from gated_interp.cli.options import Formats, Workers, formats_of
+from gated_interp.cli.options import Figures, Formats, Workers, drawn_in, formats_of
 from gated_interp.core.errors import GatedInterpError
 
 SEEDS, QUICK_SEEDS, BENCHMARK_SEEDS = 64, 6, 16
@@ -37,10 +37,7 @@ def reproduce(
             help="Run folder: runs/paper, runs/reference for that recipe, or runs/benchmarks."
         ),
     ] = None,
-    figures: Annotated[
-        Path | None,
-        typer.Option(help="Folder for the figures: OUT/figures. README's are in `figures`."),
-    ] = None,
+    figures: Figures = None,
     recipe: Annotated[
         Literal["reliable", "reference"],
         typer.Option(help="How blocks are trained: this package's way, or the post's (hours)."),
@@ -67,7 +64,7 @@ def reproduce(
     if only == "benchmarks" or only in get_args(Benchmark):
         wanted = None if only == "benchmarks" else [str(only)]
         folder = BENCHMARK_RUNS if out is None else out
-        drawn_to = folder / "figures" if figures is None else figures
+        drawn_to = drawn_in(folder, figures)
         count = seeds or (QUICK_SEEDS if quick else BENCHMARK_SEEDS)
         _benchmarks(wanted, folder, drawn_to, kinds, recipe, (count, first_seed, steps, workers))
         return
@@ -82,7 +79,7 @@ def reproduce(
         steps=steps,
     )
     folder = RUNS[recipe] if out is None else out
-    figures = folder / "figures" if figures is None else figures
+    figures = drawn_in(folder, figures)
     with progress("training", "batches of seeds") as update:
         results = run_paper(config, folder, workers=workers, say=tell, on_progress=update)
     faults = unclean(results)
@@ -156,8 +153,7 @@ def figures(
 
     Each figure comes with the CSV it was drawn from.
     """
-    kinds = formats_of(formats)
-    folder = run / "figures" if out is None else out
+    kinds, folder = formats_of(formats), drawn_in(run, out)
     with progress("drawing"):
         drawn = _draw(run, folder, kinds)
     say(f"{len(drawn)} files are in {folder}.")

@@ -1,10 +1,13 @@
-"""Files are written whole or not at all."""
+"""Files are written whole or not at all, and never over an input or over what is no file."""
 
 import errno
 import os
 import shutil
+import stat
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +16,67 @@ from gated_interp.core.errors import GatedInterpError
 # The disk, a quota, or the largest file that is allowed.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
+_inputs: ContextVar[tuple[Path, ...]] = ContextVar("inputs", default=())
+
+
+@contextmanager
+def kept(inputs: Iterable[Path]) -> Iterator[None]:
+    """Inside, no file is written over one of ``inputs``, whatever path leads to it."""
+    token = _inputs.set(tuple(inputs))
+    try:
+        yield
+    finally:
+        _inputs.reset(token)
+
+
+def require_place(path: Path | str) -> Path:
+    """The file that ``path`` means, whether it is there yet or not: what a link points to.
+
+    Raises:
+        GatedInterpError: it is a folder, a device, a pipe or a socket, or an input (see
+            :func:`kept`).
+    """
+    path = Path(path)
+    place = Path(os.path.realpath(path)) if path.is_symlink() else path
+    try:
+        mode = place.lstat().st_mode
+        is_input = any(place.samefile(other) for other in _inputs.get() if other.exists())
+    except (FileNotFoundError, NotADirectoryError):
+        return place
+    except OSError as error:
+        raise refused(path, error) from error
+    if stat.S_ISDIR(mode):
+        raise refused(path, IsADirectoryError())
+    if not stat.S_ISREG(mode):
+        raise GatedInterpError(
+            f"cannot write {path}: it is no ordinary file but a device, a pipe, a socket or a link "
+            "to itself; name another file."
+        )
+    if is_input:
+        raise GatedInterpError(
+            f"cannot write {path}: it is an input of the same command; name another file."
+        )
+    return place
+
 
 def write_whole(path: Path | str, write: Callable[[Path], object]) -> Path:
     """Let ``write`` fill a temporary file beside ``path``, then rename it into place.
 
     Whatever stood at ``path`` stays untouched unless ``write`` returns.
 
+    Returns:
+        ``path``; where that is a link, the file that it points to was written.
+
     Raises:
-        GatedInterpError: the folder cannot be made or written, or the disk is full.
+        GatedInterpError: see :func:`require_place`; the folder cannot be made or written, or the
+            disk is full.
     """
-    path = Path(path)
+    path, place = Path(path), require_place(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        place.parent.mkdir(parents=True, exist_ok=True)
         # The suffix stays: libraries choose a format by it.
         handle, name = tempfile.mkstemp(
-            dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix or ".tmp"
+            dir=place.parent, prefix=f".{place.stem}-", suffix=place.suffix or ".tmp"
         )
     except OSError as error:
         raise refused(path, error) from error
@@ -38,7 +87,7 @@ def write_whole(path: Path | str, write: Callable[[Path], object]) -> Path:
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
         temporary.chmod(0o666 & ~_umask())
-        os.replace(temporary, path)
+        os.replace(temporary, place)
     except OSError as error:
         raise refused(path, error) from error
     finally:
