@@ -80,7 +80,7 @@ class Keeping(TyperCommand):
 
 
 def _files(path: Path) -> list[Path]:
-    """What is read where ``path`` is given: it, or of a folder its texts, or its model and tokenizer."""
+    """What is read of ``path``: of a folder its texts, or else its model and tokenizer."""
     if not os.path.isdir(path):
         return [path] if os.path.isfile(path) else []
     from gated_interp.tasks.text_files import texts_in

@@ -34,7 +34,8 @@ def reproduce(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Run folder: runs/paper, runs/reference for that recipe, or runs/benchmarks."
+            help="Run folder: runs/paper, runs/reference for that recipe, or runs/benchmarks; with "
+            "--quick runs/paper-quick and so on."
         ),
     ] = None,
     figures: Figures = None,
@@ -63,7 +64,7 @@ def reproduce(
     kinds = formats_of(formats)
     if only == "benchmarks" or only in get_args(Benchmark):
         wanted = None if only == "benchmarks" else [str(only)]
-        folder = BENCHMARK_RUNS if out is None else out
+        folder = _run_folder(BENCHMARK_RUNS, quick) if out is None else out
         drawn_to = drawn_in(folder, figures)
         count = seeds or (QUICK_SEEDS if quick else BENCHMARK_SEEDS)
         _benchmarks(wanted, folder, drawn_to, kinds, recipe, (count, first_seed, steps, workers))
@@ -78,7 +79,7 @@ def reproduce(
         first_seed=first_seed,
         steps=steps,
     )
-    folder = RUNS[recipe] if out is None else out
+    folder = _run_folder(RUNS[recipe], quick) if out is None else out
     figures = drawn_in(folder, figures)
     with progress("training", "batches of seeds") as update:
         results = run_paper(config, folder, workers=workers, say=tell, on_progress=update)
@@ -100,6 +101,11 @@ def reproduce(
             "use more seeds or steps."
         )
     say(f"Checkpoints and tables are in {folder}, {len(drawn)} files of figures in {figures}.")
+
+
+def _run_folder(usual: Path, quick: bool) -> Path:
+    """Not the same for both: a run is not replaced by one of other settings."""
+    return usual.with_name(f"{usual.name}-quick") if quick else usual
 
 
 def _benchmarks(

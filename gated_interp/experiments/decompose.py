@@ -327,4 +327,6 @@ def _claim(out: Path, identity: Mapping[str, Any]) -> None:
                 f"{out} holds a decomposition with other {different[0]} (see {NOTES}); name "
                 "another folder, or give the settings it was made with."
             )
+    elif (out / RESULTS).exists():
+        raise GatedInterpError(f"{out} holds results of something else; name another folder.")
     write_text(notes, json.dumps(wanted, indent=2) + "\n")
