@@ -2,11 +2,15 @@
 
 import errno
 import os
+import platform
+import re
+import secrets
 import shutil
 import stat
 import tempfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
@@ -16,7 +20,17 @@ from gated_interp.core.errors import GatedInterpError
 # The disk, a quota, or the largest file that is allowed.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
+# What is being written says by whom: machine, process, and which of all that had its number.
+RUN = secrets.token_hex(4)
+TEMPORARY = re.compile(r"\..*~([0-9a-f]{8})-(\d+)-([0-9a-f]{8})-\w+(\.\w+)?")
+
 _inputs: ContextVar[tuple[Path, ...]] = ContextVar("inputs", default=())
+
+
+def home() -> Path:
+    """The user's folder; that of temporary files for a user who has none."""
+    found = os.path.expanduser("~")
+    return Path(tempfile.gettempdir() if found == "~" else found)
 
 
 @contextmanager
@@ -73,10 +87,10 @@ def write_whole(path: Path | str, write: Callable[[Path], object]) -> Path:
     """
     path, place = Path(path), require_place(path)
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
+        prefix = _begun_in(place)
         # The suffix stays: libraries choose a format by it.
         handle, name = tempfile.mkstemp(
-            dir=place.parent, prefix=f".{place.stem}-", suffix=place.suffix or ".tmp"
+            dir=place.parent, prefix=prefix, suffix=place.suffix or ".tmp"
         )
     except OSError as error:
         raise refused(path, error) from error
@@ -105,8 +119,7 @@ def write_folder(path: Path | str, write: Callable[[Path], object]) -> Path:
     """
     path = Path(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-"))
+        temporary = Path(tempfile.mkdtemp(prefix=_begun_in(path), dir=path.parent))
     except OSError as error:
         raise refused(path, error) from error
     try:
@@ -122,6 +135,34 @@ def write_folder(path: Path | str, write: Callable[[Path], object]) -> Path:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return path
+
+
+def _begun_in(path: Path) -> str:
+    """How the name of what will be ``path`` begins; in its folder, which is made, nothing stays of
+    what a process was writing that was killed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Another machine, or container, has processes of its own.
+    space = os.stat("/proc/self/ns/pid").st_ino if os.path.exists("/proc/self/ns/pid") else 0
+    here = f"{zlib.crc32(f'{platform.node()} {space}'.encode()):08x}"
+    for name in os.listdir(path.parent):
+        found = TEMPORARY.fullmatch(name)
+        if found and found[1] == here and not _runs(int(found[2]), found[3]):
+            shutil.rmtree(path.parent / name, ignore_errors=True)
+            with suppress(OSError):
+                (path.parent / name).unlink(missing_ok=True)
+    return f".{path.stem[:50]}~{here}-{os.getpid()}-{RUN}-"
+
+
+def _runs(process: int, run: str) -> bool:
+    if process == os.getpid():
+        return run == RUN
+    if os.name == "nt":  # where asking would end it
+        return True
+    try:
+        os.kill(process, 0)
+    except OSError as error:
+        return not isinstance(error, ProcessLookupError)
+    return True
 
 
 def _umask() -> int:
