@@ -26,7 +26,7 @@ from gated_interp.cli import (
 )
 from gated_interp.cli.console import tell
 from gated_interp.core.errors import GatedInterpError
-from gated_interp.core.files import kept
+from gated_interp.core.files import home, kept
 from gated_interp.core.launch import is_main, n_processes
 from gated_interp.core.shipped import MODEL_FILE
 from gated_interp.core.signals import signal_behind, stop_on_sigterm
@@ -61,6 +61,11 @@ class Commands(TyperGroup):
         raise typer.Exit(FAILED)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if sys.flags.optimize > 1:
+            raise GatedInterpError(
+                "Python was started without docstrings (-OO or PYTHONOPTIMIZE=2), which "
+                "transformers needs; start it with them."
+            )
         if n_processes() > 1 and args[0] not in SHARED:
             raise GatedInterpError(
                 f"{args[0]} is not for several processes, only {', '.join(SHARED)} are; start it "
@@ -162,6 +167,7 @@ def main() -> None:
     # Tensors are small here: a second thread gains little on a core that is free, and beside
     # another process it makes everything ten times slower.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("HOME", str(home()))  # libraries fail without any
     stop_on_sigterm()
     try:
         try:

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import UInt
 
 from gated_interp.core.errors import GatedInterpError
-from gated_interp.core.files import write_folder, write_text
+from gated_interp.core.files import home, write_folder, write_text
 from gated_interp.tasks.text_files import pieces
 from gated_interp.tasks.tokenizers import (
     bos_of,
@@ -65,7 +65,7 @@ def cache_folder() -> Path:
     if chosen := os.environ.get(CACHE):
         return Path(chosen)
     base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "gated_interp"
+    return (Path(base) if base else home() / ".cache") / "gated_interp"
 
 
 @lru_cache(maxsize=16)
