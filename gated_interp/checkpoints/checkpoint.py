@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import safetensors.torch
+import torch
 from torch import Tensor, nn
 
 from gated_interp.checkpoints.attn_only import (
@@ -38,6 +39,7 @@ from gated_interp.core.tensor_file import (
     require_shapes,
     written,
 )
+from gated_interp.metrics.predictions import require_finite_logits
 from gated_interp.models.kinds import MODEL_KINDS
 from gated_interp.models.toy import HookedTransformer, TaskTransformer
 from gated_interp.replacements.heads import HeadAttention
@@ -53,6 +55,9 @@ from gated_interp.replacements.standalone import standalone
 from gated_interp.replacements.stored import BLOCK_KEY, fill, is_bias, stored_value
 
 __all__ = ["CheckpointInfo", "load", "read_info", "save", "save_pretrained"]
+
+# Tokens that a model must have an answer to before it is given to anybody.
+TRIED = 64
 
 
 def load(source: str | os.PathLike[str]) -> TaskTransformer:
@@ -102,6 +107,9 @@ def load(source: str | os.PathLike[str]) -> TaskTransformer:
         require_mask(path, read)
         try:
             model = _build(info, {ours: read[theirs[ours]] for ours in info.shapes})
+            with torch.no_grad():
+                tokens = torch.arange(min(model.cfg.n_ctx, model.cfg.d_vocab, TRIED))
+                require_finite_logits(model(tokens[None]))
         except CheckpointError:
             raise
         except GatedInterpError as error:

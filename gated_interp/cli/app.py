@@ -25,7 +25,7 @@ from gated_interp.cli import (
     train,
 )
 from gated_interp.cli.console import tell
-from gated_interp.core.errors import GatedInterpError
+from gated_interp.core.errors import GatedInterpError, is_out_of_memory
 from gated_interp.core.files import home, kept
 from gated_interp.core.launch import is_main, n_processes
 from gated_interp.core.shipped import MODEL_FILE
@@ -56,8 +56,10 @@ class Commands(TyperGroup):
             raise  # whoever read has left; main() ends in silence
         except OSError as error:
             tell(_from_the_system(error))
-        except MemoryError:
-            tell("Error: there is not enough memory; ask for fewer heads or seeds.")
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            tell("Error: there is not enough memory; ask for fewer heads, seeds or sequences.")
         raise typer.Exit(FAILED)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:

@@ -188,5 +188,10 @@ def write_table(table: Any, path: Path | str, float_format: str | None = "%.6g")
 
 
 def write_text(path: Path | str, text: str) -> Path:
-    """Write ``text`` (UTF-8) to ``path``, whole or not at all."""
-    return write_whole(path, lambda p: p.write_text(text, encoding="utf-8"))
+    r"""Write ``text`` (UTF-8) to ``path``, whole or not at all.
+
+    What is no character (half of a surrogate pair, in a file's name or a model's notes) is written
+    as ``\\udc80``.
+    """
+    data = text.encode("utf-8", "backslashreplace")
+    return write_whole(path, lambda p: p.write_bytes(data))

@@ -17,6 +17,7 @@ from gated_interp.core.files import home, write_folder, write_text
 from gated_interp.tasks.text_files import pieces
 from gated_interp.tasks.tokenizers import (
     bos_of,
+    failing_in_a_sentence,
     read_tokenizer,
     size_of,
     tokenizer_text,
@@ -172,7 +173,8 @@ def _tokens(
 
     def coded() -> Iterator[tuple[Part, list[int]]]:
         texts = [text for _, text, _ in waiting]
-        found = coder.encode_batch_fast(texts, add_special_tokens=False)
+        with failing_in_a_sentence(coder):
+            found = coder.encode_batch_fast(texts, add_special_tokens=False)
         for (part, _, first), one in zip(waiting, found, strict=True):
             yield part, [bos_of(coder), *one.ids] if first else one.ids
 

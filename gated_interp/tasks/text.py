@@ -21,6 +21,7 @@ from gated_interp.tasks.encoded_text import PARTS, Encoded, Part, cache_folder, 
 from gated_interp.tasks.text_files import names_of
 from gated_interp.tasks.tokenizers import (
     bos_of,
+    failing_in_a_sentence,
     read_tokenizer,
     size_of,
     token_names,
@@ -302,13 +303,17 @@ class TextTask:
 
     def encode(self, text: str) -> list[int]:
         """The tokens of ``text``, without one for its beginning."""
-        found: list[int] = read_tokenizer(self.tokenizer).encode(text, add_special_tokens=False).ids
+        tokenizer = read_tokenizer(self.tokenizer)
+        with failing_in_a_sentence(tokenizer):
+            found: list[int] = tokenizer.encode(text, add_special_tokens=False).ids
         return found
 
     def decode(self, tokens: Iterable[Any] | Tensor) -> str:
         """The text of ``tokens``."""
         ids = [int(t) for t in tokens]
-        return str(read_tokenizer(self.tokenizer).decode(ids, skip_special_tokens=False))
+        tokenizer = read_tokenizer(self.tokenizer)
+        with failing_in_a_sentence(tokenizer):
+            return str(tokenizer.decode(ids, skip_special_tokens=False))
 
     def part(self, name: Part) -> TextPart:
         """One of ``train``, ``validation`` and ``test``.
