@@ -109,7 +109,12 @@ def load(source: str | os.PathLike[str]) -> TaskTransformer:
             model = _build(info, {ours: read[theirs[ours]] for ours in info.shapes})
             with torch.no_grad():
                 tokens = torch.arange(min(model.cfg.n_ctx, model.cfg.d_vocab, TRIED))
-                require_finite_logits(model(tokens[None]))
+                logits, scores = model.run_with_cache(
+                    tokens[None], names_filter=lambda name: name.endswith("attn_scores")
+                )
+            # A pattern of NaN, TransformerLens takes for one of zeros.
+            for computed in (logits, *(each.amax(-1) for each in scores.values())):
+                require_finite_logits(computed)
         except CheckpointError:
             raise
         except GatedInterpError as error:

@@ -25,8 +25,8 @@ def require_finite_logits(logits: Float[Tensor, "*shape d_vocab"]) -> None:
     """
     if not bool(logits.isfinite().all()):
         raise GatedInterpError(
-            "the model's logits are not finite: its weights are too large to compute with, or its "
-            "training went wrong; train it again."
+            "logits or scores of the model are not finite: its weights are too large to compute "
+            "with, or its training went wrong; train it again."
         )
 
 
