@@ -1,12 +1,16 @@
 """Commands where something is missing or set oddly: a home, docstrings, a browser."""
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
+import psutil
 import pytest
+from test_cli import cli, one_sentence
 
 from gated_interp.core import files
 from gated_interp.tasks.encoded_text import cache_folder
@@ -89,3 +93,54 @@ def test_models_are_made_without_a_warning():
     """Also where nothing filters TransformerLens' own, as these tests do."""
     code = "import gated_interp as gi; gi.load('2H3ST-gated'); gi.load('austen-1l')"
     ended([sys.executable, "-W", "error::DeprecationWarning:transformer_lens", "-c", code])
+
+
+@pytest.mark.parametrize("name", ["WORLD_SIZE", "RANK"])
+@pytest.mark.parametrize("value", ["x", "", "-1", "2.0", "9" * 5000])
+def test_a_launcher_that_names_no_number_is_a_sentence(name, value, monkeypatch):
+    for other, usual in (("RANK", "0"), ("MASTER_ADDR", "localhost"), ("WORLD_SIZE", "1")):
+        monkeypatch.setenv(other, usual)
+    monkeypatch.setenv(name, value)
+    said = one_sentence(cli("train-lm", code=1))
+    assert f"the environment variable {name} is '{value}'" in said
+
+
+WORKING = """
+import sys, time
+from gated_interp.experiments.processes import in_processes
+if __name__ == "__main__":
+    list(in_processes([(k, time.sleep, (600,)) for k in range(4)], 2))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_workers_run_nothing_from_here_and_end_at_once_without_a_word(number, tmp_path):
+    for name in ("joblib", "multiprocessing", "gated_interp", "torch"):
+        (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'RUN')!r}, 'w')")
+    script = tmp_path / "scripts" / "start.py"
+    script.parent.mkdir()
+    script.write_text(WORKING)
+    with subprocess.Popen(
+        [sys.executable, script],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as started:
+        process = psutil.Process(started.pid)
+        end = time.monotonic() + 300
+
+        def workers():
+            family = process.children(recursive=True)
+            return [c for c in family if "LokyProcess" in str(c.cmdline())]
+
+        # Their first import, of torch, takes seconds; they are stopped in the midst of it.
+        while len(workers()) < 2 and time.monotonic() < end:
+            time.sleep(0.05)
+        time.sleep(1)
+        found = workers()
+        started.send_signal(number)
+        said = started.communicate(timeout=120)[1]
+        assert not psutil.wait_procs(found, timeout=60)[1]
+    assert "leaked" not in said
+    assert not (tmp_path / "RUN").exists()
