@@ -1,4 +1,4 @@
-"""Files that nobody vouches for: what they say stays off the terminal, what they claim is checked."""
+"""Files that nobody vouches for: what they say stays off the terminal; claims are checked."""
 
 import json
 import re

@@ -69,10 +69,10 @@ def run_jobs(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             results.close()
-        for name, value in before.items():
+        for name, earlier in before.items():
             os.environ.pop(name)
-            if value is not None:
-                os.environ[name] = value
+            if earlier is not None:
+                os.environ[name] = earlier
 
 
 def on_one_thread(function: Callable[..., Any], *args: Any) -> Any:
