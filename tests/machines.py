@@ -1,9 +1,12 @@
-"""Run the numeric tests as other machines would compute: `make test-machines`.
+"""Run tests as on other machines, and as on one with nothing on it: `make test-machines`.
 
 PyTorch and MKL choose their instructions by the processor, so sums are added in other orders
 elsewhere. These settings take instructions away; none adds those that the processor lacks: on one
 with AVX-512 "native" uses them and "avx2" is a machine without, on one with AVX2 both are the same.
 Natively with one thread is how `make test` runs them.
+
+The bare machine has no browser to draw with, no home to write to, no language and no terminal; all
+quick tests run on it.
 """
 
 import itertools
@@ -28,11 +31,35 @@ FILES = [
     if re.search(r"assert_close|mark\.numeric", path.read_text())
 ]
 TESTS = ["-m", "pytest", "-q", *FILES, "-m", "numeric and not slow", "--show-closeness"]
+BARE = {
+    "BROWSER_PATH": "/nowhere",
+    "HOME": "/nowhere",
+    "LC_ALL": "C",
+    "CI": "",
+    "OMP_NUM_THREADS": "1",
+}
+QUICK = [
+    "-m",
+    "pytest",
+    "-q",
+    "-n",
+    "logical",
+    "--maxprocesses",
+    "8",
+    "--dist",
+    "loadfile",
+    "-m",
+    "not slow",
+]
 
 
-def passes(setting: dict[str, str]) -> bool:
+def passes(setting: dict[str, str], tests: list[str] = TESTS) -> bool:
     done = subprocess.run(
-        [sys.executable, *TESTS], env=os.environ | setting, capture_output=True, text=True
+        [sys.executable, *tests],
+        env=os.environ | setting,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
     )
     lines = done.stdout.splitlines()
     heading = next((i for i, line in enumerate(lines) if "share of its tolerance" in line), None)
@@ -50,7 +77,8 @@ def main() -> int:
         if machine or threads != "1"
     ]
     with ThreadPoolExecutor(2) as pool:
-        return int(not all(list(pool.map(passes, settings))))
+        found = [*pool.map(passes, settings), passes(BARE, QUICK)]
+    return int(not all(found))
 
 
 if __name__ == "__main__":

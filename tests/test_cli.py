@@ -310,7 +310,8 @@ def test_what_reproduce_asks_for(monkeypatch, tmp_path):
     assert (config.seeds, config.only, config.recipe) == (6, "3H4ST", "reference")
     assert config.steps == 7
     assert rest["workers"] == 2
-    assert [str(a) for a in asked[1][:2]] == ["runs/reference", "runs/reference/figures"]
+    folder = "runs/reference-quick"
+    assert [str(a) for a in asked[1][:2]] == [folder, f"{folder}/figures"]
     assert asked[1][2] == ["html"]
 
     asked.clear()

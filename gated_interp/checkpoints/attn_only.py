@@ -13,6 +13,8 @@ from typing import Any
 import torch
 
 from gated_interp.core.errors import CheckpointError, GatedInterpError
+from gated_interp.core.metadata import require_limits
+from gated_interp.models.kinds import LANGUAGE_MODEL
 from gated_interp.models.language_model import (
     LanguageModelConfig,
     LanguageTransformer,
@@ -100,23 +102,27 @@ def _read(config_path: Path, weights_path: Path, tokenizer_path: Path) -> Langua
         raise CheckpointError(
             f"{weights_path} is not a whole file of weights; download it again."
         ) from error
+    require_limits(config)
+    _require_shapes(state, config, weights_path)
     model = build_language_model(config)
-    _fill(model, state, weights_path)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name in state:  # else a bias, which is zero
+                parameter.copy_(state[name])
     task = TextTask.stored([], config.n_ctx, tokenizer_text(tokenizer_path), "")
     give_text(model, task)
     return folded(model)
 
 
-@torch.no_grad()
-def _fill(model: LanguageTransformer, state: Any, path: Path) -> None:
-    for name, parameter in model.named_parameters():
+def _require_shapes(state: Any, config: LanguageModelConfig, path: Path) -> None:
+    """Before a model is made, which takes the memory that the config says, not that of the file."""
+    for name, shape in LANGUAGE_MODEL.shapes(config).items():
         value = state.get(name) if isinstance(state, dict) else None
         if value is None and name.rpartition(".")[2].startswith("b_"):
-            continue  # zero
-        if not isinstance(value, torch.Tensor) or value.shape != parameter.shape:
-            raise CheckpointError(
-                f"{path} lacks a tensor {name!r} of shape {list(parameter.shape)}."
-            )
+            continue
+        if not isinstance(value, torch.Tensor) or tuple(value.shape) != shape:
+            raise CheckpointError(f"{path} lacks a tensor {name!r} of shape {list(shape)}.")
+        if value.untyped_storage().nbytes() < value.numel() * value.element_size():
+            raise CheckpointError(f"{path} holds fewer numbers than the shape of {name!r} says.")
         if not bool(value.isfinite().all()):
             raise CheckpointError(f"{path} has NaN or infinite values in {name!r}.")
-        parameter.copy_(value)

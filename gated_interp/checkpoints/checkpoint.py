@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import safetensors.torch
+import torch
 from torch import Tensor, nn
 
 from gated_interp.checkpoints.attn_only import (
@@ -36,7 +37,9 @@ from gated_interp.core.tensor_file import (
     read_tensors,
     require_finite,
     require_shapes,
+    written,
 )
+from gated_interp.metrics.predictions import require_finite_logits
 from gated_interp.models.kinds import MODEL_KINDS
 from gated_interp.models.toy import HookedTransformer, TaskTransformer
 from gated_interp.replacements.heads import HeadAttention
@@ -52,6 +55,9 @@ from gated_interp.replacements.standalone import standalone
 from gated_interp.replacements.stored import BLOCK_KEY, fill, is_bias, stored_value
 
 __all__ = ["CheckpointInfo", "load", "read_info", "save", "save_pretrained"]
+
+# Tokens that a model must have an answer to before it is given to anybody.
+TRIED = 64
 
 
 def load(source: str | os.PathLike[str]) -> TaskTransformer:
@@ -101,6 +107,14 @@ def load(source: str | os.PathLike[str]) -> TaskTransformer:
         require_mask(path, read)
         try:
             model = _build(info, {ours: read[theirs[ours]] for ours in info.shapes})
+            with torch.no_grad():
+                tokens = torch.arange(min(model.cfg.n_ctx, model.cfg.d_vocab, TRIED))
+                logits, scores = model.run_with_cache(
+                    tokens[None], names_filter=lambda name: name.endswith("attn_scores")
+                )
+            # A pattern of NaN, TransformerLens takes for one of zeros.
+            for computed in (logits, *(each.amax(-1) for each in scores.values())):
+                require_finite_logits(computed)
         except CheckpointError:
             raise
         except GatedInterpError as error:
@@ -132,8 +146,9 @@ def save(
 ) -> Path:
     """Write a model, with or without replacements spliced in, to one safetensors file.
 
-    The file is written whole or not at all: what stood at ``path`` stays when anything goes wrong.
-    The same model and notes give the same bytes.
+    The file is written whole or not at all: what stood at ``path`` stays when anything goes wrong,
+    and nothing gets there that :func:`load` has not read. The same model and notes give the same
+    bytes.
 
     Args:
         model: from :func:`build_toy` or :func:`build_language_model` (with its text), from
@@ -148,7 +163,8 @@ def save(
     Raises:
         GatedInterpError: a model that such a file cannot describe, notes that JSON cannot hold,
             or a place that cannot be written.
-        CheckpointError: NaN or infinite weights, or a model beyond the format's limits.
+        CheckpointError: NaN or infinite weights, a model beyond the format's limits, or one that
+            cannot be read back.
 
     Examples:
         >>> import tempfile
@@ -163,7 +179,7 @@ def save(
     data = safetensors.torch.save(tensors, metadata={KEY: encode(info)})
     if len(data) > MAX_BYTES:
         raise CheckpointError(f"the model makes {len(data)} bytes; a file may have {MAX_BYTES}.")
-    return write_whole(Path(path), lambda temporary: temporary.write_bytes(data))
+    return write_whole(Path(path), lambda temporary: written(temporary, data, load))
 
 
 def save_pretrained(

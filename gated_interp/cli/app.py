@@ -4,10 +4,11 @@ import os
 import shlex
 import signal
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from gated_interp import __version__
 from gated_interp.cli import (
@@ -24,8 +25,10 @@ from gated_interp.cli import (
     train,
 )
 from gated_interp.cli.console import tell
-from gated_interp.core.errors import GatedInterpError
+from gated_interp.core.errors import GatedInterpError, is_out_of_memory
+from gated_interp.core.files import home, kept
 from gated_interp.core.launch import is_main, n_processes
+from gated_interp.core.shipped import MODEL_FILE
 from gated_interp.core.signals import signal_behind, stop_on_sigterm
 
 FAILED = 1
@@ -33,6 +36,8 @@ FAILED = 1
 GOES_ON = ("reproduce", "sweep", "reliability", "phase", "repeats", "frontier", "decompose")
 # Commands whose one training several processes can share.
 SHARED = ("train-toy", "train-gated", "train-lm")
+# Parameters that say where to write, and the run folder that figures are drawn from (see drawn_in).
+WRITTEN = ("out", "figures", "cache", "run")
 
 
 class Commands(TyperGroup):
@@ -51,17 +56,43 @@ class Commands(TyperGroup):
             raise  # whoever read has left; main() ends in silence
         except OSError as error:
             tell(_from_the_system(error))
-        except MemoryError:
-            tell("Error: there is not enough memory; ask for fewer heads or seeds.")
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            tell("Error: there is not enough memory; ask for fewer heads, seeds or sequences.")
         raise typer.Exit(FAILED)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if sys.flags.optimize > 1:
+            raise GatedInterpError(
+                "Python was started without docstrings (-OO or PYTHONOPTIMIZE=2), which "
+                "transformers needs; start it with them."
+            )
         if n_processes() > 1 and args[0] not in SHARED:
             raise GatedInterpError(
                 f"{args[0]} is not for several processes, only {', '.join(SHARED)} are; start it "
                 "without a launcher."
             )
         return super().resolve_command(ctx, args)
+
+
+class Keeping(TyperCommand):
+    """A command that replaces none of the files it is given to read."""
+
+    def invoke(self, ctx: Any) -> Any:
+        given = {n: v if isinstance(v, list) else [v] for n, v in ctx.params.items()}
+        read = (v for n, values in given.items() if n not in WRITTEN for v in values)
+        with kept(f for v in read if isinstance(v, str | Path) for f in _files(Path(v))):
+            return super().invoke(ctx)
+
+
+def _files(path: Path) -> list[Path]:
+    """What is read of ``path``: of a folder its texts, or else its model and tokenizer."""
+    if not os.path.isdir(path):
+        return [path] if os.path.isfile(path) else []
+    from gated_interp.tasks.text_files import texts_in
+
+    return texts_in(path) or [path / name for name in (MODEL_FILE, "tokenizer.json")]
 
 
 def _from_the_system(error: OSError) -> str:
@@ -129,7 +160,7 @@ _GROUPS = (
 )
 for _group in _GROUPS:
     for _name, _command in _group.COMMANDS.items():
-        app.command(_name)(_command)
+        app.command(_name, cls=Keeping)(_command)
 
 
 def main() -> None:
@@ -138,6 +169,7 @@ def main() -> None:
     # Tensors are small here: a second thread gains little on a core that is free, and beside
     # another process it makes everything ten times slower.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("HOME", str(home()))  # libraries fail without any
     stop_on_sigterm()
     try:
         try:

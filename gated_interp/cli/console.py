@@ -1,14 +1,14 @@
 """What goes to the terminal: tables and colours there, plain text into a pipe or a file."""
 
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from rich import box
+from rich import box, markup
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -24,6 +24,14 @@ from gated_interp.core.launch import is_main, rank
 
 # Wide enough that nothing wraps where nobody looks.
 PLAIN_WIDTH = 10_000
+# What moves a terminal's cursor, recolours or retitles it, or turns the direction of writing; a
+# model's notes and tokens may hold any of it.
+CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
+
+def escape(text: str) -> str:
+    """``text`` as a console shows it: no markup, and control characters written out."""
+    return markup.escape(CONTROLS.sub(lambda found: ascii(found[0])[1:-1], text))
 
 
 class _Console(Console):
@@ -61,7 +69,7 @@ def tell(sentence: str) -> None:
 
 
 def say_exactly(text: str) -> None:
-    """``text`` as it is, for programs to read."""
+    """``text`` as it is, for programs to read (JSON, which has no control characters)."""
     _console().out(text, highlight=False)
 
 

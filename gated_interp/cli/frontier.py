@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from gated_interp.cli.console import progress, say, show, tell
-from gated_interp.cli.options import Formats, Workers, formats_of
+from gated_interp.cli.options import Figures, Formats, Workers, drawn_in, formats_of
 from gated_interp.cli.reliability import FirstSeed, Steps, ToySteps
 
 
@@ -22,10 +22,7 @@ def frontier(
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each point.")] = 16,
     first_seed: FirstSeed = 45_000,
     out: Annotated[Path, typer.Option(help="Run folder.")] = Path("runs/frontier"),
-    figures: Annotated[
-        Path | None,
-        typer.Option(help="Folder for the figure: OUT/figures. README's are in `figures`."),
-    ] = None,
+    figures: Figures = None,
     tune: Annotated[
         bool, typer.Option("--tune", help="Instead, the search behind each method's settings.")
     ] = False,
@@ -42,7 +39,7 @@ def frontier(
     Each over its sparsity knob, with as many heads as fit into equal parameters, for equal steps.
     A point is written when it is done; interrupted and given again, the command goes on.
     """
-    kinds = formats_of(formats)
+    kinds, folder = formats_of(formats), drawn_in(out, figures)
     from gated_interp.core.errors import GatedInterpError
     from gated_interp.experiments import frontier as study
     from gated_interp.experiments.methods import METHODS
@@ -76,7 +73,6 @@ def frontier(
     if tune or width or not (table["seeds"] > 0).any():
         say(f"The table is in {out}.")
         return
-    folder = out / "figures" if figures is None else figures
     with progress("drawing", "") as _:
         study.draw_frontier(out / "frontier.csv", folder, kinds, say=tell)
     say(f"The table is in {out}, its figure in {folder}.")

@@ -1,6 +1,7 @@
 """Options that several commands share, and how lists and ranges are written."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import typer
@@ -20,6 +21,10 @@ Layer = Annotated[
     typer.Option(min=0, help="Whose heads are meant, where the model has several layers."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs to read.")]
+Figures = Annotated[
+    Path | None,
+    typer.Option(help="Folder for the figures: OUT/figures. README's are in `figures`."),
+]
 Formats = Annotated[
     str,
     typer.Option("--format", metavar="LIST", help="Of svg, png, pdf, html; commas between them."),
@@ -55,6 +60,21 @@ Workers = Annotated[
         help="Processes, all cores if absent; or a Dask scheduler, such as tcp://127.0.0.1:8786.",
     ),
 ]
+
+
+def drawn_in(run: Path, figures: Path | None) -> Path:
+    """The folder of the figures of ``run``: ``figures`` in it unless given.
+
+    Raises:
+        typer.BadParameter: the run folder itself, whose tables the figures' would replace.
+    """
+    folder = run / "figures" if figures is None else figures
+    if folder.resolve() == run.resolve():
+        raise typer.BadParameter(
+            f"{folder} is the run folder, whose tables those of the figures would replace; name "
+            "another folder."
+        )
+    return folder
 
 
 def formats_of(written: str) -> list[str]:

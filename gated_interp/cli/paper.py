@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, get_args
 import typer
 
 from gated_interp.cli.console import progress, say, show, tell
-from gated_interp.cli.options import Formats, Workers, formats_of
+from gated_interp.cli.options import Figures, Formats, Workers, drawn_in, formats_of
 from gated_interp.core.errors import GatedInterpError
 
 SEEDS, QUICK_SEEDS, BENCHMARK_SEEDS = 64, 6, 16
@@ -34,13 +34,11 @@ def reproduce(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Run folder: runs/paper, runs/reference for that recipe, or runs/benchmarks."
+            help="Run folder: runs/paper, runs/reference for that recipe, or runs/benchmarks; with "
+            "--quick runs/paper-quick and so on."
         ),
     ] = None,
-    figures: Annotated[
-        Path | None,
-        typer.Option(help="Folder for the figures: OUT/figures. README's are in `figures`."),
-    ] = None,
+    figures: Figures = None,
     recipe: Annotated[
         Literal["reliable", "reference"],
         typer.Option(help="How blocks are trained: this package's way, or the post's (hours)."),
@@ -66,8 +64,8 @@ def reproduce(
     kinds = formats_of(formats)
     if only == "benchmarks" or only in get_args(Benchmark):
         wanted = None if only == "benchmarks" else [str(only)]
-        folder = BENCHMARK_RUNS if out is None else out
-        drawn_to = folder / "figures" if figures is None else figures
+        folder = _run_folder(BENCHMARK_RUNS, quick) if out is None else out
+        drawn_to = drawn_in(folder, figures)
         count = seeds or (QUICK_SEEDS if quick else BENCHMARK_SEEDS)
         _benchmarks(wanted, folder, drawn_to, kinds, recipe, (count, first_seed, steps, workers))
         return
@@ -81,8 +79,8 @@ def reproduce(
         first_seed=first_seed,
         steps=steps,
     )
-    folder = RUNS[recipe] if out is None else out
-    figures = folder / "figures" if figures is None else figures
+    folder = _run_folder(RUNS[recipe], quick) if out is None else out
+    figures = drawn_in(folder, figures)
     with progress("training", "batches of seeds") as update:
         results = run_paper(config, folder, workers=workers, say=tell, on_progress=update)
     faults = unclean(results)
@@ -103,6 +101,11 @@ def reproduce(
             "use more seeds or steps."
         )
     say(f"Checkpoints and tables are in {folder}, {len(drawn)} files of figures in {figures}.")
+
+
+def _run_folder(usual: Path, quick: bool) -> Path:
+    """Not the same for both: a run is not replaced by one of other settings."""
+    return usual.with_name(f"{usual.name}-quick") if quick else usual
 
 
 def _benchmarks(
@@ -156,8 +159,7 @@ def figures(
 
     Each figure comes with the CSV it was drawn from.
     """
-    kinds = formats_of(formats)
-    folder = run / "figures" if out is None else out
+    kinds, folder = formats_of(formats), drawn_in(run, out)
     with progress("drawing"):
         drawn = _draw(run, folder, kinds)
     say(f"{len(drawn)} files are in {folder}.")

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from gated_interp.cli.console import progress, say, show, tell
-from gated_interp.cli.options import Formats, Workers, formats_of, whole_numbers
+from gated_interp.cli.options import Figures, Formats, Workers, drawn_in, formats_of, whole_numbers
 
 OUT = {"reliability": Path("runs/reliability"), "phase": Path("runs/phase")}
 
@@ -16,10 +16,6 @@ Steps = Annotated[
 ]
 ToySteps = Annotated[
     int | None, typer.Option(min=1, help="Steps of the toys' training; the recipe's if absent.")
-]
-Figures = Annotated[
-    Path | None,
-    typer.Option(help="Folder for the figure: OUT/figures. README's are in `figures`."),
 ]
 
 
@@ -49,7 +45,7 @@ def reliability(
     the post's ('reference'). A row of the table is written when it is done; interrupted and given
     again, the command goes on.
     """
-    kinds = formats_of(formats)
+    kinds, folder = formats_of(formats), drawn_in(out, figures)
     from gated_interp.core.files import write_text
     from gated_interp.experiments.reliability import (
         draw_reliability,
@@ -75,7 +71,6 @@ def reliability(
             on_progress=update,
         )
     page = write_text(out / "reliability.md", markdown(table))
-    folder = _folder(figures, out)
     columns = ["experiment", "recipe", "gated_heads", "clean", "runs", "low", "high", "change"]
     columns += ["successes", "fvu", "kl", "l0", "purity"]
     show(f"{seeds} seeds each", columns, in_order(table)[columns].to_numpy().tolist())
@@ -104,7 +99,7 @@ def phase(
     Heads by trigrams. A cell is written when it is done; interrupted and given again, the command
     goes on.
     """
-    kinds = formats_of(formats)
+    kinds, folder = formats_of(formats), drawn_in(out, figures)
     wanted_heads = whole_numbers(heads, "--heads")
     wanted_trigrams = whole_numbers(trigrams, "--trigrams")
     from gated_interp.experiments.phase import draw_phase, run_phase
@@ -122,7 +117,6 @@ def phase(
             say=tell,
             on_progress=update,
         )
-    folder = _folder(figures, out)
     columns = ["heads", "trigrams", "toys_trained", "toys_learnt", "toys_distributed"]
     columns += ["runs", "clean", "successes", "fvu"]
     rows = table.sort_values(["heads", "trigrams"])[columns].astype(object)
@@ -130,10 +124,6 @@ def phase(
     with progress("drawing", "") as _:
         draw_phase(out / "phase.csv", folder, kinds, say=tell)
     say(f"The table is in {out}, its figure in {folder}.")
-
-
-def _folder(figures: Path | None, out: Path) -> Path:
-    return out / "figures" if figures is None else figures
 
 
 def repeats(

@@ -38,10 +38,10 @@ def report(
     with quick_imports():
         from gated_interp.checkpoints.checkpoint import load
         from gated_interp.experiments.report import report as write
-        from gated_interp.experiments.report import require_place
+        from gated_interp.experiments.report import require_page
 
     if out is not None:
-        require_place(out)
+        require_page(out)
     loaded = load(model)
     page = Path(f"runs/report-{loaded.model_name}.html") if out is None else out
     # Without folders: a page that is shown around does not say where its author keeps things.

@@ -6,7 +6,15 @@ from typing import Annotated, Literal
 import typer
 
 from gated_interp.cli.console import on_terminal, progress, say, show, tell
-from gated_interp.cli.options import Formats, Workers, formats_of, numbers, whole_numbers
+from gated_interp.cli.options import (
+    Figures,
+    Formats,
+    Workers,
+    drawn_in,
+    formats_of,
+    numbers,
+    whole_numbers,
+)
 
 COLUMNS = ["heads", "trigrams", "alpha", "gated_heads", "seeds", "toys_learnt", "toys_distributed",
            "gated_runs", "clean_runs", "successes", "fvu_median"]  # fmt: skip
@@ -22,9 +30,7 @@ def sweep(
     seeds: Annotated[int, typer.Option(min=1, help="Toys, and gated runs, of each cell.")] = 64,
     first_seed: Annotated[int, typer.Option(min=0, help="Seeds count up from here.")] = 0,
     out: Annotated[Path, typer.Option(help="Folder of the table.")] = Path("runs/sweep"),
-    figures: Annotated[
-        Path | None, typer.Option(help="Folder for the figures: OUT/figures if absent.")
-    ] = None,
+    figures: Figures = None,
     recipe: Annotated[
         Literal["reliable", "reference"], typer.Option(help="What the rest is taken from.")
     ] = "reliable",
@@ -48,7 +54,7 @@ def sweep(
     Each cell is one number of heads, of trigrams and one alpha. It is added to the table when it
     is done; interrupted and given again, the command goes on with the others.
     """
-    kinds = formats_of(formats)
+    kinds, folder = formats_of(formats), drawn_in(out, figures)
     whole_numbers(heads, "--heads")
     whole_numbers(trigrams, "--trigrams")
     if alpha is not None:
@@ -81,7 +87,6 @@ def sweep(
     table = run_sweep(config, workers=workers, progress=on_terminal(), say=tell)
     rows = table[COLUMNS].astype(object).to_numpy().tolist()
     show(f"{seeds} seeds in each of {len(table)} cells", COLUMNS, rows)
-    folder = out / "figures" if figures is None else figures
     with progress("drawing"):
         drawn = draw_sweep(out / "sweep.csv", folder, kinds, say=tell)
     say(f"The table is in {out}, {len(drawn)} files of figures in {folder}.")

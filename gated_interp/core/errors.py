@@ -1,4 +1,4 @@
-"""The one error a user of the toolkit has to catch."""
+"""The one error a user of the toolkit has to catch, and how to tell one that is not ours."""
 
 
 class GatedInterpError(ValueError):
@@ -18,6 +18,20 @@ def unreached(hook: str, what: str) -> GatedInterpError:
         f"no forward pass reached {hook!r}, so {what}. A model from torch.compile skips hooks: use "
         "the model that was compiled. Some hook points must be switched on first, as hook_result "
         "by model.set_use_attn_result(True)."
+    )
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether there was too little memory, in the words of Python, of torch or of its drivers.
+
+    Examples:
+        >>> is_out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory: 16 GB"))
+        True
+    """
+    said = str(error).lower()
+    words = ("allocate memory", "not enough memory", "out of memory", "bad_alloc", "alloc_failed")
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(word in said for word in words)
     )
 
 

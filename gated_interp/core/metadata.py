@@ -26,7 +26,9 @@ FREE = ("seed",)
 
 
 def said_in(path: Path, text: str, versions: Sequence[int]) -> tuple[dict[str, Any], int]:
-    """The JSON object ``text`` of the file ``path``, and its format version.
+    r"""The JSON object ``text`` of the file ``path``, and its format version.
+
+    Half of a surrogate pair, which JSON can say and no text can hold, becomes ``\\ud800``.
 
     Raises:
         CheckpointError: not a JSON object, or of a version that is not among ``versions``.
@@ -35,6 +37,7 @@ def said_in(path: Path, text: str, versions: Sequence[int]) -> tuple[dict[str, A
         said = json.loads(text, parse_constant=_refuse_number, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"the metadata of {path} is not JSON ({error}).") from error
+    said = _as_text(said)
     if not isinstance(said, dict):
         raise CheckpointError(f"the metadata of {path} is not a JSON object.")
     version = said.get("format_version")
@@ -95,6 +98,16 @@ def require_keys(what: str, values: Any, needed: Sequence[str], known: Sequence[
     for name in values:
         if name not in known:
             raise CheckpointError(f"{what} has an unknown key {name!r}: {NEWER}.")
+
+
+def _as_text(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, list):
+        return [_as_text(part) for part in value]
+    if isinstance(value, dict):
+        return {_as_text(name): _as_text(part) for name, part in value.items()}
+    return value
 
 
 def _refuse_number(text: str) -> float:

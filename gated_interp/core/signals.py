@@ -1,7 +1,10 @@
 """SIGTERM, which schedulers send, stops a command as Ctrl-C does; neither splits an update."""
 
+import os
 import signal
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -48,6 +51,27 @@ def signal_behind(stop: BaseException | None) -> signal.Signals:
             return signal.SIGTERM
         stop = stop.__cause__
     return signal.SIGINT
+
+
+def belong_to(parent: int) -> None:
+    """From now on this worker ends with the process ``parent``, and only with it.
+
+    What a terminal or a scheduler sends to all processes is for the parent to answer. A worker's
+    first act, so that nothing here may take long to import.
+    """
+    for number in STOPS:
+        signal.signal(number, signal.SIG_IGN)
+    if sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 @contextmanager

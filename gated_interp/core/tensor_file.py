@@ -6,7 +6,7 @@ every shape in a header that safetensors accepts is backed by that many bytes in
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from gated_interp.core.config import Shapes
-from gated_interp.core.errors import CheckpointError
+from gated_interp.core.errors import CheckpointError, GatedInterpError
 
 MAX_BYTES = 2**28  # far above any model of one layer; keeps a wrong file from filling the memory
 
@@ -108,6 +108,22 @@ def require_finite(where: str, tensors: Mapping[str, Tensor]) -> None:
                 f"{where} has {bad} NaN or infinite of {math.prod(tensor.shape)} values in "
                 f"{name!r}; every weight must be finite."
             )
+
+
+def written(path: Path, data: bytes, read: Callable[[Path], object]) -> None:
+    """Write ``data`` to ``path`` and ``read`` it back, so that nothing unreadable stays there.
+
+    Raises:
+        CheckpointError: what is read back is refused.
+    """
+    path.write_bytes(data)
+    try:
+        read(path)
+    except GatedInterpError as error:
+        reason = str(error).replace(str(path), "the file")
+        raise CheckpointError(
+            f"the model was not written, as it could not be read back ({reason}); please report it."
+        ) from error
 
 
 @contextmanager

@@ -17,12 +17,12 @@ from gated_interp.analysis.spare_heads import prune_spare_heads
 from gated_interp.anatomy.batch import Batch
 from gated_interp.checkpoints.checkpoint import load, save
 from gated_interp.core.errors import GatedInterpError
-from gated_interp.core.files import write_table, write_text
+from gated_interp.core.files import require_place, write_table, write_text
 from gated_interp.core.seeds import derive
 from gated_interp.core.streams import Stream
 from gated_interp.experiments.head_pages import write_head_page
 from gated_interp.experiments.processes import in_processes
-from gated_interp.experiments.single import state_of, write_trained
+from gated_interp.experiments.single import history_of, state_of, write_trained
 from gated_interp.models.toy import HookedTransformer
 from gated_interp.replacements.pruning import with_heads
 from gated_interp.replacements.splice import gated_block, require_layer, splice
@@ -36,6 +36,7 @@ SEQUENCES = 128
 # Of these, how many heads are read on.
 READ = 64
 TABLE, NOTES, RESULTS = "runs.csv", "decompose.json", "results.json"
+ORIGINAL = "original.safetensors"
 SAVE_EVERY = 100
 
 
@@ -145,6 +146,10 @@ def decompose(
     given = {"method": method, "heads": heads, "fvu": fvu, "steps": steps, **settings}
     source = data_for(model, data)
     config = fit_settings(model, layers[0], data, **given)[1]  # refuses before anything is written
+    wanted = [(layer, first_seed + i) for i in range(seeds) for layer in layers]
+    for path in (out / ORIGINAL, *(_path(out, *key) for key in wanted)):
+        require_place(path)
+        require_place(history_of(path))
     _claim(
         out,
         {
@@ -154,9 +159,8 @@ def decompose(
             "sequences": sequences,
         },
     )
-    save(model, out / "original.safetensors")
+    save(model, out / ORIGINAL)
     table = _finished(out / TABLE)
-    wanted = [(layer, first_seed + i) for i in range(seeds) for layer in layers]
     done = {(int(r["layer"]), int(r["seed"])) for r in table.to_dict("records")}
     total = len(wanted)
     missing = [key for key in wanted if key not in done]
@@ -227,7 +231,7 @@ def _fit(
     sequences: int,
 ) -> dict[str, Any]:
     """Train, prune, measure and write one block; called in another process."""
-    model, path = load(Path(folder, "original.safetensors")), _path(Path(folder), layer, seed)
+    model, path = load(Path(folder, ORIGINAL)), _path(Path(folder), layer, seed)
     source, state = data_for(model, data), state_of(path)
     result = fit_gated(
         model,
@@ -323,4 +327,6 @@ def _claim(out: Path, identity: Mapping[str, Any]) -> None:
                 f"{out} holds a decomposition with other {different[0]} (see {NOTES}); name "
                 "another folder, or give the settings it was made with."
             )
+    elif (out / RESULTS).exists():
+        raise GatedInterpError(f"{out} holds results of something else; name another folder.")
     write_text(notes, json.dumps(wanted, indent=2) + "\n")

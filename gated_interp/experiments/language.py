@@ -16,8 +16,7 @@ from gated_interp.core.errors import GatedInterpError
 from gated_interp.experiments.single import (
     changed,
     refuse,
-    require_state,
-    state_of,
+    state_for,
     write_trained,
 )
 from gated_interp.metrics.ngrams import Ngrams
@@ -34,7 +33,6 @@ from gated_interp.tasks.text import RepeatedText, TextPart, TextTask
 from gated_interp.training.config import TrainConfig
 from gated_interp.training.loop import train_toy
 from gated_interp.training.processes import group_for
-from gated_interp.training.state import require_writable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,9 +135,7 @@ def run_language(
         TrainingInterrupted: on Ctrl-C, the state saved.
     """
     path = Path(path)
-    state = state_of(path)
-    require_state(state, resume)
-    require_writable(path)
+    state = state_for(path, resume)
     model = build_language_model(run.model, run.task)
     result = train_toy(
         model,

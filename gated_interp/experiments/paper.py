@@ -23,7 +23,7 @@ from gated_interp.experiments.seeds import OF_HOLDERS, SeedsOutcome, original_of
 
 PUBLISHED = {"2H3ST": (2, 3), "3H4ST": (3, 4), "4H5ST": (4, 5)}
 LARGER = {"6H8ST": (6, 8), "8H12ST": (8, 12)}
-RESULTS = "results.json"
+NOTES, RESULTS = "config.json", "results.json"
 PARTS = "parts"
 
 
@@ -74,7 +74,8 @@ def run_paper(
     """Run the experiments and write ``out``: checkpoints, tables, ``results.json``.
 
     Each experiment is written when it ends. Started again after an interruption with the same
-    config, those that ended are not run again; a run that had ended is run anew.
+    config, those that ended are not run again; a run that had ended is run anew. What a run of
+    another config has written is not touched.
 
     Args:
         workers: processes, all cores unless given; or the address of a Dask scheduler, such as
@@ -83,22 +84,22 @@ def run_paper(
         on_progress: told how many batches of seeds are done, of how many.
 
     Raises:
-        GatedInterpError: no toy of an experiment learnt its task, or ``out`` cannot be written.
+        GatedInterpError: no toy of an experiment learnt its task, or ``out`` cannot be written or
+            holds a run of another config.
     """
     out = Path(out)
-    if out.exists() and not out.is_dir():
-        raise GatedInterpError(f"{out} is a file; name a folder to write the run to.")
     parts = out / PARTS
+    _require_same(out, config)
     if _finished(out):
         shutil.rmtree(parts, ignore_errors=True)
-    write_text(out / "config.json", json.dumps(config.to_dict(), indent=2) + "\n")
+    write_text(out / NOTES, json.dumps(config.to_dict(), indent=2) + "\n")
 
     wanted = {}
     done: dict[str, dict[str, Any]] = {}
     for name, shape in config.experiments.items():
-        earlier = _part(parts, name, config)
-        if earlier is not None:
-            done[name] = earlier
+        earlier = parts / f"{name}.json"
+        if earlier.is_file():
+            done[name] = json.loads(earlier.read_text(encoding="utf-8"))["result"]
             say(f"{name} is done already; its results are kept.")
         else:
             wanted[name] = shape
@@ -111,8 +112,7 @@ def run_paper(
     )
     for name, toys, gated, seconds in trained:
         done[name] = _write_experiment(name, SeedsOutcome(toys, gated, seconds), config, out)
-        part = {"config": config.replace(only=None).to_dict(), "result": done[name]}
-        write_text(parts / f"{name}.json", json.dumps(part))
+        write_text(parts / f"{name}.json", json.dumps({"result": done[name]}))
         say(f"{name}: {done[name]['clean']} of {done[name]['seeds']} runs are clean.")
     results = {
         "config": config.to_dict(),
@@ -129,14 +129,24 @@ def _finished(out: Path) -> bool:
     return (out / RESULTS).exists() and not (out / PARTS).is_dir()
 
 
-def _part(parts: Path, name: str, config: PaperConfig) -> dict[str, Any] | None:
-    """The result of an experiment that an interrupted run of this config finished."""
-    path = parts / f"{name}.json"
-    if not path.is_file():
-        return None
-    part = json.loads(path.read_text(encoding="utf-8"))
-    same = part["config"] == config.replace(only=None).to_dict()
-    return part["result"] if same else None
+def _require_same(out: Path, config: PaperConfig) -> None:
+    """Refuse a folder with results of another config, in words that name the difference."""
+    if out.exists() and not out.is_dir():
+        raise GatedInterpError(f"{out} is a file; name a folder to write the run to.")
+    if not (out / RESULTS).exists() and not any((out / PARTS).glob("*.json")):
+        return
+    try:
+        earlier = PaperConfig.from_dict(json.loads((out / NOTES).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise GatedInterpError(
+            f"{out} holds results and does not say of what run; name another folder."
+        ) from error
+    for name, now in config.to_dict().items():
+        if (then := getattr(earlier, name)) != now:
+            raise GatedInterpError(
+                f"{out} holds a run with {name} {then!r} instead of {now!r}; name another folder, "
+                "or ask for the same run."
+            )
 
 
 def _shape(shape: tuple[int, int], config: PaperConfig) -> Shape:

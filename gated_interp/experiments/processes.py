@@ -1,21 +1,20 @@
 """Jobs in processes of this machine; no process outlives the call that started it."""
 
 import os
-import signal
-import threading
-import time
 import warnings
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import BrokenExecutor
-from functools import cache
 from typing import Any
 
 import joblib
 
 from gated_interp.core.errors import GatedInterpError
-from gated_interp.core.signals import STOPS
+from gated_interp.core.signals import belong_to
 from gated_interp.core.threads import one_thread
 
+# Workers import what this process would, and nothing from the current folder before that; what
+# they leave when they are killed is cleared away, which is no news.
+FOR_WORKERS = {"PYTHONSAFEPATH": "1", "PYTHONWARNINGS": "ignore:resource_tracker:UserWarning"}
 # (key, function, its arguments)
 Job = tuple[Any, Callable[..., Any], tuple[Any, ...]]
 
@@ -45,9 +44,17 @@ def run_jobs(
             yield on_one_thread(function, *job)
         return
     parallel = joblib.Parallel(
-        n_jobs=count, backend="loky", return_as="generator_unordered", pre_dispatch="n_jobs"
+        n_jobs=count,
+        backend="loky",
+        return_as="generator_unordered",
+        pre_dispatch="n_jobs",
+        initializer=belong_to,
+        initargs=(os.getpid(),),
     )
-    results = parallel(joblib.delayed(_in_worker)(os.getpid(), function, *job) for job in jobs)
+    before = {name: os.environ.get(name) for name in FOR_WORKERS}
+    for name, value in FOR_WORKERS.items():
+        os.environ[name] = ",".join(filter(None, (before[name], value)))
+    results = parallel(joblib.delayed(on_one_thread)(function, *job) for job in jobs)
     try:
         # Not `yield from`: joblib would be closed, and warn, before what stands below.
         for result in results:  # noqa: UP028
@@ -62,6 +69,10 @@ def run_jobs(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             results.close()
+        for name, earlier in before.items():
+            os.environ.pop(name)
+            if earlier is not None:
+                os.environ[name] = earlier
 
 
 def on_one_thread(function: Callable[..., Any], *args: Any) -> Any:
@@ -73,25 +84,3 @@ def on_one_thread(function: Callable[..., Any], *args: Any) -> Any:
 def keyed(key: Any, function: Callable[..., Any], args: tuple[Any, ...]) -> tuple[Any, Any]:
     """``key`` and ``function(*args)``: of jobs that finish in any order, which one it was."""
     return key, function(*args)
-
-
-def _in_worker(parent: int, function: Callable[..., Any], *args: Any) -> Any:
-    _belong_to(parent)
-    return on_one_thread(function, *args)
-
-
-@cache
-def _belong_to(parent: int) -> None:
-    """From now on this worker ends with ``parent``, and only with it.
-
-    What a terminal or a scheduler sends to all processes is for the parent to answer.
-    """
-    for number in STOPS:
-        signal.signal(number, signal.SIG_IGN)
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.5)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()

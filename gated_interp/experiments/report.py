@@ -8,7 +8,7 @@ from gated_interp.analysis.writes import writes_kept
 from gated_interp.anatomy.batch import Mask, Tokens
 from gated_interp.checkpoints.checkpoint import load
 from gated_interp.core.errors import GatedInterpError
-from gated_interp.core.files import write_text
+from gated_interp.core.files import require_place, write_text
 from gated_interp.experiments.report_measures import (
     frontier_section,
     heads_section,
@@ -98,7 +98,7 @@ def report(
         6
     """
     out = Path(out)
-    require_place(out)
+    require_page(out)
     loaded = model if isinstance(model, HookedTransformer) else load(model)
     subject = subject_of(loaded, layer, tokens, names, sequences, seed, attention_mask)
     others = None if beside is None else read_beside(Path(beside), subject)
@@ -141,14 +141,14 @@ def _of_text(subject: Subject) -> list[Callable[[], Section]]:
     ]
 
 
-def require_place(out: Path) -> None:
+def require_page(out: Path) -> None:
     """Refuse what no report can be written to, before anything is computed.
 
     Raises:
-        GatedInterpError: a folder, a name that is no page's, or a file that is no report.
+        GatedInterpError: see :func:`~gated_interp.core.files.require_place`; a name that is no
+            page's, or a file that is no report.
     """
-    if out.is_dir():
-        raise GatedInterpError(f"cannot write {out}: it is a folder; name a file.")
+    require_place(out)
     if out.suffix.lower() not in ENDINGS:
         raise GatedInterpError(f"{out} is no page; name a file that ends in .html.")
     above = next((folder for folder in out.absolute().parents if folder.exists()), None)

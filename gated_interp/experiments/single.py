@@ -15,7 +15,7 @@ from gated_interp.analysis.verdict import Verdict, verdict
 from gated_interp.checkpoints.checkpoint import load, save
 from gated_interp.core.config import Config
 from gated_interp.core.errors import GatedInterpError
-from gated_interp.core.files import write_table
+from gated_interp.core.files import require_place, write_table
 from gated_interp.core.launch import is_main
 from gated_interp.experiments.recipes import RELIABLE, recipe_named
 from gated_interp.experiments.seeds import HELD_OUT, HELD_OUT_SEED
@@ -131,8 +131,7 @@ def run_toy(
             :func:`~gated_interp.training.loop.train_toy`.
         TrainingInterrupted: on Ctrl-C, the state saved.
     """
-    state = state_of(path)
-    require_state(state, resume)
+    state = state_for(path, resume)
     result = train_toy(
         run.model,
         run.config,
@@ -152,8 +151,7 @@ def run_gated(
         GatedInterpError: as :func:`run_toy`.
         TrainingInterrupted: on Ctrl-C, the state saved.
     """
-    state = state_of(path)
-    require_state(state, resume)
+    state = state_for(path, resume)
     result = train_gated(
         run.original,
         run.block,
@@ -192,12 +190,21 @@ def state_of(path: Path | str) -> Path:
     return path.with_name(path.name + STATE)
 
 
-def require_state(state: Path, resume: bool) -> None:
-    """Refuse to resume from what is not there, and to overwrite what could be resumed.
+def history_of(path: Path) -> Path:
+    """Where the history of the training of ``path`` lies."""
+    return path.with_name(path.stem + "-history.csv")
+
+
+def state_for(path: Path | str, resume: bool) -> Path:
+    """:func:`state_of`, once everything can be written that a training of ``path`` writes.
 
     Raises:
-        GatedInterpError: naming what to add or to leave out.
+        GatedInterpError: a place where no file can go, no state to resume from, or one that would
+            be overwritten; naming what to add or to leave out.
     """
+    path, state = Path(path), state_of(path)
+    for place in (path, state, history_of(path)):
+        require_place(place)
     if resume and not state.is_file():
         raise GatedInterpError(f"there is no {state} to resume from; leave --resume out.")
     if not resume and state.is_file():
@@ -205,6 +212,7 @@ def require_state(state: Path, resume: bool) -> None:
             f"{state} holds a training that was interrupted; add --resume to go on with it, or "
             "delete it to start anew."
         )
+    return state
 
 
 def _written(
@@ -231,7 +239,7 @@ def write_trained(
     if not is_main():
         return
     save(model, path, notes=notes)
-    write_table(history, path.with_name(path.stem + "-history.csv"))
+    write_table(history, history_of(path))
     state_of(path).unlink(missing_ok=True)
 
 

@@ -7,7 +7,9 @@ from typing import Any
 
 import pandas as pd
 
+from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.files import write_table
+from gated_interp.experiments.cells import read_table
 from gated_interp.experiments.decompose import decompose
 from gated_interp.models.toy import HookedTransformer
 from gated_interp.plots import held_frontier, save_figures
@@ -89,9 +91,13 @@ def compare_methods(
         ``decompose``.
 
     Raises:
-        GatedInterpError: as ``decompose``.
+        GatedInterpError: as ``decompose``, or a folder with methods at another layer.
     """
     out, parts = Path(out), []
+    if (out / TABLE).is_file() and {*read_table(out / TABLE, ["layer"])["layer"]} != {layer}:
+        raise GatedInterpError(
+            f"{out} compares methods at another layer than {layer}; name another folder."
+        )
     for n, point in enumerate(points):
         on_progress(n, len(points))
         settings: dict[str, Any] = dict([point.knob] if point.knob else (), **point.settings)

@@ -10,10 +10,24 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.precision import wide
 
 AT_ONCE = 2**22
 """Logits that are worked on at once."""
+
+
+def require_finite_logits(logits: Float[Tensor, "*shape d_vocab"]) -> None:
+    """Refuse predictions that are none: what is computed from them would look like a result.
+
+    Raises:
+        GatedInterpError: a NaN or an infinity.
+    """
+    if not bool(logits.isfinite().all()):
+        raise GatedInterpError(
+            "logits or scores of the model are not finite: its weights are too large to compute "
+            "with, or its training went wrong; train it again."
+        )
 
 
 def next_token_loss(
@@ -122,7 +136,11 @@ def leads(
     Examples:
         >>> leads(torch.tensor([[3.0, 1.0, 0.0], [3.0, 1.0, 0.0]]), torch.tensor([0, 1])).tolist()
         [2.0, -2.0]
+
+    Raises:
+        GatedInterpError: logits that are not finite.
     """
+    require_finite_logits(logits)
     mine = logits.gather(-1, target[..., None])
     others = logits.scatter(-1, target[..., None], -torch.inf)
     return mine[..., 0] - others.amax(-1)

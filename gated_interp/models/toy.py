@@ -6,6 +6,7 @@ The only file that imports HookedTransformer: 4.0 removes it, so a port has one 
 """
 
 import copy
+import warnings
 from typing import Any, TypeVar
 
 import torch
@@ -97,7 +98,10 @@ def attention_only(config: HookedTransformerConfig, kind: type[Model] = HookedTr
     # The config seeds every global generator when it holds a seed; ours never does.
     if config.seed is not None:
         raise GatedInterpError("a config with a seed reseeds global state; give the seed to us.")
-    model = kind(config, move_to_device=False)
+    with warnings.catch_warnings():
+        # TransformerLens announces that 4.0 removes HookedTransformer, and we pin below 4.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        model = kind(config, move_to_device=False)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.zero_()

@@ -46,6 +46,7 @@ from gated_interp.core.tensor_file import (
     read_tensors,
     require_finite,
     require_shapes,
+    written,
 )
 from gated_interp.replacements.layer_sketch import BUCKETS, Sketch, layer_sketch
 from gated_interp.replacements.replacement import Block, Replacement, kind_named
@@ -93,7 +94,11 @@ def save_block(block: Replacement, path: str | os.PathLike[str]) -> Path:
     data = safetensors.torch.save(tensors, metadata={BLOCK_KEY: json.dumps(said, allow_nan=False)})
     if len(data) > MAX_BYTES:
         raise CheckpointError(f"the block makes {len(data)} bytes; a file may have {MAX_BYTES}.")
-    return write_whole(path, lambda temporary: temporary.write_bytes(data))
+    original = getattr(block, "original", None)
+    return write_whole(
+        path,
+        lambda p: written(p, data, lambda back: read_block(type(block), back, None, original)),
+    )
 
 
 def read_block(

@@ -13,10 +13,11 @@ import numpy as np
 from jaxtyping import UInt
 
 from gated_interp.core.errors import GatedInterpError
-from gated_interp.core.files import write_folder, write_text
+from gated_interp.core.files import home, write_folder, write_text
 from gated_interp.tasks.text_files import pieces
 from gated_interp.tasks.tokenizers import (
     bos_of,
+    failing_in_a_sentence,
     read_tokenizer,
     size_of,
     tokenizer_text,
@@ -65,7 +66,7 @@ def cache_folder() -> Path:
     if chosen := os.environ.get(CACHE):
         return Path(chosen)
     base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "gated_interp"
+    return (Path(base) if base else home() / ".cache") / "gated_interp"
 
 
 @lru_cache(maxsize=16)
@@ -172,7 +173,8 @@ def _tokens(
 
     def coded() -> Iterator[tuple[Part, list[int]]]:
         texts = [text for _, text, _ in waiting]
-        found = coder.encode_batch_fast(texts, add_special_tokens=False)
+        with failing_in_a_sentence(coder):
+            found = coder.encode_batch_fast(texts, add_special_tokens=False)
         for (part, _, first), one in zip(waiting, found, strict=True):
             yield part, [bos_of(coder), *one.ids] if first else one.ids
 

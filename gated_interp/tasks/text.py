@@ -21,6 +21,7 @@ from gated_interp.tasks.encoded_text import PARTS, Encoded, Part, cache_folder, 
 from gated_interp.tasks.text_files import names_of
 from gated_interp.tasks.tokenizers import (
     bos_of,
+    failing_in_a_sentence,
     read_tokenizer,
     size_of,
     token_names,
@@ -187,9 +188,10 @@ class TextTask:
             also as ``.xz``), a folder of these, ``datasets:NAME[:CONFIG[:SPLIT]]``, or several.
         n_positions: tokens in a sequence, the one that it begins with included.
         vocab: tokens of the byte-level BPE tokenizer that is trained on the ``train`` part, where
-            none is given; then the text is read at once.
+            none is given.
         tokenizer: a ``tokenizer.json``: its path, or what it holds.
-        digest: SHA-256 of the text; where it is given, another text is refused.
+        digest: SHA-256 of the text; where it is given, another text is refused. Unless both this
+            and the tokenizer are, the text is read at once.
         folder: where ids are kept; the folder that the environment variable ``GATED_INTERP_CACHE``
             names, or one for this user, unless given.
 
@@ -243,7 +245,7 @@ class TextTask:
                     f"vocab is {vocab}; the tokenizer has {size} tokens: leave one of them out."
                 )
         place = Path(folder) if folder is not None else cache_folder()
-        if tokenizer is None:
+        if tokenizer is None or not digest:
             made = encoded(sources, wanted, n_positions, place, digest)
             wanted, digest = made.tokenizer, made.digest
         self._set(sources, n_positions, wanted, digest, place)
@@ -301,13 +303,17 @@ class TextTask:
 
     def encode(self, text: str) -> list[int]:
         """The tokens of ``text``, without one for its beginning."""
-        found: list[int] = read_tokenizer(self.tokenizer).encode(text, add_special_tokens=False).ids
+        tokenizer = read_tokenizer(self.tokenizer)
+        with failing_in_a_sentence(tokenizer):
+            found: list[int] = tokenizer.encode(text, add_special_tokens=False).ids
         return found
 
     def decode(self, tokens: Iterable[Any] | Tensor) -> str:
         """The text of ``tokens``."""
         ids = [int(t) for t in tokens]
-        return str(read_tokenizer(self.tokenizer).decode(ids, skip_special_tokens=False))
+        tokenizer = read_tokenizer(self.tokenizer)
+        with failing_in_a_sentence(tokenizer):
+            return str(tokenizer.decode(ids, skip_special_tokens=False))
 
     def part(self, name: Part) -> TextPart:
         """One of ``train``, ``validation`` and ``test``.

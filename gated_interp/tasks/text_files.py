@@ -52,7 +52,7 @@ def pieces(sources: Iterable[str]) -> Pieces:
         elif source.startswith(DATASETS):
             yield from _of_dataset(source)
         elif os.path.isdir(source):
-            inside = [p for p in sorted(Path(source).rglob("*")) if _is_text(p)]
+            inside = texts_in(source)
             if not inside:
                 raise GatedInterpError(
                     f"the folder {source} holds no text; it must hold .txt or .jsonl files, each "
@@ -67,6 +67,11 @@ def pieces(sources: Iterable[str]) -> Pieces:
                 f"there is no text {source}; name a file, a folder, {DATASETS}NAME or one that "
                 f"comes with the package ({', '.join(shipped_texts())})."
             )
+
+
+def texts_in(folder: Path | str) -> list[Path]:
+    """Every text in ``folder`` and the folders in it, in the order of their paths."""
+    return [p for p in sorted(Path(folder).rglob("*")) if _is_text(p)]
 
 
 def _is_text(path: Path) -> bool:

@@ -1,7 +1,10 @@
 """Byte-level BPE by the library `tokenizers`: trained, read from a file, and asked for names."""
 
 import os
-from collections.abc import Iterable
+import sys
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -95,6 +98,40 @@ def read_tokenizer(text: str) -> Any:
     return tokenizer
 
 
+_one_at_a_time = threading.Lock()
+
+
+@contextmanager
+def failing_in_a_sentence(tokenizer: Any) -> Iterator[None]:
+    """Around a use of ``tokenizer``: a pattern of its own may give up on some texts.
+
+    The library then panics: it writes to the process's stderr, however long the text is, and raises
+    what is no ``Exception``.
+
+    Raises:
+        GatedInterpError: it did.
+    """
+    if '"Regex"' not in tokenizer.to_str():
+        yield
+        return
+    with _one_at_a_time, open(os.devnull, "wb") as nowhere:
+        sys.stderr.flush()
+        before = os.dup(2)
+        os.dup2(nowhere.fileno(), 2)
+        try:
+            yield
+        except BaseException as error:
+            if type(error).__name__ != "PanicException":
+                raise
+            raise GatedInterpError(
+                "the tokenizer's pattern takes too long on this text; give another text, or a "
+                "tokenizer with a simpler pattern."
+            ) from error
+        finally:
+            os.dup2(before, 2)
+            os.close(before)
+
+
 def bos_of(tokenizer: Any) -> int:
     """The token that a text begins with.
 
@@ -118,8 +155,9 @@ def size_of(tokenizer: Any) -> int:
 def token_names(tokenizer: Any) -> list[str]:
     """Every token as text; one that is not whole characters as the tokenizer writes its bytes."""
     names = []
-    for token in range(size_of(tokenizer)):
-        name = tokenizer.decode([token], skip_special_tokens=False)
-        written = tokenizer.id_to_token(token)
-        names.append(name if name and "�" not in name else str(written))
+    with failing_in_a_sentence(tokenizer):
+        for token in range(size_of(tokenizer)):
+            name = tokenizer.decode([token], skip_special_tokens=False)
+            written = tokenizer.id_to_token(token)
+            names.append(name if name and "�" not in name else str(written))
     return names

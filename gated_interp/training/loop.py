@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 
 from gated_interp.anatomy.batch import Batch, Mask
 from gated_interp.core.errors import GatedInterpError
+from gated_interp.core.files import require_place
 from gated_interp.core.signals import uninterrupted
 from gated_interp.models.language_model import LanguageTransformer
 from gated_interp.models.toy import HookedTransformer, ToyConfig, build_toy
@@ -27,7 +28,7 @@ from gated_interp.training.interrupt import TrainingInterrupted
 from gated_interp.training.objectives import Imitate, NextToken, Objective
 from gated_interp.training.processes import Group, group_for
 from gated_interp.training.schedule import learning_rate
-from gated_interp.training.state import Row, TrainingState, fingerprint, require_writable
+from gated_interp.training.state import Row, TrainingState, fingerprint
 
 Model = TypeVar("Model", bound=HookedTransformer | Replacement)
 Block = TypeVar("Block", bound=Replacement)
@@ -244,7 +245,8 @@ def _train(
     """The loop: learning rate, batch, forward, backward, update, log, save."""
     started = time.perf_counter()
     path = saving.path
-    require_writable(path)
+    if path is not None:
+        require_place(path)  # before the training and not after it
     weights = {n: p for n, p in model.named_parameters() if p.requires_grad}
     optimizer = _adam(weights, config)
     identity = {**saving.identity, "shapes": {n: list(p.shape) for n, p in weights.items()}}

@@ -186,13 +186,3 @@ def _require_tensors(
             or any(s != tuple(parameter.shape) for s in shapes)
         ):
             raise CheckpointError(f"{path} lacks a whole state of {name}; it is damaged.")
-
-
-def require_writable(path: Path | None) -> None:
-    """Refuse a checkpoint path that is a folder, before the training and not after it.
-
-    Raises:
-        GatedInterpError: ``path`` is a folder.
-    """
-    if path is not None and path.is_dir():
-        raise GatedInterpError(f"cannot write {path}: it is a folder; name a file.")
