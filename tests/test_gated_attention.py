@@ -11,7 +11,7 @@ from transformer_lens import HookedTransformerConfig
 
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.seeds import generator
-from gated_interp.models.toy import ToyConfig, attention_only, build_toy
+from gated_interp.models.toy import attention_only
 from gated_interp.replacements.gated_attention import GatedAttention, GatedConfig
 from gated_interp.replacements.gates import (
     GateActivation,
