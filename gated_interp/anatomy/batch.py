@@ -148,7 +148,8 @@ class Batch:
         logits, cache = model.run_with_cache(
             self.tokens, attention_mask=mask, names_filter=names, **kwargs
         )
-        for name in [names] if isinstance(names, str) else names or ():
+        named = [names] if isinstance(names, str) else names if isinstance(names, list) else []
+        for name in named:
             if name in model.hook_dict and name not in cache:
                 raise unreached(name, "nothing was read there")
         return logits, cache
