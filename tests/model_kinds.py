@@ -205,21 +205,23 @@ def _fill(parameters: dict[str, torch.Tensor], seed: int) -> None:
 
 
 def columns() -> list[Column]:
-    """Every kind: without and with MLPs, in each dtype, and with each block."""
+    """Every kind: without and with MLPs, and those without (and the families, which have their
+    own) also in each dtype and with each block."""
     families = [f"{name}{folded}" for name in FAMILIES for folded in ("", ", folded")]
     plain = [
         *(Column(kind, mlps) for kind in KINDS for mlps in MLPS[:2]),
         *(Column(kind, MLPS[2]) for kind in ("no norm", "LN")),
         *(Column(kind) for kind in families),
     ]
+    varied = [column for column in plain if not column.mlps]
     return [
         *plain,
         *(
             dataclasses.replace(column, dtype=dtype)
-            for column, dtype in itertools.product(plain, list(DTYPES)[1:])
+            for column, dtype in itertools.product(varied, list(DTYPES)[1:])
         ),
         *(
             dataclasses.replace(column, block=block)
-            for column, block in itertools.product(plain, BLOCKS[1:])
+            for column, block in itertools.product(varied, BLOCKS[1:])
         ),
     ]

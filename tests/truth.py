@@ -125,10 +125,13 @@ class Truth:
         z = seen[f"blocks.{layer}.attn.hook_z"]
         return self.readout(self.writes(layer, z, seen), seen)
 
-    def from_key(self, layer: int, tokens: Tensor, key: int, *, full: bool) -> Tensor:
+    def from_key(
+        self, layer: int, tokens: Tensor, key: int, *, full: bool, picked: bool = True
+    ) -> Tensor:
         """``z`` of every head where it reads one key alone, ``[batch pos head d_head]``.
 
-        With the attention that it pays to it, or (``full``) all of it.
+        With the attention that it pays to it, or (``full``) all of it. A head that was not picked
+        reads nothing, unless ``picked`` is false.
         """
         name, seen = self.pattern_name(layer), self.seen(tokens)
         if not hasattr(self.attn(layer), "W_Q"):
@@ -137,8 +140,9 @@ class Truth:
             v = seen[f"blocks.{layer}.attn.hook_v"][:, None, key]
             z = seen[f"blocks.{layer}.attn.hook_z"]
             weight = seen[name][..., key].transpose(1, 2)[..., None]
-            picked = (z != 0).any(-1, keepdim=True)
-            return v.expand_as(z) if full else weight * v * picked
+            if full:
+                return v.expand_as(z)
+            return weight * v * (z != 0).any(-1, keepdim=True) if picked else weight * v
 
         def only(pattern: Tensor) -> Tensor:
             one = torch.zeros_like(pattern)

@@ -1,0 +1,120 @@
+"""Every function that takes a model, on every kind of model: right, or refused in a sentence.
+
+What each cell comes to is recorded in ``figures/what-works.csv`` (``python tests/what_works.py``
+writes it). The quick tests take some cells of every row and of every kind; the slow ones take all.
+"""
+
+import inspect
+
+import pytest
+import what_works
+from conformance import RAW, REFUSED, RIGHT, ROWS_OF_MATRIX, WRONG, outcome
+from model_kinds import FAMILIES, KINDS, Column, columns
+
+import gated_interp as gi
+
+ALL = columns()
+PLAIN = [c for c in ALL if c.dtype == "float32" and not c.block]
+# Of cells so many that the quick suite hardly notices: one in EVERY, every row and every kind among
+# them, and on each family.
+EVERY = 16
+
+
+def _quick():
+    cells = [
+        (row, column)
+        for i, row in enumerate(ROWS_OF_MATRIX)
+        for j, column in enumerate(ALL)
+        if (7 * i + j) % EVERY == 0 and row.applies(column)
+    ]
+    return [pytest.param(*cell, id=f"{cell[0]} on {cell[1]}") for cell in cells]
+
+
+@pytest.fixture(scope="module")
+def record():
+    return what_works.recorded()
+
+
+def _faults(found, record):
+    """Cells that are not as recorded."""
+    return [
+        f"{name} on {column}: {cell.word} ({cell.said}), not {known.word if known else 'recorded'}"
+        for (name, column), cell in found.items()
+        if (known := record.get((name, column))) is None or known != cell
+    ]
+
+
+@pytest.mark.parametrize(("row", "column"), _quick())
+def test_some_cells(row, column, record):
+    cell = outcome(row, column)
+    known = record[str(row), column]
+    assert cell.word == known.word, cell.said
+    assert cell.word in (RIGHT, REFUSED)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("column", ALL, ids=str)
+def test_every_cell(column, record):
+    assert not _faults(what_works.measured(column), record)
+
+
+def test_no_cell_is_wrong_and_none_is_a_raw_error(record):
+    assert not [key for key, cell in record.items() if cell.word in (WRONG, RAW)]
+
+
+def test_every_cell_is_recorded(record):
+    cells = {(str(row), c) for row in ROWS_OF_MATRIX for c in ALL if row.applies(c)}
+    assert cells == record.keys()
+
+
+def test_models_that_people_use_are_hardly_ever_refused(record):
+    assert what_works.refused_share(record) <= 0.05
+
+
+def test_the_page_shows_what_is_recorded(record):
+    text = what_works.PAGE.read_text(encoding="utf-8")
+    assert what_works.page(text, what_works.tables(record)) == text
+
+
+# Told apart by hand: what takes a model but measures nothing of it, and what is no function of one.
+NO_ROW = {
+    "ToyRun": "a setting of a training",
+    "TrainResult": "what a training gives",
+    "GatedRun": "a setting of a training",
+    "decompose": "trains and writes what fit_gated, decomposition and report give",
+    "language_measures": "of a model with a text of its own: induction_scores, and the loss",
+    "push_to_hub": "sends what save writes",
+    "report": "a page of what other rows give; held below",
+    "save_pretrained": "writes what save writes",
+    "train_gated": "what fit_gated calls",
+    "splice": "what unsplice undoes; every column with a block is spliced",
+}
+
+
+def test_every_public_function_that_takes_a_model_has_a_row():
+    takes = set()
+    for name in gi.__all__:
+        thing = getattr(gi, name)
+        if not callable(thing) or (inspect.isclass(thing) and issubclass(thing, Exception)):
+            continue
+        if "model" in inspect.signature(thing).parameters:
+            takes.add(name)
+    rows = {row.function.split(".")[0] for row in ROWS_OF_MATRIX}
+    assert takes - rows <= NO_ROW.keys()
+    assert rows <= {*gi.__all__}
+
+
+@pytest.mark.parametrize("kind", [*KINDS, *FAMILIES])
+def test_no_bias_and_no_norm_of_a_kind_is_left_as_it_was_made(kind):
+    model = Column(kind, "" if kind in FAMILIES else "MLPs").build()
+    for name, weight in model.named_parameters():
+        assert weight.ne(0).all(), name
+        assert not name.endswith(".w") or weight.ne(1).all(), name
+
+
+def test_a_column_makes_the_same_model_each_time_and_its_block_stands_where_it_says():
+    column = Column("Llama", block="gated")
+    first, second = (c.build().state_dict() for c in (column, column))
+    assert all(value.equal(second[name]) for name, value in first.items())
+    assert isinstance(column.build().blocks[0].attn, gi.GatedAttention)
+    assert not isinstance(column.original().blocks[0].attn, gi.GatedAttention)

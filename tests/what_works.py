@@ -1,0 +1,228 @@
+"""What the conformance matrix found, written down: a CSV, and the tables of a page of the docs.
+
+    python tests/what_works.py
+
+measures every cell on all cores (some ten minutes on two) and writes ``figures/what-works.csv``,
+``figures/what-works-sentences.csv`` and what stands in ``docs/what-works.md`` below its marks.
+"""
+
+import collections
+import concurrent.futures
+import dataclasses
+import os
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import pandas as pd
+import torch
+from conformance import RAW, REFUSED, RIGHT, ROWS_OF_MATRIX, WRONG, Outcome, outcome
+from model_kinds import BLOCKS, DTYPES, FAMILIES, KINDS, Column, columns
+
+ROOT = Path(__file__).parents[1]
+CELLS = ROOT / "figures" / "what-works.csv"
+SENTENCES = ROOT / "figures" / "what-works-sentences.csv"
+PAGE = ROOT / "docs" / "what-works.md"
+ROWS = {str(row): row for row in ROWS_OF_MATRIX}
+# What is varied of one kind of model: its dtype, or what stands in the place of its attention.
+VARIANTS = {dtype: {"dtype": dtype} for dtype in DTYPES}
+VARIANTS |= {f"{block} block": {"block": block} for block in BLOCKS[1:]}
+YES = "✓"
+MARK = "<!-- {}: written by tests/what_works.py -->"
+Record = dict[tuple[str, Column], Outcome]
+
+
+def measured(column: Column) -> Record:
+    """Every cell of a column."""
+    torch.set_num_threads(1)
+    found = {}
+    for name, row in ROWS.items():
+        if row.applies(column):
+            # How far right it was differs from machine to machine.
+            cell = outcome(row, column)
+            found[name, column] = dataclasses.replace(cell, said="") if cell.word == RIGHT else cell
+    return found
+
+
+def measure(chosen: Sequence[Column], say: Callable[[str], object] = print) -> Record:
+    """Every cell of some columns, on all cores."""
+    record: Record = {}
+    with concurrent.futures.ProcessPoolExecutor() as pool:
+        for i, found in enumerate(pool.map(measured, chosen), 1):
+            record |= found
+            say(f"{i} of {len(chosen)}: {chosen[i - 1]}")
+    return record
+
+
+def written(record: Record) -> tuple[str, str]:
+    """The two CSVs: the cells, and the sentences that they name by number."""
+    numbers: dict[str, int] = {}
+    table: dict[tuple[str, str], dict[str, str]] = collections.defaultdict(dict)
+    for (name, column), cell in record.items():
+        plain = dataclasses.replace(column, dtype="float32", block="")
+        variant = f"{column.block} block" if column.block else column.dtype
+        said = f"{cell.word}: {cell.said}" if cell.word in (WRONG, RAW) else cell.said
+        number = YES if cell.word == RIGHT else str(numbers.setdefault(said, len(numbers) + 1))
+        table[name, str(plain)][variant] = number
+    rows = [
+        {"function": name, "model": model, **{v: cells.get(v, "") for v in VARIANTS}}
+        for (name, model), cells in table.items()
+    ]
+    sentences = pd.DataFrame({"number": numbers.values(), "sentence": numbers.keys()})
+    cells_csv: str = pd.DataFrame(rows).to_csv(index=False, lineterminator="\n")
+    return cells_csv, sentences.to_csv(index=False, lineterminator="\n")
+
+
+def recorded() -> Record:
+    """What the CSVs say."""
+    sentences = dict(pd.read_csv(SENTENCES, dtype=str).itertuples(index=False, name=None))
+    plain = {str(c): c for c in columns() if c.dtype == "float32" and not c.block}
+    record: Record = {}
+    for line in pd.read_csv(CELLS, dtype=str, keep_default_na=False).to_dict("records"):
+        for variant, changes in VARIANTS.items():
+            if not line[variant]:
+                continue
+            column = dataclasses.replace(plain[line["model"]], **changes)
+            said = "" if line[variant] == YES else sentences[line[variant]]
+            word = RIGHT if not said else REFUSED
+            for bad in (WRONG, RAW):
+                if said.startswith(f"{bad}: "):
+                    word, said = bad, said.removeprefix(f"{bad}: ")
+            record[line["function"], column] = Outcome(word, said)
+    return record
+
+
+def refused_share(record: Record, families: Iterable[str] = FAMILIES) -> float:
+    """Of the cells on models of these families, the share that are refusals."""
+    cells = [cell for (_, column), cell in record.items() if column.family in families]
+    return sum(cell.word == REFUSED for cell in cells) / len(cells)
+
+
+# The page.
+
+GROUPS = {
+    "Norms": ["no norm", "LN", "LNPre", "RMS", "RMSPre", "final RMS norm"],
+    "Norms in other places": [
+        "norm before and after",
+        "norm after (OLMo 2)",
+        "norm of the embedding",
+        "query-key norm",
+    ],
+    "Heads that share keys and values, and one layer": [
+        "grouped queries",
+        "multi-query",
+        "one layer, no norm",
+    ],
+    "Positions": [
+        "rotary",
+        "rotary, adjacent pairs",
+        "rotary, partial",
+        "rotary, scaled",
+        "rotary, by parts",
+        "ALiBi",
+        "shortformer",
+    ],
+    "Attention scores": [
+        "score soft cap",
+        "clipped q, k, v",
+        "log-n attention",
+        "scores by inverse layer",
+        "no attention scale",
+    ],
+    "Who attends to whom, and the output": [
+        "local windows",
+        "bidirectional",
+        "attention sinks",
+        "output soft cap",
+        "fewer outputs than inputs",
+    ],
+}
+
+
+def tables(record: Record) -> dict[str, str]:
+    """What stands below each mark of the page, as Markdown."""
+    numbers: dict[str, int] = {}
+
+    def cell(found: list[Outcome]) -> str:
+        """A tick, the numbers of the sentences, or both where it depends."""
+        if not found:
+            return "–"
+        said = list(dict.fromkeys(c.said if c.word == REFUSED else f"{c.word}: {c.said}"
+                                  for c in found if c.word != RIGHT))  # fmt: skip
+        links = [f"[{numbers.setdefault(s, len(numbers) + 1)}](#sentences)" for s in said]
+        right = [YES] if any(c.word == RIGHT for c in found) else []
+        return " ".join([*right, *links])
+
+    def table(heads: dict[str, Callable[[Column], bool]]) -> str:
+        lines = [f"| | {' | '.join(heads)} |", f"|---|{'---|' * len(heads)}"]
+        for name in ROWS:
+            mine = [(column, c) for (n, column), c in record.items() if n == name]
+            cells = [cell([c for column, c in mine if of(column)]) for of in heads.values()]
+            if any(c != "–" for c in cells):
+                lines.append(f"| {_name(name)} | {' | '.join(cells)} |")
+        return "\n".join(lines)
+
+    def family(name: str) -> Callable[[Column], bool]:
+        return lambda c: c.family == name and not c.block
+
+    def kind(name: str) -> Callable[[Column], bool]:
+        return lambda c: c.kind == name and not c.block and c.dtype == "float32"
+
+    def variant(name: str) -> Callable[[Column], bool]:
+        changes = VARIANTS[name]
+        return lambda c: bool(c.family) and all(getattr(c, f) == v for f, v in changes.items())
+
+    cells = [c for (_, column), c in record.items()]
+    share = {word: sum(c.word == word for c in cells) for word in (RIGHT, REFUSED, WRONG, RAW)}
+    of_families = refused_share(record)
+    counts = (
+        f"{len(cells):,} cells: {share[RIGHT]:,} right, {share[REFUSED]:,} refused in a sentence, "
+        f"{share[WRONG]:,} wrong, {share[RAW]:,} raw errors. On models of the six families "
+        f"{of_families:.1%} of the cells are refusals."
+    )
+    found = {"counts": counts, "families": table({n: family(n) for n in FAMILIES})}
+    found["kinds"] = "\n\n".join(
+        f"### {title}\n\n{table({n: kind(n) for n in names})}" for title, names in GROUPS.items()
+    )
+    found["variants"] = table({n: variant(n) for n in list(VARIANTS)[1:]})
+    lines = [f"{n}. {_escaped(said[:1].upper() + said[1:])}" for said, n in numbers.items()]
+    return {**found, "sentences": "\n".join(lines)}
+
+
+def _name(row: str) -> str:
+    function, _, case = row.partition(": ")
+    return f"`{function}`{', ' + _escaped(case) if case else ''}"
+
+
+def _escaped(words: str) -> str:
+    for sign in "\\*_[]|<>`":
+        words = words.replace(sign, f"\\{sign}")
+    return words
+
+
+def page(text: str, found: dict[str, str]) -> str:
+    """``text`` with what stands between each pair of marks replaced."""
+    for name, words in found.items():
+        start, end = MARK.format(name), MARK.format(f"end of {name}")
+        before, _, rest = text.partition(start)
+        _, _, after = rest.partition(end)
+        text = f"{before}{start}\n\n{words}\n\n{end}{after}"
+    return text
+
+
+def main() -> None:
+    """Measure, and write it all down."""
+    assert {name for names in GROUPS.values() for name in names} == set(KINDS)
+    record = measure(columns())
+    cells, sentences = written(record)
+    CELLS.write_text(cells, encoding="utf-8")
+    SENTENCES.write_text(sentences, encoding="utf-8")
+    PAGE.write_text(page(PAGE.read_text(encoding="utf-8"), tables(recorded())), encoding="utf-8")
+    for (name, column), cell in record.items():
+        if cell.word in (WRONG, RAW):
+            print(f"{cell.word}: {name} on {column}: {cell.said}")
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    sys.exit(main())
