@@ -20,7 +20,7 @@ import pandas as pd
 import torch
 from model_kinds import TASK, Column
 from torch import Tensor
-from truth import Truth, kl, losses
+from truth import Truth, frozen, kl, losses
 
 import gated_interp as gi
 from gated_interp.core.errors import GatedInterpError
@@ -217,24 +217,35 @@ def _(case: Case) -> Numbers:
 
 
 def _compositions(truth: Truth) -> dict[tuple[int, int, int, str], float]:
-    """By receiver, sender and kind, from the weights, in full matrices."""
+    """By sender, receiver and kind, from the weights, in full matrices, norms at a scale of one."""
     found = {}
+
+    def of_head(layer: int, h: int, name: str) -> Tensor:
+        """A query's or key's weights, with those of a norm of queries or keys."""
+        attn = truth.attn(layer)
+        weight, norm = getattr(attn, f"W_{name}")[h], getattr(attn, f"{name.lower()}_norm", None)
+        if norm is None:
+            return weight
+        d = weight.shape[1]
+        return weight * (norm.w if len(norm.w) == d else norm.w[h * d : (h + 1) * d])
+
+    def ov(layer: int, h: int) -> Tensor:
+        written = truth.attn(layer).W_V[h] @ truth.attn(layer).W_O[h]
+        return truth.into_stream(layer, written[None], None)[0]
+
     for layer, block in enumerate(truth.exact.blocks):
-        attn, eye = block.attn, torch.eye(truth.cfg.d_model).double()
-        before = truth.norm is not None and truth.cfg.original_architecture is None
-        if before and truth.cfg.normalization_type.startswith("LN"):
-            eye = eye - 1 / len(eye)
-        N = eye * block.ln1.w if before and hasattr(block.ln1, "w") else eye
-        for h in range(len(attn.W_O)):
-            qk = N @ attn.W_Q[h] @ attn.W_K[h].T @ N.T
-            reads = {"Q": qk, "K": qk.T, "V": N @ attn.W_V[h] @ attn.W_O[h]}
+        N = torch.eye(truth.cfg.d_model).double()
+        if truth.norm is not None and truth.cfg.original_architecture is None:
+            N = frozen(block.ln1, N[None], None)[0]
+        for h in range(truth.heads(layer)):
+            qk = N @ of_head(layer, h, "Q") @ of_head(layer, h, "K").T @ N.T
+            reads = {"Q": qk, "K": qk.T, "V": N @ ov(layer, h)}
             for early in range(layer):
-                there = truth.exact.blocks[early].attn
-                for s in range(len(there.W_O)):
-                    ov = there.W_V[s] @ there.W_O[s]
+                for s in range(truth.heads(early)):
                     for kind, read in reads.items():
-                        size = ov.norm() * read.norm()
-                        found[early * 100 + s, layer, h, kind] = float((ov @ read).norm() / size)
+                        size = ov(early, s).norm() * read.norm()
+                        score = float((ov(early, s) @ read).norm() / size)
+                        found[early * 100 + s, layer, h, kind] = score
     return found
 
 
@@ -243,7 +254,7 @@ def _compositions(truth: Truth) -> dict[tuple[int, int, int, str], float]:
     oracle=lambda case: {"score": torch.tensor(list(_compositions(case.truth).values()))},
 )
 def _(case: Case) -> Numbers:
-    return {"score": torch.tensor(gi.composition_scores(case.model)["score"].to_numpy())}
+    return {"score": torch.tensor(gi.composition_scores(case.model)["score"].to_numpy(float))}
 
 
 @row(
