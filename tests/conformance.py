@@ -401,7 +401,8 @@ def _ablations(method: str) -> Callable[[Case], Numbers]:
         for name, heads in sets.items():
             put = {(i, h): _put(truth, method, i, h) for i, h in heads}
             after = _without(truth, TOKENS, put)
-            found[f"{name} loss"] = losses(after, TOKENS).mean()
+            if truth.cfg.d_vocab_out == truth.cfg.d_vocab:
+                found[f"{name} loss"] = losses(after, TOKENS).mean()
             found[f"{name} kl"] = kl(intact, after).mean()
         return found
 
@@ -535,6 +536,8 @@ def _has(name: str, layer: int) -> Callable[[Column], bool]:
         rotary = column.flags.get("positional_embedding_type") == "rotary"
         gate = "gate" in name
         own = layer > 0 or not column.block
+        if name == "hook_attn_in" and "n_key_value_heads" in column.flags:
+            return False  # TransformerLens refuses such a model to be made
         if column.block == "autoencoder" and not own and name not in ("hook_z",):
             return False
         there = (rotary and own) or "rot" not in name
@@ -977,36 +980,38 @@ def _(case: Case) -> Numbers:
     return found
 
 
+class Unchecked(Exception):
+    """The function gives numbers where the matrix has nothing to hold them to."""
+
+
 def _plain_scores(column: Column) -> bool:
     """Whether an attention score hangs on the two tokens alone, up to a mean of positions."""
     flags = column.flags
-    odd = ("use_qk_norm", "clip_qkv", "use_local_attn", "use_attention_sinks", "use_logn_attn")
-    return (
-        flags.get("positional_embedding_type", "standard") in ("standard", "shortformer")
-        and not any(flags.get(name) for name in odd)
-        and flags.get("attn_scores_soft_cap", -1) < 0
-        and flags.get("attention_dir") is None
-        and flags.get("original_architecture") is None
-    )
+    odd = ("use_local_attn", "use_attention_sinks", "use_logn_attn", "attention_dir")
+    learned = flags.get("positional_embedding_type", "standard") in ("standard", "shortformer")
+    return bool(column.block) or (learned and not any(flags.get(name) for name in odd))
 
 
 def _trigrams(case: Case) -> Numbers:
     """By the formula that the function says, in full; positions and scales in the mean."""
     if not _plain_scores(case.column):
-        return {"a sentence": "the score does not hang on the two tokens alone"}
+        raise Unchecked(
+            "scores hang on more than the two tokens, and numbers are given all the same"
+        )
     truth, tokens = case.truth, TEXT
     seen, model = truth.seen(tokens), truth.exact
     counts = tokens.flatten().bincount(minlength=TASK.d_vocab).double()
     attn, block = model.blocks[0].attn, model.blocks[0]
+    own, kind = not case.column.block, truth.cfg.positional_embedding_type
     with torch.no_grad():
         e = model.embed(torch.arange(TASK.d_vocab)[None])[0]
-        position = model.pos_embed.W_pos[: tokens.shape[1]].mean(0)
-        short = truth.cfg.positional_embedding_type == "shortformer"
-        alibi = truth.cfg.positional_embedding_type == "alibi"
-        place = torch.zeros_like(position) if alibi else position
+        place = torch.zeros_like(e[0])
+        if kind in ("standard", "shortformer"):
+            place = model.pos_embed.W_pos[: tokens.shape[1]].mean(0)
+        after = truth.cfg.original_architecture is not None
 
         def normed(x: Tensor) -> Tensor:
-            if truth.norm is None:
+            if truth.norm is None or after:
                 return x
             scale = seen["blocks.0.ln1.hook_scale"].flatten()
             sums = torch.zeros(TASK.d_vocab).double().index_add(0, tokens.flatten(), scale)
@@ -1018,13 +1023,31 @@ def _trigrams(case: Case) -> Numbers:
                 handle.remove()
 
         values = normed(e)
-        reads = values + place if short else normed(e + place)
-        final = seen["ln_final.hook_scale"].mean() if truth.norm is not None else 1.0
+        reads = values + place if kind == "shortformer" else normed(e + place)
+        # Of every head, [token head d_head], as TransformerLens goes on with them.
+        q, k, v = (
+            torch.einsum("tm,hmd->thd", x, getattr(attn, f"W_{n}")) + getattr(attn, f"b_{n}")
+            for n, x in (("Q", reads), ("K", reads), ("V", values))
+        )
+        if not own or truth.cfg.clip_qkv is None:
+            v = v - attn.b_V  # left out by the function, unless it is clipped with the values
+        if own and getattr(attn, "q_norm", None) is not None:
+            flat = after and len(attn.q_norm.w) > q.shape[2]
+            q, k = (
+                norm(x.flatten(1) if flat else x).view(x.shape)
+                for norm, x in ((attn.q_norm, q), (attn.k_norm, k))
+            )
+        if own and truth.cfg.clip_qkv is not None:
+            clip = truth.cfg.clip_qkv
+            q, k, v = (x.clamp(-clip, clip) for x in (q, k, v))
+        cap = truth.cfg.attn_scores_soft_cap if own else -1
+        behind = ["ln_final", "blocks.0.ln1_post", *(["blocks.0.ln1"] if after else [])]
+        scales = [seen[f"{n}.hook_scale"] for n in behind if f"{n}.hook_scale" in seen]
+        final = torch.stack(scales).prod(0).mean() if scales else 1.0
         found: Numbers = {}
         for h in range(truth.heads(0)):
-            q = (reads @ attn.W_Q[h] + attn.b_Q[h]) / attn.attn_scale
-            k = reads @ attn.W_K[h] + attn.b_K[h]
-            qk = q @ k.T
+            qk = q[:, h] @ k[:, h].T / attn.attn_scale
+            qk = cap * (qk / cap).tanh() if cap > 0 else qk
             usual = (qk + (counts / counts.sum()).log()).logsumexp(1, keepdim=True)
             keys = (tokens.shape[1] + 1) / 2
             attention = (qk - usual - math.log(keys - 1)).sigmoid()
@@ -1033,35 +1056,15 @@ def _trigrams(case: Case) -> Numbers:
                 gq = reads @ attn.W_gate_Q[h] + attn.b_gate_Q[h]
                 gk = reads @ attn.W_gate_K[h] + attn.b_gate_K[h]
                 gate = (gq @ gk.T).clamp(0, 1)
-            z = (values @ attn.W_V[h])[None]
-            scale = _mean_scales(truth, seen)
-            w = torch.einsum("bpd,dm->bpm", z, attn.W_O[h])
-            w = truth.into_stream(0, w, scale)
-            ov = (truth.readout(w, None) / final)[0]
+            written = truth.into_stream(0, (v[:, h] @ attn.W_O[h])[None], None)
+            ov = (truth.readout(written, None) / final)[0]
             found[str(h)] = (qk, attention, gate, ov - ov.mean(-1, keepdim=True))
     return found
-
-
-def _mean_scales(truth: Truth, seen: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A norm behind the attention, in the mean over the text, for one sequence of all tokens."""
-    each = {}
-    for name in ("blocks.0.ln1_post.hook_scale", "blocks.0.ln1.hook_scale"):
-        if name in seen:
-            each[name] = seen[name].mean().expand(1, TASK.d_vocab, 1)
-    return each
-
-
-class Unchecked(Exception):
-    """The function gives numbers where the matrix has nothing to hold them to."""
 
 
 def _skip_trigrams_truth(case: Case) -> Numbers:
     """Each row's numbers by the formula, for the rows that the function gives."""
     tables = _trigrams(case)
-    if "a sentence" in tables:
-        raise Unchecked(
-            "scores hang on more than the two tokens, and numbers are given all the same"
-        )
     table = gi.skip_trigrams(case.model, 0, TEXT, top=3, sources=3, least=1)
     rows = []
     ids = ["head", "source_id", "destination_id", "out_id"]
@@ -1087,7 +1090,7 @@ ASKED = pd.DataFrame(
 PLACED = TEXT.clone()
 PLACED[PLACED == 3] = 7  # one place of each sequence, so that which is drawn is known
 PLACED[PLACED == 5] = 8
-PLACED[:, 2], PLACED[:, 6] = 3, 5
+PLACED[:, 3], PLACED[:, 6] = 3, 5
 
 
 def _confirmed(case: Case) -> Numbers:
@@ -1128,7 +1131,7 @@ def _(case: Case) -> Numbers:
 def _holding(case: Case) -> Numbers:
     truth, layer = case.truth, 0
     seen = truth.seen(PLACED)
-    z = truth.from_key(layer, PLACED, 2, full=False)
+    z = truth.from_key(layer, PLACED, 3, full=False)
     logits = truth.readout(truth.writes(layer, z, seen), seen)[:, 6]  # [batch head token]
     mean = (logits[..., 6] - logits.mean(-1)).mean(0)
     share = mean / mean.abs().sum()
