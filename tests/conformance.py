@@ -173,7 +173,8 @@ def _(case: Case) -> Numbers:
 def _pairs_at(name: str) -> Callable[[Case], Numbers]:
     def oracle(case: Case) -> Numbers:
         tokens, v = _in_turn(QUERY, KEY), TASK.d_vocab
-        scores = case.truth.run(tokens)[f"blocks.0.attn.{name}"][:, :, QUERY, KEY]
+        place = f"blocks.0.attn.{name}"
+        scores = case.truth.run(tokens, {}, [place])[place][:, :, QUERY, KEY]
         return {f"head {h}": scores[:, h].view(v, v) for h in range(scores.shape[1])}
 
     return oracle
@@ -372,7 +373,7 @@ def _without(truth: Truth, tokens: Tensor, heads: dict[tuple[int, int], Tensor])
             return z
 
         edits[f"blocks.{layer}.attn.hook_z"] = edit
-    return truth.run(tokens, edits)["logits"]
+    return truth.logits(tokens, edits)
 
 
 def _z(truth: Truth, tokens: Tensor, layer: int, head: int) -> Tensor:
@@ -585,10 +586,21 @@ def _switched(model: Any, name: str) -> Any:
     return model
 
 
+@functools.lru_cache(4)
+def _truth_with(column: Column, switch: str) -> Truth:
+    model = column.build()
+    setattr(model.cfg, switch, True)
+    return Truth(model)
+
+
+def _switched_truth(column: Column, name: str) -> Truth:
+    return _truth_with(column, SWITCHES[name]) if name in SWITCHES else _truth_of(column)
+
+
 def _patched(name: str, layer: int) -> Callable[[Case], Numbers]:
     def oracle(case: Case) -> Numbers:
-        truth, place = Truth(_switched(case.column.build(), name)), _place(name, layer)
-        source, axis, found = truth.run(SOURCE)[place], HEAD_AXES[name], {}
+        truth, place = _switched_truth(case.column, name), _place(name, layer)
+        source, axis, found = truth.run(SOURCE, {}, [place])[place], HEAD_AXES[name], {}
         for head in (0, 1, source.shape[axis] - 1, None):
 
             def edit(x: Tensor, head: int | None = head) -> Tensor:
@@ -599,7 +611,7 @@ def _patched(name: str, layer: int) -> Callable[[Case], Numbers]:
                 x[tuple(where)] = source[tuple(where)].to(x)
                 return x
 
-            found[f"head {head}"] = truth.run(TOKENS, {place: edit})["logits"]
+            found[f"head {head}"] = truth.logits(TOKENS, {place: edit})
         return found
 
     return oracle
@@ -639,7 +651,7 @@ def _stream_patched(case: Case) -> Numbers:
         x[:, 3] = source[:, 3].to(x)
         return x
 
-    return {"logits": truth.run(TOKENS, {place: edit})["logits"]}
+    return {"logits": truth.logits(TOKENS, {place: edit})}
 
 
 @row("activation_patch", "the stream at one position", oracle=_stream_patched)
@@ -668,7 +680,8 @@ def _path(
             kept[:, :, sender[1]] = z
         return lambda x: kept.to(x)
 
-    arrived = truth.run(tokens, {name: keep(name) for name in frozen if name != receiver})[receiver]
+    edits = {name: keep(name) for name in frozen if name != receiver}
+    arrived = truth.run(tokens, edits, [receiver])[receiver]
 
     def deliver(x: Tensor) -> Tensor:
         x = x.clone()
@@ -676,7 +689,7 @@ def _path(
         x[where] = arrived[where].to(x)
         return x
 
-    return truth.run(tokens, {receiver: deliver})["logits"]
+    return truth.logits(tokens, {receiver: deliver})
 
 
 def _path_rows(receiver: str, applies: Callable[[Column], bool], heads: tuple[Any, ...]) -> None:
@@ -1108,16 +1121,15 @@ def _confirmed(case: Case) -> Numbers:
             pattern[:, place.head, place.query_pos, key] = 0
             return pattern
 
-        intact = truth.run(read)
+        intact = truth.seen(read)["logits"]
         without, other = (
-            truth.run(read, {name: functools.partial(cut, key=k)})
+            truth.logits(read, {name: functools.partial(cut, key=k)})
             for k in (place.key_pos, place.control_pos)
         )
         effects = [
-            float((intact["logits"].log_softmax(-1) - x["logits"].log_softmax(-1))[0, q, out])
-            for x in (without, other)
+            float((intact.log_softmax(-1) - x.log_softmax(-1))[0, q, out]) for x in (without, other)
         ]
-        moved = (intact["logits"] - without["logits"])[0, q]
+        moved = (intact - without)[0, q]
         found.append([effects[0], float(moved[out] - moved.mean()), effects[1]])
     return {"effects": torch.tensor(found)}
 
@@ -1297,7 +1309,7 @@ def _constant(truth: Truth, value: Tensor | None) -> Tensor:
     """Loss with layer 0's attention output replaced by a constant, its mean unless given."""
     out = "blocks.0.hook_attn_out"
     put = truth.seen(TOKENS)[out].mean((0, 1)) if value is None else value
-    logits = truth.run(TOKENS, {out: lambda x: put.to(x).expand_as(x)})["logits"]
+    logits = truth.logits(TOKENS, {out: lambda x: put.to(x).expand_as(x)})
     return losses(logits, TOKENS).mean()
 
 

@@ -7,7 +7,7 @@ then read in float64.
 
 import copy
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch
@@ -45,13 +45,40 @@ class Truth:
         self.norm = None if model.cfg.normalization_type is None else self.exact.ln_final
 
     @torch.no_grad()
-    def run(self, tokens: Tensor, edits: Mapping[str, Edit] | None = None) -> dict[str, Tensor]:
-        """Every activation, after ``edits``; ``logits`` are the model's, capped if it caps."""
-        hooks = [(name, _hook(edit)) for name, edit in (edits or {}).items()]
-        with self.run_on.hooks(fwd_hooks=hooks):
-            logits, cache = self.run_on.run_with_cache(tokens)
-        found = {n: a.double() if a.is_floating_point() else a for n, a in cache.items()}
+    def run(
+        self,
+        tokens: Tensor,
+        edits: Mapping[str, Edit] | None = None,
+        names: Collection[str] | None = None,
+    ) -> dict[str, Tensor]:
+        """Activations at hook points after ``edits``, all of them unless some are named.
+
+        ``logits`` are the model's, capped if it caps.
+        """
+        points, seen, handles = self.run_on.hook_dict, {}, []
+
+        def keep(name: str) -> Callable[..., None]:
+            return lambda _module, _inputs, output: seen.update({name: output})
+
+        def put(edit: Edit) -> Callable[..., Tensor]:
+            return lambda _module, _inputs, output: edit(output)
+
+        try:
+            # In the order in which they are registered: what is kept has been edited.
+            for name, edit in (edits or {}).items():
+                handles.append(points[name].register_forward_hook(put(edit)))
+            for name in points if names is None else names:
+                handles.append(points[name].register_forward_hook(keep(name)))
+            logits = self.run_on(tokens)
+        finally:
+            for handle in handles:
+                handle.remove()
+        found = {n: a.double() if a.is_floating_point() else a for n, a in seen.items()}
         return {**found, "logits": logits.double()}
+
+    def logits(self, tokens: Tensor, edits: Mapping[str, Edit]) -> Tensor:
+        """The model's logits after ``edits``."""
+        return self.run(tokens, edits, ())["logits"]
 
     @functools.cache  # noqa: B019  (a Truth lives as long as one cell)
     def _seen(self, tokens: tuple[tuple[int, ...], ...]) -> dict[str, Tensor]:
@@ -149,7 +176,8 @@ class Truth:
             one[..., key] = 1 if full else pattern[..., key]
             return one
 
-        return self.run(tokens, {name: only})[f"blocks.{layer}.attn.hook_z"]
+        z = f"blocks.{layer}.attn.hook_z"
+        return self.run(tokens, {name: only}, [z])[z]
 
 
 @torch.no_grad()
@@ -165,10 +193,6 @@ def frozen(norm: Any, x: Tensor, scale: Tensor | None) -> Tensor:
         return (norm(flat) - norm(torch.zeros_like(flat))).view(x.shape)
     finally:
         handle.remove()
-
-
-def _hook(edit: Edit) -> Callable[..., Tensor]:
-    return lambda activation, hook: edit(activation)
 
 
 def losses(logits: Tensor, tokens: Tensor) -> Tensor:

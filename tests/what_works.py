@@ -93,8 +93,8 @@ def recorded() -> Record:
 
 
 def refused_share(record: Record, families: Iterable[str] = FAMILIES) -> float:
-    """Of the cells on models of these families, the share that are refusals."""
-    cells = [cell for (_, column), cell in record.items() if column.family in families]
+    """Of the cells on models of these families as they are, the share that are refusals."""
+    cells = [c for (_, at), c in record.items() if at.family in families and not at.block]
     return sum(cell.word == REFUSED for cell in cells) / len(cells)
 
 
