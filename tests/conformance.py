@@ -7,13 +7,17 @@ one more ``@row``; a new kind is one more entry of ``model_kinds.KINDS``.
 ``what_works`` measures every cell, and writes down what it found.
 """
 
+import base64
+import contextlib
 import dataclasses
 import functools
+import io
 import itertools
 import math
+import re
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pandas as pd
@@ -1384,6 +1388,62 @@ def _(case: Case) -> Numbers:
     return {name: torch.tensor(float(found[name])) for name in names}
 
 
+def _block_by_hand(column: Column) -> Numbers:
+    """Logits of the original model where its attention gives what the block's formula says."""
+    truth, block = Truth(dataclasses.replace(column, block="").build()), _truth_of(column).attn(0)
+
+    def picked(z: Tensor) -> Tensor:
+        """Of the heads of each position those whose writes are longest."""
+        length = torch.einsum("bphd,hdm->bphm", z, block.W_O).norm(dim=-1)
+        k = block.config.k
+        return z * (length >= length.topk(k).values[..., -1:])[..., None]
+
+    def output(_module: Any, _args: Any, inputs: dict[str, Tensor], own: Tensor) -> Tensor:
+        if column.block == "autoencoder":
+            z = ((own - block.b_O) / block.config.output_scale) @ block.W_E.T + block.b_E
+            z = picked(z.relu()[..., None])
+            return torch.einsum("bphd,hdm->bpm", z, block.W_O) + block.b_O
+        x, y = inputs["query_input"], inputs["value_input"]
+        q, k = (
+            torch.einsum("bpm,hmd->bhpd", x, getattr(block, f"W_{n}"))
+            + getattr(block, f"b_{n}")[:, None]
+            for n in "QK"
+        )
+        v = torch.einsum("bpm,hmd->bhpd", y, block.W_V) + block.b_V[:, None]
+        scores = q @ k.mT / q.shape[-1] ** 0.5
+        hidden = torch.ones_like(scores, dtype=torch.bool).triu(1)
+        pattern = scores.masked_fill(hidden, -math.inf).softmax(-1)
+        if column.block == "gated":
+            gq, gk = (
+                torch.einsum("bpm,hmd->bhpd", x, getattr(block, f"W_gate_{n}"))
+                + getattr(block, f"b_gate_{n}")[:, None]
+                for n in "QK"
+            )
+            pattern = pattern * (gq @ gk.mT).clamp(0, 1)
+        z = (pattern @ v).transpose(1, 2)
+        z = z if column.block == "gated" else picked(z)
+        return torch.einsum("bphd,hdm->bpm", z, block.W_O) + block.b_O
+
+    attn = truth.run_on.blocks[0].attn
+    with torch.no_grad(), _output(attn, output):
+        return {"logits": truth.run(TOKENS, {}, ())["logits"]}
+
+
+@contextlib.contextmanager
+def _output(module: Any, hook: Callable[..., Tensor]) -> Iterator[None]:
+    handle = module.register_forward_hook(hook, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@row("splice", oracle=lambda case: _block_by_hand(case.column), applies=with_block)
+def _(case: Case) -> Numbers:
+    model = case.column.original()
+    return {"logits": gi.splice(model, 0, case.model.blocks[0].attn)(TOKENS)}
+
+
 def _intact(case: Case) -> Numbers:
     return {"logits": case.original.seen(TOKENS)["logits"]}
 
@@ -1451,7 +1511,7 @@ def _tokens_again(n: int, draw: torch.Generator) -> Tensor:
     return TOKENS[torch.arange(n) % len(TOKENS)]
 
 
-def _fit_row(method: str) -> None:
+def _training_row(function: str, method: str, train: Callable[..., Any]) -> None:
     # The block hardly moves at this learning rate, so the FVU of the first step is that of the
     # block that comes out.
     numbers: dict[int, Numbers] = {}
@@ -1459,10 +1519,10 @@ def _fit_row(method: str) -> None:
     def oracle(case: Case) -> Numbers:
         return numbers.pop(id(case))
 
-    @row("fit_gated", method, oracle=oracle, applies=_no_block, tolerance=10)
+    @row(function, method, oracle=oracle, applies=_no_block, tolerance=10)
     def _(case: Case) -> Numbers:
-        given = {"steps": 1, "lr": 1e-12, "progress": False, "batch_size": len(TOKENS)}
-        found = gi.fit_gated(case.model, 0, _tokens_again, method=method, **given)
+        settings = {"steps": 1, "lr": 1e-12, "batch_size": len(TOKENS)}
+        found = train(case, settings)
         spliced = Truth(gi.splice(case.model, 0, found.model.eval()))
         out = "blocks.0.hook_attn_out"
         target, got = case.original.seen(TOKENS)[out], spliced.seen(TOKENS)[out]
@@ -1473,8 +1533,22 @@ def _fit_row(method: str) -> None:
         return {n: torch.tensor(found.history[n][0]) for n in numbers[id(case)]}
 
 
+def _fit(case: Case, settings: dict[str, Any], method: str) -> Any:
+    return gi.fit_gated(case.model, 0, _tokens_again, method=method, progress=False, **settings)
+
+
 for _name in ("gated", "ungated", "sae on output"):
-    _fit_row(_name)
+    _training_row("fit_gated", _name, functools.partial(_fit, method=_name))
+
+
+def _train(case: Case, settings: dict[str, Any]) -> Any:
+    """A block that is no copy of anything."""
+    block = dataclasses.replace(case.column, block="gated").build().blocks[0].attn
+    config = gi.TrainConfig.fit(**settings, seed=0)
+    return gi.train_gated(case.model, block, config, data=_tokens_again, progress=False)
+
+
+_training_row("train_gated", "", _train)
 
 
 @row(
@@ -1492,6 +1566,46 @@ def _(case: Case) -> Numbers:
 def _(case: Case) -> Numbers:
     with tempfile.TemporaryDirectory() as folder:
         return {"logits": gi.load(gi.save(case.model, f"{folder}/m.safetensors"))(TOKENS)}
+
+
+# The report's own figures are other rows; that they arrive on its page can be checked. What it
+# says in words (the largest entries of circuits) is not.
+
+
+def _reported(case: Case) -> Numbers:
+    truth = case.truth
+    held = _text_holders(truth, 0, False, TOKENS)["holder"][:, 1:]
+    z = truth.seen(TOKENS)["blocks.0.attn.hook_z"]
+    energy = truth.writes(0, z, truth.seen(TOKENS)).square().sum((0, 1, 3))
+    intact = losses(truth.seen(TOKENS)["logits"], TOKENS).mean()
+    heads = range(truth.heads(0))
+    off = [_without(truth, TOKENS, {(0, h): torch.zeros(())}) for h in heads]
+    scores = _copying(case)["copying_score"][: len(heads)]
+    return {
+        "held": torch.stack([(held == h).double().mean() for h in heads]),
+        "share": energy / energy.sum(),
+        "effect": torch.stack([losses(x, TOKENS).mean() - intact for x in off]),
+        "copying": scores,
+    }
+
+
+def _reports(column: Column) -> bool:
+    """A page takes seconds, so there is one of each kind."""
+    return column.dtype == "float32" and not column.mlps and not column.block
+
+
+@row("report", oracle=_reported, applies=_reports, tolerance=10)
+def _(case: Case) -> Numbers:
+    with tempfile.TemporaryDirectory() as folder:
+        given = {"tokens": TOKENS, "names": [str(i) for i in range(TASK.d_vocab)]}
+        out = gi.report(case.model, f"{folder}/page.html", layer=0, interactive=True, **given)
+        page = out.read_text(encoding="utf-8")
+    embedded = re.findall(r'download="([^"]*)" href="data:text/csv;base64,([^"]*)"', page)
+    tables = {name: pd.read_csv(io.BytesIO(base64.b64decode(csv))) for name, csv in embedded}
+    model = tables["model.csv"].sort_values("head")
+    found = {n: torch.tensor(model[n].to_numpy()) for n in ("held", "share", "effect")}
+    circuits = tables["circuits-model.csv"]["copying_score"]
+    return {**found, "copying": torch.tensor(circuits.to_numpy())}
 
 
 # Outcomes.

@@ -84,10 +84,7 @@ NO_ROW = {
     "decompose": "trains and writes what fit_gated, decomposition and report give",
     "language_measures": "of a model with a text of its own: induction_scores, and the loss",
     "push_to_hub": "sends what save writes",
-    "report": "a page of what other rows give; held below",
     "save_pretrained": "writes what save writes",
-    "train_gated": "what fit_gated calls",
-    "splice": "what unsplice undoes; every column with a block is spliced",
 }
 
 
