@@ -21,8 +21,6 @@ HALF = (torch.bfloat16, torch.float16)
 def doubled(model: HookedTransformer) -> HookedTransformer:
     """A copy in float64."""
     model = copy.deepcopy(model)
-    for attn in getattr(model, "original_attention", {}).values():
-        attn.double()
     model.double().requires_grad_(False)
     # Norms cast to the config's dtype.
     model.cfg.dtype = torch.float64
