@@ -1,9 +1,11 @@
 """What the conformance matrix found, written down: a CSV, and the tables of a page of the docs.
 
     python tests/what_works.py
+    python tests/what_works.py head_scores qk_circuit
 
-measures every cell on all cores (some ten minutes on two) and writes ``figures/what-works.csv``,
-``figures/what-works-sentences.csv`` and what stands in ``docs/what-works.md`` below its marks.
+measures every cell on all cores (some ten minutes on two), or those of some functions, and writes
+``figures/what-works.csv``, ``figures/what-works-sentences.csv`` and what stands in
+``docs/what-works.md`` below its marks.
 """
 
 import collections
@@ -11,7 +13,7 @@ import concurrent.futures
 import dataclasses
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -32,33 +34,40 @@ MARK = "<!-- {}: written by tests/what_works.py -->"
 Record = dict[tuple[str, Column], Outcome]
 
 
-def measured(column: Column) -> Record:
-    """Every cell of a column."""
+def measured(column: Column, names: Collection[str] = ROWS.keys()) -> Record:
+    """The cells of some rows in a column."""
     torch.set_num_threads(1)
     found = {}
-    for name, row in ROWS.items():
-        if row.applies(column):
+    for name in names:
+        if ROWS[name].applies(column):
             # How far right it was differs from machine to machine.
-            cell = outcome(row, column)
+            cell = outcome(ROWS[name], column)
             found[name, column] = dataclasses.replace(cell, said="") if cell.word == RIGHT else cell
     return found
 
 
-def measure(chosen: Sequence[Column], say: Callable[[str], object] = print) -> Record:
-    """Every cell of some columns, on all cores."""
+def measure(wanted: Mapping[Column, Collection[str]]) -> Record:
+    """Rows of some columns, on all cores."""
     record: Record = {}
     with concurrent.futures.ProcessPoolExecutor() as pool:
-        for i, found in enumerate(pool.map(measured, chosen), 1):
-            record |= found
-            say(f"{i} of {len(chosen)}: {chosen[i - 1]}")
+        found = pool.map(measured, wanted.keys(), wanted.values())
+        for i, (column, cells) in enumerate(zip(wanted, found, strict=True), 1):
+            record |= cells
+            print(f"{i} of {len(wanted)}: {column}", flush=True)
     return record
+
+
+def in_order(record: Record) -> Record:
+    """The cells that there are in the matrix, row by row."""
+    every = [(name, column) for name in ROWS for column in columns()]
+    return {key: record[key] for key in every if key in record and ROWS[key[0]].applies(key[1])}
 
 
 def written(record: Record) -> tuple[str, str]:
     """The two CSVs: the cells, and the sentences that they name by number."""
     numbers: dict[str, int] = {}
     table: dict[tuple[str, str], dict[str, str]] = collections.defaultdict(dict)
-    for (name, column), cell in record.items():
+    for (name, column), cell in in_order(record).items():
         plain = dataclasses.replace(column, dtype="float32", block="")
         variant = f"{column.block} block" if column.block else column.dtype
         said = f"{cell.word}: {cell.said}" if cell.word in (WRONG, RAW) else cell.said
@@ -80,7 +89,7 @@ def recorded() -> Record:
     record: Record = {}
     for line in pd.read_csv(CELLS, dtype=str, keep_default_na=False).to_dict("records"):
         for variant, changes in VARIANTS.items():
-            if not line[variant]:
+            if not line[variant] or line["function"] not in ROWS or line["model"] not in plain:
                 continue
             column = dataclasses.replace(plain[line["model"]], **changes)
             said = "" if line[variant] == YES else sentences[line[variant]]
@@ -89,7 +98,7 @@ def recorded() -> Record:
                 if said.startswith(f"{bad}: "):
                     word, said = bad, said.removeprefix(f"{bad}: ")
             record[line["function"], column] = Outcome(word, said)
-    return record
+    return in_order(record)
 
 
 def refused_share(record: Record, families: Iterable[str] = FAMILIES) -> float:
@@ -210,19 +219,33 @@ def page(text: str, found: dict[str, str]) -> str:
     return text
 
 
-def main() -> None:
-    """Measure, and write it all down."""
+def main(again: Sequence[str]) -> None:
+    """Measure, and write it all down.
+
+    Args:
+        again: functions whose cells are measured; the others are kept as they are recorded, and
+            measured where they are not. None is every function.
+    """
     assert {name for names in GROUPS.values() for name in names} == set(KINDS)
-    record = measure(columns())
+    record = recorded() if again and CELLS.exists() else {}
+    wanted = {
+        column: [
+            name
+            for name, row in ROWS.items()
+            if row.applies(column) and (row.function in again or (name, column) not in record)
+        ]
+        for column in columns()
+    }
+    record |= measure({column: names for column, names in wanted.items() if names})
     cells, sentences = written(record)
     CELLS.write_text(cells, encoding="utf-8")
     SENTENCES.write_text(sentences, encoding="utf-8")
     PAGE.write_text(page(PAGE.read_text(encoding="utf-8"), tables(recorded())), encoding="utf-8")
-    for (name, column), cell in record.items():
+    for (name, column), cell in in_order(record).items():
         if cell.word in (WRONG, RAW):
             print(f"{cell.word}: {name} on {column}: {cell.said}")
 
 
 if __name__ == "__main__":
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    sys.exit(main())
+    main(sys.argv[1:])
