@@ -81,6 +81,7 @@ def test_the_page_shows_what_is_recorded(record):
 
 # Told apart by hand: what takes a model but measures nothing of it, and what is no function of one.
 NO_ROW = {
+    "attention_mask": "asks the tokenizer alone",
     "ToyRun": "a setting of a training",
     "TrainResult": "what a training gives",
     "GatedRun": "a setting of a training",
