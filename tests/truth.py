@@ -74,6 +74,17 @@ class Truth:
         found = {n: a.double() if a.is_floating_point() else a for n, a in seen.items()}
         return {**found, "logits": logits.double()}
 
+    def returned(self, tokens: Tensor) -> Tensor:
+        """What the first layer's attention returns, before a norm behind it."""
+        seen: list[Tensor] = []
+        attn = self.run_on.blocks[0].attn
+        handle = attn.register_forward_hook(lambda _module, _inputs, output: seen.append(output))
+        try:
+            self.run(tokens, {}, ())
+        finally:
+            handle.remove()
+        return seen[0].detach().double()
+
     def logits(self, tokens: Tensor, edits: Mapping[str, Edit]) -> Tensor:
         """The model's logits after ``edits``."""
         return self.run(tokens, edits, ())["logits"]
