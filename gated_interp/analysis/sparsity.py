@@ -96,7 +96,10 @@ def switching_on(
             writes.append(seen["hook_z"])
             would.append(block.opened(seen))
         shut = ~active(torch.cat(writes), block.W_O, counted=batch.real)
-    coins = torch.rand(shut.shape, generator=generator(seed)).to(shut.device)
+    # Padding tosses no coins, so that those of the tokens are what they are without it.
+    coins = torch.zeros(shut.shape, device=shut.device)
+    tossed = torch.rand(len(shut[batch.counted]), shut.shape[2], generator=generator(seed))
+    coins[batch.counted] = tossed.to(coins)
     by_part = (torch.split(x, len(parts[0])) for x in (shut, coins))
     each = zip(
         *(
