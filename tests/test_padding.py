@@ -88,7 +88,7 @@ def last_tokens(tokens, mask):
     n = len(tokens)
     there = torch.arange(tokens.shape[1]).expand(tokens.shape)
     last = there.max(1).values if mask is None else (there * mask).max(1).values
-    return torch.arange(n), last, torch.arange(n) % D_VOCAB
+    return torch.arange(n), last, torch.arange(n) % 5
 
 
 SPLICED = {
