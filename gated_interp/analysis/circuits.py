@@ -26,7 +26,7 @@ from gated_interp.analysis.heads import HeadOfLayer, all_heads, head_counts, one
 from gated_interp.analysis.writes import require_linear
 from gated_interp.anatomy.attention import Attention, Role
 from gated_interp.anatomy.batch import Batch, Tokens
-from gated_interp.anatomy.stream import Readout, Written, input_norm, passing
+from gated_interp.anatomy.stream import Readout, Written, input_norm, logit_bias, passing
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.precision import wide
 from gated_interp.core.seeds import generator
@@ -443,7 +443,7 @@ def predict_from_circuits(
             )
     attn, W_U = attention.attn, wide(model.unembed.W_U)
     logits = attention.inputs("value")[tokens] @ W_U
-    logits = logits + wide(attn.b_O) @ W_U + wide(model.unembed.b_U)
+    logits = logits + wide(attn.b_O) @ W_U + logit_bias(model)
     pos = tokens.shape[1]
     hidden = torch.ones(pos, pos, dtype=torch.bool, device=tokens.device).triu(1)
     query, key = tokens[:, :, None], tokens[:, None, :]

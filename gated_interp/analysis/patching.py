@@ -119,18 +119,19 @@ def path_patch(
     require_hook(model, receiver)
     sender_name = f"blocks.{layer}.attn.hook_z"
 
+    layers = range(model.cfg.n_layers)
+    frozen = {f"blocks.{i}.attn.hook_z" for i in layers}
+    if not model.cfg.attn_only:
+        frozen |= {f"blocks.{i}.hook_mlp_out" for i in layers}
+    read = frozen | {receiver}
     # A cache lists hook points in the order in which the forward pass reaches them.
-    _, cache = batch.cache(model)
+    cache = batch.cache(model, lambda name: name in read)[1]
     order = list(cache.keys())
     if receiver in order and order.index(receiver) <= order.index(sender_name):
         raise GatedInterpError(
             f"{receiver!r} does not come after {head_name((layer, head))}; name a later hook point."
         )
     source_z = _activation(model, other, sender_name)[:, :, head]
-    layers = range(model.cfg.n_layers)
-    frozen = {f"blocks.{i}.attn.hook_z" for i in layers}
-    if not model.cfg.attn_only:
-        frozen |= {f"blocks.{i}.hook_mlp_out" for i in layers}
     arrived: list[Tensor] = []
 
     def freeze(name: str) -> Callable[[Tensor], Tensor]:

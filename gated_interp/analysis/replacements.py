@@ -89,15 +89,15 @@ class Reference:
         return self.batch
 
     def z(self, head: Head) -> Float[Tensor, "reference pos d_head"]:
-        """What stands at the head's ``hook_z`` on the batch; of each layer remembered."""
+        """What stands at the head's ``hook_z`` on the batch; every layer's are read at once."""
         assert self.batch is not None
-        layer, number = head
-        if layer not in self._z:
-            name = f"blocks.{layer}.attn.hook_z"
+        if not self._z:
+            layers = range(self.model.cfg.n_layers)
+            names = [f"blocks.{layer}.attn.hook_z" for layer in layers]
             with torch.no_grad():
-                stop = {"stop_at_layer": layer + 1}
-                self._z[layer] = self.batch.cache(self.model, name, **stop)[1][name]
-        return self._z[layer][:, :, number]
+                _, cache = self.batch.cache(self.model, names, stop_at_layer=len(names))
+            self._z = {layer: cache[name] for layer, name in zip(layers, names, strict=True)}
+        return self._z[head[0]][:, :, head[1]]
 
 
 def constants(

@@ -1,14 +1,14 @@
 """How sparsely the heads of a layer write, and how much hangs on their staying shut."""
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from gated_interp.analysis.faithfulness import dead_from
 from gated_interp.analysis.heads import intervened
 from gated_interp.analysis.measures import cancellation
 from gated_interp.analysis.writes import logit_writes, require_linear
-from gated_interp.anatomy.batch import Batch, Mask, Tokens
+from gated_interp.anatomy.batch import Batch, Mask, Tokens, logit_rows
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.precision import wide
 from gated_interp.core.seeds import generator
@@ -87,24 +87,57 @@ def switching_on(
         raise GatedInterpError(f"layer {layer} holds no replacement; splice one in first.")
     prefix = f"blocks.{layer}.attn."
     names = [prefix + name for name in ("hook_z", *block.opened_from)]
+    parts, original = batch.split(logit_rows(batch, model.cfg.d_vocab_out)), unsplice(model, layer)
+    writes, would = [], []
     with torch.no_grad():
-        intact = batch.logits(unsplice(model, layer))
-        _, cache = batch.cache(model, names)
-        seen = {name.removeprefix(prefix): cache[name] for name in names}
-        z, opened = seen["hook_z"], block.opened(seen)
-        shut = ~active(z, block.W_O)
+        for part in parts:
+            _, cache = part.cache(model, names, stop_at_layer=layer + 1)
+            seen = {name.removeprefix(prefix): cache[name] for name in names}
+            writes.append(seen["hook_z"])
+            would.append(block.opened(seen))
+        shut = ~active(torch.cat(writes), block.W_O, counted=batch.real)
+    # Padding tosses no coins, so that those of the tokens are what they are without it.
+    coins = torch.zeros(shut.shape, device=shut.device)
+    tossed = torch.rand(len(shut[batch.counted]), shut.shape[2], generator=generator(seed))
+    coins[batch.counted] = tossed.to(coins)
+    by_part = (torch.split(x, len(parts[0])) for x in (shut, coins))
+    each = zip(
+        *(
+            _moved(model, original, prefix + "hook_z", *of_part, steps=steps)
+            for of_part in zip(parts, writes, would, *by_part, strict=True)
+        ),
+        strict=True,
+    )
+    kinds = ("kl", "kl_random", "kl_adversarial")
+    return {kind: float(torch.cat(rows).mean()) for kind, rows in zip(kinds, each, strict=True)}
 
-    def moved(mask: Float[Tensor, "batch pos head_index"]) -> Float[Tensor, ""]:
-        open_by = (mask * shut)[..., None]
-        with intervened(model, {prefix + "hook_z": lambda _: z + open_by * (opened - z)}):
-            return kl_divergence(intact, batch.logits(model), batch.real).mean()
 
-    coins = torch.rand(shut.shape, generator=generator(seed)).to(z.device)
-    found = {"kl": moved(torch.zeros_like(coins)), "kl_random": moved((coins < 0.5).to(z))}
+def _moved(
+    model: HookedTransformer,
+    original: HookedTransformer,
+    name: str,
+    batch: Batch,
+    z: Float[Tensor, "batch pos head_index d_head"],
+    opened: Float[Tensor, "batch pos head_index d_head"],
+    shut: Bool[Tensor, "batch pos head_index"],
+    coins: Float[Tensor, "batch pos head_index"],
+    *,
+    steps: int,
+) -> list[Float[Tensor, " batch"]]:
+    """The KL of each sequence where nothing is opened, at random, and as gradients say."""
+
+    with torch.no_grad():
+        intact = batch.logits(original)
+
+    def moved(mask: Float[Tensor, "batch pos head_index"]) -> Float[Tensor, " batch"]:
+        open_by = (mask * shut)[..., None].to(z)
+        with intervened(model, {name: lambda _: z + open_by * (opened - z)}):
+            return kl_divergence(intact, batch.logits(model), batch.real)
+
     mask = torch.full_like(coins, 0.5)
     with torch.enable_grad():
         for _ in range(steps):
-            (slope,) = torch.autograd.grad(moved(mask.requires_grad_()), mask)
+            (slope,) = torch.autograd.grad(moved(mask.requires_grad_()).mean(), mask)
             mask = (mask.detach() + slope.sign() / 4).clamp(0, 1)
-    found["kl_adversarial"] = moved(mask)
-    return {name: float(value.detach()) for name, value in found.items()}
+    with torch.no_grad():
+        return [moved(m) for m in (torch.zeros_like(coins), (coins < 0.5).to(coins), mask)]

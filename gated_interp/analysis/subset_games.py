@@ -16,10 +16,23 @@ from gated_interp.analysis.heads import (
     intervened,
     require_heads,
 )
-from gated_interp.analysis.logits import MetricFunction, metric_name, metric_values
+from gated_interp.analysis.logits import (
+    MetricFunction,
+    Outcome,
+    metric_name,
+    metric_values,
+    together,
+)
 from gated_interp.analysis.replacements import Method, Reference, constants
 from gated_interp.analysis.writes import is_linear, probe_writes
-from gated_interp.anatomy.batch import Batch, Mask, Tokens, token_vocabulary
+from gated_interp.anatomy.batch import (
+    AT_ONCE,
+    Batch,
+    Mask,
+    Tokens,
+    logit_rows,
+    token_vocabulary,
+)
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.metrics.predictions import leads, next_token_loss
 from gated_interp.models.toy import HookedTransformer
@@ -27,8 +40,6 @@ from gated_interp.tasks.task import ProbedTask, Probes, Task, probes_for
 
 Values = dict[str, Float[Tensor, "case subset"]]
 
-AT_ONCE = 2**24
-"""Logits that are there at once, beyond those of one subset."""
 MOST = 2**36
 """Logits that are made at most by intervention: minutes of a small model."""
 
@@ -73,7 +84,9 @@ class HookedGame:
 
     Attributes:
         batch: what the model reads.
-        measure: from a subset's logits ``[batch pos d_vocab]`` to each metric's ``[case]``.
+        measure: what a subset's logits are worth on some of its rows: from logits ``[row pos
+            d_vocab]``, the first row, and how many, to each metric's and case's values.
+        rows: sequences that are measured at a time.
         constants: the z of each head that is ablated.
     """
 
@@ -81,7 +94,8 @@ class HookedGame:
     cases: list[int] | None
     model: HookedTransformer
     batch: Batch
-    measure: Callable[[Tensor], dict[str, Tensor]]
+    measure: Callable[[Tensor, int, int], Outcome]
+    rows: int
     constants: dict[Head, Float[Tensor, " d_head"]]
 
     @torch.no_grad()
@@ -99,15 +113,26 @@ class HookedGame:
                 "each a forward pass; take fewer heads or sequences, or let shapley draw (fewer) "
                 "permutations."
             )
-        found = []
-        for part in torch.split(distinct, max(1, AT_ONCE // each)):
-            found += [self.measure(logits) for logits in self._logits(part)]
-        return {m: torch.stack([f[m].double().cpu() for f in found], 1)[:, index] for m in found[0]}
+        found: list[Outcome] = []
+        at_once = max(1, AT_ONCE // (each * self.rows // len(self.batch)))
+        for part in torch.split(distinct, at_once):
+            measured: list[list[Outcome]] = [[] for _ in part]
+            for first in range(0, len(self.batch), self.rows):
+                here = self.batch[first : first + self.rows]
+                for of_subset, logits in zip(measured, self._logits(part, here), strict=True):
+                    of_subset.append(self.measure(logits, first, self.rows))
+            found += map(together, measured)
+        means = [{name: value.mean().cpu() for name, value in f.items()} for f in found]
+        by_metric = {metric: [n for n in means[0] if n[0] == metric] for metric, _ in means[0]}
+        return {
+            metric: torch.stack([torch.stack([m[name] for m in means]) for name in names])[:, index]
+            for metric, names in by_metric.items()
+        }
 
     def _logits(
-        self, keep: Float[Tensor, "subset head_index"]
+        self, keep: Float[Tensor, "subset head_index"], part: Batch
     ) -> Float[Tensor, "subset batch pos d_vocab"]:
-        batch = len(self.batch)
+        batch = len(part)
         stays = (keep > 0).repeat_interleave(batch, 0).to(self.batch.tokens.device)
 
         def edit_of(layer: int) -> Callable[[Tensor], Tensor | None]:
@@ -123,7 +148,7 @@ class HookedGame:
 
         edits = {f"blocks.{i}.attn.hook_z": edit_of(i) for i in {layer for layer, _ in self.heads}}
         with intervened(self.model, edits):
-            logits = self.batch.repeated(len(keep)).logits(self.model)
+            logits = part.repeated(len(keep)).logits(self.model)
         return logits.view(len(keep), batch, *logits.shape[1:])
 
 
@@ -162,10 +187,12 @@ def game_of(
     else:
         named = require_heads(model, heads)
     batch, probes = _batch_of(model, data, n, seed, attention_mask)
+    # A metric of one's own may be of all logits together, so it gets all of them at once.
+    rows = len(batch) if metric is not None else logit_rows(batch, model.cfg.d_vocab_out)
     held = constants(model, named, method, Reference(model, reference_tokens, reference_mask))
     if task is not None and probes is not None:
-        return HookedGame(named, probes.cases, model, batch, _answers(probes), held)
-    return HookedGame(named, None, model, batch, _measured_by(metric, batch), held)
+        return HookedGame(named, probes.cases, model, batch, _answers(probes), rows, held)
+    return HookedGame(named, None, model, batch, _measured_by(metric, batch), rows, held)
 
 
 def _batch_of(
@@ -179,36 +206,38 @@ def _batch_of(
     return Batch.of(model, tokens, attention_mask), probes
 
 
-def _answers(probes: Probes) -> Callable[[Tensor], dict[str, Tensor]]:
+def _answers(probes: Probes) -> Callable[[Tensor, int, int], Outcome]:
     """Logit, lead and accuracy of each case's answer."""
 
-    def measure(logits: Tensor) -> dict[str, Tensor]:
-        at = logits[probes.row, probes.position].double()
-        lead = leads(at, probes.target)
+    def measure(logits: Tensor, first: int, rows: int) -> Outcome:
+        here = probes.in_rows(first, rows)
+        at = logits[here.row, here.position].double()
+        lead = leads(at, here.target)
         each = {
-            "logit": at.gather(-1, probes.target[:, None])[:, 0],
+            "logit": at.gather(-1, here.target[:, None])[:, 0],
             "lead": lead,
             "accuracy": (lead > 0).double(),
         }
-        return {
-            name: torch.stack([value[probes.case == b].mean() for b in probes.cases])
-            for name, value in each.items()
-        }
+        return {(m, b): value[here.case == b] for m, value in each.items() for b in probes.cases}
 
     return measure
 
 
 def _measured_by(
     metric: MetricFunction | None, batch: Batch
-) -> Callable[[Tensor], dict[str, Tensor]]:
-    if metric is not None:
-        name = metric_name(metric)
-        return lambda logits: {name: metric_values(metric, logits, batch).double().mean()[None]}
-    batch.require_loss()
-    known = batch.known
-    return lambda logits: {
-        "loss": next_token_loss(logits, batch.tokens, known).double().mean()[None]
-    }
+) -> Callable[[Tensor, int, int], Outcome]:
+    if metric is None:
+        batch.require_loss()
+
+    def measure(logits: Tensor, first: int, rows: int) -> Outcome:
+        part = batch[first : first + rows]
+        if metric is not None:
+            values = metric_values(metric, logits, part)
+            return {(metric_name(metric), None): values.double()}
+        loss = next_token_loss(logits, part.tokens, part.known)
+        return {("loss", None): loss.double()}
+
+    return measure
 
 
 @dataclasses.dataclass(frozen=True)

@@ -26,8 +26,6 @@ NO_TOKENS = (
 AT_ONCE = 2**24
 """Logits that are there at once, beyond those of one sequence."""
 
-INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
-
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
@@ -257,7 +255,8 @@ def read_tokens(
             f"{name} is not a table of whole numbers; give a tensor, an array or a list of rows, "
             "all of one length (pad shorter rows and pass attention_mask)."
         ) from None
-    if ids.ndim != 2 or ids.dtype not in INTEGERS or ids.numel() == 0:
+    whole = not (ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool)
+    if ids.ndim != 2 or not whole or ids.numel() == 0:
         hint = ": for a single sequence, give [sequence]" if ids.ndim == 1 else ""
         raise GatedInterpError(
             f"{name} have shape {tuple(ids.shape)} and type {ids.dtype}; they must be whole "

@@ -168,7 +168,8 @@ class Written:
 
 def logit_bias(model: HookedTransformer) -> Float[Tensor, " d_vocab_out"]:
     """What reaches the logits whatever the stream holds: biases of final norm and unembedding."""
-    bias = wide(model.unembed.b_U)
+    bias = getattr(model.unembed, "b_U", None)
+    bias = wide(model.unembed.W_U[0] * 0 if bias is None else bias)
     norm = final_norm(model)
     if norm is not None and norm.bias is not None:
         bias = bias + norm.bias @ wide(model.unembed.W_U)

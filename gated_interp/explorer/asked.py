@@ -8,6 +8,7 @@ from torch import Tensor
 
 from gated_interp.analysis.logits import MetricFunction, metric_name
 from gated_interp.core.errors import GatedInterpError
+from gated_interp.core.precision import wide
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,13 +42,13 @@ class Asked:
             GatedInterpError: the metric gives another shape.
         """
         if self.metric is None:
-            at = logits[:, position]
+            at = wide(logits[:, position])
             return (at.log_softmax(-1) if self.log else at)[:, self.token]
         # One by one: a metric may be a mean over all the sequences it is given.
         each = []
         for i in range(len(tokens)):
             given = self.metric(logits[i : i + 1], tokens[i : i + 1])
-            value = torch.as_tensor(given, device=logits.device).to(logits.dtype)
+            value = torch.as_tensor(given, device=logits.device).to(wide(logits[:0]))
             if value.shape not in ((), (1,), tokens[:1].shape):
                 raise GatedInterpError(
                     f"the metric gave a value of shape {tuple(value.shape)}; it must be a scalar, "

@@ -15,7 +15,7 @@ from gated_interp.analysis.ablation import Method, ablated
 from gated_interp.analysis.attribution import read_pairs
 from gated_interp.analysis.heads import Head, all_heads, head_counts, head_name, intervened
 from gated_interp.analysis.replacements import Reference, constants
-from gated_interp.anatomy.batch import Batch
+from gated_interp.anatomy.batch import Batch, logit_rows
 from gated_interp.anatomy.stream import RAW_LOGITS, HeadReadout, Readout, logits_of
 from gated_interp.core.precision import wide
 from gated_interp.explorer.asked import Asked
@@ -268,13 +268,19 @@ class Bench:
     def _measured(self, layer: int) -> Scale:
         if self.probes is not None:
             batch = Batch.of(self.model, self.probes.tokens)
-            rows, at = self.probes.row, self.probes.position
-        elif self.reference is not None:
-            batch = self.reference[:SCALED]
-            rows = torch.arange(len(batch), device=self.device)
-            at = batch.counted.long().cumsum(1).argmax(1)  # the last token of each
-        else:
+            return self._scale_of(layer, batch, self.probes.row, self.probes.position)
+        if self.reference is None:
             return Scale(1.0, 1.0, 1.0)
+        each = []
+        for part in self.reference[:SCALED].split(
+            logit_rows(self.reference, self.model.cfg.d_vocab_out)
+        ):
+            at = part.counted.long().cumsum(1).argmax(1)  # the last token of each
+            rows = torch.arange(len(part), device=self.device)
+            each.append(dataclasses.astuple(self._scale_of(layer, part, rows, at)))
+        return Scale(*map(max, zip(*each, strict=True)))
+
+    def _scale_of(self, layer: int, batch: Batch, rows: Tensor, at: Tensor) -> Scale:
         hooks = self._hooks(layer)
         names = [name for name in hooks.values() if name in self.model.hook_dict]
         logits, cache = batch.cache(self.model, names)

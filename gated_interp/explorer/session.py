@@ -118,8 +118,9 @@ class Session:
         expected, name = self.expected(state), self.vocabulary.name
         if expected is not None:
             return Asked(f"logit of {name(expected)}", expected)
-        following = state.position + 1
-        if self.examples.probes is None and following < len(state.tokens):
+        following, cfg = state.position + 1, self.benches[self.main].model.cfg
+        known = self.examples.probes is None and cfg.d_vocab_out == cfg.d_vocab
+        if known and following < len(state.tokens):
             token = state.tokens[following]
         else:
             token = int(self.benches[self.main].intact(state.tokens)[state.position].argmax())

@@ -88,8 +88,8 @@ class Viewer:
         """The tokens whose logits are shown: all, or the asked and the likeliest ones."""
         session = self.session
         bench = session.benches[session.main]
-        if bench.model.cfg.d_vocab <= WHOLE:
-            return list(range(bench.model.cfg.d_vocab))
+        if bench.model.cfg.d_vocab_out <= WHOLE:
+            return list(range(bench.model.cfg.d_vocab_out))
         asked = session.asked(state)
         # Of the intact model, so that a switch moves no column.
         likely = bench.intact(state.tokens)[state.position].topk(COLUMNS).indices.tolist()

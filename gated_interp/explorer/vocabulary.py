@@ -179,7 +179,7 @@ def vocabulary_of(model: HookedTransformer, task: Any) -> Vocabulary:
         return NamedTokens(names)
     if getattr(model, "tokenizer", None) is not None:
         return ModelTokens(model)
-    return NamedTokens([str(i) for i in range(model.cfg.d_vocab)])
+    return NamedTokens([str(i) for i in range(max(model.cfg.d_vocab, model.cfg.d_vocab_out))])
 
 
 def _begun(tokens: list[int], bos: int) -> list[int]:

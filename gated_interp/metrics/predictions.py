@@ -1,7 +1,7 @@
 """What predictions are worth: loss, KL divergence, and the lead of a token's logit.
 
 Everything is computed in float32 or better, a part of the positions at a time where logits are
-large, so that no second tensor of their size is made.
+large, so that no second tensor of their size is made (unless gradients are asked for).
 """
 
 from collections.abc import Callable
@@ -13,8 +13,8 @@ from torch import Tensor
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.precision import wide
 
-AT_ONCE = 2**22
-"""Logits that are worked on at once."""
+AT_ONCE = 2**18
+"""Logits that are worked on at once: they stay in the cache, and copies of them cost no memory."""
 
 
 def require_finite_logits(logits: Float[Tensor, "*shape d_vocab"]) -> None:
@@ -117,8 +117,12 @@ def _by_parts(
 ) -> Float[Tensor, "batch pos"]:
     """``function`` of parts of ``logits`` and where they are, put together again."""
     batch, pos, d_vocab = logits.shape
-    width = min(pos, max(1, AT_ONCE // d_vocab))
-    height = max(1, AT_ONCE // (max(1, pos) * d_vocab))
+    at_once = AT_ONCE if logits.numel() > 8 * AT_ONCE else AT_ONCE // 8
+    if torch.is_grad_enabled() or logits.numel() <= at_once:
+        # Gradients keep all of it anyhow, and those of parts would each be as large as the whole.
+        return function(logits, slice(None), slice(None))
+    width = min(pos, max(1, at_once // d_vocab))
+    height = max(1, at_once // (max(1, pos) * d_vocab))
     found = []
     for row in range(0, batch, height):
         rows = slice(row, row + height)

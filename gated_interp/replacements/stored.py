@@ -174,7 +174,7 @@ def stored_value(module: nn.Module, name: str, shape: tuple[int, ...], called: s
     Raises:
         GatedInterpError: there is none, or it is not ``shape`` in float32.
     """
-    value = dict(module.named_parameters()).get(name)
+    value = dict(module.named_parameters(remove_duplicate=False)).get(name)  # may be tied
     if value is None or tuple(value.shape) != shape or value.dtype != torch.float32:
         found = "missing" if value is None else f"{list(value.shape)} of {value.dtype}"
         raise GatedInterpError(

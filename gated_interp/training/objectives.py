@@ -98,6 +98,7 @@ class NextToken:
         return {"cross_entropy": self._cross_entropy(batch).item()}
 
     def _cross_entropy(self, batch: Batch) -> Float[Tensor, ""]:
+        batch.require_loss()
         weights = self.model.embed.W_E
         with autocast(self.config, weights.device):
             logits = batch.logits(self.model)
