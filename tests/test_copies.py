@@ -254,13 +254,6 @@ def test_weights_in_four_bits_are_refused():
         GatedAttention.from_attention(attn, **COPY)
 
 
-def test_attention_that_grows_with_the_logarithm_of_the_length_is_refused():
-    attn, _ = layer(use_logn_attn=True, train_seq_length=4)
-    for kind in (GatedAttention, TopKAttention, OutputAutoencoder):
-        with pytest.raises(GatedInterpError, match="the layer has use_logn_attn=True"):
-            kind.from_attention(attn)
-
-
 # Types and devices.
 
 

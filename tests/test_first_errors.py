@@ -89,8 +89,8 @@ SAYS = {
     "loader": "data is a DataLoader, whose batches are not a function of seed and step; give",
     "held out": "data is a DataLoader, whose batches",
     "number": "data is a int, whose batches",
-    "floats": "data is torch.float32 of shape (9, 11); it must be whole numbers of shape",
-    "row": "data is torch.int64 of shape (11,); it must be whole numbers of shape",
+    "floats": "data have shape (9, 11) and type torch.float32; they must be whole numbers of shape",
+    "row": "data have shape (11,) and type torch.int64; they must be whole numbers of shape",
     "explorer": "the model names no task to take examples from; give one, or tokens=…",
 }
 

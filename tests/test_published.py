@@ -10,6 +10,7 @@ from closeness import assert_close
 from gated_interp.checkpoints.checkpoint import load, read_info, save
 from gated_interp.core.errors import CheckpointError
 from gated_interp.replacements.gated_attention import GatedConfig
+from gated_interp.replacements.splice import originals
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
 
 Tensors = dict[str, torch.Tensor]
@@ -64,7 +65,7 @@ def test_a_published_gated_block_is_what_its_formulas_say(tmp_path: Path) -> Non
     assert torch.equal(block.raw_W_V, t["W_V"])
     assert torch.equal(block.raw_W_O, t["W_O"])
     assert (model.task, model.toy_config) == (SkipTrigramTask(3, 11), None)
-    assert model.original_attention == {}
+    assert originals(model) == {}
 
     tokens = torch.tensor([[7, 0, 3, 6, 2]])
     x = torch.eye(8)[tokens[0]]

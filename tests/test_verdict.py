@@ -280,8 +280,8 @@ def test_success_means_learnt_and_owned_and_not_distributed():
 def test_models_the_verdict_cannot_read_are_refused(toy):
     with pytest.raises(GatedInterpError, match="8 tokens; a task of 4 trigrams has 10"):
         verdict(toy, SkipTrigramTask(4))
-    toy.cfg.normalization_type = "LN"
-    with pytest.raises(GatedInterpError, match="no normalisation"):
+    toy.cfg.normalization_type, toy.ln_final = "LN", torch.nn.Module()
+    with pytest.raises(GatedInterpError, match="ln_final divides by a scale"):
         verdict(toy, SkipTrigramTask(3))
 
 

@@ -206,8 +206,9 @@ def _inputs(
     """What queries and keys, and what values read of each token."""
     every = torch.arange(model.cfg.d_vocab, device=scale.device)
     embedded = wide(model.embed(every[None])[0])
-    position = wide(model.pos_embed.W_pos[:length]).mean(0)
-    shortformer = model.cfg.positional_embedding_type == "shortformer"
+    kind, position = model.cfg.positional_embedding_type, embedded.new_zeros(embedded.shape[1])
+    if kind in ("standard", "shortformer"):
+        position = wide(model.pos_embed.W_pos[:length]).mean(0)
     norm = input_norm(model, layer)
 
     def normed(x: Tensor) -> Tensor:
@@ -217,7 +218,7 @@ def _inputs(
         return y if norm.bias is None else y + norm.bias
 
     values = normed(embedded)
-    queries = values + position if shortformer else normed(embedded + position)
+    queries = values + position if kind == "shortformer" else normed(embedded + position)
     return queries, values
 
 

@@ -1,6 +1,13 @@
 """What a model is, said once: its tokens, heads, norms, and the way from a head to the logits.
 
 An analysis asks here instead of assuming. What cannot be expressed is refused in one sentence.
+
+Examples:
+    >>> from gated_interp.models.analytic import manual_model
+    >>> model = manual_model(2, 3).model
+    >>> attention = Attention.of(model, 0)
+    >>> attention.heads, attention.kv_head(1), attention.extras, why_not_linear(model, 0)
+    (2, 1, {}, None)
 """
 
 from gated_interp.anatomy.attention import Attention, query_heads
