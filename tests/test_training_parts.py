@@ -327,9 +327,6 @@ def test_layers_that_cannot_be_captured_are_refused():
     tokens = torch.zeros(BATCH, POS, dtype=torch.long)
     with pytest.raises(GatedInterpError, match="layer 3 is not there"):
         attention_io(deep_model(), tokens, 3)
-    normalised = deep_model(normalization_type="RMS", use_normalization_before_and_after=True)
-    with pytest.raises(GatedInterpError, match="normalises what its attention writes"):
-        attention_io(normalised, tokens, 0)
     split = deep_model()
     split.set_use_split_qkv_input(True)
     with pytest.raises(GatedInterpError, match="gives each head its own input"):
