@@ -1,6 +1,14 @@
 """What a model is, said once: its tokens, heads, norms, and the way from a head to the logits.
 
 An analysis asks here instead of assuming. What cannot be expressed is refused in one sentence.
+
+Examples:
+    >>> from gated_interp.anatomy.batch import Batch
+    >>> from gated_interp.models.toy import ToyConfig, build_toy
+    >>> toy = build_toy(ToyConfig(n_trigrams=3, n_heads=2))
+    >>> batch = Batch.of(toy, [[7, 0, 1], [7, 2, 0]], attention_mask=[[1, 1, 1], [1, 1, 0]])
+    >>> int(batch.counted.sum())
+    5
 """
 
 from gated_interp.anatomy.attention import Attention, query_heads
