@@ -13,7 +13,7 @@ import gated_interp as gi
 from gated_interp.analysis.foils import false_alarms
 from gated_interp.analysis.heads import intervened
 from gated_interp.analysis.holders import holders
-from gated_interp.analysis.replacements import replacements
+from gated_interp.analysis.replacements import Reference, replacements
 from gated_interp.metrics.reconstruction import fvu
 from gated_interp.models.analytic_tasks import (
     conditional_heads,
@@ -168,7 +168,7 @@ def test_no_one_layer_can_tell_which_signal_came_first(layer):
     for one in (model, gi.splice(model, layer, block)):
         heads = one.blocks[1 - layer].attn.W_O.shape[0]
         others = [(1 - layer, h) for h in range(heads)]
-        with intervened(one, replacements(one, others, "zero", None, None, "kl")):
+        with intervened(one, replacements(one, others, "zero", Reference(one, None))):
             there, back = (one(t)[:, -2] for t in (tokens, mirrored(tokens)))
         assert_close(there, back)
         with torch.no_grad():
