@@ -60,7 +60,8 @@ class HeadsConfig(Config):
     output_scale: float = 1.0
     output_bias: bool = False
     attn_scale: float | None = None
-    scoring: dict[str, Any] = dataclasses.field(default_factory=dict)
+    # Not in the hash, which a dictionary has not; runs are grouped by their configs.
+    scoring: dict[str, Any] = dataclasses.field(default_factory=dict, hash=False)
     seed: int = 0
 
     def to_dict(self) -> dict[str, Any]:
