@@ -211,7 +211,7 @@ def why_not_stackable(run: GatedRun) -> str | None:
         return "the original's embedding is not the identity"
     if attention.positions is not None:
         return "the original has a positional signal"
-    if attention.extras or run.block.extras:
+    if not attention.own or attention.extras or run.block.extras:
         return "the attention is not plain causal attention"
     if any(p.dtype != torch.float32 for p in (*model.parameters(), *run.block.parameters())):
         return "the weights are not all float32"
