@@ -18,6 +18,10 @@ __all__ = sorted([*_HOME, "__version__"])
 
 
 def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        from gated_interp.core.launch import require_docstrings
+
+        require_docstrings()
     if _HOME.get(name) == __name__:  # a module, not a name in one
         return importlib.import_module(f"{__name__}.{name}")
     if name in _HOME:

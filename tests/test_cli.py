@@ -242,6 +242,7 @@ def test_wrong_usage_ends_with_2(args):
 
 
 def test_a_sweep_still_takes_a_cluster_as_it_did_and_says_how_now(tmp_path, monkeypatch):
+    pytest.importorskip("distributed")
     monkeypatch.setattr("gated_interp.experiments.backends.CONNECT", 1)
     address = "tcp://127.0.0.1:1"
     result = cli(

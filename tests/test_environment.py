@@ -13,7 +13,9 @@ import pytest
 from test_cli import cli, one_sentence
 
 from gated_interp.core import files
-from gated_interp.tasks.encoded_text import cache_folder
+from gated_interp.core.errors import GatedInterpError
+from gated_interp.tasks.encoded_text import cache_folders, encoded
+from gated_interp.tasks.text import TextTask
 
 COMMAND = [sys.executable, "-m", "gated_interp.cli"]
 # No HOME, and nobody of this number is known.
@@ -54,12 +56,50 @@ def test_a_user_without_a_home(browser, tmp_path):
     ended(nobody, "figures", "--help", **chosen)
 
 
-def test_ids_of_a_user_without_a_home_are_temporary(monkeypatch):
+@pytest.fixture
+def no_cache_chosen(monkeypatch):
     for name in ("GATED_INTERP_CACHE", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
+
+
+def test_a_user_without_a_home_has_that_of_temporary_files(no_cache_chosen, monkeypatch):
     monkeypatch.setattr(os.path, "expanduser", lambda path: path)
     assert files.home() == Path(tempfile.gettempdir())
-    assert cache_folder().parent.parent == files.home()
+    assert cache_folders()[0].parent.parent == files.home()
+
+
+@pytest.mark.parametrize("variable", ["HOME", "XDG_CACHE_HOME"])
+@pytest.mark.parametrize(
+    "place", ["/proc", "/dev/null", "/proc/self/fdinfo/a", "{}/file", "{}/a/b"]
+)
+def test_ids_that_cannot_be_kept_are_temporary(
+    variable, place, tmp_path, monkeypatch, no_cache_chosen
+):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "a").symlink_to("a")
+    monkeypatch.setenv(variable, place.format(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    text = tmp_path / "text.txt"
+    text.write_text("words and more of them\n" * 90)
+
+    def sampled():
+        encoded.cache_clear()
+        return TextTask(text, 9, vocab=259).sample(3, seed=0).tokens
+
+    tokens = sampled()
+    (kept,) = (tmp_path / "temporary").iterdir()
+    assert len(list(kept.iterdir())) == 2  # the ids and the tokenizer
+    monkeypatch.setenv(variable, str(tmp_path / "usual"))
+    assert sampled().equal(tokens)
+    assert not (tmp_path / "usual").exists()  # what is there already is read
+    text.write_text("other words\n" * 90)
+    sampled()
+    assert len(list((tmp_path / "usual").rglob("*.json"))) == 1
+    assert len(list(kept.iterdir())) == 2
+    monkeypatch.setenv("GATED_INTERP_CACHE", place.format(tmp_path))
+    with pytest.raises(GatedInterpError, match="cannot write"):  # it was asked for
+        sampled()
 
 
 @pytest.mark.parametrize("how", [["-OO"], []])
@@ -71,6 +111,11 @@ def test_python_without_docstrings_is_a_sentence(how):
     assert found.stderr.startswith("Error: Python was started without docstrings (-OO or PYTHONOP")
     assert found.stderr.count("\n") == 1
     ended([sys.executable, *how, *COMMAND[1:]], "--help", **set_)
+    ended([sys.executable, *how, "-c", "import gated_interp"], **set_)
+    command = [sys.executable, *how, "-c", "import gated_interp as gi; gi.load('2H3ST-toy')"]
+    found = subprocess.run(command, env=os.environ | set_, capture_output=True, text=True)
+    assert "GatedInterpError: Python was started without docstrings" in found.stderr
+    assert "transformers/" not in found.stderr
 
 
 @pytest.mark.slow

@@ -19,6 +19,7 @@ from gated_interp.checkpoints import attn_only
 from gated_interp.checkpoints.checkpoint import load, save
 from gated_interp.cli import app
 from gated_interp.core.errors import CheckpointError, GatedInterpError
+from gated_interp.explorer_server.serve import _answers as answers
 from gated_interp.models.analytic import manual_model
 from gated_interp.models.language_model import LanguageModelConfig, build_language_model
 from gated_interp.tasks.text import TextTask
@@ -83,6 +84,17 @@ def test_a_pattern_that_gives_up_is_a_sentence(slow_pattern, tmp_path, capfd):
     print("heard", file=sys.stderr)
     assert capfd.readouterr().err == "heard\n"  # the library's panics are not, this is
     assert len(task.token_names) == task.d_vocab
+
+
+def test_a_pattern_that_gives_up_is_a_sentence_in_the_explorer(slow_pattern, capfd):
+    """Its examples are of a text on which the pattern gives up; a page shows another."""
+    page = answers(slow_pattern)
+    for words, said in (("b" * 70, "pattern takes too long on this text"), ("other words", "")):
+        shown = page({"do": "tokens", "value": words})
+        view = json.loads(shown[4 : 4 + int.from_bytes(shown[:4], "little")])
+        assert said in view["message"]
+        assert bool(view["message"]) is bool(said)
+    assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("size", [2e38, 1e30])

@@ -143,19 +143,19 @@ LONG = {
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("command", LONG)
-def test_sigterm_leaves_no_worker_behind(command, tmp_path):
+def test_a_stop_is_one_sentence_and_leaves_no_worker_behind(command, number, tmp_path):
     args = [*COMMAND, command, *LONG[command], "--out", tmp_path / "run"]
     with started(*args, cwd=tmp_path) as process:
         workers = workers_of(process)
-        process.terminate()  # the parent alone, as a scheduler may
+        for member in [process, *(workers if number == signal.SIGINT else [])]:
+            member.send_signal(number)  # a scheduler may stop the parent alone, Ctrl-C stops all
         out, err = process.communicate(timeout=120)
-        assert process.returncode == 143
-        assert err == (
-            "Terminated; what had finished is kept. To go on: gated-interp "
-            + " ".join(str(a) for a in args[3:])
-            + "\n"
-        )
+        assert process.returncode == 128 + number
+        ended = "Terminated" if number == signal.SIGTERM else "Interrupted"
+        again = " ".join(map(str, args[3:]))
+        assert err == f"{ended}; what had finished is kept. To go on: gated-interp {again}\n"
         assert out == ""
         assert gone(workers)
 

@@ -460,6 +460,7 @@ def free_port():
 
 
 def test_a_scheduler_that_does_not_answer_is_refused(tmp_path, monkeypatch):
+    pytest.importorskip("distributed")
     monkeypatch.setattr("gated_interp.experiments.backends.CONNECT", 1)
     out = tmp_path / "s"
     for address in (f"tcp://127.0.0.1:{free_port()}", "nonsense://x", "tcp://", "127.0.0.1:x"):
@@ -565,6 +566,7 @@ def test_ctrl_c_on_processes_leaves_a_table_that_resumes(tmp_path):
 @pytest.fixture
 def cluster(tmp_path):
     """A function that starts a real scheduler with ``n`` workers, all on loopback."""
+    pytest.importorskip("distributed")
     started = []
 
     def dask(*arguments):
@@ -579,7 +581,8 @@ def cluster(tmp_path):
 
     def start(n_workers):
         file = tmp_path / "scheduler.json"
-        dask("scheduler", "--host", "127.0.0.1", "--port", "0", "--scheduler-file", str(file))
+        place = ["--host", "127.0.0.1", "--port", "0", "--scheduler-file", str(file)]
+        scheduler = dask("scheduler", *place)
         end = time.monotonic() + 60
         address = None
         while address is None and time.monotonic() < end:
@@ -592,7 +595,7 @@ def cluster(tmp_path):
                  "--memory-limit", "0", "--local-directory", str(tmp_path))
             for _ in range(n_workers)
         ]  # fmt: skip
-        return address, workers
+        return address, scheduler, workers
 
     yield start
     for process in reversed(started):
@@ -603,7 +606,7 @@ def cluster(tmp_path):
 
 @pytest.mark.slow
 def test_a_cluster_of_two_loses_a_worker_and_finishes(tmp_path, cluster):
-    address, workers = cluster(2)
+    address, _, workers = cluster(2)
     out = tmp_path / "s"
     made = config(out, heads="1:3", trigrams="1:3", alphas="0.01,0.1", steps=100, toy_steps=100)
     killed_at = []
@@ -627,9 +630,41 @@ def test_a_cluster_of_two_loses_a_worker_and_finishes(tmp_path, cluster):
     pd.testing.assert_frame_equal(there.drop(columns="seconds"), here.drop(columns="seconds"))
 
 
+ASKING = """
+import sys, time
+from gated_interp.core.errors import GatedInterpError
+from gated_interp.experiments.backends import connected
+with connected(sys.argv[1]) as cluster:
+    try:
+        for found in cluster.run(divmod, [(9, 2)]):
+            print(found, flush=True)
+        list(cluster.run(time.sleep, [(600,)] * 3))
+    except GatedInterpError as error:
+        print(error)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_a_scheduler_that_is_lost_is_one_sentence(number, tmp_path, cluster):
+    address, scheduler, _ = cluster(1)
+    command = [sys.executable, "-c", ASKING, address]
+    with subprocess.Popen(
+        command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    ) as asking:
+        assert asking.stdout.readline() == "(4, 1)\n"
+        scheduler.send_signal(number)
+        said = asking.communicate(timeout=120)[0]
+    assert asking.returncode == 0
+    assert said == (
+        f"the scheduler at {address} was lost; what had finished is kept: run it again when the "
+        "scheduler is back.\n"
+    )
+
+
 @pytest.mark.slow
 def test_other_studies_run_on_a_cluster(tmp_path, cluster):
-    address, _ = cluster(1)
+    address, *_ = cluster(1)
     tiny = {"heads": [2], "trigrams": [1], "seeds": 2, "steps": 3, "toy_steps": 150}
     there, here = (
         run_phase(tmp_path / name, workers=workers, **tiny)
@@ -640,6 +675,7 @@ def test_other_studies_run_on_a_cluster(tmp_path, cluster):
 
 
 def test_a_study_is_refused_a_scheduler_that_does_not_answer(tmp_path, monkeypatch):
+    pytest.importorskip("distributed")
     monkeypatch.setattr("gated_interp.experiments.backends.CONNECT", 1)
     address = f"tcp://127.0.0.1:{free_port()}"
     args = ["phase", "--heads", "1", "--trigrams", "1", "--workers"]
@@ -653,7 +689,7 @@ def test_a_study_is_refused_a_scheduler_that_does_not_answer(tmp_path, monkeypat
 @pytest.mark.slow
 def test_a_cluster_without_workers_is_refused(tmp_path, cluster, monkeypatch):
     monkeypatch.setattr("gated_interp.experiments.backends.FIRST_WORKER", 1)
-    address, _ = cluster(0)
+    address, *_ = cluster(0)
     out = tmp_path / "s"
     refused(config(out), "has no workers; start some", out, workers=address)
 

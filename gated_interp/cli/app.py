@@ -27,7 +27,7 @@ from gated_interp.cli import (
 from gated_interp.cli.console import tell
 from gated_interp.core.errors import GatedInterpError, is_out_of_memory
 from gated_interp.core.files import home, kept
-from gated_interp.core.launch import is_main, n_processes
+from gated_interp.core.launch import is_main, n_processes, require_docstrings
 from gated_interp.core.shipped import MODEL_FILE
 from gated_interp.core.signals import signal_behind, stop_on_sigterm
 
@@ -63,11 +63,7 @@ class Commands(TyperGroup):
         raise typer.Exit(FAILED)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        if sys.flags.optimize > 1:
-            raise GatedInterpError(
-                "Python was started without docstrings (-OO or PYTHONOPTIMIZE=2), which "
-                "transformers needs; start it with them."
-            )
+        require_docstrings()
         if n_processes() > 1 and args[0] not in SHARED:
             raise GatedInterpError(
                 f"{args[0]} is not for several processes, only {', '.join(SHARED)} are; start it "

@@ -1,8 +1,22 @@
-"""Whether a launcher (``accelerate launch``, ``torchrun``) started this process, with others."""
+"""How this process was started: by a launcher (``accelerate launch``, ``torchrun``), with -OO."""
 
 import os
+import sys
 
 from gated_interp.core.errors import GatedInterpError
+
+
+def require_docstrings() -> None:
+    """Nothing, unless Python leaves docstrings out: transformers reads its own.
+
+    Raises:
+        GatedInterpError: it does.
+    """
+    if sys.flags.optimize > 1:
+        raise GatedInterpError(
+            "Python was started without docstrings (-OO or PYTHONOPTIMIZE=2), which transformers "
+            "needs; start it with them."
+        )
 
 
 def n_processes() -> int:

@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import logging
 import os
 import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -90,19 +91,36 @@ def dask_client(address: str) -> Iterator[Any]:
                 f"no Dask scheduler answers at {address}; start one with `dask scheduler` and give "
                 "the tcp:// address it prints."
             ) from error
-    try:
+    with unlogged("distributed"):
         try:
-            client.wait_for_workers(1, timeout=FIRST_WORKER)
-        except TimeoutError as error:
-            raise GatedInterpError(
-                f"the scheduler at {address} has no workers; start some with "
-                f"`dask worker {address}`."
-            ) from error
-        yield client
+            try:
+                client.wait_for_workers(1, timeout=FIRST_WORKER)
+            except TimeoutError as error:
+                raise GatedInterpError(
+                    f"the scheduler at {address} has no workers; start some with "
+                    f"`dask worker {address}`."
+                ) from error
+            yield client
+        finally:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                client.close(timeout=CONNECT)
+
+
+@contextmanager
+def unlogged(package: str) -> Iterator[None]:
+    """Inside, ``package`` logs nothing: what it has to say is raised, and told in a sentence."""
+    there = [
+        name for name in logging.root.manager.loggerDict if f"{name}.".startswith(f"{package}.")
+    ]
+    before = {logger: logger.disabled for logger in map(logging.getLogger, there)}
+    for logger in before:
+        logger.disabled = True
+    try:
+        yield
     finally:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            client.close(timeout=CONNECT)
+        for logger, disabled in before.items():
+            logger.disabled = disabled
 
 
 def dask(client: Any, address: str) -> Runner:

@@ -4,8 +4,10 @@ import contextlib
 import dataclasses
 import hashlib
 import os
+import tempfile
 from collections.abc import Iterator
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, get_args
 
@@ -61,19 +63,33 @@ class Contents:
     n_bytes: int
 
 
-def cache_folder() -> Path:
-    """Where ids are kept unless a folder is given."""
+def cache_folders() -> tuple[Path, ...]:
+    """Where ids are kept unless a folder is given: in the first of these that can be written."""
     if chosen := os.environ.get(CACHE):
-        return Path(chosen)
+        return (Path(chosen),)
     base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else home() / ".cache") / "gated_interp"
+    usual = (Path(base) if base else home() / ".cache") / "gated_interp"
+    own = f"gated_interp-{os.getuid()}" if hasattr(os, "getuid") else "gated_interp"
+    return usual, Path(tempfile.gettempdir()) / own
+
+
+def _can_write(folder: Path) -> bool:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return False
+    return os.access(folder, os.W_OK | os.X_OK)
 
 
 @lru_cache(maxsize=16)
 def encoded(
-    sources: tuple[str, ...], tokenizer: int | str, n_positions: int, place: Path, digest: str
+    sources: tuple[str, ...],
+    tokenizer: int | str,
+    n_positions: int,
+    places: tuple[Path, ...],
+    digest: str,
 ) -> Encoded:
-    """The text of ``sources`` in ``place``, encoded there unless it was before.
+    """The text of ``sources`` in one of ``places``, encoded there unless it was before.
 
     Args:
         tokenizer: as in a ``tokenizer.json``, or how many tokens one is trained to have.
@@ -89,11 +105,14 @@ def encoded(
             f"{found.digest[:12]}, not {digest[:12]}); give the text anew."
         )
 
-    def named(by: int | str) -> Path:
+    def named(by: int | str, suffix: str = "") -> Path:
         said = f"{LAYOUT} {TRAIN} {VALIDATION} {found.digest} {by}"
-        return place / hashlib.sha256(said.encode()).hexdigest()[:24]
+        name = hashlib.sha256(said.encode()).hexdigest()[:24] + suffix
+        there = (place for place in places if os.path.exists(place / name))
+        new = (place for place in places[:-1] if _can_write(place))
+        return next(chain(there, new), places[-1]) / name
 
-    trained = named(tokenizer).with_suffix(".json") if isinstance(tokenizer, int) else None
+    trained = named(tokenizer, ".json") if isinstance(tokenizer, int) else None
     if isinstance(tokenizer, int):
         assert trained is not None
         if trained.is_file():

@@ -17,7 +17,7 @@ from torch import Tensor
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.seeds import derive, generator
 from gated_interp.core.streams import Stream
-from gated_interp.tasks.encoded_text import PARTS, Encoded, Part, cache_folder, encoded
+from gated_interp.tasks.encoded_text import PARTS, Encoded, Part, cache_folders, encoded
 from gated_interp.tasks.text_files import names_of
 from gated_interp.tasks.tokenizers import (
     bos_of,
@@ -193,7 +193,8 @@ class TextTask:
         digest: SHA-256 of the text; where it is given, another text is refused. Unless both this
             and the tokenizer are, the text is read at once.
         folder: where ids are kept; the folder that the environment variable ``GATED_INTERP_CACHE``
-            names, or one for this user, unless given.
+            names, or one for this user (among temporary files where nothing can be written to the
+            user's own), unless given.
 
     Raises:
         GatedInterpError: no such text, an empty file, bytes that are not UTF-8, a part shorter than
@@ -217,7 +218,7 @@ class TextTask:
     n_positions: int
     tokenizer: str
     digest: str
-    place: ClassVar[Path]  # of this object, where ids are kept
+    places: ClassVar[tuple[Path, ...]]  # of this object, where ids are kept
 
     def __init__(
         self,
@@ -244,15 +245,15 @@ class TextTask:
                 raise GatedInterpError(
                     f"vocab is {vocab}; the tokenizer has {size} tokens: leave one of them out."
                 )
-        place = Path(folder) if folder is not None else cache_folder()
+        places = cache_folders() if folder is None else (Path(folder),)
         if tokenizer is None or not digest:
-            made = encoded(sources, wanted, n_positions, place, digest)
+            made = encoded(sources, wanted, n_positions, places, digest)
             wanted, digest = made.tokenizer, made.digest
-        self._set(sources, n_positions, wanted, digest, place)
+        self._set(sources, n_positions, wanted, digest, places)
 
     def _set(self, *values: Any) -> None:
         for name, value in zip(
-            ("text", "n_positions", "tokenizer", "digest", "place"), values, strict=True
+            ("text", "n_positions", "tokenizer", "digest", "places"), values, strict=True
         ):
             object.__setattr__(self, name, value)
 
@@ -274,7 +275,7 @@ class TextTask:
         _require_positions(n_positions)
         read_tokenizer(tokenizer)
         task = cls.__new__(cls)
-        task._set(tuple(text), n_positions, tokenizer, digest, cache_folder())
+        task._set(tuple(text), n_positions, tokenizer, digest, cache_folders())
         return task
 
     def __repr__(self) -> str:
@@ -340,7 +341,7 @@ class TextTask:
                 "the text of this model does not come with it; give another, TextTask(…, "
                 "tokenizer=model.task.tokenizer)."
             )
-        return encoded(self.text, self.tokenizer, self.n_positions, self.place, self.digest)
+        return encoded(self.text, self.tokenizer, self.n_positions, self.places, self.digest)
 
     def require_vocabulary(self, d_vocab: int) -> None:
         """Refuse a model of another vocabulary.
