@@ -514,8 +514,7 @@ def test_ablate_prints_what_each_head_is_worth_and_writes_figures(manual, tmp_pa
     names = {p.name for p in tmp_path.iterdir()}
     assert names == {
         "manual-ablation.html", "manual-ablation.csv", "manual-shapley.html",
-        "manual-shapley-values.csv", "manual-shapley-interactions.csv", "manual-subsets.html",
-        "manual-subsets.csv",
+        "manual-shapley-values.csv", "manual-shapley-interactions.csv",
     }  # fmt: skip
 
 

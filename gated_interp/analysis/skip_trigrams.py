@@ -2,8 +2,9 @@
 
 Elhage et al., *A Mathematical Framework for Transformer Circuits* (2021), "Finding skip-trigrams":
 the QK circuit says from which destinations a head looks at a source token, the OV circuit what it
-then says, and both are read by source. What the circuits suggest is confirmed on text by
-:func:`~gated_interp.analysis.trigram_effects.confirm_skip_trigrams`.
+then says, and both are read by source. Circuits suggest; what a head does in text is asked of
+:func:`~gated_interp.analysis.ablation.ablate`, :func:`~gated_interp.analysis.patching.path_patch`
+or :func:`~gated_interp.analysis.read_heads.read_heads`.
 """
 
 import dataclasses
