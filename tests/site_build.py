@@ -9,8 +9,6 @@ from pathlib import Path
 
 import pandas as pd
 
-from gated_interp.plots.attention_views import attention_view
-
 ROOT = Path(__file__).parents[1]
 NASTY = ("</script><script>window.hacked=1</script>", "<img src=x onerror=window.hacked=2>")
 
@@ -37,10 +35,9 @@ def build(folder: Path) -> Path:
 def labels() -> dict[str, object]:
     """A notebook whose stored outputs hold tokens that would run, were they not shown as text."""
     table = pd.DataFrame({"token": NASTY}).to_html()
-    view = attention_view([[[1.0, 0.0], [0.5, 0.5]]], NASTY, [NASTY[0]])
     outputs = [
         {"output_type": "display_data", "metadata": {}, "data": {"text/html": html}}
-        for html in (table, view.fragment(with_script=True))
+        for html in (table,)
     ]
     outputs.append({"output_type": "stream", "name": "stdout", "text": "\n".join(NASTY)})
     cells = [

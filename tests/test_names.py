@@ -265,14 +265,13 @@ def drawing() -> set[str]:
 
 def test_what_draws_says_that_it_returns_a_figure() -> None:
     returned = {n: typing.get_type_hints(getattr(gi.plots, n))["return"] for n in drawing()}
-    assert returned.pop("attention_view") is gi.plots.AttentionView
     assert len(returned) > 15
     assert set(returned.values()) == {go.Figure}
 
 
 def test_what_draws_returns_a_figure() -> None:
     called = {name for draw in FIGURES.values() for name in draw.__code__.co_names}
-    assert drawing() - {"attention_view"} <= called
+    assert drawing() <= called
     for name, draw in FIGURES.items():
         assert type(draw()) is go.Figure, name
 

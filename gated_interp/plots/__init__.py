@@ -1,8 +1,7 @@
 """Arrays and labels in, plotly figures out; and from figures to files.
 
 Nothing here computes a metric, shows a figure or holds a model: each function that draws returns a
-``plotly.graph_objects.Figure`` (``attention_view`` an :class:`AttentionView`), which a notebook
-shows and :func:`save_figure` writes.
+``plotly.graph_objects.Figure``, which a notebook shows and :func:`save_figure` writes.
 
 Examples:
     >>> import gated_interp as gi
@@ -12,7 +11,6 @@ Examples:
 """
 
 from gated_interp.plots.ablation import ablation_bars, shapley_and_interactions
-from gated_interp.plots.attention_views import AttentionView, attention_view
 from gated_interp.plots.frontier import frontier
 from gated_interp.plots.heatmaps import (
     attention_patterns,
@@ -34,11 +32,9 @@ from gated_interp.plots.wiring import wiring_diagram
 __all__ = [
     "TEMPLATE",
     "WIDTHS",
-    "AttentionView",
     "Holdings",
     "ablation_bars",
     "attention_patterns",
-    "attention_view",
     "before_after",
     "browser_found",
     "circuit_maps",

@@ -180,7 +180,7 @@ def heat_panels(
         # stay apart, ends of their scales included.
         top = boxes[k, 0].top
         bar = (
-            Box(area.width + 10, top + 4, 8, min(tall[k] - 8, 150.0))
+            Box(area.width + 10, top + 4, 8, min(max(tall[k] - 8, 26.0), 150.0))
             if several
             else Box(area.width + 10, top, 8, min(max(area.height - HEAD_TITLE, 60.0), 150.0))
         )

@@ -133,12 +133,10 @@ def test_formulas_are_drawn(address: str, tab: Tab) -> None:
 
 def test_labels_that_spell_a_script_show_as_text(address: str, tab: Tab) -> None:
     tab.page.goto(f"{address}/labels.html")
-    tab.page.wait_for_selector(".gated-interp-view canvas")
     said = tab.page.locator("article").inner_text()
     for label in NASTY:
         assert said.count(label) >= 2
     assert tab.page.evaluate("window.hacked") is None
-    assert tab.page.locator(".gated-interp-view h4").first.inner_text() == NASTY[0]
     tab.assert_quiet({"127.0.0.1"})
 
 
