@@ -39,10 +39,6 @@ from gated_interp.analysis.superposition import loading_matrix as loading_matrix
 from gated_interp.analysis.superposition import superposition_report as superposition_report
 from gated_interp.analysis.text_holders import TextHolders as TextHolders
 from gated_interp.analysis.text_holders import text_holders as text_holders
-from gated_interp.analysis.trigram_bugs import skip_trigram_bugs as skip_trigram_bugs
-from gated_interp.analysis.trigram_bugs import skip_trigram_holders as skip_trigram_holders
-from gated_interp.analysis.trigram_effects import SkipTrigramEffects as SkipTrigramEffects
-from gated_interp.analysis.trigram_effects import confirm_skip_trigrams as confirm_skip_trigrams
 from gated_interp.analysis.verdict import Verdict as Verdict
 from gated_interp.analysis.verdict import verdict as verdict
 from gated_interp.anatomy.batch import attention_mask as attention_mask

@@ -140,7 +140,7 @@ def test_figures_of_another_task_are_drawn_of_the_case_that_is_named(files, comm
     cli(command, files["wide"], "--out", out, "--trigram", 2, "--format", "html")
     drawn = {path.stem for path in out.glob("*.html")}
     kinds = {
-        "ablate": ("ablation", "shapley", "subsets"),
+        "ablate": ("ablation", "shapley"),
         "circuits": ("circuits", "loadings", "wiring", "attention"),
     }
     assert drawn == {f"wide-{kind}" for kind in kinds[command]}

@@ -19,7 +19,7 @@ from transformer_lens import HookedTransformerConfig
 
 import gated_interp as gi
 from gated_interp.core.errors import CheckpointError, GatedInterpError
-from gated_interp.experiments.intervals import wilson
+from gated_interp.metrics.intervals import wilson
 from gated_interp.metrics.reconstruction import fvu
 from gated_interp.models.toy import ToyConfig, attention_only, build_toy
 from gated_interp.replacements.gated_attention import GatedAttention, GatedConfig

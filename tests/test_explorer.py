@@ -14,7 +14,6 @@ from gated_interp.core.errors import GatedInterpError
 from gated_interp.explorer import HeadExplorer
 from gated_interp.explorer.examples import EXAMPLES, armed_positions
 from gated_interp.explorer.session import Session
-from gated_interp.explorer.tiles import Tiles
 from gated_interp.explorer.vocabulary import NamedTokens
 from gated_interp.models.analytic import manual_model
 from gated_interp.models.toy import HookedTransformer, ToyConfig, build_toy
@@ -447,18 +446,19 @@ def test_it_displays_and_says_what_it_is(explorer: HeadExplorer) -> None:
     assert bundle["application/vnd.jupyter.widget-view+json"]["model_id"]
     explorer.type_tokens("BOS A B3")
     explorer.set_head(0, on=False, model="original")
-    captions = [a.text for a in explorer.snapshot().layout.annotations]
-    assert "<b>original</b>, without L0H0: after B3 predicts C2" in captions
-
-
-def test_tiles_never_overlap() -> None:
-    tiles = Tiles(n_heads=7, size=3, across=3)
-    patterns = np.arange(7 * 9, dtype=float).reshape(7, 3, 3)
-    sheet = tiles.sheet(patterns, frozenset())
-    assert sorted(v for v in sheet.ravel() if v is not None) == list(range(63))
-    # A shorter example fills the top left of every square.
-    short = tiles.sheet(patterns[:, :2, :2], frozenset({0}))
-    assert sum(v is not None for v in short.ravel()) == 6 * 4
+    figure = explorer.snapshot()
+    said = figure.layout.title.text.replace("<br>", " ")
+    assert "original, without L0H0: after B3 predicts C2 (right: " in said
+    maps = {trace.name: np.asarray(trace.z, float) for trace in figure.data}
+    assert len(maps) == 3 * (2 + 5)
+    for name, reading in explorer.readings.items():
+        for h, write in enumerate(reading.writes):
+            off = (0, h) in explorer.state.off[name]
+            head = f"{name} L0H{h}{' off' if off else ''}"
+            np.testing.assert_array_equal(maps[f"{head} writes"], write[None])
+            assert np.isnan(maps[f"{head} attention"]).all() == off
+            assert np.isnan(maps[f"{head} gate"]).all() == (name == "original")
+    np.testing.assert_array_equal(maps["gated L0H3 gate"], explorer.readings["gated"].gates[3])
 
 
 def test_states_are_frozen(explorer: HeadExplorer) -> None:

@@ -24,7 +24,6 @@ from gated_interp.experiments.frontier import (
     run_width,
     summary,
 )
-from gated_interp.experiments.intervals import clustered, paired_difference
 from gated_interp.experiments.methods import (
     BUDGET,
     METHODS,
@@ -35,6 +34,7 @@ from gated_interp.experiments.methods import (
 )
 from gated_interp.experiments.originals import Toys
 from gated_interp.experiments.recipes import RELIABLE
+from gated_interp.metrics.intervals import clustered, paired_difference
 from gated_interp.replacements.gated_attention import GatedAttention, GatedConfig
 from gated_interp.replacements.topk import TopKAttention, TopKConfig
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask

@@ -14,13 +14,11 @@ from gated_interp.analysis.writes import head_writes, writes_kept
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.experiments.figures import GALLERY, pictures_of
 from gated_interp.experiments.inspect_figures import (
-    LATTICE_HEADS,
     ablation_figures,
     circuit_figures,
     gallery_figures,
     marks_of,
     save_under,
-    subset_figure,
     wiring_figure,
 )
 from gated_interp.experiments.inspect_tables import (
@@ -138,7 +136,7 @@ def test_figures_come_with_the_table_they_were_drawn_from(spliced):
     figures |= ablation_figures(
         spliced, TASK, "model", effects=ablations(spliced, TASK, n=60, n_reference=10)
     )
-    assert list(figures)[4:] == ["ablation", "shapley", "subsets"]
+    assert list(figures)[4:] == ["ablation", "shapley"]
     for fig, data in figures.values():
         assert isinstance(fig, go.Figure)
         for frame in [data] if isinstance(data, pd.DataFrame) else data.values():
@@ -156,19 +154,6 @@ def test_wiring_tables_add_up(spliced):
     reads = circuit_figures(spliced, TASK, "model", trigram=3)["wiring"][1]["reads"]
     assert_close(reads.groupby("head")["attention"].sum().tolist(), [1] * 5)
     assert set(reads["head"]) == set(head_names(spliced))
-
-
-def test_the_lattice_shows_the_heads_that_matter_with_the_others_on(manual):
-    wide = toy(TASK, n_heads=6)
-    _, table = subset_figure(wide, TASK, "model", 1)
-    assert len(table) == 2**LATTICE_HEADS
-    whole = table.loc[table["subset"] == 2**6 - 1, "heads"]
-    assert whole.item() == "+".join(head_names(wide))
-    always = set.intersection(*(set(h.split("+")) for h in table["heads"]))
-    assert len(always) == 6 - LATTICE_HEADS
-    _, table = subset_figure(manual, TASK, "manual", 3)
-    accuracy = table.set_index("heads")["accuracy"]
-    assert accuracy.to_dict() == {"none": 0, "L0H0": 0, "L0H1": 0, "L0H0+L0H1": 1}
 
 
 OTHERS = {
@@ -207,15 +192,11 @@ def test_ablation_figures_of_another_task_speak_of_its_cases():
     truth = conditional_heads()
     effects = ablations(truth.model, truth.task, n=60, n_reference=10)
     found = ablation_figures(truth.model, truth.task, "model", effects=effects, trigram=3)
-    assert list(found) == ["ablation", "shapley", "subsets"]
+    assert list(found) == ["ablation", "shapley"]
     said = " ".join(a.text for a in found["ablation"][0].layout.annotations)
     assert all(f"question {case}" in said for case in truth.task.cases.values())
     assert "trigram" not in said
-    titles = [found[key][0].layout.title.text for key in ("shapley", "subsets")]
-    assert all(truth.task.cases[3] in title for title in titles)
-    # The first head says every answer, the second takes it back unless an A came.
-    mine = found["subsets"][1].set_index("heads")["accuracy"]
-    assert mine.to_dict() == {"none": 0, "L0H0": 1, "L0H1": 0, "L0H0+L0H1": 1}
+    assert truth.task.cases[3] in found["shapley"][0].layout.title.text
 
 
 def test_a_layer_that_is_read_by_another_has_no_wires_to_the_logits():
@@ -283,7 +264,7 @@ def test_what_heads_write_is_measured_once_for_all_pictures_of_a_run(spliced, mo
 @pytest.mark.slow
 def test_the_gallery_shows_the_model_and_its_original(spliced, manual, tmp_path):
     stems = set(gallery_figures(spliced, TASK, "2H3ST"))
-    assert {"2H3ST-wiring", "2H3ST-toy-wiring", "2H3ST-subsets", "2H3ST-toy-shapley"} <= stems
+    assert {"2H3ST-wiring", "2H3ST-toy-wiring", "2H3ST-toy-shapley"} <= stems
     alone = set(gallery_figures(manual, TASK, "manual"))
     assert "manual-shapley" in alone
     assert not any("toy" in stem for stem in alone)

@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import binomtest
 
 from gated_interp.core.errors import GatedInterpError
-from gated_interp.experiments.intervals import (
+from gated_interp.metrics.intervals import (
     clustered,
     effective_runs,
     paired_difference,

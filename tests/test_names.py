@@ -162,12 +162,6 @@ def calls() -> dict[str, Any]:
     model = TWO_LAYERS.model
     other = TEXT.flip(0)
     hook = "blocks.1.attn.hook_z"
-    trigrams = pd.DataFrame({"source_id": [1], "destination_id": [2], "out_id": [3]})
-
-    def confirmed(head: Any) -> pd.DataFrame:
-        asked = trigrams.assign(head=[head])
-        return gi.confirm_skip_trigrams(model, asked, TEXT, layer=1, most=5).table
-
     return {
         "ablate": lambda h: gi.ablate(model, TEXT, [h]),
         "ablated": lambda h: logits_without(model, h),
@@ -183,7 +177,6 @@ def calls() -> dict[str, Any]:
         ),
         "induction_paths": lambda h: gi.induction_paths(model, h, ["L0H0"], n=3, bos=0),
         "skip_trigrams": lambda h: gi.skip_trigrams(model, 1, TEXT, heads=[h], least=1),
-        "confirm_skip_trigrams": confirmed,
         "ov_circuit": lambda h: gi.ov_circuit(model, h).matrix,
         "qk_circuit": lambda h: gi.qk_circuit(model, h).matrix,
         "gate_circuit": lambda h: gi.gate_circuit(gated(), h).matrix,
@@ -205,7 +198,7 @@ def equal(a: Any, b: Any) -> bool:
     return bool(a.equals(b)) if isinstance(a, pd.DataFrame) else torch.equal(a, b)
 
 
-BY_NUMBER = ("activation_patch", "path_patch", "skip_trigrams", "confirm_skip_trigrams")
+BY_NUMBER = ("activation_patch", "path_patch", "skip_trigrams")
 
 
 @pytest.mark.parametrize("name", calls())

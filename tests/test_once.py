@@ -23,7 +23,7 @@ SOURCES = {
         (r"target\.mean\(\(0, 1\)\)", "metrics/reconstruction.py"),
         (r"> (OPEN|threshold|smallest)\)\.sum\(1\)", "metrics/reconstruction.py"),
         (r"def (next_token_loss|next_token_cross_entropy)", "metrics/predictions.py"),
-        (r"low, high = wilson\(count", "experiments/intervals.py"),
+        (r"low, high = wilson\(count", "metrics/intervals.py"),
     ],
 )
 def test_written_once(pattern, home):

@@ -15,10 +15,10 @@ from gated_interp.core.seeds import derive
 from gated_interp.experiments import behaviour, paper, seeds
 from gated_interp.experiments.behaviour import kept_answers
 from gated_interp.experiments.figures import draw_run, gate_table
-from gated_interp.experiments.intervals import clustered
 from gated_interp.experiments.paper import PaperConfig, read_results, results_table, run_paper
 from gated_interp.experiments.processes import in_processes
 from gated_interp.experiments.recipes import RELIABLE, Recipe, recipe_named, reference_recipe
+from gated_interp.metrics.intervals import clustered
 from gated_interp.metrics.predictions import leads
 from gated_interp.models.analytic_tasks import induction_heads
 from gated_interp.models.toy import ToyConfig, build_toy

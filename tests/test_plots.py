@@ -30,7 +30,6 @@ from gated_interp.plots import (
     reliability,
     shapley_and_interactions,
     style,
-    subset_lattice,
     sweep_curves,
     wiring_diagram,
 )
@@ -164,7 +163,6 @@ FIGURES = {
     "held": lambda **k: held_frontier(held(), 0.03, goals=[(0.99, 0.13)], **k),
     "phases": lambda **k: phase_diagram(phases(), **k),
     "ablation": lambda **k: ablation_bars(effects(), panel="trigram", **k),
-    "lattice": lambda **k: subset_lattice(np.arange(8.0) - 3, HEADS, **k),
     "shapley": lambda **k: shapley_and_interactions([1.0, -2.0, 0.5], OV[0, :3, :3], HEADS, **k),
     "roles": lambda **k: head_roles_figure(
         [[0.5, 0.01, 0.0], [0.0, 0.0, 0.3], [0.19, 0.0, 0.0]], ["A", "B1", "other"], HEADS,
@@ -522,26 +520,6 @@ def test_ablation_bars_stand_side_by_side_with_their_intervals() -> None:
     assert panels.layout.yaxis.range == panels.layout.yaxis2.range
 
 
-def test_subset_lattice_joins_subsets_that_differ_by_one_head() -> None:
-    values = np.arange(8.0) - 3
-    fig = subset_lattice(values, HEADS)
-    edges, nodes = fig.data
-    np.testing.assert_array_equal(nodes.marker.color, values)
-    np.testing.assert_array_equal(nodes.y, [bin(s).count("1") for s in range(8)])
-    assert nodes.customdata[5][0] == "L0H0+L0H2"
-    assert list(edges.x).count(None) == 12  # 3 * 2**2 edges of a cube
-    assert (fig.layout.coloraxis.cmin, fig.layout.coloraxis.cmax) == (-4, 4)
-    plain = subset_lattice(values + 3, HEADS)
-    assert (plain.layout.coloraxis.cmin, plain.layout.coloraxis.cmax) == (0, 7)
-
-
-@pytest.mark.parametrize("n", [2, 3, 4])
-def test_subsets_are_named_by_their_heads(n: int) -> None:
-    fig = subset_lattice(np.arange(2.0**n), [f"L0H{h}" for h in range(n)])
-    words = {a.text for a in fig.layout.annotations}
-    assert {"none", "L0H0", "L0H0+L0H1", "+".join(f"L0H{h}" for h in range(n))} <= words
-
-
 def test_roles_show_shares_and_what_is_left() -> None:
     fig = FIGURES["roles"]()
     assert heat(fig)[0].tolist() == [[0.5, 0.01, 0.0], [0.0, 0.0, 0.3], [0.19, 0.0, 0.0]]
@@ -722,14 +700,6 @@ BAD = {
         "learnt, distributed, clean_rate or success",
     ),
     "several metrics at once": (lambda: ablation_bars(effects()), "keep one metric"),
-    "a number of subsets": (
-        lambda: subset_lattice(np.zeros(7), HEADS),
-        "7 entries; 3 heads have 8 subsets",
-    ),
-    "too many heads for a lattice": (
-        lambda: subset_lattice(np.zeros(512), [f"H{h}" for h in range(9)]),
-        "take 1 to 8 heads",
-    ),
     "half an interval": (
         lambda: shapley_and_interactions([1.0], [[0.0]], ["a"], low=[0.0]),
         "both low and high",

@@ -10,7 +10,6 @@ from gated_interp.cli.app import app
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.experiments import cells
 from gated_interp.experiments.cells import CellsConfig, Runs, read_table
-from gated_interp.experiments.intervals import clustered, paired_difference, wilson
 from gated_interp.experiments.phase import draw_phase, phases, run_phase
 from gated_interp.experiments.recipes import RELIABLE, recipe_named
 from gated_interp.experiments.reliability import (
@@ -25,6 +24,7 @@ from gated_interp.experiments.reliability import (
     selected,
     summary,
 )
+from gated_interp.metrics.intervals import clustered, paired_difference, wilson
 
 TINY = {"seeds": 2, "steps": 30, "toy_steps": 200, "workers": 1}
 

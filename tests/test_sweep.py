@@ -22,7 +22,6 @@ from gated_interp.core.errors import GatedInterpError
 from gated_interp.experiments import sweep
 from gated_interp.experiments.backends import connected
 from gated_interp.experiments.grid import numbers, whole_numbers
-from gated_interp.experiments.intervals import wilson
 from gated_interp.experiments.memory import cell_bytes, require_memory
 from gated_interp.experiments.phase import run_phase
 from gated_interp.experiments.recipes import Recipe
@@ -30,6 +29,7 @@ from gated_interp.experiments.seeds import train_seeds
 from gated_interp.experiments.sweep import SweepConfig, SweepInterrupted, run_sweep
 from gated_interp.experiments.sweep_cells import COLUMNS
 from gated_interp.experiments.table import GrowingTable
+from gated_interp.metrics.intervals import wilson
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
 
 TINY = {"seeds": 2, "steps": 3, "toy_steps": 40, "n_sequences": 500}

@@ -276,22 +276,6 @@ def test_bad_seeds_are_refused(seed):
         TASK.sample(10, seed)
 
 
-@pytest.mark.parametrize(
-    ("tokens", "words"),
-    [
-        (torch.tensor([1, 2]), "shape"),
-        (torch.zeros(2, 3), "whole numbers"),
-        (torch.zeros(0, 3, dtype=torch.long), "at least one row"),
-        (torch.tensor([[7, 8]]), "token 8 is outside the vocabulary 0..7"),
-        (torch.tensor([[7, -1]]), "token -1 is outside"),
-        (torch.zeros(1, 12, dtype=torch.long), "12 positions; this task has 11"),
-    ],
-)
-def test_tokens_the_task_cannot_hold_are_refused(tokens, words):
-    with pytest.raises(GatedInterpError, match=words):
-        TASK.validate_tokens(tokens)
-
-
 def test_contexts_count_their_prefix():
     # BOS A B1 C1: at B1 the prefix holds one BOS, one A and one B1, and C1 comes next.
     contexts = contexts_of(torch.tensor([[7, 0, 1, 4]]), d_vocab=8)

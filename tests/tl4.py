@@ -40,7 +40,7 @@ def configs() -> None:
 def figures() -> None:
     import gated_interp as gi
 
-    assert gi.plots.subset_lattice([0.0, 1.0], ["L0H0"]).data
+    assert gi.plots.shapley_and_interactions([1.0], [[0.0]], ["L0H0"]).data
 
 
 def a_block_alone() -> None:

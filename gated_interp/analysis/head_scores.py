@@ -28,13 +28,13 @@ from gated_interp.analysis.induction import (
 )
 from gated_interp.analysis.patching import path_patch
 from gated_interp.analysis.text_pairs import own_text
-from gated_interp.analysis.trigram_effects import interval
 from gated_interp.anatomy.batch import Batch, Mask, Tokens, token_vocabulary
 from gated_interp.anatomy.stream import HeadReadout
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.precision import wide
 from gated_interp.core.seeds import derive
 from gated_interp.core.streams import Stream
+from gated_interp.metrics.intervals import mean_interval
 from gated_interp.models.toy import HookedTransformer
 
 SEQUENCES = 64
@@ -249,7 +249,7 @@ def induction_paths(
                 continue
             patched = path_patch(model, tokens, other, sender, place, receiver_head=head)
             fell = (intact - _repeated_log_prob(patched, tokens)).cpu().numpy()
-            low, high = interval(fell)
+            low, high = mean_interval(fell)
             who = {"sender": head_name(sender), "receiver": head_name((layer, head))}
             size = {"effect": float(fell.mean()), "low": low, "high": high, "n": len(fell)}
             rows.append({**who, "input": name, **size})

@@ -2,8 +2,9 @@
 
 Elhage et al., *A Mathematical Framework for Transformer Circuits* (2021), "Finding skip-trigrams":
 the QK circuit says from which destinations a head looks at a source token, the OV circuit what it
-then says, and both are read by source. What the circuits suggest is confirmed on text by
-:func:`~gated_interp.analysis.trigram_effects.confirm_skip_trigrams`.
+then says, and both are read by source. Circuits suggest; what a head does in text is asked of
+:func:`~gated_interp.analysis.ablation.ablate`, :func:`~gated_interp.analysis.patching.path_patch`
+or :func:`~gated_interp.analysis.read_heads.read_heads`.
 """
 
 import dataclasses
@@ -29,16 +30,8 @@ from gated_interp.replacements.gates import gate_activation
 from gated_interp.replacements.splice import gated_block
 
 SEQUENCES = 1000
-COLUMNS: tuple[str, ...] = (
-    "head",
-    "source",
-    "destination",
-    "out",
-    "source_id",
-    "destination_id",
-    "out_id",
-)
-COLUMNS += ("qk", "attention", "gate", "ov", "strength")
+COLUMNS = ["head", "source_id", "destination_id", "out_id"]
+COLUMNS += ["qk", "attention", "gate", "ov", "strength"]
 
 
 @torch.no_grad()
@@ -106,10 +99,10 @@ def skip_trigrams(
     rows: list[dict[str, Any]] = []
     for head in named:
         rows += _of_head(reads, attention, head, sources, top, least)
-    table = pd.DataFrame(rows, columns=[c for c in COLUMNS if c not in COLUMNS[1:4]])
-    for role in ("source", "destination", "out"):
-        table[role] = [names[i] for i in table[f"{role}_id"]]
-    return table[list(COLUMNS)]
+    table = pd.DataFrame(rows, columns=COLUMNS)
+    for at, role in enumerate(("source", "destination", "out"), 1):
+        table.insert(at, role, [names[i] for i in table[f"{role}_id"]])
+    return table
 
 
 def require_scored(model: HookedTransformer, layer: int) -> Attention:

@@ -45,8 +45,6 @@ def sweep(
         int | None, typer.Option(min=1, help="Sequences that each run trains on.")
     ] = None,
     workers: Workers = None,
-    backend: Annotated[Literal["local", "dask"], typer.Option(hidden=True)] = "local",
-    address: Annotated[str | None, typer.Option(hidden=True)] = None,
     formats: Formats = "svg,png",
 ) -> None:
     """Run a grid of cells into one table.
@@ -59,11 +57,6 @@ def sweep(
     whole_numbers(trigrams, "--trigrams")
     if alpha is not None:
         numbers(alpha, "--alpha")
-    if (backend == "dask") != (address is not None):
-        raise typer.BadParameter(
-            "the dask backend needs an address, and only that one takes it.",
-            param_hint="--address",
-        )
     from gated_interp.experiments.sweep import SweepConfig, run_sweep
     from gated_interp.experiments.sweep_figures import draw_sweep
 
@@ -81,9 +74,6 @@ def sweep(
         n_sequences=sequences,
         out=str(out),
     )
-    if address is not None:
-        tell(f"--backend and --address are now one option: --workers {address}")
-        workers = address
     table = run_sweep(config, workers=workers, progress=on_terminal(), say=tell)
     rows = table[COLUMNS].astype(object).to_numpy().tolist()
     show(f"{seeds} seeds in each of {len(table)} cells", COLUMNS, rows)

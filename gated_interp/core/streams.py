@@ -43,9 +43,5 @@ class Stream(enum.IntEnum):
     REPEATED_TEXT = 51
     VALIDATION = 52
     TEST = 53
-    # skip trigrams on text
-    EDGE_PLACES = 61
-    EDGE_CONTROLS = 62
-    DEPENDENCE = 65
-    # head scores
+    # head scores (61, 62 and 65 were of skip trigrams on text)
     PATH_SOURCE = 63

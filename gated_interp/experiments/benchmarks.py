@@ -24,9 +24,9 @@ from gated_interp.experiments.cells import (
     run_cells,
 )
 from gated_interp.experiments.frontier import measured
-from gated_interp.experiments.intervals import clustered
 from gated_interp.experiments.originals import BENCHMARKS
 from gated_interp.experiments.recipes import RELIABLE
+from gated_interp.metrics.intervals import clustered
 from gated_interp.plots import reliability, save_figures
 
 STEM = "benchmarks"

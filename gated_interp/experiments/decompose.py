@@ -7,9 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
-from scipy.stats import t as student
 
 from gated_interp.analysis.decomposition import decomposition
 from gated_interp.analysis.faithfulness import dead_heads, loss_recovered
@@ -23,6 +21,7 @@ from gated_interp.core.streams import Stream
 from gated_interp.experiments.head_pages import write_head_page
 from gated_interp.experiments.processes import in_processes
 from gated_interp.experiments.single import history_of, state_of, write_trained
+from gated_interp.metrics.intervals import mean_interval
 from gated_interp.models.toy import HookedTransformer
 from gated_interp.replacements.pruning import with_heads
 from gated_interp.replacements.splice import gated_block, require_layer, splice
@@ -204,21 +203,16 @@ def summarised(runs: pd.DataFrame, notes: Mapping[str, Any]) -> dict[str, Any]:
         numbers = (
             runs[runs["layer"] == layer].drop(columns="layer").set_index("seed").dropna(axis=1)
         )
-        ends = {name: _interval(values.to_numpy(float)) for name, values in numbers.items()}
+        ends = {name: mean_interval(values.to_numpy(float)) for name, values in numbers.items()}
         found["layers"]["all" if layer < 0 else str(layer)] = {
             "seeds": numbers.reset_index().to_dict("records"),
             "median": numbers.median().to_dict(),
-            "low": {name: low for name, (low, _) in ends.items()},
-            "high": {name: high for name, (_, high) in ends.items()},
+            **{
+                end: {name: None if math.isnan(e[i]) else e[i] for name, e in ends.items()}
+                for i, end in enumerate(("low", "high"))
+            },
         }
     return found
-
-
-def _interval(values: np.ndarray) -> tuple[float | None, float | None]:
-    if len(values) < 2:
-        return None, None
-    half = student.ppf(0.975, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values))
-    return float(values.mean() - half), float(values.mean() + half)
 
 
 def _fit(

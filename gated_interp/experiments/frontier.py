@@ -18,7 +18,6 @@ from gated_interp.experiments.cells import (
     read_table,
     run_cells,
 )
-from gated_interp.experiments.intervals import clustered
 from gated_interp.experiments.methods import METHODS, Method, matched, method_named
 from gated_interp.experiments.originals import originals_named
 from gated_interp.experiments.paper import PUBLISHED
@@ -29,6 +28,7 @@ from gated_interp.experiments.seeds import (
     ToyOutcome,
     train_gated_seeds,
 )
+from gated_interp.metrics.intervals import clustered
 from gated_interp.plots import frontier as frontier_figure
 from gated_interp.plots import save_figures
 from gated_interp.tasks.task import ProbedTask

@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 
 from gated_interp.analysis.heads import chosen_layer
 from gated_interp.analysis.holders import holders
-from gated_interp.analysis.subsets import MAX_EXACT, pair_interactions, subset_values
+from gated_interp.analysis.subsets import pair_interactions
 from gated_interp.analysis.superposition import loading_matrix
 from gated_interp.analysis.verdict import verdict
 from gated_interp.analysis.writes import is_linear, writes_kept
@@ -32,7 +32,6 @@ from gated_interp.plots import (
     circuit_maps,
     save_figures,
     shapley_and_interactions,
-    subset_lattice,
     wiring_diagram,
 )
 from gated_interp.plots import loading_matrix as loading_maps
@@ -41,8 +40,6 @@ from gated_interp.tasks.task import ProbedTask
 
 Figure = tuple[go.Figure, pd.DataFrame | Mapping[str, pd.DataFrame]]
 
-# The lattice of more heads than this is a cloud of dots.
-LATTICE_HEADS = 4
 SMALLEST = 1e-4  # logits
 
 
@@ -57,28 +54,24 @@ def ablation_figures(
     trigram: int | None = None,
     layer: int | None = None,
 ) -> dict[str, Figure]:
-    """``ablation`` (four methods side by side), and of one case ``shapley`` and ``subsets``.
+    """``ablation`` (four methods side by side), and of one case ``shapley``.
 
     Args:
         name: of the model, in the titles.
         effects, shapley: what :func:`~gated_interp.experiments.inspect_tables.ablations` and
             ``shapley_table`` returned, where that is at hand.
         trigram: the case; unless given, one that is distributed, or else the first.
-        layer: of the heads in ``shapley`` and ``subsets``; may be left out where it is the only
-            one.
+        layer: of the heads in ``shapley``; may be left out where it is the only one.
 
     Raises:
         GatedInterpError: no such case or layer.
     """
     table = shapley_table(model, task, layer) if shapley is None else shapley
     chosen = example_of(model, task, trigram, layer).trigram
-    found = {
+    return {
         "ablation": ablation_figure(model, task, name, effects),
         "shapley": shapley_figure(model, task, name, chosen, table, layer),
     }
-    if len(head_names(model, chosen_layer(model, layer))) <= MAX_EXACT:
-        found["subsets"] = subset_figure(model, task, name, chosen, table, layer)
-    return found
 
 
 def ablation_figure(
@@ -131,45 +124,6 @@ def shapley_figure(
         columns=["trigram", "head", "other_head", "interaction"],
     )
     return fig, {"values": mine, "interactions": interactions}
-
-
-def subset_figure(
-    model: HookedTransformer,
-    task: ProbedTask,
-    name: str,
-    trigram: int,
-    table: pd.DataFrame | None = None,
-    layer: int | None = None,
-) -> Figure:
-    """The lead of one case's answer for every subset of a layer's heads that matter most for it.
-
-    Those are the heads of the largest Shapley values, up to four; the others stay on throughout.
-
-    Raises:
-        GatedInterpError: more than 16 heads.
-    """
-    layer = chosen_layer(model, layer)
-    values = subset_values(model, task, layer=layer)
-    names = head_names(model, layer)
-    mine = _leads_of(shapley_table(model, task, layer) if table is None else table, trigram)
-    size = mine["value"].abs()
-    shown = sorted(range(len(names)), key=lambda h: -size.iloc[h])[:LATTICE_HEADS]
-    shown.sort()
-    others = sum(1 << h for h in range(len(names)) if h not in shown)
-    subsets = [
-        others | sum(1 << h for i, h in enumerate(shown) if s >> i & 1)
-        for s in range(2 ** len(shown))
-    ]
-    rest = len(names) - len(shown)
-    title = f"{name}: {task.cases[trigram]} with every subset of heads"
-    fig = subset_lattice(
-        values.lead[trigram - 1][subsets].numpy(),
-        [names[h] for h in shown],
-        unit=f"lead of {answer_word(task)} over the next token (logits)",
-        title=f"{title} ({rest} others stay)" if rest else title,
-    )
-    frame = values.to_frame()
-    return fig, frame[(frame["trigram"] == trigram) & frame["subset"].isin(subsets)]
 
 
 def _leads_of(shapley: pd.DataFrame, trigram: int) -> pd.DataFrame:
@@ -379,8 +333,6 @@ def gallery_figures(
         f"{name}-wiring": wiring_figure(model, task, name, after),
         f"{name}-attention": attention_figure(model, task, name, after),
     }
-    if len(head_names(model)) <= MAX_EXACT:
-        found[f"{name}-subsets"] = subset_figure(model, task, name, example.trigram)
     label = name if toy is model else f"{name} toy"
     stem = label.replace(" ", "-")
     found[f"{stem}-shapley"] = shapley_figure(toy, task, label, example.trigram)

@@ -16,10 +16,10 @@ from gated_interp.core.config import Config, positive
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.files import write_table, write_text
 from gated_interp.experiments.batches import Shape, train_batches
-from gated_interp.experiments.intervals import clustered
 from gated_interp.experiments.originals import Toys
 from gated_interp.experiments.recipes import recipe_named
 from gated_interp.experiments.seeds import OF_HOLDERS, SeedsOutcome, original_of, train_gated_seeds
+from gated_interp.metrics.intervals import clustered
 
 PUBLISHED = {"2H3ST": (2, 3), "3H4ST": (3, 4), "4H5ST": (4, 5)}
 LARGER = {"6H8ST": (6, 8), "8H12ST": (8, 12)}

@@ -7,10 +7,10 @@ from pathlib import Path
 import pandas as pd
 
 from gated_interp.experiments.cells import Cell, CellsConfig, Row, Runs, read_table, run_cells
-from gated_interp.experiments.intervals import fractions
 from gated_interp.experiments.originals import Toys
 from gated_interp.experiments.recipes import recipe_named
 from gated_interp.experiments.reliability import summary as reliability_summary
+from gated_interp.metrics.intervals import fractions
 from gated_interp.plots import phase_diagram, save_figures
 
 HEADS, TRIGRAMS = range(1, 9), range(1, 13)

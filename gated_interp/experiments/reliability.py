@@ -17,9 +17,9 @@ from gated_interp.experiments.cells import (
     read_table,
     run_cells,
 )
-from gated_interp.experiments.intervals import clustered, paired_difference
 from gated_interp.experiments.originals import Toys
 from gated_interp.experiments.recipes import Recipe, recipe_named
+from gated_interp.metrics.intervals import clustered, paired_difference
 from gated_interp.plots import reliability, save_figures
 
 SHAPES = ((2, 3), (3, 4), (4, 5), (6, 8), (8, 12))
@@ -167,7 +167,7 @@ def summary(runs: Runs) -> Row:
       ``toys_used`` (different toys gated blocks stand in for).
     - ``clean``: runs in which every trigram is held by exactly one head of its own; ``low`` and
       ``high`` are the ends of the 95% interval of their fraction, runs on one toy counting as one
-      cluster (:mod:`~gated_interp.experiments.intervals`).
+      cluster (:mod:`~gated_interp.metrics.intervals`).
     - ``successes``: runs with every trigram learnt and none distributed, the post's success;
       ``success_low``, ``success_high`` its interval; ``exactly_one``: successes in which each
       trigram has exactly one sole owner.
@@ -212,7 +212,7 @@ def with_differences(table: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
     """``table`` with the change of the clean rate against ``reliable`` on the same toys and seeds.
 
     Columns ``change``, ``change_low``, ``change_high`` (-1 to 1, 95%, see
-    :func:`~gated_interp.experiments.intervals.paired_difference`); missing where that recipe has
+    :func:`~gated_interp.metrics.intervals.paired_difference`); missing where that recipe has
     no runs on the same toys.
 
     Args:

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from gated_interp.experiments.intervals import fractions
 from gated_interp.experiments.recipes import Recipe
 from gated_interp.experiments.seeds import SeedsOutcome, ToyOutcome, train_gated_seeds
 from gated_interp.experiments.table import Row
+from gated_interp.metrics.intervals import fractions
 from gated_interp.tasks.task import ProbedTask
 
 COLUMNS: dict[str, type] = {

@@ -21,7 +21,6 @@ from gated_interp.plots.heatmaps import (
     loading_matrix,
 )
 from gated_interp.plots.holdings import Holdings
-from gated_interp.plots.lattice import subset_lattice
 from gated_interp.plots.reliability import reliability
 from gated_interp.plots.roles import head_roles_figure
 from gated_interp.plots.save import browser_found, save_figure, save_figures
@@ -55,7 +54,6 @@ __all__ = [
     "save_figure",
     "save_figures",
     "shapley_and_interactions",
-    "subset_lattice",
     "sweep_curves",
     "wiring_diagram",
 ]

@@ -24,7 +24,7 @@ from gated_interp.plots.style import (
 
 GAP, ROW_GAP, HEAD_TITLE, BAR_SPACE = 9.0, 6.0, 16.0, 58.0
 # Px: a figure of one quantity stands on a page, one of several may run over.
-PAGE, PAGE_OF_SEVERAL = 860.0, 1100.0
+PAGE, PAGE_OF_SEVERAL, LARGEST_PANEL = 860.0, 1100.0, 160.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +83,6 @@ def heat_panels(
     columns: Columns,
     title: str | None,
     marks: Mapping[int, str] | None = None,
-    largest_panel: Number = 160.0,
 ) -> go.Figure:
     """A figure with one panel per head and quantity.
 
@@ -104,14 +103,14 @@ def heat_panels(
         CROWDED * max(len(m.x_labels) for m in quantities),
         max(text_width(name, SMALL, "bold") for name in named) - GAP + 4,
     )
-    if narrowest > largest_panel:
+    if narrowest > LARGEST_PANEL:
         narrowest = room + 1
     # Quantities of one head stand close: they share the labels under the last of them.
     last = quantities[-1]
 
     def sizes(across: int) -> tuple[float, list[float], float]:
         """Width and heights of panels, and the space below a block."""
-        wide = min(largest_panel, (room - GAP * (across - 1)) / across)
+        wide = min(LARGEST_PANEL, (room - GAP * (across - 1)) / across)
         tall = [
             float(np.clip(wide * m.values.shape[1] / m.values.shape[2], 26, 1.5 * wide))
             for m in quantities
@@ -180,7 +179,7 @@ def heat_panels(
         # stay apart, ends of their scales included.
         top = boxes[k, 0].top
         bar = (
-            Box(area.width + 10, top + 4, 8, min(tall[k] - 8, 150.0))
+            Box(area.width + 10, top + 4, 8, min(max(tall[k] - 8, 26.0), 150.0))
             if several
             else Box(area.width + 10, top, 8, min(max(area.height - HEAD_TITLE, 60.0), 150.0))
         )

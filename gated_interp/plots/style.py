@@ -168,7 +168,6 @@ def finish(
     left: Number = 8,
     right: Number = 8,
     bottom: Number = 6,
-    headroom: Number = 0,
 ) -> go.Figure:
     """Give ``fig`` the template, its size, a title and a legend above the panels.
 
@@ -176,13 +175,12 @@ def finish(
         columns: paper columns it spans.
         height: of the panels, in px; title, legend and margins are added.
         left, right, bottom: margins in px; axes widen them where their labels need it.
-        headroom: px kept free above the panels, for their own titles.
     """
     width = width_of(columns)
     lines = wrap(title, (width - 12) / (0.54 * 12)) if title else []
     title_px = 15 * len(lines) + 6 if lines else 2
     rows = legend_rows(fig, width - 16)
-    top = title_px + 17 * rows + (5 if rows else 0) + headroom + 4
+    top = title_px + 17 * rows + (5 if rows else 0) + 4
     total = height + top + bottom
     fig.update_layout(
         template=TEMPLATE,
@@ -194,7 +192,7 @@ def finish(
             "orientation": "h",
             "x": (8 - left) / (width - left - right),
             "xanchor": "left",
-            "y": 1 + (headroom + 4) / height,
+            "y": 1 + 4 / height,
             "yanchor": "bottom",
             "tracegroupgap": 0,
         },

@@ -8,28 +8,14 @@ which answer to write.
 
 import dataclasses
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.seeds import derive, generator
 from gated_interp.tasks.task import KnownAnswers, Probes, require_whole
-
-
-def require_trigrams(what: str, task: Any) -> None:
-    """Refuse a task other than skip trigrams; ``what`` says what is for them alone.
-
-    Raises:
-        GatedInterpError: naming the task.
-    """
-    if not isinstance(task, SkipTrigramTask):
-        raise GatedInterpError(
-            f"{what} is for models of skip trigrams, and this one is for {type(task).__name__}; "
-            "gated-interp ablate and circuits read the heads of any."
-        )
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -259,27 +245,6 @@ class SkipTrigramTask(KnownAnswers):
         answered[batch.example, batch.destination_pos] = batch.trigram
         answered[batch.truncated, -1] = batch.tokens[batch.truncated, -1]
         return answered
-
-    def validate_tokens(self, tokens: Tensor) -> None:
-        """Refuse tokens this task cannot hold.
-
-        Raises:
-            GatedInterpError: wrong shape or type, empty, too long, or outside the vocabulary.
-        """
-        if tokens.ndim != 2 or tokens.is_floating_point() or tokens.numel() == 0:
-            raise GatedInterpError(
-                f"tokens have shape {tuple(tokens.shape)} and type {tokens.dtype}; they must be "
-                "whole numbers of shape [batch, pos] with at least one row and one position."
-            )
-        low, high = int(tokens.min()), int(tokens.max())
-        if low < 0 or high >= self.d_vocab:
-            raise GatedInterpError(
-                f"token {low if low < 0 else high} is outside the vocabulary 0..{self.d_vocab - 1}."
-            )
-        if tokens.shape[1] > self.n_positions:
-            raise GatedInterpError(
-                f"tokens have {tokens.shape[1]} positions; this task has {self.n_positions}."
-            )
 
     def check(self, batch: TrigramBatch, min_examples: int = 1) -> list[str]:
         """What is wrong with ``batch`` as data for this task, in words; empty when it is sound.

@@ -1,4 +1,4 @@
-"""Intervals of rates over runs, where runs on one toy count as one cluster.
+"""Intervals of means, and of rates over runs, where runs on one toy count as one cluster.
 
 Runs that stand in for the same toy tend to succeed or fail together, so ``n`` of them say less than
 ``n`` on toys of their own. The *design effect* (Kish, 1965) says by how much: the variance of the
@@ -11,8 +11,23 @@ from collections.abc import Hashable, Sequence
 
 import numpy as np
 from scipy.stats import norm
+from scipy.stats import t as student
 
 from gated_interp.core.errors import GatedInterpError
+
+
+def mean_interval(values: "np.ndarray") -> tuple[float, float]:
+    """The ends of a mean's 95% interval, by Student's t; missing of fewer than two values.
+
+    Examples:
+        >>> [round(end, 2) for end in mean_interval(np.array([1.0, 2.0, 3.0]))]
+        [-0.48, 4.48]
+    """
+    n = len(values)
+    if n < 2:
+        return float("nan"), float("nan")
+    half = float(student.ppf(0.975, n - 1) * values.std(ddof=1) / n**0.5)
+    return float(values.mean()) - half, float(values.mean()) + half
 
 
 def wilson(successes: int | float, n: int | float, confidence: float = 0.95) -> tuple[float, float]:
