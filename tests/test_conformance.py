@@ -70,8 +70,8 @@ def test_every_cell_is_recorded(record):
     assert cells == record.keys()
 
 
-# They are about one layer whose heads add up to the logits, files of models that this package built,
-# and scores that depend on the two tokens alone. 5% of the cells is the goal; these are 8%.
+# They are about one layer whose heads add up to the logits, files of models that this package
+# built, and scores that depend on the two tokens alone. 5% of the cells is the goal; these are 8%.
 REFUSING = {"predict_from_circuits", "verdict", "superposition_report", "save", "skip_trigrams"}
 
 

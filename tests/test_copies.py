@@ -14,11 +14,13 @@ import safetensors.torch
 import torch
 from attention_models import fill, two_layers
 from closeness import assert_close
+from model_kinds import FAMILIES, Column
 from safetensors import safe_open
 from transformer_lens import HookedTransformerConfig
 
 import gated_interp as gi
 from gated_interp.core.errors import CheckpointError, GatedInterpError
+from gated_interp.core.seeds import generator
 from gated_interp.metrics.intervals import wilson
 from gated_interp.metrics.reconstruction import fvu
 from gated_interp.models.toy import ToyConfig, attention_only, build_toy
@@ -443,3 +445,41 @@ def test_the_page_says_what_the_runs_of_each_start_were():
         assert interval == f"{low:.0%} to {high:.0%}"
         assert f"{100 * of['fvu'].mean():.1f}" == unexplained.strip()
         assert f"{of['l0'].mean():.2f}" == open_gates.strip()
+
+
+# Layers of models that people bring.
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_block_of_another_models_layer_is_saved_pruned_and_read_the_same(family, tmp_path):
+    model = Column(family).original()
+    attn = model.blocks[1].attn
+    block = GatedAttention.from_attention(attn, 2, **COPY, d_head=2 * attn.W_Q.shape[-1])
+    block.save_pretrained(tmp_path)
+    read = GatedAttention.from_pretrained(tmp_path)
+    assert read.config == block.config
+    assert read.extras == block.extras
+    tokens = torch.randint(7, (5, 8), generator=generator(0))
+    mask = torch.ones_like(tokens)
+    mask[0, :3], mask[1, 6:] = 0, 0
+    for spliced in (gi.splice(model, 1, block), gi.splice(model, 1, read)):
+        for given in (None, mask):
+            wanted, got = (m(tokens, attention_mask=given) for m in (model, spliced))
+            real = mask.bool() if given is not None else torch.ones_like(mask).bool()
+            assert_close(got[real], wanted[real], scale=wanted.abs().max())
+    # Of heads that are the same in twos, one of each is half of what is written.
+    half = gi.splice(model, 1, with_heads(block, list(range(attn.W_O.shape[0]))))
+    name = "blocks.1.attn.hook_pattern"
+    patterns = [m.run_with_cache(tokens, names_filter=name)[1][name] for m in (model, half)]
+    assert_close(patterns[1], patterns[0])
+
+
+def test_a_wrong_scoring_is_refused_in_a_sentence():
+    for scoring, words in (
+        ({"width": 0}, "width is 0; it must be positive"),
+        ({"width": 2, "window": 0}, "window is 0; it must be positive"),
+        ({"width": 2, "rotary": {"rotary_dim": 2}}, "numbers that rotations are made from"),
+        ({"width": 2, "spin": 1}, "Scoring has no field 'spin'"),
+    ):
+        with pytest.raises(GatedInterpError, match=words):
+            GatedConfig(d_model=3, n_heads=2, scoring=scoring)
