@@ -391,8 +391,8 @@ def refused(made, words, folder, **options):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"heads": "1:3"}, "another sweep, with heads '1:2' instead of '1:3'"),
-        ({"alphas": None}, "with alphas '0.01,0.1' instead of None"),
+        ({"heads": "1:3"}, r"a run with heads \[1, 2\] instead of \[1, 2, 3\]"),
+        ({"alphas": None}, r"with alphas \[0.01, 0.1\] instead of \[None\]"),
         ({"seeds": 5}, "with seeds 2 instead of 5"),
         ({"hold_fvu": False}, "with hold_fvu True instead of False"),
     ],
@@ -416,7 +416,7 @@ def test_folders_that_hold_something_else_are_refused(tmp_path, shapes_run):
     run(config(damaged))
     for text in ("{", "[]", '{"heads": 3}', '{"colour": "red"}'):
         (damaged / "sweep.json").write_text(text)
-        refused(config(damaged), "does not say which sweep", damaged)
+        refused(config(damaged), "does not say how", damaged)
     stale = tmp_path / "stale"
     run(config(stale))
     notes = (stale / "sweep.json").read_text().replace('"steps": 3', '"steps": 4')

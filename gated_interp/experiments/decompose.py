@@ -21,6 +21,7 @@ from gated_interp.core.streams import Stream
 from gated_interp.experiments.head_pages import write_head_page
 from gated_interp.experiments.processes import in_processes
 from gated_interp.experiments.single import history_of, state_of, write_trained
+from gated_interp.experiments.table import require_same
 from gated_interp.metrics.intervals import mean_interval
 from gated_interp.models.toy import HookedTransformer
 from gated_interp.replacements.pruning import with_heads
@@ -149,15 +150,16 @@ def decompose(
     for path in (out / ORIGINAL, *(_path(out, *key) for key in wanted)):
         require_place(path)
         require_place(history_of(path))
-    _claim(
-        out,
-        {
-            "model": fingerprint(model, trained=True),
-            "data": name_of(source),
-            "settings": given | ({"spare": spare} if spare else {}),
-            "sequences": sequences,
-        },
-    )
+    notes: dict[str, Any] = {
+        "model": fingerprint(model, trained=True),
+        "data": name_of(source),
+        "settings": given | ({"spare": spare} if spare else {}),
+        "sequences": sequences,
+    }
+    notes = json.loads(json.dumps(notes))  # as it is read
+    there = (out / TABLE).is_file() or (out / RESULTS).exists()
+    require_same(out / NOTES, _flat(notes), there, _flat)
+    write_text(out / NOTES, json.dumps(notes, indent=2) + "\n")
     save(model, out / ORIGINAL)
     table = _finished(out / TABLE)
     done = {(int(r["layer"]), int(r["seed"])) for r in table.to_dict("records")}
@@ -304,23 +306,5 @@ def _finished(path: Path) -> pd.DataFrame:
     return pd.read_csv(path) if path.is_file() else pd.DataFrame(columns=["layer", "seed"])
 
 
-def _claim(out: Path, identity: Mapping[str, Any]) -> None:
-    """Note in the folder what it is for, or refuse it where it holds something else."""
-    if out.exists() and not out.is_dir():
-        raise GatedInterpError(f"{out} is a file; name a folder.")
-    notes = out / NOTES
-    wanted = json.loads(json.dumps(dict(identity)))
-    if notes.is_file():
-        try:
-            there = json.loads(notes.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise GatedInterpError(f"{notes} cannot be read; name another folder.") from error
-        different = [key for key in wanted if there.get(key) != wanted[key]]
-        if different and (out / TABLE).is_file():
-            raise GatedInterpError(
-                f"{out} holds a decomposition with other {different[0]} (see {NOTES}); name "
-                "another folder, or give the settings it was made with."
-            )
-    elif (out / RESULTS).exists():
-        raise GatedInterpError(f"{out} holds results of something else; name another folder.")
-    write_text(notes, json.dumps(wanted, indent=2) + "\n")
+def _flat(notes: dict[str, Any]) -> dict[str, Any]:
+    return {**notes, **notes["settings"], "settings": None}

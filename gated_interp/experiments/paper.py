@@ -19,6 +19,7 @@ from gated_interp.experiments.batches import Shape, train_batches
 from gated_interp.experiments.originals import Toys
 from gated_interp.experiments.recipes import recipe_named
 from gated_interp.experiments.seeds import OF_HOLDERS, SeedsOutcome, original_of, train_gated_seeds
+from gated_interp.experiments.table import require_same
 from gated_interp.metrics.intervals import clustered
 
 PUBLISHED = {"2H3ST": (2, 3), "3H4ST": (3, 4), "4H5ST": (4, 5)}
@@ -89,7 +90,12 @@ def run_paper(
     """
     out = Path(out)
     parts = out / PARTS
-    _require_same(out, config)
+    require_same(
+        out / NOTES,
+        config.to_dict(),
+        (out / RESULTS).exists() or any(parts.glob("*.json")),
+        lambda said: PaperConfig.from_dict(said).to_dict(),
+    )
     if _finished(out):
         shutil.rmtree(parts, ignore_errors=True)
     write_text(out / NOTES, json.dumps(config.to_dict(), indent=2) + "\n")
@@ -127,26 +133,6 @@ def run_paper(
 def _finished(out: Path) -> bool:
     """Whether the folder holds a run that ended (its parts, if any, are leftovers)."""
     return (out / RESULTS).exists() and not (out / PARTS).is_dir()
-
-
-def _require_same(out: Path, config: PaperConfig) -> None:
-    """Refuse a folder with results of another config, in words that name the difference."""
-    if out.exists() and not out.is_dir():
-        raise GatedInterpError(f"{out} is a file; name a folder to write the run to.")
-    if not (out / RESULTS).exists() and not any((out / PARTS).glob("*.json")):
-        return
-    try:
-        earlier = PaperConfig.from_dict(json.loads((out / NOTES).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        raise GatedInterpError(
-            f"{out} holds results and does not say of what run; name another folder."
-        ) from error
-    for name, now in config.to_dict().items():
-        if (then := getattr(earlier, name)) != now:
-            raise GatedInterpError(
-                f"{out} holds a run with {name} {then!r} instead of {now!r}; name another folder, "
-                "or ask for the same run."
-            )
 
 
 def _shape(shape: tuple[int, int], config: PaperConfig) -> Shape:

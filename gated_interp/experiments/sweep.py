@@ -22,7 +22,7 @@ from gated_interp.experiments.memory import require_memory
 from gated_interp.experiments.originals import Toys
 from gated_interp.experiments.recipes import Recipe, recipe_named
 from gated_interp.experiments.sweep_cells import COLUMNS, SweepCell, measured, row_of
-from gated_interp.experiments.table import GrowingTable
+from gated_interp.experiments.table import GrowingTable, require_same
 from gated_interp.training.stacked.runs import say_on_stderr
 
 STEM, NOTES, LOCK = "sweep", "sweep.json", ".sweep.lock"
@@ -205,12 +205,12 @@ def _open(out: Path, config: SweepConfig, cells: list[SweepCell]) -> GrowingTabl
     Raises:
         GatedInterpError: ``out`` is a file, or holds something that is not this sweep.
     """
-    if out.exists() and not out.is_dir():
-        raise GatedInterpError(f"{out} is a file; name a folder for the sweep.")
+    known = (out / NOTES).exists()
+    require_same(
+        out / NOTES, _settings(config), known, lambda said: _settings(SweepConfig.from_dict(said))
+    )
     table = GrowingTable(out, STEM, COLUMNS)
-    if (out / NOTES).exists():
-        _require_same(out, config)
-    elif out.is_dir() and any(not p.name.startswith(".") for p in out.iterdir()):
+    if not known and out.is_dir() and any(not p.name.startswith(".") for p in out.iterdir()):
         raise GatedInterpError(f"{out} holds files that are no sweep's; name another folder.")
     if table.keys - {c.key for c in cells}:
         raise GatedInterpError(
@@ -220,25 +220,10 @@ def _open(out: Path, config: SweepConfig, cells: list[SweepCell]) -> GrowingTabl
     return table
 
 
-def _require_same(out: Path, config: SweepConfig) -> None:
-    """Refuse a folder whose sweep differs, in words that name the difference."""
-    try:
-        found = json.loads((out / NOTES).read_text(encoding="utf-8"))
-        earlier = SweepConfig.from_dict({**found, "out": config.out})
-    except (OSError, ValueError, TypeError) as error:
-        raise GatedInterpError(
-            f"{out / NOTES} does not say which sweep the folder holds; name another folder."
-        ) from error
-    both = zip(earlier.axes(), config.axes(), strict=True)
-    axes = dict(zip(("heads", "trigrams", "alphas"), both, strict=True))
-    for name, now in config.to_dict().items():
-        then = getattr(earlier, name)
-        one, other = axes.get(name, (then, now))  # 2:4 and 2,3,4 are one axis
-        if one != other:
-            raise GatedInterpError(
-                f"{out} holds another sweep, with {name} {then!r} instead of {now!r}; name another "
-                "folder, or ask for the same sweep."
-            )
+def _settings(config: SweepConfig) -> dict[str, Any]:
+    """What makes a sweep the same: 2:4 and 2,3,4 are one axis, and it may lie anywhere."""
+    axes = dict(zip(("heads", "trigrams", "alphas"), config.axes(), strict=True))
+    return config.to_dict() | axes | {"out": ""}
 
 
 @contextlib.contextmanager

@@ -1,8 +1,12 @@
-"""A table that grows row by row: a CSV and a Parquet file, each written whole after every row."""
+"""A table that grows row by row: a CSV and a Parquet file, each written whole after every row.
+
+And whose folder results are in: a study goes on with its own and leaves others as they are.
+"""
 
 import csv
+import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +16,42 @@ from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.files import write_table, write_whole
 
 Row = dict[str, Any]
+
+
+def require_same(
+    notes: Path,
+    wanted: Mapping[str, Any],
+    results: bool,
+    read: Callable[[dict[str, Any]], Mapping[str, Any]] = dict,
+) -> None:
+    """Refuse a folder with results of other settings, in words that name the first difference.
+
+    Args:
+        notes: the file in the folder that says its settings.
+        wanted: the settings now, as JSON has them.
+        results: whether the folder holds any.
+        read: from what the file holds to settings.
+
+    Raises:
+        GatedInterpError: they differ, nobody knows what they were, or the folder is a file.
+    """
+    if notes.parent.exists() and not notes.parent.is_dir():
+        raise GatedInterpError(f"{notes.parent} is a file; name a folder.")
+    if not results:
+        return
+    try:
+        there = read(json.loads(notes.read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise GatedInterpError(
+            f"{notes} does not say how the results beside it were made; name another folder."
+        ) from error
+    for name in {**wanted, **there}:
+        then, now = there.get(name), wanted.get(name)
+        if then != now:
+            raise GatedInterpError(
+                f"{notes.parent} holds a run with {name} {then!r} instead of {now!r}; name another "
+                "folder, or ask for the same run."
+            )
 
 
 class GrowingTable:
