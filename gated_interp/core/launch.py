@@ -1,6 +1,7 @@
 """How this process was started: by a launcher (``accelerate launch``, ``torchrun``), with -OO."""
 
 import os
+import re
 import sys
 
 from gated_interp.core.errors import GatedInterpError
@@ -29,18 +30,15 @@ def n_processes() -> int:
         >>> n_processes()
         1
     """
-    for name in ("WORLD_SIZE", "RANK") if _launched() else ():
-        if (said := os.environ.get(name, "1")) != str(_number(name, 1)):
-            raise GatedInterpError(
-                f"the environment variable {name} is {said!r}; a launcher sets a whole number: "
-                "unset RANK and MASTER_ADDR to train in one process."
-            )
-    return max(_number("WORLD_SIZE", 1), 1) if _launched() else 1
+    return _launched()[0]
 
 
 def rank() -> int:
     """Which of them this one is, from 0."""
-    return _number("RANK", 0) if _launched() and _number("WORLD_SIZE", 1) > 1 else 0
+    try:
+        return _launched()[1]
+    except GatedInterpError:  # which somebody has to tell
+        return 0
 
 
 def is_main() -> bool:
@@ -48,10 +46,16 @@ def is_main() -> bool:
     return rank() == 0
 
 
-def _launched() -> bool:
-    return {"RANK", "MASTER_ADDR"} <= os.environ.keys()
-
-
-def _number(name: str, otherwise: int) -> int:
-    said = os.environ.get(name, "")
-    return int(said) if said.isascii() and said.isdigit() and len(said) < 10 else otherwise
+def _launched() -> tuple[int, int]:
+    """How many processes, and which this is."""
+    if not {"RANK", "MASTER_ADDR"} <= os.environ.keys():
+        return 1, 0
+    said = {name: os.environ.get(name, "1") for name in ("WORLD_SIZE", "RANK")}
+    for name, number in said.items():
+        if not re.fullmatch("[0-9]{1,9}", number):
+            raise GatedInterpError(
+                f"the environment variable {name} is {number!r}; a launcher sets a whole number: "
+                "unset RANK and MASTER_ADDR to train in one process."
+            )
+    world = max(int(said["WORLD_SIZE"]), 1)
+    return world, int(said["RANK"]) if world > 1 else 0
