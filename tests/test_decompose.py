@@ -13,6 +13,7 @@ import gated_interp as gi
 from gated_interp.analysis.decomposition import decomposition
 from gated_interp.analysis.faithfulness import loss_recovered
 from gated_interp.analysis.spare_heads import spare_heads
+from gated_interp.anatomy.batch import Batch
 from gated_interp.experiments import decompose as study
 from gated_interp.metrics.predictions import next_token_loss
 from gated_interp.replacements.replacement import active
@@ -295,11 +296,11 @@ def test_heads_that_write_nothing_are_pruned(model):
         made.raw_W_O[5].zero_()
     tokens = model.task.part("validation").sample(8, seed=0).tokens
     spliced = gi.splice(model, 1, made)
-    smaller = study._pruned(spliced, 1, tokens, spare=0)
+    smaller = study._pruned(spliced, 1, Batch(tokens), spare=0)
     assert len(smaller.blocks[1].attn.W_O) == 6
     assert_close(smaller(tokens), spliced(tokens), roundings=128)
     ungated = gi.splice(model, 1, fit_settings(model, 1, method="topk")[0])
-    assert study._pruned(ungated, 1, tokens, spare=1) is ungated
+    assert study._pruned(ungated, 1, Batch(tokens), spare=1) is ungated
 
 
 def squared_error_without(spliced, model, tokens, heads):
