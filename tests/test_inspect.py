@@ -245,9 +245,9 @@ def test_gates_are_seen_in_the_layer_that_has_them():
 def test_what_heads_write_is_measured_once_for_all_pictures_of_a_run(spliced, monkeypatch):
     measured = []
 
-    def counted(model, tokens, rows, positions, layer):
+    def counted(model, tokens, rows, *where, **how):
         measured.append(len(rows))
-        return head_writes(model, tokens, rows, positions, layer)
+        return head_writes(model, tokens, rows, *where, **how)
 
     monkeypatch.setattr(writes, "head_writes", counted)
     first = pictures_of(spliced, TASK, GALLERY)

@@ -192,8 +192,8 @@ def shapley(
     al., 2009).
 
     Args:
-        task, layer, heads, metric, method, attention_mask, reference_tokens, reference_mask, n,
-            seed: as :func:`subset_values`.
+        task, layer, heads, metric, method, attention_mask: as :func:`subset_values`.
+        reference_tokens, reference_mask, n, seed: as there.
         permutations, permutation_seed: how many orders, and their seed.
 
     Returns:
@@ -256,8 +256,8 @@ def pair_interactions(
     two heads do together what neither does alone, negative where one makes the other superfluous.
 
     Args:
-        task, layer, heads, metric, method, attention_mask, reference_tokens, reference_mask, n,
-            seed: as :func:`subset_values`.
+        task, layer, heads, metric, method, attention_mask: as :func:`subset_values`.
+        reference_tokens, reference_mask, n, seed: as there.
 
     Raises:
         GatedInterpError: as :func:`subset_values`, at any number of heads.
