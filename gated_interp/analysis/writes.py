@@ -142,7 +142,9 @@ def probe_writes(
         GatedInterpError: a task without known answers, a model of another vocabulary or one that
             is not linear in its heads, or a case that never occurs.
     """
-    kept, key = _kept.get(), (id(model), repr(task), n, seed, layer, direct)
+    if not direct:
+        require_linear(model, layer)  # then the direct path is all there is: the same numbers
+    kept, key = _kept.get(), (id(model), repr(task), n, seed, layer)
     if kept is not None and key in kept:
         return kept[key][1]
     probes = probes_for(task, token_vocabulary(model), n, seed).to(model.embed.W_E.device)
