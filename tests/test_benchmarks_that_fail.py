@@ -194,7 +194,7 @@ def test_neither_layer_of_two_holds_anything_and_the_verdict_says_why(make, laye
 
 def test_a_layer_below_the_last_has_no_owners_and_one_must_be_named():
     truth = marked_relay()
-    with pytest.raises(gi.GatedInterpError, match="only the heads of layer 1 add up"):
+    with pytest.raises(gi.GatedInterpError, match="later layers read what layer 0 writes"):
         gi.verdict(truth.model, truth.task, layer=0)
     with pytest.raises(gi.GatedInterpError, match="the model has 2 layers; say which layer's"):
         gi.verdict(truth.model, truth.task)
@@ -244,7 +244,7 @@ def test_a_head_of_one_dimension_gives_two_answers_at_most():
         probes = WIDE.probes(500, seed=3)
         for h in range(4 * expansion):
             others = [(0, o) for o in range(4 * expansion) if o != h]
-            with intervened(model, replacements(model, others, "zero", None, None, "kl")):
+            with intervened(model, replacements(model, others, "zero", Reference(model, None))):
                 top = model(probes.tokens)[probes.row, probes.position].argmax(-1)
             answers = set(top.tolist()) - set(WIDE.question(torch.tensor([1, 2])).tolist())
             assert len(answers) <= 2
@@ -310,7 +310,7 @@ def test_a_head_of_two_dimensions_is_wide_enough():
 
 
 def conditional_alarms(model, without):
-    with intervened(model, replacements(model, without, "zero", None, None, "kl")):
+    with intervened(model, replacements(model, without, "zero", Reference(model, None))):
         return set(false_alarms(model, CONDITIONAL, n=400).values())
 
 

@@ -318,7 +318,6 @@ def _require_fit(each: HookedTransformer, model: HookedTransformer, task: Any) -
             f"the original has {each.cfg.n_layers} layers and {each.cfg.d_vocab} tokens; the model "
             f"has {model.cfg.n_layers} and {model.cfg.d_vocab}: they cannot stand side by side."
         )
-    token_vocabulary(each)
     if task is None:
         return
     if hasattr(task, "require_vocabulary"):
