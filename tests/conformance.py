@@ -1108,7 +1108,10 @@ def _explored(case: Case) -> Numbers:
     truth, found = case.truth, {}
     tokens, position = TOKENS[:1], 3
     seen = truth.seen(tokens)
-    before = seen["logits"].log_softmax(-1)[0, position, tokens[0, position + 1]]
+    # The next token, or where outputs are no tokens the likeliest output.
+    told = case.model.cfg.d_vocab_out == case.model.cfg.d_vocab
+    asked = tokens[0, position + 1] if told else seen["logits"][0, position].argmax()
+    before = seen["logits"].log_softmax(-1)[0, position, asked]
     for layer in truth.layers:
         writes = truth.logit_writes(layer, tokens)[0, position]
         found[f"{layer} writes"] = writes
@@ -1117,7 +1120,7 @@ def _explored(case: Case) -> Numbers:
             _without(truth, tokens, {(layer, h): torch.zeros(())}).log_softmax(-1)
             for h in range(truth.heads(layer))
         ]
-        at = torch.stack(after)[:, 0, position, tokens[0, position + 1]]
+        at = torch.stack(after)[:, 0, position, asked]
         found[f"{layer} effects"] = at - before
     return {**found, "probabilities": seen["logits"][0, position].softmax(-1)}
 
@@ -1397,7 +1400,14 @@ def _(case: Case) -> Numbers:
     return {"logits": gi.splice(case.model, 0, block)(TOKENS)}
 
 
-@row("GatedAttention.from_attention", "no value bias", oracle=_intact, applies=_no_block)
+# What b_V writes is added up and rounded once more, which in half precision shows.
+@row(
+    "GatedAttention.from_attention",
+    "no value bias",
+    oracle=_intact,
+    applies=_no_block,
+    tolerance=3,
+)
 def _(case: Case) -> Numbers:
     given = {"init": "duplicate", "noise": 0, "gate": "open", "normalize_weights": False}
     block = gi.GatedAttention.from_attention(case.model.blocks[0].attn, value_bias=False, **given)
