@@ -209,8 +209,8 @@ class HeadAttention(Replacement):
     def forward(
         self,
         query_input: Float[Tensor, "batch pos *head d_model"],
-        key_input: Float[Tensor, "batch pos *head d_model"] | None = None,
-        value_input: Float[Tensor, "batch pos *head d_model"] | None = None,
+        key_input: Float[Tensor, "batch pos *kv d_model"] | None = None,
+        value_input: Float[Tensor, "batch pos *kv d_model"] | None = None,
         attention_mask: Shaped[Tensor, "batch pos"] | None = None,
         **unsupported: Any,
     ) -> Float[Tensor, "batch pos d_model"]:
