@@ -483,3 +483,40 @@ def test_a_wrong_scoring_is_refused_in_a_sentence():
     ):
         with pytest.raises(GatedInterpError, match=words):
             GatedConfig(d_model=3, n_heads=2, scoring=scoring)
+
+
+def test_the_mode_of_a_model_reaches_its_block_and_what_it_replaced(tmp_path):
+    # Attention that grows with the logarithm of the length does so in use alone, not in training.
+    model = two_layers(TASK).eval()
+    model.cfg.use_logn_attn, model.cfg.train_seq_length = True, 3
+    block = GatedAttention.from_attention(model.blocks[0].attn, 2, **COPY)
+    block.save_pretrained(tmp_path)
+    spliced = gi.splice(model, 0, GatedAttention.from_pretrained(tmp_path))
+    assert_close(spliced(TOKENS), model(TOKENS))
+    spliced.train()
+    assert_close(spliced(TOKENS), gi.unsplice(spliced)(TOKENS))
+    assert (spliced(TOKENS) - model(TOKENS)).abs().max() > 1e-2
+    spliced.eval()
+    assert_close(gi.unsplice(spliced)(TOKENS), model(TOKENS))
+
+
+@pytest.mark.parametrize("extras", [{"d_head": 3}, {"d_head": 1}])
+def test_heads_too_narrow_to_rotate_or_norm_are_refused(extras):
+    for attn, _ in (
+        layer(positional_embedding_type="rotary", rotary_dim=4),
+        layer(use_qk_norm=True),
+    ):
+        with pytest.raises(GatedInterpError, match="the layer rotates or norms"):
+            GatedAttention.from_attention(attn, **extras)
+
+
+def test_a_rotation_of_a_double_model_is_exact_far_into_a_long_context():
+    config = HookedTransformerConfig(
+        n_layers=1, d_model=11, d_vocab=2, n_ctx=3000, d_head=5, n_heads=3, attn_only=True,
+        act_fn="relu", device="cpu", dtype=torch.float64,
+        positional_embedding_type="rotary", rotary_dim=4,
+    )  # fmt: skip
+    attn = fill(attention_only(config), 7).blocks[0].attn
+    block = GatedAttention.from_attention(attn, 2, **COPY)
+    x = torch.randn(1, 2900, 11, dtype=torch.float64, generator=generator(0))
+    assert_close(block(x), attn(x, x, x), scale=1.0)

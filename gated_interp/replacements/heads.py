@@ -85,7 +85,12 @@ class HeadsConfig(Config):
         if self.attn_scale is not None:
             found += positive(self, "attn_scale")
         if self.scoring:
-            Scoring.from_dict(self.scoring)
+            scoring = Scoring.from_dict(self.scoring)
+            if self.qk_width < scoring.narrowest:
+                found.append(
+                    f"queries and keys have {self.qk_width} dimensions; the layer rotates or norms "
+                    f"{scoring.narrowest}, so they need as many, or more (d_head, d_qk)."
+                )
         return found
 
 

@@ -64,6 +64,13 @@ class Scoring(Config):
             found.append("rotary does not hold the numbers that rotations are made from.")
         return found
 
+    @property
+    def narrowest(self) -> int:
+        """How many dimensions queries and keys must have at least."""
+        if self.qk_norm is not None:
+            return self.width
+        return 1 if self.rotary is None else int(self.rotary["rotary_dim"])
+
     def shapes(self, heads: int, width: int) -> Shapes:
         """The shapes of its parameters, by name."""
         found: Shapes = (
@@ -72,6 +79,9 @@ class Scoring(Config):
         found |= {"slopes": (heads,)} if self.alibi else {}
         return found | ({"sinks": (heads,)} if self.sinks else {})
 
+
+POSITIONS = 2048
+"""Rows of a table of rotations at first."""
 
 EXPRESSED = [
     *("n_key_value_heads", "positional_embedding_type", "use_qk_norm", "clip_qkv", "window_size"),
@@ -133,6 +143,7 @@ class Scored(nn.Module):
     sinks: Tensor
     sin: Tensor
     cos: Tensor
+    made_in: torch.dtype = torch.float32
 
     def __init__(self, config: Scoring, heads: int, width: int):
         super().__init__()
@@ -142,23 +153,26 @@ class Scored(nn.Module):
             # Slopes are a layer's, not learned.
             self.register_parameter(name, nn.Parameter(value, requires_grad=name != "slopes"))
         if config.rotary is not None:
-            cfg = SimpleNamespace(**{n: config.rotary[n] for n in ROTARY})
-            layer = SimpleNamespace(cfg=cfg, attn_type=config.rotary["attn_type"])
-            base = AbstractAttention._rotary_base(layer)
-            table = AbstractAttention.calculate_sin_cos_rotary(
-                layer,
-                cfg.rotary_dim,
-                cfg.n_ctx,
-                base=base,
-                dtype=torch.float32,
-            )
-            for name, values in zip(("sin", "cos"), table, strict=True):
+            for name, values in zip(("sin", "cos"), self._rotations(torch.float32), strict=True):
                 self.register_buffer(name, values, persistent=False)
+
+    def _rotations(self, dtype: torch.dtype, positions: int = POSITIONS) -> tuple[Tensor, Tensor]:
+        """TransformerLens' own tables, ``[pos rotary_dim]``, as it makes them in ``dtype``."""
+        rotary: Any = self.config.rotary
+        cfg = SimpleNamespace(**{n: rotary[n] for n in ROTARY})
+        layer = SimpleNamespace(cfg=cfg, attn_type=rotary["attn_type"])
+        base = AbstractAttention._rotary_base(layer)
+        make = AbstractAttention.calculate_sin_cos_rotary
+        sin, cos = make(layer, cfg.rotary_dim, min(cfg.n_ctx, positions), base=base, dtype=dtype)
+        return sin, cos
 
     @torch.no_grad()
     def copy_from(self, attn: Any) -> None:
         """Take the numbers of ``attn``: head ``i`` those of its head ``i mod n``."""
         c, n = self.config, attn.W_Q.shape[0]
+        if c.rotary is not None:
+            self.made_in = attn.cfg.dtype
+            self.sin, self.cos = (x.to(self.sin.dtype) for x in self._rotations(self.made_in))
         for name in ("q_norm", "k_norm") if c.qk_norm is not None else ():
             own = getattr(attn, name).w
             self.get_parameter(name)[: len(own)] = own
@@ -204,7 +218,10 @@ class Scored(nn.Module):
         if first is None:
             return x
         if c.rotary is not None:
-            n = c.rotary["rotary_dim"]
+            n, last = c.rotary["rotary_dim"], first + x.shape[1]
+            if last > len(self.sin):  # long contexts have tables of their length when they come
+                table = self._rotations(self.made_in, 2 * last)
+                self.sin, self.cos = (values.to(self.sin) for values in table)
             if real is None:
                 at: Any = slice(first, first + x.shape[1])
                 sin, cos = self.sin[at][None, :, None], self.cos[at][None, :, None]

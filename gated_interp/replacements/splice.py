@@ -43,6 +43,11 @@ class KeptAttention(nn.Module):
             attn._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
 
+    def train(self, mode: bool = True) -> "KeptAttention":
+        for attn in self.by_layer.values():
+            attn.train(mode)
+        return super().train(mode)
+
     def extra_repr(self) -> str:
         return f"layers {sorted(self.by_layer)}"
 
@@ -176,7 +181,8 @@ def require_gated_block(model: HookedTransformer, layer: int = 0) -> GatedAttent
 
 
 def _put(model: HookedTransformer, layer: int, attn: Any) -> None:
-    model.blocks[layer].attn = attn
+    # Some attention is another in training than in use (use_logn_attn): it is what its model is.
+    model.blocks[layer].attn = attn.train(model.training)
     if model.cfg.n_layers == 1:
         # TransformerLens' own head labels and stacks count heads by the config.
         model.cfg.n_heads, model.cfg.d_head = attn.W_O.shape[:2]
