@@ -129,7 +129,9 @@ def test_two_processes_have_the_history_and_weights_of_one(tmp_path):
                 torch.tensor(alone[column], dtype=torch.float64),
                 rtol=0, atol=1e-4 if single else 1e-9, equal_nan=True, msg=f"{name}: {column}",
             )  # fmt: skip
-        assert alone["loss"][-1] < alone["loss"][0]
+        # A block that starts as an exact copy has no loss to lose: its gates shut.
+        falls = "l0" if "gated" in name else "loss"
+        assert alone[falls][-1] < alone[falls][0]
         assert "factor" not in alone or alone["factor"][-1] != 1
 
 
