@@ -15,7 +15,7 @@ from gated_interp.anatomy.stream import RAW_LOGITS, HeadReadout, why_not_linear
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.precision import wide
 from gated_interp.models.toy import HookedTransformer
-from gated_interp.tasks.task import Probes, Task, probes_for
+from gated_interp.tasks.task import ProbedTask, Probes, Task, probes_for
 
 
 def is_linear(model: HookedTransformer, layer: int) -> bool:
@@ -142,7 +142,7 @@ def probe_writes(
         GatedInterpError: a task without known answers, a model of another vocabulary or one that
             is not linear in its heads, or a case that never occurs.
     """
-    if not direct:
+    if not direct and isinstance(task, ProbedTask):
         require_linear(model, layer)  # then the direct path is all there is: the same numbers
     kept, key = _kept.get(), (id(model), repr(task), n, seed, layer)
     if kept is not None and key in kept:
