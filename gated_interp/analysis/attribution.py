@@ -283,8 +283,8 @@ class _Run:
             # A head that was not picked wrote nothing, wherever it looked.
             wrote = (self.cache[f"blocks.{layer}.attn.hook_z"][self.at] != 0).any(-1)
             edges = pattern * torch.einsum("ekhd,ehd->ehk", v, along) * wrote[..., None]
-            for head in range(edges.shape[1]):
-                _check_sum(self.model, edges[:, head], self.heads(layer)[:, head])
+            for mine, whole in zip(edges.unbind(1), self.heads(layer).unbind(1), strict=True):
+                _check_sum(self.model, mine, whole)
             layers.append(edges)
         return torch.cat(layers, 1)
 

@@ -21,6 +21,7 @@ import torch
 from jaxtyping import Complex, Float
 from torch import Tensor
 from transformer_lens import FactoredMatrix
+from transformer_lens.utilities.activation_functions import apply_softcap
 
 from gated_interp.analysis.heads import HeadOfLayer, all_heads, head_counts, one_head
 from gated_interp.analysis.writes import require_linear
@@ -64,9 +65,7 @@ class Circuit:
     @property
     def matrix(self) -> Float[Tensor, "row column"]:
         """The whole matrix: logit writes, attention scores, or how far each gate is open."""
-        product: Tensor = self.factors.AB
-        if self.cap is not None:
-            product = self.cap * (product / self.cap).tanh()
+        product = apply_softcap(self.factors.AB, self.cap)
         if self.activation is not None:
             product = gate_activation(product, self.activation)
         return product + self.offset if self.offset else product
@@ -335,22 +334,24 @@ def composition_scores(model: HookedTransformer) -> pd.DataFrame:
     rows = []
     left: set[str] = set()
     eye = torch.eye(model.cfg.d_model).to(wide(model.embed.W_E))
+    layers = [Attention.of(model, layer) for layer in range(model.cfg.n_layers)]
+    norms = [passing(input_norm(model, layer), eye) for layer in range(model.cfg.n_layers)]
+    # Of each layer's heads, the factors of what they write, through the norm behind it.
+    writes = [(wide(a.attn.W_V), Written.of(model, a.layer).W_O) for a in layers]
     for layer, head in all_heads(model):
-        attention = Attention.of(model, layer)
+        attention, N = layers[layer], norms[layer]
         left |= _not_composed(attention)
-        N = passing(input_norm(model, layer), eye)
         W_Q, W_K = attention.qk(head)
         reads_q, reads_k = N @ W_Q, N @ W_K
-        W_V, W_O = _ov(attention, head)
+        W_V, W_O = (factor[head] for factor in writes[layer])
         receivers = {
             "Q": FactoredMatrix(reads_q, reads_k.T),
             "K": FactoredMatrix(reads_k, reads_q.T),
             "V": FactoredMatrix(N @ W_V, W_O),
         }
         for sender_layer, n in enumerate(head_counts(model)[:layer]):
-            sender = Attention.of(model, sender_layer)
             for sender_head in range(n):
-                written = FactoredMatrix(*_ov(sender, sender_head))
+                written = FactoredMatrix(*(factor[sender_head] for factor in writes[sender_layer]))
                 for kind, read in receivers.items():
                     size = float(written.norm() * read.norm())
                     rows.append(
@@ -370,12 +371,6 @@ def composition_scores(model: HookedTransformer) -> pd.DataFrame:
     table = pd.DataFrame(rows, columns=[*columns, "expected"])
     table.attrs["leaves_out"] = sorted(left)
     return table
-
-
-def _ov(attention: Attention, head: int) -> tuple[Tensor, Tensor]:
-    """The factors of what a head writes to the stream, through the norm behind its layer."""
-    W_O = Written.of(attention.model, attention.layer).W_O
-    return wide(attention.attn.W_V[head]), W_O[head]
 
 
 def _not_composed(attention: Attention) -> set[str]:

@@ -150,8 +150,7 @@ def _effects(model: HookedTransformer, batch: Batch, layer: int) -> pd.DataFrame
     losses = []
 
     def loss_of(part: Batch) -> Float[Tensor, " batch"]:
-        known = None if part.real is None else part.predicts
-        return next_token_loss(part.logits(model), part.tokens, known)
+        return next_token_loss(part.logits(model), part.tokens, part.known)
 
     for part in batch.split(rows_at_once(batch.tokens)):
         each = [loss_of(part)]

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 from transformer_lens.components.abstract_attention import AbstractAttention
-from transformer_lens.utilities.activation_functions import softcap_enabled
+from transformer_lens.utilities.activation_functions import apply_softcap, softcap_enabled
 
 from gated_interp.anatomy.stream import input_norm
 from gated_interp.core.errors import GatedInterpError
@@ -110,12 +110,11 @@ class Attention:
                 f"layer {layer} holds a {type(attn).__name__}, which has no attention and so no "
                 "circuits; look at a layer of heads."
             )
-        for name in ("load_in_4bit",) if isinstance(attn, AbstractAttention) else ():
-            if name in extras(attn):
-                raise GatedInterpError(
-                    f"the layer has {name}=True, so its weights cannot be read; load the model in "
-                    "16 bits or more."
-                )
+        if isinstance(attn, AbstractAttention) and attn.cfg.load_in_4bit:
+            raise GatedInterpError(
+                "the layer has load_in_4bit=True, so its weights cannot be read; load the model in "
+                "16 bits or more."
+            )
         return cls(model, layer, attn)
 
     @property
@@ -145,7 +144,7 @@ class Attention:
 
     def capped(self, product: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Products of queries and keys behind the soft cap, where there is one."""
-        return product if self.cap is None else self.cap * (product / self.cap).tanh()
+        return apply_softcap(product, self.cap)
 
     @property
     def positions(self) -> str | None:

@@ -16,7 +16,7 @@ from gated_interp.analysis.attribution import read_pairs
 from gated_interp.analysis.heads import Head, all_heads, head_counts, head_name, intervened
 from gated_interp.analysis.replacements import Reference, constants
 from gated_interp.anatomy.batch import Batch, logit_rows
-from gated_interp.anatomy.stream import RAW_LOGITS, HeadReadout, Readout, logits_of
+from gated_interp.anatomy.stream import RAW_LOGITS, Readout, logits_of
 from gated_interp.core.precision import wide
 from gated_interp.explorer.asked import Asked
 from gated_interp.metrics.predictions import leads
@@ -130,6 +130,7 @@ class Bench:
         self.probes = None if probes is None else probes.to(self.device)
         self.resample_seed = resample_seed
         self._scales: dict[int, Scale] = {}
+        self._readouts: dict[int, Readout] = {}
         self._intact: dict[tuple[int, ...], Tensor] = {}
         self._effects: dict[tuple[object, ...], list[float]] = {}
         self._accuracies: dict[tuple[frozenset[Head], Method], dict[int, float]] = {}
@@ -300,9 +301,16 @@ class Bench:
         self, cache: ActivationCache, layer: int, rows: Any, positions: Any
     ) -> Float[Tensor, "example head_index d_vocab"]:
         """What the heads of ``layer`` write to the logits, norms behind them at their scale."""
-        readout = HeadReadout.of(self.model, layer)
-        z = wide(cache[f"blocks.{layer}.attn.hook_z"]) / readout.scale(cache)
-        return torch.einsum("ehd,hdv->ehv", z[rows, positions], readout.matrix)
+        readout, W_O = self.readout(layer), wide(self.model.blocks[layer].attn.W_O)
+        z, scale = wide(cache[f"blocks.{layer}.attn.hook_z"]), readout.scale(cache)
+        writes = torch.einsum("ehd,hdm->ehm", z[rows, positions], W_O) @ readout.matrix
+        return writes / scale[rows, positions][:, None] if isinstance(scale, Tensor) else writes
+
+    def readout(self, layer: int) -> Readout:
+        """From writes of ``layer`` to the logits; large, and made once."""
+        if layer not in self._readouts:
+            self._readouts[layer] = Readout.of(self.model, layer)
+        return self._readouts[layer]
 
     def _value_lengths(
         self, cache: ActivationCache, layer: int
@@ -347,7 +355,7 @@ class Bench:
 
     def _hooks(self, layer: int) -> dict[str, str]:
         """What is read of a layer and behind it; not all of it is everywhere."""
-        scales = Readout.of(self.model, layer).scales
+        scales = self.readout(layer).scales
         own = ("pattern", "gate", "gated_pattern", "v", "z")
         found = {n: f"blocks.{layer}.attn.hook_{n}" for n in own}
         return found | {name: name for name in (*scales, RAW_LOGITS)}

@@ -8,7 +8,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gated_interp.anatomy.batch import Batch
-from gated_interp.anatomy.stream import HeadReadout
 from gated_interp.core.precision import wide
 from gated_interp.core.threads import one_thread
 from gated_interp.explorer.bench import Bench
@@ -57,8 +56,8 @@ class Contexts:
             longest, at = (lengths * self.batch.later).max(1)
             best = longest.topk(min(TOP, len(longest)))
             rows = best.indices[best.values > 0]
-            readout = HeadReadout.of(self.bench.model, layer).matrix[head]
-            raises = (z[rows, at[rows]] @ readout).argmax(-1)
+            written = z[rows, at[rows]] @ W_O[head]
+            raises = (written @ self.bench.readout(layer).matrix).argmax(-1)
             columns = (rows, at[rows], longest[rows], raises)
             return [Place(*each) for each in zip(*(c.tolist() for c in columns), strict=True)]
 

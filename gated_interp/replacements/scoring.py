@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformer_lens.components.abstract_attention import AbstractAttention
 from transformer_lens.utilities import get_offset_position_ids
+from transformer_lens.utilities.activation_functions import apply_softcap
 
 from gated_interp.anatomy.attention import extras
 from gated_interp.core.config import Config, Shapes, positive
@@ -250,8 +251,7 @@ class Scored(nn.Module):
             first: where the first query stands.
         """
         c = self.config
-        if c.cap is not None:
-            products = c.cap * (products / c.cap).tanh()
+        products = apply_softcap(products, c.cap)
         if not c.alibi:
             return products
         back = _distance(first, products).clamp(max=0)
