@@ -133,7 +133,7 @@ class _Reads:
 
     queries: Float[Tensor, "d_vocab d_model"]
     values: Float[Tensor, "d_vocab d_model"]
-    readout: Float[Tensor, "head_index d_head d_vocab"]
+    readout: Float[Tensor, "head_index d_head d_vocab_out"]
     chance: Float[Tensor, " d_vocab"]  # logarithm of each token's share
     kept: Int[Tensor, " kept"]
     pairs: Int[Tensor, "kept kept"]
