@@ -27,7 +27,6 @@ from gated_interp.experiments.frontier import (
 from gated_interp.experiments.methods import (
     BUDGET,
     METHODS,
-    changed,
     matched,
     method_named,
     parameters,
@@ -82,7 +81,6 @@ def test_a_knob_and_a_setting_reach_the_block():
     assert topk.at(3, tried=1).lr == 0.005
     post = method_named("gated (post)").at(0.3, tried=0)
     assert (post.alpha, post.overlap, post.penalty_pairs) == (0.3, 0.0, "all")
-    assert changed(RELIABLE, {"penalty_p": 1.0}).options == {"penalty_p": 1.0}
 
 
 def test_an_unknown_method_or_task_is_a_sentence(tmp_path):

@@ -2,6 +2,8 @@
 
 import json
 import math
+import pickle
+import re
 
 import pandas as pd
 import pytest
@@ -208,6 +210,51 @@ def test_recipes_follow_their_seed_and_the_reference_is_the_posts():
         recipe_named("lucky", 2, 3)
     with pytest.raises(GatedInterpError, match="10 tokens"):
         RELIABLE.gated_run(build_toy(ToyConfig(n_trigrams=4, n_heads=2)), task, 1)
+
+
+def test_a_recipes_fields_have_paths_and_short_names():
+    recipe = RELIABLE.replace(toy_lr=0.5, d_gate=3, batch_size=20, n_sequences=400, n_heads=5)
+    assert recipe.original == RELIABLE.original.replace(lr=0.5, batch_size=20, n_sequences=400)
+    assert recipe.training == RELIABLE.training.replace(batch_size=20, n_sequences=400)
+    assert recipe.block.config == RELIABLE.block.config | {"d_gate": 3}
+    assert recipe.block.heads(2) == 5
+    paths = {"original.lr": 0.5, "block.config.d_gate": 3, "training.seed": 4}
+    assert RELIABLE.replace(**paths) == Recipe(toy_lr=0.5, d_gate=3, **{"training.seed": 4})
+    assert (recipe.d_gate, recipe.toy_lr, recipe.normalize_weights) == (3, 0.5, True)
+    sparse = recipe.replace(kind="topk", k=2)
+    assert sparse.block.config == {"value_bias": False, "k": 2}  # what another kind has not is gone
+    for made in (recipe, sparse, reference_recipe(3, 4)):
+        assert Recipe.from_dict(json.loads(json.dumps(made.to_dict()))) == made
+        assert pickle.loads(pickle.dumps(made)) == made
+    for unknown in ("k", "seed_of", "training.lrr", "blocks.kind", "block.config.k"):
+        with pytest.raises(GatedInterpError, match=re.escape(unknown.split(".")[-1])):
+            RELIABLE.replace(**{unknown: 1})
+    with pytest.raises(AttributeError, match="no setting 'colour'"):
+        _ = RELIABLE.colour
+
+
+def test_flat_recipes_of_earlier_versions_are_read():
+    flat = {
+        "kind": "topk", "options": {"k": 3}, "from_original": True, "expansion": 7,
+        "gate": "clamp", "d_gate": 2, "value_bias": True, "scale_output": False,
+        "penalty_pairs": "causal", "gate_bias_init": 0.0, "alpha": 0.25, "overlap": 1.5,
+        "fvu_target": None, "steps": 40, "batch_size": 25, "n_sequences": 500, "lr": 0.125,
+        "toy_steps": 50, "toy_lr": 0.75, "toy_lr_decay": 0.25, "attempts": 3, "jitter_seed": 9,
+    }  # fmt: skip
+    read = Recipe.from_dict(flat)
+    assert read.block.to_dict() == {
+        "kind": "topk", "expansion": 7, "n_heads": None, "from_original": True,
+        "scale_output": False, "config": {"value_bias": True, "k": 3},
+    }  # fmt: skip
+    assert read.training == RELIABLE.training.replace(
+        alpha=0.25, overlap=1.5, fvu_target=None, steps=40, batch_size=25, n_sequences=500, lr=0.125
+    )
+    assert read.original == RELIABLE.original.replace(
+        steps=50, lr=0.75, lr_decay=0.25, batch_size=25, n_sequences=500
+    )
+    assert (read.attempts, read.jitter, read.jitter_seed) == (3, 0.0, 9)
+    gated = Recipe.from_dict({"d_gate": 5, "gate": "tanh", "options": {"gate_per": "head"}})
+    assert (gated.d_gate, gated.gate, gated.gate_per) == (5, "tanh", "head")
 
 
 def test_processes_give_what_one_process_gives():

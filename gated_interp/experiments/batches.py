@@ -17,8 +17,6 @@ from gated_interp.tasks.task import ProbedTask
 
 T = TypeVar("T")
 Shape = tuple[Originals, Recipe]
-TOY_FIELDS = ("toy_steps", "toy_lr", "toy_lr_decay", "batch_size", "n_sequences", "jitter",
-              "jitter_seed")  # fmt: skip
 # Stacks of toys for each process that are trained before the first gated run on them. More keep
 # processes busier, fewer give the first rows sooner, which an interruption then leaves.
 AHEAD = 4
@@ -131,4 +129,4 @@ def _timed(function: Callable[..., T], *args: Any) -> tuple[T, float]:
 
 def _toys_of(shape: Shape) -> Any:
     originals, recipe = shape
-    return (originals, *(getattr(recipe, name) for name in TOY_FIELDS))
+    return originals, recipe.original, recipe.jitter, recipe.jitter_seed

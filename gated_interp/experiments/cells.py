@@ -143,7 +143,7 @@ def run_cells(
         cell = missing[key]
         heads = cell.originals.heads
         row = {"experiment": cell.experiment, "recipe": cell.name, "heads": heads}
-        row["gated_heads"] = heads * cell.recipe.expansion
+        row["gated_heads"] = cell.recipe.block.heads(heads)
         row["trigrams"] = len(cell.originals.task.cases)
         named = dict(zip(KEY, key, strict=True))
         each = pd.DataFrame([{**named, **run} for run in gated])
@@ -220,8 +220,10 @@ def _open_table(path: Path, config: CellsConfig, recipes: Mapping[str, Recipe]) 
 def _read_notes(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        return {"config": dict(found["config"]), "recipes": dict(found["recipes"])}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        # As they would be written now: earlier versions wrote flat ones.
+        recipes = {k: Recipe.from_dict(r).to_dict() for k, r in found["recipes"].items()}
+        return {"config": dict(found["config"]), "recipes": recipes}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise GatedInterpError(
             f"{path} does not say how the table beside it was made; name another folder."
         ) from error

@@ -22,10 +22,10 @@ def cell_bytes(heads: int, trigrams: int, recipe: Recipe, seeds: int, n_position
     two.
     """
     runs, v = min(seeds, stack_size(heads, recipe)), 2 * trigrams + 2
-    gated = heads * recipe.expansion
-    positions = recipe.batch_size * n_positions  # of each run in a step
-    pool = runs * recipe.n_sequences * n_positions * (v + 8)
-    original = runs * recipe.n_sequences * n_positions * (heads + 1) * 4
+    gated = recipe.block.heads(heads)
+    positions = recipe.training.batch_size * n_positions  # of each run in a step
+    pool = runs * recipe.training.n_sequences * n_positions * (v + 8)
+    original = runs * recipe.training.n_sequences * n_positions * (heads + 1) * 4
     step = STEP_COPIES * runs * 4 * (positions * (v + 2 * gated) + 2 * gated * v * v)
     hooked = HELD_OUT * gated * n_positions * n_positions * 4
     verdict = EXAMPLES * gated * v * 4

@@ -45,15 +45,8 @@ class Method:
 
     def at(self, value: float | int, tried: int | None = None) -> Recipe:
         """The recipe with the knob at ``value``, tuned, or with another of the settings tried."""
-        recipe = changed(self.recipe, self.tried[self.chosen if tried is None else tried])
-        return changed(recipe, {self.knob: value}) if len(self.values) > 1 else recipe
-
-
-def changed(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
-    """``recipe`` with changes to its fields or, where it has no such field, to its options."""
-    own = {field.name for field in dataclasses.fields(Recipe)}
-    options = recipe.options | {n: v for n, v in changes.items() if n not in own}
-    return recipe.replace(**{n: v for n, v in changes.items() if n in own} | {"options": options})
+        recipe = self.recipe.replace(**self.tried[self.chosen if tried is None else tried])
+        return recipe.replace(**{self.knob: value}) if len(self.values) > 1 else recipe
 
 
 def matched(recipe: Recipe, originals: Originals, reference: Recipe = RELIABLE) -> Recipe:
@@ -67,9 +60,9 @@ def matched(recipe: Recipe, originals: Originals, reference: Recipe = RELIABLE) 
 
 def parameters(recipe: Recipe, originals: Originals) -> int:
     """How many numbers train in the block of ``recipe`` for such an original."""
-    options = {n: v for n, v in recipe.options.items() if n != "k"}  # of few heads K may be more
-    plain = recipe.replace(scale_output=False, options=options)
-    block = plain.block(originals.example(), originals.task, 0, originals.layer)
+    config = {n: v for n, v in recipe.block.config.items() if n != "k"}  # of few heads K is more
+    plain = recipe.block.replace(scale_output=False, config=config)
+    block = plain(originals.example(), originals.task, 0, originals.layer)
     return sum(p.numel() for p in block.parameters() if p.requires_grad)
 
 
@@ -160,7 +153,7 @@ METHODS = {
         Method(
             "query-key gates",
             "arXiv 2512.05865",
-            PLAIN.replace(gate="bernoulli", gate_bias_init=1.0, options={"penalty": "expected"}),
+            PLAIN.replace(gate="bernoulli", gate_bias_init=1.0, penalty="expected"),
             "fvu_target",
             FVU_TARGETS,
             DRAWN,
@@ -169,9 +162,7 @@ METHODS = {
         Method(
             "hard-concrete gates",
             "arXiv 1712.01312, a gate per pair",
-            PLAIN.replace(
-                gate="hard_concrete", gate_bias_init=1.0, options={"penalty": "expected"}
-            ),
+            PLAIN.replace(gate="hard_concrete", gate_bias_init=1.0, penalty="expected"),
             "fvu_target",
             FVU_TARGETS,
             DRAWN,
@@ -183,7 +174,8 @@ METHODS = {
             PLAIN.replace(
                 gate="hard_concrete",
                 gate_bias_init=2.0,
-                options={"penalty": "expected", "gate_per": "head"},
+                penalty="expected",
+                gate_per="head",
             ),
             "fvu_target",
             FVU_TARGETS,
@@ -212,7 +204,7 @@ METHODS = {
         Method(
             "top1",
             "Progress on attention (Transformer Circuits, 2025)",
-            PICKED.replace(kind="topk", options={"k": 1}),
+            PICKED.replace(kind="topk", k=1),
             "k",
             (1,),
             (

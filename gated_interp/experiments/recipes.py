@@ -5,7 +5,8 @@ instead of whole batches. The others change one thing each, for the ablation tab
 """
 
 import dataclasses
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 
@@ -14,84 +15,197 @@ from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.seeds import derive
 from gated_interp.core.streams import Stream
 from gated_interp.models.toy import HookedTransformer, ToyConfig
-from gated_interp.replacements.gates import GateActivation
 from gated_interp.replacements.replacement import Replacement, kind_named
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
 from gated_interp.tasks.task import ProbedTask, Task
 from gated_interp.training.config import TrainConfig, block_seed
 from gated_interp.training.stacked.runs import GatedRun, ToyRun, disturb
 
+# A recipe's toys and blocks both train on sets of this many sequences, in batches of this many.
+SHARED = {"batch_size": 100, "n_sequences": 10_000}
+# Short names of fields that are not named after the room they are in, as flat recipes had them.
+SHORT: dict[str, list[str]] = {
+    "toy_steps": ["original.steps"],
+    "toy_lr": ["original.lr"],
+    "toy_lr_decay": ["original.lr_decay"],
+    **{name: [f"original.{name}", f"training.{name}"] for name in SHARED},
+}
+
+
+def settings_of(kind: str) -> set[str]:
+    """What a recipe may set of a block of this kind.
+
+    Raises:
+        GatedInterpError: no such kind.
+    """
+    return kind_named(kind).settings() - {"d_model", "n_heads", "seed"}
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Recipe(Config):
-    """How gated blocks (and the toys under them) are made and trained.
+class BlockRecipe(Config):
+    """What replaces the attention of an original, relative to the original's size.
 
-    ``kind`` says what stands in for the attention (:mod:`gated_interp.replacements.replacement`).
-    The fields are those of its config (of :class:`GatedConfig`, here; ``options`` are further ones,
-    by name, or others instead) and of :class:`TrainConfig` that recipes vary; ``expansion`` is
-    heads per toy head, ``scale_output`` sets the block's ``output_scale`` to the longest output the
-    original writes in a sample (else it is 1), ``from_original`` starts the weights from the
-    original's as the kind does it, and ``toy_steps``, ``toy_lr`` and ``toy_lr_decay`` train the
-    toys. Of ``attempts`` blocks that are trained for a seed, the one with the lowest loss is kept:
-    the loss, penalties at full weight, knows nothing of trigrams, verdicts or owners. ``jitter``
-    disturbs all initial weights, see :func:`~gated_interp.training.stacked.runs.disturb`.
-
-    Examples:
-        >>> Recipe().replace(overlap=0.1).overlap
-        0.1
+    Attributes:
+        kind: Use this kind of replacement (:mod:`gated_interp.replacements.replacement`).
+        expansion: Give the block this many heads for each of the original's.
+        n_heads: Give the block this many heads, instead of ``expansion`` times the original's.
+        from_original: Start from the original's weights, as the kind does it.
+        scale_output: Set ``output_scale`` to the length of the longest output that the original
+            writes in a sample. Otherwise it is 1.
+        config: Set these fields of the kind's config (of :class:`GatedConfig`, say) or keyword
+            arguments of its ``from_attention``. What is absent keeps its default there.
     """
 
     kind: str = "gated"
-    options: dict[str, Any] = dataclasses.field(default_factory=dict)
-    from_original: bool = False
     expansion: int = 4
-    gate: GateActivation = "clamp"
-    d_gate: int = 2
-    value_bias: bool = False
+    n_heads: int | None = None
+    from_original: bool = False
     scale_output: bool = True
-    penalty_pairs: Literal["causal", "all"] = "causal"
-    gate_bias_init: float = 0.0
-    alpha: float = 0.1
-    alpha_unit: Literal["absolute", "variance"] = "variance"
-    overlap: float = 3.0
-    overlap_power: float = 1.5
-    fvu_target: float | None = 0.0195
-    fvu_from: float = 0.0
-    factor_floor: float = 0.015
-    penalty_off: float = 0.0
-    penalty_ramp: float = 0.8
-    steps: int = 3000
-    batch_size: int = 100
-    n_sequences: int = 10_000
-    lr: float = 0.02
-    lr_decay: float = 0.5
-    toy_steps: int = 6000
-    toy_lr: float = 0.03
-    toy_lr_decay: float = 0.5
+    config: dict[str, Any] = dataclasses.field(default_factory=dict, hash=False)
+
+    def problems(self) -> list[str]:
+        unknown = [name for name in self.config if name not in settings_of(self.kind)]
+        if unknown:
+            return [f"a block of kind {self.kind!r} has no setting {unknown[0]!r}."]
+        return positive(self, "expansion", *(["n_heads"] if self.n_heads is not None else []))
+
+    def heads(self, of_original: int) -> int:
+        """Heads of a block that replaces so many."""
+        return self.n_heads or self.expansion * of_original
+
+    def __call__(
+        self, original: HookedTransformer, task: Task, seed: int, layer: int = 0
+    ) -> Replacement:
+        """The block that replaces the attention of ``original`` at ``layer``, not trained yet.
+
+        Raises:
+            GatedInterpError: a layer that the kind cannot replace.
+        """
+        kind, attn = kind_named(self.kind), original.blocks[layer].attn
+        own, d_model, d_head = attn.W_Q.shape
+        fields: dict[str, Any] = {"seed": block_seed(seed), "output_scale": 1.0}
+        if "d_head" in settings_of(self.kind):
+            fields["d_head"] = int(d_head)
+        if self.scale_output and "output_scale" not in self.config:
+            fields["output_scale"] = longest_output(original, task, seed, layer)
+        fields |= self.config
+        heads = self.heads(own)
+        if self.from_original:
+            return kind.from_attention(attn, heads / own, **fields)
+        return kind.from_config(
+            kind.config_type.from_dict({"d_model": d_model, "n_heads": heads, **fields}), attn
+        )
+
+
+GATES = {"gate": "clamp", "d_gate": 2, "value_bias": False, "penalty_pairs": "causal",
+         "gate_bias_init": 0.0}  # fmt: skip
+TOY = TrainConfig.toy(steps=6000, data="fixed", **SHARED)
+BLOCK = BlockRecipe(config=GATES)
+TRAINING = TrainConfig.from_dict({"data": "fixed", **SHARED})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, init=False)
+class Recipe(Config):
+    """How toys are trained, and the blocks that replace their attention.
+
+    A field may be named by its path, such as ``training.lr``, or by its last word alone, when a
+    recipe is made, changed or read: ``alpha`` is ``training.alpha``, ``d_gate`` is
+    ``block.config.d_gate``. A word alone never means ``original``; ``toy_steps``, ``toy_lr`` and
+    ``toy_lr_decay`` do. ``batch_size`` and ``n_sequences`` alone are those of both trainings.
+
+    Attributes:
+        original: how toys are trained.
+        block: what replaces their attention.
+        training: how that is trained. Each run sets the ``seed`` of both trainings itself, and
+            ``log_every`` so that a history has a hundred rows.
+        attempts: blocks that are trained for a seed. The one with the lowest loss is kept; the
+            loss (penalties at full weight) knows nothing of trigrams, verdicts or owners.
+        jitter: noise on all initial weights, see
+            :func:`~gated_interp.training.stacked.runs.disturb`.
+        jitter_seed: seed of that noise.
+
+    Examples:
+        >>> recipe = Recipe(overlap=0.1).replace(toy_steps=500)
+        >>> recipe.training.overlap, recipe.original.steps, recipe.overlap
+        (0.1, 500, 0.1)
+        >>> Recipe(**{"training.lr": 0.5}).lr
+        0.5
+    """
+
+    original: TrainConfig = TOY
+    block: BlockRecipe = BLOCK
+    training: TrainConfig = TRAINING
     attempts: int = 2
     jitter: float = 0.0
     jitter_seed: int = 0
 
+    def __init__(self, **given: Any) -> None:
+        own = {field.name: field for field in dataclasses.fields(self)}
+        tree = {n: _plain(given.pop(n, field.default)) for n, field in own.items()}
+        given |= given.pop("options", {})  # a flat recipe's
+        block = tree["block"]
+        kind = given.get("kind", given.get("block.kind", block["kind"]))
+        if kind != block["kind"]:
+            known = settings_of(kind)
+            block["config"] = {n: v for n, v in block["config"].items() if n in known}
+        for name, value in given.items():
+            for path in _paths(name, kind):
+                at: Any = tree
+                *rooms, last = path.split(".")
+                for room in rooms:
+                    at = at.get(room)
+                    if not isinstance(at, dict):
+                        raise GatedInterpError(f"a recipe has no field {path!r}.")
+                at[last] = value
+        for name, field in own.items():
+            default, value = field.default, tree[name]
+            if isinstance(default, Config) and isinstance(value, dict):
+                value = type(default).from_dict(value)
+            object.__setattr__(self, name, value)
+        self.__post_init__()
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") or name in Recipe.__dataclass_fields__:
+            raise AttributeError(name)  # a recipe that is only being made
+        try:
+            path = _paths(name, self.block.kind)[-1]
+        except GatedInterpError as error:
+            raise AttributeError(str(error)) from None
+        value: Any = self
+        for part in path.split("."):
+            defaults = kind_named(self.block.kind).config_type
+            if isinstance(value, dict):
+                value = value.get(part, getattr(defaults, part, None))
+            else:
+                value = getattr(value, part)
+        return value
+
     def problems(self) -> list[str]:
-        kind_named(self.kind)
-        return positive(self, "expansion", "d_gate", "steps", "toy_steps", "attempts")
+        return positive(self, "attempts")
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Recipe":
+        """The recipe with these fields, nested or, as before 0.3, flat.
+
+        Raises:
+            GatedInterpError: an unknown field, or a bad value.
+        """
+        if "original" not in values:  # flat ones said a gated block's fields of any kind
+            foreign = GATES.keys() - settings_of(values.get("kind", "gated"))
+            values = {n: v for n, v in values.items() if n not in foreign}
+        return cls(**values)
+
+    def replace(self, **changes: Any) -> "Recipe":
+        """A copy with some fields changed, by path or by name."""
+        return Recipe(**{f.name: getattr(self, f.name) for f in dataclasses.fields(self)} | changes)
 
     def toy_run(self, n_heads: int, task: SkipTrigramTask, seed: int) -> ToyRun:
         """The toy of ``seed``: its initial weights and its data both come from it."""
         model = ToyConfig(
             n_trigrams=task.n_trigrams, n_positions=task.n_positions, n_heads=n_heads, seed=seed
         )
-        config = TrainConfig.toy(
-            steps=self.toy_steps,
-            lr=self.toy_lr,
-            lr_decay=self.toy_lr_decay,
-            batch_size=self.batch_size,
-            data="fixed",
-            n_sequences=self.n_sequences,
-            seed=seed,
-            log_every=max(1, self.toy_steps // 100),
-        )
-        return ToyRun(model, config, self.jitter, derive(seed, Stream.JITTER, self.jitter_seed))
+        noise = derive(seed, Stream.JITTER, self.jitter_seed)
+        return ToyRun(model, _of_seed(self.original, seed), self.jitter, noise)
 
     def gated_run(
         self, original: HookedTransformer, task: ProbedTask, seed: int, layer: int = 0
@@ -104,52 +218,34 @@ class Recipe(Config):
         task.require_vocabulary(original.cfg.d_vocab)
         block = self.block(original, task, seed, layer)
         disturb(block, self.jitter, derive(seed, Stream.JITTER, self.jitter_seed))
-        config = TrainConfig(
-            steps=self.steps,
-            batch_size=self.batch_size,
-            lr=self.lr,
-            lr_decay=self.lr_decay,
-            alpha=self.alpha,
-            alpha_unit=self.alpha_unit,
-            overlap=self.overlap,
-            overlap_power=self.overlap_power,
-            penalty_off=self.penalty_off,
-            penalty_ramp=self.penalty_ramp,
-            fvu_target=self.fvu_target,
-            fvu_from=self.fvu_from,
-            factor_floor=self.factor_floor,
-            data="fixed",
-            n_sequences=self.n_sequences,
-            seed=seed,
-            log_every=max(1, self.steps // 100),
-        )
-        return GatedRun(original, block, config, task, layer)
+        return GatedRun(original, block, _of_seed(self.training, seed), task, layer)
 
-    def block(
-        self, original: HookedTransformer, task: Task, seed: int, layer: int = 0
-    ) -> Replacement:
-        """What stands in for the attention of ``original`` at ``layer``, before its training.
 
-        Raises:
-            GatedInterpError: a layer that the kind cannot stand in for.
-        """
-        kind, attn = kind_named(self.kind), original.blocks[layer].attn
-        known = {field.name for field in dataclasses.fields(kind.config_type)}
-        fields = {n: v for n, v in self.to_dict().items() if n in known}
-        if "d_head" in known:
-            fields["d_head"] = int(attn.W_Q.shape[-1])
-        fields |= self.options
-        fields["output_scale"] = 1.0
-        if self.scale_output:
-            fields["output_scale"] = longest_output(original, task, seed, layer)
-        fields["seed"] = block_seed(seed)
-        if self.from_original:
-            return kind.from_attention(attn, self.expansion, **fields)
-        n, d_model, _ = attn.W_Q.shape
-        config = kind.config_type.from_dict(
-            {"d_model": d_model, "n_heads": self.expansion * n, **fields}
+def _plain(value: Any) -> Any:
+    return value.to_dict() if isinstance(value, Config) else value
+
+
+def _paths(name: str, kind: str) -> list[str]:
+    """The fields of a recipe that ``name`` means, where its block is of this kind."""
+    if "." in name:
+        return [name]
+    if name in SHORT:
+        return SHORT[name]
+    own = ((BlockRecipe, "block"), (TrainConfig, "training"))
+    found = [f"{room}.{name}" for config, room in own if name in config.__dataclass_fields__]
+    if name in settings_of(kind):
+        found.append(f"block.config.{name}")
+    if len(found) != 1:
+        raise GatedInterpError(
+            f"there {'are several settings' if found else 'is no setting'} {name!r} of a recipe "
+            f"with a {kind} block; name one by its path, such as "
+            f"{' or '.join(found) or 'training.lr'}."
         )
-        return kind.from_config(config, attn)
+    return found
+
+
+def _of_seed(training: TrainConfig, seed: int) -> TrainConfig:
+    return training.replace(seed=seed, log_every=max(1, training.steps // 100))
 
 
 @torch.no_grad()

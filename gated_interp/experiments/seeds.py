@@ -204,7 +204,7 @@ def stack_size(n_heads: int, recipe: Recipe) -> int:
         >>> stack_size(2, Recipe()), stack_size(8, Recipe())
         (32, 8)
     """
-    gated = n_heads * recipe.expansion
+    gated = recipe.block.heads(n_heads)
     return max(LEAST_RUNS, min(MOST_RUNS, HEADS_IN_CACHE // max(gated, 1)))
 
 
@@ -349,8 +349,9 @@ def selection_loss(history: pd.DataFrame, recipe: Recipe) -> float:
     """The full loss at the end of training, in units of the original's variance."""
     end = history.tail(LAST_ROWS).mean()
     variance = end["reconstruction"] / end["fvu"]
-    alpha = recipe.alpha * (variance if recipe.alpha_unit == "variance" else 1.0)
-    penalties = alpha * end["penalty"] + recipe.overlap * end["overlap"]
+    config = recipe.training
+    alpha = config.alpha * (variance if config.alpha_unit == "variance" else 1.0)
+    penalties = alpha * end["penalty"] + config.overlap * end["overlap"]
     return float((end["reconstruction"] + penalties) / variance)
 
 

@@ -20,7 +20,6 @@ from gated_interp.core.launch import is_main
 from gated_interp.experiments.recipes import RELIABLE, recipe_named
 from gated_interp.experiments.seeds import HELD_OUT, HELD_OUT_SEED
 from gated_interp.models.toy import HookedTransformer, ToyTransformer
-from gated_interp.replacements.gated_attention import GatedAttention
 from gated_interp.replacements.splice import gated_block, splice
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
 from gated_interp.tasks.task import Task
@@ -83,37 +82,24 @@ def gated_settings(
     Args:
         n_heads: gated heads; the recipe's multiple of the toy's unless given.
         duplicate: start from copies of the toy's heads plus ``noise``.
-        **given: fields of :class:`~gated_interp.experiments.recipes.Recipe`,
-            :class:`~gated_interp.replacements.gated_attention.GatedConfig` or
-            :class:`~gated_interp.training.config.TrainConfig`; ``None`` leaves one as it is, and
-            an ``fvu_target`` of 0 means none.
+        **given: fields of the :class:`~gated_interp.experiments.recipes.Recipe` by their short
+            names or paths; ``None`` leaves one as it is, and an ``fvu_target`` of 0 means none.
 
     Raises:
         GatedInterpError: a setting that cannot be.
     """
     heads = int(toy.blocks[0].attn.W_Q.shape[0])
-    base = recipe_named(recipe, heads, task.n_trigrams)
+    given = {name: value for name, value in given.items() if value is not None}
     if given.get("fvu_target") == 0:
-        given["fvu_target"], base = None, base.replace(fvu_target=None)
-    chosen, rest = changed(base, given)
-    run = chosen.gated_run(toy, task, seed)
-    config, rest = changed(run.config, rest)
-    shape, unknown = changed(run.block.config, rest | {"n_heads": n_heads})
-    refuse(unknown)
-    block = GatedAttention(shape)
+        given["fvu_target"] = None
+    # Of a history's rows a recipe says nothing.
+    rows = {n: given.pop(n) for n in ("log_every", "evaluate_every") if n in given}
     if duplicate:
         # What a recipe leaves open (weights normalised, an output bias) is as copies need it.
-        said = {n for n, v in given.items() if v is not None} | {*chosen.to_dict(), "output_scale"}
-        fields = {k: v for k, v in shape.to_dict().items() if k in said}
-        block = GatedAttention.from_attention(
-            toy.blocks[0].attn,
-            shape.n_heads / heads,
-            init="duplicate",
-            noise=noise,
-            seed=shape.seed,
-            **fields,
-        )
-    return GatedRun(toy, block, config, task)
+        given |= {"from_original": True, "init": "duplicate", "noise": noise}
+    chosen = recipe_named(recipe, heads, task.n_trigrams).replace(n_heads=n_heads, **given)
+    run = chosen.gated_run(toy, task, seed)
+    return dataclasses.replace(run, config=run.config.replace(**rows))
 
 
 def run_toy(

@@ -94,13 +94,7 @@ class SweepConfig(Config):
         }
         if not self.hold_fvu:
             changes["fvu_target"] = None
-        recipe = recipe_named(self.recipe, heads, trigrams).replace(**changes)
-        if recipe.n_sequences % recipe.batch_size:
-            raise GatedInterpError(
-                f"n_sequences is {recipe.n_sequences}; it must be a multiple of the recipe's "
-                f"batch_size ({recipe.batch_size})."
-            )
-        return recipe
+        return recipe_named(self.recipe, heads, trigrams).replace(**changes)
 
     def cells(self) -> list[SweepCell]:
         """The cells of the grid, the dearest first; those of one shape follow each other."""

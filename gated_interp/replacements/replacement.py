@@ -6,6 +6,7 @@ file: a class with :func:`register` above it.
 """
 
 import dataclasses
+import inspect
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -122,6 +123,13 @@ class Replacement(nn.Module):
                 raise GatedInterpError(
                     f"a replacement of attention takes no {name}; leave it out{how}."
                 )
+
+    @classmethod
+    def settings(cls) -> set[str]:
+        """The names of what a block is made with: its config's fields, and how it starts."""
+        starts = inspect.signature(cls.from_attention).parameters.values()
+        named = {p.name for p in starts if p.kind is p.KEYWORD_ONLY}
+        return named | {field.name for field in dataclasses.fields(cls.config_type)}
 
     @classmethod
     def stored_shapes(cls, config: Any) -> Shapes:

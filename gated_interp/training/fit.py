@@ -1,7 +1,6 @@
 """One call that trains a stand-in for any model's attention, with settings that suit any model."""
 
 import dataclasses
-import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -208,11 +207,8 @@ def fit_settings(
             f"layer {layer} holds a replacement already; fit one to the original, unsplice(model)."
         )
     kind, data = kind_named(chosen.kind), data_for(model, data)
-    config_fields, train_fields = (
-        {field.name for field in dataclasses.fields(c)} for c in (kind.config_type, TrainConfig)
-    )
-    starts = inspect.signature(kind.from_attention).parameters
-    config_fields |= {n for n, p in starts.items() if p.kind is p.KEYWORD_ONLY} - {"seed"}
+    config_fields = kind.settings()
+    train_fields = {field.name for field in dataclasses.fields(TrainConfig)}
     unknown = [name for name in settings if name not in config_fields | train_fields]
     if unknown:
         raise GatedInterpError(
