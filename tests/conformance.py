@@ -928,7 +928,7 @@ def _text_holders(truth: Truth, layer: int, about_mean: bool, tokens: Tensor) ->
 def _(case: Case) -> Numbers:
     found = {}
     for layer, mean in itertools.product(range(case.last + 1), (False, True)):
-        held = gi.text_holders(case.model, TOKENS, layer, about_mean=mean)
+        held = gi.text_holders(case.model, layer, TOKENS, about_mean=mean)
         for name in ("top", "holder", "effect"):
             found[f"{layer} {mean} {name}"] = getattr(held, name)
     return found
@@ -1315,7 +1315,7 @@ def _decomposed(case: Case) -> Numbers:
 
 @row("decomposition", oracle=_decomposed, applies=with_block, tolerance=10)
 def _(case: Case) -> Numbers:
-    found = gi.decomposition(case.model, TOKENS, 0)
+    found = gi.decomposition(case.model, 0, TOKENS)
     names = [*_recovered(case), "fvu", "gates_per_pair", "heads"]
     names += [
         f"held_{n}{w}" for w in ("", "_original") for n in ("share", "weighted", "about_mean")

@@ -80,8 +80,8 @@ def test_the_overlap_penalty_parts_heads_and_the_target_holds_them_back(model):
     loose, tight, apart = (
         decomposition(
             gi.splice(model, 1, gi.fit_gated(model, 1, steps=150, progress=False, **kw).model),
-            tokens,
             1,
+            tokens,
         )
         for kw in (
             {"fvu": 0.5, "overlap": 1.0},
@@ -163,7 +163,7 @@ def test_what_is_recovered_is_what_ablation_by_hand_says(model, block):
 def test_the_original_in_its_own_place_recovers_everything(model):
     tokens = model.task.part("test").sample(10, seed=1).tokens
     same, _ = fit_settings(model, 1, method="ungated", heads=2, noise=0.0)
-    found = decomposition(gi.splice(model, 1, same), tokens, 1)
+    found = decomposition(gi.splice(model, 1, same), 1, tokens)
     assert found["ce_recovered_zero"] == pytest.approx(1, abs=1e-4)
     assert found["kl"] == pytest.approx(0, abs=1e-5)
     assert found["fvu"] == pytest.approx(0, abs=1e-6)
@@ -175,8 +175,8 @@ def test_the_original_in_its_own_place_recovers_everything(model):
 def test_decomposition_agrees_with_the_other_measures(model, block):
     tokens = model.task.part("test").sample(400, seed=2).tokens  # more than one batch
     spliced = gi.splice(model, 1, block)
-    found = decomposition(spliced, tokens, 1)
-    whole = gi.faithfulness(spliced, tokens, layer=1).measures()
+    found = decomposition(spliced, 1, tokens)
+    whole = gi.faithfulness(spliced, 1, tokens).measures()
     assert found["fvu"] == pytest.approx(float(whole["fvu"]), rel=1e-4)
     assert found["gates_per_pair"] == pytest.approx(float(whole["l0"]), rel=1e-5)
     assert found["open_share"] == pytest.approx(found["gates_per_pair"] / 8)
@@ -184,11 +184,11 @@ def test_decomposition_agrees_with_the_other_measures(model, block):
     _, cache = spliced.run_with_cache(tokens)
     writes = active(cache["blocks.1.attn.hook_z"], block.W_O).sum(-1).double().mean()
     assert found["active_per_position"] == pytest.approx(float(writes), abs=1e-3)
-    assert found["held_share"] == gi.text_holders(spliced, tokens, 1).share
-    assert found["held_share_original"] == gi.text_holders(model, tokens, 1).share
-    about_mean = gi.text_holders(spliced, tokens, 1, about_mean=True)
+    assert found["held_share"] == gi.text_holders(spliced, 1, tokens).share
+    assert found["held_share_original"] == gi.text_holders(model, 1, tokens).share
+    about_mean = gi.text_holders(spliced, 1, tokens, about_mean=True)
     assert found["held_about_mean"] == about_mean.share != found["held_share"]
-    assert found["held_entropy_original"] == gi.text_holders(model, tokens, 1).entropy
+    assert found["held_entropy_original"] == gi.text_holders(model, 1, tokens).entropy
     assert found["parameters"] == sum(p.numel() for p in block.parameters() if p.requires_grad)
 
 
@@ -197,7 +197,7 @@ def test_nothing_spliced_is_refused(model):
     with pytest.raises(gi.GatedInterpError, match="splice one"):
         loss_recovered(model, tokens)
     with pytest.raises(gi.GatedInterpError, match="no block was spliced"):
-        decomposition(model, tokens, 0)
+        decomposition(model, 0, tokens)
 
 
 # ---- decompose
@@ -234,7 +234,7 @@ def test_the_written_model_is_the_one_that_was_measured(done, model):
     row = done.runs[(done.runs["layer"] == 1) & (done.runs["seed"] == 1)].iloc[0]
     spliced = done.model(1, 1)
     tokens = study.held_out(model, model.task, "test", 16)
-    assert decomposition(spliced, tokens, 1)["kl"] == pytest.approx(row["kl"], rel=1e-4)
+    assert decomposition(spliced, 1, tokens)["kl"] == pytest.approx(row["kl"], rel=1e-4)
     history = pd.read_csv(done.folder / "L1-seed1-history.csv")
     assert history["step"].iloc[-1] == 19
     assert not list(done.folder.glob("*.state"))
@@ -327,9 +327,9 @@ def test_spare_heads_are_those_that_removing_one_by_one_finds(model, block, rise
         if errors[head] > limit:
             break
         gone.append(head)
-    assert spare_heads(spliced, tokens, 1, rise) == gone
+    assert spare_heads(spliced, 1, tokens, rise) == gone
     assert rise != 100 or len(gone) > 3
-    smaller = gi.prune_spare_heads(spliced, tokens, 1, rise)
+    smaller = gi.prune_spare_heads(spliced, 1, tokens, rise)
     assert len(smaller.blocks[1].attn.W_O) == 8 - len(gone)
     _, cache = smaller.run_with_cache(tokens, names_filter="blocks.1.hook_attn_out")
     _, before = model.run_with_cache(tokens, names_filter="blocks.1.hook_attn_out")
@@ -341,12 +341,12 @@ def test_spare_heads_are_those_that_removing_one_by_one_finds(model, block, rise
 def test_spare_heads_are_refused_where_there_are_none(model, block):
     tokens = model.task.sample(2, seed=0).tokens
     with pytest.raises(gi.GatedInterpError, match="layer 0 holds no replacement"):
-        spare_heads(gi.splice(model, 1, block), tokens, 0)
+        spare_heads(gi.splice(model, 1, block), 0, tokens)
     with pytest.raises(gi.GatedInterpError, match="rise is -1"):
-        spare_heads(gi.splice(model, 1, block), tokens, 1, -1)
+        spare_heads(gi.splice(model, 1, block), 1, tokens, -1)
     sae, _ = fit_settings(model, 1, method="sae on output")
     with pytest.raises(gi.GatedInterpError, match="holds no gated block"):
-        gi.prune_spare_heads(gi.splice(model, 1, sae), tokens, 1)
+        gi.prune_spare_heads(gi.splice(model, 1, sae), 1, tokens)
 
 
 @pytest.mark.parametrize(

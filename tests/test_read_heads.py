@@ -49,7 +49,7 @@ def test_the_numbers_are_those_of_other_measures(model, block):  # noqa: F811
     writes = active(z, block.W_O)[:, 1:].double().mean((0, 1))
     assert table["active"].tolist() == pytest.approx(writes.tolist(), abs=1e-3)
     assert table["share"].sum() == pytest.approx(1)
-    by_head = gi.text_holders(spliced, tokens, 1).by_head()
+    by_head = gi.text_holders(spliced, 1, tokens).by_head()
     assert table["held"].tolist() == by_head["share"].tolist()
     assert table["entropy"].tolist() == by_head["entropy"].tolist()
     before = next_token_loss(spliced(tokens), tokens).mean()

@@ -579,7 +579,7 @@ def test_the_logged_parts_add_up_to_the_loss(alpha_unit):
     )  # fmt: skip
     model = build_toy(TOY)
     sample = draw(TASK, VARIANCE_SAMPLE, derive(2, Stream.VARIANCE), model)
-    variance = output_variance(attention_io(model, sample, 0).output).item()
+    variance = output_variance(attention_io(model, 0, sample).output).item()
     rows = train_gated(model, block_for(model), config, progress=False).history
     ramp = rows["alpha"] / 0.3
     assert ramp.tolist() == pytest.approx([0, 0, 0, 0.25, 0.5, 0.75, 1, 1])

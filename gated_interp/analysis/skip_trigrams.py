@@ -25,6 +25,7 @@ from gated_interp.anatomy.batch import Batch, Tokens
 from gated_interp.anatomy.stream import HeadReadout, input_norm
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.precision import wide
+from gated_interp.core.renamed import layer_first
 from gated_interp.models.toy import HookedTransformer
 from gated_interp.replacements.gates import gate_activation
 from gated_interp.replacements.splice import gated_block
@@ -34,6 +35,7 @@ COLUMNS = ["head", "source_id", "destination_id", "out_id"]
 COLUMNS += ["qk", "attention", "gate", "ov", "strength"]
 
 
+@layer_first
 @torch.no_grad()
 def skip_trigrams(
     model: HookedTransformer,

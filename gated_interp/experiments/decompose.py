@@ -244,7 +244,7 @@ def _fit(
     row = {
         "layer": layer,
         "seed": seed,
-        **decomposition(spliced, held_out(model, source, "test", sequences), layer),
+        **decomposition(spliced, layer, held_out(model, source, "test", sequences)),
         "heads": len(result.model.W_O),
         "seconds": result.seconds,
     }
@@ -259,10 +259,10 @@ def _pruned(
     block = gated_block(model, layer)
     if block is None:
         return model
-    dead, heads = dead_heads(model, tokens, layer), range(len(block.W_O))
+    dead, heads = dead_heads(model, layer, tokens), range(len(block.W_O))
     if 0 < len(dead) < len(heads):
         model = splice(model, layer, with_heads(block, [h for h in heads if h not in dead]))
-    return prune_spare_heads(model, tokens, layer, spare) if spare else model
+    return prune_spare_heads(model, layer, tokens, spare) if spare else model
 
 
 def _together(
@@ -283,7 +283,7 @@ def _together(
         for layer in layers:
             block = load(_path(out, layer, seed)).blocks[layer].attn
             spliced = splice(spliced, layer, block)
-        rows.append({"layer": -1, "seed": seed, **loss_recovered(spliced, tokens)})
+        rows.append({"layer": -1, "seed": seed, **loss_recovered(spliced, tokens=tokens)})
     return pd.DataFrame(rows)
 
 

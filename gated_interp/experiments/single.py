@@ -224,7 +224,7 @@ def _written(
 ) -> Trained:
     found = verdict(model, task)
     tokens = task.sample(HELD_OUT, HELD_OUT_SEED).tokens
-    measures = {k: float(v) for k, v in faithfulness(model, tokens).measures().items()}
+    measures = {k: float(v) for k, v in faithfulness(model, tokens=tokens).measures().items()}
     write_trained(model, path, {"training": config.to_dict(), **measures}, history)
     return Trained(model, found, measures, history, path)
 

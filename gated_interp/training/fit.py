@@ -8,11 +8,12 @@ from typing import Any
 
 from gated_interp.anatomy.batch import Mask
 from gated_interp.core.errors import GatedInterpError
+from gated_interp.core.renamed import layer_first
 from gated_interp.core.seeds import derive
 from gated_interp.core.streams import Stream
 from gated_interp.models.toy import HookedTransformer
 from gated_interp.replacements.replacement import Replacement, kind_named
-from gated_interp.replacements.splice import require_layer
+from gated_interp.replacements.splice import chosen_layer
 from gated_interp.training.config import TrainConfig, block_seed
 from gated_interp.training.data import DataSource, data_for, draw
 from gated_interp.training.loop import TrainResult, train_gated
@@ -118,9 +119,10 @@ def fit_method_named(name: str) -> FitMethod:
     return FIT_METHODS[name]
 
 
+@layer_first
 def fit_gated(
     model: HookedTransformer,
-    layer: int = 0,
+    layer: int | None = None,
     data: DataSource | None = None,
     *,
     method: str = "gated",
@@ -143,6 +145,7 @@ def fit_gated(
     :func:`~gated_interp.replacements.splice.splice` puts the result in.
 
     Args:
+        layer: may be left out where the model has one.
         data: a task, a text, tokens, or a function of (n, generator); the model's own unless given.
         method: of :data:`FIT_METHODS`.
         heads: of the block; the method's multiple of the layer's unless given.
@@ -169,6 +172,7 @@ def fit_gated(
         >>> fit_gated(toy, steps=5, heads=6, progress=False).model
         GatedAttention(6 heads, d_head=2, d_gate=8, gate=clamp, L0=6.00)
     """
+    layer = chosen_layer(model, layer, spliced=False, first=True)
     data = data_for(model, data, attention_mask)
     block, config = fit_settings(
         model, layer, data, method=method, heads=heads, fvu=fvu, steps=steps, seed=seed, **settings
@@ -188,7 +192,7 @@ def fit_gated(
 
 def fit_settings(
     model: HookedTransformer,
-    layer: int = 0,
+    layer: int | None = None,
     data: DataSource | None = None,
     *,
     method: str = "gated",
@@ -199,7 +203,7 @@ def fit_settings(
     **settings: Any,
 ) -> tuple[Replacement, TrainConfig]:
     """The block that :func:`fit_gated` trains, before its training, and how; raises as it does."""
-    require_layer(model, layer)
+    layer = chosen_layer(model, layer, spliced=False, first=True)
     shape = {n: settings.pop(n) for n in ("expansion", "width") if n in settings}
     chosen = dataclasses.replace(fit_method_named(method), **shape)
     attn = model.blocks[layer].attn

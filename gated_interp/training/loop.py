@@ -18,7 +18,7 @@ from gated_interp.core.signals import uninterrupted
 from gated_interp.models.language_model import LanguageTransformer
 from gated_interp.models.toy import HookedTransformer, ToyConfig, build_toy
 from gated_interp.replacements.replacement import Replacement
-from gated_interp.replacements.splice import sketch_at
+from gated_interp.replacements.splice import chosen_layer, sketch_at
 from gated_interp.training.capture import require_capturable
 from gated_interp.training.config import TrainConfig
 from gated_interp.training.data import DataSource, batches, data_for, held_out_of, name_of
@@ -142,7 +142,7 @@ def train_gated(
     block: Block,
     config: TrainConfig | None = None,
     *,
-    layer: int = 0,
+    layer: int | None = None,
     data: DataSource | None = None,
     attention_mask: Mask | None = None,
     held_out: DataSource | None = None,
@@ -180,6 +180,7 @@ def train_gated(
         ['step', 'loss', 'reconstruction', 'fvu', 'penalty', 'overlap']
     """
     config = TrainConfig() if config is None else config
+    layer = chosen_layer(model, layer, spliced=False, first=True)
     require_capturable(model, layer)
     if block.config.d_model != model.cfg.d_model:
         raise GatedInterpError(
