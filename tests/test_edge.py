@@ -57,10 +57,10 @@ TAKES_TOKENS = {
 NEEDS_A_LOSS = {
     "faithfulness": lambda m, t: gi.faithfulness(m, t).measures(),
     "loss_recovered": lambda m, t: gi.loss_recovered(m, t),
-    "decomposition": lambda m, t: gi.decomposition(m, LAYER, t),
+    "decomposition": lambda m, t: gi.block_measures(m, LAYER, t),
     "read_heads": lambda m, t: gi.read_heads(m, LAYER, t).table,
     "subset_values": lambda m, t: dict(gi.subset_values(m, t, heads=["L0H0"]).values),
-    "train_toy": lambda m, t: gi.train_toy(
+    "train_model": lambda m, t: gi.train_model(
         gi.unsplice(m), gi.TrainConfig.toy(steps=2, batch_size=4, n_sequences=4), data=t,
         progress=False,
     ).history,
@@ -168,9 +168,10 @@ def test_an_unembedding_without_a_bias():
 def test_tied_weights_are_saved_under_both_names(tmp_path):
     text = tmp_path / "text.txt"
     text.write_text("to be or not to be, that is the question.\n" * 100)
-    task = gi.TextTask(text, n_positions=8, vocab=260, folder=tmp_path)
-    model = gi.build_language_model(
-        gi.LanguageModelConfig(d_vocab=task.d_vocab, n_ctx=8, d_model=task.d_vocab, n_heads=2), task
+    task = gi.text.TextTask(text, n_positions=8, vocab=260, folder=tmp_path)
+    model = gi.text.build_language_model(
+        gi.text.LanguageModelConfig(d_vocab=task.d_vocab, n_ctx=8, d_model=task.d_vocab, n_heads=2),
+        task,
     )
     model.unembed.W_U = model.embed.W_E
     gi.save(model, tmp_path / "tied.safetensors")

@@ -94,7 +94,7 @@ def last_tokens(tokens, mask):
 SPLICED = {
     "faithfulness": lambda m, t, k: gi.faithfulness(m, t, attention_mask=k).measures(),
     "loss_recovered": lambda m, t, k: gi.loss_recovered(m, t, attention_mask=k),
-    "decomposition": lambda m, t, k: gi.decomposition(m, LAYER, t, attention_mask=k),
+    "decomposition": lambda m, t, k: gi.block_measures(m, LAYER, t, attention_mask=k),
     "switching_on": lambda m, t, k: switching_on(m, LAYER, t, seed=0, steps=0, attention_mask=k),
     "spare_heads": lambda m, t, k: spare_heads(m, LAYER, t, 0.3, attention_mask=k),
 }
@@ -266,7 +266,7 @@ def test_nobody_predicts_padding(side):
     rows = rows_of(20)
     tokens, mask = padded(rows, side)
     histories = [
-        gi.train_toy(model_of(), config, data=data, attention_mask=k, progress=False).history
+        gi.train_model(model_of(), config, data=data, attention_mask=k, progress=False).history
         for data, k in ((rows, None), (tokens, mask), (tokens.numpy(), mask.tolist()))
     ]
     for history in histories[1:]:
@@ -291,7 +291,7 @@ def test_the_mask_of_a_source_without_tokens_is_refused():
     tokens, mask = padded(rows_of(), "right", SHORT)
     mask[0, 1:] = 0
     with pytest.raises(gi.GatedInterpError, match="sequence of 1 token; give at least 2"):
-        gi.train_toy(model_of(), data=tokens[:, :9], attention_mask=mask[:, :9])
+        gi.train_model(model_of(), data=tokens[:, :9], attention_mask=mask[:, :9])
 
 
 def tokenizer(side, pad=12, bos=0):

@@ -105,7 +105,7 @@ def test_refusals(model):  # noqa: F811
     toy = gi.load("2H3ST-toy")
     with pytest.raises(gi.GatedInterpError, match="names no text"):
         gi.read_heads(toy)
-    sae = gi.fit_gated(model, 0, method="sae on output", steps=1, progress=False).model
+    sae = gi.fit_replacement(model, 0, method="sae on output", steps=1, progress=False).model
     with pytest.raises(gi.GatedInterpError, match="has no source positions"):
         gi.read_heads(gi.splice(model, 0, sae), 0, tokens)
 

@@ -15,8 +15,8 @@ from gated_interp.models.analytic import manual_model
 @pytest.fixture(scope="module", params=["LNPre", "LN", "none"])
 def model(request):
     shape = {"d_vocab": 40, "n_ctx": 9, "n_layers": 2, "d_model": 12, "n_heads": 4}
-    config = gi.LanguageModelConfig(**shape, normalization=request.param, seed=3)
-    made = gi.build_language_model(config)
+    config = gi.text.LanguageModelConfig(**shape, normalization=request.param, seed=3)
+    made = gi.text.build_language_model(config)
     with torch.no_grad():  # writes that differ in size, and a bias that must not count
         for layer, block in enumerate(made.blocks):
             block.attn.W_O *= torch.tensor([4.0, 1.0, 0.5, 2.0])[:, None, None]

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from gated_interp.analysis.attribution import read_pairs
-from gated_interp.analysis.decomposition import rows_at_once
+from gated_interp.analysis.block_measures import rows_at_once
 from gated_interp.analysis.heads import chosen_layer, intervened
 from gated_interp.analysis.text_holders import text_holders
 from gated_interp.analysis.text_pairs import names_for, own_text

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from gated_interp.analysis.decomposition import rows_at_once
+from gated_interp.analysis.block_measures import rows_at_once
 from gated_interp.analysis.heads import HeadOfLayer, heads_in
 from gated_interp.analysis.text_pairs import names_for, own_text, seen_pairs
 from gated_interp.anatomy.attention import Attention

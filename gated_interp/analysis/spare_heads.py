@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gated_interp.analysis.decomposition import rows_at_once
+from gated_interp.analysis.block_measures import rows_at_once
 from gated_interp.anatomy.batch import Batch, Mask, Tokens
 from gated_interp.anatomy.stream import write_norm
 from gated_interp.core.errors import GatedInterpError

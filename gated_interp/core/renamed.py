@@ -7,6 +7,27 @@ import warnings
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+_MOVED = {
+    "analytic": "coherent_head conditional_heads conditional_pair manual_model marked_relay "
+    "paired_model two_readers wide_pairs",
+    "studies": "GatedRun Recipe ToyRun decompose recipe_named train_gated_runs train_seeds "
+    "train_toys",
+    "tasks": "ConditionalTask OVCoherentTask RepeatedTokensTask TrigramBatch TwoLayersTask "
+    "TwoSourcesTask WideContentTask",
+    "text": "LanguageModelConfig LanguageTransformer TextTask build_language_model "
+    "language_measures repeated_random_tokens skip_trigrams",
+    "types": "AttentionTransformer Readings TaskTransformer TextHolders ToyTransformer TrainResult "
+    "Verdict",
+}
+RENAMED = {name: f"{room}.{name}" for room, names in _MOVED.items() for name in names.split()} | {
+    "Decomposition": "studies.DecomposeResult",
+    "ablated": "without_heads",
+    "decomposition": "block_measures",
+    "induction_heads": "analytic.induction_model",
+    "train_toy": "train_model",
+}
+"""By name of version 0.2, where the object is now: the old name works in 0.3 and warns."""
+
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
@@ -14,6 +35,13 @@ class GatedInterpDeprecationWarning(FutureWarning):
     """A name or an order of arguments of version 0.2, which version 0.4 will not know.
 
     A ``FutureWarning``, because Python hides a ``DeprecationWarning`` from most users.
+
+    Examples:
+        >>> import gated_interp as gi
+        >>> with warnings.catch_warnings(action="error", category=GatedInterpDeprecationWarning):
+        ...     gi.train_toy
+        Traceback (most recent call last):
+        gated_interp.core.renamed.GatedInterpDeprecationWarning: gi.train_toy works in this...
     """
 
 

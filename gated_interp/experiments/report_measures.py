@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 
 from gated_interp import __version__
-from gated_interp.analysis.decomposition import decomposition
+from gated_interp.analysis.block_measures import block_measures
 from gated_interp.analysis.faithfulness import faithfulness, loss_recovered
 from gated_interp.analysis.sparsity import sparsity
 from gated_interp.core.errors import GatedInterpError
@@ -89,7 +89,7 @@ def measures_of(subject: Subject) -> dict[str, tuple[str, str | None, str | None
 
 def measured(subject: Subject, layer: int) -> pd.DataFrame:
     """``measure``, ``original``, ``block``, ``low`` and ``high`` (95%, bootstrap of sequences)."""
-    found: dict[str, float] = decomposition(subject.model, layer, subject.batch)
+    found: dict[str, float] = block_measures(subject.model, layer, subject.batch)
     parts = faithfulness(subject.model, layer, subject.batch)
     drawn = parts.measures(subject.bootstrap)
     assert subject.original is not None

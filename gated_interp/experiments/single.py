@@ -24,7 +24,7 @@ from gated_interp.replacements.gated_attention import GatedAttention
 from gated_interp.replacements.splice import gated_block, splice
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
 from gated_interp.tasks.task import Task
-from gated_interp.training.loop import train_gated, train_toy
+from gated_interp.training.loop import train_gated, train_model
 from gated_interp.training.stacked.runs import GatedRun, ToyRun
 
 STATE = ".state"
@@ -128,11 +128,11 @@ def run_toy(
 
     Raises:
         GatedInterpError: no state to resume, one that would be overwritten, or as
-            :func:`~gated_interp.training.loop.train_toy`.
+            :func:`~gated_interp.training.loop.train_model`.
         TrainingInterrupted: on Ctrl-C, the state saved.
     """
     state = state_for(path, resume)
-    result = train_toy(
+    result = train_model(
         run.model,
         run.config,
         checkpoint=state,

@@ -53,7 +53,7 @@ class TrainResult(Generic[Model]):
     Examples:
         >>> shape = ToyConfig(n_trigrams=3, n_heads=2)
         >>> config = TrainConfig.toy(steps=5, log_every=2)
-        >>> train_toy(shape, config, progress=False).history["step"].tolist()
+        >>> train_model(shape, config, progress=False).history["step"].tolist()
         [0, 2, 4]
     """
 
@@ -68,7 +68,7 @@ class TrainResult(Generic[Model]):
         return f"TrainResult({what}, {self.config.steps} steps, loss={loss:.4g})"
 
 
-def train_toy(
+def train_model(
     model: HookedTransformer | ToyConfig,
     config: TrainConfig | None = None,
     *,
@@ -106,7 +106,7 @@ def train_toy(
         TrainingInterrupted: on Ctrl-C; says how to resume.
 
     Examples:
-        >>> result = train_toy(
+        >>> result = train_model(
         ...     ToyConfig(n_trigrams=3, n_heads=2), TrainConfig.toy(steps=20), progress=False
         ... )
         >>> result.history.columns.tolist()
@@ -167,7 +167,7 @@ def train_gated(
         block: trained in place; :func:`~gated_interp.replacements.splice.splice` it in afterwards.
         config: ``TrainConfig()``, as the reliable recipe trains, unless given.
 
-    The other arguments, and what is raised, are as for :func:`train_toy`; also raises
+    The other arguments, and what is raised, are as for :func:`train_model`; also raises
     ``GatedInterpError`` for a layer that is not there or cannot be captured, and for a block of
     another width.
 

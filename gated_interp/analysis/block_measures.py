@@ -18,7 +18,7 @@ from gated_interp.replacements.splice import chosen_layer, unsplice
 
 @layer_first
 @torch.no_grad()
-def decomposition(
+def block_measures(
     model: HookedTransformer,
     layer: int | None = None,
     tokens: Tokens | None = None,
@@ -48,7 +48,7 @@ def decomposition(
         >>> from gated_interp.replacements.splice import splice
         >>> toy = build_toy(ToyConfig(n_trigrams=3, n_heads=2))
         >>> spliced = splice(toy, 0, GatedAttention.from_attention(toy.blocks[0].attn))
-        >>> found = decomposition(spliced, 0, toy.task.sample(10, seed=0).tokens)
+        >>> found = block_measures(spliced, 0, toy.task.sample(10, seed=0).tokens)
         >>> found["heads"], found["active_original"]
         (4, 2.0)
     """
