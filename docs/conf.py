@@ -1,5 +1,6 @@
 """How Sphinx builds the site: ``make docs``, offline; no page asks another host for anything."""
 
+import inspect
 import json
 import re
 import shutil
@@ -38,6 +39,16 @@ html_math_renderer = "mathml"
 
 autosummary_generate = True
 NAMES = [name for name in gated_interp.__all__ if name != "__version__"]
+PUBLIC = {}
+"""By public name, such as ``ablate`` or ``analytic.manual_model``, what it is."""
+for name in NAMES:
+    thing = getattr(gated_interp, name)
+    if inspect.ismodule(thing):
+        PUBLIC |= {f"{name}.{inner}": getattr(thing, inner) for inner in thing.__all__}
+    else:
+        PUBLIC[name] = thing
+# What a docstring calls it, which says no more than the last word.
+BY_LAST_WORD = {path.rpartition(".")[2]: path for path in sorted(PUBLIC, key=len, reverse=True)}
 LOWER = [name.lower() for name in NAMES]
 # No dot, which is taken for the beginning of a suffix; and where disks do not know large letters
 # from small ones, Verdict and verdict are two pages all the same.
@@ -72,7 +83,9 @@ codeautolink_global_preface = "\n".join(
     ["import gated_interp as gi", *(f"from gated_interp import {name}" for name in NAMES)]
 )
 codeautolink_inventory_map = {
-    f"{gated_interp._HOME[name]}.{name}": f"gated_interp.{name}" for name in NAMES
+    f"{thing.__module__}.{thing.__qualname__}": f"gated_interp.{path}"
+    for path, thing in PUBLIC.items()
+    if hasattr(thing, "__qualname__")
 }
 
 
@@ -107,9 +120,9 @@ def on_the_site(app, docname, content):
 def link_names(app, doctree):
     """What prose calls ``gi.ablate`` leads to its page."""
     for literal in list(doctree.findall(nodes.literal)):
-        name = re.match(r"gi\.(\w+)", literal.astext())
+        name = re.match(r"gi\.((?:[a-z]+\.)?\w+)", literal.astext())
         inside = isinstance(literal.parent, nodes.reference | pending_xref)
-        if name and name[1] in NAMES and not inside:
+        if name and name[1] in PUBLIC and not inside:
             link = pending_xref(
                 "",
                 refdomain="py",
@@ -134,8 +147,8 @@ def formula(translator, node):
 
 def public_name(app, env, node, contnode):
     """Docstrings name things where they live; the reference lists them under the package."""
-    name = node.get("reftarget", "").rpartition(".")[2]
-    if name not in NAMES:
+    name = BY_LAST_WORD.get(node.get("reftarget", "").rpartition(".")[2])
+    if name is None:
         return None
     domain = env.domains["py"]
     shown = contnode.astext().rpartition(".")[2]

@@ -46,7 +46,7 @@ from gated_interp.replacements.gated_attention import GatedAttention, GatedConfi
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
 from gated_interp.training.capture import attention_io
 from gated_interp.training.config import TrainConfig
-from gated_interp.training.loop import train_gated, train_toy
+from gated_interp.training.loop import train_gated, train_model
 from gated_interp.training.stacked.runs import GatedRun, train_gated_runs
 
 # The post's own code on two cores of the machines this was first measured on, in seconds.
@@ -265,7 +265,7 @@ def bench_train_lm() -> list[dict[str, Any]]:
         plain = PlainLanguageStep(build_language_model(shape), config)
         bare = PlainLanguageStep(PlainLanguageModel(build_language_model(shape)), config)
         data = Interleaved(tokens, {"plain": partial(plain, tokens), "bare": partial(bare, tokens)})
-        train_toy(build_language_model(shape), config, data=data, progress=False)
+        train_model(build_language_model(shape), config, data=data, progress=False)
         seconds = data.seconds()
         rows.append(
             {
@@ -354,7 +354,7 @@ def bench_step_memory() -> list[dict[str, Any]]:
         {"what": what, "MiB": peak_of(function)}
         for what, function in (
             ("train-lm, 64 x 64 tokens",
-             lambda: train_toy(model, language, data=data, progress=False)),
+             lambda: train_model(model, language, data=data, progress=False)),
             ("decomposition, 16 heads of d_gate 8",
              lambda: train_gated(model, block, config, data=data, progress=False)),
         )

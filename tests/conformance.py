@@ -438,10 +438,10 @@ def _(case: Case) -> Numbers:
 
 
 # The best constant has no closed form; that it costs no more than zeros and means can be checked.
-@row("ablated", "optimal", oracle=lambda case: {"no worse": True})
+@row("without_heads", "optimal", oracle=lambda case: {"no worse": True})
 def _(case: Case) -> Numbers:
     few = TOKENS[:2, :4]
-    with gi.ablated(case.model, ["L0H1"], "optimal", reference_tokens=few) as model:
+    with gi.without_heads(case.model, ["L0H1"], "optimal", reference_tokens=few) as model:
         after = model(few).detach().double()
     truth, intact = case.truth, case.truth.seen(few)["logits"]
     found = float(kl(intact, after).mean())
@@ -453,7 +453,7 @@ def _(case: Case) -> Numbers:
 
 
 @row(
-    "ablated",
+    "without_heads",
     oracle=lambda case: {
         "logits": _without(
             case.truth,
@@ -467,7 +467,7 @@ def _(case: Case) -> Numbers:
 )
 def _(case: Case) -> Numbers:
     heads = ["L0H1", f"L{case.last}H0"]
-    with gi.ablated(case.model, heads, "mean", reference_tokens=SOURCE) as model:
+    with gi.without_heads(case.model, heads, "mean", reference_tokens=SOURCE) as model:
         return {"logits": model(TOKENS)}
 
 
@@ -780,7 +780,7 @@ def _(case: Case) -> Numbers:
 # Tokens are drawn, not measured: what is checked is that each sequence is its own repeat.
 @row("repeated_random_tokens", oracle=lambda case: {"repeats": True, "bos": True})
 def _(case: Case) -> Numbers:
-    found = gi.repeated_random_tokens(case.model, 5, bos=TASK.bos)
+    found = gi.text.repeated_random_tokens(case.model, 5, bos=TASK.bos)
     copy_of = found[:, 1:].view(5, 2, -1)
     return {
         "repeats": bool((copy_of[:, 0] == copy_of[:, 1]).all()) and len(set(found[0].tolist())) > 5,
@@ -821,7 +821,7 @@ def _copies(truth: Truth) -> Tensor:
 
 def _head_scores(case: Case) -> Numbers:
     truth = case.truth
-    repeated = gi.repeated_random_tokens(case.model, 4, seed=0, bos=TASK.bos)
+    repeated = gi.text.repeated_random_tokens(case.model, 4, seed=0, bos=TASK.bos)
     found = _induction(truth, repeated)
     found["previous"] = _induction(truth, TOKENS)["previous"]
     found["copying"] = _copies(truth)
@@ -863,9 +863,9 @@ def _(case: Case) -> Numbers:
 
 def _paths(case: Case) -> Numbers:
     truth = case.truth
-    tokens = gi.repeated_random_tokens(case.model, 3, seed=0, bos=TASK.bos)
+    tokens = gi.text.repeated_random_tokens(case.model, 3, seed=0, bos=TASK.bos)
     seed = derive(0, Stream.PATH_SOURCE)
-    other = gi.repeated_random_tokens(case.model, 3, seed=seed, bos=TASK.bos)
+    other = gi.text.repeated_random_tokens(case.model, 3, seed=seed, bos=TASK.bos)
     half = (tokens.shape[1] - 1) // 2
     intact, found = -losses(truth.seen(tokens)["logits"], tokens)[:, half + 1 :].mean(1), {}
     for sender in (0, 2):
@@ -928,7 +928,7 @@ def _text_holders(truth: Truth, layer: int, about_mean: bool, tokens: Tensor) ->
 def _(case: Case) -> Numbers:
     found = {}
     for layer, mean in itertools.product(range(case.last + 1), (False, True)):
-        held = gi.text_holders(case.model, TOKENS, layer, about_mean=mean)
+        held = gi.text_holders(case.model, layer, TOKENS, about_mean=mean)
         for name in ("top", "holder", "effect"):
             found[f"{layer} {mean} {name}"] = getattr(held, name)
     return found
@@ -1082,7 +1082,7 @@ def _trigrams(case: Case) -> Numbers:
 def _skip_trigrams_truth(case: Case) -> Numbers:
     """Each row's numbers by the formula, for the rows that the function gives."""
     tables = _trigrams(case)
-    table = gi.skip_trigrams(case.model, 0, TEXT, top=3, sources=3, least=1)
+    table = gi.text.skip_trigrams(case.model, 0, TEXT, top=3, sources=3, least=1)
     rows = []
     ids = ["head", "source_id", "destination_id", "out_id"]
     for head, source, destination, out in table[ids].itertuples(index=False):
@@ -1096,7 +1096,7 @@ def _skip_trigrams_truth(case: Case) -> Numbers:
 
 @row("skip_trigrams", oracle=_skip_trigrams_truth)
 def _(case: Case) -> Numbers:
-    table = gi.skip_trigrams(case.model, 0, TEXT, top=3, sources=3, least=1)
+    table = gi.text.skip_trigrams(case.model, 0, TEXT, top=3, sources=3, least=1)
     columns = ["head", "source_id", "destination_id", "out_id", "qk", "attention", "gate", "ov"]
     return {"rows": table[[*columns, "strength"]]}
 
@@ -1313,9 +1313,9 @@ def _decomposed(case: Case) -> Numbers:
     return found
 
 
-@row("decomposition", oracle=_decomposed, applies=with_block, tolerance=10)
+@row("block_measures", oracle=_decomposed, applies=with_block, tolerance=10)
 def _(case: Case) -> Numbers:
-    found = gi.decomposition(case.model, TOKENS, 0)
+    found = gi.block_measures(case.model, 0, TOKENS)
     names = [*_recovered(case), "fvu", "gates_per_pair", "heads"]
     names += [
         f"held_{n}{w}" for w in ("", "_original") for n in ("share", "weighted", "about_mean")
@@ -1476,11 +1476,14 @@ def _training_row(function: str, method: str, train: Callable[..., Any]) -> None
 
 
 def _fit(case: Case, settings: dict[str, Any], method: str) -> Any:
-    return gi.fit_gated(case.model, 0, _tokens_again, method=method, progress=False, **settings)
+    fit = gi.fit_replacement if method == SAE else gi.fit_gated
+    return fit(case.model, 0, _tokens_again, method=method, progress=False, **settings)
 
 
-for _name in ("gated", "ungated", "sae on output"):
-    _training_row("fit_gated", _name, functools.partial(_fit, method=_name))
+SAE = "sae on output"
+for _name in ("gated", "ungated", SAE):
+    function = "fit_replacement" if _name == SAE else "fit_gated"
+    _training_row(function, _name, functools.partial(_fit, method=_name))
 
 
 def _train(case: Case, settings: dict[str, Any]) -> Any:
@@ -1494,13 +1497,13 @@ _training_row("train_gated", "", _train)
 
 
 @row(
-    "train_toy",
+    "train_model",
     oracle=lambda case: {"loss": losses(case.truth.seen(TOKENS)["logits"], TOKENS).mean()},
     applies=_no_block,
 )
 def _(case: Case) -> Numbers:
     config = gi.TrainConfig.toy(steps=1, batch_size=len(TOKENS))
-    found = gi.train_toy(case.model, config, data=_tokens_again, progress=False)
+    found = gi.train_model(case.model, config, data=_tokens_again, progress=False)
     return {"loss": torch.tensor(found.history["cross_entropy"][0])}
 
 

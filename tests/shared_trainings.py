@@ -16,7 +16,7 @@ from gated_interp.core.seeds import generator
 from gated_interp.models.language_model import LanguageModelConfig, build_language_model
 from gated_interp.replacements.gated_attention import GatedAttention
 from gated_interp.training.config import TrainConfig
-from gated_interp.training.loop import TrainResult, train_gated, train_toy
+from gated_interp.training.loop import TrainResult, train_gated, train_model
 
 SHAPE = LanguageModelConfig(d_vocab=37, n_ctx=9, n_layers=2, d_model=12, n_heads=3, seed=3)
 HOW = {"batch_size": 8, "log_every": 1, "evaluate_every": 10, "n_held_out": 7, "device": "cpu"}
@@ -36,7 +36,7 @@ def language(dtype: torch.dtype, **changes) -> TrainResult:
     """A tiny language model."""
     config = TrainConfig.language(steps=50, seed=1, **{**HOW, **changes})
     model = build_language_model(SHAPE).to(dtype)
-    return train_toy(model, config, data=bigrams, progress=False)
+    return train_model(model, config, data=bigrams, progress=False)
 
 
 def gated(dtype: torch.dtype, **changes) -> TrainResult:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from closeness import assert_close
 
-from gated_interp.analysis.ablation import ablate, ablated
+from gated_interp.analysis.ablation import ablate, without_heads
 from gated_interp.analysis.heads import all_heads, head_counts, intervened, require_heads
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.models.analytic import manual_model
@@ -50,14 +50,14 @@ def test_ablating_every_head_is_the_model_without_attention(model):
     }
     with intervened(model, without):
         expected = model(TOKENS)
-    with ablated(model, all_heads(model)) as bare:
+    with without_heads(model, all_heads(model)) as bare:
         assert torch.equal(bare(TOKENS), expected)
     assert not torch.allclose(model(TOKENS), expected, atol=1e-2)
 
 
 def test_a_toy_without_heads_is_its_embedding():
     model = models.toy(TASK)
-    with ablated(model, all_heads(model)):
+    with without_heads(model, all_heads(model)):
         logits = model(TOKENS)
     expected = model.embed.W_E[TOKENS] + model.blocks[0].attn.b_O
     assert torch.equal(logits, expected @ model.unembed.W_U)
@@ -67,7 +67,7 @@ def test_one_head_is_removed_and_b_O_stays(model):
     """Ablating head 1 takes away z W_O of head 1 and nothing else."""
     _, cache = model.run_with_cache(TOKENS)
     z, W_O = cache["blocks.0.attn.hook_z"], model.blocks[0].attn.W_O
-    with ablated(model, [(0, 1)]):
+    with without_heads(model, [(0, 1)]):
         _, after = model.run_with_cache(TOKENS)
     lost = cache["blocks.0.hook_attn_out"] - after["blocks.0.hook_attn_out"]
     assert_close(lost, z[:, :, 1] @ W_O[1])
@@ -78,19 +78,19 @@ def test_mean_and_resample_put_what_they_say(model):
     name = "blocks.0.attn.hook_z"
     _, cache = model.run_with_cache(REFERENCE)
     reference = cache[name][:, :, 2]
-    with ablated(model, [(0, 2)], "mean", reference_tokens=REFERENCE):
+    with without_heads(model, [(0, 2)], "mean", reference_tokens=REFERENCE):
         _, seen = model.run_with_cache(TOKENS)
     expected = reference.mean((0, 1)).expand_as(seen[name][:, :, 2])
     assert_close(seen[name][:, :, 2], expected)
 
-    with ablated(model, [(0, 2)], "resample", reference_tokens=REFERENCE, seed=7):
+    with without_heads(model, [(0, 2)], "resample", reference_tokens=REFERENCE, seed=7):
         _, seen = model.run_with_cache(TOKENS)
         again = model(TOKENS)
         assert torch.equal(again, model(TOKENS))
     distance = (seen[name][:, None, :, 2] - reference[None]).abs().amax((2, 3))
     assert (distance.amin(1) == 0).all()  # every row is some reference row
     assert len(set(distance.argmin(1).tolist())) > 20
-    with ablated(model, [(0, 2)], "resample", reference_tokens=REFERENCE, seed=8):
+    with without_heads(model, [(0, 2)], "resample", reference_tokens=REFERENCE, seed=8):
         assert not torch.equal(again, model(TOKENS))
 
 
@@ -98,7 +98,7 @@ def test_resampled_heads_of_all_layers_come_from_one_row():
     model = models.two_layers(TASK)
     _, cache = model.run_with_cache(REFERENCE)
     heads = [(0, 0), (1, 2)]
-    with ablated(model, heads, "resample", reference_tokens=REFERENCE, seed=3):
+    with without_heads(model, heads, "resample", reference_tokens=REFERENCE, seed=3):
         _, seen = model.run_with_cache(TOKENS)
     rows = []
     for layer, head in heads:
@@ -136,7 +136,7 @@ def test_optimal_constant_of_a_linear_layer_is_stationary():
     model = models.toy(TASK, n_heads=2, d_head=1)
     name = "blocks.0.attn.hook_z"
     with (
-        ablated(model, [(0, 0)], "optimal", reference_tokens=REFERENCE, objective="loss"),
+        without_heads(model, [(0, 0)], "optimal", reference_tokens=REFERENCE, objective="loss"),
         torch.no_grad(),
     ):
         _, cache = model.run_with_cache(REFERENCE)
@@ -160,7 +160,7 @@ def test_optimal_constant_of_a_linear_layer_is_stationary():
 
 def test_optimal_leaves_gradients_alone():
     model = models.toy(TASK)
-    with ablated(model, [(0, 0)], "optimal", reference_tokens=REFERENCE), torch.no_grad():
+    with without_heads(model, [(0, 0)], "optimal", reference_tokens=REFERENCE), torch.no_grad():
         model(TOKENS)
     assert all(p.grad is None for p in model.parameters())
     assert torch.is_grad_enabled()
@@ -173,12 +173,12 @@ def test_no_hook_survives(model, method):
     before, intact = hooks_of(model), model(TOKENS[:5])
     with (
         pytest.raises(KeyboardInterrupt),
-        ablated(model, [(0, 0)], method, reference_tokens=REFERENCE[:5], seed=0),
+        without_heads(model, [(0, 0)], method, reference_tokens=REFERENCE[:5], seed=0),
     ):
         raise KeyboardInterrupt
     with (
         pytest.raises(IndexError),
-        ablated(model, [(0, 0)], method, reference_tokens=REFERENCE[:5], seed=0),
+        without_heads(model, [(0, 0)], method, reference_tokens=REFERENCE[:5], seed=0),
     ):
         model(TOKENS[:5] + 1000)
     assert hooks_of(model) == before == 2
@@ -234,7 +234,7 @@ def test_table_equals_the_model(model):
     """Loss, KL, logits and accuracy worked out a second way from the logits."""
     table = ablate(model, BATCH, [(0, 1), (0, 2)], task=TASK)
     assert set(table.kind) == {"head", "set", "all"}
-    with ablated(model, [(0, 1), (0, 2)]):
+    with without_heads(model, [(0, 1), (0, 2)]):
         after = model(TOKENS).double()
     before = model(TOKENS).double()
     rows = table[table.kind == "set"].set_index(["metric", "trigram"])
@@ -263,7 +263,7 @@ def test_table_equals_the_model(model):
 )
 def test_heads_that_are_not_there(heads, says):
     model = models.two_layers(TASK)
-    with pytest.raises(GatedInterpError, match=says), ablated(model, heads):
+    with pytest.raises(GatedInterpError, match=says), without_heads(model, heads):
         pass
     with pytest.raises(GatedInterpError, match=says):
         ablate(model, TOKENS, heads)
@@ -302,7 +302,7 @@ def last_logit(logits, tokens):
 def test_a_metric_of_ones_own(model):
     """By sequence, by position and of all of them, against the logits themselves."""
     heads = [(0, 1)]
-    with torch.no_grad(), ablated(model, heads):
+    with torch.no_grad(), without_heads(model, heads):
         after = model(TOKENS)
     with torch.no_grad():
         before = model(TOKENS)
@@ -336,7 +336,7 @@ def test_positions_where_predictions_are_measured(model):
     table = ablate(model, TOKENS, [(0, 1)], positions=mask)
     with torch.no_grad():
         log_q = model(TOKENS).double().log_softmax(-1)
-        with ablated(model, [(0, 1)]):
+        with without_heads(model, [(0, 1)]):
             log_p = model(TOKENS).double().log_softmax(-1)
     losses, kls = [], []
     for i, row in enumerate(mask):
@@ -362,9 +362,9 @@ def test_heads_are_off_at_some_positions_only():
     model, where = models.toy(TASK), torch.arange(TOKENS.shape[1]) > 4
     with torch.no_grad():
         intact = model(TOKENS)
-        with ablated(model, [(0, 1)]):
+        with without_heads(model, [(0, 1)]):
             everywhere = model(TOKENS)
-        with ablated(model, [(0, 1)], at=where):
+        with without_heads(model, [(0, 1)], at=where):
             got = model(TOKENS)
     assert torch.equal(got[:, :5], intact[:, :5])
     assert torch.equal(got[:, 5:], everywhere[:, 5:])
@@ -434,7 +434,7 @@ def test_the_interval_is_that_of_a_mean():
     table = ablate(model, BATCH, [(0, 1)])
     with torch.no_grad():
         before = model(TOKENS).double()
-        with ablated(model, [(0, 1)]):
+        with without_heads(model, [(0, 1)]):
             after = model(TOKENS).double()
     mine = BATCH.trigram == 2
     at = (BATCH.example[mine], BATCH.destination_pos[mine])

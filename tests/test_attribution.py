@@ -5,7 +5,7 @@ import pytest
 import torch
 from closeness import assert_close
 
-from gated_interp.analysis.ablation import ablated
+from gated_interp.analysis.ablation import without_heads
 from gated_interp.analysis.attribution import (
     edge_loadings,
     logit_attribution,
@@ -80,7 +80,7 @@ def test_a_heads_share_is_what_ablation_takes_away(name):
     """In one linear layer the attribution is the effect of the intervention."""
     model = MAKE[name]()
     parts = logit_attribution(model, BATCH.tokens, *AT, TARGETS)
-    with ablated(model, [(0, 1)]):
+    with without_heads(model, [(0, 1)]):
         after = model(BATCH.tokens)[*AT, TARGETS]
     share = parts.values[:, parts.components.index("L0H1")]
     assert_close(parts.logits - after, share)

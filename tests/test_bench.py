@@ -21,7 +21,7 @@ from gated_interp.models.toy import ToyConfig, build_toy
 from gated_interp.replacements.gated_attention import GatedAttention, GatedConfig
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
 from gated_interp.training.config import TrainConfig
-from gated_interp.training.loop import train_toy
+from gated_interp.training.loop import train_model
 
 
 def test_the_plain_sampler_follows_the_rules_and_the_frequencies():
@@ -74,7 +74,7 @@ def test_the_plain_language_step_has_the_losses_of_the_loop():
     expected = [PlainLanguageStep(build_language_model(shape), config), PlainLanguageStep(
         PlainLanguageModel(build_language_model(shape)), config)]  # fmt: skip
     losses = [[float(step(tokens)) for _ in range(4)] for step in expected]
-    found = train_toy(
+    found = train_model(
         build_language_model(shape), config, data=lambda n, source: tokens, progress=False
     ).history["loss"]
     for each in losses:

@@ -17,15 +17,15 @@ from gated_interp.analysis.replacements import Reference, replacements
 from gated_interp.metrics.reconstruction import fvu
 from gated_interp.models.analytic_tasks import (
     conditional_heads,
-    induction_heads,
+    induction_model,
     marked_relay,
     wide_pairs,
 )
 
-LAYERS = gi.TwoLayersTask()
-WIDE = gi.WideContentTask()
-CONDITIONAL = gi.ConditionalTask()
-REPEATED = gi.RepeatedTokensTask()
+LAYERS = gi.tasks.TwoLayersTask()
+WIDE = gi.tasks.WideContentTask()
+CONDITIONAL = gi.tasks.ConditionalTask()
+REPEATED = gi.tasks.RepeatedTokensTask()
 N = 8_000
 
 
@@ -176,7 +176,7 @@ def test_no_one_layer_can_tell_which_signal_came_first(layer):
         assert (both - swapped).abs().max() > 1e-3  # with both layers it can
 
 
-@pytest.mark.parametrize("make", [marked_relay, induction_heads])
+@pytest.mark.parametrize("make", [marked_relay, induction_model])
 @pytest.mark.parametrize("layer", [0, 1])
 def test_neither_layer_of_two_holds_anything_and_the_verdict_says_why(make, layer):
     truth = make()
@@ -390,7 +390,7 @@ def test_with_fewer_heads_than_answers_nothing_is_clean(seed):
 
 
 def test_one_head_looks_back_and_the_other_matches_the_prefix():
-    truth = induction_heads()
+    truth = induction_model()
     scores = gi.induction_scores(truth.model, REPEATED.sample(200, seed=4).tokens)
     table = scores.set_index(["layer", "head"])
     assert table.loc[(0, 0), "previous_token"] > 0.999
@@ -415,7 +415,7 @@ def test_prefix_matching_of_uniform_attention_counts_the_keys_that_follow():
 
 
 def test_the_induction_head_reads_the_other_by_its_keys():
-    truth = induction_heads()
+    truth = induction_model()
     scores = gi.composition_scores(truth.model).set_index("kind")["score"]
     assert scores["K"] > 0.1
     assert scores["Q"] == scores["V"] == 0

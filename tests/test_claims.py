@@ -45,5 +45,5 @@ def test_no_block_and_no_holder_alone_answers_where_no_a_came_before(shipped):
     assert max(gi.false_alarms(model, task, n=3000).values()) < 0.01
     for b, head in held:
         others = [(0, h) for h in range(model.cfg.n_heads) if h != head]
-        with gi.ablated(model, others) as alone:
+        with gi.without_heads(model, others) as alone:
             assert gi.false_alarms(alone, task, n=3000)[b] < 0.01

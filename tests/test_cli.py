@@ -421,7 +421,7 @@ def test_ctrl_c_ends_with_130_and_says_how_to_go_on(monkeypatch, tmp_path):
     def interrupted(*_, checkpoint, **__):
         raise TrainingInterrupted(3, 9, checkpoint)
 
-    monkeypatch.setattr(single, "train_toy", interrupted)
+    monkeypatch.setattr(single, "train_model", interrupted)
     monkeypatch.setattr(sys, "argv", ["gated-interp", "train-toy", "--out", "a b.safetensors"])
     result = cli("train-toy", "--out", tmp_path / "toy.safetensors", code=130)
     assert result.stdout == ""

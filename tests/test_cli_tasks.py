@@ -9,22 +9,22 @@ from test_cli import cli, one_sentence
 import gated_interp as gi
 from gated_interp.models.analytic_tasks import (
     conditional_heads,
-    induction_heads,
+    induction_model,
     marked_relay,
     wide_pairs,
 )
 
-SMALL = gi.RepeatedTokensTask(n_tokens=4, shortest=2, longest=3, n_positions=8)
+SMALL = gi.tasks.RepeatedTokensTask(n_tokens=4, shortest=2, longest=3, n_positions=8)
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
     models = {
-        "wide": wide_pairs(gi.WideContentTask(n_positions=6)),
-        "conditional": conditional_heads(gi.ConditionalTask(n_cases=2)),
-        "relay": marked_relay(gi.TwoLayersTask(n_signals=2, n_positions=6)),
-        "induction": induction_heads(SMALL),
+        "wide": wide_pairs(gi.tasks.WideContentTask(n_positions=6)),
+        "conditional": conditional_heads(gi.tasks.ConditionalTask(n_cases=2)),
+        "relay": marked_relay(gi.tasks.TwoLayersTask(n_signals=2, n_positions=6)),
+        "induction": induction_model(SMALL),
     }
     return {
         name: gi.save(truth.model, folder / f"{name}.safetensors") for name, truth in models.items()

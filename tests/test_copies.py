@@ -262,7 +262,7 @@ def test_weights_in_four_bits_are_refused():
 def fitted(model, method):
     shape = {"expansion": 3} if FIT_METHODS[method].expansion > 10 else {}
     fast = {"steps": 2, "log_every": 1, "batch_size": 4, "progress": False}
-    return gi.fit_gated(model, 1, TASK, method=method, **fast, **shape)
+    return gi.fit_replacement(model, 1, TASK, method=method, **fast, **shape)
 
 
 @functools.cache
@@ -385,7 +385,9 @@ def test_training_tells_a_block_its_layer():
     alone = GatedAttention(GatedConfig(d_model=8, n_heads=4))
     stacked = GatedAttention.from_attention(other.blocks[0].attn, 2)
     gi.train_gated(toy, alone, config, progress=False)
-    gi.train_gated_runs([gi.GatedRun(toy, stacked, config, toy.task)], progress=False)
+    gi.studies.train_gated_runs(
+        [gi.studies.GatedRun(toy, stacked, config, toy.task)], progress=False
+    )
     for block in (alone, stacked, with_heads(alone, [2, 0])):
         splice(toy, 0, block)
         with pytest.raises(GatedInterpError, match="another layer"):

@@ -10,7 +10,7 @@ from closeness import assert_close
 from test_cli import cli, one_sentence
 
 import gated_interp as gi
-from gated_interp.analysis.decomposition import decomposition
+from gated_interp.analysis.block_measures import block_measures
 from gated_interp.analysis.faithfulness import loss_recovered
 from gated_interp.analysis.spare_heads import spare_heads
 from gated_interp.anatomy.batch import Batch
@@ -36,8 +36,8 @@ def model(task):
     """Two layers that have learnt something: what is zero without training measures nothing."""
     shape = {"d_vocab": 270, "n_ctx": 12, "n_layers": 2, "d_model": 16, "n_heads": 2}
     config = gi.TrainConfig.language(steps=150, batch_size=16, lr=0.02, evaluate_every=0)
-    made = gi.build_language_model(gi.LanguageModelConfig(**shape), task)
-    return gi.train_toy(made, config, progress=False).model
+    made = gi.text.build_language_model(gi.text.LanguageModelConfig(**shape), task)
+    return gi.train_model(made, config, progress=False).model
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,9 @@ def test_it_starts_as_the_layer_itself(model):
 def test_every_method_comes_nearer_to_what_the_layer_writes(model, method):
     options = {"heads": 16, "k": 2} if FIT_METHODS[method].kind in ("topk", "sae") else {}
     options["downstream"] = 0.0
-    found = gi.fit_gated(model, 0, method=method, steps=40, fvu=0.05, progress=False, **options)
+    found = gi.fit_replacement(
+        model, 0, method=method, steps=40, fvu=0.05, progress=False, **options
+    )
     assert found.history["fvu"].iloc[-1] < 0.8 * found.history["fvu"].iloc[0] or (
         found.history["fvu"].iloc[-1] < 0.1
     )
@@ -78,10 +80,12 @@ def test_every_method_comes_nearer_to_what_the_layer_writes(model, method):
 def test_the_overlap_penalty_parts_heads_and_the_target_holds_them_back(model):
     tokens = model.task.part("test").sample(16, seed=0).tokens
     loose, tight, apart = (
-        decomposition(
-            gi.splice(model, 1, gi.fit_gated(model, 1, steps=150, progress=False, **kw).model),
-            tokens,
+        block_measures(
+            gi.splice(
+                model, 1, gi.fit_replacement(model, 1, steps=150, progress=False, **kw).model
+            ),
             1,
+            tokens,
         )
         for kw in (
             {"fvu": 0.5, "overlap": 1.0},
@@ -110,7 +114,7 @@ def test_the_overlap_penalty_parts_heads_and_the_target_holds_them_back(model):
 )
 def test_what_cannot_be_fitted_is_refused(model, given, says):
     with pytest.raises(gi.GatedInterpError, match=says):
-        gi.fit_gated(model, **{"layer": 0, "progress": False, **given})
+        gi.fit_replacement(model, **{"layer": 0, "progress": False, **given})
 
 
 def test_a_layer_that_is_replaced_already_is_refused(model, block):
@@ -163,7 +167,7 @@ def test_what_is_recovered_is_what_ablation_by_hand_says(model, block):
 def test_the_original_in_its_own_place_recovers_everything(model):
     tokens = model.task.part("test").sample(10, seed=1).tokens
     same, _ = fit_settings(model, 1, method="ungated", heads=2, noise=0.0)
-    found = decomposition(gi.splice(model, 1, same), tokens, 1)
+    found = block_measures(gi.splice(model, 1, same), 1, tokens)
     assert found["ce_recovered_zero"] == pytest.approx(1, abs=1e-4)
     assert found["kl"] == pytest.approx(0, abs=1e-5)
     assert found["fvu"] == pytest.approx(0, abs=1e-6)
@@ -175,8 +179,8 @@ def test_the_original_in_its_own_place_recovers_everything(model):
 def test_decomposition_agrees_with_the_other_measures(model, block):
     tokens = model.task.part("test").sample(400, seed=2).tokens  # more than one batch
     spliced = gi.splice(model, 1, block)
-    found = decomposition(spliced, tokens, 1)
-    whole = gi.faithfulness(spliced, tokens, layer=1).measures()
+    found = block_measures(spliced, 1, tokens)
+    whole = gi.faithfulness(spliced, 1, tokens).measures()
     assert found["fvu"] == pytest.approx(float(whole["fvu"]), rel=1e-4)
     assert found["gates_per_pair"] == pytest.approx(float(whole["l0"]), rel=1e-5)
     assert found["open_share"] == pytest.approx(found["gates_per_pair"] / 8)
@@ -184,11 +188,11 @@ def test_decomposition_agrees_with_the_other_measures(model, block):
     _, cache = spliced.run_with_cache(tokens)
     writes = active(cache["blocks.1.attn.hook_z"], block.W_O).sum(-1).double().mean()
     assert found["active_per_position"] == pytest.approx(float(writes), abs=1e-3)
-    assert found["held_share"] == gi.text_holders(spliced, tokens, 1).share
-    assert found["held_share_original"] == gi.text_holders(model, tokens, 1).share
-    about_mean = gi.text_holders(spliced, tokens, 1, about_mean=True)
+    assert found["held_share"] == gi.text_holders(spliced, 1, tokens).share
+    assert found["held_share_original"] == gi.text_holders(model, 1, tokens).share
+    about_mean = gi.text_holders(spliced, 1, tokens, about_mean=True)
     assert found["held_about_mean"] == about_mean.share != found["held_share"]
-    assert found["held_entropy_original"] == gi.text_holders(model, tokens, 1).entropy
+    assert found["held_entropy_original"] == gi.text_holders(model, 1, tokens).entropy
     assert found["parameters"] == sum(p.numel() for p in block.parameters() if p.requires_grad)
 
 
@@ -197,7 +201,7 @@ def test_nothing_spliced_is_refused(model):
     with pytest.raises(gi.GatedInterpError, match="splice one"):
         loss_recovered(model, tokens)
     with pytest.raises(gi.GatedInterpError, match="no block was spliced"):
-        decomposition(model, tokens, 0)
+        block_measures(model, 0, tokens)
 
 
 # ---- decompose
@@ -213,7 +217,7 @@ open_share heads heads_alive held_share held_share_original seconds
 @pytest.fixture(scope="module")
 def done(model, tmp_path_factory):
     out = tmp_path_factory.mktemp("decompose")
-    return gi.decompose(model, out, seeds=2, **QUICK)
+    return gi.studies.decompose(model, out, seeds=2, **QUICK)
 
 
 def test_every_layer_and_seed_is_measured_and_written(done, model):
@@ -234,7 +238,7 @@ def test_the_written_model_is_the_one_that_was_measured(done, model):
     row = done.runs[(done.runs["layer"] == 1) & (done.runs["seed"] == 1)].iloc[0]
     spliced = done.model(1, 1)
     tokens = study.held_out(model, model.task, "test", 16)
-    assert decomposition(spliced, tokens, 1)["kl"] == pytest.approx(row["kl"], rel=1e-4)
+    assert block_measures(spliced, 1, tokens)["kl"] == pytest.approx(row["kl"], rel=1e-4)
     history = pd.read_csv(done.folder / "L1-seed1-history.csv")
     assert history["step"].iloc[-1] == 19
     assert not list(done.folder.glob("*.state"))
@@ -251,11 +255,11 @@ def test_all_layers_at_once_are_those_blocks_together(done, model):
 
 def test_given_again_it_goes_on_where_it_was(done, model, monkeypatch, tmp_path):
     said = []
-    again = gi.decompose(model, done.folder, seeds=2, **QUICK, say=said.append)
+    again = gi.studies.decompose(model, done.folder, seeds=2, **QUICK, say=said.append)
     assert said == ["4 of 4 runs are there already and are kept."]
     pd.testing.assert_frame_equal(again.runs, done.runs, check_exact=False)
     with pytest.raises(gi.GatedInterpError, match=r"another|other settings"):
-        gi.decompose(model, done.folder, seeds=2, **QUICK | {"steps": 21})
+        gi.studies.decompose(model, done.folder, seeds=2, **QUICK | {"steps": 21})
 
 
 def test_an_interrupted_training_is_taken_up_again(done, model, monkeypatch, tmp_path):
@@ -280,9 +284,9 @@ def test_an_interrupted_training_is_taken_up_again(done, model, monkeypatch, tmp
     # Named as the text is, so that the state is of the same training.
     monkeypatch.setattr("gated_interp.training.loop.name_of", lambda data: "text")
     with pytest.raises(KeyboardInterrupt):
-        gi.decompose(model, tmp_path, layers=[1], seeds=1, **QUICK)
+        gi.studies.decompose(model, tmp_path, layers=[1], seeds=1, **QUICK)
     assert (tmp_path / "L1-seed0.safetensors.state").is_file()
-    again = gi.decompose(model, tmp_path, layers=[1], seeds=1, **QUICK)
+    again = gi.studies.decompose(model, tmp_path, layers=[1], seeds=1, **QUICK)
     assert calls[0] is None
     assert calls[1] == tmp_path / "L1-seed0.safetensors.state"
     whole = done.runs[(done.runs["layer"] == 1) & (done.runs["seed"] == 0)].iloc[0]
@@ -327,9 +331,9 @@ def test_spare_heads_are_those_that_removing_one_by_one_finds(model, block, rise
         if errors[head] > limit:
             break
         gone.append(head)
-    assert spare_heads(spliced, tokens, 1, rise) == gone
+    assert spare_heads(spliced, 1, tokens, rise) == gone
     assert rise != 100 or len(gone) > 3
-    smaller = gi.prune_spare_heads(spliced, tokens, 1, rise)
+    smaller = gi.prune_spare_heads(spliced, 1, tokens, rise)
     assert len(smaller.blocks[1].attn.W_O) == 8 - len(gone)
     _, cache = smaller.run_with_cache(tokens, names_filter="blocks.1.hook_attn_out")
     _, before = model.run_with_cache(tokens, names_filter="blocks.1.hook_attn_out")
@@ -341,12 +345,12 @@ def test_spare_heads_are_those_that_removing_one_by_one_finds(model, block, rise
 def test_spare_heads_are_refused_where_there_are_none(model, block):
     tokens = model.task.sample(2, seed=0).tokens
     with pytest.raises(gi.GatedInterpError, match="layer 0 holds no replacement"):
-        spare_heads(gi.splice(model, 1, block), tokens, 0)
+        spare_heads(gi.splice(model, 1, block), 0, tokens)
     with pytest.raises(gi.GatedInterpError, match="rise is -1"):
-        spare_heads(gi.splice(model, 1, block), tokens, 1, -1)
+        spare_heads(gi.splice(model, 1, block), 1, tokens, -1)
     sae, _ = fit_settings(model, 1, method="sae on output")
     with pytest.raises(gi.GatedInterpError, match="holds no gated block"):
-        gi.prune_spare_heads(gi.splice(model, 1, sae), tokens, 1)
+        gi.prune_spare_heads(gi.splice(model, 1, sae), 1, tokens)
 
 
 @pytest.mark.parametrize(
@@ -361,7 +365,7 @@ def test_spare_heads_are_refused_where_there_are_none(model, block):
 )
 def test_bad_input_writes_nothing(model, tmp_path, given, says):
     with pytest.raises(gi.GatedInterpError, match=says):
-        gi.decompose(model, tmp_path / "out", **QUICK | given)
+        gi.studies.decompose(model, tmp_path / "out", **QUICK | given)
     assert not (tmp_path / "out").exists()
 
 

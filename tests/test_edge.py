@@ -34,9 +34,9 @@ TAKES_TOKENS = {
     "patch_effects": lambda m, t: gi.patch_effects(
         m, t, t, ["blocks.0.attn.hook_z"], position=2, target=3
     ),
-    "sparsity": lambda m, t: sparsity(m, t, LAYER),
-    "dead_heads": lambda m, t: [-1, *dead_heads(m, t, LAYER)],
-    "text_holders": lambda m, t: gi.text_holders(m, t, LAYER).share,
+    "sparsity": lambda m, t: sparsity(m, LAYER, t),
+    "dead_heads": lambda m, t: [-1, *dead_heads(m, LAYER, t)],
+    "text_holders": lambda m, t: gi.text_holders(m, LAYER, t).share,
     "logit_attribution": lambda m, t: (
         gi.logit_attribution(m, t, *last_tokens(torch.as_tensor(np.asarray(t)).long(), None)).values
     ),
@@ -47,8 +47,8 @@ TAKES_TOKENS = {
     "subset_values by a metric": lambda m, t: dict(
         gi.subset_values(m, t, heads=["L0H0"], metric=lambda logits, _: logits[..., 1]).values
     ),
-    "switching_on": lambda m, t: switching_on(m, t, LAYER, seed=0, steps=1),
-    "attention_io": lambda m, t: attention_io(m, t, LAYER).output,
+    "switching_on": lambda m, t: switching_on(m, LAYER, t, seed=0, steps=1),
+    "attention_io": lambda m, t: attention_io(m, LAYER, t).output,
     "HeadExplorer": lambda m, t: [
         gi.HeadExplorer(m, tokens=t).session.examples.tokens[0],
     ],
@@ -57,10 +57,10 @@ TAKES_TOKENS = {
 NEEDS_A_LOSS = {
     "faithfulness": lambda m, t: gi.faithfulness(m, t).measures(),
     "loss_recovered": lambda m, t: gi.loss_recovered(m, t),
-    "decomposition": lambda m, t: gi.decomposition(m, t, LAYER),
+    "decomposition": lambda m, t: gi.block_measures(m, LAYER, t),
     "read_heads": lambda m, t: gi.read_heads(m, LAYER, t).table,
     "subset_values": lambda m, t: dict(gi.subset_values(m, t, heads=["L0H0"]).values),
-    "train_toy": lambda m, t: gi.train_toy(
+    "train_model": lambda m, t: gi.train_model(
         gi.unsplice(m), gi.TrainConfig.toy(steps=2, batch_size=4, n_sequences=4), data=t,
         progress=False,
     ).history,
@@ -168,9 +168,10 @@ def test_an_unembedding_without_a_bias():
 def test_tied_weights_are_saved_under_both_names(tmp_path):
     text = tmp_path / "text.txt"
     text.write_text("to be or not to be, that is the question.\n" * 100)
-    task = gi.TextTask(text, n_positions=8, vocab=260, folder=tmp_path)
-    model = gi.build_language_model(
-        gi.LanguageModelConfig(d_vocab=task.d_vocab, n_ctx=8, d_model=task.d_vocab, n_heads=2), task
+    task = gi.text.TextTask(text, n_positions=8, vocab=260, folder=tmp_path)
+    model = gi.text.build_language_model(
+        gi.text.LanguageModelConfig(d_vocab=task.d_vocab, n_ctx=8, d_model=task.d_vocab, n_heads=2),
+        task,
     )
     model.unembed.W_U = model.embed.W_E
     gi.save(model, tmp_path / "tied.safetensors")
@@ -193,8 +194,8 @@ def test_a_compiled_model_is_not_said_to_need_no_heads():
         lambda: gi.ablate(model, tokens, method="mean", reference_tokens=tokens),
         lambda: gi.subset_values(model, tokens, heads=["L0H0"]),
         lambda: gi.activation_patch(model, tokens, tokens.flip(0), "blocks.0.attn.hook_z"),
-        lambda: gi.text_holders(model, tokens, 0),
-        lambda: attention_io(model, tokens, 0, logits=True),
+        lambda: gi.text_holders(model, 0, tokens),
+        lambda: attention_io(model, 0, tokens, logits=True),
     ):
         with pytest.raises(gi.GatedInterpError, match=r"no forward pass reached .*torch\.compile"):
             measure()
@@ -227,7 +228,7 @@ def test_a_model_that_leaves_its_hook_points_out():
     assert model.hook_dict[f"blocks.{LAYER}.attn.hook_z"] is there
     for measure in (
         lambda: gi.ablate(model, tokens),
-        lambda: gi.text_holders(model, tokens, LAYER),
+        lambda: gi.text_holders(model, LAYER, tokens),
         lambda: gi.subset_values(model, tokens, layer=LAYER),
     ):
         with pytest.raises(gi.GatedInterpError, match="no forward pass reached"):
@@ -349,7 +350,7 @@ PARTS = {
     "faithfulness": lambda m, t: gi.faithfulness(m, t).measures(),
     "loss_recovered": lambda m, t: gi.loss_recovered(m, t),
     "subset_values": lambda m, t: dict(gi.subset_values(m, t, heads=["L0H0", "L1H2"]).values),
-    "switching_on": lambda m, t: switching_on(m, t, LAYER, seed=0, steps=1),
+    "switching_on": lambda m, t: switching_on(m, LAYER, t, seed=0, steps=1),
 }
 
 

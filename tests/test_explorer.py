@@ -9,7 +9,7 @@ import pytest
 import torch
 from closeness import assert_close
 
-from gated_interp.analysis.ablation import ablate, ablated
+from gated_interp.analysis.ablation import ablate, without_heads
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.explorer import HeadExplorer
 from gated_interp.explorer.examples import EXAMPLES, armed_positions
@@ -75,7 +75,7 @@ def test_a_reading_is_what_the_hooks_say(spliced: HookedTransformer, method: str
     tokens = torch.tensor([state.tokens])
     assert state.position == 3
     drawn = {"reference_tokens": bench.reference, "seed": bench.resample_seed}
-    with torch.no_grad(), ablated(spliced, [(0, 1), (0, 4)], method, **drawn):
+    with torch.no_grad(), without_heads(spliced, [(0, 1), (0, 4)], method, **drawn):
         logits, cache = spliced.run_with_cache(tokens)
     result = torch.einsum(
         "phd,hdv->phv", cache["blocks.0.attn.hook_z"][0], spliced.blocks[0].attn.W_O

@@ -11,7 +11,7 @@ from closeness import assert_close
 from torch import Tensor
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 
-from gated_interp.analysis.ablation import ablated
+from gated_interp.analysis.ablation import without_heads
 from gated_interp.analysis.attribution import logit_attribution
 from gated_interp.checkpoints.checkpoint import load
 from gated_interp.core.errors import GatedInterpError
@@ -20,7 +20,7 @@ from gated_interp.explorer.session import Session
 from gated_interp.models.analytic import coherent_head, two_readers
 from gated_interp.models.analytic_tasks import (
     conditional_heads,
-    induction_heads,
+    induction_model,
     marked_relay,
     wide_pairs,
 )
@@ -79,7 +79,7 @@ def test_a_layer_is_picked_and_what_is_off_elsewhere_stays_off(two_layers: Any) 
     explorer.set_head("L0H0", on=False)
     assert explorer.state.off["model"] == {(0, 0), (0, 2), (1, 1)}
     at = explorer.state.position
-    with torch.no_grad(), ablated(two_layers, [(0, 0), (0, 2), (1, 1)]):
+    with torch.no_grad(), without_heads(two_layers, [(0, 0), (0, 2), (1, 1)]):
         logits, cache = two_layers.run_with_cache(TOKENS[:1])
     reading = explorer.readings["model"]
     assert_close(reading.logits, logits[0, at], dtype=torch.float32)
@@ -112,7 +112,7 @@ def test_an_effect_is_that_of_the_next_token(two_layers: Any) -> None:
         explorer.set_method(method)  # type: ignore[arg-type]
         for head in range(HEADS):
             reference = {"reference_tokens": TOKENS}
-            with torch.no_grad(), ablated(two_layers, [(0, head)], method, **reference):
+            with torch.no_grad(), without_heads(two_layers, [(0, head)], method, **reference):
                 without = two_layers(TOKENS[:1])[0, at].log_softmax(-1)[following]
             intact = two_layers(TOKENS[:1])[0, at].log_softmax(-1)[following].detach()
             shown = explorer.widget.view["models"][0]["heads"][head]["effect"]
@@ -143,7 +143,7 @@ def test_any_metric(two_layers: Any, metric: Callable[[Tensor, Tensor], Any]) ->
     model = explorer.widget.view["models"][0]
     with torch.no_grad():
         intact = loss_of_each(two_layers(TOKENS[:1]), TOKENS[:1])[0, 3]
-        with ablated(two_layers, [(1, 2)]):
+        with without_heads(two_layers, [(1, 2)]):
             without = loss_of_each(two_layers(TOKENS[:1]), TOKENS[:1])[0, 3]
     assert model["intact_metric"] == pytest.approx(float(intact), abs=2e-4)
     assert model["heads"][2]["effect"] == pytest.approx(float(without - intact), abs=2e-4)
@@ -175,7 +175,7 @@ def test_a_block_in_the_second_layer_stands_beside_the_original(two_layers: Any)
 
 @pytest.mark.parametrize(
     "made",
-    [induction_heads, marked_relay, wide_pairs, conditional_heads, coherent_head, two_readers],
+    [induction_model, marked_relay, wide_pairs, conditional_heads, coherent_head, two_readers],
 )
 def test_toys_of_other_tasks(made: Callable[..., Any]) -> None:
     truth = made()

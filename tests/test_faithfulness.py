@@ -99,7 +99,7 @@ def test_gates_and_variance_are_those_of_all_spliced_layers():
         target = unsplice(spliced, i).run_with_cache(TOKENS)[1][OUT.format(i)].double()
         error.append((cache[OUT.format(i)] - target).square().sum())
         varies.append((target - target.mean((0, 1))).square().sum())
-        alone = faithfulness(spliced, TOKENS, layer=i).measures()
+        alone = faithfulness(spliced, i, TOKENS).measures()
         assert_close(alone["fvu"], fvu(cache[OUT.format(i)].double(), target), **FLOAT)
         assert_close(alone["l0"], gates[i], **FLOAT)
     assert_close(got["fvu"], sum(error) / sum(varies), **FLOAT)
@@ -109,11 +109,11 @@ def test_gates_and_variance_are_those_of_all_spliced_layers():
 def test_a_named_layer_against_the_model_before_it_was_spliced(layer):
     spliced = both_spliced()
     wanted = expected(spliced, unsplice(spliced, layer), [layer])
-    got = loss_recovered(spliced, TOKENS, [layer])
+    got = loss_recovered(spliced, [layer], TOKENS)
     for name, value in wanted.items():
         assert_close(got[name], value, scale=sizes(wanted)[name], **FLOAT)
     one = models.gated_layer(TASK, layer=layer)  # the other layer's attention is its own
-    assert loss_recovered(one, TOKENS) == loss_recovered(one, TOKENS, [layer])
+    assert loss_recovered(one, TOKENS) == loss_recovered(one, [layer], TOKENS)
 
 
 def test_in_parts_it_is_the_same(monkeypatch):
@@ -165,8 +165,8 @@ def test_what_is_there_without_blocks_or_text():
     with pytest.raises(GatedInterpError, match="no block was spliced into the model"):
         loss_recovered(model, TOKENS)
     with pytest.raises(GatedInterpError, match="no block was spliced into layer 0"):
-        loss_recovered(models.gated_layer(TASK, layer=1), TOKENS, [0, 1])
+        loss_recovered(models.gated_layer(TASK, layer=1), [0, 1], TOKENS)
     with pytest.raises(GatedInterpError, match="layer 2 is not there"):
-        faithfulness(model, TOKENS, layer=2)
+        faithfulness(model, 2, TOKENS)
     with pytest.raises(GatedInterpError, match="outside the vocabulary"):
         loss_recovered(both_spliced(), TOKENS + 9)

@@ -45,7 +45,7 @@ TRIED = {
     "split": split,
     "generate": generate,
     "no task": lambda: gi.verdict(two_layers(task), None, layer=1),
-    "no task, one layer": lambda: gi.verdict(gi.manual_model(2, 3).model, None),
+    "no task, one layer": lambda: gi.verdict(gi.analytic.manual_model(2, 3).model, None),
     "whole model": lambda: gi.GatedAttention.from_attention(model),
     "swapped": lambda: gi.splice(model, block, 1),
     "attention": lambda: gi.splice(model, 0, model.blocks[0].attn),

@@ -173,7 +173,7 @@ def test_sparsity_counts_heads_that_write_and_heads_that_cancel():
     assert opposed["cancellation"] == pytest.approx(1, abs=1e-5)
     assert opposed["heads_alive"] == 2
     with pytest.raises(GatedInterpError, match="layer 1 is not there"):
-        sparsity(toy, tokens, layer=1)
+        sparsity(toy, 1, tokens)
 
 
 def test_switching_on_moves_nothing_where_nothing_is_shut_and_most_where_it_is_pushed():

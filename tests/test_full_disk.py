@@ -25,7 +25,7 @@ from gated_interp.replacements.gated_attention import GatedAttention
 from gated_interp.replacements.splice import splice
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
 from gated_interp.training.config import TrainConfig
-from gated_interp.training.loop import train_toy
+from gated_interp.training.loop import train_model
 
 TOY = ToyConfig(n_trigrams=3, n_heads=2)
 FULL = "No space left on device; make room, or name a folder elsewhere, and run it again."
@@ -97,7 +97,7 @@ def test_every_way_to_have_no_room_is_a_sentence(number, when, tmp_path, monkeyp
 def test_a_training_keeps_its_last_state(disk, monkeypatch):
     path = disk.path / "toy.state"
     how = TrainConfig.toy(steps=9, batch_size=5, checkpoint_every=3)
-    wanted = train_toy(TOY, how, progress=False)
+    wanted = train_model(TOY, how, progress=False)
     filled, sample = [], SkipTrigramTask.sample
 
     def source(task, n, seed):
@@ -107,10 +107,10 @@ def test_a_training_keeps_its_last_state(disk, monkeypatch):
 
     monkeypatch.setattr(SkipTrigramTask, "sample", source)
     with pytest.raises(GatedInterpError, match="No space left on device"):
-        train_toy(TOY, how, checkpoint=path, progress=False)
+        train_model(TOY, how, checkpoint=path, progress=False)
     assert disk.files() == ["toy.state"]
     (disk.path / "filler").unlink()
-    result = train_toy(TOY, how, resume=path, progress=False)
+    result = train_model(TOY, how, resume=path, progress=False)
     pd.testing.assert_frame_equal(result.history, wanted.history, check_exact=True)
 
 
@@ -120,7 +120,7 @@ def test_the_largest_file_that_is_allowed_counts_too(tmp_path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
     try:
         with pytest.raises(GatedInterpError, match=r"toy\.state: File too large; make room"):
-            train_toy(
+            train_model(
                 TOY, TrainConfig.toy(steps=1), checkpoint=tmp_path / "toy.state", progress=False
             )
     finally:

@@ -10,7 +10,7 @@ import gated_interp as gi
 from gated_interp.analysis.circuits import composition_scores, copying_scores, random_composition
 from gated_interp.analysis.head_scores import activation_copying
 from gated_interp.analysis.induction import different_tokens
-from gated_interp.models.analytic_tasks import induction_heads
+from gated_interp.models.analytic_tasks import induction_model
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
 
 TASK = SkipTrigramTask(3)
@@ -19,7 +19,7 @@ TEXT = TASK.sample(30, seed=0).tokens
 
 @pytest.fixture(scope="module")
 def truth():
-    return induction_heads()
+    return induction_model()
 
 
 def test_the_two_heads_of_induction(truth):
@@ -56,7 +56,7 @@ def test_scores_of_original_and_gated_heads(make):
     found = gi.head_scores(model, TEXT, n=5, seed=2, bos=7)
     heads = [(layer, h) for layer, b in enumerate(model.blocks) for h in range(len(b.attn.W_O))]
     assert list(zip(found["layer"], found["head"], strict=True)) == heads
-    repeated = gi.repeated_random_tokens(model, 5, seed=2, bos=7)
+    repeated = gi.text.repeated_random_tokens(model, 5, seed=2, bos=7)
     scores = gi.induction_scores(model, repeated)
     assert found["prefix_matching"].equals(scores["prefix_matching"])
     previous = gi.induction_scores(model, TEXT)["previous_token"]

@@ -33,7 +33,7 @@ from gated_interp.experiments.inspect_tables import (
 from gated_interp.models.analytic import coherent_head, manual_model, two_readers
 from gated_interp.models.analytic_tasks import (
     conditional_heads,
-    induction_heads,
+    induction_model,
     marked_relay,
     wide_pairs,
 )
@@ -161,7 +161,7 @@ OTHERS = {
     "ov-coherent": (coherent_head, 0),
     "two-sources": (two_readers, 0),
     "wide-content": (wide_pairs, 0),
-    "repeated-tokens": (induction_heads, 1),
+    "repeated-tokens": (induction_model, 1),
     "two-layers": (marked_relay, 1),
 }
 
@@ -200,7 +200,7 @@ def test_ablation_figures_of_another_task_speak_of_its_cases():
 
 
 def test_a_layer_that_is_read_by_another_has_no_wires_to_the_logits():
-    truth = induction_heads()
+    truth = induction_model()
     found = circuit_figures(truth.model, truth.task, "model", trigram=1, layer=0)
     assert list(found) == ["circuits", "attention"]
     example = example_of(truth.model, truth.task, layer=0)

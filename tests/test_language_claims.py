@@ -20,7 +20,7 @@ def austen():
 
 @pytest.fixture(scope="module")
 def repeated(austen):
-    return gi.repeated_random_tokens(austen, 20, seed=11)
+    return gi.text.repeated_random_tokens(austen, 20, seed=11)
 
 
 def test_five_heads_of_the_second_layer_match_prefixes(austen, repeated):

@@ -259,7 +259,7 @@ def test_a_block_made_of_the_heads_writes_the_same(positions, layer, task):
         output_bias=True,
     )
     tokens = task.sample(4, 0).tokens
-    seen = attention_io(model, tokens, layer)
+    seen = attention_io(model, layer, tokens)
     assert_close(block(*seen.inputs), seen.output)
     spliced = splice(model, layer, block)
     assert_close(spliced(tokens), model(tokens))

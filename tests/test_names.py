@@ -23,11 +23,11 @@ from gated_interp.replacements.topk import TopKAttention
 from gated_interp.training.fit import FIT_METHODS, fit_settings
 
 TASK = gi.SkipTrigramTask(n_trigrams=3)
-TWO_LAYERS = gi.induction_heads()
+TWO_LAYERS = gi.analytic.induction_model()
 TEXT = TWO_LAYERS.task.sample(20, seed=0).tokens
 
 
-def toy() -> gi.ToyTransformer:
+def toy() -> gi.types.ToyTransformer:
     return gi.build_toy(gi.ToyConfig(n_trigrams=3, n_heads=2))
 
 
@@ -164,7 +164,7 @@ def calls() -> dict[str, Any]:
     hook = "blocks.1.attn.hook_z"
     return {
         "ablate": lambda h: gi.ablate(model, TEXT, [h]),
-        "ablated": lambda h: logits_without(model, h),
+        "without_heads": lambda h: logits_without(model, h),
         "subset_values": lambda h: gi.subset_values(model, TEXT, heads=[h]).to_frame(),
         "shapley": lambda h: gi.shapley(model, TEXT, heads=[(0, 0), h]),
         "pair_interactions": lambda h: gi.pair_interactions(model, TEXT, heads=["L0H0", h])["loss"],
@@ -176,7 +176,7 @@ def calls() -> dict[str, Any]:
             model, TEXT, other, h, "blocks.1.hook_resid_post"
         ),
         "induction_paths": lambda h: gi.induction_paths(model, h, ["L0H0"], n=3, bos=0),
-        "skip_trigrams": lambda h: gi.skip_trigrams(model, 1, TEXT, heads=[h], least=1),
+        "skip_trigrams": lambda h: gi.text.skip_trigrams(model, 1, TEXT, heads=[h], least=1),
         "ov_circuit": lambda h: gi.ov_circuit(model, h).matrix,
         "qk_circuit": lambda h: gi.qk_circuit(model, h).matrix,
         "gate_circuit": lambda h: gi.gate_circuit(gated(), h).matrix,
@@ -184,7 +184,7 @@ def calls() -> dict[str, Any]:
 
 
 def logits_without(model: Any, head: Any) -> torch.Tensor:
-    with gi.ablated(model, [head]) as without:
+    with gi.without_heads(model, [head]) as without:
         found: torch.Tensor = without(TEXT)
     return found
 
@@ -220,13 +220,13 @@ def test_every_public_function_that_takes_heads_takes_their_names() -> None:
     """What has an argument for a head is in the list above."""
     takes = {
         name
-        for name in gi.__all__
-        if inspect.isfunction(thing := getattr(gi, name))
+        for name, thing in [*vars(gi.text).items(), *((n, getattr(gi, n)) for n in gi.__all__)]
+        if inspect.isfunction(thing)
         and {"head", "heads", "receiver_head", "senders"}
         & inspect.signature(thing).parameters.keys()
     }
     # A block's number of heads, not which of them.
-    assert takes - {"fit_gated", "decompose"} <= calls().keys()
+    assert takes - {"fit_gated"} <= calls().keys()
 
 
 def test_a_circuit_needs_one_head() -> None:

@@ -94,9 +94,9 @@ def last_tokens(tokens, mask):
 SPLICED = {
     "faithfulness": lambda m, t, k: gi.faithfulness(m, t, attention_mask=k).measures(),
     "loss_recovered": lambda m, t, k: gi.loss_recovered(m, t, attention_mask=k),
-    "decomposition": lambda m, t, k: gi.decomposition(m, t, LAYER, attention_mask=k),
-    "switching_on": lambda m, t, k: switching_on(m, t, LAYER, seed=0, steps=0, attention_mask=k),
-    "spare_heads": lambda m, t, k: spare_heads(m, t, LAYER, 0.3, attention_mask=k),
+    "decomposition": lambda m, t, k: gi.block_measures(m, LAYER, t, attention_mask=k),
+    "switching_on": lambda m, t, k: switching_on(m, LAYER, t, seed=0, steps=0, attention_mask=k),
+    "spare_heads": lambda m, t, k: spare_heads(m, LAYER, t, 0.3, attention_mask=k),
 }
 ANY = {
     "ablate": lambda m, t, k: gi.ablate(m, t, attention_mask=k),
@@ -109,10 +109,10 @@ ANY = {
     "subset_values": lambda m, t, k: dict(
         gi.subset_values(m, t, heads=["L0H0", "L1H1"], attention_mask=k).values
     ),
-    "sparsity": lambda m, t, k: sparsity(m, t, LAYER, attention_mask=k),
-    "dead_heads": lambda m, t, k: [-1, *dead_heads(m, t, LAYER, 0.5, attention_mask=k)],
+    "sparsity": lambda m, t, k: sparsity(m, LAYER, t, attention_mask=k),
+    "dead_heads": lambda m, t, k: [-1, *dead_heads(m, LAYER, t, 0.5, attention_mask=k)],
     "text_holders": lambda m, t, k: [
-        (found := gi.text_holders(m, t, LAYER, attention_mask=k)).share,
+        (found := gi.text_holders(m, LAYER, t, attention_mask=k)).share,
         found.by_head(),
     ],
     "logit_attribution": lambda m, t, k: gi.logit_attribution(
@@ -181,8 +181,8 @@ def test_rows_of_several_lengths(layer, side):
     together = gi.ablate(model, tokens, [(1, 0)], attention_mask=mask)
     wanted = np.mean([table["ablated"] for table in each], 0)
     np.testing.assert_allclose(together["ablated"], wanted, rtol=1e-5, atol=1e-5)
-    found = gi.text_holders(model, tokens, LAYER, attention_mask=mask)
-    alone = [gi.text_holders(model, row, LAYER) for row in rows]
+    found = gi.text_holders(model, LAYER, tokens, attention_mask=mask)
+    alone = [gi.text_holders(model, LAYER, row) for row in rows]
     held = sum(int(f.by_head()["positions"].sum()) for f in alone)
     assert found.by_head()["positions"].sum() == held
     assert found.share == pytest.approx(held / sum(row.shape[1] - 1 for row in rows))
@@ -205,8 +205,8 @@ def test_a_block_masks_as_transformer_lens_does(layer):
     grads = [p.grad for p in attn.parameters() if p.grad is not None]
     assert grads
     assert all(grad.isfinite().all() for grad in grads)
-    written = attention_io(model, tokens, LAYER, attention_mask=mask).output
-    unpadded = attention_io(model, rows_of(), LAYER).output
+    written = attention_io(model, LAYER, tokens, attention_mask=mask).output
+    unpadded = attention_io(model, LAYER, rows_of()).output
     torch.testing.assert_close(written[:, PAD:], unpadded, rtol=1e-5, atol=1e-5)
 
 
@@ -266,7 +266,7 @@ def test_nobody_predicts_padding(side):
     rows = rows_of(20)
     tokens, mask = padded(rows, side)
     histories = [
-        gi.train_toy(model_of(), config, data=data, attention_mask=k, progress=False).history
+        gi.train_model(model_of(), config, data=data, attention_mask=k, progress=False).history
         for data, k in ((rows, None), (tokens, mask), (tokens.numpy(), mask.tolist()))
     ]
     for history in histories[1:]:
@@ -291,7 +291,7 @@ def test_the_mask_of_a_source_without_tokens_is_refused():
     tokens, mask = padded(rows_of(), "right", SHORT)
     mask[0, 1:] = 0
     with pytest.raises(gi.GatedInterpError, match="sequence of 1 token; give at least 2"):
-        gi.train_toy(model_of(), data=tokens[:, :9], attention_mask=mask[:, :9])
+        gi.train_model(model_of(), data=tokens[:, :9], attention_mask=mask[:, :9])
 
 
 def tokenizer(side, pad=12, bos=0):
@@ -306,7 +306,7 @@ def test_pad_tokens_without_a_mask_are_asked_for_one(padding_side):
         for function in (
             lambda t: gi.ablate(model, t),
             lambda t: gi.fit_gated(gi.unsplice(model), 0, t, steps=1, progress=False),
-            lambda t: gi.text_holders(model, t, 0),
+            lambda t: gi.text_holders(model, 0, t),
         ):
             with pytest.raises(gi.GatedInterpError, match=r"gi\.attention_mask\(model, tokens\)"):
                 function(tokens)

@@ -22,7 +22,7 @@ from gated_interp.experiments.processes import in_processes
 from gated_interp.experiments.recipes import RELIABLE, Recipe, recipe_named, reference_recipe
 from gated_interp.metrics.intervals import clustered
 from gated_interp.metrics.predictions import leads
-from gated_interp.models.analytic_tasks import induction_heads
+from gated_interp.models.analytic_tasks import induction_model
 from gated_interp.models.toy import ToyConfig, build_toy
 from gated_interp.replacements.gated_attention import GatedConfig
 from gated_interp.replacements.splice import unsplice
@@ -298,7 +298,7 @@ def test_the_screen_table_has_a_row_per_experiment(run):
 
 def test_an_example_leads_by_what_the_whole_sequence_gives(monkeypatch):
     monkeypatch.setattr(behaviour, "FIRM_EXAMPLES", 200)
-    induction = induction_heads()  # several examples in a sequence, and positions that matter
+    induction = induction_model()  # several examples in a sequence, and positions that matter
     gated = load("3H4ST-gated")
     for model, task in ((gated, gated.task), (induction.model, induction.task)):
         case, lead = behaviour._example_leads(model, task, seed=3)

@@ -25,7 +25,7 @@ from gated_interp.experiments.single import state_of, write_trained
 from gated_interp.metrics.reconstruction import variation
 from gated_interp.models.language_model import build_language_model
 from gated_interp.training.config import TrainConfig
-from gated_interp.training.loop import train_toy
+from gated_interp.training.loop import train_model
 from gated_interp.training.processes import Several
 
 ROOT = Path(__file__).parent.parent
@@ -51,13 +51,13 @@ def test_a_batch_that_cannot_be_shared_equally_is_refused(second_of_two):
     model = build_language_model(SHAPE)
     config = TrainConfig.language(batch_size=5, device="cpu")
     with pytest.raises(GatedInterpError, match="batch_size is 5; it must be a multiple of the 2"):
-        train_toy(model, config, data=bigrams, progress=False)
+        train_model(model, config, data=bigrams, progress=False)
 
 
 def test_without_accelerate_a_sentence_names_the_extra(second_of_two, monkeypatch):
     monkeypatch.setitem(sys.modules, "accelerate", None)
     with pytest.raises(GatedInterpError, match=r"needs accelerate; install gated-interp\[scale\]"):
-        train_toy(build_language_model(SHAPE), TrainConfig.language(device="cpu"), data=bigrams)
+        train_model(build_language_model(SHAPE), TrainConfig.language(device="cpu"), data=bigrams)
 
 
 def test_only_the_first_prints_results_and_writes_files(second_of_two, capsys, tmp_path):

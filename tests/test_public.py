@@ -1,9 +1,11 @@
 """The public names: all there, none by surprise, and cheap to import."""
 
 import ast
+import inspect
 import os
 import subprocess
 import sys
+import typing
 from pathlib import Path
 
 import pytest
@@ -38,32 +40,69 @@ def test_an_unknown_name_is_an_attribute_error():
         _ = gated_interp.nothing
 
 
+def public():
+    """Every public thing by its path, such as ``analytic.manual_model``."""
+    for name in gated_interp.__all__:
+        thing = getattr(gated_interp, name)
+        yield name, thing
+        if inspect.ismodule(thing):
+            yield from ((f"{name}.{inner}", getattr(thing, inner)) for inner in thing.__all__)
+
+
+def named_in(annotation):
+    """The classes that an annotation names, its arguments' too."""
+    for argument in typing.get_args(annotation):
+        yield from named_in(argument)
+    yield typing.get_origin(annotation) or annotation
+
+
+def test_what_public_functions_return_is_public():
+    things = dict(public())
+    known, missing = {id(thing) for thing in things.values()}, []
+    for path, thing in things.items():
+        if not inspect.isfunction(thing):
+            continue
+        for found in named_in(inspect.signature(thing).return_annotation):
+            ours = getattr(found, "__module__", "").startswith("gated_interp")
+            if ours and not isinstance(found, typing.TypeVar) and id(found) not in known:
+                missing.append((path, found.__name__))
+    assert not missing
+
+
+def test_there_are_some_sixty_names_at_the_top():
+    modules = [n for n in gated_interp.__all__ if inspect.ismodule(getattr(gated_interp, n))]
+    assert len(gated_interp.__all__) - len(modules) <= 65
+    assert set(modules) == {"analytic", "anatomy", "plots", "studies", "tasks", "text", "types"}
+
+
 def test_importing_the_package_imports_nothing_heavy():
     code = "import sys, gated_interp; print('torch' in sys.modules, 'plotly' in sys.modules)"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.split() == ["False", "False"]
 
 
-def test_the_stub_names_every_public_name_once():
+@pytest.mark.parametrize("package", [gated_interp, gated_interp.studies])
+def test_the_stub_names_every_public_name_once(package):
     """The package reads it line by line; Python's own parser finds the same."""
-    stub = ast.parse(Path(gated_interp.__file__).with_suffix(".pyi").read_text(encoding="utf-8"))
+    stub = ast.parse(Path(package.__file__).with_suffix(".pyi").read_text(encoding="utf-8"))
     imports = [node for node in stub.body if isinstance(node, ast.ImportFrom)]
     names = [alias.asname for node in imports for alias in node.names]
-    assert sorted([*names, "__version__"]) == gated_interp.__all__
-    assert len(names) == len(set(names)) > 40
+    assert sorted(names) == [name for name in package.__all__ if name != "__version__"]
+    assert len(names) == len(set(names)) > 10
 
 
 USERS_FILE = """
 from typing import assert_type
 
 import gated_interp as gi
-from gated_interp import SkipTrigramTask, Verdict, load
+from gated_interp import SkipTrigramTask, load
+from gated_interp.types import Verdict
 
 task = SkipTrigramTask(n_trigrams=3)
 assert_type(task, gi.SkipTrigramTask)
-assert_type(task.sample(5, seed=0), gi.TrigramBatch)
+assert_type(task.sample(5, seed=0), gi.tasks.TrigramBatch)
 model = load("2H3ST-gated")
-assert_type(model, gi.TaskTransformer)
+assert_type(model, gi.types.TaskTransformer)
 toy = gi.build_toy(gi.ToyConfig(n_trigrams=3, n_heads=2))
 assert_type(toy.task, SkipTrigramTask)
 assert_type(toy.toy_config, gi.ToyConfig | None)

@@ -49,7 +49,7 @@ def test_the_numbers_are_those_of_other_measures(model, block):  # noqa: F811
     writes = active(z, block.W_O)[:, 1:].double().mean((0, 1))
     assert table["active"].tolist() == pytest.approx(writes.tolist(), abs=1e-3)
     assert table["share"].sum() == pytest.approx(1)
-    by_head = gi.text_holders(spliced, tokens, 1).by_head()
+    by_head = gi.text_holders(spliced, 1, tokens).by_head()
     assert table["held"].tolist() == by_head["share"].tolist()
     assert table["entropy"].tolist() == by_head["entropy"].tolist()
     before = next_token_loss(spliced(tokens), tokens).mean()
@@ -105,7 +105,7 @@ def test_refusals(model):  # noqa: F811
     toy = gi.load("2H3ST-toy")
     with pytest.raises(gi.GatedInterpError, match="names no text"):
         gi.read_heads(toy)
-    sae = gi.fit_gated(model, 0, method="sae on output", steps=1, progress=False).model
+    sae = gi.fit_replacement(model, 0, method="sae on output", steps=1, progress=False).model
     with pytest.raises(gi.GatedInterpError, match="has no source positions"):
         gi.read_heads(gi.splice(model, 0, sae), 0, tokens)
 

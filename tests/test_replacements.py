@@ -378,8 +378,8 @@ def test_training_lowers_the_loss_in_both_loops(kind):
     original = toy(seed=1)
     for train in (
         lambda block: gi.train_gated(original, block, config, data=TASK, progress=False),
-        lambda block: gi.train_gated_runs(
-            [gi.GatedRun(original, block, config, TASK)],
+        lambda block: gi.studies.train_gated_runs(
+            [gi.studies.GatedRun(original, block, config, TASK)],
             progress=False,
             say=lambda sentence: pytest.fail(sentence),
         )[0],

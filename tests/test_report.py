@@ -168,7 +168,7 @@ def test_a_toy_holders_are_those_of_the_analysis(toy_page):
 def test_a_toy_faithfulness_is_that_of_the_analysis(toy_page):
     spliced = gated()
     tokens = spliced.task.sample(20, derive(3, Stream.SHOWN_SEQUENCES)).tokens
-    found = gi.decomposition(spliced, tokens, 0)
+    found = gi.block_measures(spliced, 0, tokens)
     table = toy_page.csv["faithfulness-L0.csv"].set_index("measure")
     assert "held_share" not in table.index  # of trigrams, holding is another thing
     assert len(table) == 8
@@ -198,14 +198,14 @@ def test_a_toy_ablations_and_circuits_are_those_of_the_analysis(toy_page):
 def test_a_text_page_has_the_numbers_of_the_analyses(text_page, model, block):  # noqa: F811
     spliced = gi.splice(model, 1, block)
     tokens = model.task.part("test").sample(8, derive(0, Stream.SHOWN_SEQUENCES)).tokens
-    found = gi.decomposition(spliced, tokens, 1)
+    found = gi.block_measures(spliced, 1, tokens)
     table = text_page.csv["faithfulness-L1.csv"].set_index("measure")
     assert table["block"].to_dict() == pytest.approx({m: found[m] for m in table.index}, rel=1e-5)
     ends = table.dropna(subset="low")
     assert {"ce_recovered_zero", "ce_recovered_mean"} <= set(ends.index)
     shares = text_page.csv["held-share-L1.csv"].set_index("model")["held_share"]
-    assert shares["block"] == pytest.approx(gi.text_holders(spliced, tokens, 1).share)
-    assert shares["original"] == pytest.approx(gi.text_holders(model, tokens, 1).share)
+    assert shares["block"] == pytest.approx(gi.text_holders(spliced, 1, tokens).share)
+    assert shares["original"] == pytest.approx(gi.text_holders(model, 1, tokens).share)
     names = [f"{HOSTILE}{i}" for i in range(270)]
     cards = text_page.csv["block.csv"]
     read = gi.read_heads(spliced, 1, tokens, names=names).table
@@ -240,7 +240,7 @@ def test_a_toy_alone_stands_alone(tmp_path):
 
 @pytest.mark.slow
 def test_another_task_has_its_tables_and_figures(tmp_path):
-    truth = gi.conditional_heads()
+    truth = gi.analytic.conditional_heads()
     page = written(tmp_path, truth.model)
     held = page.csv["holders-L0.csv"]
     assert held["case"].nunique() == len(truth.task.cases)
@@ -254,7 +254,7 @@ def test_another_task_has_its_tables_and_figures(tmp_path):
 
 def test_a_model_of_ones_own_needs_its_tokens_alone(tmp_path, model):  # noqa: F811
     tokens = model.task.part("test").sample(6, 0).tokens
-    own = gi.build_language_model(model.language_config)
+    own = gi.text.build_language_model(model.language_config)
     own.load_state_dict(model.state_dict())
     page = written(tmp_path, own, layer=1, tokens=tokens, names=[f"t{i}" for i in range(270)])
     assert "t1" in "".join(page.csv["circuits-model.csv"]["writes"])

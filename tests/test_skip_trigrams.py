@@ -8,6 +8,7 @@ import torch
 from closeness import assert_close
 
 import gated_interp as gi
+from gated_interp.analysis.skip_trigrams import skip_trigrams
 from gated_interp.analysis.text_pairs import seen_pairs
 from gated_interp.models.analytic import manual_model
 from gated_interp.replacements.replacement import kind_named
@@ -30,10 +31,10 @@ def text(truth):
 
 def language_model(normalization="LNPre", positions="standard", n_layers=1):
     shape = {"d_vocab": 23, "n_ctx": 13, "n_layers": n_layers, "d_model": 12, "n_heads": 3}
-    config = gi.LanguageModelConfig(
+    config = gi.text.LanguageModelConfig(
         **shape, normalization=normalization, positions=positions, seed=5
     )
-    made = gi.build_language_model(config)
+    made = gi.text.build_language_model(config)
     with torch.no_grad():
         source = torch.Generator().manual_seed(2)
         for block in made.blocks:
@@ -50,7 +51,7 @@ WORDS[:, 0] = 0
 
 
 def test_a_model_whose_trigrams_are_known(truth, text):
-    found = gi.skip_trigrams(truth.model, tokens=text, sources=1)
+    found = skip_trigrams(truth.model, tokens=text, sources=1)
     assert found["source_id"].unique().tolist() == [A]
     for head, b, c in ((0, {B1, B3}, {C1, C3}), (1, {B2, B3}, {C2, C3})):
         mine = found[found["head"] == head]
@@ -82,7 +83,7 @@ def test_the_circuits_are_those_of_the_model_at_a_frozen_scale(normalization, po
         model = gi.splice(model, 0, models.fill(gi.GatedAttention(config), 3, scale=0.4))
     attn, block = model.blocks[0].attn, model.blocks[0]
     _, cache = model.run_with_cache(WORDS)
-    got = gi.skip_trigrams(model, tokens=WORDS, sources=3, top=3, least=2)
+    got = skip_trigrams(model, tokens=WORDS, sources=3, top=3, least=2)
     assert set(got["head"]) == set(range(4 if spliced else 3))
     mean_position = model.pos_embed.W_pos.mean(0)
     final = 1.0
@@ -134,17 +135,17 @@ def test_the_circuits_are_those_of_the_model_at_a_frozen_scale(normalization, po
 def test_rows_are_the_strongest_of_pairs_that_are_there():
     model = language_model()
     pairs = seen_pairs(WORDS, torch.arange(23))
-    got = gi.skip_trigrams(model, tokens=WORDS, sources=23, top=23, least=30)
+    got = skip_trigrams(model, tokens=WORDS, sources=23, top=23, least=30)
     assert (pairs[got["source_id"], got["destination_id"]] >= 30).all()
     assert 0 not in got["source_id"].tolist()  # every sequence begins with it
     assert got["ov"].gt(0).all()
-    few = gi.skip_trigrams(model, tokens=WORDS, sources=2, top=1, least=30)
+    few = skip_trigrams(model, tokens=WORDS, sources=2, top=1, least=30)
     for head, mine in few.groupby("head"):
         every = got[got["head"] == head]
         best = every.loc[every.groupby("source_id")["strength"].idxmax()]
         best = best.sort_values("strength", ascending=False)[:2]
         assert mine[IDS].values.tolist() == best[IDS].values.tolist()
-    assert gi.skip_trigrams(model, tokens=WORDS, heads=[2])["head"].unique().tolist() == [2]
+    assert skip_trigrams(model, tokens=WORDS, heads=[2])["head"].unique().tolist() == [2]
 
 
 def test_pairs_by_hand():
@@ -154,11 +155,11 @@ def test_pairs_by_hand():
 
 def test_without_tokens_the_circuits_are_read_with_the_models_own_text(tmp_path):
     (tmp_path / "text.txt").write_text("The cat sat on the mat again.\n" * 400)
-    task = gi.TextTask(tmp_path / "text.txt", 9, vocab=262, folder=tmp_path)
-    config = gi.LanguageModelConfig(d_vocab=262, n_ctx=9, d_model=8, n_heads=2)
-    model = gi.build_language_model(config, task)
+    task = gi.text.TextTask(tmp_path / "text.txt", 9, vocab=262, folder=tmp_path)
+    config = gi.text.LanguageModelConfig(d_vocab=262, n_ctx=9, d_model=8, n_heads=2)
+    model = gi.text.build_language_model(config, task)
     given = task.part("train").sample(1000, 0).tokens
-    assert gi.skip_trigrams(model, sources=2).equals(gi.skip_trigrams(model, 0, given, sources=2))
+    assert skip_trigrams(model, sources=2).equals(skip_trigrams(model, 0, given, sources=2))
     batch = next(task.part("test").in_order(20))[:, 1:].flatten()
     assert batch.tolist() == task.part("test").ids[: len(batch)].tolist()
 
@@ -166,12 +167,21 @@ def test_without_tokens_the_circuits_are_read_with_the_models_own_text(tmp_path)
 def test_bad_input_in_one_sentence(truth, text):
     model = truth.model
     for call, says in (
-        (lambda: gi.skip_trigrams(model), "names no text; give tokens"),
-        (lambda: gi.skip_trigrams(model, 3, text), "layer 3 is not there"),
-        (lambda: gi.skip_trigrams(model, tokens=text, top=0), "top is 0; it must be at least 1"),
-        (lambda: gi.skip_trigrams(model, tokens=text, heads=[2]), "head 2 is not there"),
-        (lambda: gi.skip_trigrams(model, tokens=text[:2], least=99), "no token comes 99 times"),
-        (lambda: gi.skip_trigrams(model, tokens=text, names=["x"]), "1 names; the model has 8"),
+        (lambda: skip_trigrams(model), "names no text; give tokens"),
+        (lambda: skip_trigrams(model, 3, text), "layer 3 is not there"),
+        (
+            lambda: skip_trigrams(model, tokens=text, top=0),
+            "top is 0; it must be at least 1",
+        ),
+        (lambda: skip_trigrams(model, tokens=text, heads=[2]), "head 2 is not there"),
+        (
+            lambda: skip_trigrams(model, tokens=text[:2], least=99),
+            "no token comes 99 times",
+        ),
+        (
+            lambda: skip_trigrams(model, tokens=text, names=["x"]),
+            "1 names; the model has 8",
+        ),
     ):
         with pytest.raises(gi.GatedInterpError, match=says):
             call()
@@ -179,4 +189,4 @@ def test_bad_input_in_one_sentence(truth, text):
     config = kind.config_type(d_model=8, n_heads=4)
     sae = gi.splice(model, 0, kind.from_config(config, model.blocks[0].attn))
     with pytest.raises(gi.GatedInterpError, match="no attention and so no circuits"):
-        gi.skip_trigrams(sae, tokens=text)
+        skip_trigrams(sae, tokens=text)

@@ -63,7 +63,7 @@ def test_sigterm_ends_with_143_and_says_how_to_go_on(monkeypatch, tmp_path):
     def terminated(*_, checkpoint, **__):
         raise TrainingInterrupted(3, 9, checkpoint) from Terminated()
 
-    monkeypatch.setattr(single, "train_toy", terminated)
+    monkeypatch.setattr(single, "train_model", terminated)
     monkeypatch.setattr(sys, "argv", ["gated-interp", "train-toy"])
     result = CliRunner().invoke(app, ["train-toy", "--out", str(tmp_path / "toy.safetensors")])
     assert result.exit_code == 128 + signal.SIGTERM == 143

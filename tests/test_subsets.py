@@ -9,7 +9,7 @@ import torch
 from closeness import assert_close
 
 from gated_interp.analysis import subset_games
-from gated_interp.analysis.ablation import ablated
+from gated_interp.analysis.ablation import without_heads
 from gated_interp.analysis.heads import all_heads
 from gated_interp.analysis.subsets import (
     harsanyi_dividends,
@@ -39,7 +39,7 @@ def test_subsets_from_one_pass_equal_hooks(make):
         gone = [h for h in heads if h[1] not in kept]
         with torch.no_grad():
             if gone:
-                with ablated(model, gone):
+                with without_heads(model, gone):
                     logits = model(batch.tokens)
             else:
                 logits = model(batch.tokens)
@@ -198,7 +198,7 @@ def test_any_heads_of_any_model_by_any_metric(method):
         gone = [h for i, h in enumerate(values.members) if not subset >> i & 1]
         with ExitStack() as stack, torch.no_grad():
             if gone:
-                stack.enter_context(ablated(model, gone, **given))
+                stack.enter_context(without_heads(model, gone, **given))
             logits = model(tokens)
         want = mean_of_last(logits, tokens).mean().item()
         assert_close(values.values["mean_of_last"][0, subset].item(), want, **FLOAT)
@@ -238,7 +238,7 @@ def test_answers_below_a_norm_or_a_layer():
         values = subset_values(model, TASK, layer=layer, n=60)
         batch = TASK.sample_single(60, 42)
         others = [(layer, h) for h in range(1, values.n_heads)]
-        with torch.no_grad(), ablated(model, others):
+        with torch.no_grad(), without_heads(model, others):
             logits = model(batch.tokens)
         at = logits[batch.example, batch.destination_pos].double()
         wanted = [at[batch.trigram == b][:, b + 3].mean().item() for b in TASK.trigrams]

@@ -226,15 +226,15 @@ def test_faithfulness_agrees_with_training():
 
 def test_a_layer_further_up():
     model = models.gated_layer(TASK, layer=1)
-    got = faithfulness(model, TOKENS, layer=1).measures()
+    got = faithfulness(model, 1, TOKENS).measures()
     assert 0 < got["l0"].item() < 5
     assert got["fvu"].item() > 0
-    assert "fvu" not in faithfulness(model, TOKENS, layer=0).measures()
-    assert_close(faithfulness(model, TOKENS, layer=0).measures()["l0"], 3)
+    assert "fvu" not in faithfulness(model, 0, TOKENS).measures()
+    assert_close(faithfulness(model, 0, TOKENS).measures()["l0"], 3)
     with torch.no_grad():
         gated_block(model, 1).raw_W_V[2] = 0
         gated_block(model, 1).b_V[2] = 0
-    assert dead_heads(model, TOKENS, layer=1) == [2]
+    assert dead_heads(model, 1, TOKENS) == [2]
 
 
 def test_report_of_a_spliced_model_has_everything_and_repeats():
@@ -280,7 +280,7 @@ def test_bad_input_in_one_sentence():
     with pytest.raises(GatedInterpError, match="never stands without an A"):
         false_alarms_by_head(toy, TASK, foils)
     with pytest.raises(GatedInterpError, match="layer 1 is not there"):
-        faithfulness(toy, TOKENS, layer=1)
+        faithfulness(toy, 1, TOKENS)
     with pytest.raises(GatedInterpError, match="outside the vocabulary"):
         dead_heads(toy, TOKENS + 4)
     with pytest.raises(GatedInterpError, match="on cpu; the model is on meta"):

@@ -459,7 +459,7 @@ def test_a_task_from_outside_is_trained_on_judged_and_decomposed():
     for name in ("W_Q", "W_K", "W_V", "W_O", "b_Q", "b_K", "b_V"):
         model.blocks[0].attn.get_parameter(name).requires_grad_(True)
     how = gi.TrainConfig.toy(steps=300, batch_size=50, log_every=50, device="cpu")
-    gi.train_toy(model, how, data=task, progress=False)
+    gi.train_model(model, how, data=task, progress=False)
     found = gi.verdict(model, task, n=200)
     assert found.learnt == [1, 2]
     assert holders(model, task, n=200).accuracy.tolist() == [1.0, 1.0]

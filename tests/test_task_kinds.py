@@ -12,7 +12,7 @@ from gated_interp.core.errors import CheckpointError, GatedInterpError
 from gated_interp.models.analytic import coherent_head, manual_model, two_readers
 from gated_interp.models.analytic_tasks import (
     conditional_heads,
-    induction_heads,
+    induction_model,
     marked_relay,
     wide_pairs,
 )
@@ -23,7 +23,7 @@ MODELS = {
     "skip_trigrams": lambda: manual_model(2, 3),
     "ov_coherent": coherent_head,
     "two_sources": two_readers,
-    "repeated_tokens": induction_heads,
+    "repeated_tokens": induction_model,
     "two_layers": marked_relay,
     "wide_content": wide_pairs,
     "conditional": conditional_heads,
@@ -121,7 +121,7 @@ def test_what_a_file_cannot_hold_is_one_sentence(tmp_path):
     truth.model.blocks[0].attn.b_O.data[0] = 1
     with pytest.raises(GatedInterpError, match="not what the model's config makes it"):
         gi.save(truth.model, tmp_path / "m.safetensors")
-    task = gi.ConditionalTask()
+    task = gi.tasks.ConditionalTask()
     nobodys = gi.build_attention(gi.AttentionConfig.of(task, n_heads=2))
     with pytest.raises(GatedInterpError, match="names no task"):
         gi.save(nobodys, tmp_path / "m.safetensors")
@@ -135,7 +135,7 @@ def test_what_a_file_cannot_hold_is_one_sentence(tmp_path):
 
 
 def test_configs_that_fit_no_model_are_sentences():
-    task = gi.TwoLayersTask()
+    task = gi.tasks.TwoLayersTask()
     with pytest.raises(GatedInterpError, match="with identity embeddings it must be d_vocab, 13"):
         gi.AttentionConfig.of(task, n_heads=1, d_model=20)
     with pytest.raises(GatedInterpError, match=r"take AttentionConfig\.of\(task"):
@@ -143,12 +143,12 @@ def test_configs_that_fit_no_model_are_sentences():
     with pytest.raises(GatedInterpError, match="n_layers is 0; it must be positive"):
         gi.AttentionConfig.of(task, n_heads=1, n_layers=0)
     with pytest.raises(GatedInterpError, match="names no task"):
-        gi.train_toy(gi.build_attention(gi.AttentionConfig.of(task, n_heads=1)), progress=False)
+        gi.train_model(gi.build_attention(gi.AttentionConfig.of(task, n_heads=1)), progress=False)
 
 
 @pytest.mark.parametrize(("embedding", "d_model"), [("identity", 0), ("learned", 20)])
 def test_a_model_of_two_layers_trains_on_its_task(embedding, d_model):
-    task = gi.TwoLayersTask()
+    task = gi.tasks.TwoLayersTask()
     config = gi.AttentionConfig.of(
         task, n_layers=2, n_heads=2, d_head=4, embedding=embedding, d_model=d_model, seed=3
     )
@@ -156,7 +156,7 @@ def test_a_model_of_two_layers_trains_on_its_task(embedding, d_model):
     still = model.embed.W_E.detach().clone()
     assert torch.equal(still, same.embed.W_E)
     how = gi.TrainConfig.toy(steps=30, batch_size=50, device="cpu")
-    history = gi.train_toy(model, how, progress=False).history
+    history = gi.train_model(model, how, progress=False).history
     assert history["loss"].iloc[-1] < history["loss"].iloc[0]
     assert torch.equal(model.embed.W_E, still) == (embedding == "identity")
 

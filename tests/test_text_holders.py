@@ -15,8 +15,8 @@ from gated_interp.models.analytic import manual_model
 @pytest.fixture(scope="module", params=["LNPre", "LN", "none"])
 def model(request):
     shape = {"d_vocab": 40, "n_ctx": 9, "n_layers": 2, "d_model": 12, "n_heads": 4}
-    config = gi.LanguageModelConfig(**shape, normalization=request.param, seed=3)
-    made = gi.build_language_model(config)
+    config = gi.text.LanguageModelConfig(**shape, normalization=request.param, seed=3)
+    made = gi.text.build_language_model(config)
     with torch.no_grad():  # writes that differ in size, and a bias that must not count
         for layer, block in enumerate(made.blocks):
             block.attn.W_O *= torch.tensor([4.0, 1.0, 0.5, 2.0])[:, None, None]
@@ -65,7 +65,7 @@ def by_brute_force(model, layer, about_mean=False):
 @pytest.mark.parametrize("about_mean", [False, True])
 @pytest.mark.parametrize("layer", [0, 1])
 def test_the_closed_form_is_every_subset(model, layer, about_mean):
-    found = text_holders(model, TOKENS, layer, about_mean=about_mean)
+    found = text_holders(model, layer, TOKENS, about_mean=about_mean)
     top, holder, effect = by_brute_force(model, layer, about_mean)
     assert torch.equal(found.top, top)
     assert torch.equal(found.holder, holder)
@@ -80,9 +80,9 @@ def test_the_closed_form_is_every_subset(model, layer, about_mean):
 @pytest.mark.parametrize("about_mean", [False, True])
 def test_chunks_change_nothing(model, monkeypatch, about_mean):
     tokens = TOKENS.repeat(5, 1)
-    whole = text_holders(model, tokens, 1, about_mean=about_mean)
+    whole = text_holders(model, 1, tokens, about_mean=about_mean)
     monkeypatch.setattr("gated_interp.analysis.text_holders.AT_ONCE", 40 * 4 * 5)
-    parts = text_holders(model, tokens, 1, about_mean=about_mean)
+    parts = text_holders(model, 1, tokens, about_mean=about_mean)
     assert torch.equal(whole.holder, parts.holder)
     assert torch.equal(whole.top, parts.top)
 
@@ -104,7 +104,7 @@ def test_two_heads_that_say_the_same_are_no_sole_holder():
 
 
 def test_by_head_counts_what_each_head_holds(model):
-    found = text_holders(model, TOKENS, 0)
+    found = text_holders(model, 0, TOKENS)
     table = found.by_head()
     for row in table.to_dict("records"):
         held = found.top[:, 1:][found.holder[:, 1:] == row["head"]].tolist()
@@ -132,11 +132,11 @@ def test_a_constant_that_a_bias_takes_back_holds_everything_and_nothing(model):
         loud.blocks[1].attn.b_V[0] += constant
         loud.blocks[1].attn.b_O -= constant * attn.W_O[0].sum(0)
         assert_close(loud(TOKENS), model(TOKENS), roundings=2**12)
-    found = text_holders(loud, TOKENS, 1)
+    found = text_holders(loud, 1, TOKENS)
     assert (found.share, found.entropy) == (1.0, 0.0)
     assert set(found.holder[:, 1:].unique().tolist()) == {0}
-    about_mean = text_holders(loud, TOKENS, 1, about_mean=True)
-    wanted = text_holders(model, TOKENS, 1, about_mean=True)
+    about_mean = text_holders(loud, 1, TOKENS, about_mean=True)
+    wanted = text_holders(model, 1, TOKENS, about_mean=True)
     assert torch.equal(about_mean.holder, wanted.holder)
     assert 0 < wanted.share < 1
     assert wanted.entropy > 0
@@ -148,7 +148,7 @@ def test_a_layer_that_writes_nothing_has_no_holder(model):
     silent = copy.deepcopy(model)
     with torch.no_grad():
         silent.blocks[1].attn.W_O.zero_()
-    found = text_holders(silent, TOKENS, 1)
+    found = text_holders(silent, 1, TOKENS)
     assert found.share == 0
     assert found.weighted_share == 0
     assert found.entropy == 0
@@ -158,6 +158,6 @@ def test_refusals(model):
     with pytest.raises(gi.GatedInterpError, match="layer"):
         text_holders(model, TOKENS)  # two layers, none named
     with pytest.raises(gi.GatedInterpError, match="one position"):
-        text_holders(model, TOKENS[:, :1], 0)
+        text_holders(model, 0, TOKENS[:, :1])
     with pytest.raises(gi.GatedInterpError, match="outside the vocabulary"):
-        text_holders(model, TOKENS + 40, 0)
+        text_holders(model, 0, TOKENS + 40)

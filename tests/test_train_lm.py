@@ -30,7 +30,7 @@ from gated_interp.models.language_model import (
 from gated_interp.tasks.text import TextTask
 from gated_interp.training.config import TrainConfig
 from gated_interp.training.interrupt import TrainingInterrupted
-from gated_interp.training.loop import train_toy
+from gated_interp.training.loop import train_model
 from gated_interp.training.stacked.runs import why_not_in_config
 
 TEXT = "".join(f"line {i} of a text, in which {i % 7} is said again\n" for i in range(300))
@@ -62,7 +62,7 @@ def test_the_training_is_adamw_with_warmup_cosine_decay_and_clipping(text):
         steps=8, batch_size=5, lr=0.01, warmup=0.25, lr_decay=0.5, weight_decay=0.3,
         clip_norm=0.5, log_every=1, evaluate_every=2, n_held_out=6, seed=9, device="cpu",
     )  # fmt: skip
-    result = train_toy(build_language_model(shape, task), config, progress=False)
+    result = train_model(build_language_model(shape, task), config, progress=False)
 
     model = build_language_model(shape, task)
     own = dict(model.named_parameters())
@@ -106,7 +106,7 @@ def test_biases_do_not_decay():
     config = TrainConfig.language(
         steps=1, lr=0.1, warmup=0.0, weight_decay=0.5, clip_norm=None, evaluate_every=0
     )
-    train_toy(model, config, data=lambda n, source: torch.zeros(n, 5, dtype=torch.long),
+    train_model(model, config, data=lambda n, source: torch.zeros(n, 5, dtype=torch.long),
               progress=False)  # fmt: skip
     for name in ("embed.W_E", "blocks.0.attn.W_Q"):
         assert_close(model.get_parameter(name), 0.95 * before[name])

@@ -29,7 +29,7 @@ from gated_interp.training.capture import attention_io
 from gated_interp.training.config import TrainConfig
 from gated_interp.training.data import draw
 from gated_interp.training.interrupt import TrainingInterrupted
-from gated_interp.training.loop import train_gated, train_toy
+from gated_interp.training.loop import train_gated, train_model
 from gated_interp.training.losses import output_variance
 from gated_interp.training.objectives import VARIANCE_SAMPLE
 from gated_interp.training.state import FORMAT
@@ -84,7 +84,7 @@ Plain.__name__ = "Interrupting"
 
 def test_toy_training_is_adam_on_the_cross_entropy():
     config = TrainConfig.toy(steps=6, batch_size=10, log_every=1, seed=3, device="cpu")
-    result = train_toy(TOY, config, progress=False)
+    result = train_model(TOY, config, progress=False)
     model = build_toy(TOY)
     attn = model.blocks[0].attn
     trained = [getattr(attn, n) for n in ("W_Q", "W_K", "W_V", "W_O", "b_Q", "b_K", "b_V")]
@@ -176,7 +176,7 @@ def test_training_a_block_of_a_deep_model_explains_its_layer():
 @pytest.mark.slow
 def test_a_toy_learns_its_trigrams_and_a_block_takes_over():
     # Half of the toys learn; which ones hangs on the last bit of the arithmetic.
-    toys = (train_toy(TOY.replace(seed=seed), progress=False).model for seed in range(8))
+    toys = (train_model(TOY.replace(seed=seed), progress=False).model for seed in range(8))
     toy = next((t for t in toys if verdict(t, TASK).learnt == [1, 2, 3]), None)
     assert toy is not None
     block = GatedAttention.from_attention(toy.blocks[0].attn, 4, seed=1)
@@ -189,7 +189,7 @@ def test_a_toy_learns_its_trigrams_and_a_block_takes_over():
 
 
 def test_history_is_tidy_and_always_has_the_last_step():
-    history = train_toy(TOY, TrainConfig.toy(steps=8, log_every=3), progress=False).history
+    history = train_model(TOY, TrainConfig.toy(steps=8, log_every=3), progress=False).history
     assert history["step"].tolist() == [0, 3, 6, 7]
     assert history["step"].dtype == int
     assert history["loss"].equals(history["cross_entropy"])
@@ -197,9 +197,9 @@ def test_history_is_tidy_and_always_has_the_last_step():
 
 
 def test_progress_can_be_switched_off(capfd):
-    train_toy(TOY, TrainConfig.toy(steps=4), progress=False)
+    train_model(TOY, TrainConfig.toy(steps=4), progress=False)
     assert capfd.readouterr().err == ""
-    train_toy(TOY, TrainConfig.toy(steps=4), progress=True)
+    train_model(TOY, TrainConfig.toy(steps=4), progress=True)
     assert "4/4" in capfd.readouterr().err
 
 
@@ -272,7 +272,7 @@ def test_seeds_decide_the_result():
 
 def test_training_works_where_gradients_are_switched_off():
     with torch.no_grad():
-        history = train_toy(TOY, TrainConfig.toy(steps=30), progress=False).history
+        history = train_model(TOY, TrainConfig.toy(steps=30), progress=False).history
     assert history["loss"].iloc[-1] < history["loss"].iloc[0]
 
 
@@ -320,14 +320,14 @@ def test_a_resumed_gated_training_is_bit_by_bit_the_unbroken_one(case, saved_at,
 @pytest.mark.parametrize("at", [0, 1, 7, 19])
 def test_a_resumed_toy_training_is_bit_by_bit_the_unbroken_one(at, tmp_path):
     config = TrainConfig.toy(steps=20, batch_size=10, log_every=3)
-    wanted = train_toy(TOY, config, data=Plain(at, config), progress=False)
+    wanted = train_model(TOY, config, data=Plain(at, config), progress=False)
     path = tmp_path / "new folder" / "state.safetensors"
     with pytest.raises(TrainingInterrupted) as stop:
-        train_toy(TOY, config, data=Interrupting(at, config), checkpoint=path, progress=False)
+        train_model(TOY, config, data=Interrupting(at, config), checkpoint=path, progress=False)
     assert str(stop.value) == (
         f"training was interrupted after {at} of 20 steps; resume with resume={str(path)!r}."
     )
-    result = train_toy(TOY, config, data=Plain(at, config), resume=path, progress=False)
+    result = train_model(TOY, config, data=Plain(at, config), resume=path, progress=False)
     assert equal(weights(result.model), weights(wanted.model))
     pd.testing.assert_frame_equal(result.history, wanted.history, check_exact=True)
 
@@ -379,12 +379,12 @@ def test_resuming_a_finished_training_returns_it(tmp_path):
 
 def test_without_a_path_nothing_is_saved_and_the_sentence_says_so():
     with pytest.raises(KeyboardInterrupt, match="nothing was saved, give checkpoint=PATH"):
-        train_toy(TOY, SHORT, data=Interrupting(2, SHORT), progress=False)
+        train_model(TOY, SHORT, data=Interrupting(2, SHORT), progress=False)
 
 
 def test_ctrl_c_in_the_middle_of_an_update_waits_for_its_end(tmp_path, monkeypatch):
     path = tmp_path / "state.safetensors"
-    wanted = train_toy(TOY, SHORT, progress=False)
+    wanted = train_model(TOY, SHORT, progress=False)
     step, calls = torch.optim.Adam.step, []
 
     def interrupted(self, closure=None):
@@ -395,9 +395,9 @@ def test_ctrl_c_in_the_middle_of_an_update_waits_for_its_end(tmp_path, monkeypat
 
     monkeypatch.setattr(torch.optim.Adam, "step", interrupted)
     with pytest.raises(TrainingInterrupted, match="after 5 of 20 steps"):
-        train_toy(TOY, SHORT, checkpoint=path, progress=False)
+        train_model(TOY, SHORT, checkpoint=path, progress=False)
     monkeypatch.undo()
-    result = train_toy(TOY, SHORT, resume=path, progress=False)
+    result = train_model(TOY, SHORT, resume=path, progress=False)
     assert equal(weights(result.model), weights(wanted.model))
     pd.testing.assert_frame_equal(result.history, wanted.history, check_exact=True)
 
@@ -422,11 +422,11 @@ def test_ctrl_c_is_held_back_and_then_does_what_it_did():
 def test_training_works_in_a_thread():
     found = []
     thread = threading.Thread(
-        target=lambda: found.append(train_toy(TOY, SHORT, progress=False).history)
+        target=lambda: found.append(train_model(TOY, SHORT, progress=False).history)
     )
     thread.start()
     thread.join()
-    pd.testing.assert_frame_equal(found[0], train_toy(TOY, SHORT, progress=False).history)
+    pd.testing.assert_frame_equal(found[0], train_model(TOY, SHORT, progress=False).history)
 
 
 # Refused.
@@ -465,7 +465,7 @@ def test_states_of_another_training_are_refused(state, other, words):
 
 def test_a_state_of_another_kind_is_refused(state):
     with pytest.raises(CheckpointError, match="was saved by a training with"):
-        train_toy(TOY, SHORT, resume=state, progress=False)
+        train_model(TOY, SHORT, resume=state, progress=False)
 
 
 def test_where_to_train_and_how_often_to_save_may_change(state):
@@ -526,7 +526,7 @@ def test_a_refused_state_leaves_the_block_as_it_was(state):
 
 def test_a_folder_is_no_checkpoint(tmp_path):
     with pytest.raises(GatedInterpError, match="it is a folder; name a file"):
-        train_toy(TOY, SHORT, checkpoint=tmp_path, progress=False)
+        train_model(TOY, SHORT, checkpoint=tmp_path, progress=False)
 
 
 def test_a_loss_that_is_not_finite_stops_in_one_sentence():
@@ -550,7 +550,7 @@ def test_blocks_and_models_that_cannot_train_are_refused():
         train_gated(spliced, block, SHORT, layer=1, data=uniform)
     model.requires_grad_(False)
     with pytest.raises(GatedInterpError, match="no weight of the model requires gradients"):
-        train_toy(model, SHORT, data=uniform)
+        train_model(model, SHORT, data=uniform)
 
 
 def test_bad_data_are_refused_before_they_are_used():
@@ -561,7 +561,7 @@ def test_bad_data_are_refused_before_they_are_used():
 
     for train in (
         lambda: train_gated(model, block_for(model), SHORT, data=outside, progress=False),
-        lambda: train_toy(model, SHORT, data=outside, progress=False),
+        lambda: train_model(model, SHORT, data=outside, progress=False),
     ):
         with pytest.raises(GatedInterpError, match="hold 8, which is outside"):
             train()
@@ -579,7 +579,7 @@ def test_the_logged_parts_add_up_to_the_loss(alpha_unit):
     )  # fmt: skip
     model = build_toy(TOY)
     sample = draw(TASK, VARIANCE_SAMPLE, derive(2, Stream.VARIANCE), model)
-    variance = output_variance(attention_io(model, sample, 0).output).item()
+    variance = output_variance(attention_io(model, 0, sample).output).item()
     rows = train_gated(model, block_for(model), config, progress=False).history
     ramp = rows["alpha"] / 0.3
     assert ramp.tolist() == pytest.approx([0, 0, 0, 0.25, 0.5, 0.75, 1, 1])
@@ -593,13 +593,13 @@ def test_the_logged_parts_add_up_to_the_loss(alpha_unit):
 
 def test_a_toy_resumes_with_its_own_frozen_weights_only(tmp_path):
     path = tmp_path / "state.safetensors"
-    train_toy(TOY, SHORT, checkpoint=path, progress=False)
+    train_model(TOY, SHORT, checkpoint=path, progress=False)
     # Weights that train come from the file, whatever they were ...
     other = build_toy(TOY.replace(seed=6))
-    assert len(train_toy(other, SHORT, resume=path, progress=False).history) == 8
+    assert len(train_model(other, SHORT, resume=path, progress=False).history) == 8
     # ... those that do not must be the same.
     frozen = build_toy(TOY)
     with torch.no_grad():
         frozen.embed.W_E[0, 1] = 0.5
     with pytest.raises(CheckpointError, match="with frozen weights '"):
-        train_toy(frozen, SHORT, resume=path, progress=False)
+        train_model(frozen, SHORT, resume=path, progress=False)

@@ -19,7 +19,7 @@ from gated_interp.models.toy import build_toy
 from gated_interp.replacements.splice import splice
 from gated_interp.training.config import TrainConfig
 from gated_interp.training.interrupt import TrainingInterrupted
-from gated_interp.training.loop import train_gated, train_toy
+from gated_interp.training.loop import train_gated, train_model
 from gated_interp.training.stacked.runs import GatedRun, ToyRun, train_gated_runs, train_toys
 
 HELD = {"fvu_target": 0.3, "fvu_from": 0.0, "overlap": 0.3, "penalty_off": 0.0}
@@ -65,8 +65,8 @@ def test_parts_make_the_update_of_the_whole(data, gate):
 
 def test_parts_of_a_toys_batch_too():
     whole = TrainConfig.toy(steps=8, batch_size=12)
-    one = train_toy(exact_toy(), whole, progress=False)
-    four = train_toy(exact_toy(), whole.replace(batch_size=3, accumulate=4), progress=False)
+    one = train_model(exact_toy(), whole, progress=False)
+    four = train_model(exact_toy(), whole.replace(batch_size=3, accumulate=4), progress=False)
     close(one.model, four.model)
 
 
@@ -80,7 +80,7 @@ def test_a_fixed_set_holds_whole_updates():
 
 def test_long_gradients_are_scaled_to_the_norm_by_hand():
     config = TrainConfig.toy(steps=5, batch_size=10, seed=3, clip_norm=0.05)
-    result = train_toy(exact_toy(), config, progress=False)
+    result = train_model(exact_toy(), config, progress=False)
     model = exact_toy()
     moving = [p for p in model.parameters() if p.requires_grad]
     adam = torch.optim.Adam(moving, lr=0.03)
@@ -99,7 +99,7 @@ def test_long_gradients_are_scaled_to_the_norm_by_hand():
         adam.step()
     assert min(lengths) > 0.05  # it was clipped
     close(result.model, model)
-    plain = train_toy(exact_toy(), config.replace(clip_norm=None), progress=False)
+    plain = train_model(exact_toy(), config.replace(clip_norm=None), progress=False)
     assert not torch.allclose(plain.model.blocks[0].attn.W_Q, model.blocks[0].attn.W_Q, atol=1e-4)
 
 
@@ -141,7 +141,7 @@ def test_bfloat16_stays_near_and_keeps_weights_in_float32():
     assert end < start / 2
     assert abs(rough.history["fvu"].iloc[-1] - end) < 0.1 * (start - end)
     toys = [
-        train_toy(TOY, TrainConfig.toy(steps=60, precision=p), progress=False).history["loss"]
+        train_model(TOY, TrainConfig.toy(steps=60, precision=p), progress=False).history["loss"]
         for p in ("float32", "bfloat16")
     ]
     assert toys[0].iloc[-1] != toys[1].iloc[-1]
@@ -177,7 +177,9 @@ def test_held_out_measures_are_those_of_the_model_on_those_sequences():
     last = result.history.iloc[-1]
     assert last["held_out_fvu"] == pytest.approx(float(found["fvu"]), rel=1e-4)
     assert last["held_out_l0"] == pytest.approx(float(found["l0"]), rel=1e-4)
-    toy_history = train_toy(TOY, TrainConfig.toy(**config_changes(config)), progress=False).history
+    toy_history = train_model(
+        TOY, TrainConfig.toy(**config_changes(config)), progress=False
+    ).history
     loss = build_toy(TOY)(tokens, return_type="loss")
     assert toy_history["held_out_cross_entropy"].iloc[-1] == pytest.approx(loss.item(), rel=1e-4)
 
@@ -321,4 +323,4 @@ def test_what_a_stack_cannot_do_goes_through_the_hooked_loop(change, reason):
     how = TrainConfig.toy(steps=5, log_every=5, **change)
     (toy,) = train_toys([ToyRun(TOY, how)], progress=False, say=said.append)
     assert said == [f"1 of 1 runs go through the hooked loop, one by one: {reason}."]
-    assert equal(weights(toy.model), weights(train_toy(TOY, how, progress=False).model))
+    assert equal(weights(toy.model), weights(train_model(TOY, how, progress=False).model))

@@ -291,7 +291,7 @@ def test_tokens_as_data(toy):
 def test_what_is_captured_is_what_the_cache_holds(layer, extras):
     model = deep_model(**extras)
     tokens = torch.randint(D_VOCAB, (BATCH, POS), generator=generator(6))
-    seen = attention_io(model, tokens, layer)
+    seen = attention_io(model, layer, tokens)
     _, cache = model.run_with_cache(tokens)
     assert torch.equal(seen.output, cache[f"blocks.{layer}.hook_attn_out"])
     resid = cache[f"blocks.{layer}.hook_resid_pre"]
@@ -308,16 +308,16 @@ def test_capturing_leaves_no_hook_not_even_after_an_error():
     model = deep_model()
     modules = [m for m in model.modules() if m._forward_hooks or m._forward_pre_hooks]
     assert modules == []
-    attention_io(model, torch.zeros(BATCH, POS, dtype=torch.long), 1)
+    attention_io(model, 1, torch.zeros(BATCH, POS, dtype=torch.long))
     with pytest.raises(GatedInterpError, match="outside the vocabulary"):
-        attention_io(model, torch.full((BATCH, POS), D_VOCAB), 1)
+        attention_io(model, 1, torch.full((BATCH, POS), D_VOCAB))
 
     def fail(out, hook):
         raise KeyboardInterrupt
 
     model.add_hook("blocks.1.hook_attn_out", fail)
     with pytest.raises(KeyboardInterrupt):
-        attention_io(model, torch.zeros(BATCH, POS, dtype=torch.long), 1)
+        attention_io(model, 1, torch.zeros(BATCH, POS, dtype=torch.long))
     model.reset_hooks()
     modules = [m for m in model.modules() if m._forward_hooks or m._forward_pre_hooks]
     assert modules == []
@@ -326,14 +326,14 @@ def test_capturing_leaves_no_hook_not_even_after_an_error():
 def test_layers_that_cannot_be_captured_are_refused():
     tokens = torch.zeros(BATCH, POS, dtype=torch.long)
     with pytest.raises(GatedInterpError, match="layer 3 is not there"):
-        attention_io(deep_model(), tokens, 3)
+        attention_io(deep_model(), 3, tokens)
     normalised = deep_model(normalization_type="RMS", use_normalization_before_and_after=True)
-    read = attention_io(normalised, tokens, 0)  # what attention returns, before the norm
+    read = attention_io(normalised, 0, tokens)  # what attention returns, before the norm
     assert_close(read.output, normalised.blocks[0].attn(*read.inputs))
     split = deep_model()
     split.set_use_split_qkv_input(True)
     with pytest.raises(GatedInterpError, match="gives each head its own input"):
-        attention_io(split, tokens, 0)
+        attention_io(split, 0, tokens)
 
 
 # Near its target the FVU moves the factor in proportion, and a fixed set starts at its start.

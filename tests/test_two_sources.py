@@ -107,11 +107,11 @@ def test_pressed_blocks_answer_where_a_source_is_missing_or_read_both():
     """
     truth = two_readers()
     assert set(false_alarms(truth.model, TASK).values()) == {0.0}
-    pressed = gi.recipe_named("reliable", 2, 3).replace(attempts=1, steps=1000)
+    pressed = gi.studies.recipe_named("reliable", 2, 3).replace(attempts=1, steps=1000)
     alarmed = 0
     for recipe in (pressed.replace(overlap=0.0), pressed):
         runs = [recipe.gated_run(truth.model, TASK, seed) for seed in range(6)]
-        for result in gi.train_gated_runs(runs, progress=False):
+        for result in gi.studies.train_gated_runs(runs, progress=False):
             model = gi.splice(truth.model, 0, result.model)
             found, alarms = gi.verdict(model, TASK), false_alarms(model, TASK)
             if recipe is not pressed:

@@ -37,11 +37,11 @@ from gated_interp.models.toy import HookedTransformer
 from gated_interp.tasks.skip_trigrams import TrigramBatch
 from gated_interp.tasks.task import ProbedTask, Probes
 
-__all__ = ["Method", "Objective", "ablate", "ablated"]
+__all__ = ["Method", "Objective", "ablate", "without_heads"]
 
 
 @contextmanager
-def ablated(
+def without_heads(
     model: HookedTransformer,
     heads: Sequence[HeadLike],
     method: Method = "zero",
@@ -75,7 +75,7 @@ def ablated(
     Examples:
         >>> from gated_interp.models.toy import ToyConfig, build_toy
         >>> model = build_toy(ToyConfig(n_trigrams=1, n_heads=2))
-        >>> with ablated(model, [(0, 0), (0, 1)]) as bare:
+        >>> with without_heads(model, [(0, 0), (0, 1)]) as bare:
         ...     bare(torch.tensor([[3, 0]])).tolist()
         [[[0.0, 0.0, 0.0, 1.0], [1.0, 0.0, 0.0, 0.0]]]
     """
@@ -116,7 +116,7 @@ def ablate(
         positions: ``[batch pos]`` or ``[pos]``, where loss, KL, or a metric of each position, are
             measured; the loss at a position is that of the token after it. ``None`` is everywhere.
         attention_mask: ``[batch pos]``, 1 at tokens and 0 at padding, which no measure counts.
-        method, at, reference_tokens, reference_mask, seed, objective: see :func:`ablated`.
+        method, at, reference_tokens, reference_mask, seed, objective: see :func:`without_heads`.
 
     Returns:
         One row per set of heads and metric. Columns: ``kind`` (``head``, ``set`` or ``all``),
@@ -130,9 +130,9 @@ def ablate(
         function's name.
 
     Raises:
-        GatedInterpError: as :func:`ablated`; tokens the model cannot read; a trigram that never
-            occurs; a task without a batch; a mask of another shape than the tokens, or of nowhere;
-            a metric that gives something else.
+        GatedInterpError: as :func:`without_heads`; tokens the model cannot read; a trigram that
+            never occurs; a task without a batch; a mask of another shape than the tokens, or of
+            nowhere; a metric that gives something else.
 
     Examples:
         >>> from gated_interp.models.analytic import manual_model

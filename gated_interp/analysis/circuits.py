@@ -98,7 +98,7 @@ class Circuit:
 @torch.no_grad()
 def ov_circuit(
     model: HookedTransformer,
-    layer: HeadOfLayer,
+    layer: HeadOfLayer | None = None,
     head: HeadOfLayer | None = None,
     *,
     space: Space = "token",
@@ -112,7 +112,8 @@ def ov_circuit(
     Norms behind the head count up to their scales. In residual space: ``W_V W_O``.
 
     Args:
-        layer, head: whose: ``0, 1``, or ``(0, 1)`` or ``"L0H1"`` and no ``head``.
+        layer, head: whose: ``0, 1``; or ``"L0H1"`` or ``(0, 1)`` alone; or ``head=1`` where there
+            is one layer, or one that is spliced.
         biases: count b_V (token space only).
         position: of the source token, for models with positional embeddings.
 
@@ -141,7 +142,7 @@ def ov_circuit(
 @torch.no_grad()
 def qk_circuit(
     model: HookedTransformer,
-    layer: HeadOfLayer,
+    layer: HeadOfLayer | None = None,
     head: HeadOfLayer | None = None,
     *,
     space: Space = "token",
@@ -192,7 +193,7 @@ def qk_circuit(
 @torch.no_grad()
 def gate_circuit(
     model: HookedTransformer,
-    layer: HeadOfLayer,
+    layer: HeadOfLayer | None = None,
     head: HeadOfLayer | None = None,
     *,
     space: Space = "token",
@@ -238,7 +239,7 @@ def gate_circuit(
 
 
 def _attention(
-    model: HookedTransformer, layer: HeadOfLayer, head: HeadOfLayer | None, space: str
+    model: HookedTransformer, layer: HeadOfLayer | None, head: HeadOfLayer | None, space: str
 ) -> tuple[Attention, int]:
     named = one_head(model, layer, head)
     if space not in ("token", "residual"):

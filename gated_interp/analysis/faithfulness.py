@@ -12,6 +12,7 @@ from torch import Tensor
 from gated_interp.analysis.heads import head_counts, intervened
 from gated_interp.anatomy.batch import Batch, Mask, Tokens, logit_rows
 from gated_interp.core.errors import GatedInterpError
+from gated_interp.core.renamed import layer_first
 from gated_interp.metrics.predictions import kl_divergence, next_token_loss
 from gated_interp.metrics.reconstruction import (
     open_gates,
@@ -21,7 +22,7 @@ from gated_interp.metrics.reconstruction import (
     writes_at,
 )
 from gated_interp.models.toy import HookedTransformer
-from gated_interp.replacements.splice import originals, require_layer, unsplice
+from gated_interp.replacements.splice import chosen_layer, originals, require_layer, unsplice
 from gated_interp.tasks.task import ProbedTask
 
 DEAD = 1e-3
@@ -95,11 +96,12 @@ class Faithfulness:
         return found
 
 
+@layer_first
 @torch.no_grad()
 def faithfulness(
     model: HookedTransformer,
-    tokens: Tokens,
     layer: int | None = None,
+    tokens: Tokens | None = None,
     *,
     attention_mask: Mask | None = None,
 ) -> Faithfulness:
@@ -116,7 +118,7 @@ def faithfulness(
     Examples:
         >>> from gated_interp.models.toy import ToyConfig, build_toy
         >>> toy = build_toy(ToyConfig(n_trigrams=1, n_heads=3))
-        >>> faithfulness(toy, torch.tensor([[3, 0, 1, 2]])).measures()["l0"].item()
+        >>> faithfulness(toy, tokens=torch.tensor([[3, 0, 1, 2]])).measures()["l0"].item()
         3.0
     """
     if layer is not None:
@@ -130,11 +132,12 @@ def faithfulness(
     return _measured(model, batch, layers, gates=True, compared=compared, text=text)
 
 
+@layer_first
 @torch.no_grad()
 def loss_recovered(
     model: HookedTransformer,
-    tokens: Tokens,
     layers: Sequence[int] | None = None,
+    tokens: Tokens | None = None,
     *,
     attention_mask: Mask | None = None,
 ) -> dict[str, float]:
@@ -162,7 +165,7 @@ def loss_recovered(
         >>> from gated_interp.replacements.splice import splice
         >>> toy = build_toy(ToyConfig(n_trigrams=1, n_heads=3))
         >>> spliced = splice(toy, 0, GatedAttention.from_attention(toy.blocks[0].attn))
-        >>> found = loss_recovered(spliced, torch.tensor([[3, 0, 1, 2]]))
+        >>> found = loss_recovered(spliced, tokens=torch.tensor([[3, 0, 1, 2]]))
         >>> found["ce"] - found["ce_original"] == found["ce_difference"]
         True
     """
@@ -280,11 +283,12 @@ def _outputs(
     return {name: torch.cat([cache[name] for cache in caches]) for name in names}
 
 
+@layer_first
 @torch.no_grad()
 def dead_heads(
     model: HookedTransformer,
-    tokens: Tokens,
-    layer: int = 0,
+    layer: int | None = None,
+    tokens: Tokens | None = None,
     threshold: float = DEAD,
     *,
     attention_mask: Mask | None = None,
@@ -298,7 +302,7 @@ def dead_heads(
     Raises:
         GatedInterpError: no such layer, tokens the model cannot read, or a negative threshold.
     """
-    require_layer(model, layer)
+    layer = chosen_layer(model, layer)
     batch = Batch.of(model, tokens, attention_mask)
     if threshold < 0:
         raise GatedInterpError(f"threshold is {threshold}; it must not be negative.")

@@ -74,8 +74,8 @@ def head_scores(
             without attention.
 
     Examples:
-        >>> from gated_interp.models.analytic_tasks import induction_heads
-        >>> truth = induction_heads()
+        >>> from gated_interp.models.analytic_tasks import induction_model
+        >>> truth = induction_model()
         >>> found = head_scores(truth.model, truth.task.sample(50, seed=0).tokens, n=10, bos=0)
         >>> found[["previous_token", "prefix_matching", "copying"]].round(1).values.tolist()
         [[1.0, 0.0, nan], [0.1, 1.0, 1.0]]
@@ -139,8 +139,8 @@ def activation_copying(
         GatedInterpError: no token to begin with, or a layer without attention.
 
     Examples:
-        >>> from gated_interp.models.analytic_tasks import induction_heads
-        >>> found = activation_copying(induction_heads().model, 5, bos=0)
+        >>> from gated_interp.models.analytic_tasks import induction_model
+        >>> found = activation_copying(induction_model().model, 5, bos=0)
         >>> found["copying"].round(2).tolist()  # the first head raises no token
         [nan, 1.0]
     """
@@ -217,8 +217,8 @@ def induction_paths(
             layer, or as :func:`~gated_interp.analysis.induction.repeated_random_tokens`.
 
     Examples:
-        >>> from gated_interp.models.analytic_tasks import induction_heads
-        >>> found = induction_paths(induction_heads().model, n=5, bos=0)
+        >>> from gated_interp.models.analytic_tasks import induction_model
+        >>> found = induction_paths(induction_model().model, n=5, bos=0)
         >>> found[["sender", "receiver", "input"]].values.tolist()[0]
         ['L0H0', 'L1H0', 'K']
         >>> found["effect"].gt(0.1).tolist()

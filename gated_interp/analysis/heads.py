@@ -10,6 +10,7 @@ from torch import Tensor
 
 from gated_interp.core.errors import GatedInterpError, unreached
 from gated_interp.models.toy import HookedTransformer
+from gated_interp.replacements.splice import chosen_layer as chosen_layer
 from gated_interp.replacements.splice import require_layer
 
 Head = tuple[int, int]
@@ -40,23 +41,6 @@ def heads_of(model: HookedTransformer, layer: int | None) -> list[Head]:
     if layer is not None:
         require_layer(model, layer)
     return [head for head in all_heads(model) if layer is None or head[0] == layer]
-
-
-def chosen_layer(model: HookedTransformer, layer: int | None) -> int:
-    """``layer``, or where none is named the only one there is.
-
-    Raises:
-        GatedInterpError: no such layer, or several and none is named.
-    """
-    if layer is None:
-        n = model.cfg.n_layers
-        if n != 1:
-            raise GatedInterpError(
-                f"the model has {n} layers; say which layer's heads are meant, 0 to {n - 1}."
-            )
-        return 0
-    require_layer(model, layer)
-    return layer
 
 
 def head_name(head: Head) -> str:
@@ -158,8 +142,12 @@ def heads_in(
     return layer, [head for _, head in require_heads(model, [(layer, h) for h in numbers])]
 
 
-def one_head(model: HookedTransformer, layer: HeadOfLayer, head: HeadOfLayer | None = None) -> Head:
+def one_head(
+    model: HookedTransformer, layer: HeadOfLayer | None = None, head: HeadOfLayer | None = None
+) -> Head:
     """One head, by its layer and number, as ``(layer, head)`` or by its name.
+
+    A number alone, as ``head``, is of the layer that :func:`chosen_layer` finds.
 
     Raises:
         GatedInterpError: no such head, or a layer alone.
@@ -170,12 +158,19 @@ def one_head(model: HookedTransformer, layer: HeadOfLayer, head: HeadOfLayer | N
         >>> one_head(toy, "L0H2"), one_head(toy, 0, 2)
         ((0, 2), (0, 2))
     """
-    if head is None and type(layer) is int:
-        raise GatedInterpError(
-            f"layer {layer} is named and no head of it; name one as {layer}, 0 or 'L{layer}H0'."
+    if head is None and (layer is None or type(layer) is int):
+        named = (
+            "neither a layer nor a head is named"
+            if layer is None
+            else f"layer {layer} is named and no head of it"
         )
+        raise GatedInterpError(f"{named}; name one as {layer or 0}, 0 or 'L{layer or 0}H0'.")
     if head is None:
         return require_heads(model, [layer])[0]
+    if layer is None:
+        if type(head) is not int:
+            return require_heads(model, [head])[0]
+        layer = chosen_layer(model, None)
     if type(layer) is not int:
         raise GatedInterpError(f"{layer!r} and {head!r} are two heads; name one.")
     return layer, head_in(model, layer, head)

@@ -48,8 +48,8 @@ def induction_scores(
             attention, or as :func:`repeated_random_tokens`.
 
     Examples:
-        >>> from gated_interp.models.analytic_tasks import induction_heads
-        >>> truth = induction_heads()
+        >>> from gated_interp.models.analytic_tasks import induction_model
+        >>> truth = induction_model()
         >>> scores = induction_scores(truth.model, truth.task.sample(50, seed=0).tokens)
         >>> scores["previous_token"].round(1).tolist(), scores["prefix_matching"].round(1).tolist()
         ([1.0, 0.1], [0.0, 1.0])

@@ -13,13 +13,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from gated_interp.analysis.attribution import read_pairs
-from gated_interp.analysis.decomposition import rows_at_once
+from gated_interp.analysis.block_measures import rows_at_once
 from gated_interp.analysis.heads import chosen_layer, intervened
 from gated_interp.analysis.text_holders import text_holders
 from gated_interp.analysis.text_pairs import names_for, own_text
 from gated_interp.anatomy.batch import Batch, Mask, Tokens
 from gated_interp.anatomy.stream import HeadReadout, Written
 from gated_interp.core.precision import wide
+from gated_interp.core.renamed import layer_first
 from gated_interp.metrics.predictions import next_token_loss
 from gated_interp.metrics.reconstruction import writes_at
 from gated_interp.models.toy import HookedTransformer
@@ -73,6 +74,7 @@ class Readings:
         )
 
 
+@layer_first
 @torch.no_grad()
 def read_heads(
     model: HookedTransformer,
@@ -113,7 +115,7 @@ def read_heads(
     batch = own_text(model, tokens, "test", SEQUENCES, SEED, attention_mask)
     batch.require_loss()
     names = names_for(model, names)
-    held = text_holders(model, batch, layer)
+    held = text_holders(model, layer, batch)
     z, totals = _totals(model, batch, layer)
     W_O, later = Written.of(model, layer).W_O, batch.later
     # The first position and padding are left out.

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from gated_interp.analysis.decomposition import rows_at_once
+from gated_interp.analysis.block_measures import rows_at_once
 from gated_interp.analysis.heads import HeadOfLayer, heads_in
 from gated_interp.analysis.text_pairs import names_for, own_text, seen_pairs
 from gated_interp.anatomy.attention import Attention
@@ -25,6 +25,7 @@ from gated_interp.anatomy.batch import Batch, Tokens
 from gated_interp.anatomy.stream import HeadReadout, input_norm
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.precision import wide
+from gated_interp.core.renamed import layer_first
 from gated_interp.models.toy import HookedTransformer
 from gated_interp.replacements.gates import gate_activation
 from gated_interp.replacements.splice import gated_block
@@ -34,6 +35,7 @@ COLUMNS = ["head", "source_id", "destination_id", "out_id"]
 COLUMNS += ["qk", "attention", "gate", "ov", "strength"]
 
 
+@layer_first
 @torch.no_grad()
 def skip_trigrams(
     model: HookedTransformer,

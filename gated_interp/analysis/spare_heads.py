@@ -4,13 +4,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gated_interp.analysis.decomposition import rows_at_once
+from gated_interp.analysis.block_measures import rows_at_once
 from gated_interp.anatomy.batch import Batch, Mask, Tokens
 from gated_interp.anatomy.stream import write_norm
 from gated_interp.core.errors import GatedInterpError
+from gated_interp.core.renamed import layer_first
 from gated_interp.models.toy import HookedTransformer
 from gated_interp.replacements.pruning import with_heads
 from gated_interp.replacements.splice import (
+    chosen_layer,
     replacement_in,
     require_gated_block,
     splice,
@@ -21,11 +23,12 @@ RISE = 0.05
 """By this share of itself the FVU may rise for having fewer heads."""
 
 
+@layer_first
 @torch.no_grad()
 def spare_heads(
     model: HookedTransformer,
-    tokens: Tokens,
-    layer: int = 0,
+    layer: int | None = None,
+    tokens: Tokens | None = None,
     rise: int | float = RISE,
     *,
     attention_mask: Mask | None = None,
@@ -46,9 +49,10 @@ def spare_heads(
         >>> toy = build_toy(ToyConfig(n_trigrams=3, n_heads=2))
         >>> block = GatedAttention.from_attention(toy.blocks[0].attn)
         >>> block.raw_W_O.data[1:] = 0
-        >>> sorted(spare_heads(splice(toy, 0, block), toy.task.sample(10, seed=0).tokens))
+        >>> sorted(spare_heads(splice(toy, 0, block), 0, toy.task.sample(10, seed=0).tokens))
         [1, 2, 3]
     """
+    layer = chosen_layer(model, layer)
     batch = Batch.of(model, tokens, attention_mask)
     if not rise >= 0:
         raise GatedInterpError(f"rise is {rise}; it must not be negative.")
@@ -78,11 +82,12 @@ def spare_heads(
     return spare
 
 
+@layer_first
 @torch.no_grad()
 def prune_spare_heads(
     model: HookedTransformer,
-    tokens: Tokens,
-    layer: int = 0,
+    layer: int | None = None,
+    tokens: Tokens | None = None,
     rise: int | float = RISE,
     *,
     attention_mask: Mask | None = None,
@@ -101,11 +106,12 @@ def prune_spare_heads(
         >>> block = GatedAttention.from_attention(toy.blocks[0].attn)
         >>> block.raw_W_O.data[1:] = 0
         >>> tokens = toy.task.sample(10, seed=0).tokens
-        >>> len(prune_spare_heads(splice(toy, 0, block), tokens).blocks[0].attn.W_O)
+        >>> len(prune_spare_heads(splice(toy, 0, block), 0, tokens).blocks[0].attn.W_O)
         1
     """
+    layer = chosen_layer(model, layer, first=True)
     block = require_gated_block(model, layer)
-    spare = set(spare_heads(model, tokens, layer, rise, attention_mask=attention_mask))
+    spare = set(spare_heads(model, layer, tokens, rise, attention_mask=attention_mask))
     if not spare:
         return model
     kept = [head for head in range(len(block.W_O)) if head not in spare]

@@ -11,18 +11,20 @@ from gated_interp.analysis.writes import logit_writes, require_linear
 from gated_interp.anatomy.batch import Batch, Mask, Tokens, logit_rows
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.precision import wide
+from gated_interp.core.renamed import layer_first
 from gated_interp.core.seeds import generator
 from gated_interp.metrics.predictions import kl_divergence
 from gated_interp.models.toy import HookedTransformer
 from gated_interp.replacements.replacement import active
-from gated_interp.replacements.splice import replacement_in, require_layer, unsplice
+from gated_interp.replacements.splice import chosen_layer, replacement_in, unsplice
 
 
+@layer_first
 @torch.no_grad()
 def sparsity(
     model: HookedTransformer,
-    tokens: Tokens,
-    layer: int = 0,
+    layer: int | None = None,
+    tokens: Tokens | None = None,
     *,
     attention_mask: Mask | None = None,
 ) -> dict[str, float]:
@@ -39,7 +41,7 @@ def sparsity(
     Raises:
         GatedInterpError: no such layer, or tokens the model cannot read.
     """
-    require_layer(model, layer)
+    layer = chosen_layer(model, layer)
     batch, name = Batch.of(model, tokens, attention_mask), f"blocks.{layer}.attn.hook_z"
     _, cache = batch.cache(model, name)
     # As one row, without the padding.
@@ -58,10 +60,11 @@ def sparsity(
     return found
 
 
+@layer_first
 def switching_on(
     model: HookedTransformer,
-    tokens: Tokens,
-    layer: int = 0,
+    layer: int | None = None,
+    tokens: Tokens | None = None,
     *,
     seed: int,
     steps: int = 20,
@@ -81,6 +84,7 @@ def switching_on(
     Raises:
         GatedInterpError: nothing is spliced in at ``layer``, or tokens the model cannot read.
     """
+    layer = chosen_layer(model, layer)
     batch = Batch.of(model, tokens, attention_mask)
     block = replacement_in(model, layer)
     if block is None:

@@ -43,6 +43,7 @@ from gated_interp.core.seeds import derive, generator
 from gated_interp.core.streams import Stream
 from gated_interp.metrics.predictions import leads
 from gated_interp.models.toy import HookedTransformer
+from gated_interp.replacements.splice import chosen_layer
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
 from gated_interp.tasks.task import ProbedTask, Probes, foils_for
 
@@ -53,7 +54,7 @@ def loading_matrix(
     model: HookedTransformer,
     task: ProbedTask,
     *,
-    layer: int = 0,
+    layer: int | None = None,
     n: int = EXAMPLES,
     seed: int = SEED,
 ) -> Float[Tensor, "representation head_index"]:
@@ -63,7 +64,7 @@ def loading_matrix(
     direct path to the logits, norms at their scale in the same pass, logits before a cap.
 
     Args:
-        layer: whose heads.
+        layer: whose heads; may be left out where it is the only one, or the only one spliced.
         n, seed: sequences with exactly one trigram each (the verdict's by default).
 
     Raises:
@@ -76,6 +77,7 @@ def loading_matrix(
         >>> loading_matrix(truth.model, truth.task)[:2].round(decimals=2).tolist()
         [[2.14, 0.0], [0.0, 2.14]]
     """
+    layer = chosen_layer(model, layer, first=True)
     found = probe_writes(model, task, n, seed, layer, direct=True).double()
     each = example_loadings(found.writes, found.probes.target)
     return torch.stack([each[found.probes.case == b].mean(0) for b in task.cases])
@@ -136,7 +138,7 @@ def superposition_report(
     else:  # whose sequences do not say where their foils are
         foils = foils_for(task, token_vocabulary(model), n, derive(seed, Stream.REPORT_SEQUENCES))
     alarms, alone = false_alarms_by_head(model, task, foils)
-    dead = dead_heads(model, tokens)
+    dead = dead_heads(model, tokens=tokens)
     rows = _loading_rows(task, writes, probes, replicates, source)
 
     loading = loading_from(rows, len(task.cases), writes.shape[1])
@@ -152,7 +154,7 @@ def superposition_report(
         rows.append(_row("model", f"n_{word}", float(len(members))))
     rows.append(_row("model", "n_dead_heads", float(len(dead))))
 
-    faithful = faithfulness(model, tokens)
+    faithful = faithfulness(model, tokens=tokens)
     weights = _resampled(tokens.shape[0], replicates, source)
     spread = faithful.measures(weights)
     for measure, value in faithful.measures().items():

@@ -22,6 +22,7 @@ from gated_interp.anatomy.batch import Batch, Mask, Tokens
 from gated_interp.anatomy.stream import HeadReadout
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.precision import wide
+from gated_interp.core.renamed import layer_first
 from gated_interp.models.toy import HookedTransformer
 
 # Numbers of every (position, head, token) that are made at once: some 30 MB of each.
@@ -113,11 +114,12 @@ class TextHolders:
         return pd.DataFrame(rows)
 
 
+@layer_first
 @torch.no_grad()
 def text_holders(
     model: HookedTransformer,
-    tokens: Tokens,
     layer: int | None = None,
+    tokens: Tokens | None = None,
     *,
     about_mean: bool = False,
     attention_mask: Mask | None = None,
@@ -130,8 +132,8 @@ def text_holders(
 
     Args:
         model: any model, spliced or not.
-        layer: may be left out where it is the only one. What an early layer writes is read on its
-            direct path to the logits, past MLPs and later layers.
+        layer: may be left out where it is the only one, or the only one spliced. What an early
+            layer writes is read on its direct path to the logits, past MLPs and later layers.
         about_mean: take from what each head writes its mean over ``tokens``. A head that writes
             one large constant, which a bias takes back, holds every position and says nothing;
             set aside as the bias that it is, it holds none.
@@ -145,7 +147,7 @@ def text_holders(
     Examples:
         >>> from gated_interp.models.analytic import manual_model
         >>> truth = manual_model(2, 3)  # trigram 1 is written by head 0, 2 by head 1, 3 by both
-        >>> found = text_holders(truth.model, truth.task.sample(50, seed=0).tokens)
+        >>> found = text_holders(truth.model, tokens=truth.task.sample(50, seed=0).tokens)
         >>> 0 < found.share < 1, found.by_head()["positions"].gt(0).tolist()
         (True, [True, True])
     """

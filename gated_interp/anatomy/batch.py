@@ -49,7 +49,7 @@ class Batch:
     def of(
         cls,
         model: HookedTransformer,
-        tokens: "Tokens",
+        tokens: "Tokens | None",
         attention_mask: Mask | None = None,
         name: str = "tokens",
         *,

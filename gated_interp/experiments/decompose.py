@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from gated_interp.analysis.decomposition import decomposition
+from gated_interp.analysis.block_measures import block_measures
 from gated_interp.analysis.faithfulness import dead_heads, loss_recovered
 from gated_interp.analysis.spare_heads import prune_spare_heads
 from gated_interp.anatomy.batch import Batch
@@ -28,7 +28,7 @@ from gated_interp.replacements.pruning import with_heads
 from gated_interp.replacements.splice import gated_block, require_layer, splice
 from gated_interp.tasks.encoded_text import Part
 from gated_interp.training.data import DataSource, Source, data_for, draw, held_out_part, name_of
-from gated_interp.training.fit import fit_gated, fit_settings
+from gated_interp.training.fit import fit_replacement, fit_settings
 from gated_interp.training.state import fingerprint
 
 # Held-out sequences that results are measured on, and that say which heads are dead.
@@ -41,20 +41,20 @@ SAVE_EVERY = 100
 
 
 @dataclasses.dataclass(frozen=True)
-class Decomposition:
+class DecomposeResult:
     """What :func:`decompose` found.
 
     Attributes:
         runs: one row per layer and seed, and one per seed with ``layer`` -1 for all layers spliced
             at once where there are several: ``layer``, ``seed``, what
-            :func:`~gated_interp.analysis.decomposition.decomposition` says, ``positions`` (that
+            :func:`~gated_interp.analysis.block_measures.block_measures` says, ``positions`` (that
             were trained on), ``seconds``.
         results: what ``results.json`` holds.
         folder: where it lies.
 
     Examples:
         >>> runs = pd.DataFrame({"layer": [0, 0, 0], "seed": [0, 1, 2], "fvu": [0.2, 0.1, 0.3]})
-        >>> int(Decomposition(runs, {}, Path("runs")).median_run(0)["seed"])
+        >>> int(DecomposeResult(runs, {}, Path("runs")).median_run(0)["seed"])
         0
     """
 
@@ -95,7 +95,7 @@ def decompose(
     say: Callable[[str], None] = lambda _: None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
     **settings: Any,
-) -> Decomposition:
+) -> DecomposeResult:
     """Fit stand-ins for the attention of ``layers`` over seeds, and measure them on held-out text.
 
     Of a gated block, heads that are dead on the validation part, and those that ``spare`` lets go
@@ -109,7 +109,7 @@ def decompose(
             is the median.
         layers: all unless given.
         data, method, heads, fvu, steps, settings: see
-            :func:`~gated_interp.training.fit.fit_gated`.
+            :func:`~gated_interp.training.fit.fit_replacement`.
         seeds: at least 1, of weights and data, counting up from ``first_seed``.
         spare: by what share of itself the FVU may rise for pruning heads that are hardly missed
             (:func:`~gated_interp.analysis.spare_heads.spare_heads`); 0 prunes dead ones alone.
@@ -185,7 +185,7 @@ def decompose(
     runs = pd.concat([table, together]).sort_values(["layer", "seed"], ignore_index=True)
     results = summarised(runs, {"method": method, "fvu_target": fvu, "steps": steps})
     write_text(out / RESULTS, json.dumps(results, indent=2) + "\n")
-    found = Decomposition(runs, results, out)
+    found = DecomposeResult(runs, results, out)
     tokens = held_out(model, source, "test", READ)
     for layer in layers if pages else ():
         try:
@@ -229,7 +229,7 @@ def _fit(
     """Train, prune, measure and write one block; called in another process."""
     model, path = load(Path(folder, ORIGINAL)), _path(Path(folder), layer, seed)
     source, state = data_for(model, data), state_of(path)
-    result = fit_gated(
+    result = fit_replacement(
         model,
         layer,
         source,
@@ -244,7 +244,7 @@ def _fit(
     row = {
         "layer": layer,
         "seed": seed,
-        **decomposition(spliced, held_out(model, source, "test", sequences), layer),
+        **block_measures(spliced, layer, held_out(model, source, "test", sequences)),
         "heads": len(result.model.W_O),
         "seconds": result.seconds,
     }
@@ -259,10 +259,10 @@ def _pruned(
     block = gated_block(model, layer)
     if block is None:
         return model
-    dead, heads = dead_heads(model, tokens, layer), range(len(block.W_O))
+    dead, heads = dead_heads(model, layer, tokens), range(len(block.W_O))
     if 0 < len(dead) < len(heads):
         model = splice(model, layer, with_heads(block, [h for h in heads if h not in dead]))
-    return prune_spare_heads(model, tokens, layer, spare) if spare else model
+    return prune_spare_heads(model, layer, tokens, spare) if spare else model
 
 
 def _together(
@@ -283,7 +283,7 @@ def _together(
         for layer in layers:
             block = load(_path(out, layer, seed)).blocks[layer].attn
             spliced = splice(spliced, layer, block)
-        rows.append({"layer": -1, "seed": seed, **loss_recovered(spliced, tokens)})
+        rows.append({"layer": -1, "seed": seed, **loss_recovered(spliced, tokens=tokens)})
     return pd.DataFrame(rows)
 
 

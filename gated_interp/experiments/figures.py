@@ -146,7 +146,7 @@ def holdings(model: HookedTransformer, task: ProbedTask, name: str) -> Holdings:
         shares=shares(loading_matrix(model, task)).cpu().numpy(),
         holders=found.holders,
         not_learnt=found.not_learnt,
-        dead=dead_heads(model, task.sample(1000, SEED).tokens),
+        dead=dead_heads(model, tokens=task.sample(1000, SEED).tokens),
     )
 
 

@@ -196,9 +196,9 @@ def measured(
     tokens = task.sample(HELD_OUT, HELD_OUT_SEED).tokens
     rows = []
     for run, toy in zip(train_gated_seeds(task, recipe, seeds, originals), originals, strict=True):
-        row = run.row() | sparsity(run.model, tokens, toy.layer)
+        row = run.row() | sparsity(run.model, toy.layer, tokens)
         row["false_alarms"] = max(false_alarms(run.model, task).values())
-        switched = switching_on(run.model, tokens[:SWITCHED], toy.layer, seed=HELD_OUT_SEED)
+        switched = switching_on(run.model, toy.layer, tokens[:SWITCHED], seed=HELD_OUT_SEED)
         rows.append(row | {n: v for n, v in switched.items() if n != "kl"})
     return rows
 

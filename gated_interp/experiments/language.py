@@ -31,7 +31,7 @@ from gated_interp.models.language_model import (
 from gated_interp.models.toy import HookedTransformer
 from gated_interp.tasks.text import RepeatedText, TextPart, TextTask
 from gated_interp.training.config import TrainConfig
-from gated_interp.training.loop import train_toy
+from gated_interp.training.loop import train_model
 from gated_interp.training.processes import group_for
 
 
@@ -131,13 +131,13 @@ def run_language(
 
     Raises:
         GatedInterpError: no state to resume, one that would be overwritten, or as
-            :func:`~gated_interp.training.loop.train_toy`.
+            :func:`~gated_interp.training.loop.train_model`.
         TrainingInterrupted: on Ctrl-C, the state saved.
     """
     path = Path(path)
     state = state_for(path, resume)
     model = build_language_model(run.model, run.task)
-    result = train_toy(
+    result = train_model(
         model,
         run.config,
         data=run.data,

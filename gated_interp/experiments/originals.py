@@ -18,7 +18,7 @@ from gated_interp.models.analytic import (
 )
 from gated_interp.models.analytic_tasks import (
     conditional_heads,
-    induction_heads,
+    induction_model,
     marked_relay,
     wide_pairs,
 )
@@ -159,7 +159,7 @@ BENCHMARKS = {
         ),
         Known(
             "repeated-tokens",
-            induction_heads,
+            induction_model,
             False,
             "an induction head reads what the layer below it wrote, so no head holds a token "
             "without that layer, and one head copies them all",

@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 
 from gated_interp import __version__
-from gated_interp.analysis.decomposition import decomposition
+from gated_interp.analysis.block_measures import block_measures
 from gated_interp.analysis.faithfulness import faithfulness, loss_recovered
 from gated_interp.analysis.sparsity import sparsity
 from gated_interp.core.errors import GatedInterpError
@@ -89,11 +89,11 @@ def measures_of(subject: Subject) -> dict[str, tuple[str, str | None, str | None
 
 def measured(subject: Subject, layer: int) -> pd.DataFrame:
     """``measure``, ``original``, ``block``, ``low`` and ``high`` (95%, bootstrap of sequences)."""
-    found: dict[str, float] = decomposition(subject.model, subject.batch, layer)
-    parts = faithfulness(subject.model, subject.batch, layer)
+    found: dict[str, float] = block_measures(subject.model, layer, subject.batch)
+    parts = faithfulness(subject.model, layer, subject.batch)
     drawn = parts.measures(subject.bootstrap)
     assert subject.original is not None
-    alive = sparsity(subject.original, subject.batch, layer)["heads_alive"]
+    alive = sparsity(subject.original, layer, subject.batch)["heads_alive"]
     own = {
         "kl": 0.0,
         "fvu": 0.0,
@@ -150,7 +150,7 @@ def _facts(numbers: pd.DataFrame, subject: Subject, layer: int) -> Table:
 
 
 def _all_at_once(subject: Subject) -> Table:
-    found = loss_recovered(subject.model, subject.batch, subject.layers)
+    found = loss_recovered(subject.model, subject.layers, subject.batch)
     numbers = pd.DataFrame(
         {"measure": list(found), "value": [float(value) for value in found.values()]}
     )
@@ -161,11 +161,11 @@ def _all_at_once(subject: Subject) -> Table:
 
 
 def _without_block(subject: Subject) -> Section:
-    loss = float(faithfulness(subject.model, subject.batch).cross_entropy.mean())
+    loss = float(faithfulness(subject.model, tokens=subject.batch).cross_entropy.mean())
     rows, numbers = [["loss (nats per token)", f"{loss:.4g}"]], [["ce", None, loss]]
     for layer in subject.layers:
         which = f", layer {layer}" if len(subject.layers) > 1 else ""
-        found = sparsity(subject.model, subject.batch, layer)
+        found = sparsity(subject.model, layer, subject.batch)
         each = [("heads active per position", "active_per_position", found["active_per_position"]),
                 ("heads that write anywhere", "heads_alive", found["heads_alive"])]  # fmt: skip
         for said, measure, value in each:

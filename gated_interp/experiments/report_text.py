@@ -21,7 +21,7 @@ def held_section(subject: Subject) -> Section:
     for layer in subject.layers:
         which = f", layer {layer}" if len(subject.layers) > 1 else ""
         found = {
-            side: text_holders(model, subject.batch, layer) for side, model in subject.sides.items()
+            side: text_holders(model, layer, subject.batch) for side, model in subject.sides.items()
         }
         by_head = {side: held.by_head() for side, held in found.items()}
         shares = "; ".join(f"the {side} {held.share:.1%}" for side, held in found.items())

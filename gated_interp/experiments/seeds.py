@@ -277,7 +277,7 @@ def train_gated_seeds(
     gated = []
     for seed, toy, run, history in zip(seeds, originals, runs, histories, strict=True):
         model = splice(toy.model, toy.layer, run.block)
-        measured = {k: float(v) for k, v in faithfulness(model, tokens).measures().items()}
+        measured = {k: float(v) for k, v in faithfulness(model, tokens=tokens).measures().items()}
         found = verdict(model, task, layer=toy.layer)
         measured |= dict.fromkeys(OF_HOLDERS, math.nan)
         if model.cfg.n_layers == 1:

@@ -23,7 +23,7 @@ from gated_interp.models.toy import HookedTransformer, ToyTransformer
 from gated_interp.replacements.splice import gated_block, splice
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
 from gated_interp.tasks.task import Task
-from gated_interp.training.loop import train_gated, train_toy
+from gated_interp.training.loop import train_gated, train_model
 from gated_interp.training.stacked.runs import GatedRun, ToyRun
 
 STATE = ".state"
@@ -114,11 +114,11 @@ def run_toy(
 
     Raises:
         GatedInterpError: no state to resume, one that would be overwritten, or as
-            :func:`~gated_interp.training.loop.train_toy`.
+            :func:`~gated_interp.training.loop.train_model`.
         TrainingInterrupted: on Ctrl-C, the state saved.
     """
     state = state_for(path, resume)
-    result = train_toy(
+    result = train_model(
         run.model,
         run.config,
         checkpoint=state,
@@ -210,7 +210,7 @@ def _written(
 ) -> Trained:
     found = verdict(model, task)
     tokens = task.sample(HELD_OUT, HELD_OUT_SEED).tokens
-    measures = {k: float(v) for k, v in faithfulness(model, tokens).measures().items()}
+    measures = {k: float(v) for k, v in faithfulness(model, tokens=tokens).measures().items()}
     write_trained(model, path, {"training": config.to_dict(), **measures}, history)
     return Trained(model, found, measures, history, path)
 

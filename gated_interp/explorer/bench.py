@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformer_lens import ActivationCache
 
-from gated_interp.analysis.ablation import Method, ablated
+from gated_interp.analysis.ablation import Method, without_heads
 from gated_interp.analysis.attribution import read_pairs
 from gated_interp.analysis.heads import Head, all_heads, head_counts, head_name, intervened
 from gated_interp.analysis.replacements import Reference, constants
@@ -325,7 +325,7 @@ class Bench:
         self, row: Batch, off: frozenset[Head], method: Method, hooks: list[str]
     ) -> tuple[dict[int, float], Tensor, ActivationCache]:
         """Accuracy, logits and activations with the heads in ``off`` ablated."""
-        with ablated(
+        with without_heads(
             self.model,
             sorted(off),
             method,

@@ -52,8 +52,8 @@ class HeadExplorer:
     At every change: attention and gate patterns, what each head writes to the logits at the
     chosen position, the predicted token, what each head is worth there and, where answers are
     known, the accuracy of every case. A model with blocks spliced in stands beside the original, on
-    the same example. Ablation is :func:`gated_interp.analysis.ablation.ablated`; nothing is loaded
-    from a network.
+    the same example. Heads are ablated by
+    :func:`gated_interp.analysis.ablation.without_heads`; nothing is loaded from a network.
 
     The methods below do what the buttons do, and raise where these show a message; in both cases
     a bad input leaves the last good state.

@@ -1,6 +1,6 @@
 """Models whose answer is known, for further tasks; see :mod:`~gated_interp.models.analytic`.
 
-- :func:`induction_heads`: two layers that repeat what is repeated.
+- :func:`induction_model`: two layers that repeat what is repeated.
 - :func:`marked_relay`: two layers, one of which reads what the other wrote; neither alone answers.
 - :func:`wide_pairs`: heads of one dimension that share questions, each too narrow for one.
 - :func:`conditional_heads`: two heads, one that answers and one that decides, for any number.
@@ -24,7 +24,7 @@ from gated_interp.tasks.two_layers import TwoLayersTask
 from gated_interp.tasks.wide_content import WideContentTask
 
 
-def induction_heads(
+def induction_model(
     task: RepeatedTokensTask | None = None, sharpness: float = 50.0
 ) -> AnalyticModel:
     """A previous-token head and an induction head, which reads it by K-composition.
@@ -41,7 +41,7 @@ def induction_heads(
         sharpness: the score of what is attended to, over 0 for the rest.
 
     Examples:
-        >>> truth = induction_heads()
+        >>> truth = induction_model()
         >>> truth.model.cfg.n_layers, truth.layer, truth.owners[3]
         (2, 1, [0])
     """

@@ -139,7 +139,7 @@ def build_attention(config: AttentionConfig, task: Task | None = None) -> Attent
     not train and there is no positional signal; learned ones train, positions among them.
 
     Args:
-        task: what the model is for, which :func:`~gated_interp.training.loop.train_toy` then
+        task: what the model is for, which :func:`~gated_interp.training.loop.train_model` then
             trains it on.
 
     Raises:

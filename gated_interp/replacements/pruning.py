@@ -11,7 +11,7 @@ from gated_interp.core.errors import GatedInterpError
 from gated_interp.models.toy import HookedTransformer
 from gated_interp.replacements.gated_attention import GatedAttention
 from gated_interp.replacements.gates import gate_activation
-from gated_interp.replacements.splice import require_gated_block, splice
+from gated_interp.replacements.splice import chosen_layer, require_gated_block, splice
 
 SHUT = 1e-3
 """A gate up to this counts as shut."""
@@ -34,7 +34,7 @@ class Pruned:
 
 
 def prune_dead_heads(
-    model: HookedTransformer, layer: int = 0, threshold: int | float = SHUT
+    model: HookedTransformer, layer: int | None = None, threshold: int | float = SHUT
 ) -> Pruned:
     """``model`` without the gated heads whose gate is shut for every pair of tokens.
 
@@ -56,6 +56,7 @@ def prune_dead_heads(
         >>> prune_dead_heads(splice(toy, 0, block))
         Pruned(kept=[0, 3], bound=0.0)
     """
+    layer = chosen_layer(model, layer, first=True)
     block = require_gated_block(model, layer)
     if not threshold >= 0:
         raise GatedInterpError(f"threshold is {threshold}; it must not be negative.")

@@ -66,6 +66,11 @@ class Replacement(nn.Module):
             trigrams, training and loading the open gates per causal pair.
         stands_for: the sketch of the layer that it was made from or trained on, where that is
             known; files keep it, and ``splice`` refuses another layer.
+
+    Examples:
+        >>> from gated_interp.replacements.gated_attention import GatedAttention, GatedConfig
+        >>> isinstance(GatedAttention(GatedConfig(d_model=8, n_heads=4)), Replacement)
+        True
     """
 
     kind: ClassVar[str]
@@ -362,6 +367,13 @@ def register(kind: Kind) -> Kind:
 
     Raises:
         GatedInterpError: another class has that name.
+
+    Examples:
+        >>> @register
+        ... class Mine(Replacement):
+        ...     kind = "gated"
+        Traceback (most recent call last):
+        gated_interp.core.errors.GatedInterpError: there is a replacement of kind 'gated'...
     """
     there = KINDS.get(kind.kind)
     if there is not None and there.__qualname__ != kind.__qualname__:

@@ -5,6 +5,7 @@ from typing import Any
 from torch import nn
 
 from gated_interp.core.errors import GatedInterpError
+from gated_interp.core.renamed import warn_old
 from gated_interp.models.toy import HookedTransformer, Model, ToyTransformer, clone
 from gated_interp.replacements.gated_attention import GatedAttention
 from gated_interp.replacements.layer_sketch import Sketch, layer_sketch, same_layer
@@ -26,6 +27,33 @@ def require_layer(model: HookedTransformer, layer: int) -> None:
         raise GatedInterpError(
             f"layer {layer} is not there; the model has layers 0 to {model.cfg.n_layers - 1}."
         )
+
+
+def chosen_layer(
+    model: HookedTransformer, layer: int | None, *, spliced: bool = True, first: bool = False
+) -> int:
+    """``layer``; where none is named, the only spliced layer, or the model's only layer.
+
+    Args:
+        spliced: whether an only spliced layer is what is meant.
+        first: whether version 0.2 took layer 0 of several, which still works and warns.
+
+    Raises:
+        GatedInterpError: no such layer, or several and none is named.
+    """
+    if layer is not None:
+        require_layer(model, layer)
+        return layer
+    n = model.cfg.n_layers
+    found = [i for i in range(n) if spliced and replacement_in(model, i) is not None]
+    if len(found) == 1 or n == 1:
+        return (*found, 0)[0]
+    if not first:
+        raise GatedInterpError(
+            f"the model has {n} layers; say which layer's heads are meant, 0 to {n - 1}."
+        )
+    warn_old(f"leaving out the layer of a model with {n} layers", "layer=0", stacklevel=4)
+    return 0
 
 
 class KeptAttention(nn.Module):

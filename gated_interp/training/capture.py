@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from gated_interp.anatomy.batch import Batch, Mask, Tokens
 from gated_interp.core.errors import GatedInterpError, unreached
+from gated_interp.core.renamed import layer_first
 from gated_interp.models.toy import HookedTransformer
 from gated_interp.replacements.replacement import outputs_of
-from gated_interp.replacements.splice import require_layer
+from gated_interp.replacements.splice import chosen_layer, require_layer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,11 +62,12 @@ def inputs_of(module: nn.Module) -> Iterator[list[dict[str, Any]]]:
         raise unreached(type(module).__name__, "nothing was read there")
 
 
+@layer_first
 @torch.no_grad()
 def attention_io(
     model: HookedTransformer,
-    tokens: Tokens,
-    layer: int = 0,
+    layer: int | None = None,
+    tokens: Tokens | None = None,
     *,
     attention_mask: Mask | None = None,
     logits: bool = False,
@@ -79,6 +81,7 @@ def attention_io(
         GatedInterpError: see :func:`require_capturable`; tokens that the model cannot read, or a
             model that skips hooks (``torch.compile``).
     """
+    layer = chosen_layer(model, layer, spliced=False)
     require_capturable(model, layer)
     batch, block = Batch.of(model, tokens, attention_mask), model.blocks[layer]
     with inputs_of(block.attn) as received, outputs_of(block.attn) as written:

@@ -7,11 +7,13 @@ from typing import Any
 
 from gated_interp.anatomy.batch import Mask
 from gated_interp.core.errors import GatedInterpError
+from gated_interp.core.renamed import layer_first, warn_old
 from gated_interp.core.seeds import derive
 from gated_interp.core.streams import Stream
 from gated_interp.models.toy import HookedTransformer
+from gated_interp.replacements.gated_attention import GatedAttention
 from gated_interp.replacements.replacement import Replacement, kind_named
-from gated_interp.replacements.splice import require_layer
+from gated_interp.replacements.splice import chosen_layer
 from gated_interp.training.config import TrainConfig, block_seed
 from gated_interp.training.data import DataSource, data_for, draw
 from gated_interp.training.loop import TrainResult, train_gated
@@ -117,9 +119,10 @@ def fit_method_named(name: str) -> FitMethod:
     return FIT_METHODS[name]
 
 
+@layer_first
 def fit_gated(
     model: HookedTransformer,
-    layer: int = 0,
+    layer: int | None = None,
     data: DataSource | None = None,
     *,
     method: str = "gated",
@@ -134,7 +137,7 @@ def fit_gated(
     progress: bool = True,
     **settings: Any,
 ) -> TrainResult[Replacement]:
-    """Train a stand-in for the attention of any model, toy or language model, at ``layer``.
+    """Train a gated block to replace the attention of any model at ``layer``.
 
     The heads start as copies of the layer's own, two of each and with room for twice the
     dimensions, which write what it writes; from there on the gate and overlap penalties part them,
@@ -142,8 +145,10 @@ def fit_gated(
     :func:`~gated_interp.replacements.splice.splice` puts the result in.
 
     Args:
+        layer: may be left out where the model has one.
         data: a task, a text, tokens, or a function of (n, generator); the model's own unless given.
-        method: of :data:`FIT_METHODS`.
+        method: of :data:`FIT_METHODS`, one that trains a gated block; :func:`fit_replacement`
+            takes the others.
         heads: of the block; the method's multiple of the layer's unless given.
         fvu: the error that may stay, above 0; the penalties rise until it is reached. The error is
             the mean of two shares, the second with twice the weight of the first (``downstream`` of
@@ -168,10 +173,57 @@ def fit_gated(
         >>> fit_gated(toy, steps=5, heads=6, progress=False).model
         GatedAttention(6 heads, d_head=2, d_gate=8, gate=clamp, L0=6.00)
     """
-    data = data_for(model, data, attention_mask)
-    block, config = fit_settings(
-        model, layer, data, method=method, heads=heads, fvu=fvu, steps=steps, seed=seed, **settings
+    if fit_method_named(method).kind != GatedAttention.kind:
+        warn_old(
+            f"fit_gated(method={method!r})", f"fit_replacement(method={method!r})", stacklevel=4
+        )
+    return fit_replacement(
+        model,
+        layer,
+        data,
+        method=method,
+        heads=heads,
+        fvu=fvu,
+        steps=steps,
+        seed=seed,
+        attention_mask=attention_mask,
+        held_out=held_out,
+        checkpoint=checkpoint,
+        resume=resume,
+        progress=progress,
+        **settings,
     )
+
+
+@layer_first
+def fit_replacement(
+    model: HookedTransformer,
+    layer: int | None = None,
+    data: DataSource | None = None,
+    *,
+    method: str = "gated",
+    attention_mask: Mask | None = None,
+    held_out: DataSource | None = None,
+    checkpoint: Path | str | None = None,
+    resume: Path | str | None = None,
+    progress: bool = True,
+    **settings: Any,
+) -> TrainResult[Replacement]:
+    """Train a replacement of any kind as :func:`fit_gated` trains a gated block.
+
+    Args:
+        method: of :data:`FIT_METHODS`, such as ``"topk"``.
+        **settings: as for ``fit_gated``, its ``heads``, ``fvu``, ``steps`` and ``seed`` among them.
+
+    Examples:
+        >>> from gated_interp.models.toy import ToyConfig, build_toy
+        >>> toy = build_toy(ToyConfig(n_trigrams=3, n_heads=2))
+        >>> fit_replacement(toy, method="topk", heads=16, steps=5, progress=False).model
+        TopKAttention(16 heads, k=8, 2 circuits)
+    """
+    layer = chosen_layer(model, layer, spliced=False, first=True)
+    data = data_for(model, data, attention_mask)
+    block, config = fit_settings(model, layer, data, method=method, **settings)
     return train_gated(
         model,
         block,
@@ -187,7 +239,7 @@ def fit_gated(
 
 def fit_settings(
     model: HookedTransformer,
-    layer: int = 0,
+    layer: int | None = None,
     data: DataSource | None = None,
     *,
     method: str = "gated",
@@ -197,8 +249,8 @@ def fit_settings(
     seed: int = 0,
     **settings: Any,
 ) -> tuple[Replacement, TrainConfig]:
-    """The block that :func:`fit_gated` trains, before its training, and how; raises as it does."""
-    require_layer(model, layer)
+    """The block that :func:`fit_replacement` trains, before its training, and how."""
+    layer = chosen_layer(model, layer, spliced=False, first=True)
     shape = {n: settings.pop(n) for n in ("expansion", "width") if n in settings}
     chosen = dataclasses.replace(fit_method_named(method), **shape)
     attn = model.blocks[layer].attn

@@ -18,7 +18,7 @@ from gated_interp.core.signals import uninterrupted
 from gated_interp.models.language_model import LanguageTransformer
 from gated_interp.models.toy import HookedTransformer, ToyConfig, build_toy
 from gated_interp.replacements.replacement import Replacement
-from gated_interp.replacements.splice import sketch_at
+from gated_interp.replacements.splice import chosen_layer, sketch_at
 from gated_interp.training.capture import require_capturable
 from gated_interp.training.config import TrainConfig
 from gated_interp.training.data import DataSource, batches, data_for, held_out_of, name_of
@@ -53,7 +53,7 @@ class TrainResult(Generic[Model]):
     Examples:
         >>> shape = ToyConfig(n_trigrams=3, n_heads=2)
         >>> config = TrainConfig.toy(steps=5, log_every=2)
-        >>> train_toy(shape, config, progress=False).history["step"].tolist()
+        >>> train_model(shape, config, progress=False).history["step"].tolist()
         [0, 2, 4]
     """
 
@@ -68,7 +68,7 @@ class TrainResult(Generic[Model]):
         return f"TrainResult({what}, {self.config.steps} steps, loss={loss:.4g})"
 
 
-def train_toy(
+def train_model(
     model: HookedTransformer | ToyConfig,
     config: TrainConfig | None = None,
     *,
@@ -106,7 +106,7 @@ def train_toy(
         TrainingInterrupted: on Ctrl-C; says how to resume.
 
     Examples:
-        >>> result = train_toy(
+        >>> result = train_model(
         ...     ToyConfig(n_trigrams=3, n_heads=2), TrainConfig.toy(steps=20), progress=False
         ... )
         >>> result.history.columns.tolist()
@@ -142,7 +142,7 @@ def train_gated(
     block: Block,
     config: TrainConfig | None = None,
     *,
-    layer: int = 0,
+    layer: int | None = None,
     data: DataSource | None = None,
     attention_mask: Mask | None = None,
     held_out: DataSource | None = None,
@@ -167,7 +167,7 @@ def train_gated(
         block: trained in place; :func:`~gated_interp.replacements.splice.splice` it in afterwards.
         config: ``TrainConfig()``, as the reliable recipe trains, unless given.
 
-    The other arguments, and what is raised, are as for :func:`train_toy`; also raises
+    The other arguments, and what is raised, are as for :func:`train_model`; also raises
     ``GatedInterpError`` for a layer that is not there or cannot be captured, and for a block of
     another width.
 
@@ -180,6 +180,7 @@ def train_gated(
         ['step', 'loss', 'reconstruction', 'fvu', 'penalty', 'overlap']
     """
     config = TrainConfig() if config is None else config
+    layer = chosen_layer(model, layer, spliced=False, first=True)
     require_capturable(model, layer)
     if block.config.d_model != model.cfg.d_model:
         raise GatedInterpError(

@@ -138,7 +138,7 @@ class Imitate:
         self.group = group
         # Measured once: it scales penalties and the FVU they answer to.
         sample = draw(data, VARIANCE_SAMPLE, derive(config.seed, Stream.VARIANCE), original)
-        output = wide(attention_io(original, sample, layer).output)
+        output = wide(attention_io(original, layer, sample).output)
         self.variance = output_variance(output, sample.real)
         if config.downstream:
             self.per_nat = self.variance / self._silence(sample)
@@ -191,7 +191,7 @@ class Imitate:
     ) -> tuple[Float[Tensor, ""], Float[Tensor, ""], Float[Tensor, ""], Callable[[], Row]]:
         """Reconstruction error, penalty, overlap penalty, and what the history says of them."""
         block, dtype, real = self.block, self.block.b_O.dtype, batch.real
-        seen = attention_io(self.original, batch, self.layer, logits=self.config.downstream > 0)
+        seen = attention_io(self.original, self.layer, batch, logits=self.config.downstream > 0)
         with autocast(self.config, batch.tokens.device):
             found = block.terms(*(x.to(dtype) for x in seen.inputs), real=real)
         output, z, target = found.output.to(dtype), found.z.to(dtype), seen.output.to(dtype)
@@ -242,7 +242,7 @@ class Imitate:
         """The KL of predictions without the layer (zero-ablated)."""
         found = []
         for part in sample[:SILENCED].split(max(1, AT_ONCE // sample.tokens.shape[1])):
-            seen = attention_io(self.original, part, self.layer, logits=True)
+            seen = attention_io(self.original, self.layer, part, logits=True)
             found.append(self._kl(part, seen, torch.zeros_like(seen.output)))
         silence = torch.cat(found).mean()
         if not silence > LEAST_KL:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from playwright.sync_api import expect
 
-from gated_interp.analysis.ablation import ablated
+from gated_interp.analysis.ablation import without_heads
 from gated_interp.explorer.vocabulary import NamedTokens
 from gated_interp.models.toy import HookedTransformer
 
@@ -139,6 +139,6 @@ def predicted(
         if not off:
             logits = model(tokens)
         else:
-            with ablated(model, [(0, h) for h in off], method):
+            with without_heads(model, [(0, h) for h in off], method):
                 logits = model(tokens)
     return str(model.task.token_names[int(logits[0, position].argmax())])

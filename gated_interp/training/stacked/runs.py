@@ -29,7 +29,7 @@ from gated_interp.tasks.task import KnownAnswers, Task
 from gated_interp.training.config import TrainConfig
 from gated_interp.training.constraint import FvuControl
 from gated_interp.training.device import pick_device
-from gated_interp.training.loop import TrainResult, train_gated, train_toy
+from gated_interp.training.loop import TrainResult, train_gated, train_model
 from gated_interp.training.schedule import learning_rate, penalty_weight
 from gated_interp.training.stacked.blocks import STACKED, StackedAttention
 from gated_interp.training.stacked.data import ContextPool, StackedBatch
@@ -128,7 +128,7 @@ def train_toys(
         say,
         lambda run: (run.model.replace(seed=0), _structure(run.config)),
         lambda stack: _toy_stack(stack, progress),
-        lambda run: train_toy(run.model, run.config, progress=progress),
+        lambda run: train_model(run.model, run.config, progress=progress),
     )
 
 

@@ -8,18 +8,20 @@ from gated_interp.analysis.faithfulness import dead_from, loss_recovered
 from gated_interp.analysis.text_holders import text_holders
 from gated_interp.anatomy.batch import Batch, Mask, Tokens
 from gated_interp.core.precision import wide
+from gated_interp.core.renamed import layer_first
 from gated_interp.metrics.reconstruction import open_pairs, unexplained
 from gated_interp.models.toy import HookedTransformer
 from gated_interp.replacements.gated_attention import GatedAttention
 from gated_interp.replacements.replacement import active
-from gated_interp.replacements.splice import unsplice
+from gated_interp.replacements.splice import chosen_layer, unsplice
 
 
+@layer_first
 @torch.no_grad()
-def decomposition(
+def block_measures(
     model: HookedTransformer,
-    tokens: Tokens,
-    layer: int,
+    layer: int | None = None,
+    tokens: Tokens | None = None,
     *,
     attention_mask: Mask | None = None,
 ) -> dict[str, float]:
@@ -46,12 +48,13 @@ def decomposition(
         >>> from gated_interp.replacements.splice import splice
         >>> toy = build_toy(ToyConfig(n_trigrams=3, n_heads=2))
         >>> spliced = splice(toy, 0, GatedAttention.from_attention(toy.blocks[0].attn))
-        >>> found = decomposition(spliced, toy.task.sample(10, seed=0).tokens, 0)
+        >>> found = block_measures(spliced, 0, toy.task.sample(10, seed=0).tokens)
         >>> found["heads"], found["active_original"]
         (4, 2.0)
     """
+    layer = chosen_layer(model, layer)
     batch = Batch.of(model, tokens, attention_mask)
-    found = loss_recovered(model, batch, [layer])
+    found = loss_recovered(model, [layer], batch)
     original, block = unsplice(model, layer), model.blocks[layer].attn
     out, prefix = f"blocks.{layer}.hook_attn_out", f"blocks.{layer}.attn."
     watched = [out, prefix + "hook_z", prefix + "hook_gate"]
@@ -83,11 +86,11 @@ def decomposition(
         found[f"active{which or '_per_position'}"] = float(
             active(here, wide(attn.W_O)).sum(-1).double().mean()
         )
-        held = text_holders(source, batch, layer)
+        held = text_holders(source, layer, batch)
         found[f"held_share{which}"] = held.share
         found[f"held_weighted{which}"] = held.weighted_share
         found[f"held_entropy{which}"] = held.entropy
-        found[f"held_about_mean{which}"] = text_holders(source, batch, layer, about_mean=True).share
+        found[f"held_about_mean{which}"] = text_holders(source, layer, batch, about_mean=True).share
         if not which:
             found["heads"] = len(attn.W_O)
             found["heads_alive"] = len(attn.W_O) - len(dead_from(here, attn.W_O))

@@ -1,0 +1,39 @@
+"""What public functions return, for annotations and ``isinstance``.
+
+Examples:
+    >>> import gated_interp as gi
+    >>> truth = gi.analytic.manual_model(2, 3)
+    >>> isinstance(gi.verdict(truth.model, truth.task), gi.types.Verdict)
+    True
+"""
+
+from gated_interp.analysis.attribution import Attribution, EdgeLoadings
+from gated_interp.analysis.circuits import Circuit
+from gated_interp.analysis.faithfulness import Faithfulness
+from gated_interp.analysis.holders import Holders
+from gated_interp.analysis.read_heads import Readings
+from gated_interp.analysis.subsets import SubsetValues
+from gated_interp.analysis.text_holders import TextHolders
+from gated_interp.analysis.verdict import Verdict
+from gated_interp.checkpoints.checkpoint_format import CheckpointInfo
+from gated_interp.models.toy import AttentionTransformer, TaskTransformer, ToyTransformer
+from gated_interp.replacements.pruning import Pruned
+from gated_interp.training.loop import TrainResult
+
+__all__ = [
+    "AttentionTransformer",
+    "Attribution",
+    "CheckpointInfo",
+    "Circuit",
+    "EdgeLoadings",
+    "Faithfulness",
+    "Holders",
+    "Pruned",
+    "Readings",
+    "SubsetValues",
+    "TaskTransformer",
+    "TextHolders",
+    "ToyTransformer",
+    "TrainResult",
+    "Verdict",
+]
