@@ -71,11 +71,20 @@ class LanguageModelConfig(Config):
         return f"{self.n_layers}L{self.n_heads}H{self.d_model}"
 
 
-class LanguageTransformer(TaskTransformer):
-    """A language model, with or without replacements spliced in, and what is known of it.
+class TextTransformer(TaskTransformer):
+    """A language model of any kind.
 
     Attributes:
         task: its text, with its tokenizer.
+    """
+
+    task: TextTask | None
+
+
+class LanguageTransformer(TextTransformer):
+    """A language model that was built here, with or without replacements spliced in.
+
+    Attributes:
         language_config: what it was built as.
 
     Examples:
@@ -84,7 +93,6 @@ class LanguageTransformer(TaskTransformer):
         ('1L8H32', torch.Size([1, 3, 300]))
     """
 
-    task: TextTask | None
     language_config: LanguageModelConfig
 
 
@@ -139,7 +147,7 @@ def build_language_model(
     return model
 
 
-def give_text(model: LanguageTransformer, task: TextTask) -> None:
+def give_text(model: TextTransformer, task: TextTask) -> None:
     """Let ``task`` be the text of ``model``, and its tokenizer the model's.
 
     Raises:

@@ -1,0 +1,290 @@
+"""Open any language model: ours, TransformerLens', or one of the library transformers."""
+
+import copy
+import json
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformer_lens import HookedTransformer
+
+from gated_interp.checkpoints.attn_only import is_attn_only
+from gated_interp.checkpoints.checkpoint import load
+from gated_interp.core.errors import CheckpointError, GatedInterpError, is_out_of_memory
+from gated_interp.core.hub import explained
+from gated_interp.core.shipped import MODEL_FILE, shipped_names
+from gated_interp.models.language_model import give_text
+from gated_interp.models.pretrained import PretrainedTransformer, from_transformers
+from gated_interp.models.toy import TaskTransformer
+from gated_interp.tasks.text import TextTask
+
+CONFIG, GGUF = "config.json", ".gguf"
+# What a tool for training or quantizing leaves beside, or in the place of, weights in safetensors.
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+
+
+def open_model(
+    source: str | os.PathLike[str] | HookedTransformer | Any,
+    *,
+    text: str | os.PathLike[str] | TextTask = "austen",
+    n_ctx: int | None = None,
+) -> TaskTransformer:
+    """A model that every command and analysis of this package takes.
+
+    What is on the disk needs no network. Nothing is unpickled, and no code of a repository is run.
+
+    Args:
+        source: one of these:
+
+            - the name of a shipped model, a checkpoint of this package or the folder of one;
+            - a folder of a Hugging Face model with weights in safetensors (an architecture of
+              :data:`~gated_interp.models.pretrained.ARCHITECTURES`), or its name on the hub, or the
+              name by which TransformerLens knows it;
+            - a ``.gguf`` file, which the package ``gguf`` reads;
+            - a ``HookedTransformer``, a model of the library transformers, or a
+              ``TransformerBridge`` around one, in memory.
+        text: what a pretrained model is asked about unless tokens are given: see
+            :class:`~gated_interp.tasks.text.TextTask`. It is read in the model's own tokens.
+        n_ctx: the longest sequence of a pretrained model: its own, but at most 2,048, unless given.
+
+    Returns:
+        The model on the CPU. What came from transformers says in ``processed`` what was done to its
+        weights, and predicts what it predicted there, to 0.001 nats.
+
+    Raises:
+        CheckpointError: no such file, folder or name, or one that holds no whole model.
+        GatedInterpError: an architecture that is not converted, or another thing than a model.
+
+    Examples:
+        >>> open_model("2H3ST-gated").model_name
+        '2H3ST-gated'
+    """
+    if isinstance(source, TaskTransformer):
+        return source
+    if isinstance(source, HookedTransformer):
+        return _of_hooked(source, text)
+    if isinstance(source, str | os.PathLike):
+        return _of_place(os.fspath(source), text, n_ctx)
+    original = getattr(source, "original_model", source)  # of a TransformerBridge
+    if not hasattr(original, "config") or not isinstance(original, torch.nn.Module):
+        raise GatedInterpError(
+            f"cannot open a {type(source).__name__}: give a name, a path, a HookedTransformer or a "
+            "causal language model of the library transformers."
+        )
+    model = from_transformers(original, n_ctx=n_ctx)
+    return _with_text(model, getattr(source, "tokenizer", None), text)
+
+
+def _of_place(source: str, text: Any, n_ctx: int | None) -> TaskTransformer:
+    path = Path(source)
+    if source in shipped_names() or not _is_foreign(path):
+        try:
+            return load(source)
+        except CheckpointError:
+            if os.path.exists(path) or not _may_be_a_name(source):
+                raise
+    where: dict[str, Any] = {"pretrained_model_name_or_path": source}
+    if path.suffix == GGUF:
+        where = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
+    elif os.path.isdir(path):
+        _require_weights(path)
+    model, tokenizer = _read(source, where)
+    name = path.resolve().name if os.path.exists(path) else source
+    return _with_text(from_transformers(model, name=name, n_ctx=n_ctx), tokenizer, text)
+
+
+def _is_foreign(path: Path) -> bool:
+    """Whether it is on the disk, and not in a format of ours."""
+    if path.suffix == GGUF:
+        return os.path.isfile(path)
+    return os.path.isfile(path / CONFIG) and not is_attn_only(path) and not _is_ours(path)
+
+
+def _is_ours(folder: Path) -> bool:
+    """A folder written by ``save_pretrained``, whose config is in the weights' file."""
+    try:
+        said = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return True  # load says what is wrong
+    return not isinstance(said, dict) or not ({"architectures", "model_type"} & set(said))
+
+
+def _may_be_a_name(source: str) -> bool:
+    return 1 <= len(source.split("/")) <= 2 and not source.startswith((".", "/", "~"))
+
+
+def _require_weights(folder: Path) -> None:
+    """Refuse a folder without weights in safetensors, or with more of them than memory holds."""
+    files = [f for f in folder.glob("*.safetensors") if f.is_file()]
+    if not files:
+        pickled = next((f for kind in PICKLES for f in sorted(folder.glob(kind))), None)
+        if pickled is not None:
+            raise CheckpointError(
+                f"{folder} holds its weights in {pickled.name}, a format that can run code when "
+                "it is read: convert them to safetensors first, for example by "
+                "model.save_pretrained(folder, safe_serialization=True) where you trust the file."
+            )
+        raise CheckpointError(
+            f"{folder} has a {CONFIG} but no weights: put {MODEL_FILE} beside it."
+        )
+    # In float32, once as it was and once converted.
+    needed, there = 4 * sum(f.stat().st_size for f in files), _memory()
+    if needed > there:
+        raise CheckpointError(
+            f"opening {folder} takes about {needed / 1e9:.0f} GB of memory, and "
+            f"{there / 1e9:.0f} GB are free: use a machine with more, or a smaller model."
+        )
+
+
+def _memory() -> float:
+    """Bytes that are free, as far as this system says."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            said = dict(line.split(":", 1) for line in file)
+        return 1024.0 * int(said["MemAvailable"].split()[0])
+    except (OSError, KeyError, ValueError):
+        return float("inf")
+
+
+def _read(source: str, where: Mapping[str, Any]) -> tuple[Any, Any]:
+    """The model and its tokenizer, by transformers; from the disk where they are there."""
+    import transformers
+
+    known = _official(source)
+    place = dict(where)
+    if known is not None:
+        place["pretrained_model_name_or_path"] = known
+    if "gguf_file" in place:
+        _require_gguf()
+    local = os.path.exists(place["pretrained_model_name_or_path"])
+    model_type: Any = transformers.AutoModelForCausalLM
+    with _no_noise(), torch.random.fork_rng(devices=[]):
+        for offline in (True,) if local else (True, False):
+            asked = {**place, "local_files_only": offline, "trust_remote_code": False}
+            weights = {} if "gguf_file" in place else {"use_safetensors": True}
+            try:
+                model, report = model_type.from_pretrained(
+                    **asked, **weights, dtype=torch.float32, output_loading_info=True
+                )
+                break
+            except Exception as error:
+                if not offline or local:
+                    raise _in_a_sentence(error, source, local) from error
+        _require_whole(source, report)
+        try:
+            tokenizer = transformers.AutoTokenizer.from_pretrained(**asked)
+        except Exception:  # whatever is wrong with it: a model can do without
+            tokenizer = None
+    return model.eval(), tokenizer
+
+
+def _official(source: str) -> str | None:
+    """The hub's name of a model that TransformerLens knows by a shorter one."""
+    from transformer_lens.loading_from_pretrained import get_official_model_name
+
+    if os.path.exists(source):
+        return None
+    try:
+        return str(get_official_model_name(source))
+    except ValueError:
+        return None
+
+
+def _require_gguf() -> None:
+    try:
+        import gguf  # noqa: F401
+    except ImportError as error:
+        raise GatedInterpError(
+            "reading a .gguf file needs the package gguf; install gated-interp[gguf]."
+        ) from error
+
+
+def _require_whole(source: str, report: Any) -> None:
+    """Refuse weights that lack some of the model's: transformers draws them at random."""
+    for problem, words in {
+        "missing_keys": "its weights lack",
+        "mismatched_keys": "its weights have another shape than its config says, first",
+    }.items():
+        if found := sorted(map(str, report.get(problem) or ())):
+            raise CheckpointError(
+                f"{source} is not a whole model: {words} {found[0]}; get the files again."
+            )
+
+
+def _in_a_sentence(error: Exception, source: str, local: bool) -> GatedInterpError:
+    if isinstance(error, GatedInterpError):
+        return error
+    if is_out_of_memory(error):
+        return CheckpointError(f"{source} does not fit into memory: use a smaller model.")
+    words = " ".join(str(error).split())
+    if "trust_remote_code" in words:
+        return CheckpointError(
+            f"{source} is built by code of its own, which this package does not run: convert it to "
+            "an architecture of the library transformers."
+        )
+    if "does not recognize this architecture" in words or "Unrecognized" in words:
+        return CheckpointError(
+            f"{source} is of an architecture that the library transformers does not know, so it "
+            "cannot be opened; give a HookedTransformer with its weights instead."
+        )
+    if local:
+        first = words.split(". ")[0][:200]
+        return CheckpointError(f"{source} cannot be opened as a model: {first}.")
+    if isinstance(error, OSError):
+        names = ", ".join(shipped_names())
+        return CheckpointError(
+            f"there is no file, no folder and no model {source!r} at hand, and the hub has none or "
+            f"cannot be reached; the shipped models: {names}."
+        )
+    return explained(error, source, CONFIG, None)
+
+
+@contextmanager
+def _no_noise() -> Iterator[None]:
+    """Progress bars and reports of transformers go nowhere; what matters is an error of ours."""
+    from transformers.utils import logging as theirs
+
+    bars, before = theirs.is_progress_bar_enabled(), logging.root.manager.disable
+    theirs.disable_progress_bar()
+    logging.disable(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+        if bars:
+            theirs.enable_progress_bar()
+
+
+def _of_hooked(model: HookedTransformer, text: Any) -> TaskTransformer:
+    """The same model, its weights shared, as one that knows its text."""
+    found: Any = copy.copy(model)
+    found.__class__ = PretrainedTransformer
+    found.task, found.info, found.notes = getattr(model, "task", None), None, {}
+    found.model_name = str(getattr(model.cfg, "model_name", "") or "HookedTransformer")
+    found.processed = "as it was given"
+    if found.task is not None:
+        return found  # type: ignore[no-any-return]
+    return _with_text(found, model.tokenizer, text)
+
+
+def _with_text(model: PretrainedTransformer, tokenizer: Any, text: Any) -> PretrainedTransformer:
+    """Let the model's text be ``text``, in its own tokens; without a tokenizer it has none."""
+    if isinstance(text, TextTask):
+        give_text(model, text)
+        return model
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return model
+    length = min(model.cfg.n_ctx, 64)
+    task = TextTask.stored([], length, backend.to_str(), "")
+    if task.d_vocab > model.cfg.d_vocab:
+        raise CheckpointError(
+            f"the tokenizer beside {model.model_name} has {task.d_vocab} tokens and the model "
+            f"{model.cfg.d_vocab}: it is another model's; put the right one there."
+        )
+    give_text(model, TextTask(text, length, backend.to_str()))
+    return model
