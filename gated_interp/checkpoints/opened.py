@@ -2,7 +2,7 @@
 
 import copy
 import json
-import logging
+import logging as python_logging
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -246,29 +246,31 @@ def _in_a_sentence(error: Exception, source: str, local: bool) -> GatedInterpErr
 @contextmanager
 def _no_noise() -> Iterator[None]:
     """Progress bars and reports of transformers go nowhere; what matters is an error of ours."""
-    from transformers.utils import logging as theirs
+    from transformers.utils import logging
 
-    bars, before = theirs.is_progress_bar_enabled(), logging.root.manager.disable
+    theirs: Any = logging  # it has no types
+
+    bars, before = theirs.is_progress_bar_enabled(), python_logging.root.manager.disable
     theirs.disable_progress_bar()
-    logging.disable(logging.ERROR)
+    python_logging.disable(python_logging.ERROR)
     try:
         yield
     finally:
-        logging.disable(before)
+        python_logging.disable(before)
         if bars:
             theirs.enable_progress_bar()
 
 
 def _of_hooked(model: HookedTransformer, text: Any) -> TaskTransformer:
     """The same model, its weights shared, as one that knows its text."""
-    found: Any = copy.copy(model)
-    found.__class__ = PretrainedTransformer
-    found.task, found.info, found.notes = getattr(model, "task", None), None, {}
-    found.model_name = str(getattr(model.cfg, "model_name", "") or "HookedTransformer")
-    found.processed = "as it was given"
-    if found.task is not None:
-        return found  # type: ignore[no-any-return]
-    return _with_text(found, model.tokenizer, text)
+    opened: Any = copy.copy(model)
+    opened.__class__ = PretrainedTransformer
+    opened.task, opened.info, opened.notes = getattr(model, "task", None), None, {}
+    opened.model_name = str(getattr(model.cfg, "model_name", "") or "HookedTransformer")
+    opened.processed = "as it was given"
+    if opened.task is not None:
+        return opened
+    return _with_text(opened, model.tokenizer, text)
 
 
 def _with_text(model: PretrainedTransformer, tokenizer: Any, text: Any) -> PretrainedTransformer:
