@@ -34,6 +34,7 @@ from gated_interp.analysis.patching import patch_effects as patch_effects
 from gated_interp.analysis.patching import path_patch as path_patch
 from gated_interp.analysis.read_heads import read_heads as read_heads
 from gated_interp.analysis.spare_heads import prune_spare_heads as prune_spare_heads
+from gated_interp.analysis.sharing import head_sharing as head_sharing
 from gated_interp.analysis.subsets import pair_interactions as pair_interactions
 from gated_interp.analysis.subsets import shapley as shapley
 from gated_interp.analysis.subsets import subset_values as subset_values
@@ -46,9 +47,9 @@ from gated_interp.checkpoints.checkpoint import load as load
 from gated_interp.checkpoints.checkpoint import read_info as read_info
 from gated_interp.checkpoints.checkpoint import save as save
 from gated_interp.checkpoints.checkpoint import save_pretrained as save_pretrained
-from gated_interp.checkpoints.opened import open_model as open_model
 from gated_interp.checkpoints.hub import from_hub as from_hub
 from gated_interp.checkpoints.hub import push_to_hub as push_to_hub
+from gated_interp.checkpoints.opened import open_model as open_model
 from gated_interp.core.errors import CheckpointError as CheckpointError
 from gated_interp.core.errors import GatedInterpError as GatedInterpError
 from gated_interp.core.renamed import GatedInterpDeprecationWarning as GatedInterpDeprecationWarning

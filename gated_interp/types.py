@@ -12,10 +12,12 @@ from gated_interp.analysis.circuits import Circuit
 from gated_interp.analysis.faithfulness import Faithfulness
 from gated_interp.analysis.holders import Holders
 from gated_interp.analysis.read_heads import Readings
+from gated_interp.analysis.sharing import HeadSharing
 from gated_interp.analysis.subsets import SubsetValues
 from gated_interp.analysis.text_holders import TextHolders
 from gated_interp.analysis.verdict import Verdict
 from gated_interp.checkpoints.checkpoint_format import CheckpointInfo
+from gated_interp.models.pretrained import PretrainedTransformer
 from gated_interp.models.toy import AttentionTransformer, TaskTransformer, ToyTransformer
 from gated_interp.replacements.pruning import Pruned
 from gated_interp.training.loop import TrainResult
@@ -27,7 +29,9 @@ __all__ = [
     "Circuit",
     "EdgeLoadings",
     "Faithfulness",
+    "HeadSharing",
     "Holders",
+    "PretrainedTransformer",
     "Pruned",
     "Readings",
     "SubsetValues",

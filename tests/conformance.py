@@ -532,6 +532,46 @@ def _(case: Case) -> Numbers:
 # Patching.
 
 
+def _sharing(centred: bool) -> Callable[[Case], Numbers]:
+    """From what each head writes, [batch pos head d_model], one head after the other."""
+
+    def oracle(case: Case) -> Numbers:
+        seen = case.truth.seen(TOKENS)
+        writes = case.truth.writes(0, seen["blocks.0.attn.hook_z"], seen)[:, 1:]
+        if centred:
+            writes = writes - writes.flatten(0, 1).mean(0)
+        whole = writes.sum(2)
+        heads = range(writes.shape[2])
+        length = torch.stack([writes[:, :, h].norm(dim=-1) for h in heads], -1)
+        share = torch.stack([(writes[:, :, h] * whole).sum(-1) for h in heads], -1)
+        share = share / (whole * whole).sum(-1, keepdim=True)
+        number = length.sum(-1) ** 2 / (length**2).sum(-1)
+        lost = 1 - whole.norm(dim=-1) / length.sum(-1)
+        return {"length": length, "share": share, "number": number, "cancelled": lost}
+
+    return oracle
+
+
+def _shared(case: Case, centred: bool) -> Numbers:
+    found = gi.head_sharing(case.model, 0, TOKENS, centred=centred)
+    return {
+        "length": found.length[:, 1:],
+        "share": found.share[:, 1:],
+        "number": found.participation[:, 1:],
+        "cancelled": found.cancellation[:, 1:],
+    }
+
+
+@row("head_sharing", oracle=_sharing(False))
+def _(case: Case) -> Numbers:
+    return _shared(case, False)
+
+
+@row("head_sharing", "without means", oracle=_sharing(True))
+def _(case: Case) -> Numbers:
+    return _shared(case, True)
+
+
 def _has(name: str, layer: int) -> Callable[[Column], bool]:
     """Whether a model has the hook point at that layer, at all."""
 
