@@ -306,9 +306,6 @@ def read_pairs(
     """What each head of a layer reads with (gated attention) and what from (values).
 
     Clipped values (``clip_qkv``) are clipped; heads that share values have each their own.
-
-    Raises:
-        GatedInterpError: what stands there has no source positions, as an autoencoder has none.
     """
     prefix = f"blocks.{layer}.attn."
     if prefix + "hook_v" not in cache:

@@ -201,10 +201,6 @@ def false_alarms_by_head(
 
     Alone: every other head zero-ablated, embedding and biases left. From 0 (the model knows that
     A has to come first) to 1 (it answers the query token).
-
-    Raises:
-        GatedInterpError: a model that is not linear in its heads, tokens it cannot read, or a
-            trigram without foils.
     """
     foils = foils.to(model.embed.W_E.device)
     b, c = foils.case, foils.target

@@ -16,9 +16,6 @@ def standalone(block: HeadAttention, task: SkipTrigramTask) -> ToyTransformer:
         block: shared with the model, not copied.
         task: what it was trained on; ``d_model`` of the block is its ``d_vocab``.
 
-    Raises:
-        GatedInterpError: a block of another width than the task's vocabulary.
-
     Examples:
         >>> from gated_interp.replacements.gated_attention import GatedAttention, GatedConfig
         >>> block = GatedAttention(GatedConfig(d_model=8, n_heads=4))

@@ -120,9 +120,6 @@ class Imitate:
         original: on the device where ``block`` trains; it is only read.
         data: a sample of it, of the training's own, says what variance the original's output has.
         group: those that share each batch with this process.
-
-    Raises:
-        GatedInterpError: ``downstream`` where predictions do without the layer.
     """
 
     def __init__(

@@ -181,11 +181,7 @@ def train_gated_runs(
 
 
 def why_not_stackable(run: GatedRun) -> str | None:
-    """Why the fast path cannot express ``run``; ``None`` where it can.
-
-    Raises:
-        GatedInterpError: no path can: the block, the task or the layer does not fit the original.
-    """
+    """Why the fast path cannot express ``run``; ``None`` where it can."""
     model, cfg = run.original, run.original.cfg
     v = cfg.d_vocab
     require_layer(model, run.layer)
