@@ -1,7 +1,7 @@
 """How spread and how mixed representations are over heads, each as a pure function.
 
 The *loading* of representation ``b`` on head ``h``, ``L[b,h]``, is the head's share of the
-representation's logit: at the trigram's B, the head's write to the logit of C minus its mean write
+representation's logit: at the case's B, the head's write to the logit of C minus its mean write
 to all other tokens, averaged over examples. (Adding one number to every logit changes no
 prediction, so only the difference counts.) Every measure takes loadings
 ``[*replicate representation head_index]`` and gives one value per replicate.
