@@ -79,12 +79,7 @@ class EdgeLoadings:
     def to_frame(self, token_names: list[str]) -> pd.DataFrame:
         """One row per trigram, head and source token."""
         rows = [
-            {
-                "trigram": b + 1,
-                "head": head,
-                "source": name,
-                "value": self.values[b, h, t].item(),
-            }
+            {"trigram": b + 1, "head": head, "source": name, "value": self.values[b, h, t].item()}
             for b in range(self.values.shape[0])
             for h, head in enumerate(self.heads)
             for t, name in enumerate(token_names)

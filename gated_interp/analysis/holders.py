@@ -22,13 +22,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gated_interp.analysis.heads import (
-    Head,
-    all_heads,
-    chosen_layer,
-    head_name,
-    intervened,
-)
+from gated_interp.analysis.heads import Head, all_heads, chosen_layer, head_name, intervened
 from gated_interp.analysis.replacements import Reference, replacements
 from gated_interp.anatomy.batch import token_vocabulary
 from gated_interp.metrics.predictions import leads

@@ -19,10 +19,7 @@ RANDOM_TOKENS, REPEATS = 25, 4
 
 @torch.no_grad()
 def induction_scores(
-    model: HookedTransformer,
-    tokens: Tokens | None = None,
-    *,
-    attention_mask: Mask | None = None,
+    model: HookedTransformer, tokens: Tokens | None = None, *, attention_mask: Mask | None = None
 ) -> pd.DataFrame:
     """How far each head attends as a previous-token or an induction head does, 0 to 1.
 

@@ -111,9 +111,7 @@ def purity(
     return torch.stack(best).reshape(share.shape[:-2])
 
 
-def cancellation(
-    writes: Float[Tensor, "example head_index d_vocab"],
-) -> Float[Tensor, " example"]:
+def cancellation(writes: Float[Tensor, "example head_index d_vocab"]) -> Float[Tensor, " example"]:
     """How much heads undo each other: ``1 - sum_v |sum_h w[h,v]| / sum_v sum_h |w[h,v]|``.
 
     ``w`` are the heads' writes to the logits, each centred over the vocabulary. 0 where heads

@@ -25,14 +25,7 @@ from gated_interp.analysis.logits import (
 )
 from gated_interp.analysis.replacements import Method, Reference, constants
 from gated_interp.analysis.writes import is_linear, probe_writes
-from gated_interp.anatomy.batch import (
-    AT_ONCE,
-    Batch,
-    Mask,
-    Tokens,
-    logit_rows,
-    token_vocabulary,
-)
+from gated_interp.anatomy.batch import AT_ONCE, Batch, Mask, Tokens, logit_rows, token_vocabulary
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.metrics.predictions import leads, next_token_loss
 from gated_interp.models.toy import HookedTransformer

@@ -25,10 +25,7 @@ def standalone(block: HeadAttention, task: SkipTrigramTask) -> ToyTransformer:
     """
     c = block.config
     shape = ToyConfig(
-        n_trigrams=task.n_trigrams,
-        n_heads=c.n_heads,
-        d_head=c.d_head,
-        n_positions=task.n_positions,
+        n_trigrams=task.n_trigrams, n_heads=c.n_heads, d_head=c.d_head, n_positions=task.n_positions
     )
     toy = build_toy(shape).to(block.W_O.device, print_details=False)
     toy.to(block.W_O.dtype, print_details=False)

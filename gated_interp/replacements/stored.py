@@ -96,8 +96,7 @@ def save_block(block: Replacement, path: str | os.PathLike[str]) -> Path:
         raise CheckpointError(f"the block makes {len(data)} bytes; a file may have {MAX_BYTES}.")
     original = getattr(block, "original", None)
     return write_whole(
-        path,
-        lambda p: written(p, data, lambda back: read_block(type(block), back, None, original)),
+        path, lambda p: written(p, data, lambda back: read_block(type(block), back, None, original))
     )
 
 

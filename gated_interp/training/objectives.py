@@ -215,10 +215,7 @@ class Imitate:
         return error, penalty, shared, measures
 
     def _kl(
-        self,
-        batch: Batch,
-        seen: AttentionIO,
-        output: Float[Tensor, "batch pos d_model"],
+        self, batch: Batch, seen: AttentionIO, output: Float[Tensor, "batch pos d_model"]
     ) -> Float[Tensor, " batch"]:
         """Of predictions with ``output`` in the layer's place from the original's, in nats."""
         assert seen.logits is not None
