@@ -10,7 +10,9 @@ import plotly.io as pio
 import pytest
 import torch
 
+from gated_interp.analysis.ablation import ablate
 from gated_interp.core.errors import GatedInterpError
+from gated_interp.models.analytic import manual_model
 from gated_interp.plots import (
     TEMPLATE,
     WIDTHS,
@@ -520,6 +522,33 @@ def test_ablation_bars_stand_side_by_side_with_their_intervals() -> None:
     assert panels.layout.yaxis.range == panels.layout.yaxis2.range
 
 
+def test_ablation_bars_take_the_ablation_table_as_it_is() -> None:
+    """Of bare tokens, of a batch with cases, and of a metric of one's own."""
+    truth = manual_model(2, 3)
+    batch = truth.task.sample(60, seed=0)
+
+    def longest(logits: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
+        return logits.amax(-1)
+
+    tables = {
+        "loss": ablate(truth.model, batch.tokens),
+        "kl": ablate(truth.model, batch.tokens, [(0, 1)], method="zero"),
+        "accuracy": ablate(truth.model, batch),
+        "longest": ablate(truth.model, batch.tokens, metric=longest),
+    }
+    for metric, effects in tables.items():
+        assert ablation_bars(effects).data  # some metric, without a word
+        fig = ablation_bars(effects, metric=metric)
+        wanted = effects[effects["metric"] == metric]
+        got = [y for bars in fig.data for y in bars.y]
+        assert got == wanted["change"].tolist()
+        assert len(fig.data) == (3 if metric == "accuracy" else 1)  # a panel for each case
+    units = [ablation_bars(t).layout.yaxis.title.text for t in tables.values()]
+    assert units == ["increase of the loss (nats)"] * 3 + ["longest"]
+    with pytest.raises(GatedInterpError, match="no metric 'losses'"):
+        ablation_bars(tables["loss"], metric="losses")
+
+
 def test_roles_show_shares_and_what_is_left() -> None:
     fig = FIGURES["roles"]()
     assert heat(fig)[0].tolist() == [[0.5, 0.01, 0.0], [0.0, 0.0, 0.3], [0.19, 0.0, 0.0]]
@@ -699,7 +728,10 @@ BAD = {
         lambda: phase_diagram(phases()[["heads", "trigrams"]]),
         "learnt, distributed, clean_rate or success",
     ),
-    "several metrics at once": (lambda: ablation_bars(effects()), "keep one metric"),
+    "two rows for one bar": (
+        lambda: ablation_bars(pd.concat([effects()] * 2)),
+        "keep one of each",
+    ),
     "half an interval": (
         lambda: shapley_and_interactions([1.0], [[0.0]], ["a"], low=[0.0]),
         "both low and high",

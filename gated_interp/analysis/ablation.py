@@ -107,9 +107,9 @@ def ablate(
 
     Args:
         tokens: what the model reads; a ``TrigramBatch``, or the probes of any task, also
-            gives the rows per trigram (case).
+            gives the rows per case.
         heads: each as ``(layer, head)`` or by its name, such as ``"L0H1"``; ``None`` is every head.
-        task: with a batch, refuse one in which some trigram of the task never occurs.
+        task: with a batch, refuse one in which some case of the task never occurs.
         metric: measured in the place of the metrics below: a function of logits ``[batch pos
             d_vocab]`` and tokens ``[batch pos]`` that gives a scalar, ``[batch]`` or
             ``[batch pos]`` (then the mean of each sequence's positions is taken).
@@ -126,11 +126,11 @@ def ablate(
         ``n``. Metrics: ``loss`` (next-token cross-entropy, nats; left out where
         outputs are no tokens, ``d_vocab_out``), ``kl`` (of the intact model's
         prediction from the ablated one's, nats, mean over positions), ``logit`` and ``accuracy`` of
-        each trigram's C at its B (accurate: strictly above every other logit); of one's own, its
+        each case's C at its B (accurate: strictly above every other logit); of one's own, its
         function's name.
 
     Raises:
-        GatedInterpError: as :func:`without_heads`; tokens the model cannot read; a trigram that
+        GatedInterpError: as :func:`without_heads`; tokens the model cannot read; a case that
             never occurs; a task without a batch; a mask of another shape than the tokens, or of
             nowhere; a metric that gives something else.
 
@@ -221,8 +221,8 @@ def _mask(name: str, mask: Tensor, tokens: Tensor) -> Bool[Tensor, "batch pos"]:
 
 def _changes(before: Outcome, after: Outcome) -> list[dict[str, object]]:
     rows: list[dict[str, object]] = []
-    for (metric, trigram), intact in before.items():
-        now = after[metric, trigram]
+    for (metric, case), intact in before.items():
+        now = after[metric, case]
         change = (now - intact).double()
         n = change.numel()
         mean = change.mean().item()
@@ -230,7 +230,7 @@ def _changes(before: Outcome, after: Outcome) -> list[dict[str, object]]:
         rows.append(
             {
                 "metric": metric,
-                "trigram": trigram,
+                "trigram": case,
                 "intact": intact.double().mean().item(),
                 "ablated": now.double().mean().item(),
                 "change": mean,

@@ -79,12 +79,7 @@ class EdgeLoadings:
     def to_frame(self, token_names: list[str]) -> pd.DataFrame:
         """One row per trigram, head and source token."""
         rows = [
-            {
-                "trigram": b + 1,
-                "head": head,
-                "source": name,
-                "value": self.values[b, h, t].item(),
-            }
+            {"trigram": b + 1, "head": head, "source": name, "value": self.values[b, h, t].item()}
             for b in range(self.values.shape[0])
             for h, head in enumerate(self.heads)
             for t, name in enumerate(token_names)
@@ -306,9 +301,6 @@ def read_pairs(
     """What each head of a layer reads with (gated attention) and what from (values).
 
     Clipped values (``clip_qkv``) are clipped; heads that share values have each their own.
-
-    Raises:
-        GatedInterpError: what stands there has no source positions, as an autoencoder has none.
     """
     prefix = f"blocks.{layer}.attn."
     if prefix + "hook_v" not in cache:

@@ -298,9 +298,6 @@ def dead_heads(
     Dead: the root mean square of ``z W_O`` over rows, positions and ``d_model`` is at most
     ``threshold`` times the largest head's. A gated head whose gates never open is dead; where no
     head writes at all, all are.
-
-    Raises:
-        GatedInterpError: no such layer, tokens the model cannot read, or a negative threshold.
     """
     layer = chosen_layer(model, layer)
     batch = Batch.of(model, tokens, attention_mask)

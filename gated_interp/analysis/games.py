@@ -13,9 +13,7 @@ from torch import Tensor
 from gated_interp.core.errors import GatedInterpError
 
 
-def shapley_values(
-    values: Float[Tensor, "*shape subset"],
-) -> Float[Tensor, "*shape head_index"]:
+def shapley_values(values: Float[Tensor, "*shape subset"]) -> Float[Tensor, "*shape head_index"]:
     """Shapley value per head of a game given by the value of every subset.
 
     ``phi_h = sum over S without h of |S|! (H - |S| - 1)! / H! (v(S + h) - v(S))``. They add up to
@@ -41,9 +39,7 @@ def shapley_values(
     return torch.stack(phi, -1)
 
 
-def harsanyi_dividends(
-    values: Float[Tensor, "*shape subset"],
-) -> Float[Tensor, "*shape subset"]:
+def harsanyi_dividends(values: Float[Tensor, "*shape subset"]) -> Float[Tensor, "*shape subset"]:
     """What each set of heads adds beyond all its proper subsets.
 
     ``m(S) = sum over T in S of (-1)^(|S| - |T|) v(T)``; summed over the subsets of any ``S``

@@ -135,9 +135,6 @@ def activation_copying(
     Returns:
         ``layer``, ``head``, ``copying``; missing of a head that raises nothing.
 
-    Raises:
-        GatedInterpError: no token to begin with, or a layer without attention.
-
     Examples:
         >>> from gated_interp.models.analytic_tasks import induction_model
         >>> found = activation_copying(induction_model().model, 5, bos=0)

@@ -33,11 +33,7 @@ def all_heads(model: HookedTransformer) -> list[Head]:
 
 
 def heads_of(model: HookedTransformer, layer: int | None) -> list[Head]:
-    """Every head of ``layer``, or where none is named of the model.
-
-    Raises:
-        GatedInterpError: no such layer.
-    """
+    """Every head of ``layer``, or where none is named of the model."""
     if layer is not None:
         require_layer(model, layer)
     return [head for head in all_heads(model) if layer is None or head[0] == layer]
@@ -70,9 +66,6 @@ def require_heads(model: HookedTransformer, heads: Sequence[Any]) -> list[Head]:
     Args:
         heads: each as ``(layer, head)`` or by its name, such as ``"L0H1"``.
 
-    Raises:
-        GatedInterpError: no head, a head or layer that is not there, or one named twice.
-
     Examples:
         >>> from gated_interp.models.toy import ToyConfig, build_toy
         >>> require_heads(build_toy(ToyConfig(n_trigrams=1, n_heads=3)), [(0, 2), "L0H1"])
@@ -100,9 +93,6 @@ def require_heads(model: HookedTransformer, heads: Sequence[Any]) -> list[Head]:
 def head_in(model: HookedTransformer, layer: int, head: HeadOfLayer) -> int:
     """The number of ``head`` within ``layer``, named by it, as ``(layer, head)`` or by its name.
 
-    Raises:
-        GatedInterpError: no such layer or head, or a head of another layer.
-
     Examples:
         >>> from gated_interp.models.toy import ToyConfig, build_toy
         >>> toy = build_toy(ToyConfig(n_trigrams=1, n_heads=3))
@@ -125,10 +115,6 @@ def heads_in(
     Args:
         layer: may be left out where there is one, or where heads are named with theirs.
         heads: each as :func:`head_in` takes it.
-
-    Raises:
-        GatedInterpError: no such layer or head, none named, one twice, heads of several layers, or
-            several layers and none named.
     """
     named: list[Any] | None = None if heads is None else list(heads)
     if isinstance(heads, str):
@@ -148,9 +134,6 @@ def one_head(
     """One head, by its layer and number, as ``(layer, head)`` or by its name.
 
     A number alone, as ``head``, is of the layer that :func:`chosen_layer` finds.
-
-    Raises:
-        GatedInterpError: no such head, or a layer alone.
 
     Examples:
         >>> from gated_interp.models.toy import ToyConfig, build_toy
@@ -185,11 +168,7 @@ def _pair(entry: Any) -> Head:
 
 
 def require_hook(model: HookedTransformer, name: str) -> None:
-    """Refuse the name of a hook point that is not there.
-
-    Raises:
-        GatedInterpError: naming the closest one that is.
-    """
+    """Refuse the name of a hook point that is not there."""
     if name not in model.hook_dict:
         close = get_close_matches(name, list(model.hook_dict), 1, 0)
         raise GatedInterpError(f"there is no hook point {name!r}; the closest is {close[0]!r}.")
@@ -204,10 +183,6 @@ def intervened(
     An edit that returns ``None`` only looks. The hooks go however the block is left (normally,
     by an exception, by an interrupt), and no other hook is touched. Hooks added inside, such as
     those of ``run_with_cache``, see the replaced activation.
-
-    Raises:
-        GatedInterpError: no such hook point; or, when the block is left, an edit that never ran,
-            so that what was computed is not of the edited model.
     """
     for name in edits:
         require_hook(model, name)

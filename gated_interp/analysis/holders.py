@@ -1,13 +1,14 @@
-"""Which head holds which trigram, by intervention, and what is left without them.
+"""Which head holds which case, by intervention, and what is left without them.
 
-Head ``h`` *holds* trigram ``b`` when three ablations say so, each on examples that complete ``b``
-(or, for the third, another trigram):
+A *case* is one of the answers that a task asks for, such as one skip trigram. Head ``h`` *holds*
+case ``b`` when three ablations say so, each on examples that complete ``b``
+(or, for the third, another case):
 
 - *sufficient*: with every other head zero-ablated the model still answers C in more than 99%;
 - *necessary*: with ``h`` alone zero-ablated it answers C in less than half;
-- *specific*: with ``h`` alone zero-ablated every other trigram stays above 99%.
+- *specific*: with ``h`` alone zero-ablated every other case stays above 99%.
 
-A model is *clean* when every trigram is learnt and held by exactly one head, and these heads
+A model is *clean* when every case is learnt and held by exactly one head, and these heads
 differ. "Every other head" is of every layer, so what one layer answers only by what another wrote,
 no head holds; given the other layers (``rest="intact"``) one may. The post's sole owner is another
 thing: it compares only what heads write, leaves the query token's own logit out, and asks neither
@@ -21,13 +22,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gated_interp.analysis.heads import (
-    Head,
-    all_heads,
-    chosen_layer,
-    head_name,
-    intervened,
-)
+from gated_interp.analysis.heads import Head, all_heads, chosen_layer, head_name, intervened
 from gated_interp.analysis.replacements import Reference, replacements
 from gated_interp.anatomy.batch import token_vocabulary
 from gated_interp.metrics.predictions import leads
@@ -40,37 +35,37 @@ EXAMPLES, SEED = 1000, 42
 
 @dataclasses.dataclass(frozen=True)
 class Holders:
-    """Who holds which trigram, and the accuracies that say so.
+    """Who holds which case, and the accuracies that say so.
 
     Attributes:
-        holders: per trigram the heads (ascending) that hold it.
-        accuracy: ``[trigram]``, of the intact model; trigram 1 first.
-        alone: ``[trigram head_index]``, with every other head zero-ablated.
-        without: ``[trigram head_index]``, with the head alone zero-ablated.
+        holders: per case the heads (ascending) that hold it.
+        accuracy: ``[case]``, of the intact model; case 1 first.
+        alone: ``[case head_index]``, with every other head zero-ablated.
+        without: ``[case head_index]``, with the head alone zero-ablated.
         layer: whose heads they are.
-        whole: ``[trigram]``, with the heads of every other layer zero-ablated (where they may
+        whole: ``[case]``, with the heads of every other layer zero-ablated (where they may
             help, with nothing ablated).
     """
 
     holders: dict[int, list[int]]
-    accuracy: Float[Tensor, " trigram"] = dataclasses.field(repr=False)
-    alone: Float[Tensor, "trigram head_index"] = dataclasses.field(repr=False)
-    without: Float[Tensor, "trigram head_index"] = dataclasses.field(repr=False)
+    accuracy: Float[Tensor, " case"] = dataclasses.field(repr=False)
+    alone: Float[Tensor, "case head_index"] = dataclasses.field(repr=False)
+    without: Float[Tensor, "case head_index"] = dataclasses.field(repr=False)
     layer: int = 0
-    whole: Float[Tensor, " trigram"] | None = dataclasses.field(default=None, repr=False)
+    whole: Float[Tensor, " case"] | None = dataclasses.field(default=None, repr=False)
 
     @property
     def clean(self) -> bool:
-        """Every trigram is held by exactly one head, and these heads differ."""
+        """Every case is held by exactly one head, and these heads differ."""
         return is_clean(self.holders)
 
     @property
     def learnt(self) -> list[int]:
-        """The trigrams answered in more than 99% of their examples."""
+        """The cases answered in more than 99% of their examples."""
         return [b for b in self.holders if bool(self.accuracy[b - 1] > SUFFICIENT)]
 
     def why_not(self) -> dict[int, str]:
-        """Of each trigram that no head holds, the first of the conditions that fails, in words.
+        """Of each case that no head holds, the first of the conditions that fails, in words.
 
         Examples:
             >>> from gated_interp.models.analytic_tasks import marked_relay
@@ -104,7 +99,7 @@ class Holders:
 
 
 def is_clean(holders: dict[int, list[int]]) -> bool:
-    """Whether every trigram is held by exactly one head and these heads differ.
+    """Whether every case is held by exactly one head and these heads differ.
 
     Examples:
         >>> is_clean({1: [5], 2: [0]}), is_clean({1: [5], 2: [5]}), is_clean({1: [5], 2: []})
@@ -115,15 +110,15 @@ def is_clean(holders: dict[int, list[int]]) -> bool:
 
 
 def holders_from_accuracy(
-    accuracy: Float[Tensor, " trigram"],
-    alone: Float[Tensor, "trigram head_index"],
-    without: Float[Tensor, "trigram head_index"],
+    accuracy: Float[Tensor, " case"],
+    alone: Float[Tensor, "case head_index"],
+    without: Float[Tensor, "case head_index"],
     layer: int = 0,
-    whole: Float[Tensor, " trigram"] | None = None,
+    whole: Float[Tensor, " case"] | None = None,
 ) -> Holders:
     """Apply the definition of the module's docstring to the three accuracies, each 0 to 1.
 
-    A trigram that is not learnt has no holder.
+    A case that is not learnt has no holder.
     """
     spared = without > SPECIFIC
     found: dict[int, list[int]] = {}
@@ -171,7 +166,7 @@ def holders(
     n: int = EXAMPLES,
     seed: int = SEED,
 ) -> Holders:
-    """Which head of a layer holds which trigram, by ablating heads at ``hook_z``.
+    """Which head of a layer holds which case, by ablating heads at ``hook_z``.
 
     Two forward passes per head. :func:`~gated_interp.analysis.verdict.verdict` gives the same from
     one pass where the model is linear in its heads.
@@ -183,10 +178,10 @@ def holders(
         layer: whose heads; may be left out where there is one layer only.
         rest: the heads of other layers while a head is to answer alone: ablated too, or intact,
             which finds what is held *given* the other layers.
-        n, seed: of the sequences, each with exactly one trigram (the verdict's by default).
+        n, seed: of the sequences, each with exactly one case (the verdict's by default).
 
     Raises:
-        GatedInterpError: no such layer, a model of another vocabulary, or a trigram that never
+        GatedInterpError: no such layer, a model of another vocabulary, or a case that never
             occurs in the sequences.
 
     Examples:
@@ -199,7 +194,7 @@ def holders(
     layer = chosen_layer(model, layer)
     probes = probes_for(task, token_vocabulary(model), n, seed).to(model.embed.W_E.device)
 
-    def accuracy(ablated: list[Head]) -> Float[Tensor, " trigram"]:
+    def accuracy(ablated: list[Head]) -> Float[Tensor, " case"]:
         at = _logits(model, probes.tokens, ablated)[probes.row, probes.position]
         right = (leads(at, probes.target) > 0).double()
         return torch.stack([right[probes.case == b].mean() for b in probes.cases])

@@ -19,10 +19,7 @@ RANDOM_TOKENS, REPEATS = 25, 4
 
 @torch.no_grad()
 def induction_scores(
-    model: HookedTransformer,
-    tokens: Tokens | None = None,
-    *,
-    attention_mask: Mask | None = None,
+    model: HookedTransformer, tokens: Tokens | None = None, *, attention_mask: Mask | None = None
 ) -> pd.DataFrame:
     """How far each head attends as a previous-token or an induction head does, 0 to 1.
 
@@ -122,11 +119,7 @@ def repeated_random_tokens(
 
 
 def bos_of_model(model: HookedTransformer, bos: int | None) -> int:
-    """``bos``, or the token that the sequences of the model's task begin with.
-
-    Raises:
-        GatedInterpError: the model names none.
-    """
+    """``bos``, or the token that the sequences of the model's task begin with."""
     if bos is None:
         bos = getattr(getattr(model, "task", None), "bos", None)
     if bos is None:
@@ -146,11 +139,7 @@ def different_tokens(
 def attention_in(
     cache: Any, layer: int, heads: int
 ) -> Float[Tensor, "batch head query_pos key_pos"]:
-    """The attention of a layer's heads, or where there are gates what they let through.
-
-    Raises:
-        GatedInterpError: a layer without attention.
-    """
+    """The attention of a layer's heads, or where there are gates what they let through."""
     for name in ("hook_gated_pattern", "hook_pattern"):
         pattern: Tensor | None = cache.cache_dict.get(f"blocks.{layer}.attn.{name}")
         if pattern is not None and pattern.shape[1] == heads:

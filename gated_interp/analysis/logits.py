@@ -40,9 +40,6 @@ def outcome(
     Args:
         metric: measured in the place of all these.
         positions: where loss and KL, or a metric of each position, are measured; padding is not.
-
-    Raises:
-        GatedInterpError: a metric that gives something else, or no position where it is measured.
     """
     if metric is not None:
         return {(metric_name(metric), None): metric_values(metric, logits, batch, positions)}
@@ -66,11 +63,7 @@ def outcome(
 
 
 def together(parts: list[Outcome]) -> Outcome:
-    """What was measured on parts of a batch, as of the whole.
-
-    Raises:
-        GatedInterpError: nothing was measured.
-    """
+    """What was measured on parts of a batch, as of the whole."""
     names = {name: None for part in parts for name in part}
     whole = {name: torch.cat([part[name] for part in parts if name in part]) for name in names}
     if any(value.numel() == 0 for value in whole.values()):
@@ -87,12 +80,7 @@ def metric_values(
     batch: Batch,
     positions: Bool[Tensor, "batch pos"] | None = None,
 ) -> Float[Tensor, " value"]:
-    """What ``metric`` gives, one value per sequence, or one of all of them.
-
-    Raises:
-        GatedInterpError: of another shape, or not by position where ``positions`` are named or
-            there is padding.
-    """
+    """What ``metric`` gives, one value per sequence, or one of all of them."""
     tokens = batch.tokens
     given = metric(logits, tokens)
     value = given if isinstance(given, Tensor) else torch.tensor(given, device=logits.device)

@@ -1,7 +1,7 @@
 """How spread and how mixed representations are over heads, each as a pure function.
 
 The *loading* of representation ``b`` on head ``h``, ``L[b,h]``, is the head's share of the
-representation's logit: at the trigram's B, the head's write to the logit of C minus its mean write
+representation's logit: at the case's B, the head's write to the logit of C minus its mean write
 to all other tokens, averaged over examples. (Adding one number to every logit changes no
 prediction, so only the difference counts.) Every measure takes loadings
 ``[*replicate representation head_index]`` and gives one value per replicate.
@@ -111,9 +111,7 @@ def purity(
     return torch.stack(best).reshape(share.shape[:-2])
 
 
-def cancellation(
-    writes: Float[Tensor, "example head_index d_vocab"],
-) -> Float[Tensor, " example"]:
+def cancellation(writes: Float[Tensor, "example head_index d_vocab"]) -> Float[Tensor, " example"]:
     """How much heads undo each other: ``1 - sum_v |sum_h w[h,v]| / sum_v sum_h |w[h,v]|``.
 
     ``w`` are the heads' writes to the logits, each centred over the vocabulary. 0 where heads

@@ -184,9 +184,6 @@ def read_attention(
     It writes with ``z`` (over the scale of a norm behind the layer).
 
     Pattern times gate times the length of the value as it is written (value-weighted attention).
-
-    Raises:
-        GatedInterpError: what stands there has no attention, as an autoencoder has none.
     """
     prefix = f"blocks.{layer}.attn."
     names = [prefix + n for n in ("hook_z", "hook_v", "hook_pattern", "hook_gated_pattern")]

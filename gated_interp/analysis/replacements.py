@@ -36,10 +36,6 @@ def replacements(
 
     Args:
         rows: where the edited batch is a part of one: its first row, and the rows of the whole.
-
-    Raises:
-        GatedInterpError: an unknown method or objective, or a reference batch or seed that is
-            missing or that the model cannot read.
     """
     if method not in get_args(Method):
         raise GatedInterpError(
@@ -62,9 +58,6 @@ class Reference:
     Args:
         tokens: ``[reference pos]``; ``None`` where there is none.
         attention_mask: of these.
-
-    Raises:
-        GatedInterpError: tokens the model cannot read.
     """
 
     def __init__(
@@ -77,11 +70,7 @@ class Reference:
         self._z: dict[int, Tensor] = {}
 
     def require(self, method: Method) -> Batch:
-        """The batch.
-
-        Raises:
-            GatedInterpError: there is none.
-        """
+        """The batch."""
         if self.batch is None:
             raise GatedInterpError(
                 f"{method} ablation needs reference_tokens; give a batch of tokens."
@@ -103,11 +92,7 @@ class Reference:
 def constants(
     model: HookedTransformer, heads: list[Head], method: Method, reference: Reference
 ) -> dict[Head, Float[Tensor, " d_head"]]:
-    """The z that ``zero`` ablation puts in each head's place, or else its mean over a reference.
-
-    Raises:
-        GatedInterpError: a reference batch that is missing.
-    """
+    """The z that ``zero`` ablation puts in each head's place, or else its mean over a reference."""
     if method == "zero":
         return {
             head: torch.zeros_like(model.blocks[head[0]].attn.W_O[head[1], :, 0]) for head in heads

@@ -44,9 +44,6 @@ def head_roles(
         of trigrams only.
         Shares are 0 to 1; a head that writes nothing, has no gate or holds nothing has no number.
 
-    Raises:
-        GatedInterpError: a model of several layers or of another vocabulary.
-
     Examples:
         >>> from gated_interp.models.analytic import manual_model
         >>> truth = manual_model(2, 3)
@@ -94,9 +91,6 @@ def energy_by_place(
         by its name (of trigrams ``A`` and, an A open before it, ``B1``, ``B2`` …); ``other``. Each
         cell is a share of the sum over heads and positions of the squared length of what each head
         writes; all cells sum to 1 (to 0 where no head writes).
-
-    Raises:
-        GatedInterpError: a model of several layers or of another vocabulary.
 
     Examples:
         >>> from gated_interp.models.analytic import manual_model
@@ -159,9 +153,6 @@ def what_remains(
         KL(original || model) in nats per position; ``accuracy``, share of trigrams answered with
         C, and ``worst``, that of the worst trigram. Of a model without a splice the original is
         the model itself.
-
-    Raises:
-        GatedInterpError: a model of several layers or of another vocabulary.
 
     Examples:
         >>> from gated_interp.models.analytic import manual_model

@@ -108,12 +108,7 @@ def skip_trigrams(
 
 
 def require_scored(model: HookedTransformer, layer: int) -> Attention:
-    """The attention at ``layer``, whose scores depend on the two tokens alone.
-
-    Raises:
-        GatedInterpError: a layer without attention, or one whose scores depend on the distance or
-            whose softmax is not over all keys before the query.
-    """
+    """The attention at ``layer``, whose scores depend on the two tokens alone."""
     attention = Attention.of(model, layer)
     found = {k: v for k, v in attention.extras.items() if k not in TOKENS_ALONE}
     for name, value in found.items():

@@ -39,10 +39,6 @@ def spare_heads(
     that error, and with it the FVU, is at most ``1 + rise`` times what it was with every head. The
     heads that stay are not trained again. One always stays.
 
-    Raises:
-        GatedInterpError: no replacement in ``layer``, a negative ``rise``, or tokens the model
-            cannot read.
-
     Examples:
         >>> from gated_interp.models.toy import ToyConfig, build_toy
         >>> from gated_interp.replacements.gated_attention import GatedAttention

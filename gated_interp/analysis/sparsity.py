@@ -37,9 +37,6 @@ def sparsity(
     - ``cancellation``: 0 where what heads write at a position adds up, 1 where it comes to nothing
       (:func:`~gated_interp.analysis.measures.cancellation`), mean over positions; of a model with
       one linear layer, else missing.
-
-    Raises:
-        GatedInterpError: no such layer, or tokens the model cannot read.
     """
     layer = chosen_layer(model, layer)
     batch, name = Batch.of(model, tokens, attention_mask), f"blocks.{layer}.attn.hook_z"
@@ -80,9 +77,6 @@ def switching_on(
 
     Args:
         seed: of the random openings.
-
-    Raises:
-        GatedInterpError: nothing is spliced in at ``layer``, or tokens the model cannot read.
     """
     layer = chosen_layer(model, layer)
     batch = Batch.of(model, tokens, attention_mask)

@@ -25,14 +25,7 @@ from gated_interp.analysis.logits import (
 )
 from gated_interp.analysis.replacements import Method, Reference, constants
 from gated_interp.analysis.writes import is_linear, probe_writes
-from gated_interp.anatomy.batch import (
-    AT_ONCE,
-    Batch,
-    Mask,
-    Tokens,
-    logit_rows,
-    token_vocabulary,
-)
+from gated_interp.anatomy.batch import AT_ONCE, Batch, Mask, Tokens, logit_rows, token_vocabulary
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.metrics.predictions import leads, next_token_loss
 from gated_interp.models.toy import HookedTransformer
@@ -100,11 +93,7 @@ class HookedGame:
 
     @torch.no_grad()
     def values(self, keep: Float[Tensor, "subset head_index"]) -> Values:
-        """See :class:`Game`.
-
-        Raises:
-            GatedInterpError: more passes than anyone would wait for.
-        """
+        """See :class:`Game`."""
         distinct, index = torch.unique(keep, dim=0, return_inverse=True)
         each = self.batch.tokens.numel() * self.model.cfg.d_vocab_out
         if len(distinct) * each > MOST:
@@ -166,11 +155,7 @@ def game_of(
     attention_mask: Mask | None = None,
     reference_mask: Mask | None = None,
 ) -> Game:
-    """The game that :func:`~gated_interp.analysis.subsets.subset_values` describes.
-
-    Raises:
-        GatedInterpError: see there.
-    """
+    """The game that :func:`~gated_interp.analysis.subsets.subset_values` describes."""
     if heads is not None and layer is not None:
         raise GatedInterpError("heads and layer are both named; name one of them.")
     if method not in ("zero", "mean"):
@@ -265,11 +250,7 @@ class Examples:
 def examples_of(
     model: HookedTransformer, task: ProbedTask, layer: int, n: int, seed: int
 ) -> Iterator[tuple[int, Examples]]:
-    """Each case of ``task`` and what its examples are made of.
-
-    Raises:
-        GatedInterpError: see :func:`~gated_interp.analysis.writes.probe_writes`.
-    """
+    """Each case of ``task`` and what its examples are made of."""
     found = probe_writes(model, task, n, seed, layer).double()
     writes, probes = found.writes, found.probes
     base = found.logits - writes.sum(1)

@@ -3,7 +3,7 @@
 A subset is a number: bit ``i`` set means the ``i``-th of the chosen heads stays, the others are
 ablated; heads that are not chosen stay. What it is worth:
 
-- of a task whose answers are known, at a trigram's B (a case's position) the mean of ``logit``: the
+- of a task whose answers are known, at a case's position the mean of ``logit``: the
   logit of C, ``lead``: the logit of C minus the largest other logit, ``accuracy``: 1 where that
   lead is positive, else 0;
 - on any other tokens, their next-token ``loss`` (nats);
@@ -50,7 +50,7 @@ MAX_EXACT = 16
 
 @dataclasses.dataclass(frozen=True)
 class SubsetValues:
-    """The value of every subset of heads for every trigram (case), or of all tokens at once.
+    """The value of every subset of heads for every case, or of all tokens at once.
 
     Attributes:
         n_heads: heads; there are ``2 ** n_heads`` subsets.
@@ -87,7 +87,7 @@ class SubsetValues:
         return [h for h in range(self.n_heads) if subset >> h & 1]
 
     def to_frame(self) -> pd.DataFrame:
-        """One row per trigram (case) and subset: ``trigram`` (missing where there are no cases),
+        """One row per case and subset: ``trigram`` (missing where there are no cases),
         ``subset``, ``heads``, and each metric."""
         rows = [
             {
@@ -132,7 +132,7 @@ def subset_values(
     Raises:
         GatedInterpError: more than 16 heads, or more subsets and sequences than anyone would wait
             for; a head or layer that is not there; a model not of the task's vocabulary; tokens it
-            cannot read; a trigram that never occurs; a metric that gives something else; mean
+            cannot read; a case that never occurs; a metric that gives something else; mean
             ablation without a reference.
 
     Examples:
@@ -185,7 +185,7 @@ def shapley(
     permutations: int | None = None,
     permutation_seed: int | None = None,
 ) -> pd.DataFrame:
-    """Shapley value of every head for every trigram (case) and metric.
+    """Shapley value of every head for every case and metric.
 
     Exact up to 16 heads. Beyond, or where ``permutations`` is given, the mean gain of each head
     over random orders of arrival, with a 95% interval (normal approximation over orders; Castro et

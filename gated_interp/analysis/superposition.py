@@ -1,10 +1,10 @@
 """Is a model's attention in superposition? One report per model and task.
 
-Words that the report keeps apart, each about one representation (trigram):
+Words that the report keeps apart, each about one representation (case):
 
 - ``learnt``: its C tops the logits in more than 99% of its examples.
 - ``distributed``: learnt, and no single head is its sole owner (the verdict's definition).
-- ``composed``: it has a sole owner where the trigram occurs, but the owner alone also answers C
+- ``composed``: it has a sole owner where the case occurs, but the owner alone also answers C
   where B stands without any A before it, which the whole model does not: another head decides. This
   is the two-head model of Conerly, Jermyn & Olah (July 2023), a computation distributed over two
   heads, whose heads still do one thing each.
@@ -58,17 +58,17 @@ def loading_matrix(
     n: int = EXAMPLES,
     seed: int = SEED,
 ) -> Float[Tensor, "representation head_index"]:
-    """The loading of every representation (row, trigram 1 first) on every head, in logits.
+    """The loading of every representation (row, case 1 first) on every head, in logits.
 
     See :func:`~gated_interp.analysis.measures.example_loadings`. What heads write is read on its
     direct path to the logits, norms at their scale in the same pass, logits before a cap.
 
     Args:
         layer: whose heads; may be left out where it is the only one, or the only one spliced.
-        n, seed: sequences with exactly one trigram each (the verdict's by default).
+        n, seed: sequences with exactly one case each (the verdict's by default).
 
     Raises:
-        GatedInterpError: a model that is not of the task's vocabulary, or a trigram that never
+        GatedInterpError: a model that is not of the task's vocabulary, or a case that never
             occurs.
 
     Examples:
@@ -96,9 +96,9 @@ def superposition_report(
     Args:
         model: a toy, or one with a gated block spliced in (which adds ``fvu``, ``kl`` and
             ``original_cross_entropy``).
-        n, seed: ``n`` sequences with exactly one trigram (as the verdict's) for what is measured
-            at trigrams, and ``n`` ordinary ones for the rest; the seed also draws the bootstrap.
-        replicates: bootstrap samples: examples within each trigram, or whole sequences.
+        n, seed: ``n`` sequences with exactly one case (as the verdict's) for what is measured
+            at cases, and ``n`` ordinary ones for the rest; the seed also draws the bootstrap.
+        replicates: bootstrap samples: examples within each case, or whole sequences.
 
     Returns:
         One row per value. Columns: ``scope`` (``model``, ``representation``, ``head`` or
@@ -145,9 +145,9 @@ def superposition_report(
     words = classify(found, loading, alarms, alone)
     for b in task.cases:
         for word, members in words.items():
-            rows.append(_row("representation", word, float(b in members), trigram=b))
-        rows.append(_row("representation", "accuracy", found.accuracy[b], trigram=b))
-        rows.append(_row("representation", "false_alarms", alarms[b - 1].item(), trigram=b))
+            rows.append(_row("representation", word, float(b in members), case=b))
+        rows.append(_row("representation", "accuracy", found.accuracy[b], case=b))
+        rows.append(_row("representation", "false_alarms", alarms[b - 1].item(), case=b))
     for h in range(writes.shape[1]):
         rows.append(_row("head", "dead", float(h in dead), head=h))
     for word, members in words.items():
@@ -168,7 +168,7 @@ def classify(
     alarms: Float[Tensor, " representation"],
     alone: Float[Tensor, "representation head_index"],
 ) -> dict[str, list[int]]:
-    """The trigrams that are learnt, distributed, composed and superposed.
+    """The cases that are learnt, distributed, composed and superposed.
 
     Args:
         found: the verdict.
@@ -201,10 +201,6 @@ def false_alarms_by_head(
 
     Alone: every other head zero-ablated, embedding and biases left. From 0 (the model knows that
     A has to come first) to 1 (it answers the query token).
-
-    Raises:
-        GatedInterpError: a model that is not linear in its heads, tokens it cannot read, or a
-            trigram without foils.
     """
     foils = foils.to(model.embed.W_E.device)
     b, c = foils.case, foils.target
@@ -215,8 +211,8 @@ def false_alarms_by_head(
     only = base[:, None] + writes  # [example head_index d_vocab]
     each = (leads(only, c[:, None].expand(-1, writes.shape[1])) > 0).double()
     of_model, of_head = [], []
-    for trigram in task.cases:
-        mine = b == trigram
+    for case in task.cases:
+        mine = b == case
         of_model.append(whole[mine].mean())
         of_head.append(each[mine].mean(0))
     return torch.stack(of_model).cpu(), torch.stack(of_head).cpu()
@@ -240,7 +236,7 @@ def _loading_rows(
     replicates: int,
     source: torch.Generator,
 ) -> list[dict[str, Any]]:
-    """Rows for everything that follows from what heads write at trigrams."""
+    """Rows for everything that follows from what heads write at cases."""
     each = example_loadings(writes, probes.target)
     undone = cancellation(writes)
     # Replicate 0 is the sample itself: one computation gives values and intervals.
@@ -266,11 +262,11 @@ def _loading_rows(
         for b in task.cases:
             for h in range(L.shape[-1]):
                 value = values[:, b - 1, h]
-                rows.append(_row("loading", measure, value[0].item(), value[1:], trigram=b, head=h))
+                rows.append(_row("loading", measure, value[0].item(), value[1:], case=b, head=h))
     for measure, values in by_representation.items():
         for b in task.cases:
             value = values[:, b - 1]
-            rows.append(_row("representation", measure, value[0].item(), value[1:], trigram=b))
+            rows.append(_row("representation", measure, value[0].item(), value[1:], case=b))
     for measure, values in by_head.items():
         for h in range(L.shape[-1]):
             value = values[:, h]
@@ -296,11 +292,11 @@ def _row(
     value: float,
     replicates: Tensor | None = None,
     *,
-    trigram: int | None = None,
+    case: int | None = None,
     head: int | None = None,
 ) -> dict[str, Any]:
     low = high = float("nan")
     if replicates is not None:
         ends = torch.quantile(replicates.double(), torch.tensor([0.025, 0.975]).double())
         low, high = ends.tolist()
-    return dict(zip(COLUMNS, (scope, measure, trigram, head, value, low, high), strict=True))
+    return dict(zip(COLUMNS, (scope, measure, case, head, value, low, high), strict=True))

@@ -160,8 +160,7 @@ def text_holders(
     top, holder, effect = (
         torch.cat(parts).view(batch.tokens.shape)
         for parts in zip(
-            *(_holders(writes) for writes in _writes(model, batch, layer, about_mean)),
-            strict=True,
+            *(_holders(writes) for writes in _writes(model, batch, layer, about_mean)), strict=True
         )
     )
     counted = None

@@ -25,11 +25,7 @@ def own_text(
     *,
     padding: bool = True,
 ) -> Batch:
-    """``tokens``, or ``n`` sequences of a part of the model's own text.
-
-    Raises:
-        GatedInterpError: no tokens and no text, or tokens the model cannot read.
-    """
+    """``tokens``, or ``n`` sequences of a part of the model's own text."""
     if tokens is None:
         if not isinstance(getattr(model, "task", None), TextTask):
             raise GatedInterpError("the model names no text; give tokens.")
@@ -38,11 +34,7 @@ def own_text(
 
 
 def names_for(model: HookedTransformer, names: Sequence[str] | None) -> Sequence[str]:
-    """``names`` of tokens, those of the model's task unless given, or else their numbers.
-
-    Raises:
-        GatedInterpError: fewer names than tokens.
-    """
+    """``names`` of tokens, those of the model's task unless given, or else their numbers."""
     if names is None:
         names = getattr(getattr(model, "task", None), "token_names", None)
     known = max(model.cfg.d_vocab, model.cfg.d_vocab_out)

@@ -6,10 +6,10 @@ heads' outputs, so one forward pass is enough for every subset of heads.
 
 What the post's rule leaves out: only what heads write is compared, not the query token's own logit
 (nor biases), so an owner alone need not make the model answer C; the set in which nothing is
-removed is not asked; a head may own several trigrams, and a trigram have several owners. Where the
+removed is not asked; a head may own several cases, and a case have several owners. Where the
 verdict departs from the post's code drop: in which last positions count (here a B at the last
 position, which has no room for its C, is never an example) and in how the 99% is counted (here per
-trigram, over all its examples). A trigram that is not learnt has no owner here.
+case, over all its examples). A case that is not learnt has no owner here.
 """
 
 import dataclasses
@@ -36,15 +36,15 @@ class Verdict:
     """Who holds what in one model.
 
     Attributes:
-        learnt: trigrams whose C tops the logits in more than 99% of their examples.
-        holders: per trigram the heads (ascending) that hold it: sufficient, necessary and specific
+        learnt: cases whose C tops the logits in more than 99% of their examples.
+        holders: per case the heads (ascending) that hold it: sufficient, necessary and specific
             by ablation (:mod:`~gated_interp.analysis.holders`); none where it is not learnt.
-        owners: per trigram the heads (ascending) that are its sole owner by the post's rule: what
+        owners: per case the heads (ascending) that are its sole owner by the post's rule: what
             they and the heads that stay write keeps C on top, whichever non-empty set of other
             heads is removed, in more than 99% of its examples; none where it is not learnt.
-        distributed: learnt trigrams without a sole owner.
-        not_learnt: the other trigrams.
-        accuracy: per trigram the share of its examples whose top logit is C.
+        distributed: learnt cases without a sole owner.
+        not_learnt: the other cases.
+        accuracy: per case the share of its examples whose top logit is C.
 
     Examples:
         >>> found = Verdict(
@@ -64,12 +64,12 @@ class Verdict:
 
     @property
     def success(self) -> bool:
-        """Whether every trigram is learnt and has a sole owner, as the post asks."""
+        """Whether every case is learnt and has a sole owner, as the post asks."""
         return not self.not_learnt and not self.distributed
 
     @property
     def clean(self) -> bool:
-        """Every trigram is held by exactly one head, and these heads differ."""
+        """Every case is held by exactly one head, and these heads differ."""
         return is_clean(self.holders)
 
     def to_json(self) -> dict[str, Any]:
@@ -92,7 +92,7 @@ def verdict(
     n: int = EXAMPLES,
     seed: int = SEED,
 ) -> Verdict:
-    """Who holds and who owns which trigram: exactly, from one forward pass, in a one-layer model.
+    """Who holds and who owns which case: exactly, from one forward pass, in a one-layer model.
 
     In a model of several layers owners are those of the last, the others as they are; holders must
     do without the other layers (they are found by ablation).
@@ -101,12 +101,12 @@ def verdict(
         model: attention-only, with a replacement spliced in or not.
         task: the task it was trained on, with known answers (probes).
         layer: the last; may be left out where it is the only one.
-        n: sequences; of trigrams, each with exactly one.
+        n: sequences; of cases, each with exactly one.
         seed: of those sequences (the post's is 42).
 
     Raises:
         GatedInterpError: a task without known answers, a layer that is not linear or not the last,
-            a vocabulary that is not the task's, or a trigram (case) that never occurs.
+            a vocabulary that is not the task's, or a case that never occurs.
 
     Examples:
         >>> from gated_interp.models.analytic import manual_model

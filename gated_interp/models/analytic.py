@@ -53,14 +53,14 @@ class AnalyticModel:
     Attributes:
         model: attention-only, without normalisation.
         task: what it solves.
-        heads_of: per trigram, the heads whose writes hold it.
-        owners: per trigram, its sole owners as the verdict defines them.
-        distributed: trigrams without a sole owner.
-        composed: trigrams whose owner writes the answer but needs another head to keep quiet when
+        heads_of: per case, the heads whose writes hold it.
+        owners: per case, its sole owners as the verdict defines them.
+        distributed: cases without a sole owner.
+        composed: cases whose owner writes the answer but needs another head to keep quiet when
             there is no A.
-        superposed: distributed trigrams that share a head with another trigram.
+        superposed: distributed cases that share a head with another case.
         layer: the one whose heads these are; those of other layers are intact.
-        spread: trigrams that no head of any one layer can answer with the other layers ablated.
+        spread: cases that no head of any one layer can answer with the other layers ablated.
     """
 
     model: HookedTransformer = dataclasses.field(repr=False)

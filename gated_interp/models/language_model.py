@@ -173,12 +173,7 @@ def give_text(model: TextTransformer, task: TextTask) -> None:
 
 
 def require_text(model: HookedTransformer, text: TextTask | TextPart) -> None:
-    """Refuse a text that is not in the tokens of ``model``.
-
-    Raises:
-        GatedInterpError: another tokenizer than the model's, or another vocabulary where the model
-            names none.
-    """
+    """Refuse a text that is not in the tokens of ``model``."""
     own, task = getattr(model, "task", None), text.task if isinstance(text, TextPart) else text
     if not isinstance(own, TextTask):
         task.require_vocabulary(model.cfg.d_vocab)

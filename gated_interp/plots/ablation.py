@@ -33,10 +33,19 @@ FAINTEST = 0.1
 PATTERNS = ("", "/", ".", "x", "\\", "-", "|", "+")
 
 
+UNITS = {
+    "loss": "increase of the loss (nats)",
+    "kl": "KL from the intact model (nats)",
+    "accuracy": "change in accuracy",
+    "logit": "change in the logit of C",
+}
+
+
 def ablation_bars(
     effects: pd.DataFrame,
     *,
-    unit: str = "change in the logit of C",
+    metric: str | None = None,
+    unit: str | None = None,
     panel: str | None = None,
     title: str | None = None,
     columns: Columns = 2,
@@ -45,21 +54,39 @@ def ablation_bars(
 
     Args:
         effects: ``heads`` (label of the ablated set), ``method``, ``change`` with ``low`` and
-            ``high``: a row per set and method (and panel), as the ablation table has them for one
-            metric.
-        unit: of ``change``, on the y axis.
-        panel: a column whose values each get a panel of their own, as ``"trigram"``.
+            ``high``, as :func:`~gated_interp.analysis.ablation.ablate` returns them.
+        metric: which of the table's metrics to draw. Default: its first.
+        unit: of ``change``, on the y axis. Default: the metric's.
+        panel: a column whose values each get a panel of their own. Default: ``"trigram"`` where
+            the metric has several.
         title: above the figure.
         columns: paper columns it spans.
 
     Raises:
-        GatedInterpError: no rows, a column is missing, or two rows for one bar.
+        GatedInterpError: no rows, a column or the metric is missing, or two rows for one bar.
+
+    Examples:
+        >>> from gated_interp.analysis.ablation import ablate
+        >>> from gated_interp.models.analytic import manual_model
+        >>> truth = manual_model(2, 3)  # 2 heads
+        >>> figure = ablation_bars(ablate(truth.model, truth.task.sample(50, seed=0).tokens))
+        >>> figure.layout.yaxis.title.text, figure.data[0].x
+        ('increase of the loss (nats)', (0, 1, 2))
     """
+    if "metric" in effects and len(effects):
+        metrics = effects["metric"].unique().tolist()
+        metric = metrics[0] if metric is None else metric
+        if metric not in metrics:
+            raise GatedInterpError(f"the table has no metric {metric!r}; it has {metrics}.")
+        effects = effects[effects["metric"] == metric]
+    if panel is None and "trigram" in effects and effects["trigram"].nunique() > 1:
+        panel = "trigram"
+    unit = UNITS.get(metric or "logit", metric or "") if unit is None else unit
     keys = ["heads", "method", *([panel] if panel else [])]
     table("ablation", effects, [*keys, "change", "low", "high"])
     if effects.duplicated(keys).any():
         raise GatedInterpError(
-            f"the ablation table has two rows for one {', '.join(keys)}; keep one metric."
+            f"the ablation table has two rows for one {', '.join(keys)}; keep one of each."
         )
     sets = effects["heads"].unique().tolist()
     names = [text(s) for s in sets]

@@ -16,13 +16,7 @@ from transformer_lens.hook_points import HookPoint
 
 from gated_interp.core.config import Shapes, positive
 from gated_interp.core.seeds import generator
-from gated_interp.metrics.reconstruction import (
-    causal_pairs,
-    causal_sum,
-    l0,
-    open_pairs,
-    pairs_of,
-)
+from gated_interp.metrics.reconstruction import causal_pairs, causal_sum, l0, open_pairs, pairs_of
 from gated_interp.replacements.gates import (
     OPEN_SCORE,
     GateActivation,

@@ -80,9 +80,7 @@ def is_drawn(kind: GateActivation) -> bool:
 
 
 def logistic_noise(
-    shape: tuple[int, ...],
-    generator: torch.Generator,
-    device: str | torch.device = "cpu",
+    shape: tuple[int, ...], generator: torch.Generator, device: str | torch.device = "cpu"
 ) -> Tensor:
     """Logistic noise ``log(u) - log(1 - u)`` of ``shape``, what drawn gates add to their scores."""
     u = torch.rand(shape, generator=generator, device=generator.device).clamp(1e-6, 1 - 1e-6)

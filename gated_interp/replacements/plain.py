@@ -6,11 +6,7 @@ from gated_interp.core.errors import GatedInterpError
 
 
 def expanded(n: int, expansion: int | float) -> int:
-    """``expansion`` times ``n`` heads.
-
-    Raises:
-        GatedInterpError: that is not a whole number of at least 1.
-    """
+    """``expansion`` times ``n`` heads."""
     heads = round(n * expansion) if math.isfinite(expansion) else 0
     if heads < 1 or not math.isclose(heads, n * expansion):
         raise GatedInterpError(

@@ -77,9 +77,6 @@ def head_reach(
     """Each head's widest gate and longest write of one fully open key, over all tokens.
 
     Their product bounds the length of what the head writes anywhere: a pattern sums to 1.
-
-    Raises:
-        GatedInterpError: no gated block, or an input that is not the token embedding alone.
     """
     block, attention = require_gated_block(model, layer), Attention.of(model, layer)
     if layer != 0 or attention.positions is not None:
@@ -97,11 +94,7 @@ def head_reach(
 
 @torch.no_grad()
 def with_heads(block: GatedAttention, heads: list[int]) -> GatedAttention:
-    """A block that is ``block`` with these heads only, in this order.
-
-    Raises:
-        GatedInterpError: no head, or one that is not there.
-    """
+    """A block that is ``block`` with these heads only, in this order."""
     n = block.config.n_heads
     if not heads or not all(0 <= h < n for h in heads):
         raise GatedInterpError(f"heads are {heads}; name at least one of 0 to {n - 1}.")

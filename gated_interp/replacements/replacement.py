@@ -317,11 +317,7 @@ class Replacement(nn.Module):
 
 @contextmanager
 def outputs_of(module: nn.Module) -> Iterator[list[Tensor]]:
-    """A list that grows by each output of ``module`` (a hook point) while the context is open.
-
-    Raises:
-        GatedInterpError: when it is left, no forward pass having reached the module.
-    """
+    """A list that grows by each output of ``module`` (a hook point) while the context is open."""
     seen: list[Tensor] = []
 
     def note(_module: nn.Module, _args: Any, output: Tensor) -> None:
@@ -385,11 +381,7 @@ def register(kind: Kind) -> Kind:
 
 
 def kind_named(name: str) -> type[Replacement]:
-    """The class of the replacements called ``name``.
-
-    Raises:
-        GatedInterpError: naming the kinds there are.
-    """
+    """The class of the replacements called ``name``."""
     if name not in KINDS:
         raise GatedInterpError(
             f"there is no replacement of kind {name!r}; there are {', '.join(sorted(KINDS))} "

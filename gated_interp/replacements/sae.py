@@ -117,9 +117,6 @@ class OutputAutoencoder(Replacement):
 
         Args:
             attention_mask: 0 at padding, to which nobody attends.
-
-        Raises:
-            GatedInterpError: see :meth:`require_inputs`.
         """
         self.require_inputs(query_input, unsupported)
         key_input = query_input if key_input is None else key_input
@@ -154,9 +151,6 @@ class OutputAutoencoder(Replacement):
             expansion: features per original head.
             seed: of the initial weights.
             **config: further fields of :class:`SAEConfig`.
-
-        Raises:
-            GatedInterpError: a layer that cannot be stood in for, or a bad expansion.
         """
         require_attention(attn)
         n, m, _ = attn.W_Q.shape

@@ -91,11 +91,7 @@ EXPRESSED = [
 
 
 def scoring_of(attn: Any) -> Scoring | None:
-    """What the layer does beside ``q . k / attn_scale``; ``None`` where nothing.
-
-    Raises:
-        GatedInterpError: not a TransformerLens attention layer, or one that does what no block can.
-    """
+    """What the layer does beside ``q . k / attn_scale``; ``None`` where nothing."""
     cfg = getattr(attn, "cfg", None)
     if not isinstance(attn, AbstractAttention) or cfg is None:
         raise GatedInterpError(

@@ -13,11 +13,7 @@ from gated_interp.replacements.replacement import Replacement
 
 
 def require_layer(model: HookedTransformer, layer: int) -> None:
-    """Refuse a layer that is not there.
-
-    Raises:
-        GatedInterpError: naming the layers there are.
-    """
+    """Refuse a layer that is not there."""
     if type(layer) is not int:
         raise GatedInterpError(
             f"layer is a {type(layer).__name__}; it must be a whole number from 0 to "
@@ -37,9 +33,6 @@ def chosen_layer(
     Args:
         spliced: whether an only spliced layer is what is meant.
         first: whether version 0.2 took layer 0 of several, which still works and warns.
-
-    Raises:
-        GatedInterpError: no such layer, or several and none is named.
     """
     if layer is not None:
         require_layer(model, layer)
@@ -197,11 +190,7 @@ def gated_block(model: HookedTransformer, layer: int = 0) -> GatedAttention | No
 
 
 def require_gated_block(model: HookedTransformer, layer: int = 0) -> GatedAttention:
-    """The gated block spliced in at ``layer``.
-
-    Raises:
-        GatedInterpError: there is none, or no such layer.
-    """
+    """The gated block spliced in at ``layer``."""
     block = gated_block(model, layer)
     if block is None:
         raise GatedInterpError(f"layer {layer} holds no gated block; splice one in first.")

@@ -16,9 +16,6 @@ def standalone(block: HeadAttention, task: SkipTrigramTask) -> ToyTransformer:
         block: shared with the model, not copied.
         task: what it was trained on; ``d_model`` of the block is its ``d_vocab``.
 
-    Raises:
-        GatedInterpError: a block of another width than the task's vocabulary.
-
     Examples:
         >>> from gated_interp.replacements.gated_attention import GatedAttention, GatedConfig
         >>> block = GatedAttention(GatedConfig(d_model=8, n_heads=4))
@@ -28,10 +25,7 @@ def standalone(block: HeadAttention, task: SkipTrigramTask) -> ToyTransformer:
     """
     c = block.config
     shape = ToyConfig(
-        n_trigrams=task.n_trigrams,
-        n_heads=c.n_heads,
-        d_head=c.d_head,
-        n_positions=task.n_positions,
+        n_trigrams=task.n_trigrams, n_heads=c.n_heads, d_head=c.d_head, n_positions=task.n_positions
     )
     toy = build_toy(shape).to(block.W_O.device, print_details=False)
     toy.to(block.W_O.dtype, print_details=False)

@@ -96,8 +96,7 @@ def save_block(block: Replacement, path: str | os.PathLike[str]) -> Path:
         raise CheckpointError(f"the block makes {len(data)} bytes; a file may have {MAX_BYTES}.")
     original = getattr(block, "original", None)
     return write_whole(
-        path,
-        lambda p: written(p, data, lambda back: read_block(type(block), back, None, original)),
+        path, lambda p: written(p, data, lambda back: read_block(type(block), back, None, original))
     )
 
 
@@ -137,11 +136,7 @@ def read_block(
 
 
 def replacements_in(said: Any) -> dict[int, tuple[type[Replacement], Config]]:
-    """By layer, the kinds and configs under ``replacements`` in a checkpoint's metadata.
-
-    Raises:
-        GatedInterpError: not of this form, or a kind that is not known.
-    """
+    """By layer, the kinds and configs under ``replacements`` in a checkpoint's metadata."""
     if not isinstance(said, dict):
         raise CheckpointError("the replacements are not a JSON object.")
     found = {}
@@ -169,11 +164,7 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor], prefix: str) -> None:
 
 
 def stored_value(module: nn.Module, name: str, shape: tuple[int, ...], called: str) -> Tensor:
-    """A copy of a parameter, on the CPU, as it goes into a file.
-
-    Raises:
-        GatedInterpError: there is none, or it is not ``shape`` in float32.
-    """
+    """A copy of a parameter, on the CPU, as it goes into a file."""
     value = dict(module.named_parameters(remove_duplicate=False)).get(name)  # may be tied
     if value is None or tuple(value.shape) != shape or value.dtype != torch.float32:
         found = "missing" if value is None else f"{list(value.shape)} of {value.dtype}"

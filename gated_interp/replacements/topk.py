@@ -172,10 +172,6 @@ class TopKAttention(HeadAttention):
                 its weights.
             **config: further fields of :class:`TopKConfig`; ``n_circuits`` is the layer's heads,
                 ``d_qk`` its ``d_head`` and ``d_head`` 1 (of a copy the layer's) unless given.
-
-        Raises:
-            GatedInterpError: a layer that cannot be stood in for, or a bad expansion; of a copy, as
-                :meth:`HeadAttention.from_attention`.
         """
         scoring_of(attn)
         n, _, d = attn.W_Q.shape

@@ -43,11 +43,7 @@ class AttentionIO:
 
 @contextmanager
 def inputs_of(module: nn.Module) -> Iterator[list[dict[str, Any]]]:
-    """A list that grows by the keyword arguments of each call of ``module``.
-
-    Raises:
-        GatedInterpError: when the context is left, the module not having been called.
-    """
+    """A list that grows by the keyword arguments of each call of ``module``."""
     seen: list[dict[str, Any]] = []
 
     def note(_module: nn.Module, _args: Any, kwargs: dict[str, Any]) -> None:
@@ -76,10 +72,6 @@ def attention_io(
 
     Layers behind it are run where ``logits`` are asked for; no hook outlives the call, whether it
     returns or raises.
-
-    Raises:
-        GatedInterpError: see :func:`require_capturable`; tokens that the model cannot read, or a
-            model that skips hooks (``torch.compile``).
     """
     layer = chosen_layer(model, layer, spliced=False)
     require_capturable(model, layer)
@@ -100,11 +92,7 @@ def attention_io(
 
 
 def require_capturable(model: HookedTransformer, layer: int) -> None:
-    """Refuse a layer that does not read one input.
-
-    Raises:
-        GatedInterpError: no such layer, or inputs split by head.
-    """
+    """Refuse a layer that does not read one input."""
     require_layer(model, layer)
     cfg = model.cfg
     if cfg.use_split_qkv_input or cfg.use_attn_in:

@@ -70,9 +70,6 @@ def data_for(
 
     Args:
         attention_mask: of ``data``, where they are tokens.
-
-    Raises:
-        GatedInterpError: neither is there, the task is not for this model, or something else.
     """
     data = getattr(model, "task", None) if data is None else data
     if data is None:
@@ -100,11 +97,7 @@ def data_for(
 def read_batch(
     model: HookedTransformer, given: Any, name: str, attention_mask: Mask | None = None
 ) -> Batch:
-    """Tokens, alone or as ``(tokens, attention_mask)``, on the device of ``model``.
-
-    Raises:
-        GatedInterpError: tokens that it cannot read, or sequences of fewer than two.
-    """
+    """Tokens, alone or as ``(tokens, attention_mask)``, on the device of ``model``."""
     if isinstance(given, tuple) and len(given) == 2 and not isinstance(given[0][0], int):
         given, attention_mask = given
     if isinstance(given, Tensor):
@@ -123,12 +116,7 @@ def name_of(data: Any) -> str:
 
 
 def draw(data: Source, n: int, seed: int, model: HookedTransformer) -> Batch:
-    """``n`` sequences from ``data``, on the device of ``model``.
-
-    Raises:
-        GatedInterpError: what came is not ``n`` sequences that ``model`` can read, of two tokens or
-            more.
-    """
+    """``n`` sequences from ``data``, on the device of ``model``."""
     given = data.sample(n, seed) if isinstance(data, Sampler) else data(n, generator(seed))
     if isinstance(data, Sampler) and not isinstance(given, Batch):
         given = given.tokens
@@ -139,11 +127,7 @@ def draw(data: Source, n: int, seed: int, model: HookedTransformer) -> Batch:
 
 
 def batches(data: Source, config: TrainConfig, model: HookedTransformer) -> Callable[[int], Batch]:
-    """The tokens of each update, as a function of its step.
-
-    Raises:
-        GatedInterpError: (by that function) tokens that ``model`` cannot read.
-    """
+    """The tokens of each update, as a function of its step."""
 
     if config.data == "fresh":
 
@@ -164,11 +148,7 @@ def batches(data: Source, config: TrainConfig, model: HookedTransformer) -> Call
 
 
 def held_out_of(data: DataSource, config: TrainConfig, model: HookedTransformer) -> Batch | None:
-    """The held-out sequences, from a seed of their own; ``None`` where none are asked for.
-
-    Raises:
-        GatedInterpError: as :func:`data_for`; tokens that ``model`` cannot read.
-    """
+    """The held-out sequences, from a seed of their own; ``None`` where none are asked for."""
     if not config.evaluate_every:
         return None
     source = held_out_part(data_for(model, data), "validation")

@@ -13,11 +13,7 @@ from gated_interp.training.config import TrainConfig
 
 
 def pick_device(config: TrainConfig) -> torch.device:
-    """Where to train.
-
-    Raises:
-        GatedInterpError: a GPU is asked for and there is none.
-    """
+    """Where to train."""
     there = torch.cuda.is_available()
     if config.device == "cuda" and not there:
         raise GatedInterpError("device is 'cuda' and there is no GPU here; use 'cpu' or 'auto'.")

@@ -22,11 +22,7 @@ class FiniteLosses:
         self.value = torch.where(new, loss, self.value)
 
     def require(self) -> None:
-        """Wait for the device.
-
-        Raises:
-            GatedInterpError: naming the first step whose loss was not finite.
-        """
+        """Wait for the device."""
         step = int(self.first)
         if step >= 0:
             raise GatedInterpError(

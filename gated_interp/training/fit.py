@@ -109,11 +109,7 @@ FIT_METHODS = {
 
 
 def fit_method_named(name: str) -> FitMethod:
-    """The method called ``name``.
-
-    Raises:
-        GatedInterpError: naming the methods there are.
-    """
+    """The method called ``name``."""
     if name not in FIT_METHODS:
         raise GatedInterpError(f"there is no method {name!r}; there are {', '.join(FIT_METHODS)}.")
     return FIT_METHODS[name]

@@ -120,9 +120,6 @@ class Imitate:
         original: on the device where ``block`` trains; it is only read.
         data: a sample of it, of the training's own, says what variance the original's output has.
         group: those that share each batch with this process.
-
-    Raises:
-        GatedInterpError: ``downstream`` where predictions do without the layer.
     """
 
     def __init__(
@@ -218,10 +215,7 @@ class Imitate:
         return error, penalty, shared, measures
 
     def _kl(
-        self,
-        batch: Batch,
-        seen: AttentionIO,
-        output: Float[Tensor, "batch pos d_model"],
+        self, batch: Batch, seen: AttentionIO, output: Float[Tensor, "batch pos d_model"]
     ) -> Float[Tensor, " batch"]:
         """Of predictions with ``output`` in the layer's place from the original's, in nats."""
         assert seen.logits is not None

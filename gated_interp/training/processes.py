@@ -29,9 +29,6 @@ class Group:
         rank, size: which process this is, from 0, and how many there are.
         device: where this one trains.
 
-    Raises:
-        GatedInterpError: no such device.
-
     Examples:
         >>> group = group_for(TrainConfig(device="cpu"))
         >>> group.size, len(group.share(Batch(torch.arange(6).view(3, 2))))
@@ -65,11 +62,7 @@ class Group:
         return nullcontext()
 
     def stop(self) -> None:
-        """Called after each update.
-
-        Raises:
-            KeyboardInterrupt: in all processes, where any was sent SIGINT or SIGTERM.
-        """
+        """Called after each update."""
 
     def first_here(self) -> Any:
         """A context that one process of each machine runs before the others do."""
@@ -77,12 +70,7 @@ class Group:
 
 
 class Several(Group):
-    """One of the processes that a launcher started, joined by ``accelerate``.
-
-    Raises:
-        GatedInterpError: no such device, a batch that cannot be shared equally, or no
-            ``accelerate``; and later, where another process has ended.
-    """
+    """One of the processes that a launcher started, joined by ``accelerate``."""
 
     def __init__(self, config: TrainConfig):
         super().__init__(config)
@@ -163,9 +151,5 @@ def _told_if_others_end() -> Iterator[None]:
 
 
 def group_for(config: TrainConfig) -> Group:
-    """The processes that train together: those a launcher started with this one, or it alone.
-
-    Raises:
-        GatedInterpError: see :class:`Group` and :class:`Several`.
-    """
+    """The processes that train together: those a launcher started with this one, or it alone."""
     return Several(config) if n_processes() > 1 else Group(config)

@@ -64,11 +64,7 @@ class TrainingState:
     history: list[Row] = dataclasses.field(default_factory=list)
 
     def save(self, path: Path) -> None:
-        """Write it to ``path``, whole or not at all.
-
-        Raises:
-            GatedInterpError: the file cannot be written.
-        """
+        """Write it to ``path``, whole or not at all."""
         columns = list(self.history[0]) if self.history else []
         rows = [[row.get(c, math.nan) for c in columns] for row in self.history]
         history = torch.tensor(rows, dtype=torch.float64).view(len(rows), len(columns))
@@ -89,12 +85,7 @@ class TrainingState:
         write_whole(path, lambda p: p.write_bytes(data))
 
     def load(self, path: Path) -> None:
-        """Put what :meth:`save` wrote in place.
-
-        Raises:
-            CheckpointError: no such file, not a training state, or one of another training; then
-                nothing is changed.
-        """
+        """Put what :meth:`save` wrote in place."""
         tensors, metadata = _read(path)
         try:
             saved = json.loads(metadata["identity"])

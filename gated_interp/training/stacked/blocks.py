@@ -139,9 +139,6 @@ class StackedHeads:
     Args:
         blocks: modules to start from; their configs agree but for ``seed`` and ``output_scale``.
         original: what they stand in for.
-
-    Raises:
-        GatedInterpError: configs that cannot be stacked.
     """
 
     names: ClassVar[tuple[str, ...]] = HEADS

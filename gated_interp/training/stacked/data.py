@@ -99,9 +99,6 @@ class ContextPool:
         scored_only: leave out last positions (the toy's loss has no target there).
         all_pairs: the penalty counts non-causal pairs too.
         device: where the batches are wanted.
-
-    Raises:
-        GatedInterpError: too few sequences for one step.
     """
 
     def __init__(

@@ -48,8 +48,7 @@ def compress_scores(
 
 
 def _lift(
-    scores: Float[Tensor, "run head_index query key"],
-    always: Bool[Tensor, "run query key"] | None,
+    scores: Float[Tensor, "run head_index query key"], always: Bool[Tensor, "run query key"] | None
 ) -> Float[Tensor, "run head_index query key"]:
     """What is added to each score, relative to the largest."""
     floored = scores

@@ -103,10 +103,7 @@ class GatedRun:
 
 
 def train_toys(
-    runs: Sequence[ToyRun],
-    *,
-    progress: bool = True,
-    say: Callable[[str], None] = say_on_stderr,
+    runs: Sequence[ToyRun], *, progress: bool = True, say: Callable[[str], None] = say_on_stderr
 ) -> list[TrainResult[HookedTransformer]]:
     """Train toys, stacked where their shapes agree; results in the order given.
 
@@ -133,10 +130,7 @@ def train_toys(
 
 
 def train_gated_runs(
-    runs: Sequence[GatedRun],
-    *,
-    progress: bool = True,
-    say: Callable[[str], None] = say_on_stderr,
+    runs: Sequence[GatedRun], *, progress: bool = True, say: Callable[[str], None] = say_on_stderr
 ) -> list[TrainResult[Replacement]]:
     """Train gated blocks, stacked where their shapes agree; results in the order given.
 
@@ -170,22 +164,13 @@ def train_gated_runs(
         shape,
         lambda stack: _gated_stack(stack, progress),
         lambda run: train_gated(
-            run.original,
-            run.block,
-            run.config,
-            layer=run.layer,
-            data=run.task,
-            progress=progress,
+            run.original, run.block, run.config, layer=run.layer, data=run.task, progress=progress
         ),
     )
 
 
 def why_not_stackable(run: GatedRun) -> str | None:
-    """Why the fast path cannot express ``run``; ``None`` where it can.
-
-    Raises:
-        GatedInterpError: no path can: the block, the task or the layer does not fit the original.
-    """
+    """Why the fast path cannot express ``run``; ``None`` where it can."""
     model, cfg = run.original, run.original.cfg
     v = cfg.d_vocab
     require_layer(model, run.layer)
