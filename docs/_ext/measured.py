@@ -69,6 +69,10 @@ def decimals(digits: int) -> Callable[[float], str]:
     return lambda number: f"{number:.{digits}f}"
 
 
+def signed(number: int) -> str:
+    return f"{number:+d}" if number else "0"
+
+
 def listed(values: Iterable[float], write: Callable[[float], str] = count) -> str:
     *first, last = [write(value) for value in values]
     return f"{', '.join(first)} and {last}"
@@ -146,9 +150,13 @@ def controls() -> pd.DataFrame:
     }
     long = read("reliability-41000.csv")
     assert set(long["recipe"]) == set(names)
-    change, low, high = (long[end].map(lambda x: f"{100 * x:+.0f}") for end in CHANGE)
-    moved = " (" + change.replace("+0", "0") + "; " + low + " to " + high + ")"
-    long["said"] = long["clean"].astype(str) + moved.where(long["change"].notna(), "")
+    changed = [
+        f" ({signed(round(100 * c))}; {signed(round(100 * low))} to {signed(round(100 * high))})"
+        if c == c
+        else ""
+        for c, low, high in zip(*(long[end] for end in CHANGE), strict=True)
+    ]
+    long["said"] = long["clean"].astype(str) + changed
     wide = beside(long, ["recipe"], "experiment", ["said", "l0", "fvu"])
     wide = wide.set_index("recipe").loc[list(names)].reset_index()
     return wide.assign(part=list(names.values()))
@@ -261,7 +269,7 @@ def ahead(name: str, other: str, toys: list[str] = TOYS) -> tuple[str, str]:
     assert ours.index.equals(theirs.index)
     found = paired_difference(*(r["clean"].tolist() for r in (ours, theirs)), ours["toy"].tolist())
     change, low, high = (round(100 * number) for number in found)
-    return f"{change}", f"{low:+d} to {high:+d}"
+    return f"{change}", f"{signed(low)} to {signed(high)}"
 
 
 def frontier() -> dict[str, str]:
@@ -332,6 +340,7 @@ def frontier_methods() -> pd.DataFrame:
 def frontier_cells() -> pd.DataFrame:
     long = read("frontier.csv")
     long["clean"] = (16 * long["clean_rate"]).round().astype(int)
+    long["fvu"] = long["fvu"].where(long["fvu"] > 1e-5, 0.0)
     units = {"fvu_target": "FVU {:g}", "alpha": "alpha {:g}", "k": "K = {:g}", "-": "none"}
     knobs = zip(long["knob_name"], long["knob"], strict=True)
     long["setting"] = [units[name].format(value) for name, value in knobs]
@@ -344,7 +353,11 @@ def frontier_costs() -> pd.DataFrame:
     middle = table.groupby("method")["knob"].rank() == table.groupby("method")["knob"].transform(
         lambda knob: (len(knob) + 1) // 2
     )
-    return table[middle].assign(heads=lambda t: 3 * t["expansion"])
+    table = table[middle].assign(heads=lambda t: 3 * t["expansion"])
+    table["cancellation"] = table["cancellation"].round(2) + 0.0  # no minus zero
+    kinds = ["kl", "kl_random", "kl_adversarial"]
+    table[kinds] = table[kinds].where(table[kinds] > 1e-6, 0.0)
+    return table
 
 
 def frontier_width() -> pd.DataFrame:
@@ -446,7 +459,7 @@ def text_methods() -> pd.DataFrame:
     measures = ["ce_recovered_zero", "held_share", "active_per_position"]
     runs = read("decompose-methods-runs.csv").fillna({"knob": "", "value": 0})
     rows = runs.groupby(["method", "knob", "value"], sort=False)[measures].median().reset_index()
-    units = {"fvu": "error {:g}", "k": "K = {:g}", "heads": "{:g} heads", "": "none"}
+    units = {"fvu": "{:g}", "k": "K = {:g}", "heads": "{:g} heads", "": "no penalty"}
     rows["setting"] = [units[k].format(v) for k, v in zip(rows["knob"], rows["value"], strict=True)]
     return rows
 
