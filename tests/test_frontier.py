@@ -214,5 +214,3 @@ def test_run_again_the_methods_come_in_the_same_order():
     for sums in clean:
         assert sums.drop(leading).max() < sums[leading].min()
         assert sums.idxmax() == "gated"
-    readme = (ROOT / "README.md").read_text()
-    assert "({}, {} and {} when run again)".format(*clean[1][leading]) in readme
