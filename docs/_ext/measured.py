@@ -301,6 +301,9 @@ def frontier() -> dict[str, str]:
         "topk_more": count(first.loc["topk"].query("place > 1")["clean"].sum()),
         "topk_more_runs": count(len(first.loc["topk"].query("place > 1"))),
         "one_head": between(16 * cells.loc[["topk", "top1"]].xs(1, level="knob")["clean_rate"]),
+        "one_head_fvu": between(
+            cells.loc[["topk", "top1"]].xs(1, level="knob")["fvu"], decimals(2)
+        ),
         "sae": listed(16 * sae["clean_rate"]),
         "sae_three": between(16 * cells.loc["sae on output"].xs(3, level="knob")["clean_rate"]),
         "again_ours": count(again.groupby("method")["clean"].sum()["gated"]),
@@ -559,7 +562,11 @@ NUMBERS = {
     "decompose": decompose(),
     "benchmarks": benchmarks(),
     "models": models(),
-    "sure": {"sixteen": percent(wilson(16, 16)[0])},
+    "sure": {
+        "sixteen": percent(wilson(16, 16)[0]),
+        **{f"of16_{n}": between(wilson(n, 16), percent) for n in (0, 13, 14, 15, 16)},
+        "of8_8": between(wilson(8, 8), percent),
+    },
 }
 TABLES = {
     "controls": controls,
