@@ -4,6 +4,7 @@ import inspect
 import json
 import re
 import shutil
+import sys
 from pathlib import Path
 
 from docutils import nodes
@@ -13,6 +14,9 @@ from sphinx.addnodes import pending_xref
 import gated_interp
 
 HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE / "_ext"))
+
+import measured  # noqa: E402
 
 project = "gated-interp"
 author = "the gated-interp authors"
@@ -23,6 +27,7 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
     "sphinx.ext.napoleon",
+    "from_csv",
 ]
 exclude_patterns = ["_build"]
 templates_path = ["_templates"]
@@ -32,7 +37,9 @@ nb_execution_mode = "off"
 # The widgets' own scripts would come from another host; a picture stands beside each.
 nb_ipywidgets_js = {}
 nb_mime_priority_overrides = [("html", "application/vnd.jupyter.widget-view+json", None)]
-myst_enable_extensions = ["dollarmath"]
+myst_enable_extensions = ["dollarmath", "substitution"]
+# {{ frontier.ours }} on a page is a number that was computed from a CSV.
+myst_substitutions = measured.NUMBERS
 myst_fence_as_directive = ["math"]
 myst_heading_anchors = 3
 html_math_renderer = "mathml"

@@ -1,7 +1,6 @@
 """Blocks for models whose weights are written down: counted right, and as predicted."""
 
 import math
-import re
 from pathlib import Path
 from typing import get_args
 
@@ -178,29 +177,3 @@ def test_benchmarks_from_the_command_line(tmp_path):
     assert one_sentence(bad) == (
         "Error: benchmarks are run with the reliable recipe; leave --recipe out."
     )
-
-
-def test_the_page_says_what_was_measured():
-    table = pd.read_csv(ROOT / "figures/benchmarks.csv").set_index(["experiment", "recipe"])
-    page = (ROOT / "docs/benchmarks.md").read_text()
-    lines = [line for line in page.splitlines() if re.match(r"\| [\w-]+ \| (part|fail) \|", line)]
-    rows = [line.replace("*", "").split("|")[1:-1] for line in lines]
-    assert [row[0].strip() for row in rows] == list(BENCHMARKS)
-    for name, should, *said in ([cell.strip() for cell in row] for row in rows):
-        found = table.loc[name].loc[list(RECIPES)]
-        assert should == ("part" if found["parts"].all() else "fail")
-        assert said[:2] == [
-            f"{c}, {r}" for c, r in zip(found["clean"], found["right"], strict=True)
-        ]
-        for text, fvu in zip(said[2].split(", "), found["fvu"], strict=True):
-            digits = len(text.split("e")[0].replace(".", "").lstrip("0"))
-            assert float(text) == float(f"{fvu:.{digits}g}")
-        assert said[3] == ", ".join(f"{a:.0%}" if a else "0" for a in found["false_alarms"])
-    runs = pd.read_csv(ROOT / "figures/benchmarks-runs.csv").groupby("experiment")
-    assert (runs.size() == 32).all()
-    success, held = runs["success"].sum(), runs["held"].sum()
-    assert f"By the post's rule {success['repeated-tokens']} of the 32" in page
-    assert success["two-layers"] == 32
-    assert f"In {held['two-layers']} of the 32 blocks one of the three" in page
-    assert runs["held"].max()["two-layers"] == 1
-    assert held["repeated-tokens"] == 0

@@ -5,10 +5,7 @@ import dataclasses
 import functools
 import json
 import pickle
-import re
-from pathlib import Path
 
-import pandas as pd
 import pytest
 import safetensors.torch
 import torch
@@ -21,7 +18,6 @@ from transformer_lens import HookedTransformerConfig
 import gated_interp as gi
 from gated_interp.core.errors import CheckpointError, GatedInterpError
 from gated_interp.core.seeds import generator
-from gated_interp.metrics.intervals import wilson
 from gated_interp.metrics.reconstruction import fvu
 from gated_interp.models.toy import ToyConfig, attention_only, build_toy
 from gated_interp.replacements.gated_attention import GatedAttention, GatedConfig
@@ -429,24 +425,6 @@ def test_a_block_out_of_a_checkpoint_stands_in_for_the_attention_there(version, 
         splice(toy, 0, block)
         with pytest.raises(GatedInterpError, match="another layer"):
             splice(other, 0, block)
-
-
-def test_the_page_says_what_the_runs_of_each_start_were():
-    root = Path(__file__).parents[1]
-    page = (root / "docs" / "method.md").read_text()
-    runs = pd.read_csv(root / "figures" / "starts.csv")
-    rows = re.findall(r"^\| (\dH\dST) \| ([^|]*) \| (\d+) of (\d+) \((.*)\) \|(.*)%\|(.*)\|$",
-                      page.replace("% |", "%|"), re.MULTILINE)  # fmt: skip
-    assert len(rows) == 7
-    for shape, start, clean, n, interval, unexplained, open_gates in rows:
-        name = {"random weights": "random", "exact copies, noise 0.01": "exact copies"}
-        name = name.get(start, start.removesuffix(" (before 0.3)"))
-        of = runs[(runs["shape"] == shape) & (runs["start"] == name)]
-        low, high = wilson(int(clean), int(n))
-        assert (len(of), of["clean"].sum()) == (int(n), int(clean))
-        assert interval == f"{low:.0%} to {high:.0%}"
-        assert f"{100 * of['fvu'].mean():.1f}" == unexplained.strip()
-        assert f"{of['l0'].mean():.2f}" == open_gates.strip()
 
 
 # Layers of models that people bring.

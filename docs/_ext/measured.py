@@ -1,0 +1,590 @@
+"""The numbers that the pages say, computed from the CSVs of ``figures/`` while the site is built.
+
+``NUMBERS`` holds those in sentences, by page: ``{{ frontier.ours }}`` on a page is the text here.
+``TABLES`` holds tables that ``{from-csv}`` shows and that are no CSV as they are. A name that is
+not here is an error of the build.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import pandas as pd
+
+import gated_interp
+from gated_interp.metrics.intervals import clustered, mean_interval, paired_difference, wilson
+
+FIGURES = Path(__file__).resolve().parents[2] / "figures"
+TOYS = ["2H3ST", "3H4ST", "4H5ST"]
+LAYERS = ["model", "layer"]
+CHANGE = ["change", "change_low", "change_high"]
+
+
+def sources() -> list[Path]:
+    """The files that pages depend on."""
+    return [Path(__file__), *sorted(FIGURES.glob("*.csv"))]
+
+
+@functools.cache
+def _read(name: str) -> pd.DataFrame:
+    return pd.read_csv(FIGURES / name)
+
+
+def read(name: str, *keys: str) -> pd.DataFrame:
+    """A CSV of ``figures/``, by its name; its rows named by some of its columns."""
+    table = _read(name).copy()
+    return table.set_index(list(keys)).sort_index() if keys else table
+
+
+def table(name: str) -> pd.DataFrame:
+    """A CSV by its name, or one of ``TABLES``."""
+    return read(name) if name.endswith(".csv") else TABLES[name]()
+
+
+# How numbers are written.
+
+
+def count(number: float) -> str:
+    return f"{number:,.0f}"
+
+
+def percent(share: float, digits: int = 0) -> str:
+    return f"{share:.{digits}%}"
+
+
+def between(values: Iterable[float], write: Callable[[float], str] = count) -> str:
+    """The smallest to the largest, or the one that they all are."""
+    ordered = sorted(values)
+    low, high = write(ordered[0]), write(ordered[-1])
+    return low if low == high else f"{low} to {high}"
+
+
+def points(share: float) -> str:
+    """A difference of two shares in percentage points."""
+    return f"{100 * share:.0f}"
+
+
+def decimals(digits: int) -> Callable[[float], str]:
+    return lambda number: f"{number:.{digits}f}"
+
+
+def signed(number: int) -> str:
+    return f"{number:+d}" if number else "0"
+
+
+def listed(values: Iterable[float], write: Callable[[float], str] = count) -> str:
+    *first, last = [write(value) for value in values]
+    return f"{', '.join(first)} and {last}"
+
+
+def beside(table: pd.DataFrame, rows: list[str], across: str, values: list[str]) -> pd.DataFrame:
+    """A long table made wide: the column ``fvu_2H3ST`` is ``fvu`` of the rows of 2H3ST."""
+    order = table[rows].drop_duplicates()
+    parts = [table.pivot(index=rows, columns=across, values=v).add_prefix(f"{v}_") for v in values]
+    wide = pd.concat(parts, axis=1)
+    return order.merge(wide.reset_index(), on=rows, validate="1:1")
+
+
+# How reliable is it.
+
+
+def reliability() -> dict[str, str]:
+    main = read("reliability-41000-256.csv", "experiment")
+    runs = read("reliability-41000-256-runs.csv")
+    controls = read("reliability-41000.csv").set_index("recipe")
+    reference = read("reliability-41000-reference.csv")
+    repeats, quick = read("repeats-64.csv"), read("repeats-quick.csv")
+    shown = repeats.groupby("experiment")
+    better = runs[runs.groupby("experiment")["selection_loss"].rank() <= main["runs"].min() // 2]
+    bare, penalties = controls.loc["no overlap penalty"], controls.loc["gates fixed open"]
+    gates = controls.loc["no gate penalty"]
+    recipe = controls.loc["reliable"].set_index("experiment")
+    fewer = 1 - recipe["l0"] / gates.set_index("experiment")["l0"]
+    more = {name: read(f"reliability-41000-{name}.csv").iloc[0] for name in ("6H8ST", "8H12ST")}
+    frontier = read("reliability-41000-frontier.csv", "experiment", "recipe")
+    low = ["FVU target 0.003", "FVU target 0.007", "FVU target 0.012"]
+    six, twelve = more["6H8ST"], more["8H12ST"]
+
+    def rate(rows: pd.DataFrame, column: str = "clean") -> str:
+        return between(rows[column] / rows["runs"], percent)
+
+    return {
+        "clean": count(main["clean"].sum()),
+        "runs": count(main["runs"].sum()),
+        "success": count(main["successes"].sum()),
+        "better_clean": listed(better.groupby("experiment")["clean"].sum()),
+        "better": count(main["runs"].min() / 2),
+        "controls_clean": rate(controls.loc["reliable"]),
+        "without_overlap": rate(bare),
+        "without_overlap_success": rate(bare, "successes"),
+        "without_gates": rate(penalties),
+        "gates_worth": between(-penalties["change"], points),
+        "gates_low": points(-penalties["change_high"].max()),
+        "gates_high": points(-penalties["change_low"].min()),
+        "fewer_gates": between(fewer, percent),
+        "shown_clean": count(repeats["shown_clean"].sum()),
+        "repeats": count(len(repeats)),
+        "repeats_each": count(shown.size().min()),
+        "quick_shown_clean": count(quick["shown_clean"].sum()),
+        "quick_repeats": count(len(quick)),
+        "quick_clean": count(quick["clean"].sum()),
+        "tight_fvu": between(frontier.loc[(TOYS, low), "fvu"], decimals(3)),
+        "tight_3h4st": between(frontier.loc[("3H4ST", low), "clean"]),
+        "loose_3h4st": between(frontier.loc["3H4ST"].drop(low)["clean"]),
+        "reference_clean": count(reference["clean"].sum()),
+        "reference_runs": count(reference["runs"].sum()),
+        "six_clean": percent(six["clean"] / six["runs"]),
+        "twelve_clean": percent(twelve["clean"] / twelve["runs"]),
+    }
+
+
+def controls() -> pd.DataFrame:
+    names = {
+        "reliable": "the full recipe",
+        "no gate penalty": "without the gate penalty",
+        "gates fixed open": "with all gates fixed open",
+        "no overlap penalty": "without the overlap penalty",
+        "neither penalty": "without either penalty",
+        "with value bias": "with a value bias",
+    }
+    long = read("reliability-41000.csv")
+    assert set(long["recipe"]) == set(names)
+    changed = [
+        f" ({signed(round(100 * c))}; {signed(round(100 * low))} to {signed(round(100 * high))})"
+        if c == c
+        else ""
+        for c, low, high in zip(*(long[end] for end in CHANGE), strict=True)
+    ]
+    long["said"] = long["clean"].astype(str) + changed
+    wide = beside(long, ["recipe"], "experiment", ["said", "l0", "fvu"])
+    wide = wide.set_index("recipe").loc[list(names)].reset_index()
+    return wide.assign(part=list(names.values()))
+
+
+def fvu_targets() -> pd.DataFrame:
+    long = read("reliability-41000-frontier.csv")
+    long["target"] = long["recipe"].str.split().str[-1]
+    values = ["clean", "runs", "low", "high", "fvu", "kl", "l0"]
+    return beside(long, ["target"], "experiment", values)
+
+
+def more_trigrams() -> pd.DataFrame:
+    return pd.concat([read(f"reliability-41000-{name}.csv") for name in ("6H8ST", "8H12ST")])
+
+
+def repeats() -> pd.DataFrame:
+    rows = read("repeats-64.csv").groupby("experiment").agg(
+        repeats=("shown_clean", "size"),
+        shown_clean=("shown_clean", "sum"),
+        seeds=("shown_seed", "nunique"),
+        runs=("runs", "sum"),
+        clean=("clean", "sum"),
+    )  # fmt: skip
+    rows["low"], rows["high"] = zip(*map(wilson, rows["shown_clean"], rows["repeats"]), strict=True)
+    return rows.assign(unclean=rows["runs"] - rows["clean"]).reset_index()
+
+
+def phase() -> dict[str, str]:
+    cells = read("phase-diagram.csv")
+    three = cells[cells["trigrams"] >= 3]
+    enough = three[three["heads"] >= three["trigrams"]]
+    few = cells[cells["trigrams"] <= 2]
+    ten = cells[(cells["heads"] == 3) & (cells["trigrams"] >= 10)]
+    return {
+        "distributed": count(three["toys_distributed"].sum()),
+        "learnt": count(three["toys_learnt"].sum()),
+        "enough_distributed": count(enough["toys_distributed"].sum()),
+        "enough_learnt": count(enough["toys_learnt"].sum()),
+        "toys_clean": count(cells["toys_clean"].sum()),
+        "toys_learnt": count(cells["toys_learnt"].sum()),
+        "few_clean": count(few["toys_clean"].sum()),
+        "ten_learnt": count(ten["toys_learnt"].sum()),
+        "ten_trained": count(ten["toys_trained"].sum()),
+    }
+
+
+def phase_groups() -> pd.DataFrame:
+    cells = read("phase-diagram.csv")
+    more = cells["trigrams"] > cells["heads"]
+    wide = (cells["trigrams"] <= 2) & (cells["heads"] >= 6)
+    groups = {
+        "more trigrams than heads": cells[more],
+        "at least as many heads as trigrams": cells[~more],
+        "of these, 1 or 2 trigrams and 6 or more heads": cells[wide],
+    }
+    rows = [
+        {"group": name} | part[["clean", "successes", "runs"]].sum().to_dict()
+        for name, part in groups.items()
+    ]
+    return pd.DataFrame(rows).assign(rate=lambda t: t["clean"] / t["runs"])
+
+
+# Take a language model apart: the trials.
+
+
+def trials() -> pd.DataFrame:
+    """The trials of the page that explains how the defaults were chosen, in its order."""
+    shown = [
+        (16, 32, 2000, 0.045), (32, 16, 2000, 0.045), (64, 16, 3000, 0.045),
+        (128, 16, 3000, 0.045), (16, 64, 3000, 0.045), (16, 128, 3000, 0.05),
+        (32, 16, 2000, 0.15), (64, 16, 3000, 0.15), (32, 32, 3000, 0.15), (16, 64, 3000, 0.12),
+    ]  # fmt: skip
+    table = read("decompose-trials.csv")
+    table = table[(table["penalty"] == "overlap") & (table["model"] == "austen-1l")]
+    loose = table["target"] > 0.05
+    chosen = table["alpha"].eq(0.03).where(~loose, table["alpha"] == 0.02)
+    chosen &= table["overlap"].eq(0.1).where(~loose, table["overlap"] == 0.12)
+    table = table[chosen & (table["downstream"] == 0.67)]
+    keys = ["heads", "d_head", "steps", "target"]
+    return table.set_index(keys).loc[shown].reset_index()
+
+
+# Every method on one frontier.
+
+METHODS = [
+    "gated", "gated (post)", "query-key gates", "hard-concrete gates", "head gates", "topk",
+    "top1", "ungated", "ungated + overlap", "sae on output",
+]  # fmt: skip
+
+
+@functools.cache
+def frontier_runs(name: str = "frontier-runs.csv") -> pd.DataFrame:
+    """The runs by method, toy, place on the knob and seed."""
+    runs = read(name)
+    runs[["method", "knob"]] = runs["recipe"].str.rsplit(", ", n=1, expand=True)
+    runs["knob"] = runs["knob"].astype(float)
+    runs["place"] = runs.groupby("method")["knob"].rank("dense")
+    runs["toy"] = runs["experiment"] + " " + runs["toy_seed"].astype(str)
+    return runs.set_index(["method", "experiment", "place", "seed"]).sort_index()
+
+
+def ahead(name: str, other: str, toys: list[str] = TOYS) -> tuple[str, str]:
+    """By how many points our blocks are more often clean than another method's, and the interval.
+
+    Seeds, and the places on both knobs, are paired.
+    """
+    runs = frontier_runs(name)
+    ours, theirs = (runs.loc[method].loc[toys] for method in ("gated", other))
+    assert ours.index.equals(theirs.index)
+    found = paired_difference(*(r["clean"].tolist() for r in (ours, theirs)), ours["toy"].tolist())
+    change, low, high = (round(100 * number) for number in found)
+    return f"{change}", f"{signed(low)} to {signed(high)}"
+
+
+def frontier() -> dict[str, str]:
+    first, again = frontier_runs(), frontier_runs("frontier-again-runs.csv")
+    assert first.index.equals(again.index)
+    changed = first["clean"] != again["clean"]
+    clean = first.groupby("method")["clean"].sum()
+    on_toy = first.groupby(["method", "experiment"])["clean"].sum()
+    cells = read("frontier.csv", "method", "task", "knob")
+    tuning = read("frontier-tuning.csv", "method", "changes")
+    opened = cells.loc["gated"]["kl_random"], cells.loc["gated (post)"]["kl_random"]
+    tight_again = again.loc["gated"].xs(1, level="place").groupby("experiment")["clean"].sum()
+    closed = cells[~cells.index.get_level_values("method").isin(["gated", "gated (post)"])]
+    best = cells.groupby("method")["clean_rate"].max()
+    tight = cells.loc["ungated + overlap"].query("knob < 0.04")["active_per_position"]
+    sae = cells.loc["sae on output"].xs(1, level="knob")
+    said = {
+        "ours": count(clean["gated"]),
+        "post": count(clean["gated (post)"]),
+        "overlap": count(clean["ungated + overlap"]),
+        "query_key_best": count(16 * best["query-key gates"]),
+        "hard_concrete": count(clean["hard-concrete gates"]),
+        "ours_2h3st": count(on_toy["gated", "2H3ST"]),
+        "post_2h3st": count(on_toy["gated (post)", "2H3ST"]),
+        "post_4h5st": count(on_toy["gated (post)", "4H5ST"]),
+        "ours_4h5st": count(on_toy["gated", "4H5ST"]),
+        "overlap_heads": between(tight, decimals(0)),
+        "tuning_post": count(tuning.loc[("gated (post)", "none"), "clean"]),
+        "topk_more": count(first.loc["topk"].query("place > 1")["clean"].sum()),
+        "topk_more_runs": count(len(first.loc["topk"].query("place > 1"))),
+        "one_head": between(16 * cells.loc[["topk", "top1"]].xs(1, level="knob")["clean_rate"]),
+        "one_head_fvu": between(
+            cells.loc[["topk", "top1"]].xs(1, level="knob")["fvu"], decimals(2)
+        ),
+        "sae": listed(16 * sae["clean_rate"]),
+        "sae_three": between(16 * cells.loc["sae on output"].xs(3, level="knob")["clean_rate"]),
+        "again_ours": count(again.groupby("method")["clean"].sum()["gated"]),
+        "again_post": count(again.groupby("method")["clean"].sum()["gated (post)"]),
+        "again_overlap": count(again.groupby("method")["clean"].sum()["ungated + overlap"]),
+        "all_runs": count(len(first)),
+        "changed": count(changed.sum()),
+        "changed_to_not_clean": count((changed & first["clean"]).sum()),
+        "tight_again": listed(tight_again),
+        "tight": listed(16 * cells.loc["gated"].xs(0.01, level="knob")["clean_rate"]),
+        "opened_before": between(cells.loc[("gated", slice(None), 0.02), "kl"], decimals(3)),
+        "opened": between(opened[0], decimals(1)),
+        "opened_post": between(opened[1], decimals(0)),
+        "opened_others": decimals(2)(closed["kl_random"].max()),
+    }
+    for name, csv in (("", "frontier-runs.csv"), ("again_", "frontier-again-runs.csv")):
+        for key, found in {
+            "ahead_post": ahead(csv, "gated (post)"),
+            "ahead_post_4h5st": ahead(csv, "gated (post)", ["4H5ST"]),
+            "ahead_overlap": ahead(csv, "ungated + overlap"),
+        }.items():
+            said[f"{name}{key}"], said[f"{name}{key}_interval"] = found
+    return said
+
+
+def frontier_methods() -> pd.DataFrame:
+    runs, cells = frontier_runs(), read("frontier.csv")
+    grouped = runs.groupby("method")
+    rows = grouped.agg(clean=("clean", "sum"), runs=("clean", "size"))
+    ends = [clustered(r["clean"].tolist(), r["toy"].tolist()) for _, r in grouped]
+    rows["low"], rows["high"] = zip(*ends, strict=True)
+    for column, write in (("fvu", decimals(3)), ("active_per_position", decimals(1))):
+        rows[column] = cells.groupby("method")[column].agg(lambda c, w=write: between(c, w))
+    return rows.assign(rate=rows["clean"] / rows["runs"]).loc[METHODS].reset_index()
+
+
+def frontier_cells() -> pd.DataFrame:
+    long = read("frontier.csv")
+    long["clean"] = (16 * long["clean_rate"]).round().astype(int)
+    long["fvu"] = long["fvu"].where(long["fvu"] > 1e-5, 0.0)
+    units = {"fvu_target": "FVU {:g}", "alpha": "alpha {:g}", "k": "K = {:g}", "-": "none"}
+    knobs = zip(long["knob_name"], long["knob"], strict=True)
+    long["setting"] = [units[name].format(value) for name, value in knobs]
+    return beside(long, ["method", "setting"], "task", ["clean", "fvu", "active_per_position"])
+
+
+def frontier_costs() -> pd.DataFrame:
+    """Each method on 3H4ST, in the middle of its knob."""
+    table = read("frontier.csv").query("task == '3H4ST'")
+    middle = table.groupby("method")["knob"].rank() == table.groupby("method")["knob"].transform(
+        lambda knob: (len(knob) + 1) // 2
+    )
+    table = table[middle].assign(heads=lambda t: 3 * t["expansion"])
+    table["cancellation"] = table["cancellation"].round(2) + 0.0  # no minus zero
+    kinds = ["kl", "kl_random", "kl_adversarial"]
+    table[kinds] = table[kinds].where(table[kinds] > 1e-6, 0.0)
+    return table
+
+
+def frontier_width() -> pd.DataFrame:
+    long = read("frontier-width.csv")
+    long[["method", "width"]] = long["recipe"].str.rsplit(", ", n=1, expand=True)
+    wide = beside(long, ["method"], "width", ["clean", "heads_alive"])
+    return wide.sort_values("method", key=lambda names: names.map(METHODS.index))
+
+
+# Take a language model apart.
+
+
+def layer_name(key: tuple[str, int]) -> str:
+    return f"`{key[0]}`, {key[1]}"
+
+
+def decompose_layers() -> pd.DataFrame:
+    """Medians over seeds for each layer; those that are strings have the mean's interval too."""
+    runs = read("decompose.csv").query("layer >= 0").groupby(LAYERS)
+    rows = runs.median(numeric_only=True)
+    for name, write in (
+        ("ce_recovered_zero", lambda x: percent(x, 1)),
+        ("held_share", lambda x: percent(x, 1)),
+        ("gates_per_pair", decimals(2)),
+    ):
+        ends = runs[name].agg(lambda v, w=write: between(mean_interval(v.to_numpy()), w))
+        rows[name] = rows[name].map(write) + " (" + ends + ")"
+    return rows.assign(name=rows.index.map(layer_name))
+
+
+def spare() -> pd.DataFrame:
+    key = [*LAYERS, "seed"]
+    before = read("decompose.csv").query("layer >= 0").set_index(key)
+    after = read("decompose-spare.csv").set_index(key).loc[before.index]
+    moved = pd.DataFrame(
+        {
+            "fvu": after["fvu"] - before["fvu"],
+            "recovered": 100 * (after["ce_recovered_zero"] - before["ce_recovered_zero"]),
+            "held": 100 * (after["held_share"] - before["held_share"]),
+        }
+    ).groupby(LAYERS)
+    writes = {"fvu": decimals(4), "recovered": lambda x: f"{x:+.2f}", "held": decimals(1)}
+    rows = pd.DataFrame(
+        {name: moved[name].agg(lambda v, w=w: between(v, w)) for name, w in writes.items()}
+    )
+    for name, heads in (("before", before), ("after", after)):
+        rows[name] = heads["heads_alive"].groupby(LAYERS).agg(between)
+    return rows.assign(name=rows.index.map(layer_name))
+
+
+def decompose() -> dict[str, str]:
+    runs = read("decompose.csv")
+    layers = runs.query("layer >= 0")
+    medians = layers.groupby(LAYERS).median(numeric_only=True)
+    methods = read("decompose-methods-runs.csv").groupby("method").median(numeric_only=True)
+    one = medians.loc[("austen-1l", 0)]
+    return {
+        "recovered": between(medians["ce_recovered_zero"], percent),
+        "both": percent(runs.query("layer < 0")["ce_recovered_zero"].median(), 1),
+        "times": between(medians["held_share"] / medians["held_share_original"]),
+        "fvu": between(medians["fvu"], percent),
+        "entropy": between(medians["held_entropy"], decimals(1)),
+        "ce_zero": f"{one['ce_zero']:.2f}",
+        "ce_mean": f"{one['ce_mean']:.2f}",
+        "top1": percent(methods.loc["top1", "ce_recovered_zero"]),
+        "topk": percent(methods.loc["topk", "ce_recovered_zero"]),
+    }
+
+
+def induction() -> pd.DataFrame:
+    """Loss increases of ``austen-2l`` and of its blocks: heads off, and paths patched."""
+
+    def said(table: pd.DataFrame, name: str) -> str | None:
+        if name not in table.index:
+            return None
+        number, low, high = table.loc[name, [table.columns[0], "low", "high"]]
+        return f"{number:.2f} ({low:.2f} to {high:.2f})"
+
+    table, paths = read("austen-2l-induction.csv"), read("austen-2l-induction-paths.csv")
+    columns = {}
+    for model, off in table.groupby("model"):
+        off = off.set_index("ablated")[["change", "low", "high"]]
+        single = off.loc[off.index.str.startswith("L1"), "change"]
+        path = paths[(paths["model"] == model) & (paths["sender"] == "L0H4")].set_index("input")
+        path = path[["effect", "low", "high"]]
+        columns[model.replace(" ", "_")] = {
+            "the strongest of the five off": said(off, single.idxmax()),
+            "the weakest of the five off": said(off, single.idxmin()),
+            "all five off": said(off, "the five"),
+            "only the strongest of the five left": said(off, "the five but the strongest"),
+            "all other heads of the layer off": said(off, "all others of the layer"),
+            "path from L0H4 into the strongest matcher's keys patched": said(path, "K"),
+            "the same path into its gate": said(path, "gate"),
+        }
+    return pd.DataFrame(columns).rename_axis("what").reset_index()
+
+
+def text_methods() -> pd.DataFrame:
+    measures = ["ce_recovered_zero", "held_share", "active_per_position"]
+    runs = read("decompose-methods-runs.csv").fillna({"knob": "", "value": 0})
+    rows = runs.groupby(["method", "knob", "value"], sort=False)[measures].median().reset_index()
+    units = {"fvu": "{:g}", "k": "K = {:g}", "heads": "{:g} heads", "": "no penalty"}
+    rows["setting"] = [units[k].format(v) for k, v in zip(rows["knob"], rows["value"], strict=True)]
+    return rows
+
+
+# Where gating should fail.
+
+
+def benchmarks() -> dict[str, str]:
+    table = read("benchmarks.csv", "experiment", "recipe")
+    runs = read("benchmarks-runs.csv")
+    by_task = runs.groupby("experiment")
+    two = runs.query("experiment == 'two-sources' and recipe == 'recipe' and clean")
+    right = two["false_alarms"] <= 0.01
+    with_recipe = table.xs("recipe", level="recipe")
+    assert with_recipe.loc["two-sources", "right"] == right.sum()
+    return {
+        "skip_right": count(with_recipe.loc["skip-trigrams", "right"]),
+        "conditional_right": count(with_recipe.loc["conditional", "right"]),
+        "two_clean": count(len(two)),
+        "two_right": count(right.sum()),
+        "two_wrong": count((~right).sum()),
+        "two_wrong_fvu": between(two.loc[~right, "fvu"], decimals(3)),
+        "two_right_fvu": decimals(4)(two.loc[right, "fvu"].max()),
+        "two_right_fvus": between(two.loc[right, "fvu"], decimals(4)),
+        "each": between(by_task.size()),
+        "two_layers_held": count(by_task["held"].sum()["two-layers"]),
+        "two_layers_success": count(by_task["success"].sum()["two-layers"]),
+        "repeated_success": count(by_task["success"].sum()["repeated-tokens"]),
+    }
+
+
+def benchmark_rows() -> pd.DataFrame:
+    long = read("benchmarks.csv").replace({"recipe": {"no overlap penalty": "bare"}})
+    values = ["clean", "right", "runs", "low", "high", "fvu", "false_alarms", "parts"]
+    wide = beside(long, ["experiment"], "recipe", values)
+    return wide.assign(expected=wide["parts_recipe"].map({True: "succeeds", False: "fails"}))
+
+
+# Language models.
+
+
+@functools.cache
+def language_models() -> pd.DataFrame:
+    """What the shipped models' files say of them."""
+    rows = []
+    for name in ("austen-1l", "austen-2l"):
+        info = gated_interp.load(name).info
+        rows.append({"name": name, **dataclasses.asdict(info.model.config), **info.notes})
+    return pd.DataFrame(rows)
+
+
+def models() -> dict[str, str]:
+    off = read("austen-2l-induction.csv").query("model == 'original'").set_index("ablated")
+    each = off.loc[off.index.str.startswith("L1"), "change"]
+    paths = read("austen-2l-induction-paths.csv").query("model == 'original'")
+    path = paths.loc[paths["effect"].idxmax()]
+    assert (path["sender"], path["receiver"], path["input"]) == ("L0H4", "L1H7", "K")
+    return {
+        "tokens": count(round(language_models()["tokens"].min(), -3)),
+        "each": between(each, decimals(2)),
+        "sum": decimals(1)(each.sum()),
+        "five": decimals(1)(off.loc["the five", "change"]),
+        "path": "{effect:.2f} ({low:.2f} to {high:.2f})".format(**path),
+    }
+
+
+def austen_induction() -> pd.DataFrame:
+    table = read("austen-2l-induction.csv").query("model == 'original'")
+    return table.assign(single=table["ablated"].str.startswith("L1")).sort_values(
+        ["single", "change"], ascending=False, kind="stable"
+    )
+
+
+# The method.
+
+
+def starts() -> pd.DataFrame:
+    names = {
+        "random": "random weights",
+        "copies, random gates": "copies, random gates (before 0.3)",
+        "exact copies": "exact copies, noise 0.01",
+        "exact copies, noise 0.1": "exact copies, noise 0.1",
+    }
+    runs = read("starts.csv").query("start in @names").groupby(["shape", "start"])
+    rows = runs.agg(
+        clean=("clean", "sum"), runs=("clean", "size"), fvu=("fvu", "mean"), l0=("l0", "mean")
+    )
+    rows["low"], rows["high"] = zip(*map(wilson, rows["clean"], rows["runs"]), strict=True)
+    rows = rows.reindex(list(names), level="start").reset_index()
+    return rows.assign(name=rows["start"].map(names)).sort_values("shape", kind="stable")
+
+
+NUMBERS = {
+    "reliability": reliability(),
+    "phase": phase(),
+    "frontier": frontier(),
+    "decompose": decompose(),
+    "benchmarks": benchmarks(),
+    "models": models(),
+    "sure": {
+        "sixteen": percent(wilson(16, 16)[0]),
+        **{f"of16_{n}": between(wilson(n, 16), percent) for n in (0, 13, 14, 15, 16)},
+        "of8_8": between(wilson(8, 8), percent),
+    },
+}
+TABLES = {
+    "controls": controls,
+    "fvu-targets": fvu_targets,
+    "more-trigrams": more_trigrams,
+    "repeats": repeats,
+    "phase-groups": phase_groups,
+    "trials": trials,
+    "frontier-methods": frontier_methods,
+    "frontier-cells": frontier_cells,
+    "frontier-costs": frontier_costs,
+    "frontier-width": frontier_width,
+    "decompose-layers": decompose_layers,
+    "spare": spare,
+    "induction": induction,
+    "text-methods": text_methods,
+    "benchmarks": benchmark_rows,
+    "language-models": language_models,
+    "starts": starts,
+    "austen-induction": austen_induction,
+}

@@ -1,0 +1,200 @@
+"""The numbers of the pages come from their CSVs, and what the pages conclude is true of these."""
+
+import re
+from pathlib import Path
+
+import measured
+import pandas as pd
+import pytest
+from from_csv import filled
+
+from gated_interp.cli.app import app
+
+DOCS = Path(__file__).parents[1] / "docs"
+PAGES = sorted(DOCS.glob("*.md"))
+TABLES = [
+    pytest.param(name, options, lines, id=f"{page.stem}-{i}")
+    for page in PAGES
+    for i, (name, options, lines) in enumerate(
+        re.findall(
+            r"^```\{from-csv\} (.*)\n((?::.*\n)*)\n((?:.+\n)+?)```$", page.read_text(), re.MULTILINE
+        )
+    )
+]
+TOY = ["2H3ST", "3H4ST", "4H5ST"]
+
+
+@pytest.mark.parametrize(("name", "options", "lines"), TABLES)
+def test_every_table_is_filled_in(name, options, lines):
+    table = measured.table(name)
+    said = dict(re.findall(r"^:(\w+): (.*)$", options, re.MULTILINE))
+    table = table.query(said["where"]) if "where" in said else table
+    done = filled(lines.splitlines(), table)
+    assert len(done) > len(lines.splitlines()) - 1
+    assert not re.search(r"[{}]|nan", "".join(done))
+    assert len({line.count("|") for line in done}) == 1
+
+
+def test_every_number_is_there_and_said_somewhere():
+    text = "\n".join(page.read_text() for page in PAGES)
+    said = set(re.findall(r"\{\{ ([a-z_0-9.]+) \}\}", text))
+    there = {f"{page}.{name}" for page, numbers in measured.NUMBERS.items() for name in numbers}
+    assert said == there
+    assert all(
+        isinstance(n, str) and n for page in measured.NUMBERS.values() for n in page.values()
+    )
+
+
+def test_a_table_that_names_a_column_that_is_not_there_is_refused():
+    table = pd.DataFrame({"a": [1, 2], "b": [0.25, None]})
+    rule = ["| a | b |", "|---|---|"]
+    done = filled([*rule, "| {a} | {b:.0%} of {a} |", "| once | |"], table)
+    assert done[2:] == ["| 1 | 25% of 1 |", "| 2 | – |", "| once | |"]
+    with pytest.raises(KeyError):
+        filled([*rule, "| {a} | {c} |"], table)
+    with pytest.raises(ValueError, match="no row"):
+        filled([*rule, "| {a} |"], table[:0])
+    with pytest.raises(ValueError, match="no rule"):
+        filled(["| {a} |"], table)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_commands_in_listings_exist(page):
+    known = {command.name for command in app.registered_commands}
+    for listing in re.findall(r"^```sh\n(.*?)```", page.read_text(), re.MULTILINE | re.DOTALL):
+        for name in re.findall(r"^gated-interp ([a-z][a-z-]+)", listing, re.MULTILINE):
+            assert name in known, name
+
+
+# What the pages conclude.
+
+
+def test_more_than_nine_blocks_in_ten_are_clean():
+    main = measured.read("reliability-41000-256.csv")
+    assert sorted(main["experiment"]) == TOY
+    assert (main["clean"] / main["runs"]).min() > 0.9
+    assert (main["accuracy_without_holders"] == 0).all()
+    assert (main["accuracy_only_holders"] == 1).all()
+    for name in ("6H8ST", "8H12ST"):
+        row = measured.read(f"reliability-41000-{name}.csv").iloc[0]
+        assert row["clean"] / row["runs"] < 0.9
+
+
+def test_every_toy_misses_one_or_two_goals_by_a_little():
+    main = measured.read("reliability-41000-256.csv")
+    missed = [main["clean"] / main["runs"] < 0.95, main["fvu"] > 0.02, main["l0"] > 1.2]
+    assert sum(missed).between(1, 2).all()
+    assert main["fvu"].max() < 0.022
+    assert main["l0"].max() < 1.3
+
+
+def test_the_overlap_penalty_separates_and_gates_help_but_not_the_gate_penalty():
+    table = measured.read("reliability-41000.csv", "recipe")
+    rate = table["clean"] / table["runs"]
+    assert rate["no overlap penalty"].max() < 0.6
+    assert (table.loc["gates fixed open", "change_high"] < 0).all()
+    assert (rate["neither penalty"] == 0).all()
+    for name in ("no gate penalty", "with value bias"):
+        assert (table.loc[name, "change_low"] < 0).all()
+        assert (table.loc[name, "change_high"] > 0).all()
+    drop = table.loc[["gates fixed open", "no overlap penalty"], "change"].groupby("recipe").min()
+    assert drop.idxmin() == "no overlap penalty"
+
+
+def test_the_shown_block_is_clean_in_every_repeat():
+    for name in ("repeats-64.csv", "repeats-quick.csv"):
+        table = measured.read(name)
+        assert table.groupby("experiment").size().tolist() == [20] * 3
+        assert table["shown_clean"].all()
+    assert (table["clean"] == table["runs"]).all()  # at the quick size every block is clean
+
+
+def test_a_more_exact_block_has_more_open_gates():
+    table = measured.fvu_targets()
+    for toy in TOY:
+        assert table[f"l0_{toy}"].rank(ascending=False, method="min").iloc[-1] == len(table)
+        assert table[f"clean_{toy}"].min() >= 13
+
+
+def test_blocks_of_the_diagram_are_clean_most_often_where_trigrams_outnumber_heads():
+    assert measured.phase_groups()["rate"].is_monotonic_decreasing
+
+
+def test_gated_blocks_lead_but_no_interval_excludes_chance():
+    rows = measured.frontier_methods().set_index("method")
+    assert rows["rate"].nlargest(3).index.tolist() == ["gated", "gated (post)", "ungated + overlap"]
+    for other in ("gated (post)", "ungated + overlap"):
+        change, interval = measured.ahead("frontier-runs.csv", other)
+        assert int(change) > 0
+        low, high = map(int, interval.split(" to "))
+        assert low <= 0 < high
+    assert float(measured.NUMBERS["frontier"]["opened_others"]) < 0.1
+    alive = measured.frontier_width().set_index("method")
+    assert alive.loc["gated", "clean_4x"] == alive.loc["gated", "clean_8x"] == 16
+
+
+def test_no_method_is_clean_more_often_than_ours_at_the_same_error():
+    cells = measured.read("frontier.csv", "task", "method")
+    for toy in TOY:
+        ours = cells.loc[(toy, "gated")]
+        for method in set(measured.METHODS) - {"gated"}:
+            for _, cell in cells.loc[[(toy, method)]].iterrows():
+                same = ours[ours["fvu"] <= 1.5 * cell["fvu"]]
+                assert same.empty or cell["low"] <= same["high"].max()
+
+
+def test_benchmarks_come_out_as_the_page_says():
+    table = measured.benchmark_rows().set_index("experiment")
+    possible = ["skip-trigrams", "conditional"]
+    assert (table.loc[possible, ["right_recipe", "right_bare"]] >= 10).all(axis=None)
+    others = table.drop(possible)
+    assert others.index[others["clean_recipe"] > 0].tolist() == ["two-sources"]
+    assert (others["right_bare"] == 0).all()
+    assert table.loc["two-sources", "false_alarms_recipe"] > 0.4
+    runs = measured.read("benchmarks-runs.csv")
+    assert runs.groupby("experiment")["held"].max()[["two-layers", "repeated-tokens"]].le(1).all()
+
+
+def test_blocks_of_language_models_keep_the_loss_and_are_easier_to_read():
+    table = measured.read("decompose.csv").query("layer >= 0")
+    assert table.groupby(measured.LAYERS).size().tolist() == [3, 3, 3]
+    medians = table.groupby(measured.LAYERS).median(numeric_only=True)
+    assert (medians["ce_recovered_zero"] > 0.985).all()
+    assert (medians["active_per_position"] < medians["active_original"]).all()
+    assert (medians["held_about_mean"] > 2 * medians["held_about_mean_original"]).all()
+    for ends in measured.spare()["recovered"]:
+        assert all(abs(float(end)) < 0.15 for end in ends.split(" to "))
+
+
+def test_the_overlap_penalty_separates_heads_of_language_models_without_gates_too():
+    rows = measured.text_methods().set_index(["method", "setting"])
+    held, writing = rows["held_share"], rows["active_per_position"]
+    assert held["gates alone", "0.04"] < 0.6 * held["gated", "0.07"]
+    assert held["overlap alone", "0.12"] > held["gated", "0.07"]
+    for error in ("0.04", "0.07", "0.12", "0.2"):
+        assert writing["gated", error] < writing["overlap alone", error]
+    assert held["ungated", "no penalty"] < 0.01
+    assert held["topk", "K = 16"] < 0.01
+
+
+def test_five_heads_share_induction_and_a_block_gathers_some_of_it():
+    table = measured.read("austen-2l-induction.csv").set_index(["model", "ablated"])["change"]
+    strongest = {}
+    for model in ("original", "block 30", "block 31", "block 32"):
+        each = table[model][table[model].index.str.startswith("L1")]
+        assert len(each) == 5
+        assert table[model]["the five"] > 1.8 * each.sum() > 0
+        assert abs(table[model]["all others of the layer"]) < 0.05
+        strongest[model] = each.max()
+    assert min(strongest, key=strongest.get) == "original"
+
+
+def test_exact_copies_are_clean_as_often_and_leave_more_gates_open():
+    table = measured.starts().set_index(["shape", "start"])
+    for shape in ("2H3ST", "3H4ST"):
+        few, many = (
+            table.loc[(shape, "exact copies, noise 0.1")],
+            table.loc[(shape, "exact copies")],
+        )
+        assert few["l0"] < many["l0"]
+        assert many["high"] >= table.loc[(shape, "copies, random gates"), "low"]
