@@ -151,9 +151,14 @@ class Side:
         return read_heads(self.model, self.layer, self.subject.batch, names=self.subject.names)
 
     @property
+    def held(self) -> dict[int, list[int]]:
+        """By case, the heads that hold it; without ablating where the verdict can do without."""
+        return (self.verdict if self.linear else self.holders).holders
+
+    @property
     def marks(self) -> dict[int, str]:
         """By head, the answers of the cases that it holds: ``{5: "C1"}``."""
-        return marks_of(self.holders.holders, self.subject.task)
+        return marks_of(self.held, self.subject.task)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -282,6 +287,14 @@ class Subject:
         return [list(sides.values())[-1] for sides in self.at.values()]
 
     @property
+    def heads(self) -> dict[str, list[str]]:
+        """By side, the names of the heads of the layers."""
+        return {
+            side: [head for sides in self.at.values() for head in sides[side].heads]
+            for side in self.sides
+        }
+
+    @property
     def one_layer(self) -> bool:
         """Whether answers are known and the logits are a sum over all heads of the model."""
         return self.known and self.model.cfg.n_layers == 1 and self.after[0].linear
@@ -343,6 +356,10 @@ class Subject:
             return self.name
         return f"{self.name} {'toy' if isinstance(self.task, SkipTrigramTask) else side}"
 
+    def said(self, side: str, words: str) -> str:
+        """Words on a side, which is named where there is another."""
+        return f"The {side}: {words}" if len(self.sides) > 1 else words[0].upper() + words[1:]
+
     def stem(self, side: str) -> str:
         """How the files of a side begin, where they stand beside other models'."""
         return self.name + self.label(side).removeprefix(self.name).replace(" ", "-")
@@ -376,21 +393,22 @@ def ablations(
     Raises:
         GatedInterpError: no such layer, or the model's text cannot be had.
     """
-    task, methods = getattr(model, "task", None), list(METHODS)
+    task: Any = getattr(model, "task", None)
+    methods = list(METHODS)
+    data: Any = tokens
     reference: Tokens
     if tokens is None:
-        data: Any = probes_for(task, token_vocabulary(model), n, SEED)
+        data = probes_for(task, token_vocabulary(model), n, SEED)
         reference = task.sample(
             n_reference or REFERENCE, derive(SEED, Stream.SHOWN_REFERENCE)
-        ).tokens  # type: ignore[union-attr]
+        ).tokens
     else:
-        data, reference = tokens, tokens
+        reference = tokens
         if isinstance(task, TextTask):
             reference = task.part("validation").sample(n_reference or REFERENCE_TEXT, 0).tokens
         methods.remove("optimal")
-        if (
-            Batch.of(model, reference).real is not None
-        ):  # a padded row has nothing to take another's place
+        # A padded row has nothing to take another's place.
+        if Batch.of(model, reference).real is not None:
             methods.remove("resample")
     parts = [
         ablate(

@@ -1,6 +1,6 @@
 """What stands out in each head's circuits, and every entry of them, as tables."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import pandas as pd
 import torch
@@ -26,7 +26,7 @@ ROWS = 512
 
 def circuits_of(model: HookedTransformer, layer: int = 0) -> dict[str, list[Circuit]]:
     """The ``OV``, ``QK`` and, in a gated layer, ``gate`` circuits of every head of a layer."""
-    kinds = {"OV": ov_circuit, "QK": qk_circuit}
+    kinds: dict[str, Callable[..., Circuit]] = {"OV": ov_circuit, "QK": qk_circuit}
     if gated_block(model, layer) is not None:
         kinds["gate"] = gate_circuit
     heads = heads_of(model, layer)
@@ -116,8 +116,8 @@ def largest_entries(
     Raises:
         GatedInterpError: a layer without attention, or a model without text and no ``bos``.
     """
-    scores = induction_scores(model, repeated_random_tokens(model, bos=bos))
-    scores = scores.set_index(["layer", "head"])["prefix_matching"]
+    found = induction_scores(model, repeated_random_tokens(model, bos=bos))
+    scores = found.set_index(["layer", "head"])["prefix_matching"].to_dict()
     rows = []
     for head in heads_of(model, layer):
         ov, qk = ov_circuit(model, *head), qk_circuit(model, *head)
@@ -125,7 +125,7 @@ def largest_entries(
             {
                 "head": head_name(head),
                 "copying_score": copying_score(ov_circuit(model, *head, biases=False)),
-                "prefix_matching": float(scores[head]),
+                "prefix_matching": scores[head],
                 "writes": _words(largest(ov, k), names),
                 "looks": _words(largest(qk, k, centred=True), names),
             }

@@ -158,6 +158,11 @@ def change(value: float, low: float, high: float) -> str:
     return f"{signed(value)} {ends}" if low == low else signed(value)
 
 
+def marked(title: str, marks: Mapping[int, str]) -> str:
+    """A figure's title, and what the marks on it say where there are any."""
+    return f"{title} (in blue: what it holds)" if marks else title
+
+
 def together(tables: Mapping[str, pd.DataFrame], column: str = "model") -> pd.DataFrame:
     """Tables below each other, a first column saying which each row is of."""
     return pd.concat(
