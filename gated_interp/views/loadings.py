@@ -17,10 +17,9 @@ def show(subject: Subject) -> Iterator[Shown]:
     for layer, sides in subject.at.items():
         if not subject.at[layer][next(iter(sides))].linear:
             continue
-        if subject.original is not None:
-            sides = {"original": Side("original", subject.original, layer, subject)} | {
-                "block": [*sides.values()][-1]
-            }
+        if subject.original is not None and len(sides) == 1:
+            before = Side("original", subject.original, layer, subject)
+            sides = {"original": before, "block": sides["model"]}
         end = subject.which(layer)[0]
         block = "gated block" if gated_block(subject.model, layer) is not None else "block"
         words = {"original": "before (toy)", "block": f"after ({block})", "model": "the model"}
