@@ -23,7 +23,7 @@ from gated_interp.analysis.superposition import loading_from_writes
 from gated_interp.analysis.text_holders import TextHolders, text_holders
 from gated_interp.analysis.text_pairs import names_for, own_text
 from gated_interp.analysis.verdict import EXAMPLES, SEED, Verdict, verdict_from_writes
-from gated_interp.analysis.writes import ProbeWrites, is_linear, probe_writes
+from gated_interp.analysis.writes import ProbeWrites, is_linear, probe_writes, require_linear
 from gated_interp.anatomy.batch import Batch, Mask, Tokens, token_vocabulary
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.seeds import derive
@@ -83,7 +83,12 @@ class Side:
 
     @cached_property
     def verdict(self) -> Verdict:
-        """Who holds and who owns what; of a layer that is linear in its heads."""
+        """Who holds and who owns what; of a layer that is linear in its heads.
+
+        Raises:
+            GatedInterpError: any other layer.
+        """
+        require_linear(self.model, self.layer)
         found = verdict_from_writes(self.writes.writes, self.writes.logits, self.writes.probes)
         if self.model.cfg.n_layers == 1:
             return found
@@ -337,10 +342,9 @@ class Subject:
         for side, model in self.sides.items():
             layers = [None] if self.known else self.layers
             each = [ablations(model, layer, None if self.known else self.batch) for layer in layers]
-            for layer, table in zip(layers, each, strict=True):
-                if len(each) > 1:
-                    table.loc[table["kind"] == "all", "heads"] = f"all heads of layer {layer}"
-            effects[side] = pd.concat(each, ignore_index=True)
+            # All heads of the model are ablated with each layer; once is enough.
+            once = [*(table[table["kind"] != "all"] for table in each[:-1]), each[-1]]
+            effects[side] = pd.concat(once, ignore_index=True)
         return effects
 
     def case(self, layer: int) -> int:
@@ -445,7 +449,9 @@ def _require_case(model: HookedTransformer, trigram: int) -> None:
     task = getattr(model, "task", None)
     if not isinstance(task, ProbedTask):
         name = getattr(model, "model_name", "the model")
-        raise GatedInterpError(f"{name} has no trigrams: leave the choice of one out.")
+        raise GatedInterpError(
+            f"{name} is a language model and has no trigrams; leave --trigram away."
+        )
     if trigram not in task.cases:
         raise GatedInterpError(
             f"there is no {task.case_word} {trigram}; the task has 1 to {len(task.cases)}."

@@ -35,7 +35,7 @@ def verdict(file: File, as_json: Json = False, layer: Layer = None) -> None:
 
 
 def _as_json(side: "Side") -> dict[str, Any]:
-    if side.model.cfg.n_layers == 1:
+    if side.linear and side.model.cfg.n_layers == 1:
         return side.verdict.to_json()
     strict = side.holders
     said: dict[str, Any] = {"layer": side.layer, "learnt": strict.learnt}

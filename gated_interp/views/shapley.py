@@ -15,7 +15,10 @@ STRONGEST, FAINTEST = 5, 0.01
 
 def show(subject: Subject) -> Iterator[Shown]:
     """A figure of one case and a table of all, per layer and side."""
-    yield from (_values(subject, side) for side in subject.measured)
+    for side in subject.measured:
+        # Below the last layer each subset of heads is a forward pass: only of a layer asked for.
+        if side.linear or (list(subject.sides) == ["model"] and len(subject.layers) == 1):
+            yield _values(subject, side)
 
 
 def _values(subject: Subject, side: Side) -> Shown:
