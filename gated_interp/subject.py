@@ -144,7 +144,7 @@ class Side:
     @cached_property
     def text_holders(self) -> TextHolders:
         """At which positions one head alone holds what the layer writes."""
-        return text_holders(self.model, self.subject.batch, self.layer)
+        return text_holders(self.model, self.layer, self.subject.batch)
 
     @cached_property
     def readings(self) -> Readings:

@@ -23,7 +23,7 @@ from gated_interp.experiments.report import report
 from gated_interp.models.analytic import coherent_head, manual_model, two_readers
 from gated_interp.models.analytic_tasks import (
     conditional_heads,
-    induction_heads,
+    induction_model,
     marked_relay,
     wide_pairs,
 )
@@ -183,7 +183,7 @@ def test_what_a_subject_refuses(manual):
         Subject.of(manual, trigram=4)
     with pytest.raises(GatedInterpError, match="layer 2 is not there"):
         Subject.of(manual, 2)
-    below = Subject.of(induction_heads().model, 0).after[0]
+    below = Subject.of(induction_model().model, 0).after[0]
     with pytest.raises(GatedInterpError, match="not a sum over the heads of layer 0"):
         _ = below.verdict
 
@@ -287,7 +287,7 @@ OTHERS = {
     "ov-coherent": (coherent_head, 0),
     "two-sources": (two_readers, 0),
     "wide-content": (wide_pairs, 0),
-    "repeated-tokens": (induction_heads, 1),
+    "repeated-tokens": (induction_model, 1),
     "two-layers": (marked_relay, 1),
 }
 
@@ -326,7 +326,7 @@ def test_ablations_of_another_task_speak_of_its_cases():
 
 
 def test_a_layer_that_is_read_by_another_has_no_wires_to_the_logits():
-    truth = induction_heads()
+    truth = induction_model()
     subject = Subject.of(truth.model, 0)
     found = by_name(subject, "circuits")
     assert {"circuits", "attention", "composition", "induction"} <= set(found)
@@ -341,7 +341,7 @@ def test_a_layer_that_is_read_by_another_has_no_wires_to_the_logits():
 
 
 def test_several_layers_have_names_of_their_own():
-    truth = induction_heads()
+    truth = induction_model()
     found = {shown.name for shown in circuits.show(Subject.of(truth.model))}
     assert found == {"circuits-L0", "circuits-L1", "circuit-summary"}
 

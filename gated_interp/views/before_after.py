@@ -59,7 +59,7 @@ def _holdings(side: Side, name: str) -> Holdings:
         shares=shares(side.loadings).numpy(),
         holders=side.verdict.holders,
         not_learnt=side.verdict.not_learnt,
-        dead=dead_heads(side.model, side.subject.task.sample(1000, SEED).tokens),
+        dead=dead_heads(side.model, tokens=side.subject.task.sample(1000, SEED).tokens),
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from gated_interp.analysis.decomposition import decomposition
+from gated_interp.analysis.block_measures import block_measures
 from gated_interp.analysis.faithfulness import faithfulness, loss_recovered
 from gated_interp.analysis.sparsity import sparsity
 from gated_interp.core.errors import GatedInterpError
@@ -93,7 +93,7 @@ def show(subject: Subject) -> Iterator[Shown]:
             ),
         )
     if len(subject.layers) > 1:
-        whole = loss_recovered(subject.model, subject.batch, subject.layers)
+        whole = loss_recovered(subject.model, subject.layers, subject.batch)
         named = {row[0]: words for words, row in MEASURES.items()}
         table = pd.DataFrame({"measure": list(whole), "value": map(float, whole.values())})
         yield Shown(
@@ -107,13 +107,13 @@ def show(subject: Subject) -> Iterator[Shown]:
 
 def measured(subject: Subject, layer: int) -> pd.DataFrame:
     """By ``measure``: ``original``, ``block``, ``low``, ``high`` (95%, bootstrap of sequences)."""
-    found: dict[str, float] = decomposition(subject.model, subject.batch, layer)
-    drawn = faithfulness(subject.model, subject.batch, layer).measures(subject.bootstrap)
+    found: dict[str, float] = block_measures(subject.model, layer, subject.batch)
+    drawn = faithfulness(subject.model, layer, subject.batch).measures(subject.bootstrap)
     assert subject.original is not None
     own = {
         "kl": 0.0,
         "fvu": 0.0,
-        "heads_alive": sparsity(subject.original, subject.batch, layer)["heads_alive"],
+        "heads_alive": sparsity(subject.original, layer, subject.batch)["heads_alive"],
         "gates_per_pair": float(subject.original.blocks[layer].attn.W_O.shape[0]),
         "ce_recovered_zero": 1.0,
         "ce_recovered_mean": 1.0,
@@ -131,11 +131,11 @@ def measured(subject: Subject, layer: int) -> pd.DataFrame:
 
 
 def _without_block(subject: Subject) -> Shown:
-    loss = float(faithfulness(subject.model, subject.batch).cross_entropy.mean())
+    loss = float(faithfulness(subject.model, tokens=subject.batch).cross_entropy.mean())
     rows: list[list[Any]] = [["ce", None, loss]]
     face = [["loss (nats per token)", f"{loss:.4g}"]]
     for layer in subject.layers:
-        found = sparsity(subject.model, subject.batch, layer)
+        found = sparsity(subject.model, layer, subject.batch)
         for words in ("heads active per position", "heads that write anywhere"):
             value = found[MEASURES[words][0]]
             rows.append([MEASURES[words][0], layer, value])
