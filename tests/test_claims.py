@@ -4,7 +4,7 @@ import pytest
 
 import gated_interp as gi
 from gated_interp.analysis.holders import holders
-from gated_interp.experiments.figures import gate_table
+from gated_interp.views.gates import gate_table
 
 
 @pytest.fixture(scope="module", params=["2H3ST", "3H4ST", "4H5ST"])

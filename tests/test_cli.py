@@ -24,7 +24,7 @@ from gated_interp.cli import options as cli_options
 from gated_interp.cli.app import _stopped
 from gated_interp.cli.imports import quick_imports
 from gated_interp.core.errors import GatedInterpError
-from gated_interp.experiments import figures, inspect_figures, paper, single
+from gated_interp.experiments import figures, paper, single
 from gated_interp.models.analytic import manual_model
 from gated_interp.models.toy import ToyConfig, build_toy
 from gated_interp.replacements.gated_attention import GatedAttention
@@ -154,12 +154,12 @@ def test_verdict_as_json_is_the_published_line(manual):
 
 def test_verdict_as_a_table(manual):
     lines = cli("verdict", manual).stdout.splitlines()
-    assert lines[0] == "manual"
-    assert [line.split() for line in lines[2:5]] == [
-        ["A…B1→C1", "no", "single", "head", "L0H0", "100.0%"],
-        ["A…B2→C2", "no", "single", "head", "L0H1", "100.0%"],
-        ["A…B3→C3", "no", "single", "head", "-", "100.0%"],
-    ]
+    assert lines[0] == "manual: 0 of 3 trigrams held by one head alone (not clean)"
+    why = ["none:", "no", "head", "is", "sufficient:"]
+    for line, case, owner in zip(lines[2:5], (1, 2, 3), ("L0H0", "L0H1", "-"), strict=True):
+        words = line.split()
+        assert words[:6] == [f"A…B{case}→C{case}", *why]
+        assert words[-2:] == [owner, "100.0%"]
 
 
 def test_a_verdict_says_what_heads_write_for_and_what_is_left():
@@ -256,7 +256,7 @@ def test_an_operating_system_error_is_one_sentence(monkeypatch, manual):
     def fail(*_):
         raise PermissionError(13, "Permission denied", "somewhere")
 
-    monkeypatch.setattr("gated_interp.analysis.verdict.verdict", fail)
+    monkeypatch.setattr("gated_interp.subject.Subject.of", fail)
     assert one_sentence(cli("verdict", manual, code=1)) == "Error: somewhere: Permission denied."
 
 
@@ -487,7 +487,7 @@ def test_pages_come_with_the_figures_unless_other_formats_are_asked_for(
 ):
     asked = []
     monkeypatch.setattr(
-        inspect_figures, "save_under", lambda figures, out, kinds, say: asked.append(kinds) or []
+        "gated_interp.views.shown.write_all", lambda shown, kinds, say: asked.append(kinds) or []
     )
     cli(command, manual, "--out", tmp_path)
     cli(command, manual, "--out", tmp_path, "--format", "pdf")
@@ -508,20 +508,22 @@ def test_ablate_prints_what_each_head_is_worth_and_writes_figures(manual, tmp_pa
     assert table["L0H0"][2] == table["L0H1"][2] == pytest.approx(-1, abs=0.01)
     names = {p.name for p in tmp_path.iterdir()}
     assert names == {
-        "manual-ablation.html", "manual-ablation.csv", "manual-shapley.html",
+        "manual-ablation.html", "manual-ablation.csv", "manual-ablation-loss.csv",
+        "manual-ablation-kl.csv", "manual-ablation-accuracy.csv", "manual-shapley.html",
         "manual-shapley-values.csv", "manual-shapley-interactions.csv",
     }  # fmt: skip
 
 
 def test_circuits_prints_circuits_and_measures_and_writes_figures(gated, tmp_path):
     result = cli("circuits", gated, "--out", tmp_path, "--format", "html", "--trigram", 2)
-    for words in ("copying_score", "open_pairs", "participation ratio", "superposed", "fvu"):
+    for words in ("copying score", "open pairs", "participation ratio", "superposed", "fvu"):
         assert words in result.stdout
     names = {p.name for p in tmp_path.iterdir()}
     assert names == {
         "block-circuits.html", "block-circuits.csv", "block-loadings.html", "block-loadings.csv",
         "block-wiring.html", "block-wiring-reads.csv", "block-wiring-writes.csv",
-        "block-attention.html", "block-attention.csv",
+        "block-attention.html", "block-attention.csv", "block-gates.html", "block-gates.csv",
+        "block-circuit-summary.csv", "block-superposition.csv", "block-superposition-model.csv",
     }  # fmt: skip
 
 

@@ -38,7 +38,7 @@ def columns(text, first):
 
 def test_a_verdict_says_why_no_head_holds_a_question(files):
     said = cli("verdict", files["wide"]).stdout
-    assert columns(said, "S1x…B1→Cx")[1:] == ["no", "single", "head", "-", "100.0%"]
+    assert columns(said, "S1x…B1→Cx")[-2:] == ["-", "100.0%"]
     assert "no head is sufficient: the best answers" in said
     assert "questions answered" in said
     found = json.loads(cli("verdict", files["conditional"], "--json").stdout)

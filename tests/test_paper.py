@@ -16,7 +16,7 @@ from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.seeds import derive
 from gated_interp.experiments import behaviour, paper, seeds
 from gated_interp.experiments.behaviour import kept_answers
-from gated_interp.experiments.figures import draw_run, gate_table
+from gated_interp.experiments.figures import draw_run
 from gated_interp.experiments.paper import PaperConfig, read_results, results_table, run_paper
 from gated_interp.experiments.processes import in_processes
 from gated_interp.experiments.recipes import RELIABLE, Recipe, recipe_named, reference_recipe
@@ -27,6 +27,7 @@ from gated_interp.models.toy import ToyConfig, build_toy
 from gated_interp.replacements.gated_attention import GatedConfig
 from gated_interp.replacements.splice import unsplice
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
+from gated_interp.views.gates import gate_table
 
 TINY = PaperConfig(only="3H4ST", seeds=4, steps=40)
 

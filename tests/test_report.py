@@ -1,6 +1,7 @@
 """The report of a model: what it says, whether its files hold the numbers, what it refuses."""
 
 import base64
+import dataclasses
 import io
 import itertools
 import re
@@ -14,15 +15,17 @@ from test_cli import cli, one_sentence
 from test_decompose import block, model, task  # noqa: F401
 
 import gated_interp as gi
+from gated_interp.analysis.circuit_tables import circuit_table, circuits_of, largest_entries
 from gated_interp.analysis.holders import holders
+from gated_interp.anatomy.batch import Batch
 from gated_interp.core.seeds import derive
 from gated_interp.core.streams import Stream
-from gated_interp.experiments import inspect_tables, text_tables
 from gated_interp.experiments.report import report
-from gated_interp.experiments.report_measures import frontier_section, read_beside
-from gated_interp.experiments.report_subject import subject_of
 from gated_interp.models.analytic import manual_model
-from gated_interp.plots import report_page, save
+from gated_interp.plots import save
+from gated_interp.subject import Subject, ablations
+from gated_interp.views import frontier
+from gated_interp.views import page as pages
 
 SECTIONS = ["holders", "frontier", "heads", "circuits", "ablations", "provenance"]
 HOSTILE = "<script>alert(1)</script>"
@@ -189,8 +192,8 @@ def test_a_toy_faithfulness_is_that_of_the_analysis(toy_page):
 def test_a_toy_ablations_and_circuits_are_those_of_the_analysis(toy_page):
     spliced = gated()
     for side, one in {"original": gi.unsplice(spliced), "block": spliced}.items():
-        assert_same(toy_page.csv[f"ablations-{side}.csv"], inspect_tables.ablations(one, one.task))
-    expected = inspect_tables.circuit_table(spliced, spliced.task)
+        assert_same(toy_page.csv[f"ablation-{side}.csv"], ablations(one))
+    expected = circuit_table(circuits_of(spliced), spliced.task.token_names)
     assert_same(toy_page.csv["circuits.csv"], expected)
 
 
@@ -214,9 +217,9 @@ def test_a_text_page_has_the_numbers_of_the_analyses(text_page, model, block):  
     effects = text_page.csv["effects-L1.csv"].query("model == 'block'").set_index("head")
     effects = effects.loc[read["head"], "effect"].tolist()
     assert effects == pytest.approx(read["effect"].tolist(), abs=1e-5)  # two ways to one number
-    expected = text_tables.text_ablations(spliced, layer=1, tokens=tokens)
-    assert_same(text_page.csv["ablations-block.csv"], expected)
-    expected = text_tables.text_circuits(spliced, layer=1, names=names)
+    expected = ablations(spliced, 1, Batch.of(spliced, tokens))
+    assert_same(text_page.csv["ablation-block.csv"], expected)
+    expected = largest_entries(spliced, 1, names)
     assert_same(text_page.csv["circuits-block.csv"], expected)
 
 
@@ -234,8 +237,8 @@ def test_a_model_without_a_block_stands_alone(plain_page, model):  # noqa: F811
 @pytest.mark.slow
 def test_a_toy_alone_stands_alone(tmp_path):
     page = written(tmp_path, manual_model(2, 3).model)
-    assert "Before and after" not in page.html
-    assert set(page.csv["ablations-model.csv"]["heads"]) == {"L0H0", "L0H1", "all heads"}
+    assert "before and after" not in page.html
+    assert set(page.csv["ablation-model.csv"]["heads"]) == {"L0H0", "L0H1", "all heads"}
 
 
 @pytest.mark.slow
@@ -248,7 +251,7 @@ def test_another_task_has_its_tables_and_figures(tmp_path):
     assert drawn <= set(page.csv)
     cases = set(truth.task.cases.values())
     assert set(page.csv["loadings.csv"]["representation"]) == cases
-    assert "answer of each question." in page.html
+    assert "answer of each question, on average." in page.html
     assert "trigram" not in re.sub(r"<script.*?</script>", "", page.html, flags=re.S).lower()
 
 
@@ -297,25 +300,25 @@ FRONTIER = {"task": ["2H3ST", "2H3ST", "other"], "method": ["topk", "topk", "gat
 
 def drawn_beside(tmp_path, table):
     """The part of the page that draws ``table`` beside the block."""
-    subject = subject_of(gated(), None, None, None, 20, 0)
-    section = frontier_section(subject, read_beside(beside(tmp_path, table), subject))
-    return section.parts[0]
+    subject = Subject.of(gated(), sequences=20)
+    others = frontier.read_beside(beside(tmp_path, table), subject)
+    return next(frontier.show(dataclasses.replace(subject, beside=others)))
 
 
 def test_rows_of_the_same_task_are_drawn_beside_it(tmp_path):
     part = drawn_beside(tmp_path, FRONTIER)
-    found = part.tables["beside"]
+    found = part.table["beside"]
     assert found["fvu"].tolist() == [0.1, 0.2]
     assert found["gates_per_pair"].tolist() == [3.0, 2.0]
-    assert "what 1 method reached for 2H3ST (frontier.csv)" in part.caption
-    (line, *_) = (trace for trace in part.fig.data if trace.name == "topk")
+    assert "what 1 method reached for 2H3ST (frontier.csv)" in part.words
+    (line, *_) = (trace for trace in part.figure.data if trace.name == "topk")
     assert (list(line.x), list(line.y)) == ([1.5, 2.0], [0.2, 0.1])
 
 
 def test_runs_of_a_decomposition_are_drawn_beside_it(tmp_path):
     runs = {"layer": [0, 1], "fvu": [0.1, 0.2], "active_per_position": [2, 3],
             "gates_per_pair": [1.0, 2.0]}  # fmt: skip
-    assert drawn_beside(tmp_path, runs).tables["beside"]["fvu"].tolist() == [0.1]
+    assert drawn_beside(tmp_path, runs).table["beside"]["fvu"].tolist() == [0.1]
 
 
 def test_a_table_that_does_not_fit_is_refused(tmp_path):
@@ -346,7 +349,7 @@ def test_labels_that_spell_a_script_are_text(text_page):
 
 
 def test_figures_are_pictures_where_a_browser_draws_them(tmp_path, monkeypatch):
-    monkeypatch.setattr(report_page, "drawn", lambda jobs: ([SVG] * len(jobs), ""))
+    monkeypatch.setattr(pages, "drawn", lambda jobs: ([SVG] * len(jobs), ""))
     page = written(tmp_path, manual_model(2, 3).model, interactive=False)
     assert not page.all("script")
     assert all(len(a["alt"]) > 20 for a in page.all("img"))
@@ -395,7 +398,7 @@ def test_what_cannot_be_a_report_is_refused(tmp_path):
 
 
 def test_the_command(tmp_path, monkeypatch):
-    monkeypatch.setattr(report_page, "drawn", lambda jobs: ([SVG] * len(jobs), ""))
+    monkeypatch.setattr(pages, "drawn", lambda jobs: ([SVG] * len(jobs), ""))
     page = tmp_path / "deep" / "page.html"
     result = cli("report", "2H3ST-toy", "--out", page, "--sequences", 20)
     assert result.stdout.startswith(str(page))

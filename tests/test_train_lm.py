@@ -13,13 +13,13 @@ import torch
 from closeness import assert_close
 from test_cli import cli, one_sentence
 
+from gated_interp.analysis import circuit_tables
 from gated_interp.analysis.circuits import ov_circuit
 from gated_interp.checkpoints.checkpoint import load
 from gated_interp.core.errors import CheckpointError, GatedInterpError
 from gated_interp.core.seeds import derive
 from gated_interp.core.shipped import shipped_names
 from gated_interp.core.streams import Stream
-from gated_interp.experiments import text_tables
 from gated_interp.experiments.language import language_measures, language_settings, run_language
 from gated_interp.experiments.single import state_of
 from gated_interp.models.language_model import (
@@ -249,7 +249,9 @@ def test_commands_that_read_heads(text, tmp_path):
     said = cli("ablate", out, "--out", tmp_path / "tables").stdout
     assert "change in cross-entropy" in said
     table = pd.read_csv(tmp_path / "tables" / "model-ablation.csv")
-    assert set(table["heads"]) == {*(f"L{i}H{h}" for i in (0, 1) for h in range(3)), "all heads"}
+    heads = {f"L{i}H{h}" for i in (0, 1) for h in range(3)}
+    assert set(table["heads"]) == heads | {"all of layer 0", "all of layer 1", "all heads"}
+    assert not table.duplicated(["heads", "method", "metric"]).any()
     assert set(table["method"]) == {"zero", "mean", "resample"}
     said = cli("circuits", out, "--out", tmp_path / "tables").stdout
     assert "L1H2" in said
@@ -269,13 +271,13 @@ def test_commands_that_read_heads(text, tmp_path):
 
 
 def test_the_largest_entries_are_those_of_the_whole_matrix(monkeypatch):
-    monkeypatch.setattr(text_tables, "ROWS", 7)
+    monkeypatch.setattr(circuit_tables, "ROWS", 7)
     model = build_language_model(LanguageModelConfig(d_vocab=31, n_ctx=5, d_model=16, n_heads=4))
     circuit = ov_circuit(model, 0, 2)
     for centred in (False, True):
         whole = circuit.matrix
         whole = whole - whole.mean(1, keepdim=True) if centred else whole
-        found = text_tables.largest(circuit, 4, centred=centred)
+        found = circuit_tables.largest(circuit, 4, centred=centred)
         values, index = whole.flatten().topk(4)
         assert [row * 31 + column for row, column, _ in found] == index.tolist()
         assert_close([value for *_, value in found], values)

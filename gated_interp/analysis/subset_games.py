@@ -24,8 +24,15 @@ from gated_interp.analysis.logits import (
     together,
 )
 from gated_interp.analysis.replacements import Method, Reference, constants
-from gated_interp.analysis.writes import is_linear, probe_writes
-from gated_interp.anatomy.batch import AT_ONCE, Batch, Mask, Tokens, logit_rows, token_vocabulary
+from gated_interp.analysis.writes import ProbeWrites, is_linear, probe_writes
+from gated_interp.anatomy.batch import (
+    AT_ONCE,
+    Batch,
+    Mask,
+    Tokens,
+    logit_rows,
+    token_vocabulary,
+)
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.metrics.predictions import leads, next_token_loss
 from gated_interp.models.toy import HookedTransformer
@@ -167,8 +174,7 @@ def game_of(
         layer = chosen_layer(model, layer)
         named = heads_of(model, layer)
         if task is not None and method == "zero" and is_linear(model, layer):
-            found = dict(examples_of(model, task, layer, n, seed))
-            return LinearGame(named, list(found), list(found.values()))
+            return linear_game(probe_writes(model, task, n, seed, layer), named)
     else:
         named = require_heads(model, heads)
     batch, probes = _batch_of(model, data, n, seed, attention_mask)
@@ -247,17 +253,20 @@ class Examples:
         return {"logit": logit, "lead": torch.cat(lead), "accuracy": torch.cat(accuracy)}
 
 
-def examples_of(
-    model: HookedTransformer, task: ProbedTask, layer: int, n: int, seed: int
-) -> Iterator[tuple[int, Examples]]:
-    """Each case of ``task`` and what its examples are made of."""
-    found = probe_writes(model, task, n, seed, layer).double()
+def linear_game(probed: ProbeWrites, heads: list[Head]) -> LinearGame:
+    """The game of the heads of a last layer, from what each writes at each probe."""
+    examples = dict(examples_of(probed.double()))
+    return LinearGame(heads, list(examples), list(examples.values()))
+
+
+def examples_of(found: ProbeWrites) -> Iterator[tuple[int, Examples]]:
+    """Each case and what its examples are made of."""
     writes, probes = found.writes, found.probes
     base = found.logits - writes.sum(1)
     for b in probes.cases:
         mine = probes.case == b
         c = probes.target[mine, None]
-        other = torch.arange(task.d_vocab) != c  # [example d_vocab]
+        other = torch.arange(writes.shape[-1]) != c  # [example d_vocab]
         e, heads, v = writes[mine].shape
         logit = base[mine].gather(1, c)
         written = writes[mine].gather(2, c[:, None].expand(-1, heads, 1))

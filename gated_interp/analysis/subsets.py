@@ -211,11 +211,6 @@ def shapley(
         >>> table.query("metric == 'accuracy' and trigram == 3")["value"].tolist()
         [0.5, 0.5]
     """
-    if permutations is not None and (permutations < 2 or permutation_seed is None):
-        raise GatedInterpError(
-            f"sampling takes at least 2 permutations and a permutation_seed; got "
-            f"{permutations} and {permutation_seed}."
-        )
     game = game_of(
         model,
         task,
@@ -229,6 +224,22 @@ def shapley(
         n=n,
         seed=seed,
     )
+    return shapley_of(game, permutations, permutation_seed)
+
+
+def shapley_of(
+    game: Game, permutations: int | None = None, permutation_seed: int | None = None
+) -> pd.DataFrame:
+    """The Shapley value of every head of a game, see :func:`shapley`.
+
+    Raises:
+        GatedInterpError: more than 16 heads without ``permutations``, too few of these, or no seed.
+    """
+    if permutations is not None and (permutations < 2 or permutation_seed is None):
+        raise GatedInterpError(
+            f"sampling takes at least 2 permutations and a permutation_seed; got "
+            f"{permutations} and {permutation_seed}."
+        )
     if permutations is None or permutation_seed is None:
         gains = {m: shapley_values(v)[:, None] for m, v in _every_subset(game).items()}
     else:
@@ -282,6 +293,11 @@ def pair_interactions(
         n=n,
         seed=seed,
     )
+    return interactions_of(game)
+
+
+def interactions_of(game: Game) -> dict[str, Float[Tensor, "case head_index head_index"]]:
+    """Dividends of a game's heads and pairs, per metric, see :func:`pair_interactions`."""
     size = len(game.heads)
     eye = torch.eye(size, dtype=torch.double)
     pairs = (eye[:, None] + eye[None]).clamp(max=1).reshape(size * size, size)

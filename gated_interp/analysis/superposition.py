@@ -36,7 +36,7 @@ from gated_interp.analysis.measures import (
     top1_mass,
 )
 from gated_interp.analysis.verdict import EXAMPLES, SEED, THRESHOLD, Verdict, verdict_from_writes
-from gated_interp.analysis.writes import head_writes, probe_writes
+from gated_interp.analysis.writes import ProbeWrites, head_writes, probe_writes
 from gated_interp.anatomy.batch import token_vocabulary
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.seeds import derive, generator
@@ -78,9 +78,14 @@ def loading_matrix(
         [[2.14, 0.0], [0.0, 2.14]]
     """
     layer = chosen_layer(model, layer, first=True)
-    found = probe_writes(model, task, n, seed, layer, direct=True).double()
+    return loading_from_writes(probe_writes(model, task, n, seed, layer, direct=True))
+
+
+def loading_from_writes(probed: ProbeWrites) -> Float[Tensor, "representation head_index"]:
+    """The loading matrix from what each head writes at each probe, see :func:`loading_matrix`."""
+    found = probed.double()
     each = example_loadings(found.writes, found.probes.target)
-    return torch.stack([each[found.probes.case == b].mean(0) for b in task.cases])
+    return torch.stack([each[found.probes.case == b].mean(0) for b in found.probes.cases])
 
 
 def superposition_report(

@@ -1,10 +1,6 @@
 """What each head writes to the logits, where these are linear in the heads of a layer."""
 
 import dataclasses
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -109,25 +105,6 @@ class ProbeWrites:
         )
 
 
-_kept: ContextVar[dict[Any, tuple[HookedTransformer, ProbeWrites]] | None] = ContextVar(
-    "kept", default=None
-)
-
-
-@contextmanager
-def writes_kept() -> Iterator[None]:
-    """Inside, :func:`probe_writes` runs each model once: for many pictures of the same models.
-
-    Models must stay as they are while the context is open.
-    """
-    open_already = _kept.get()
-    token = _kept.set({} if open_already is None else open_already)
-    try:
-        yield
-    finally:
-        _kept.reset(token)
-
-
 def probe_writes(
     model: HookedTransformer, task: Task, n: int, seed: int, layer: int = 0, direct: bool = False
 ) -> ProbeWrites:
@@ -144,14 +121,8 @@ def probe_writes(
     """
     if not direct and isinstance(task, ProbedTask):
         require_linear(model, layer)  # then the direct path is all there is: the same numbers
-    kept, key = _kept.get(), (id(model), repr(task), n, seed, layer)
-    if kept is not None and key in kept:
-        return kept[key][1]
     probes = probes_for(task, token_vocabulary(model), n, seed).to(model.embed.W_E.device)
     writes, logits = head_writes(
         model, probes.tokens, probes.row, probes.position, layer, direct=direct
     )
-    found = ProbeWrites(writes, logits, probes)
-    if kept is not None:
-        kept[key] = (model, found)  # held, so that no other model gets its id
-    return found
+    return ProbeWrites(writes, logits, probes)

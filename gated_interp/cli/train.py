@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from gated_interp.cli.console import on_terminal, say, show_facts
-from gated_interp.cli.read import show_verdict
+from gated_interp.cli.heads import show_topic
 
 if TYPE_CHECKING:
     from gated_interp.experiments.single import Trained
@@ -225,7 +225,9 @@ def train_gated(
 
 
 def _report(trained: "Trained") -> None:
-    show_verdict(trained.path.stem, trained.verdict, trained.model.task)
+    from gated_interp.subject import Subject
+
+    show_topic(Subject.of(trained.model, alone=True, name=trained.path.stem), "holders")
     show_facts("on held-out sequences", list(trained.measures.items()))
     say(f"The model is in {trained.path}.")
 

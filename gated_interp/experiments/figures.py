@@ -4,40 +4,18 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
-import torch
 
-from gated_interp.analysis.faithfulness import dead_heads
-from gated_interp.analysis.measures import shares
-from gated_interp.analysis.roles import energy_by_place, what_remains
-from gated_interp.analysis.superposition import loading_matrix
-from gated_interp.analysis.verdict import SEED, verdict
-from gated_interp.analysis.writes import writes_kept
 from gated_interp.checkpoints.checkpoint import load
 from gated_interp.core.errors import GatedInterpError
-from gated_interp.experiments.inspect_figures import (
-    Figure,
-    gallery_figures,
-    holder_marks,
-    marked,
-    marks_of,
-)
 from gated_interp.experiments.paper import read_results
 from gated_interp.models.toy import HookedTransformer
-from gated_interp.plots import (
-    Holdings,
-    before_after,
-    gate_maps,
-    head_roles_figure,
-    loss_curves,
-    reliability,
-    save_figures,
-)
-from gated_interp.replacements.splice import gated_block, unsplice
-from gated_interp.tasks.skip_trigrams import SkipTrigramTask
-from gated_interp.tasks.task import ProbedTask
+from gated_interp.plots import loss_curves, reliability, save_figures
+from gated_interp.subject import Subject
+from gated_interp.views.registry import shown_of
+
+Figure = tuple[go.Figure, Any]
 
 # The experiment whose heads are drawn one by one, for the README.
 GALLERY = "2H3ST"
@@ -60,7 +38,7 @@ def draw_run(
     figures: dict[Path | str, tuple[go.Figure, Any]] = {}
     for name in results["experiments"]:
         gated = load(run / f"{name}-gated.safetensors")
-        found = pictures_of(gated, gated.task, name)
+        found = pictures_of(gated, name)
         history = drawn_steps(_read_csv(run / f"{name}-history.csv"))
         selected = results["experiments"][name]["selected_seed"]
         found[f"{name}-training"] = training_of(history, selected, name)
@@ -71,16 +49,11 @@ def draw_run(
     return save_figures(figures, formats, say=say)
 
 
-@writes_kept()
-def pictures_of(gated: HookedTransformer, task: SkipTrigramTask, name: str) -> dict[str, Figure]:
+def pictures_of(gated: HookedTransformer, name: str) -> dict[str, Figure]:
     """The figures of a gated model and its toy, by stem; of the gallery's, its heads one by one."""
-    toy = unsplice(gated)
-    found = {
-        f"{name}-before-after": before_after_of(gated, task, name, toy),
-        f"{name}-gates": gates_of(gated, task, name),
-        f"{name}-roles": roles_of(gated, task, name),
-    }
-    return found | (gallery_figures(gated, task, name, toy) if name == GALLERY else {})
+    subject = Subject.of(gated, name=name)
+    shown = shown_of(subject, gallery=("each", "one") if name == GALLERY else ("each",))
+    return {f"{subject.stem(s.side)}-{s.name}": (s.figure, s.table) for s in shown if s.draw}
 
 
 def drawn_steps(history: pd.DataFrame, at_most: int = 60) -> pd.DataFrame:
@@ -100,112 +73,6 @@ def training_of(history: pd.DataFrame, selected: int, name: str) -> Figure:
         title=f"{name}: {history['run'].nunique()} gated blocks in training",
     )
     return fig, history
-
-
-def before_after_of(
-    gated: HookedTransformer,
-    task: ProbedTask,
-    name: str,
-    toy: HookedTransformer | None = None,
-) -> Figure:
-    """The post's picture: who holds each representation, in the toy and in the gated block.
-
-    Args:
-        toy: what ``unsplice`` gives of ``gated``, where it is at hand.
-    """
-    toy = unsplice(gated) if toy is None else toy
-    sides = {"before": (toy, "the toy"), "after": (gated, "the gated block")}
-    held = {key: holdings(model, task, label) for key, (model, label) in sides.items()}
-    rows = []
-    for key, side in held.items():
-        share = np.asarray(side.shares)
-        for b, representation in task.cases.items():
-            for h, head in enumerate(side.heads):
-                rows.append(
-                    {
-                        "model": key,
-                        "representation": representation,
-                        "head": head,
-                        "share_of_loading": share[b - 1, h],
-                        "holds": h in side.holders[b],
-                        "learnt": b not in side.not_learnt,
-                    }
-                )
-    title = f"{name}: who holds what"
-    fig = before_after(held["before"], held["after"], task.cases, word=task.case_word, title=title)
-    return fig, pd.DataFrame(rows)
-
-
-def holdings(model: HookedTransformer, task: ProbedTask, name: str) -> Holdings:
-    """A model's verdict and loadings, as the plots want them."""
-    found = verdict(model, task)
-    n_heads = model.blocks[0].attn.W_Q.shape[0]
-    return Holdings(
-        name=name,
-        heads=[f"L0H{h}" for h in range(n_heads)],
-        shares=shares(loading_matrix(model, task)).cpu().numpy(),
-        holders=found.holders,
-        not_learnt=found.not_learnt,
-        dead=dead_heads(model, tokens=task.sample(1000, SEED).tokens),
-    )
-
-
-def gates_of(gated: HookedTransformer, task: SkipTrigramTask, name: str) -> Figure:
-    """How far each head's gate opens for every (query token, key token)."""
-    gates = gate_table(gated)
-    heads = [f"L0H{h}" for h in range(len(gates))]
-    frames = [
-        pd.DataFrame(gate, index=task.token_names, columns=task.token_names)
-        .rename_axis("query_token")
-        .reset_index()
-        .melt("query_token", var_name="key_token", value_name="gate")
-        .assign(head=head)
-        for head, gate in zip(heads, gates, strict=True)
-    ]
-    marks = holder_marks(gated, task)
-    title = marked(f"{name}: when each head's gate opens", marks)
-    fig = gate_maps(gates, task.token_names, heads, marks=marks, title=title)
-    return fig, pd.concat(frames, ignore_index=True)
-
-
-def roles_of(gated: HookedTransformer, task: ProbedTask, name: str) -> Figure:
-    """Where each head writes, and what is left without the holders or with nothing else."""
-    energy = energy_by_place(gated, task)
-    heads = [f"L0H{h}" for h in energy.index]
-    holders = verdict(gated, task).holders
-    remains = what_remains(gated, task, holders)
-    words = {"nothing": "all heads", "holders": "without the holders", "others": "holders only"}
-    answered = f"{task.case_word}s answered"
-    measures = {"FVU": "fvu", "KL (nats per position)": "kl", answered: "accuracy"}
-    left = {
-        said: {words[r["ablated"]]: r[column] for r in remains.to_dict("records")}
-        for said, column in measures.items()
-    }
-    marks = marks_of(holders, task)
-    title = marked(f"{name}: what each head writes for, and what is left without holders", marks)
-    fig = head_roles_figure(
-        energy, [str(p) for p in energy], heads, left,
-        percent=[answered], marks=marks, title=title,
-    )  # fmt: skip
-    return fig, {"energy": energy.reset_index().assign(head=heads), "left": remains}
-
-
-@torch.no_grad()
-def gate_table(gated: HookedTransformer) -> np.ndarray:
-    """Each gate as a function of the tokens, ``[head, query_token, key_token]``, by hooks.
-
-    Raises:
-        GatedInterpError: the model has no gated block.
-    """
-    if gated_block(gated) is None:
-        raise GatedInterpError("the model has no gated block; splice one in or load a gated model.")
-    # Without positional signal every pair of tokens can be read off two-token sequences.
-    tokens = torch.arange(gated.cfg.d_vocab)
-    pairs = torch.cartesian_prod(tokens, tokens)  # (query, key)
-    name = "blocks.0.attn.hook_gate"
-    _, cache = gated.run_with_cache(pairs.flip(1), names_filter=name)
-    gate = cache[name][:, :, 1, 0]
-    return gate.T.reshape(-1, len(tokens), len(tokens)).cpu().numpy()
 
 
 def reliability_figure(table: pd.DataFrame) -> go.Figure:

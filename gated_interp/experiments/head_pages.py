@@ -9,17 +9,7 @@ from gated_interp.anatomy.batch import Batch
 from gated_interp.core.files import write_table, write_text
 from gated_interp.models.toy import HookedTransformer
 from gated_interp.plots.head_page import flat, head_page
-
-# Rows of the table above the cards: of the block, of the original, how they are written.
-FACTS = {
-    "loss, nats per token": ("ce", "ce_original", "{:.3f}"),
-    "loss recovered, against zero ablation": ("ce_recovered_zero", None, "{:.1%}"),
-    "loss recovered, against mean ablation": ("ce_recovered_mean", None, "{:.1%}"),
-    "FVU": ("fvu", None, "{:.3f}"),
-    "heads that write at a position": ("active_per_position", "active_original", "{:.1f}"),
-    "open gates per pair": ("gates_per_pair", None, "{:.2f}"),
-    "positions that one head alone holds": ("held_share", "held_share_original", "{:.1%}"),
-}
+from gated_interp.views.frontier import MEASURES
 
 
 def write_head_page(
@@ -50,11 +40,10 @@ def write_head_page(
         "token that the layer raises most there stays on top whatever other heads are removed.",
         sides,
         names,
-        [(name, _values(run, *which)) for name, which in FACTS.items()],
+        [
+            (words, ["" if own is None else f"{run[own]:{form}}", f"{run[block]:{form}}"])
+            for words, (block, own, _, form) in MEASURES.items()
+            if block in run
+        ],
     )
     return write_text(out / f"L{layer}.html", page)
-
-
-def _values(run: pd.Series, block: str, original: str | None, written: str) -> list[str]:
-    own = "" if original is None else written.format(run[original])
-    return [own, written.format(run[block])]

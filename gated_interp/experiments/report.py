@@ -1,37 +1,22 @@
 """One page on one model, which a paper can link to: before and after, with numbers to download."""
 
+import dataclasses
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from gated_interp.analysis.writes import writes_kept
 from gated_interp.anatomy.batch import Mask, Tokens
 from gated_interp.checkpoints.checkpoint import load
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.files import require_place, write_text
-from gated_interp.experiments.report_measures import (
-    frontier_section,
-    heads_section,
-    provenance_section,
-    read_beside,
-)
-from gated_interp.experiments.report_subject import Subject, is_known, subject_of
-from gated_interp.experiments.report_text import (
-    ablations_of_text,
-    circuits_of_text,
-    held_section,
-)
-from gated_interp.experiments.report_toys import (
-    ablations_of_toy,
-    circuits_of_toy,
-    found_holders,
-    held_by_head,
-    holders_section,
-)
 from gated_interp.models.toy import HookedTransformer
-from gated_interp.plots.report_page import GENERATOR, Section, report_page
 from gated_interp.replacements.gated_attention import GatedAttention
+from gated_interp.subject import Subject
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
+from gated_interp.views.frontier import read_beside
+from gated_interp.views.page import GENERATOR, report_page
+from gated_interp.views.registry import shown_of
+from gated_interp.views.shown import TOPICS, Shown
 
 ENDINGS = (".html", ".htm")
 HEAD = 4096
@@ -39,7 +24,6 @@ HEAD = 4096
 LARGEST = 5_000_000
 
 
-@writes_kept()
 def report(
     model: HookedTransformer | str | os.PathLike[str],
     out: Path | str,
@@ -100,45 +84,29 @@ def report(
     out = Path(out)
     require_page(out)
     loaded = model if isinstance(model, HookedTransformer) else load(model)
-    subject = subject_of(loaded, layer, tokens, names, sequences, seed, attention_mask)
-    others = None if beside is None else read_beside(Path(beside), subject)
-    asked = command or f"gi.report({subject.name!r}, {out.name!r})"
-    makers = (_of_task if is_known(subject.task) else _of_text)(subject)
-    makers.insert(1, lambda: frontier_section(subject, others))
-    makers.append(lambda: provenance_section(subject, asked))
-    sections: list[Section] = []
-    for done, make in enumerate(makers):
-        on_progress(done, len(makers) + 1)
-        sections.append(make())
-    on_progress(len(makers), len(makers) + 1)
+    subject = Subject.of(
+        loaded, layer, tokens, attention_mask=attention_mask, names=names, sequences=sequences,
+        seed=seed,
+    )  # fmt: skip
+    subject = dataclasses.replace(
+        subject,
+        beside=None if beside is None else read_beside(Path(beside), subject),
+        made_by=command or f"gi.report({subject.name!r}, {out.name!r})",
+    )
+    subject.batch  # noqa: B018  # refuses, before anything is measured, what cannot be read
+    sections: dict[str, list[Shown]] = {}
+    for done, topic in enumerate(TOPICS):
+        on_progress(done, len(TOPICS) + 1)
+        sections[topic] = list(shown_of(subject, topic))
+    on_progress(len(TOPICS), len(TOPICS) + 1)
     page = report_page(title_of(subject), lead_of(subject, sections), sections,
                        interactive=interactive, say=say)  # fmt: skip
     write_text(out, page)
     size = out.stat().st_size
     if size > LARGEST:
         say(f"{out} has {size / 1e6:.1f} MB; name one layer (--layer) for a smaller page.")
-    on_progress(len(makers) + 1, len(makers) + 1)
+    on_progress(len(TOPICS) + 1, len(TOPICS) + 1)
     return out
-
-
-def _of_task(subject: Subject) -> list[Callable[[], Section]]:
-    found = found_holders(subject)
-    held = {layer: held_by_head(subject, sides) for layer, sides in found.items()}
-    return [
-        lambda: holders_section(subject, found),
-        lambda: heads_section(subject, held),
-        lambda: circuits_of_toy(subject),
-        lambda: ablations_of_toy(subject),
-    ]
-
-
-def _of_text(subject: Subject) -> list[Callable[[], Section]]:
-    return [
-        lambda: held_section(subject),
-        lambda: heads_section(subject),
-        lambda: circuits_of_text(subject),
-        lambda: ablations_of_text(subject),
-    ]
 
 
 def require_page(out: Path) -> None:
@@ -163,15 +131,12 @@ def require_page(out: Path) -> None:
 
 def title_of(subject: Subject) -> str:
     """The page's heading."""
-    own = subject.heads(subject.original or subject.model)
-    if subject.original is None:
-        return f"{subject.name}: {own} attention heads"
-    return (
-        f"{subject.name}: {own} attention heads, and the {subject.heads(subject.model)} of a block"
-    )
+    sides = [len(heads) for heads in subject.heads.values()]
+    title = f"{subject.name}: {sides[0]} attention heads"
+    return title if len(sides) == 1 else f"{title}, and the {sides[1]} of a block"
 
 
-def lead_of(subject: Subject, sections: Sequence[Section]) -> list[str]:
+def lead_of(subject: Subject, sections: Mapping[str, Sequence[Shown]]) -> list[str]:
     """What the model is, what was done, what came out, and how the page is read."""
     layers = subject.model.cfg.n_layers
     what = "an attention-only transformer" if subject.model.cfg.attn_only else "a transformer"
@@ -180,12 +145,10 @@ def lead_of(subject: Subject, sections: Sequence[Section]) -> list[str]:
     if subject.original is not None:
         where = " and ".join(f"layer {i}" for i in subject.layers)
         said.append(
-            f"In the place of the attention of {where} stands {_kind(subject)}, trained to write "
-            "what the original attention wrote. “Original” is the model before, “block” the model "
-            "with it."
+            f"{_kind(subject)} replaces the attention of {where}. It was trained to write what the "
+            "original attention wrote. “Original” is the model before, “block” the model with it."
         )
-    # The first paragraph of these two is what came out.
-    found = [s.words[0] for s in sections if s.anchor in ("holders", "frontier")]
+    found = [f"{s.title}." for section in sections.values() for s in section if s.headline]
     said.append(f"In short. {' '.join(found)}")
     said.append(
         "Each figure and table has its numbers below it, as CSV. Heads are named by layer and "
@@ -208,7 +171,7 @@ def _kind(subject: Subject) -> str:
     blocks = [subject.model.blocks[i].attn for i in subject.layers]
     if all(isinstance(block, GatedAttention) for block in blocks):
         return (
-            "a gated attention block (more heads, each with a sparse gate for every pair of "
+            "A gated attention block (more heads, each with a sparse gate for every pair of "
             "positions, so that each can hold one thing)"
         )
-    return f"a replacement ({', '.join(dict.fromkeys(block.kind for block in blocks))})"
+    return f"A replacement ({', '.join(dict.fromkeys(block.kind for block in blocks))})"

@@ -80,6 +80,16 @@ def flat(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(**lists)
 
 
+def side_stem(name: str) -> str:
+    """How the files of a side are called.
+
+    Examples:
+        >>> side_stem("layer 0, block")
+        'layer-0--block'
+    """
+    return "".join(c if c.isalnum() else "-" for c in name)
+
+
 def _side(
     name: str, read: Read, names: Sequence[str], holds: Mapping[int, str] | None
 ) -> dict[str, Any]:
@@ -89,7 +99,7 @@ def _side(
     return {
         "name": name,
         "title": f"{name}: {len(heads)} heads",
-        "stem": "".join(c if c.isalnum() else "-" for c in name),
+        "stem": side_stem(name),
         # Tokens of text bring their spaces along; others would run into each other.
         "apart": not any(" " in token for token in names),
         "csv": base64.b64encode(numbers).decode(),

@@ -117,7 +117,7 @@ def _tables(stem: Path, data: Data) -> dict[Path, pd.DataFrame]:
         return {_with(stem, ".csv"): data}
     if not data:
         raise GatedInterpError(f"{stem.name} comes without the table it was drawn from; pass it.")
-    return {_with(stem, f"-{name}.csv"): frame for name, frame in data.items()}
+    return {_with(stem, f"-{name}.csv" if name else ".csv"): frame for name, frame in data.items()}
 
 
 def _with(stem: Path, ending: str) -> Path:

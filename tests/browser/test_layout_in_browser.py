@@ -10,14 +10,14 @@ import pytest
 from test_plots import FIGURES
 
 import gated_interp as gi
-from gated_interp.experiments import figures, inspect_figures
-from gated_interp.experiments.inspect_tables import ablations
+from gated_interp.experiments import figures
 from gated_interp.experiments.sweep_figures import sweep_figures
 from gated_interp.plots import phase_diagram, save_figure
 from gated_interp.plots import reliability as reliability_plot
 from gated_interp.plots.fonts import text_width
 from gated_interp.plots.save import drawn
-from gated_interp.replacements.splice import unsplice
+from gated_interp.subject import Subject
+from gated_interp.views.registry import shown_of
 
 SHAPES = ("2H3ST", "3H4ST", "4H5ST")
 
@@ -25,19 +25,9 @@ SHAPES = ("2H3ST", "3H4ST", "4H5ST")
 def of_shape(shape: str) -> dict[str, go.Figure]:
     """Every kind of figure of a shipped model, and those of its toy."""
     gated = gi.load(f"{shape}-gated")
-    task = gated.task
-    found = {
-        "before-after": figures.before_after_of(gated, task, shape),
-        "gates": figures.gates_of(gated, task, shape),
-        "roles": figures.roles_of(gated, task, shape),
-        "training": figures.training_of(history(), 15, shape),
-    }
-    for name, model in ((shape, gated), (f"{shape} toy", unsplice(gated))):
-        effects = ablations(model, task, n=50, n_reference=50)
-        kinds = inspect_figures.ablation_figures(model, task, name, effects=effects)
-        kinds |= inspect_figures.circuit_figures(model, task, name)
-        found |= {f"{name} {kind}": figure for kind, figure in kinds.items()}
-    return {name: fig for name, (fig, _) in found.items()}
+    subject = Subject.of(gated, name=shape)
+    found = {f"{s.name} {s.side}": s.figure for s in shown_of(subject) if s.draw is not None}
+    return found | {"training": figures.training_of(history(), 15, shape)[0]}
 
 
 def history() -> pd.DataFrame:

@@ -1,0 +1,78 @@
+"""The OV, QK and gate circuits of every head: all of them for few tokens, else what stands out."""
+
+from collections.abc import Iterator
+
+import pandas as pd
+
+from gated_interp.analysis.circuit_tables import (
+    circuit_summary,
+    circuit_table,
+    largest_entries,
+    stacked,
+)
+from gated_interp.plots import circuit_maps
+from gated_interp.subject import Side, Subject
+from gated_interp.tasks.text import TextTask
+from gated_interp.views.shown import Shown, View, marked
+
+WORDS = (
+    "Circuits are read off the weights: they say what a head would do for every pair of tokens. "
+    "The copying score runs from -1 (suppresses the token it attends to) to 1 (copies it)."
+)
+
+
+def show(subject: Subject) -> Iterator[Shown]:
+    """Heat maps and a summary; on text a table per side."""
+    if subject.known:
+        for side in subject.after:
+            yield _maps(subject, side)
+        tables = [
+            circuit_summary(side.model, side.layer, subject.task.token_names, side.circuits)
+            for side in subject.after
+        ]
+        yield Shown(
+            "circuit-summary",
+            "What each head's circuits do most",
+            f"{WORDS} Beside it stands the largest entry of each circuit: source → output token of "
+            "OV, query → key token of QK and of the gate.",
+            (found := pd.concat(tables, ignore_index=True)),
+            face=found.rename(columns=lambda name: name.replace("_", " ")),
+        )
+        return
+    # A model without a text names no token to begin with: its sequences do.
+    first = None if isinstance(subject.task, TextTask) else int(subject.batch.tokens[0, 0])
+    for name, model in subject.sides.items():
+        tables = [largest_entries(model, i, subject.names, bos=first) for i in subject.layers]
+        table = pd.concat(tables, ignore_index=True)
+        heads = ["head", "copying score", "prefix matching", "OV: source → output",
+                 "QK: query → key"]  # fmt: skip
+        yield Shown(
+            "circuits",
+            subject.said(name, "largest entries of each head's circuits"),
+            f"{WORDS} Prefix matching, 0 to 1, is how far a head attends as an induction head does "
+            "on repeated random tokens.",
+            table,
+            face=table.set_axis(heads, axis=1).round(3),
+            side=name,
+        )
+
+
+def _maps(subject: Subject, side: Side) -> Shown:
+    matrices = {kind: stacked(found).numpy() for kind, found in side.circuits.items()}
+    end, said = subject.which(side.layer)
+    title = f"{subject.name}{said}: the circuits of each head"
+    return Shown(
+        f"circuits{end}",
+        f"The circuits of each head{said}",
+        "OV: what a head adds to the logit of each output token (column) when it attends to a "
+        "source token (row). QK: how strongly each query token looks at each key token. Gate: how "
+        "far it opens for each pair; 0 is shut.",
+        circuit_table(side.circuits, subject.task.token_names),
+        lambda: circuit_maps(
+            matrices["OV"], matrices["QK"], subject.task.token_names, side.heads,
+            gates=matrices.get("gate"), marks=side.marks, title=marked(title, side.marks),
+        ),
+    )  # fmt: skip
+
+
+VIEW = View("circuits", show, order=0)
