@@ -106,7 +106,8 @@ class Store(Generic[R]):
         self._same, self._results, self._earlier = same, results, earlier
         self._parquet, self._with_runs = parquet, with_runs
         self.rows: dict[tuple[Any, ...], R] = {}
-        self.runs = pd.DataFrame()
+        self._none = pd.DataFrame(columns=[*row.KEY, "seed", "toy_seed"])
+        self.runs = self._none
 
     def read(self) -> "Store[R]":
         """Read what is there.
@@ -123,7 +124,7 @@ class Store(Generic[R]):
         self.rows = {row.names: row for row in rows}
         if len(self.rows) < len(rows) or any("" in key for key in self.rows):
             raise self._refused("holds a row without a name, or one twice")
-        self.runs = pd.DataFrame()
+        self.runs = self._none
         if self._with_runs and rows:
             runs = read_table(self.runs_csv, self.row.KEY)
             # A command that ended between the two files left runs without their row.
@@ -171,9 +172,7 @@ class Store(Generic[R]):
             GatedInterpError: the disk is full, or the folder cannot be written.
         """
         if self._with_runs:
-            columns = [*self.row.KEY, "seed", "toy_seed"]
-            write_table(self.runs if len(self.runs) else pd.DataFrame(columns=columns),
-                        self.runs_csv)  # fmt: skip
+            write_table(self.runs if len(self.runs) else self._none, self.runs_csv)
         write_table(self._in_order(), self.csv, self.digits)
         if self._parquet:
             write_whole(self.parquet, lambda p: self.frame().to_parquet(p, index=False))
@@ -234,10 +233,10 @@ class Store(Generic[R]):
                 "folder."
             ) from error
         if found:
-            name, then, now = found
+            name, then, now, where = found
             raise GatedInterpError(
-                f"{self.folder} holds a run with {name} {then!r} instead of {now!r}; name another "
-                "folder, or ask for the same run."
+                f"{self.folder} holds a run with {name} {then!r} instead of {now!r}{where}; name "
+                "another folder, or ask for the same run."
             )
         if merged is not None:
             self.notes[MERGED] = merged
@@ -281,8 +280,8 @@ def _value(kind: Any, value: Any) -> Any:
 
 def _difference(
     then: Mapping[str, Any], now: Mapping[str, Any], *where: str
-) -> tuple[str, Any, Any] | None:
-    """The first setting that differs: its name and both values."""
+) -> tuple[str, Any, Any, str] | None:
+    """The first setting that differs: its name, both values, and in which cell."""
     for name in {**now, **then}:
         a, b = then.get(name), now.get(name)
         if isinstance(a, dict) and isinstance(b, dict):
@@ -291,7 +290,7 @@ def _difference(
             if found := _difference(a, b, *where, name):
                 return found
         elif a != b:
-            return name + (f" in {where[1]}" if where[:1] == (MERGED,) else ""), a, b
+            return name, a, b, f" in {where[1]}" if where[:1] == (MERGED,) else ""
     return None
 
 
