@@ -11,7 +11,6 @@ from typing import Any, ClassVar, Literal
 import pandas as pd
 
 from gated_interp.checkpoints.checkpoint import save
-from gated_interp.core.config import Config, positive
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.files import write_table, write_text
 from gated_interp.experiments.originals import Toys
@@ -24,7 +23,7 @@ from gated_interp.experiments.seeds import (
     train_gated_seeds,
 )
 from gated_interp.experiments.store import Row, Store
-from gated_interp.experiments.study import Cell, Progress, Say, run_cells
+from gated_interp.experiments.study import Cell, Progress, Say, SeedsConfig, run_cells
 from gated_interp.metrics.intervals import clustered
 
 PUBLISHED = {"2H3ST": (2, 3), "3H4ST": (3, 4), "4H5ST": (4, 5)}
@@ -34,29 +33,19 @@ PARTS = "parts"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PaperConfig(Config):
+class PaperConfig(SeedsConfig):
     """What the main job runs.
 
     Attributes:
         only: the name of one experiment, or ``None`` for the three published ones.
-        seeds: runs of each experiment.
         recipe: ``reliable`` or ``reference``.
-        first_seed: seeds count up from here.
-        steps: of the gated training; ``None`` leaves it to the recipe.
     """
 
     only: str | None = None
-    seeds: int = 64
     recipe: Literal["reliable", "reference"] = "reliable"
-    first_seed: int = 0
-    steps: int | None = None
 
     def problems(self) -> list[str]:
-        found = positive(self, "seeds")
-        if self.steps is not None:
-            found += positive(self, "steps")
-        if self.first_seed < 0:
-            found.append(f"first_seed is {self.first_seed}; it must not be negative.")
+        found = super().problems()
         if self.only is not None and self.only not in PUBLISHED | LARGER:
             found.append(
                 f"there is no experiment {self.only!r}; there are {', '.join(PUBLISHED | LARGER)}."
@@ -169,7 +158,7 @@ def run_paper(
     run_cells(
         store,
         [_cell(shape, config) for shape in config.experiments.values()],
-        range(config.first_seed, config.first_seed + config.seeds),
+        config.every_seed,
         train_gated_seeds,
         made,
         unit="experiments",

@@ -108,28 +108,37 @@ def named(cell: Cell, runs: Runs) -> dict[str, Any]:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class CellsConfig(Config):
-    """What all cells of a table share.
+class SeedsConfig(Config):
+    """What all cells of a study share.
 
     Attributes:
         seeds: gated runs of each cell.
         first_seed: seeds count up from here.
-        steps, toy_steps: instead of the recipes', where given.
+        steps: of the gated training, instead of the recipe's.
     """
 
     seeds: int = 64
-    first_seed: int = 7000
+    first_seed: int = 0
     steps: int | None = None
-    toy_steps: int | None = None
+
+    @property
+    def every_seed(self) -> range:
+        """All of them."""
+        return range(self.first_seed, self.first_seed + self.seeds)
 
     def problems(self) -> list[str]:
-        found = positive(self, "seeds")
-        for name in ("steps", "toy_steps"):
-            if getattr(self, name) is not None:
-                found += positive(self, name)
+        numbers = ("seeds", "steps", "toy_steps", "expansion", "n_sequences")
+        found = positive(self, *(n for n in numbers if getattr(self, n, None) is not None))
         if self.first_seed < 0:
             found.append(f"first_seed is {self.first_seed}; it must not be negative.")
         return found
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CellsConfig(SeedsConfig):
+    """The same, and for how long toys are trained (``toy_steps``), instead of the recipe's."""
+
+    toy_steps: int | None = None
 
     def applied(self, recipe: Recipe) -> Recipe:
         """``recipe`` with this config's steps."""
@@ -250,8 +259,8 @@ class Study(Generic[R]):
         recipes = {"/".join(c.names): c.recipe.to_dict() for c in cells}
         notes = {"config": config.to_dict(), MERGED: recipes}
         store = Store(out, self.name, self.row, notes, same=_of_this_version, with_runs=True)
-        which = range(config.first_seed, config.first_seed + config.seeds)
-        self.fill(store, cells, which, workers=workers, say=say, on_progress=on_progress)
+        how: dict[str, Any] = {"workers": workers, "say": say, "on_progress": on_progress}
+        self.fill(store, cells, config.every_seed, **how)
         rows = self.finished([*store.rows.values()], store.runs)
         store.rows = {row.names: row for row in rows}
         store.write()

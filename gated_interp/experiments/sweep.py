@@ -10,7 +10,6 @@ from typing import Any, ClassVar, Literal
 
 import pandas as pd
 
-from gated_interp.core.config import Config, positive
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.experiments.backends import Backend
 from gated_interp.experiments.grid import numbers, whole_numbers
@@ -19,7 +18,7 @@ from gated_interp.experiments.originals import Toys
 from gated_interp.experiments.recipes import Recipe, recipe_named
 from gated_interp.experiments.seeds import ToyOutcome, train_gated_seeds
 from gated_interp.experiments.store import Row, Store
-from gated_interp.experiments.study import Cell, Figures, Progress, Runs, Say, Study
+from gated_interp.experiments.study import Cell, CellsConfig, Figures, Progress, Runs, Say, Study
 from gated_interp.metrics.intervals import fractions
 from gated_interp.plots import phase_diagram, sweep_curves
 from gated_interp.tasks.task import ProbedTask
@@ -107,7 +106,7 @@ class SweepCell(Cell):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SweepConfig(Config):
+class SweepConfig(CellsConfig):
     """A grid, and how its cells are run.
 
     Attributes:
@@ -128,23 +127,14 @@ class SweepConfig(Config):
     heads: str = "2:4"
     trigrams: str = "3:6"
     alphas: str | None = None
-    seeds: int = 64
-    first_seed: int = 0
     recipe: Literal["reliable", "reference"] = "reliable"
     hold_fvu: bool = True
     expansion: int | None = None
-    steps: int | None = None
-    toy_steps: int | None = None
     n_sequences: int | None = None
     out: str = "runs/sweep"
 
     def problems(self) -> list[str]:
-        found = positive(self, "seeds")
-        for name in ("expansion", "steps", "toy_steps", "n_sequences"):
-            if getattr(self, name) is not None:
-                found += positive(self, name)
-        if self.first_seed < 0:
-            found.append(f"first_seed is {self.first_seed}; it must not be negative.")
+        found = super().problems()
         try:
             self.axes()
             if not found:
@@ -234,9 +224,8 @@ def run_sweep(
                 min(where.at_once, len(cells)), where.memory,
             )  # fmt: skip
 
-    seeds = range(config.first_seed, config.first_seed + config.seeds)
     SWEEP.fill(
-        store, cells, seeds, check=check, unit="cells", workers=workers, say=say,
+        store, cells, config.every_seed, check=check, unit="cells", workers=workers, say=say,
         on_progress=on_progress,
     )  # fmt: skip
     return store.frame()
