@@ -1,5 +1,6 @@
 """Tables that grow row by row: reliability over recipes, the phase diagram."""
 
+import json
 import math
 
 import pandas as pd
@@ -19,8 +20,10 @@ from gated_interp.experiments.reliability import (
     MEDIANS,
     RELIABILITY,
     VARIANTS,
+    ReliabilityRow,
     in_order,
     markdown,
+    rates,
     run_reliability,
     selected,
 )
@@ -294,3 +297,58 @@ def test_the_steps_of_a_config_replace_the_recipes():
     config = CellsConfig(steps=5, toy_steps=7)
     assert config.applied(RELIABLE) == RELIABLE.replace(steps=5, toy_steps=7)
     assert CellsConfig().applied(RELIABLE) == RELIABLE
+
+
+# As 0.2 wrote it: flat.
+FLAT = {
+    "kind": "gated",
+    "options": {},
+    "from_original": False,
+    "expansion": 4,
+    "gate": "clamp",
+    "d_gate": 2,
+    "value_bias": False,
+    "scale_output": True,
+    "penalty_pairs": "causal",
+    "gate_bias_init": 0.0,
+    "alpha": 0.1,
+    "alpha_unit": "variance",
+    "overlap": 3.0,
+    "overlap_power": 1.5,
+    "fvu_target": 0.0195,
+    "fvu_from": 0.0,
+    "factor_floor": 0.015,
+    "penalty_off": 0.0,
+    "penalty_ramp": 0.8,
+    "steps": 30,
+    "batch_size": 100,
+    "n_sequences": 10000,
+    "lr": 0.02,
+    "lr_decay": 0.5,
+    "toy_steps": 1500,
+    "toy_lr": 0.03,
+    "toy_lr_decay": 0.5,
+    "attempts": 2,
+    "jitter": 0.0,
+    "jitter_seed": 0,
+}
+
+
+def test_a_folder_of_the_last_version_is_gone_on_with(tmp_path, monkeypatch):
+    row = ReliabilityRow(**rates(CELL, runs_by_hand()))
+    write_table(pd.DataFrame([vars(row)]), tmp_path / "reliability.csv")
+    runs = runs_by_hand().gated.assign(seed=range(4))
+    runs = pd.concat([runs.assign(experiment="2H3ST", recipe=r) for r in ("reliable", "no row")])
+    write_table(runs, tmp_path / "reliability-runs.csv")
+    config = {"seeds": 4, "first_seed": 7000, "steps": None, "toy_steps": 9}
+    recipe = FLAT | {"steps": 7, "toy_steps": 9}
+    notes = {"config": config, "recipes": {"2H3ST/reliable": recipe}}
+    (tmp_path / "reliability.json").write_text(json.dumps(notes))
+    monkeypatch.setattr(study, "measured", never)
+    how = {"seeds": 4, "steps": 7, "toy_steps": 9, "workers": 1}
+    table = run_reliability(tmp_path, shapes=[(2, 3)], variants=["reliable"], **how)
+    assert table["fvu"].tolist() == [row.fvu]
+    kept = read_table(tmp_path / "reliability-runs.csv")
+    assert kept["recipe"].tolist() == ["reliable"] * 4  # without a row it is measured again
+    with pytest.raises(GatedInterpError, match="with steps 7 instead of 8 in 2H3ST/reliable"):
+        run_reliability(tmp_path, shapes=[(2, 3)], variants=["reliable"], **how | {"steps": 8})

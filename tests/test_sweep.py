@@ -448,6 +448,11 @@ def test_a_folder_in_use_is_refused(tmp_path, shapes_run):
         fcntl.flock(lock, fcntl.LOCK_EX)
         refused(config(tmp_path, alphas="0.1"), "another process is writing to", tmp_path)
     run(config(tmp_path, alphas="0.1"))
+    with (tmp_path / ".phase.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(GatedInterpError, match="another process is writing to"):
+            run_phase(tmp_path, heads=[1], trigrams=[1], workers=1)
+    assert not (tmp_path / "phase.json").exists()
 
 
 def test_more_heads_than_memory_allows_are_refused(tmp_path, shapes_run):
