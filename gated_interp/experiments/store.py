@@ -227,7 +227,7 @@ class Store(Generic[R]):
             there = json.loads(self.notes_path.read_text(encoding="utf-8"))
             merged = {**there[MERGED], **self.notes[MERGED]} if MERGED in self.notes else None
             found = _difference(self._same(there), self._same(self.notes))
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise GatedInterpError(
                 f"{self.notes_path} does not say how the results beside it were made; name another "
                 "folder."
