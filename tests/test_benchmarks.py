@@ -13,22 +13,23 @@ from test_cli import cli, one_sentence
 import gated_interp as gi
 from gated_interp.cli.paper import Benchmark
 from gated_interp.core.errors import GatedInterpError
-from gated_interp.experiments import benchmarks, cells
+from gated_interp.experiments import study
 from gated_interp.experiments.benchmarks import (
+    BENCHMARKED,
     NO_ALARM,
     RECIPES,
     _seen,
-    draw_benchmarks,
     in_words,
     run_benchmarks,
     summary,
 )
-from gated_interp.experiments.cells import Runs, read_table
 from gated_interp.experiments.frontier import measured
 from gated_interp.experiments.methods import parameters
 from gated_interp.experiments.originals import BENCHMARKS, Toys, originals_named
 from gated_interp.experiments.recipes import RELIABLE
 from gated_interp.experiments.seeds import train_gated_seeds
+from gated_interp.experiments.store import read_table
+from gated_interp.experiments.study import Cell, Runs
 from gated_interp.replacements.splice import originals
 
 ROOT = Path(__file__).parents[1]
@@ -79,11 +80,11 @@ def test_a_block_stands_in_for_the_second_layer_of_two(name, capsys):
 def test_all_are_run_unless_some_are_named(tmp_path, monkeypatch):
     seen = []
 
-    def stop(out, stem, cells, *args, **options):
+    def stop(store, cells, *args, **options):
         seen.append({cell.experiment for cell in cells})
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(benchmarks, "run_cells", stop)
+    monkeypatch.setattr(study, "run_cells", stop)
     for only in (None, ["two-layers"]):
         with pytest.raises(KeyboardInterrupt):
             run_benchmarks(tmp_path, only=only)
@@ -102,11 +103,12 @@ def test_a_row_counts_clean_blocks_without_false_alarms():
             "active_per_position": 1.0,
         }
     )
-    row = summary(Runs(pd.DataFrame(), runs, 2.0))
-    assert (row["runs"], row["clean"], row["right"], row["held"]) == (4, 3, 2, 3)
-    assert 0 < row["low"] < 0.5 < row["high"] < 1
-    assert row["fvu"] == pytest.approx(0.25)
-    assert row["fvu_low"] < 0.25 < row["fvu_high"]
+    cell = Cell("recipe", BENCHMARKS["conditional"], RELIABLE)
+    row = summary(cell, Runs(pd.DataFrame(), runs, 2.0))
+    assert (row.runs, row.clean, row.right, row.held) == (4, 3, 2, 3)
+    assert 0 < row.low < 0.5 < row.high < 1
+    assert row.fvu == pytest.approx(0.25)
+    assert row.fvu_low < 0.25 < row.fvu_high
 
 
 @pytest.mark.parametrize(
@@ -143,9 +145,9 @@ def test_benchmarks_are_run_once_and_drawn(tmp_path, monkeypatch):
     (first, second) = in_words(both)
     assert first.startswith("two-sources should not come out right, because a head that reads one")
     assert second.endswith("0 of 2 blocks (no overlap penalty: too few to say).")
-    files = draw_benchmarks(out / "benchmarks.csv", tmp_path / "figures", ("html",))
+    files = BENCHMARKED.draw(out / "benchmarks.csv", tmp_path / "figures", ("html",))
     assert {f.name for f in files} == {"benchmarks.html", "benchmarks.csv"}
-    monkeypatch.setattr(cells, "train_batches", lambda shapes, *a, **k: iter(shapes))
+    monkeypatch.setattr(study, "train_batches", lambda shapes, *a, **k: iter(shapes))
     again = run_benchmarks(out, **{**TINY, "only": ["two-sources", "wide-content"]})
     pd.testing.assert_frame_equal(again, read_table(out / "benchmarks.csv"), check_dtype=False)
     with pytest.raises(GatedInterpError, match="no benchmark 'two'; there are skip-trigrams, "):

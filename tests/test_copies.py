@@ -28,7 +28,7 @@ from gated_interp.replacements.sae import OutputAutoencoder
 from gated_interp.replacements.splice import originals, splice, unsplice
 from gated_interp.replacements.topk import TopKAttention
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
-from gated_interp.training.fit import FIT_METHODS
+from gated_interp.training.methods import METHODS
 
 TASK = SkipTrigramTask(3)
 TOKENS = TASK.sample(6, seed=1).tokens
@@ -256,7 +256,7 @@ def test_weights_in_four_bits_are_refused():
 
 
 def fitted(model, method):
-    shape = {"expansion": 3} if FIT_METHODS[method].expansion > 10 else {}
+    shape = {"expansion": 3} if METHODS[method].expansion > 10 else {}
     fast = {"steps": 2, "log_every": 1, "batch_size": 4, "progress": False}
     return gi.fit_replacement(model, 1, TASK, method=method, **fast, **shape)
 
@@ -318,7 +318,7 @@ def test_what_was_replaced_moves_with_the_model_and_is_no_part_of_it():
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("method", list(FIT_METHODS))
+@pytest.mark.parametrize("method", list(METHODS))
 def test_every_method_fits_a_model_of_any_type(method, dtype):
     model = two_layers(TASK).to(dtype, print_details=False)
     result = fitted(model, method)

@@ -19,7 +19,8 @@ from gated_interp.metrics.predictions import next_token_loss
 from gated_interp.replacements.replacement import active
 from gated_interp.tasks.text import RepeatedText, TextTask
 from gated_interp.training.data import held_out_part
-from gated_interp.training.fit import FIT_METHODS, fit_settings
+from gated_interp.training.fit import fit_settings
+from gated_interp.training.methods import METHODS
 
 TEXT = "".join(f"line {i} of a text, in which {i % 7} is said again\n" for i in range(300))
 
@@ -62,9 +63,9 @@ def test_it_starts_as_the_layer_itself(model):
     assert config.batch_size == 1024 // 12
 
 
-@pytest.mark.parametrize("method", FIT_METHODS)
+@pytest.mark.parametrize("method", METHODS)
 def test_every_method_comes_nearer_to_what_the_layer_writes(model, method):
-    options = {"heads": 16, "k": 2} if FIT_METHODS[method].kind in ("topk", "sae") else {}
+    options = {"heads": 16, "k": 2} if METHODS[method].kind in ("topk", "sae") else {}
     options["downstream"] = 0.0
     found = gi.fit_replacement(
         model, 0, method=method, steps=40, fvu=0.05, progress=False, **options

@@ -37,7 +37,7 @@ STUDIES = {
 
 def state(folder):
     found = {p: (p.stat().st_ino, p.stat().st_mtime_ns) for p in folder.rglob("*") if p.is_file()}
-    return {p: s for p, s in found.items() if p.name != ".sweep.lock"}
+    return {p: s for p, s in found.items() if p.suffix != ".lock"}
 
 
 @pytest.mark.parametrize("study", STUDIES)

@@ -12,29 +12,38 @@ import gated_interp as gi
 from gated_interp.analysis.sparsity import sparsity, switching_on
 from gated_interp.cli.app import app
 from gated_interp.core.errors import GatedInterpError
-from gated_interp.experiments import cells
-from gated_interp.experiments.cells import Runs, read_table
+from gated_interp.experiments import study
+from gated_interp.experiments.benchmarks import run_benchmarks
 from gated_interp.experiments.frontier import (
+    CELLS,
     COLUMNS,
-    draw_frontier,
     run_frontier,
     run_tuning,
     run_width,
     summary,
 )
 from gated_interp.experiments.methods import (
-    BUDGET,
-    METHODS,
+    at,
     matched,
-    method_named,
     parameters,
 )
 from gated_interp.experiments.originals import Toys
 from gated_interp.experiments.recipes import RELIABLE
+from gated_interp.experiments.store import read_table
+from gated_interp.experiments.study import Cell, Runs
 from gated_interp.metrics.intervals import clustered
 from gated_interp.replacements.gated_attention import GatedAttention, GatedConfig
 from gated_interp.replacements.topk import TopKAttention, TopKConfig
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
+from gated_interp.training.fit import fit_settings
+from gated_interp.training.methods import (
+    BUDGET,
+    METHODS,
+    Method,
+    method_named,
+    register,
+    tuned,
+)
 from gated_interp.training.stacked.runs import train_gated_runs
 
 ROOT = Path(__file__).parents[1]
@@ -50,7 +59,7 @@ def a_toy(seed=0):
 
 
 def test_every_method_has_the_same_budget_of_settings():
-    for method in METHODS.values():
+    for method in map(method_named, tuned()):
         assert len(method.tried) == BUDGET, method.name
         assert method.tried[0] == {}
         assert len({str(t) for t in method.tried}) == BUDGET, method.name
@@ -61,7 +70,7 @@ def test_every_method_has_the_same_budget_of_settings():
 def test_a_method_trains_stacked_with_no_more_parameters_than_ours(name):
     method = method_named(name)
     toys = Toys(2, 3)
-    recipe = matched(method.at(method.values[-1]), toys)
+    recipe = matched(at(method, method.values[-1]), toys)
     most = parameters(RELIABLE, toys)
     one_more = recipe.replace(expansion=recipe.expansion + 1)
     assert parameters(recipe, toys) <= most < parameters(one_more, toys)
@@ -74,10 +83,10 @@ def test_a_method_trains_stacked_with_no_more_parameters_than_ours(name):
 
 def test_a_knob_and_a_setting_reach_the_block():
     topk = method_named("topk")
-    block = topk.at(3, tried=5).block(a_toy(), TASK, seed=0)
+    block = at(topk, 3, tried=5).block(a_toy(), TASK, seed=0)
     assert (block.config.k, block.config.normalize_weights) == (3, False)
-    assert topk.at(3, tried=1).lr == 0.005
-    post = method_named("gated (post)").at(0.3, tried=0)
+    assert at(topk, 3, tried=1).lr == 0.005
+    post = at(method_named("gated (post)"), 0.3, tried=0)
     assert (post.alpha, post.overlap, post.penalty_pairs) == (0.3, 0.0, "all")
 
 
@@ -88,6 +97,41 @@ def test_an_unknown_method_or_task_is_a_sentence(tmp_path):
         run_frontier(tmp_path, tasks=["trigrams"])
     result = CliRunner().invoke(app, ["frontier", "--tune", "--width"])
     assert result.exit_code == 1
+
+
+def test_a_method_registered_in_one_line_is_everywhere(tmp_path, monkeypatch):
+    monkeypatch.setattr("gated_interp.training.methods.METHODS", {**METHODS})
+    register(Method("mine", "a test", block={"gate": "binary"}, train={"overlap": 0.25}))
+    block, config = fit_settings(a_toy(), method="mine")
+    assert (block.config.gate, config.overlap) == ("binary", 0.25)
+    asked = []
+
+    def ask(store, cells, *args, **how):
+        asked.extend((cell.name, cell.recipe.gate, cell.recipe.overlap) for cell in cells)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(study, "run_cells", ask)
+    runs = (
+        lambda: run_frontier(tmp_path, tasks=["3H2ST"], methods=["mine"]),
+        lambda: run_width(tmp_path, methods=["mine"]),
+        lambda: run_benchmarks(tmp_path, only=["conditional"], methods=["mine"]),
+    )
+    for run in runs:
+        with pytest.raises(KeyboardInterrupt):
+            run()
+    mine = [each for each in asked if each[0].startswith("mine")]
+    assert {gate for _, gate, _ in mine} == {"binary"}
+    assert {overlap for *_, overlap in mine} == {0.25}
+    widths = [f"mine, {n}x" for n in (1, 2, 4, 8)]
+    assert [name for name, *_ in mine] == ["mine, 0", *widths, "mine"]
+    monkeypatch.undo()
+    with pytest.raises(GatedInterpError, match="no method 'mine'"):
+        method_named("mine")
+
+
+def test_an_alias_is_another_name():
+    assert method_named("overlap alone") is method_named("ungated + overlap")
+    assert "overlap alone" not in METHODS
 
 
 # ---- the tables
@@ -110,10 +154,10 @@ def test_a_frontier_goes_on_where_it_was_and_says_what_its_runs_say(tmp_path, mo
     assert (row["low"], row["high"]) == clustered(mine["clean"].tolist(), mine["toy_seed"].tolist())
     assert row["active_per_position"] == pytest.approx(1, abs=0.01)
     assert row["heads_alive"] == pytest.approx(mine["heads_alive"].median())
-    monkeypatch.setattr(cells, "train_batches", lambda shapes, *a, **k: iter(shapes))
+    monkeypatch.setattr(study, "train_batches", lambda shapes, *a, **k: iter(shapes))
     again = run_frontier(tmp_path, methods=["ungated", "top1"], **TINY)
     pd.testing.assert_frame_equal(again, read_table(tmp_path / "frontier.csv"), check_dtype=False)
-    files = draw_frontier(tmp_path / "frontier.csv", tmp_path / "figures", ("html",))
+    files = CELLS.draw(tmp_path / "frontier.csv", tmp_path / "figures", ("html",))
     assert {f.name for f in files} == {"frontier.html", "frontier.csv"}
 
 
@@ -128,19 +172,15 @@ def test_a_model_whose_answers_are_known_is_a_task_of_the_frontier(tmp_path):
 
 def test_a_cell_in_which_no_toy_learnt_has_no_rate():
     toys = pd.DataFrame({"learnt_all": [False]})
-    row = summary(Runs(toys, pd.DataFrame(), 1.0))
-    assert row["runs"] == 0
-    assert math.isnan(row["clean_rate"])
+    row = summary(Cell("topk, 1", Toys(2, 3), RELIABLE), Runs(toys, pd.DataFrame(), 1.0))
+    assert row.runs == 0
+    assert math.isnan(row.clean_rate)
 
 
 @pytest.mark.slow
 def test_tuning_marks_one_setting_and_widths_are_what_they_say(tmp_path, monkeypatch):
     monkeypatch.setattr("gated_interp.experiments.frontier.TUNED_ON", ("3H2ST", 5, 2))
-    monkeypatch.setattr(
-        "gated_interp.experiments.frontier.CellsConfig",
-        lambda **k: cells.CellsConfig(**{**k, "steps": 20, "toy_steps": 200}),
-    )
-    table = run_tuning(tmp_path, methods=["top1"], workers=1)
+    table = run_tuning(tmp_path, methods=["top1"], steps=20, toy_steps=200, workers=1)
     assert len(table) == BUDGET
     assert table["chosen"].sum() == 1
     chosen = table[table["chosen"]].iloc[0]

@@ -5,6 +5,8 @@ import os
 import resource
 import subprocess
 import sys
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import pandas as pd
 import pytest
@@ -15,10 +17,9 @@ from gated_interp.analysis.verdict import verdict
 from gated_interp.checkpoints.checkpoint import save
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.files import write_text, write_whole
-from gated_interp.experiments import originals, paper, sweep
+from gated_interp.experiments import originals, paper, study, sweep
 from gated_interp.experiments.seeds import MEASURES, GatedOutcome, ToyOutcome
-from gated_interp.experiments.sweep_cells import COLUMNS
-from gated_interp.experiments.table import GrowingTable
+from gated_interp.experiments.store import Row, Store
 from gated_interp.models.analytic import manual_model
 from gated_interp.models.toy import ToyConfig
 from gated_interp.replacements.gated_attention import GatedAttention
@@ -157,37 +158,43 @@ def test_a_sweep_on_a_full_disk_keeps_its_rows(disk, monkeypatch):
                 disk.fill()
             yield key, [], [], 0.3
 
-    monkeypatch.setattr(sweep, "train_batches", fake)
-    monkeypatch.setattr(sweep, "row_of", lambda cell, *_: a_row(cell))
+    monkeypatch.setattr(study, "train_batches", fake)
+    monkeypatch.setattr(sweep, "SWEEP", replace(sweep.SWEEP, summary=lambda cell, _: a_row(cell)))
     made = config(disk.path / "s")
     with pytest.raises(GatedInterpError, match="No space left on device"):
         run(made)
-    table = GrowingTable(disk.path / "s", "sweep", COLUMNS)
-    assert len(table.rows) == 5
-    pd.read_parquet(table.parquet)
+    assert len(pd.read_csv(disk.path / "s/sweep.csv")) == 5
+    pd.read_parquet(disk.path / "s/sweep.parquet")
     assert disk.files() == [f"s/{n}" for n in (".sweep.lock", "sweep.csv", "sweep.json",
                                                "sweep.parquet")]  # fmt: skip
     (disk.path / "filler").unlink()
     assert len(run(made)) == 12
 
 
-def test_a_row_that_does_not_fit_leaves_no_half_row(tmp_path, monkeypatch):
-    table = GrowingTable(tmp_path, "t", {"name": str, "n": int})
-    table.write()
-    table.append({"name": "a", "n": 1})
-    before = table.csv.read_bytes()
+@dataclass(frozen=True, kw_only=True)
+class Named(Row):
+    KEY: ClassVar[tuple[str, ...]] = ("name",)
 
+    name: str
+    n: int
+
+
+def test_a_row_that_does_not_fit_leaves_no_half_row(tmp_path, monkeypatch):
     def fail(_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", fail)
-        with pytest.raises(GatedInterpError, match=r"cannot write .*t\.csv: No space left"):
-            table.append({"name": "b", "n": 2})
-    assert table.csv.read_bytes() == before
-    assert table.keys == {"a"}
-    table.append({"name": "b", "n": 2})
-    assert GrowingTable(tmp_path, "t", {"name": str, "n": int}).keys == {"a", "b"}
+    table = Store(tmp_path, "t", Named, {})
+    with table.writing():
+        table.append(Named(name="a", n=1))
+        before = table.csv.read_bytes()
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", fail)
+            with pytest.raises(GatedInterpError, match=r"cannot write .*t\.csv: No space left"):
+                table.append(Named(name="b", n=2))
+        assert table.csv.read_bytes() == before
+        assert [*table.rows] == [("a",)]
+        table.append(Named(name="b", n=2))
+    assert [*Store(tmp_path, "t", Named, {}).read().rows] == [("a",), ("b",)]
 
 
 def one_toy(heads, task, recipe, stack):
@@ -220,7 +227,8 @@ def test_reproduce_on_a_full_disk(disk, monkeypatch):
     result = cli("reproduce", "--only", "2H3ST", "--seeds", 2, "--workers", 1,
                  "--out", disk.path / "run", code=1)  # fmt: skip
     assert one_sentence(result).endswith(FULL)
-    assert disk.files() == ["run/2H3ST-gated.safetensors", "run/config.json"]
+    files = ["run/.parts.lock", "run/2H3ST-gated.safetensors", "run/config.json"]
+    assert disk.files() == files
 
 
 def test_figures_on_a_full_disk(disk, tmp_path):

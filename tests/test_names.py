@@ -15,12 +15,13 @@ from test_plots import FIGURES
 import gated_interp as gi
 from gated_interp.analysis.heads import heads_in
 from gated_interp.core.errors import CheckpointError, GatedInterpError
-from gated_interp.experiments.methods import METHODS
+from gated_interp.experiments.methods import at
 from gated_interp.experiments.recipes import RELIABLE, recipe_named
 from gated_interp.replacements.replacement import KINDS, Replacement
 from gated_interp.replacements.sae import OutputAutoencoder
 from gated_interp.replacements.topk import TopKAttention
-from gated_interp.training.fit import FIT_METHODS, fit_settings
+from gated_interp.training.fit import fit_settings
+from gated_interp.training.methods import METHODS, tuned
 
 TASK = gi.SkipTrigramTask(n_trigrams=3)
 TWO_LAYERS = gi.analytic.induction_model()
@@ -328,7 +329,7 @@ def test_presets_are_what_they_were() -> None:
 
 RECIPES = {f"{name} {n}": recipe_named(name, n, n + 1) for name in ("reliable", "reference")
            for n in (2, 3, 4, 5)}  # fmt: skip
-RECIPES |= {name: method.at(method.values[-1]) for name, method in METHODS.items()}
+RECIPES |= {name: at(METHODS[name], METHODS[name].values[-1]) for name in tuned()}
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -343,10 +344,10 @@ def test_a_recipe_says_every_field_that_the_default_changed(name: str) -> None:
     assert not differences(toys, gi.TrainConfig.toy()).keys() & PLAIN.keys()
 
 
-@pytest.mark.parametrize("name", FIT_METHODS)
+@pytest.mark.parametrize("name", METHODS)
 def test_a_fit_changes_only_what_its_method_says(name: str) -> None:
     _, config = fit_settings(toy(), method=name)
     changed = differences(config, gi.TrainConfig.fit())
     assert changed.keys() == {"batch_size", "fvu_target"} | {
-        n for n, v in FIT_METHODS[name].train.items() if v != getattr(gi.TrainConfig.fit(), n)
+        n for n, v in METHODS[name].train.items() if v != getattr(gi.TrainConfig.fit(), n)
     }

@@ -4,6 +4,7 @@ import json
 import math
 import pickle
 import re
+from typing import get_origin
 
 import pandas as pd
 import pytest
@@ -134,7 +135,7 @@ def test_a_stopped_run_goes_on_with_what_it_had_and_a_finished_one_starts_anew(
     said = []
     results = run_paper(config, tmp_path, workers=1, say=said.append)
     assert started == [4, 3, 3]
-    assert "done already" in said[0]
+    assert said[0] == "1 of 2 experiments are there already and are kept."
     assert set(results["experiments"]) == {"3H4ST", "4H4ST"}
     run_paper(config, tmp_path, workers=1)
     assert sorted(started[3:]) == [3, 4]
@@ -321,3 +322,25 @@ def test_kept_answers_are_of_the_trigram_where_most_are_lost():
     assert kept_answers(toy, gated, task, seed=1) < 0.5
     # What the toy never answers is not missed.
     assert kept_answers(gated, toy, task, seed=1) == 1
+
+
+def test_what_the_last_version_had_finished_is_gone_on_with(tmp_path, monkeypatch):
+    """It kept each experiment in a file of its own."""
+    config = PaperConfig(only="4H5ST", seeds=3, steps=11)
+    made = {dict: {"clean": True}, list: [0.25, 0.75], str: "reliable", int: 3, float: 0.125}
+    kinds = {n: get_origin(kind) or kind for n, kind in paper.PaperRow.columns().items()}
+    entry = {n: made.get(kind) for n, kind in kinds.items() if n != "experiment"}
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "parts" / "4H5ST.json").write_text(json.dumps({"result": entry}))
+    (tmp_path / "config.json").write_text(json.dumps(config.to_dict()))
+    monkeypatch.setattr(paper, "train_gated_seeds", lambda *_: pytest.fail("it was trained again"))
+    with pytest.raises(GatedInterpError, match="with steps 11 instead of 12"):
+        run_paper(config.replace(steps=12), tmp_path, workers=1)
+    said = []
+    results = run_paper(config, tmp_path, workers=1, say=said.append)
+    assert said == ["1 of 1 experiments are there already and are kept."]
+    assert results["experiments"] == {"4H5ST": entry}
+    assert read_results(tmp_path)["experiments"] == {"4H5ST": entry}
+    assert sorted(p.name for p in tmp_path.iterdir() if p.suffix != ".lock") == [
+        "config.json", "results.json"
+    ]  # fmt: skip

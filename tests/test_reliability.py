@@ -1,5 +1,6 @@
 """Tables that grow row by row: reliability over recipes, the phase diagram."""
 
+import json
 import math
 
 import pandas as pd
@@ -8,22 +9,26 @@ from typer.testing import CliRunner
 
 from gated_interp.cli.app import app
 from gated_interp.core.errors import GatedInterpError
-from gated_interp.experiments import cells
-from gated_interp.experiments.cells import CellsConfig, Runs, read_table
-from gated_interp.experiments.phase import draw_phase, phases, run_phase
+from gated_interp.core.files import write_table
+from gated_interp.experiments import study
+from gated_interp.experiments.originals import Toys
+from gated_interp.experiments.phase import PHASE, phases, run_phase
 from gated_interp.experiments.recipes import RELIABLE, recipe_named
 from gated_interp.experiments.reliability import (
     CONTROLS,
     FRONTIER,
     MEDIANS,
+    RELIABILITY,
     VARIANTS,
-    draw_reliability,
+    ReliabilityRow,
     in_order,
     markdown,
+    rates,
     run_reliability,
     selected,
-    summary,
 )
+from gated_interp.experiments.store import read_table
+from gated_interp.experiments.study import Cell, CellsConfig, Runs
 from gated_interp.metrics.intervals import clustered, paired_difference, wilson
 
 TINY = {"seeds": 2, "steps": 30, "toy_steps": 200, "workers": 1}
@@ -70,7 +75,7 @@ def test_a_run_started_again_adds_only_what_is_missing(tmp_path, monkeypatch):
     pairs = (each[each["recipe"] == r]["clean"].tolist() for r in ("2x heads", "reliable"))
     assert ends == pytest.approx(paired_difference(*pairs, each["toy_seed"].tolist()[:2]), abs=1e-5)
 
-    monkeypatch.setattr(cells, "measured", never)
+    monkeypatch.setattr(study, "measured", never)
     written = (tmp_path / "reliability.csv").read_bytes()
     tiny(tmp_path, variants=["2x heads", "reliable"])
     assert (tmp_path / "reliability.csv").read_bytes() == written
@@ -83,8 +88,8 @@ def test_rows_done_before_an_interruption_are_kept(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return measured(*args)
 
-    measured = cells.measured
-    monkeypatch.setattr(cells, "measured", stops)
+    measured = study.measured
+    monkeypatch.setattr(study, "measured", stops)
     with pytest.raises(KeyboardInterrupt):
         tiny(tmp_path, variants=["reliable", "2x heads"])
     assert read_table(tmp_path / "reliability.csv")["recipe"].tolist() == ["reliable"]
@@ -93,9 +98,14 @@ def test_rows_done_before_an_interruption_are_kept(tmp_path, monkeypatch):
 def test_another_config_is_refused_and_nothing_is_overwritten(tmp_path, monkeypatch):
     tiny(tmp_path)
     before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
-    monkeypatch.setattr(cells, "measured", never)
-    for other in ({"seeds": 3}, {"first_seed": 7}, {"steps": 31}, {"toy_steps": 201}):
-        with pytest.raises(GatedInterpError, match="of another config"):
+    monkeypatch.setattr(study, "measured", never)
+    for other, words in (
+        ({"seeds": 3}, "with seeds 2 instead of 3"),
+        ({"first_seed": 7}, "with first_seed 7000 instead of 7"),
+        ({"steps": 31}, "with steps 30 instead of 31 in 3H2ST/reliable"),
+        ({"toy_steps": 201}, "with toy_steps 200 instead of 201"),
+    ):
+        with pytest.raises(GatedInterpError, match=words):
             tiny(tmp_path, **other)
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
 
@@ -103,13 +113,13 @@ def test_another_config_is_refused_and_nothing_is_overwritten(tmp_path, monkeypa
 def test_a_table_that_is_not_ours_is_refused(tmp_path):
     table = tmp_path / "reliability.csv"
     table.write_text("mine\n1\n")
-    with pytest.raises(GatedInterpError, match="does not say how the table beside it was made"):
+    with pytest.raises(GatedInterpError, match="does not say how the results beside it were made"):
         tiny(tmp_path)
     assert table.read_text() == "mine\n1\n"
     with pytest.raises(GatedInterpError, match="is a file"):
         tiny(table)
     with pytest.raises(GatedInterpError, match="no column 'experiment'"):
-        draw_reliability(table, tmp_path)
+        RELIABILITY.draw(table, tmp_path)
 
 
 def test_bad_wishes_are_refused(tmp_path):
@@ -152,6 +162,9 @@ def test_variants_change_what_they_say_and_nothing_else():
     assert VARIANTS["reference"](4, 5) == recipe_named("reference", 4, 5)
 
 
+CELL = Cell("reliable", Toys(2, 3), RELIABLE)
+
+
 def runs_by_hand() -> Runs:
     toys = pd.DataFrame(
         {"learnt_all": [True, True, False, True], "distributed": [1, 0, 2, 3], "seed": range(4),
@@ -176,7 +189,7 @@ def runs_by_hand() -> Runs:
 
 
 def test_a_row_by_hand():
-    row = phases(runs_by_hand())
+    row = vars(phases(CELL, runs_by_hand()))
     assert row["toys_learnt"] == 3
     assert row["toys_distributed"] == 2  # the toy of seed 2 did not learn: it does not count
     assert (row["toys_firm"], row["toys_clean"], row["toys_used"]) == (2, 1, 3)
@@ -200,20 +213,18 @@ def test_where_no_toy_learns_there_is_a_row_without_runs():
         {"learnt_all": [False] * 2, "distributed": [0, 1], "firm": [False] * 2,
          "clean": [False] * 2}
     )  # fmt: skip
-    row = phases(Runs(toys, pd.DataFrame(), 1.0))
+    row = vars(phases(CELL, Runs(toys, pd.DataFrame(), 1.0)))
     assert (row["runs"], row["toys_learnt"], row["learnt"]) == (0, 0, 0.0)
     assert all(math.isnan(row[name]) for name in ("success", "clean_rate", "distributed", "fvu"))
     assert row["learnt_high"] == wilson(0, 2)[1]
-    assert set(row) == set(phases(runs_by_hand()))
 
 
 def table_by_hand() -> pd.DataFrame:
-    keys = [("3H4ST", "reliable", 3, 4), ("2H3ST", "all pairs", 2, 3), ("2H3ST", "reliable", 2, 3)]
+    keys = [("reliable", 3, 4), ("all pairs", 2, 3), ("reliable", 2, 3)]
     return pd.DataFrame(
         [
-            {"experiment": e, "recipe": r, "heads": h, "gated_heads": 4 * h, "trigrams": t}
-            | phases(runs_by_hand())
-            for e, r, h, t in keys
+            vars(phases(Cell(recipe, Toys(heads, trigrams), RELIABLE), runs_by_hand()))
+            for recipe, heads, trigrams in keys
         ]
     )
 
@@ -229,18 +240,18 @@ def test_markdown_has_a_line_per_row_in_order():
     assert "| -25 points (-50 to +1) |" in markdown(moved)
     assert [line.split(" | ")[0] for line in lines[2:]] == ["| 2H3ST", "| 2H3ST", "| 3H4ST"]
     toys = {"learnt_all": [False], "distributed": [0], "firm": [False], "clean": [False]}
-    none = table.assign(**summary(Runs(pd.DataFrame(toys), pd.DataFrame(), 1.0)))
+    none = pd.DataFrame([vars(phases(CELL, Runs(pd.DataFrame(toys), pd.DataFrame(), 1.0)))])
     assert "no toy learnt" in markdown(none)
     assert "nan" not in markdown(none)
 
 
 def test_figures_are_drawn_from_the_tables(tmp_path):
     table = table_by_hand()
-    cells.write_table(table, tmp_path / "reliability.csv")
-    drawn = draw_reliability(tmp_path / "reliability.csv", tmp_path / "figures", ["html"])
+    write_table(table, tmp_path / "reliability.csv")
+    drawn = RELIABILITY.draw(tmp_path / "reliability.csv", tmp_path / "figures", ["html"])
     assert {p.name for p in drawn} == {"recipes.html", "recipes.csv"}
-    cells.write_table(table[:2], tmp_path / "phase.csv")
-    drawn = draw_phase(tmp_path / "phase.csv", tmp_path / "figures", ["html"])
+    write_table(table[:2], tmp_path / "phase.csv")
+    drawn = PHASE.draw(tmp_path / "phase.csv", tmp_path / "figures", ["html"])
     assert {p.name for p in drawn} == {"phase-diagram.html", "phase-diagram.csv"}
     assert len(pd.read_csv(tmp_path / "figures" / "phase-diagram.csv")) == 2
 
@@ -255,7 +266,7 @@ def test_the_phase_diagram_has_a_row_per_cell_and_goes_on(tmp_path):
     assert progress == [(0, 2), (1, 2), (2, 2)]
     assert table[["heads", "trigrams"]].to_numpy().tolist() == [[3, 1], [1, 1]]
     assert table["learnt"].between(0, 1).all()
-    with pytest.raises(GatedInterpError, match="of another config"):
+    with pytest.raises(GatedInterpError, match="with steps 30 instead of 29"):
         run_phase(tmp_path, heads=[1], trigrams=[1], **{**TINY, "steps": 29})
 
 
@@ -270,7 +281,7 @@ def test_the_commands(tmp_path):
     assert (tmp_path / "phase" / "figures" / "phase-diagram.html").exists()
     refused = call("phase", *cell, *few[2:], "--out", tmp_path / "phase")
     assert refused.exit_code == 1
-    assert "another config" in refused.stderr
+    assert "with seeds 1 instead of 8" in refused.stderr
     assert call("phase", "--heads", "0", "--out", tmp_path / "x").exit_code == 2
     unknown = call("reliability", "--only", "magic", *few, "--out", tmp_path / "x")
     assert unknown.exit_code == 1
@@ -286,3 +297,58 @@ def test_the_steps_of_a_config_replace_the_recipes():
     config = CellsConfig(steps=5, toy_steps=7)
     assert config.applied(RELIABLE) == RELIABLE.replace(steps=5, toy_steps=7)
     assert CellsConfig().applied(RELIABLE) == RELIABLE
+
+
+# As 0.2 wrote it: flat.
+FLAT = {
+    "kind": "gated",
+    "options": {},
+    "from_original": False,
+    "expansion": 4,
+    "gate": "clamp",
+    "d_gate": 2,
+    "value_bias": False,
+    "scale_output": True,
+    "penalty_pairs": "causal",
+    "gate_bias_init": 0.0,
+    "alpha": 0.1,
+    "alpha_unit": "variance",
+    "overlap": 3.0,
+    "overlap_power": 1.5,
+    "fvu_target": 0.0195,
+    "fvu_from": 0.0,
+    "factor_floor": 0.015,
+    "penalty_off": 0.0,
+    "penalty_ramp": 0.8,
+    "steps": 30,
+    "batch_size": 100,
+    "n_sequences": 10000,
+    "lr": 0.02,
+    "lr_decay": 0.5,
+    "toy_steps": 1500,
+    "toy_lr": 0.03,
+    "toy_lr_decay": 0.5,
+    "attempts": 2,
+    "jitter": 0.0,
+    "jitter_seed": 0,
+}
+
+
+def test_a_folder_of_the_last_version_is_gone_on_with(tmp_path, monkeypatch):
+    row = ReliabilityRow(**rates(CELL, runs_by_hand()))
+    write_table(pd.DataFrame([vars(row)]), tmp_path / "reliability.csv")
+    runs = runs_by_hand().gated.assign(seed=range(4))
+    runs = pd.concat([runs.assign(experiment="2H3ST", recipe=r) for r in ("reliable", "no row")])
+    write_table(runs, tmp_path / "reliability-runs.csv")
+    config = {"seeds": 4, "first_seed": 7000, "steps": None, "toy_steps": 9}
+    recipe = FLAT | {"steps": 7, "toy_steps": 9}
+    notes = {"config": config, "recipes": {"2H3ST/reliable": recipe}}
+    (tmp_path / "reliability.json").write_text(json.dumps(notes))
+    monkeypatch.setattr(study, "measured", never)
+    how = {"seeds": 4, "steps": 7, "toy_steps": 9, "workers": 1}
+    table = run_reliability(tmp_path, shapes=[(2, 3)], variants=["reliable"], **how)
+    assert table["fvu"].tolist() == [row.fvu]
+    kept = read_table(tmp_path / "reliability-runs.csv")
+    assert kept["recipe"].tolist() == ["reliable"] * 4  # without a row it is measured again
+    with pytest.raises(GatedInterpError, match="with steps 7 instead of 8 in 2H3ST/reliable"):
+        run_reliability(tmp_path, shapes=[(2, 3)], variants=["reliable"], **how | {"steps": 8})

@@ -10,7 +10,6 @@ from gated_interp.cli.app import app
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.experiments import batches, originals
 from gated_interp.experiments import seeds as seeds_module
-from gated_interp.experiments.cells import Runs
 from gated_interp.experiments.originals import Toys
 from gated_interp.experiments.recipes import RELIABLE
 from gated_interp.experiments.repeats import JITTER, run_repeats, shown
@@ -22,6 +21,7 @@ from gated_interp.experiments.seeds import (
     train_seeds,
     train_toy_seeds,
 )
+from gated_interp.experiments.study import Cell, Runs
 from gated_interp.models.toy import ToyConfig, build_toy
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
 from gated_interp.training.stacked.runs import disturb
@@ -75,9 +75,11 @@ def test_the_shown_run_of_a_repeat_is_picked_without_a_verdict():
          "success": True, "kept": [0.9, 1.0, 1.0], "selection_loss": [0.1, 0.2, 0.3],
          "fvu": 0.01, "l0": 1.0, "kl": 0.002}
     )  # fmt: skip
-    row = shown(Runs(pd.DataFrame(), gated, 1.0))
-    assert (row["runs"], row["clean"], row["shown_seed"], row["shown_clean"]) == (3, 2, 2, False)
-    assert shown(Runs(pd.DataFrame(), pd.DataFrame(), 1.0)) == {"runs": 0, "clean": 0}
+    cell = Cell("repeat 1", Toys(2, 3), RELIABLE)
+    row = shown(cell, Runs(pd.DataFrame(), gated, 1.0))
+    assert (row.runs, row.clean, row.shown_seed, row.shown_clean) == (3, 2, 2, False)
+    row = shown(cell, Runs(pd.DataFrame(), pd.DataFrame(), 1.0))
+    assert (row.runs, row.clean, row.shown_seed) == (0, 0, None)
 
 
 def test_bad_wishes_are_refused(tmp_path):

@@ -15,7 +15,7 @@ from gated_interp.models.analytic import manual_model
 from gated_interp.models.toy import ToyConfig, build_toy
 from gated_interp.replacements.gated_attention import GatedAttention, GatedConfig
 from gated_interp.tasks.tokenizers import trained_tokenizer
-from gated_interp.training.fit import FIT_METHODS
+from gated_interp.training.methods import METHODS
 
 TEXT = "".join(f"line {i} of a text, in which {i % 11} is said once more\n" for i in range(200))
 # Where a model goes and how it is computed is no part of what is written.
@@ -85,7 +85,7 @@ def test_what_was_trained_is_what_is_opened(command, options, places, tmp_path, 
         assert model.task.sample(2, 0).tokens.shape == (2, 10)  # its text is found again
 
 
-@pytest.mark.parametrize("method", FIT_METHODS)
+@pytest.mark.parametrize("method", METHODS)
 def test_what_decompose_writes_is_opened(method, tmp_path):
     model = BENCHMARKS["two-layers"].example()
     found = decompose.decompose(model, tmp_path, layers=[1], method=method, steps=2, seeds=1,

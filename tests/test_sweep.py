@@ -11,7 +11,9 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 import pandas as pd
 import pytest
@@ -19,16 +21,17 @@ from typer.testing import CliRunner
 
 from gated_interp.cli import app
 from gated_interp.core.errors import GatedInterpError
-from gated_interp.experiments import sweep
+from gated_interp.experiments import study, sweep
 from gated_interp.experiments.backends import connected
 from gated_interp.experiments.grid import numbers, whole_numbers
 from gated_interp.experiments.memory import cell_bytes, require_memory
+from gated_interp.experiments.originals import Toys
 from gated_interp.experiments.phase import run_phase
 from gated_interp.experiments.recipes import Recipe
 from gated_interp.experiments.seeds import train_seeds
-from gated_interp.experiments.sweep import SweepConfig, SweepInterrupted, run_sweep
-from gated_interp.experiments.sweep_cells import COLUMNS
-from gated_interp.experiments.table import GrowingTable
+from gated_interp.experiments.store import Row, Store
+from gated_interp.experiments.study import StudyInterrupted
+from gated_interp.experiments.sweep import SweepConfig, SweepRow, run_sweep
 from gated_interp.metrics.intervals import wilson
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
 
@@ -45,14 +48,16 @@ def quiet(sentence):
 
 
 def run(made, **options):
-    return run_sweep(made, **{"workers": 1, "progress": False, "say": quiet, **options})
+    return run_sweep(made, **{"workers": 1, "say": quiet, **options})
 
 
 def a_row(cell):
     """A row that is quick to make."""
-    row = {name: kind(1) for name, kind in COLUMNS.items()}
-    row |= {"key": cell.key, "heads": cell.heads, "trigrams": cell.trigrams}
-    return row | {"alpha": cell.recipe.alpha, "fvu_median": math.nan, "seconds": 0.1 + 0.2}
+    row = {name: kind(1) for name, kind in SweepRow.columns().items()}
+    row |= {"key": cell.key, "heads": cell.originals.heads}
+    row["trigrams"] = cell.originals.trigrams
+    row |= {"alpha": cell.recipe.alpha, "fvu_median": math.nan, "seconds": 0.1 + 0.2}
+    return SweepRow.of(row)
 
 
 @pytest.fixture
@@ -60,13 +65,13 @@ def shapes_run(monkeypatch):
     """Sweeps run nothing; what they would have run is listed here."""
     ran = []
 
-    def fake(shapes, seeds, train, workers):
+    def fake(shapes, seeds, train, workers, on_progress):
         for key, (originals, recipe) in shapes.items():
             ran.append((originals.heads, originals.trigrams, recipe.alpha))
             yield key, [], [], 0.3
 
-    monkeypatch.setattr(sweep, "train_batches", fake)
-    monkeypatch.setattr(sweep, "row_of", lambda cell, *_: a_row(cell))
+    monkeypatch.setattr(study, "train_batches", fake)
+    monkeypatch.setattr(sweep, "SWEEP", replace(sweep.SWEEP, summary=lambda cell, _: a_row(cell)))
     return ran
 
 
@@ -133,10 +138,10 @@ def test_alphas_of_a_grid():
 def test_the_cells_of_a_grid():
     cells = SweepConfig(heads="2:4", trigrams="3:6", alphas="0.05,0.2,0.5", expansion=3).cells()
     assert len(cells) == 3 * 4 * 3
-    found = {(c.heads, c.trigrams, c.recipe.alpha) for c in cells}
+    found = {(c.originals.heads, c.originals.trigrams, c.recipe.alpha) for c in cells}
     assert found == {(h, t, a) for h in (2, 3, 4) for t in (3, 4, 5, 6) for a in (0.05, 0.2, 0.5)}
     assert len({c.key for c in cells}) == 36
-    assert (cells[0].heads, cells[0].trigrams) == (4, 6)  # the dearest first
+    assert cells[0].originals == Toys(4, 6)  # the dearest first
     assert {c.recipe.expansion for c in cells} == {3}
     assert {c.seeds for c in cells} == {64}
 
@@ -182,39 +187,57 @@ def test_wilson_by_hand():
 
 # ---- the table
 
-SMALL = {"name": str, "heads": int, "fvu": float}
+
+@dataclass(frozen=True, kw_only=True)
+class Small(Row):
+    KEY: ClassVar[tuple[str, ...]] = ("name",)
+    ORDER: ClassVar[tuple[str, ...]] = ("heads",)
+
+    name: str
+    heads: int
+    fvu: float
+
+
+def small_store(folder):
+    return Store(folder, "t", Small, {}, digits=None, parquet=True)
+
+
+def the_small(folder):
+    """The rows of a folder that is known to be ours."""
+    (folder / "t.json").write_text("{}")
+    return small_store(folder).read()
 
 
 def small_table(folder, rows=3):
-    table = GrowingTable(folder, "t", SMALL)
-    table.write()
-    for i in range(rows):
-        table.append({"name": f"{i}e3", "heads": 10 - i, "fvu": math.nan if i == 1 else i / 3})
+    table = small_store(folder)
+    with table.writing():
+        for i in range(rows):
+            table.append(Small(name=f"{i}e3", heads=10 - i, fvu=math.nan if i == 1 else i / 3))
     return table
 
 
 def test_rows_come_back_as_they_went_in(tmp_path):
     table = small_table(tmp_path)
-    again = GrowingTable(tmp_path, "t", SMALL)
-    assert again.keys == {"0e3", "1e3", "2e3"}  # a name is no number
-    assert again.rows[2] == {"name": "2e3", "heads": 8, "fvu": 2 / 3}
-    assert math.isnan(again.rows[1]["fvu"])
+    again = the_small(tmp_path)
+    assert [*again.rows] == [("0e3",), ("1e3",), ("2e3",)]  # a name is no number
+    assert again.rows[("2e3",)] == Small(name="2e3", heads=8, fvu=2 / 3)
+    assert math.isnan(again.rows[("1e3",)].fvu)
     frame = again.frame()
     assert frame["heads"].tolist() == [8, 9, 10]
     assert frame["heads"].dtype == int
     pd.testing.assert_frame_equal(frame, table.frame(), check_exact=True)
     pd.testing.assert_frame_equal(frame, pd.read_parquet(tmp_path / "t.parquet"), check_exact=True)
-    again.append({"name": "3e3", "heads": 7, "fvu": 0.1 + 0.2})
-    assert GrowingTable(tmp_path, "t", SMALL).rows[3]["fvu"] == 0.1 + 0.2
+    again.append(Small(name="3e3", heads=7, fvu=0.1 + 0.2))
+    assert the_small(tmp_path).rows[("3e3",)].fvu == 0.1 + 0.2
 
 
 def test_a_table_of_an_earlier_version_is_read(tmp_path):
     """It had a checksum behind each row."""
     path = tmp_path / "t.csv"
     path.write_text("name,heads,fvu,checksum\nr0,10,0.0,0badcafe\nr1,9,,00000000\n")
-    table = GrowingTable(tmp_path, "t", SMALL)
-    assert [row["name"] for row in table.rows] == ["r0", "r1"]
-    table.append({"name": "r2", "heads": 8, "fvu": 0.5})
+    table = the_small(tmp_path)
+    assert [*table.rows] == [("r0",), ("r1",)]
+    table.append(Small(name="r2", heads=8, fvu=0.5))
     assert path.read_text() == "name,heads,fvu\nr0,10,0.0\nr1,9,\nr2,8,0.5\n"
 
 
@@ -224,11 +247,11 @@ def test_a_row_that_an_earlier_version_left_cut_off_is_dropped(tmp_path):
     last = b"r1,9,0.125,00000000\n"
     for cut in range(len(last) + 1):
         path.write_bytes(whole + last[:cut])
-        kept = GrowingTable(tmp_path, "t", SMALL).rows
+        kept = the_small(tmp_path).rows.values()
         both = cut >= len(b"r1,9,0.125,")  # all but its checksum is there
-        assert [row["fvu"] for row in kept] == ([0.25, 0.125] if both else [0.25]), cut
+        assert [row.fvu for row in kept] == ([0.25, 0.125] if both else [0.25]), cut
     path.write_bytes(whole + b"\0" * 20)
-    assert len(GrowingTable(tmp_path, "t", SMALL).rows) == 1
+    assert len(the_small(tmp_path).rows) == 1
 
 
 def test_a_damaged_table_is_refused(tmp_path):
@@ -249,7 +272,7 @@ def test_a_damaged_table_is_refused(tmp_path):
     for data, words in damaged.items():
         path.write_bytes(data)
         with pytest.raises(GatedInterpError, match=words):
-            GrowingTable(tmp_path, "t", SMALL)
+            the_small(tmp_path)
         assert path.read_bytes() == data
 
 
@@ -296,9 +319,9 @@ def test_a_sweep_fills_its_table(tmp_path):
     made = config(tmp_path / "s", heads="1:2", trigrams="1", alphas="0.1")
     seen = []
     frame = run(made, on_progress=lambda done, total: seen.append((done, total)))
-    assert seen == [(0, 2), (1, 2), (2, 2)]
+    assert seen == [(n, 4) for n in range(5)]  # of each cell the toys, then the gated runs
     assert frame["heads"].tolist() == [1, 2]
-    assert list(frame.columns) == list(COLUMNS)
+    assert list(frame.columns) == list(SweepRow.columns())
     pd.testing.assert_frame_equal(frame, every_cell_once(tmp_path / "s", made))
     assert json.loads((tmp_path / "s" / "sweep.json").read_text()) == made.to_dict()
 
@@ -311,7 +334,7 @@ def test_a_finished_sweep_runs_nothing_again(tmp_path, shapes_run):
     # Not even a cluster is asked for.
     again = run(made, say=said.append, workers="tcp://127.0.0.1:1")
     assert len(shapes_run) == 12
-    assert said == ["all 12 cells are there already."]
+    assert said == ["12 of 12 cells are there already and are kept."]
     assert contents(tmp_path) == before
     pd.testing.assert_frame_equal(again, first)
 
@@ -325,37 +348,31 @@ def test_a_missing_row_is_run_again_and_nothing_else(tmp_path, shapes_run):
     said = []
     again = run(made, say=said.append)
     assert shapes_run == [(1, 1, 0.1)]
-    assert said == ["11 of 12 cells are there already and are kept."]
+    assert said == [
+        "11 of 12 cells are there already and are kept.",
+        "1H1ST, alpha 0.1: 1 of 1 are clean.",
+    ]
     pd.testing.assert_frame_equal(again, first)
     every_cell_once(tmp_path, made)
 
 
 def test_ctrl_c_keeps_what_is_done(tmp_path, monkeypatch, shapes_run):
     made = config(tmp_path)
-    real = sweep.train_batches
+    real = study.train_batches
 
     def interrupted(*args, **options):
         yield from itertools.islice(real(*args, **options), 4)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sweep, "train_batches", interrupted)
-    with pytest.raises(SweepInterrupted, match=r"after 4 of 12 cells, which are kept"):
+    monkeypatch.setattr(study, "train_batches", interrupted)
+    with pytest.raises(StudyInterrupted, match=r"after 4 of 12 cells, which are kept"):
         run(made)
     kept = (tmp_path / "sweep.csv").read_bytes()
-    monkeypatch.setattr(sweep, "train_batches", real)
+    monkeypatch.setattr(study, "train_batches", real)
     run(made)
     assert len(shapes_run) == len(set(shapes_run)) == 12
     assert (tmp_path / "sweep.csv").read_bytes().startswith(kept)
     every_cell_once(tmp_path, made)
-
-
-def test_progress_shows_cells_rate_and_time_left(tmp_path, shapes_run, capsys):
-    run(config(tmp_path), progress=True)
-    shown = capsys.readouterr().err
-    assert "12/12" in shown
-    assert "cell/s" in shown or "s/cell" in shown
-    run(config(tmp_path / "other"), progress=False)
-    assert capsys.readouterr().err == ""
 
 
 def test_one_grid_may_be_written_in_two_ways(tmp_path, shapes_run):
@@ -429,8 +446,13 @@ def test_a_folder_in_use_is_refused(tmp_path, shapes_run):
     (tmp_path / "sweep.parquet").unlink()  # so that there is something to do
     with (tmp_path / ".sweep.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        refused(config(tmp_path, alphas="0.1"), "another process is sweeping into", tmp_path)
+        refused(config(tmp_path, alphas="0.1"), "another process is writing to", tmp_path)
     run(config(tmp_path, alphas="0.1"))
+    with (tmp_path / ".phase.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(GatedInterpError, match="another process is writing to"):
+            run_phase(tmp_path, heads=[1], trigrams=[1], workers=1)
+    assert not (tmp_path / "phase.json").exists()
 
 
 def test_more_heads_than_memory_allows_are_refused(tmp_path, shapes_run):
@@ -504,7 +526,7 @@ import json, sys
 from gated_interp.experiments.sweep import SweepConfig, run_sweep
 if __name__ == "__main__":
     made = SweepConfig.from_dict(json.loads(sys.argv[1]))
-    run_sweep(made, workers=int(sys.argv[2]), progress=False)
+    run_sweep(made, workers=int(sys.argv[2]))
 """
 
 
@@ -553,9 +575,8 @@ def test_ctrl_c_on_processes_leaves_a_table_that_resumes(tmp_path):
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-    assert "the sweep was interrupted after" in err
-    table = GrowingTable(out, "sweep", COLUMNS)
-    assert 2 <= len(table.rows) < 9
+    assert "interrupted after" in err
+    assert 2 <= len(pd.read_csv(out / "sweep.csv")) < 9
     run(made)
     every_cell_once(out, made)
 
@@ -611,11 +632,14 @@ def test_a_cluster_of_two_loses_a_worker_and_finishes(tmp_path, cluster):
     made = config(out, heads="1:3", trigrams="1:3", alphas="0.01,0.1", steps=100, toy_steps=100)
     killed_at = []
 
+    def rows():
+        return pd.read_csv(out / "sweep.csv") if (out / "sweep.csv").exists() else []
+
     def kill_one(done, total):
-        if done >= 4 and not killed_at:
+        if len(rows()) >= 4 and not killed_at:
             workers[0].kill()
             workers[0].wait()
-            killed_at.append(done)
+            killed_at.append(len(rows()))
 
     frame = run(made, workers=address, on_progress=kill_one)
     assert killed_at

@@ -8,7 +8,7 @@ from test_cli import cli, one_sentence
 
 import gated_interp as gi
 from gated_interp.experiments.text_methods import POINTS, Point, compare_methods, draw_methods
-from gated_interp.training.fit import FIT_METHODS
+from gated_interp.training.methods import METHODS, method_named
 
 TWO = [
     Point("strong", "gated", ("fvu", 0.3), {"alpha": 1.0}),
@@ -79,7 +79,8 @@ def test_what_recovers_next_to_nothing_is_not_drawn(compared, tmp_path):
 
 
 def test_the_points_are_of_methods_there_are_each_in_a_folder_of_its_own():
-    assert {p.method for p in POINTS} == set(FIT_METHODS)
+    compared = {method_named(p.method).name for p in POINTS}
+    assert METHODS.keys() - compared == {"gated (post)", "hard-concrete gates", "head gates"}
     folders = [p.folder for p in POINTS]
     assert len(set(folders)) == len(folders)
     assert all(set(f) <= set("abcdefghijklmnopqrstuvwxyz0123456789.-") for f in folders)

@@ -42,15 +42,13 @@ def frontier(
     kinds, folder = formats_of(formats), drawn_in(out, figures)
     from gated_interp.core.errors import GatedInterpError
     from gated_interp.experiments import frontier as study
-    from gated_interp.experiments.methods import METHODS
     from gated_interp.experiments.paper import PUBLISHED
 
     if tune and width:
         raise GatedInterpError("--tune and --width are two studies; name one.")
-    chosen = methods or list(METHODS)
     with progress("training", "batches of seeds") as update:
         how: dict[str, Any] = {
-            "methods": chosen,
+            "methods": methods,
             "workers": workers,
             "say": tell,
             "on_progress": update,
@@ -74,7 +72,7 @@ def frontier(
         say(f"The table is in {out}.")
         return
     with progress("drawing", "") as _:
-        study.draw_frontier(out / "frontier.csv", folder, kinds, say=tell)
+        study.CELLS.draw(out / "frontier.csv", folder, kinds, say=tell)
     say(f"The table is in {out}, its figure in {folder}.")
 
 

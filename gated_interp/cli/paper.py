@@ -118,13 +118,13 @@ def _benchmarks(
 ) -> None:
     if recipe != "reliable":
         raise GatedInterpError("benchmarks are run with the reliable recipe; leave --recipe out.")
-    from gated_interp.experiments.benchmarks import draw_benchmarks, in_words, run_benchmarks
+    from gated_interp.experiments.benchmarks import BENCHMARKED, in_words, run_benchmarks
 
     given: dict[str, Any] = dict(zip(("seeds", "first_seed", "steps", "workers"), how, strict=True))
     with progress("training", "batches of seeds") as update:
         table = run_benchmarks(out, only=only, say=tell, on_progress=update, **given)
     with progress("drawing"):
-        drawn = draw_benchmarks(out / "benchmarks.csv", figures, kinds, say=tell)
+        drawn = BENCHMARKED.draw(out / "benchmarks.csv", figures, kinds, say=tell)
     columns = ["experiment", "recipe", "runs", "clean", "right", "held", "fvu", "false_alarms"]
     show("benchmarks", columns, table[columns].astype(object).to_numpy().tolist())
     for sentence in in_words(table):
@@ -167,24 +167,19 @@ def figures(
 
 def _draw(run: Path, folder: Path, kinds: list[str]) -> list[Path]:
     """Draw what ``run`` holds, whichever command wrote it."""
-    if (run / "sweep.csv").exists():
-        from gated_interp.experiments.sweep_figures import draw_sweep
-
-        return draw_sweep(run / "sweep.csv", folder, kinds, say=tell)
-    if (run / "reliability.csv").exists():
-        from gated_interp.experiments.reliability import draw_reliability
-
-        return draw_reliability(run / "reliability.csv", folder, kinds, say=tell)
-    if (run / "benchmarks.csv").exists():
-        from gated_interp.experiments.benchmarks import draw_benchmarks
-
-        return draw_benchmarks(run / "benchmarks.csv", folder, kinds, say=tell)
-    if (run / "phase.csv").exists():
-        from gated_interp.experiments.phase import draw_phase
-
-        return draw_phase(run / "phase.csv", folder, kinds, say=tell)
+    from gated_interp.experiments import benchmarks, frontier, phase, reliability, sweep
     from gated_interp.experiments.figures import draw_run
 
+    drawn: dict[str, Any] = {
+        "sweep": sweep.SWEEP,
+        "reliability": reliability.RELIABILITY,
+        "benchmarks": benchmarks.BENCHMARKED,
+        "phase": phase.PHASE,
+        "frontier": frontier.CELLS,
+    }
+    for name, study in drawn.items():
+        if (run / f"{name}.csv").exists():
+            return study.draw(run / f"{name}.csv", folder, kinds, say=tell)
     return draw_run(run, folder, kinds, say=tell)
 
 

@@ -48,7 +48,7 @@ def reliability(
     kinds, folder = formats_of(formats), drawn_in(out, figures)
     from gated_interp.core.files import write_text
     from gated_interp.experiments.reliability import (
-        draw_reliability,
+        RELIABILITY,
         in_order,
         markdown,
         run_reliability,
@@ -76,7 +76,7 @@ def reliability(
     show(f"{seeds} seeds each", columns, in_order(table)[columns].to_numpy().tolist())
     if (table["runs"] > 0).any():
         with progress("drawing", "") as _:
-            draw_reliability(out / "reliability.csv", folder, kinds, say=tell)
+            RELIABILITY.draw(out / "reliability.csv", folder, kinds, say=tell)
         say(f"The table is in {out}, as Markdown in {page}; its figure is in {folder}.")
     else:
         say(f"No toy learnt its task, so nothing was drawn; the table is in {out}.")
@@ -102,7 +102,7 @@ def phase(
     kinds, folder = formats_of(formats), drawn_in(out, figures)
     wanted_heads = whole_numbers(heads, "--heads")
     wanted_trigrams = whole_numbers(trigrams, "--trigrams")
-    from gated_interp.experiments.phase import draw_phase, run_phase
+    from gated_interp.experiments.phase import PHASE, run_phase
 
     with progress("training", "cells") as update:
         table = run_phase(
@@ -122,7 +122,7 @@ def phase(
     rows = table.sort_values(["heads", "trigrams"])[columns].astype(object)
     show(f"{seeds} seeds each", columns, rows.to_numpy().tolist())
     with progress("drawing", "") as _:
-        draw_phase(out / "phase.csv", folder, kinds, say=tell)
+        PHASE.draw(out / "phase.csv", folder, kinds, say=tell)
     say(f"The table is in {out}, its figure in {folder}.")
 
 

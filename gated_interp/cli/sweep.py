@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from gated_interp.cli.console import on_terminal, progress, say, show, tell
+from gated_interp.cli.console import progress, say, show, tell
 from gated_interp.cli.options import (
     Figures,
     Formats,
@@ -57,8 +57,7 @@ def sweep(
     whole_numbers(trigrams, "--trigrams")
     if alpha is not None:
         numbers(alpha, "--alpha")
-    from gated_interp.experiments.sweep import SweepConfig, run_sweep
-    from gated_interp.experiments.sweep_figures import draw_sweep
+    from gated_interp.experiments.sweep import SWEEP, SweepConfig, run_sweep
 
     config = SweepConfig(
         heads=heads,
@@ -74,11 +73,12 @@ def sweep(
         n_sequences=sequences,
         out=str(out),
     )
-    table = run_sweep(config, workers=workers, progress=on_terminal(), say=tell)
+    with progress("training", "batches of seeds") as update:
+        table = run_sweep(config, workers=workers, say=tell, on_progress=update)
     rows = table[COLUMNS].astype(object).to_numpy().tolist()
     show(f"{seeds} seeds in each of {len(table)} cells", COLUMNS, rows)
     with progress("drawing"):
-        drawn = draw_sweep(out / "sweep.csv", folder, kinds, say=tell)
+        drawn = SWEEP.draw(out / "sweep.csv", folder, kinds, say=tell)
     say(f"The table is in {out}, {len(drawn)} files of figures in {folder}.")
 
 

@@ -5,31 +5,25 @@ the recipe and without its overlap penalty. Clean is not enough to be right: a b
 its heads may hold every case with one head by answering foils too.
 """
 
-from collections.abc import Callable, Sequence
+import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Unpack
 
 import pandas as pd
 import plotly.graph_objects as go
 
 from gated_interp.checkpoints.checkpoint import save
 from gated_interp.core.errors import GatedInterpError
-from gated_interp.core.files import write_table
-from gated_interp.experiments.cells import (
-    KEY,
-    Cell,
-    CellsConfig,
-    Row,
-    Runs,
-    read_table,
-    run_cells,
-)
 from gated_interp.experiments.frontier import measured
+from gated_interp.experiments.methods import at, matched
 from gated_interp.experiments.originals import BENCHMARKS
 from gated_interp.experiments.recipes import RELIABLE
+from gated_interp.experiments.study import Cell, CellRow, Figures, How, Runs, Study, named
 from gated_interp.metrics.intervals import clustered
-from gated_interp.plots import reliability, save_figures
+from gated_interp.plots import reliability
+from gated_interp.training.methods import METHODS, method_named
 
-STEM = "benchmarks"
 RECIPES = {
     "recipe": RELIABLE.replace(attempts=1),
     "no overlap penalty": RELIABLE.replace(attempts=1, overlap=0.0),
@@ -38,37 +32,122 @@ NO_ALARM = 0.01
 """A block is right when it is clean and answers at most this share of every case's foils."""
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BenchmarkRow(CellRow):
+    """A benchmark and a recipe.
+
+    Attributes:
+        clean: runs that are clean.
+        right: clean and without false alarms, with the 95% Wilson interval ``low``, ``high`` of its
+            share (every block replaces the same model).
+        held: cases that one head holds; a median, as ``fvu``, ``kl`` (nats),
+            ``active_per_position`` and ``false_alarms`` (of the worst case).
+        fvu_low, fvu_high: quartiles.
+        seconds: of one process.
+        parts: whether blocks should come out right.
+        seen: whether more than half do, as the interval says.
+    """
+
+    clean: int
+    right: int
+    low: float
+    high: float
+    held: float
+    fvu: float
+    kl: float
+    active_per_position: float
+    false_alarms: float
+    fvu_low: float
+    fvu_high: float
+    seconds: float
+    parts: bool
+    seen: str
+
+
+def summary(cell: Cell, runs: Runs) -> BenchmarkRow:
+    """The row of a benchmark and recipe."""
+    gated, parts = runs.gated, BENCHMARKS[cell.experiment].parts
+    right = gated["clean"] & (gated["false_alarms"] <= NO_ALARM)
+    # Blocks differ in their seeds alone, so each is a cluster of its own.
+    low, high = clustered(right.tolist(), gated["seed"].tolist())
+    medians: dict[str, Any] = {
+        name: float(gated[name].median())
+        for name in ("held", "fvu", "kl", "active_per_position", "false_alarms")
+    }
+    return BenchmarkRow(
+        **named(cell, runs),
+        clean=int(gated["clean"].sum()),
+        right=int(right.sum()),
+        low=low,
+        high=high,
+        **medians,
+        fvu_low=float(gated["fvu"].quantile(0.25)),
+        fvu_high=float(gated["fvu"].quantile(0.75)),
+        seconds=runs.seconds,
+        parts=parts,
+        seen=_seen(parts, low, high),
+    )
+
+
+def _seen(parts: bool, low: float, high: float) -> str:
+    if low <= 0.5 <= high:
+        return "too few to say"
+    return "as predicted" if (low > 0.5) == parts else "against the prediction"
+
+
+def _in_order(rows: Sequence[BenchmarkRow], runs: pd.DataFrame) -> list[BenchmarkRow]:
+    places = [*BENCHMARKS], [*RECIPES, *METHODS]
+    return sorted(rows, key=lambda r: [p.index(n) for p, n in zip(places, r.names, strict=True)])
+
+
+def figure_of(table: pd.DataFrame) -> go.Figure:
+    """The share of blocks that are right, for each benchmark and recipe."""
+    parts = {True: "should part", False: "should fail"}
+    shown = table.assign(
+        clean=table["right"],
+        experiment=[
+            f"{name} ({parts[bool(p)]})"
+            for name, p in zip(table["experiment"], table["parts"], strict=True)
+        ],
+    )
+    return reliability(shown, counted="right", title="Blocks that are clean and answer no foil")
+
+
+def _views(table: pd.DataFrame) -> Figures:
+    return {"benchmarks": (figure_of(table), table)}
+
+
+BENCHMARKED = Study(
+    name="benchmarks",
+    row=BenchmarkRow,
+    summary=summary,
+    measure=measured,
+    finished=_in_order,
+    views=_views,
+    needs=("experiment", "recipe", "right", "parts"),
+    first_seed=46_000,
+)
+
+
 def run_benchmarks(
     out: Path | str,
     *,
     only: Sequence[str] | None = None,
-    seeds: int = 16,
-    first_seed: int = 46_000,
-    steps: int | None = None,
-    workers: int | str | None = None,
-    say: Callable[[str], None] = lambda _: None,
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    methods: Sequence[str] = (),
+    **how: Unpack[How],
 ) -> pd.DataFrame:
-    """One row of ``out/benchmarks.csv`` for each benchmark and recipe.
+    """One :class:`BenchmarkRow` of ``out/benchmarks.csv`` for each benchmark and recipe.
 
-    The models that blocks stand in for are written as ``out/NAME.safetensors``.
-
-    Columns, beside those that name it: ``runs``; ``clean`` of them; ``right``, clean and without
-    false alarms, with the 95% Wilson interval ``low``, ``high`` of its share (every block stands in
-    for the same model); medians of ``held`` (cases that one head holds), ``fvu``, ``kl``,
-    ``active_per_position`` and ``false_alarms`` (of the worst case); ``parts``, whether blocks
-    should come out right; ``seen``, whether more than half do, as the interval says.
-
-    A row is kept when it is done; started again with the same seeds and steps, the command goes on.
+    The models that blocks replace are written as ``out/NAME.safetensors``.
 
     Args:
-        only: names of benchmarks; all unless given.
-        seeds, first_seed: blocks of each.
-        steps: instead of the recipe's.
-        workers, say, on_progress: see :func:`~gated_interp.experiments.cells.run_cells`.
+        only: names of benchmarks; all by default.
+        methods: further methods to compare, each with its knob in the middle and as many heads as
+            fit into the recipe's parameters.
+        how: see :meth:`~gated_interp.experiments.study.Study.run`, which says the rest.
 
     Raises:
-        GatedInterpError: an unknown benchmark, or a folder that holds something else.
+        GatedInterpError: an unknown benchmark or method, or as ``Study.run``.
     """
     if only is None:
         only = tuple(BENCHMARKS)
@@ -77,39 +156,20 @@ def run_benchmarks(
         raise GatedInterpError(
             f"there is no benchmark {unknown[0]!r}; there are {', '.join(BENCHMARKS)}."
         )
-    cells = [Cell(how, BENCHMARKS[name], RECIPES[how]) for name in only for how in RECIPES]
-    config = CellsConfig(seeds=seeds, first_seed=first_seed, steps=steps)
-    table = run_cells(
-        out, STEM, cells, config, summary, measure=measured, workers=workers, say=say,
-        on_progress=on_progress,
-    )  # fmt: skip
+    recipes = RECIPES | {m.name: at(m) for m in map(method_named, methods)}
+    cells = [
+        Cell(
+            recipe,
+            BENCHMARKS[name],
+            made if recipe in RECIPES else matched(made, BENCHMARKS[name]),
+        )
+        for name in only
+        for recipe, made in recipes.items()
+    ]
+    table = BENCHMARKED.run(out, cells, **how)
     for name in only:
         save(BENCHMARKS[name].example(), Path(out) / f"{name}.safetensors")
-    table["parts"] = [BENCHMARKS[name].parts for name in table["experiment"]]
-    table = table.sort_values(
-        KEY, key=lambda names: names.map([*BENCHMARKS, *RECIPES].index), ignore_index=True
-    )
-    table["seen"] = [
-        _seen(bool(parts), float(low), float(high))
-        for parts, low, high in zip(table["parts"], table["low"], table["high"], strict=True)
-    ]
-    write_table(table, Path(out) / f"{STEM}.csv")
     return table
-
-
-def summary(runs: Runs) -> Row:
-    """The row of a benchmark and recipe, but for what was predicted."""
-    gated = runs.gated
-    right = gated["clean"] & (gated["false_alarms"] <= NO_ALARM)
-    row: Row = {"runs": len(gated), "clean": int(gated["clean"].sum()), "right": int(right.sum())}
-    # Blocks differ in their seeds alone, so each is a cluster of its own.
-    row["low"], row["high"] = clustered(right.tolist(), gated["seed"].tolist())
-    medians = ("held", "fvu", "kl", "active_per_position", "false_alarms")
-    row |= {name: float(gated[name].median()) for name in medians}
-    row |= {
-        f"fvu_{end}": float(gated["fvu"].quantile(q)) for end, q in (("low", 0.25), ("high", 0.75))
-    }
-    return row | {"seconds": runs.seconds}
 
 
 def in_words(table: pd.DataFrame) -> list[str]:
@@ -124,38 +184,3 @@ def in_words(table: pd.DataFrame) -> list[str]:
         should = "should" if known.parts else "should not"
         sentences.append(f"{name} {should} come out right, because {known.why}; right are {seen}.")
     return sentences
-
-
-def _seen(parts: bool, low: float, high: float) -> str:
-    if low <= 0.5 <= high:
-        return "too few to say"
-    return "as predicted" if (low > 0.5) == parts else "against the prediction"
-
-
-def draw_benchmarks(
-    csv: Path | str,
-    out: Path | str,
-    formats: Sequence[str] = ("svg", "png"),
-    *,
-    say: Callable[[str], object] | None = None,
-) -> list[Path]:
-    """Draw ``benchmarks.csv`` to ``out/benchmarks.*``, with the rows it was drawn from.
-
-    Raises:
-        GatedInterpError: not such a table, or a format that does not exist.
-    """
-    table = read_table(csv, ["experiment", "recipe", "right", "parts"])
-    return save_figures({Path(out) / STEM: (figure_of(table), table)}, formats, say=say)
-
-
-def figure_of(table: pd.DataFrame) -> go.Figure:
-    """The share of blocks that are right, for each benchmark and recipe."""
-    parts = {True: "should part", False: "should fail"}
-    shown = table.assign(
-        clean=table["right"],
-        experiment=[
-            f"{name} ({parts[bool(p)]})"
-            for name, p in zip(table["experiment"], table["parts"], strict=True)
-        ],
-    )
-    return reliability(shown, counted="right", title="Blocks that are clean and answer no foil")

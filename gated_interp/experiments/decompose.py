@@ -3,9 +3,9 @@
 import dataclasses
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pandas as pd
 
@@ -15,13 +15,14 @@ from gated_interp.analysis.spare_heads import prune_spare_heads
 from gated_interp.anatomy.batch import Batch
 from gated_interp.checkpoints.checkpoint import load, save
 from gated_interp.core.errors import GatedInterpError
-from gated_interp.core.files import require_place, write_table, write_text
+from gated_interp.core.files import require_place, write_text
 from gated_interp.core.seeds import derive
 from gated_interp.core.streams import Stream
 from gated_interp.experiments.head_pages import write_head_page
 from gated_interp.experiments.processes import in_processes
 from gated_interp.experiments.single import history_of, state_of, write_trained
-from gated_interp.experiments.table import require_same
+from gated_interp.experiments.store import Row, Store
+from gated_interp.experiments.study import Key, fill
 from gated_interp.metrics.intervals import mean_interval
 from gated_interp.models.toy import HookedTransformer
 from gated_interp.replacements.pruning import with_heads
@@ -35,9 +36,61 @@ from gated_interp.training.state import fingerprint
 SEQUENCES = 128
 # Of these, how many heads are read on.
 READ = 64
-TABLE, NOTES, RESULTS = "runs.csv", "decompose.json", "results.json"
+NOTES, RESULTS = "decompose.json", "results.json"
 ORIGINAL = "original.safetensors"
 SAVE_EVERY = 100
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DecomposeRow(Row):
+    """A block: its layer and seed, and what was measured of it on held-out text.
+
+    Attributes:
+        layer, seed: of the block.
+        ce: and what follows, see :func:`~gated_interp.analysis.decomposition.decomposition` and
+            :func:`~gated_interp.analysis.faithfulness.loss_recovered` (losses in nats).
+        heads: before dead and spare ones were pruned.
+        seconds: of the training.
+        positions: that were trained on.
+    """
+
+    KEY: ClassVar[tuple[str, ...]] = ("layer", "seed")
+
+    layer: int
+    seed: int
+    ce: float
+    ce_original: float
+    kl: float
+    ce_difference: float
+    ce_zero: float
+    ce_mean: float
+    ce_recovered_zero: float
+    ce_recovered_mean: float
+    fvu: float
+    active_per_position: float
+    held_share: float
+    held_weighted: float
+    held_entropy: float
+    held_about_mean: float
+    heads: int
+    heads_alive: int
+    active_original: float
+    held_share_original: float
+    held_weighted_original: float
+    held_entropy_original: float
+    held_about_mean_original: float
+    gates_per_pair: float
+    open_share: float
+    parameters: int
+    seconds: float
+    positions: int
+
+    def __str__(self) -> str:
+        return (
+            f"layer {self.layer}, seed {self.seed}: FVU {self.fvu:.3f}, "
+            f"{self.ce_recovered_zero:.1%} of the loss recovered, {self.held_share:.1%} of "
+            "positions held by one head."
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,31 +209,24 @@ def decompose(
         "settings": given | ({"spare": spare} if spare else {}),
         "sequences": sequences,
     }
-    notes = json.loads(json.dumps(notes))  # as it is read
-    there = (out / TABLE).is_file() or (out / RESULTS).exists()
-    require_same(out / NOTES, _flat(notes), there, _flat)
-    write_text(out / NOTES, json.dumps(notes, indent=2) + "\n")
-    save(model, out / ORIGINAL)
-    table = _finished(out / TABLE)
-    done = {(int(r["layer"]), int(r["seed"])) for r in table.to_dict("records")}
+    store = Store(
+        out, "runs", DecomposeRow, notes, notes_file=NOTES, digits=None, results=[RESULTS]
+    ).read()
     total = len(wanted)
-    missing = [key for key in wanted if key not in done]
-    if len(missing) < total:
-        say(f"{total - len(missing)} of {total} runs are there already and are kept.")
-    on_progress(total - len(missing), total)
-    jobs = [(key, _fit, (str(out), *key, data, given, spare, sequences)) for key in missing]
-    for n, (_key, row) in enumerate(in_processes(jobs, workers), total - len(missing) + 1):
-        row["positions"] = config.steps * config.update_size * _positions(source, model)
-        table = pd.DataFrame([*table.to_dict("records"), row])
-        write_table(table, out / TABLE, None)
-        say(
-            f"layer {row['layer']}, seed {row['seed']}: FVU {row['fvu']:.3f}, "
-            f"{row['ce_recovered_zero']:.1%} of the loss recovered, {row['held_share']:.1%} of "
-            "positions held by one head."
-        )
-        on_progress(n, total)
-    keys = table[["layer", "seed"]].apply(tuple, axis=1)
-    table = table[keys.isin(wanted)]
+
+    def made(missing: Sequence[Key]) -> Generator[tuple[DecomposeRow, None]]:
+        save(model, out / ORIGINAL)
+        on_progress(total - len(missing), total)
+        jobs = [(key, _fit, (str(out), *key, data, given, spare, sequences)) for key in missing]
+        positions = config.steps * config.update_size * _positions(source, model)
+        done = in_processes(jobs, workers)
+        for n, (_, row) in enumerate(done, total - len(missing) + 1):
+            yield DecomposeRow.of(row | {"positions": positions}), None
+            on_progress(n, total)
+
+    fill(store, wanted, made, unit="runs", say=say)
+    table = store.frame()
+    table = table[[key in wanted for key in store.rows]]
     together = _together(model, out, layers, sorted({s for _, s in wanted}), source, sequences)
     runs = pd.concat([table, together]).sort_values(["layer", "seed"], ignore_index=True)
     results = summarised(runs, {"method": method, "fvu_target": fvu, "steps": steps})
@@ -300,11 +346,3 @@ def _positions(data: Source, model: HookedTransformer) -> int:
 
 def _path(folder: Path, layer: int, seed: int) -> Path:
     return folder / f"L{layer}-seed{seed}.safetensors"
-
-
-def _finished(path: Path) -> pd.DataFrame:
-    return pd.read_csv(path) if path.is_file() else pd.DataFrame(columns=["layer", "seed"])
-
-
-def _flat(notes: dict[str, Any]) -> dict[str, Any]:
-    return {**notes, **notes["settings"], "settings": None}

@@ -5,21 +5,25 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import pandas as pd
 
 from gated_interp.checkpoints.checkpoint import save
-from gated_interp.core.config import Config, positive
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.files import write_table, write_text
-from gated_interp.experiments.batches import Shape, train_batches
 from gated_interp.experiments.originals import Toys
 from gated_interp.experiments.recipes import recipe_named
-from gated_interp.experiments.seeds import OF_HOLDERS, SeedsOutcome, original_of, train_gated_seeds
-from gated_interp.experiments.table import require_same
+from gated_interp.experiments.seeds import (
+    OF_HOLDERS,
+    SeedsOutcome,
+    ToyOutcome,
+    original_of,
+    train_gated_seeds,
+)
+from gated_interp.experiments.store import Row, Store
+from gated_interp.experiments.study import Cell, Progress, Say, SeedsConfig, run_cells
 from gated_interp.metrics.intervals import clustered
 
 PUBLISHED = {"2H3ST": (2, 3), "3H4ST": (3, 4), "4H5ST": (4, 5)}
@@ -29,29 +33,19 @@ PARTS = "parts"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PaperConfig(Config):
+class PaperConfig(SeedsConfig):
     """What the main job runs.
 
     Attributes:
         only: the name of one experiment, or ``None`` for the three published ones.
-        seeds: runs of each experiment.
         recipe: ``reliable`` or ``reference``.
-        first_seed: seeds count up from here.
-        steps: of the gated training; ``None`` leaves it to the recipe.
     """
 
     only: str | None = None
-    seeds: int = 64
     recipe: Literal["reliable", "reference"] = "reliable"
-    first_seed: int = 0
-    steps: int | None = None
 
     def problems(self) -> list[str]:
-        found = positive(self, "seeds")
-        if self.steps is not None:
-            found += positive(self, "steps")
-        if self.first_seed < 0:
-            found.append(f"first_seed is {self.first_seed}; it must not be negative.")
+        found = super().problems()
         if self.only is not None and self.only not in PUBLISHED | LARGER:
             found.append(
                 f"there is no experiment {self.only!r}; there are {', '.join(PUBLISHED | LARGER)}."
@@ -64,92 +58,158 @@ class PaperConfig(Config):
         return PUBLISHED if self.only is None else {self.only: (PUBLISHED | LARGER)[self.only]}
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PaperRow(Row):
+    """An experiment: its entry of ``results.json``, under its name.
+
+    Attributes:
+        experiment: its name.
+        toy, gated: the verdict on the run that is shown, and on its toy.
+        recipe: its name; heads, gated_heads, trigrams: of toys, blocks and task.
+        seeds: gated runs.
+        clean, successes: of these, with rates and their 95% intervals (runs on one toy are one
+            cluster).
+        toys_trained: and what follows, counts of toys, see
+            :class:`~gated_interp.experiments.reliability.Rates`.
+        selected_seed, selected_toy_seed: of the run that is shown.
+        fvu_selected: and what follows, of the shown run or medians, see :class:`GatedOutcome`;
+            ``None`` without holders.
+        seconds: of one process.
+    """
+
+    KEY: ClassVar[tuple[str, ...]] = ("experiment",)
+
+    experiment: str
+    toy: dict[str, Any]
+    gated: dict[str, Any]
+    recipe: str
+    heads: int
+    gated_heads: int
+    trigrams: int
+    seeds: int
+    clean: int
+    clean_rate: float
+    clean_interval: list[float]
+    successes: int
+    success_rate: float
+    success_interval: list[float]
+    toys_trained: int
+    toys_learnt: int
+    toys_firm: int
+    toys_used: int
+    toys_distributed: int
+    toys_clean: int
+    selected_seed: int
+    selected_toy_seed: int
+    fvu_selected: float
+    fvu_median: float
+    l0_selected: float
+    l0_median: float
+    kl_median: float
+    kept_selected: float
+    purity_median: float | None
+    open_there_median: float | None
+    fvu_without_holders_median: float | None
+    kl_without_holders_median: float | None
+    accuracy_without_holders_median: float | None
+    fvu_only_holders_median: float | None
+    kl_only_holders_median: float | None
+    accuracy_only_holders_median: float | None
+    seconds: float
+
+    def __str__(self) -> str:
+        return f"{self.experiment}: {self.clean} of {self.seeds} runs are clean."
+
+
 def run_paper(
     config: PaperConfig,
     out: Path | str,
     *,
     workers: int | str | None = None,
-    say: Callable[[str], None] = lambda _: None,
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    say: Say = lambda _: None,
+    on_progress: Progress = lambda done, total: None,
 ) -> dict[str, Any]:
     """Run the experiments and write ``out``: checkpoints, tables, ``results.json``.
 
-    Each experiment is written when it ends. Started again after an interruption with the same
-    config, those that ended are not run again; a run that had ended is run anew. What a run of
-    another config has written is not touched.
+    Each experiment is written when it ends. Run the same again to resume after an interruption; a
+    run that had ended is run anew. What a run of another config has written is not touched.
 
     Args:
-        workers: processes, all cores unless given; or the address of a Dask scheduler, such as
-            ``tcp://127.0.0.1:8786``.
-        say: told a sentence when an experiment ends.
-        on_progress: told how many batches of seeds are done, of how many.
+        workers, say, on_progress: see :meth:`~gated_interp.experiments.study.Study.run`.
 
     Raises:
         GatedInterpError: no toy of an experiment learnt its task, or ``out`` cannot be written or
             holds a run of another config.
+        StudyInterrupted: on Ctrl-C; what had finished is kept.
     """
     out = Path(out)
-    parts = out / PARTS
-    require_same(
-        out / NOTES,
-        config.to_dict(),
-        (out / RESULTS).exists() or any(parts.glob("*.json")),
-        lambda said: PaperConfig.from_dict(said).to_dict(),
-    )
-    if _finished(out):
-        shutil.rmtree(parts, ignore_errors=True)
-    write_text(out / NOTES, json.dumps(config.to_dict(), indent=2) + "\n")
+    store = Store(
+        out, PARTS, PaperRow, config.to_dict(), notes_file=NOTES, digits=None,
+        results=[RESULTS, PARTS],
+        same=lambda said: PaperConfig.from_dict(said).to_dict(), earlier=lambda: _earlier(out),
+    )  # fmt: skip
 
-    wanted = {}
-    done: dict[str, dict[str, Any]] = {}
-    for name, shape in config.experiments.items():
-        earlier = parts / f"{name}.json"
-        if earlier.is_file():
-            done[name] = json.loads(earlier.read_text(encoding="utf-8"))["result"]
-            say(f"{name} is done already; its results are kept.")
-        else:
-            wanted[name] = shape
+    def made(
+        cell: Cell, toys: list[ToyOutcome], gated: list[Any], seconds: float
+    ) -> tuple[PaperRow, None]:
+        return _write_experiment(cell, SeedsOutcome(toys, gated, seconds), out), None
 
     started = time.perf_counter()
-    shapes = {name: _shape(shape, config) for name, shape in wanted.items()}
-    seeds = range(config.first_seed, config.first_seed + config.seeds)
-    trained = train_batches(
-        shapes, seeds, train_gated_seeds, workers=workers, on_progress=on_progress
+    run_cells(
+        store,
+        [_cell(shape, config) for shape in config.experiments.values()],
+        config.every_seed,
+        train_gated_seeds,
+        made,
+        unit="experiments",
+        workers=workers,
+        say=say,
+        on_progress=on_progress,
     )
-    for name, toys, gated, seconds in trained:
-        done[name] = _write_experiment(name, SeedsOutcome(toys, gated, seconds), config, out)
-        write_text(parts / f"{name}.json", json.dumps({"result": done[name]}))
-        say(f"{name}: {done[name]['clean']} of {done[name]['seeds']} runs are clean.")
+    entries = {row.experiment: vars(row) for row in store.rows.values()}
     results = {
         "config": config.to_dict(),
         "seconds": time.perf_counter() - started,
-        "experiments": {name: done[name] for name in config.experiments},
+        "experiments": {
+            name: {k: v for k, v in entries[name].items() if k != "experiment"}
+            for name in config.experiments
+        },
     }
     write_text(out / RESULTS, json.dumps(results, indent=2) + "\n")
-    shutil.rmtree(parts, ignore_errors=True)
+    store.remove()
+    shutil.rmtree(out / PARTS, ignore_errors=True)
     return results
 
 
-def _finished(out: Path) -> bool:
-    """Whether the folder holds a run that ended (its parts, if any, are leftovers)."""
-    return (out / RESULTS).exists() and not (out / PARTS).is_dir()
+def _earlier(out: Path) -> list[PaperRow]:
+    """What an interrupted run of version 0.2 had finished."""
+    found = {path.stem: json.loads(path.read_text()) for path in (out / PARTS).glob("*.json")}
+    return [PaperRow.of({"experiment": name, **said["result"]}) for name, said in found.items()]
 
 
-def _shape(shape: tuple[int, int], config: PaperConfig) -> Shape:
+@dataclasses.dataclass(frozen=True)
+class PaperCell(Cell):
+    """Toys of one shape and a recipe, whose row is named by the toys alone."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The experiment."""
+        return (self.experiment,)
+
+
+def _cell(shape: tuple[int, int], config: PaperConfig) -> PaperCell:
     recipe = recipe_named(config.recipe, *shape)
     if config.steps is not None:
         recipe = recipe.replace(steps=config.steps)
-    return Toys(*shape), recipe
+    return PaperCell(config.recipe, Toys(*shape), recipe)
 
 
-def _write_experiment(
-    name: str, outcome: SeedsOutcome, config: PaperConfig, out: Path
-) -> dict[str, Any]:
-    """Write an experiment's checkpoints and tables; returns its entry of ``results.json``."""
-    run = outcome.selected
+def _write_experiment(cell: Cell, outcome: SeedsOutcome, out: Path) -> PaperRow:
+    """Write an experiment's checkpoints and tables."""
+    run, name = outcome.selected, cell.experiment
     toy = original_of(run)
     toy_run = next(t for t in outcome.toys if t.seed == run.toy_seed)
-    notes = {"experiment": name, "recipe": config.recipe, "seed": run.seed, "fvu": run.fvu}
+    notes = {"experiment": name, "recipe": cell.name, "seed": run.seed, "fvu": run.fvu}
     save(run.model, out / f"{name}-gated.safetensors", notes=notes | {"l0": run.l0})
     save(toy, out / f"{name}-toy.safetensors", notes={"experiment": name, "seed": run.toy_seed})
     table, toys = outcome.table(), outcome.toy_table()
@@ -157,41 +217,40 @@ def _write_experiment(
     write_table(toys, out / f"{name}-toys.csv")
     write_table(histories(outcome), out / f"{name}-history.csv")
 
-    successes = int(table["success"].sum())
-    clean = int(table["clean"].sum())
-    learnt = int(toys["learnt_all"].sum())
-    distributed = int((toys["learnt_all"] & (toys["distributed"] > 0)).sum())
-    return {
-        "toy": toy_run.verdict.to_json(),
-        "gated": run.verdict.to_json(),
-        "recipe": config.recipe,
-        "heads": int(toy.blocks[0].attn.W_Q.shape[0]),
-        "gated_heads": int(run.model.blocks[0].attn.W_O.shape[0]),
-        "trigrams": len(run.verdict.accuracy),
-        "seeds": len(table),
-        "clean": clean,
-        "clean_rate": clean / len(table),
-        "clean_interval": list(clustered(table["clean"].tolist(), table["toy_seed"].tolist())),
-        "successes": successes,
-        "success_rate": successes / len(table),
-        "success_interval": list(clustered(table["success"].tolist(), table["toy_seed"].tolist())),
-        "toys_trained": len(toys),
-        "toys_learnt": learnt,
-        "toys_firm": int(toys["firm"].sum()),
-        "toys_used": int(table["toy_seed"].nunique()),
-        "toys_distributed": distributed,
-        "toys_clean": int(toys["clean"].sum()),
-        "selected_seed": run.seed,
-        "selected_toy_seed": run.toy_seed,
-        "fvu_selected": run.fvu,
-        "fvu_median": float(table["fvu"].median()),
-        "l0_selected": run.l0,
-        "l0_median": float(table["l0"].median()),
-        "kl_median": float(table["kl"].median()),
-        "kept_selected": run.kept,
-        **{f"{name}_median": _median(table[name]) for name in OF_HOLDERS},
-        "seconds": outcome.seconds,
-    }
+    successes, clean = int(table["success"].sum()), int(table["clean"].sum())
+    clusters = table["toy_seed"].tolist()
+    return PaperRow(
+        experiment=name,
+        toy=toy_run.verdict.to_json(),
+        gated=run.verdict.to_json(),
+        recipe=cell.name,
+        heads=int(toy.blocks[0].attn.W_Q.shape[0]),
+        gated_heads=int(run.model.blocks[0].attn.W_O.shape[0]),
+        trigrams=len(run.verdict.accuracy),
+        seeds=len(table),
+        clean=clean,
+        clean_rate=clean / len(table),
+        clean_interval=list(clustered(table["clean"].tolist(), clusters)),
+        successes=successes,
+        success_rate=successes / len(table),
+        success_interval=list(clustered(table["success"].tolist(), clusters)),
+        toys_trained=len(toys),
+        toys_learnt=int(toys["learnt_all"].sum()),
+        toys_firm=int(toys["firm"].sum()),
+        toys_used=int(table["toy_seed"].nunique()),
+        toys_distributed=int((toys["learnt_all"] & (toys["distributed"] > 0)).sum()),
+        toys_clean=int(toys["clean"].sum()),
+        selected_seed=run.seed,
+        selected_toy_seed=run.toy_seed,
+        fvu_selected=run.fvu,
+        fvu_median=float(table["fvu"].median()),
+        l0_selected=run.l0,
+        l0_median=float(table["l0"].median()),
+        kl_median=float(table["kl"].median()),
+        kept_selected=run.kept,
+        **{f"{each}_median": _median(table[each]) for each in OF_HOLDERS},
+        seconds=outcome.seconds,
+    )
 
 
 def histories(outcome: SeedsOutcome) -> pd.DataFrame:

@@ -1,20 +1,74 @@
 """The phase diagram: what toys learn, how often it is distributed, how often gating undoes it."""
 
+import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Unpack
 
 import pandas as pd
 
-from gated_interp.experiments.cells import Cell, CellsConfig, Row, Runs, read_table, run_cells
 from gated_interp.experiments.originals import Toys
 from gated_interp.experiments.recipes import recipe_named
-from gated_interp.experiments.reliability import summary as reliability_summary
+from gated_interp.experiments.reliability import Rates, rates
+from gated_interp.experiments.study import Cell, Figures, How, Runs, Study
 from gated_interp.metrics.intervals import fractions
-from gated_interp.plots import phase_diagram, save_figures
+from gated_interp.plots import phase_diagram
 
 HEADS, TRIGRAMS = range(1, 9), range(1, 13)
-STEM = "phase"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PhaseRow(Rates):
+    """A shape of toys.
+
+    Attributes:
+        clean_rate: gated runs that are clean (``low`` and ``high`` are its interval).
+        learnt: toys that learnt every trigram, of all.
+        distributed: of those, the ones with a trigram that has no sole owner.
+        success: gated runs that succeed by the post's rule.
+
+    All are fractions, with the ends of their 95% Wilson intervals. All but ``learnt`` are missing
+    where no toy learnt.
+    """
+
+    clean_rate: float
+    learnt: float
+    learnt_low: float
+    learnt_high: float
+    distributed: float
+    distributed_low: float
+    distributed_high: float
+    success: float
+
+
+def phases(cell: Cell, runs: Runs) -> PhaseRow:
+    """The row of a cell."""
+    row = Rates(**rates(cell, runs))
+    more = fractions(
+        learnt=(row.toys_learnt, row.toys_trained),
+        distributed=(row.toys_distributed, row.toys_learnt),
+        success=(row.successes, row.runs),
+    )
+    clean_rate = row.clean / row.runs if row.runs else math.nan
+    return PhaseRow(**vars(row) | more, clean_rate=clean_rate)
+
+
+def _views(table: pd.DataFrame) -> Figures:
+    table = table.sort_values(["heads", "trigrams"])
+    figure = phase_diagram(table, title="Toys and gated blocks, by heads and trigrams")
+    return {"phase-diagram": (figure, table)}
+
+
+PHASE = Study(
+    name="phase",
+    row=PhaseRow,
+    summary=phases,
+    views=_views,
+    needs=("heads", "trigrams", "learnt", "distributed", "success"),
+    seeds=8,
+    first_seed=10_000,
+)
 
 
 def run_phase(
@@ -22,72 +76,18 @@ def run_phase(
     *,
     heads: Sequence[int] = HEADS,
     trigrams: Sequence[int] = TRIGRAMS,
-    seeds: int = 8,
-    first_seed: int = 10_000,
     recipe: str = "reliable",
-    steps: int | None = None,
-    toy_steps: int | None = None,
-    workers: int | str | None = None,
-    say: Callable[[str], None] = lambda _: None,
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    **how: Unpack[How],
 ) -> pd.DataFrame:
-    """One row of ``out/phase.csv`` for each (heads, trigrams); see :func:`phases`.
-
-    A row is written when it is done; started again with the same seeds and steps, rows that are
-    there are kept.
+    """One :class:`PhaseRow` of ``out/phase.csv`` for each number of heads and trigrams.
 
     Args:
-        out: run folder.
         heads, trigrams: of the toys.
-        seeds: toys, and gated runs on those that learnt, per cell.
         recipe: ``reliable`` or ``reference``.
-        steps, toy_steps: instead of the recipe's.
-        workers, say, on_progress: see :func:`run_cells`.
-
-    Returns:
-        The whole table.
+        how: see :meth:`~gated_interp.experiments.study.Study.run`, which says the rest.
 
     Raises:
-        GatedInterpError: no such recipe, no cell, or a folder that holds something else.
+        GatedInterpError: no such recipe, or as ``Study.run``.
     """
-    config = CellsConfig(seeds=seeds, first_seed=first_seed, steps=steps, toy_steps=toy_steps)
     cells = [Cell(recipe, Toys(h, t), recipe_named(recipe, h, t)) for h in heads for t in trigrams]
-    return run_cells(
-        out, STEM, cells, config, phases, workers=workers, say=say, on_progress=on_progress
-    )
-
-
-def phases(runs: Runs) -> Row:
-    """The row of :func:`reliability.summary`, and four fractions.
-
-    ``learnt``: toys that learnt every trigram, of all; ``distributed``: of those, the ones with a
-    trigram that has no sole owner; ``clean_rate``: gated runs that are clean (``low`` and ``high``
-    are its interval); ``success``: those that succeed by the post's rule. The last three are
-    missing where no toy learnt. Ends of 95% Wilson intervals: ``learnt_low``, ``learnt_high`` and
-    so on.
-    """
-    row = reliability_summary(runs)
-    row["clean_rate"] = row["clean"] / row["runs"] if row["runs"] else math.nan
-    return row | fractions(
-        learnt=(row["toys_learnt"], row["toys_trained"]),
-        distributed=(row["toys_distributed"], row["toys_learnt"]),
-        success=(row["successes"], row["runs"]),
-    )
-
-
-def draw_phase(
-    csv: Path | str,
-    out: Path | str,
-    formats: Sequence[str] = ("svg", "png"),
-    *,
-    say: Callable[[str], object] | None = None,
-) -> list[Path]:
-    """Draw ``phase.csv`` to ``out/phase-diagram.*``, with the rows it was drawn from.
-
-    Raises:
-        GatedInterpError: not such a table, two recipes in it, or a format that does not exist.
-    """
-    wanted = ["heads", "trigrams", "learnt", "distributed", "success"]
-    table = read_table(csv, wanted).sort_values(["heads", "trigrams"])
-    figure = phase_diagram(table, title="Toys and gated blocks, by heads and trigrams")
-    return save_figures({Path(out) / "phase-diagram": (figure, table)}, formats, say=say)
+    return PHASE.run(out, cells, **how)

@@ -1,29 +1,22 @@
 """How often each recipe works, over seeds: the ablation table of the recommended recipe."""
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, Unpack
 
 import pandas as pd
 
 from gated_interp.core.errors import GatedInterpError
-from gated_interp.core.files import write_table
-from gated_interp.experiments.cells import (
-    KEY,
-    Cell,
-    CellsConfig,
-    Row,
-    Runs,
-    read_table,
-    run_cells,
-)
 from gated_interp.experiments.originals import Toys
 from gated_interp.experiments.recipes import Recipe, recipe_named
+from gated_interp.experiments.seeds import OF_HOLDERS
+from gated_interp.experiments.study import Cell, CellRow, Figures, HowMany, Runs, Study, named
 from gated_interp.metrics.intervals import clustered, paired_difference
-from gated_interp.plots import reliability, save_figures
+from gated_interp.plots import reliability
 
 SHAPES = ((2, 3), (3, 4), (4, 5), (6, 8), (8, 12))
-STEM = "reliability"
 
 
 def _reliable(heads: int, trigrams: int) -> Recipe:
@@ -63,47 +56,176 @@ VARIANTS: dict[str, Callable[[int, int], Recipe]] = {
 DEFAULT = ("reliable", *CONTROLS)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Rates(CellRow):
+    """How often a recipe works on toys of one shape.
+
+    Attributes:
+        toys_trained, toys_learnt (every trigram), toys_firm (of those, with a lead to spare),
+            toys_distributed (of those that learnt, with a trigram that has no sole owner),
+            toys_clean, toys_used (different toys that gated blocks replace): counts of toys.
+        clean: runs in which every trigram is held by exactly one head of its own; ``low`` and
+            ``high`` are the ends of the 95% interval of their fraction, runs on one toy counting as
+            one cluster (:mod:`~gated_interp.metrics.intervals`).
+        successes: runs with every trigram learnt and none distributed, the post's success;
+            ``success_low``, ``success_high`` are its interval.
+        exactly_one: successes in which each trigram has exactly one sole owner.
+        fvu, l0, kl (nats) and what is said of holders (:class:`GatedOutcome`): medians on held-out
+            sequences; ``fvu_low``, ``fvu_high`` are quartiles.
+        heads_left: median after the heads that never open are pruned.
+        pruned_clean: runs that are clean without these heads.
+        pruned_bound: the furthest that pruning can move an output.
+        seconds: of one process.
+    """
+
+    toys_trained: int
+    toys_learnt: int
+    toys_firm: int
+    toys_distributed: int
+    toys_clean: int
+    toys_used: int = 0
+    clean: int = 0
+    low: float = math.nan
+    high: float = math.nan
+    successes: int = 0
+    success_low: float = math.nan
+    success_high: float = math.nan
+    exactly_one: int = 0
+    fvu: float = math.nan
+    l0: float = math.nan
+    kl: float = math.nan
+    purity: float = math.nan
+    open_there: float = math.nan
+    fvu_without_holders: float = math.nan
+    kl_without_holders: float = math.nan
+    accuracy_without_holders: float = math.nan
+    fvu_only_holders: float = math.nan
+    kl_only_holders: float = math.nan
+    accuracy_only_holders: float = math.nan
+    heads_left: float = math.nan
+    fvu_low: float = math.nan
+    fvu_high: float = math.nan
+    pruned_clean: int = 0
+    pruned_bound: float = math.nan
+    seconds: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ReliabilityRow(Rates):
+    """A shape of toys and a recipe.
+
+    Attributes:
+        change: of the clean rate against ``reliable`` on the same toys and seeds, -1 to 1, with
+            the ends of its 95% interval
+            (:func:`~gated_interp.metrics.intervals.paired_difference`); missing where that recipe
+            has no runs on the same toys.
+    """
+
+    change: float = math.nan
+    change_low: float = math.nan
+    change_high: float = math.nan
+
+
+MEDIANS = ("fvu", "l0", "kl", *OF_HOLDERS, "heads_left")
+
+
+def rates(cell: Cell, runs: Runs) -> dict[str, Any]:
+    """The values of :class:`Rates`."""
+    toys, gated = runs.toys, runs.gated
+    learnt = toys["learnt_all"]
+    row = named(cell, runs) | {
+        "toys_trained": len(toys),
+        "toys_learnt": int(learnt.sum()),
+        "toys_firm": int(toys["firm"].sum()),
+        "toys_distributed": int((learnt & (toys["distributed"] > 0)).sum()),
+        "toys_clean": int(toys["clean"].sum()),
+        "seconds": runs.seconds,
+    }
+    if gated.empty:
+        return row
+    row["toys_used"] = int(gated["toy_seed"].nunique())
+    toys_of_runs = gated["toy_seed"].tolist()
+    for column, count, ends in (("clean", "clean", ""), ("success", "successes", "success_")):
+        row[count] = int(gated[column].sum())
+        row[f"{ends}low"], row[f"{ends}high"] = clustered(gated[column].tolist(), toys_of_runs)
+    row["exactly_one"] = int(gated["exactly_one"].sum())
+    row |= {name: float(gated[name].median()) for name in MEDIANS}
+    row["fvu_low"], row["fvu_high"] = (float(gated["fvu"].quantile(q)) for q in (0.25, 0.75))
+    row["pruned_clean"] = int(gated["pruned_clean"].sum())
+    row["pruned_bound"] = float(gated["pruned_bound"].max())
+    return row
+
+
+def with_differences(rows: Sequence[ReliabilityRow], runs: pd.DataFrame) -> list[ReliabilityRow]:
+    """``rows`` with the change of the clean rate against ``reliable``.
+
+    Args:
+        runs: ``reliability-runs.csv``.
+    """
+
+    def change(row: ReliabilityRow) -> tuple[float, float, float]:
+        mine, base = (
+            runs[(runs["experiment"] == row.experiment) & (runs["recipe"] == recipe)]
+            for recipe in (row.recipe, "reliable")
+        )
+        pairs = mine.merge(base, on=["seed", "toy_seed"], suffixes=("", "_base"))
+        if row.recipe == "reliable" or pairs.empty:
+            return (math.nan,) * 3
+        clean, base_clean, toys = (pairs[c].tolist() for c in ("clean", "clean_base", "toy_seed"))
+        return paired_difference(clean, base_clean, toys)
+
+    found = [(row, change(row)) for row in rows]
+    return [
+        dataclasses.replace(row, change=moved, change_low=low, change_high=high)
+        for row, (moved, low, high) in found
+    ]
+
+
+def _views(table: pd.DataFrame) -> Figures:
+    table = in_order(table)
+    drawn = table[table["runs"] > 0]
+    title = "Clean runs over seeds, by recipe"
+    return {"recipes": (reliability(drawn, target=0.95, title=title), drawn)}
+
+
+RELIABILITY = Study(
+    name="reliability",
+    row=ReliabilityRow,
+    summary=lambda cell, runs: ReliabilityRow(**rates(cell, runs)),
+    finished=with_differences,
+    views=_views,
+    needs=("experiment", "recipe", "heads", "trigrams", "runs", "clean", "fvu_high"),
+    seeds=64,
+    first_seed=7000,
+)
+
+
 def run_reliability(
     out: Path | str,
     *,
-    seeds: int = 64,
-    first_seed: int = 7000,
     shapes: Sequence[tuple[int, int]] = SHAPES,
     variants: Sequence[str] = DEFAULT,
     steps: int | None = None,
     reference_steps: int | None = None,
-    toy_steps: int | None = None,
-    workers: int | str | None = None,
-    say: Callable[[str], None] = lambda _: None,
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    **how: Unpack[HowMany],
 ) -> pd.DataFrame:
-    """One row of ``out/reliability.csv`` for each shape and recipe; see :func:`summary`.
-
-    A row is written when it is done; started again with the same seeds and steps, rows that are
-    there are kept.
+    """One :class:`ReliabilityRow` of ``out/reliability.csv`` for each shape and recipe.
 
     Args:
-        out: run folder.
-        seeds: gated runs per row; seed ``s`` gives a toy, its data, a block and its data.
         shapes: (toy heads, trigrams).
         variants: of ``VARIANTS``.
         steps: of the gated training, instead of the recipes' own; not for ``reference``.
         reference_steps: the same for ``reference``, which has 100,000.
-        toy_steps: of the toys' training, instead of the recipes'.
-        workers, say, on_progress: see :func:`run_cells`.
-
-    Returns:
-        The whole table.
+        how: see :meth:`~gated_interp.experiments.study.Study.run`, which says the rest.
 
     Raises:
-        GatedInterpError: an unknown variant, no cell, or a folder that holds something else.
+        GatedInterpError: an unknown variant, or as ``Study.run``.
     """
     unknown = [v for v in variants if v not in VARIANTS]
     if unknown:
         raise GatedInterpError(
             f"there is no recipe {unknown[0]!r}; there are {', '.join(VARIANTS)}."
         )
-    config = CellsConfig(seeds=seeds, first_seed=first_seed, toy_steps=toy_steps)
     cells = []
     for variant in variants:
         given = reference_steps if variant == "reference" else steps
@@ -111,12 +233,7 @@ def run_reliability(
             recipe = VARIANTS[variant](heads, trigrams)
             recipe = recipe if given is None else recipe.replace(steps=given)
             cells.append(Cell(variant, Toys(heads, trigrams), recipe))
-    table = run_cells(
-        out, STEM, cells, config, summary, workers=workers, say=say, on_progress=on_progress
-    )
-    table = with_differences(table, read_table(Path(out) / f"{STEM}-runs.csv", KEY))
-    write_table(table, Path(out) / f"{STEM}.csv")
-    return table
+    return RELIABILITY.run(out, cells, **how)
 
 
 def selected(only: Sequence[str]) -> tuple[list[tuple[int, int]], list[str]]:
@@ -140,101 +257,6 @@ def selected(only: Sequence[str]) -> tuple[list[tuple[int, int]], list[str]]:
     wanted_shapes = [shapes[name] for name in only if name in shapes]
     wanted = [each for name in only for each in GROUPS.get(name, [name]) if each in VARIANTS]
     return wanted_shapes or list(SHAPES), list(dict.fromkeys(wanted)) or list(DEFAULT)
-
-
-MEDIANS = (
-    "fvu",
-    "l0",
-    "kl",
-    "purity",
-    "open_there",
-    "fvu_without_holders",
-    "kl_without_holders",
-    "accuracy_without_holders",
-    "fvu_only_holders",
-    "kl_only_holders",
-    "accuracy_only_holders",
-    "heads_left",
-)
-
-
-def summary(runs: Runs) -> Row:
-    """A row of the table.
-
-    - ``runs``: gated runs; 0 where no toy learnt.
-    - ``toys_trained``, ``toys_learnt`` (every trigram), ``toys_firm`` (of those, with a lead to
-      spare), ``toys_distributed`` (with a trigram that has no sole owner), ``toys_clean``,
-      ``toys_used`` (different toys gated blocks stand in for).
-    - ``clean``: runs in which every trigram is held by exactly one head of its own; ``low`` and
-      ``high`` are the ends of the 95% interval of their fraction, runs on one toy counting as one
-      cluster (:mod:`~gated_interp.metrics.intervals`).
-    - ``successes``: runs with every trigram learnt and none distributed, the post's success;
-      ``success_low``, ``success_high`` its interval; ``exactly_one``: successes in which each
-      trigram has exactly one sole owner.
-    - ``fvu``, ``l0``, ``kl`` and what is said of holders (:class:`GatedOutcome`): medians on
-      held-out sequences; ``fvu_low``, ``fvu_high``: quartiles.
-    - ``heads_left``: median after the heads that never open are pruned; ``pruned_clean``;
-      ``pruned_bound``: the furthest that pruning can move an output.
-    - ``seconds``: of one process.
-    """
-    toys, gated = runs.toys, runs.gated
-    learnt = toys["learnt_all"]
-    row: Row = {
-        "runs": len(gated),
-        "toys_trained": len(toys),
-        "toys_learnt": int(learnt.sum()),
-        "toys_firm": int(toys["firm"].sum()),
-        "toys_distributed": int((learnt & (toys["distributed"] > 0)).sum()),
-        "toys_clean": int(toys["clean"].sum()),
-        "toys_used": 0,
-    }
-    for count, ends in (("clean", ""), ("successes", "success_")):
-        row |= {count: 0, f"{ends}low": math.nan, f"{ends}high": math.nan}
-    row |= {"exactly_one": 0, **dict.fromkeys(MEDIANS, math.nan)}
-    row |= {"fvu_low": math.nan, "fvu_high": math.nan}
-    row |= {"pruned_clean": 0, "pruned_bound": math.nan, "seconds": runs.seconds}
-    if gated.empty:
-        return row
-    row["toys_used"] = int(gated["toy_seed"].nunique())
-    toys_of_runs = gated["toy_seed"].tolist()
-    for column, count, ends in (("clean", "clean", ""), ("success", "successes", "success_")):
-        row[count] = int(gated[column].sum())
-        row[f"{ends}low"], row[f"{ends}high"] = clustered(gated[column].tolist(), toys_of_runs)
-    row["exactly_one"] = int(gated["exactly_one"].sum())
-    row |= {name: float(gated[name].median()) for name in MEDIANS}
-    row["fvu_low"], row["fvu_high"] = (float(gated["fvu"].quantile(q)) for q in (0.25, 0.75))
-    row["pruned_clean"] = int(gated["pruned_clean"].sum())
-    row["pruned_bound"] = float(gated["pruned_bound"].max())
-    return row
-
-
-def with_differences(table: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
-    """``table`` with the change of the clean rate against ``reliable`` on the same toys and seeds.
-
-    Columns ``change``, ``change_low``, ``change_high`` (-1 to 1, 95%, see
-    :func:`~gated_interp.metrics.intervals.paired_difference`); missing where that recipe has
-    no runs on the same toys.
-
-    Args:
-        runs: ``reliability-runs.csv``.
-    """
-    ends: list[tuple[float, float, float]] = []
-    for row in table.to_dict("records"):
-        mine, base = (
-            runs[(runs["experiment"] == row["experiment"]) & (runs["recipe"] == recipe)]
-            for recipe in (row["recipe"], "reliable")
-        )
-        pairs = mine.merge(base, on=["seed", "toy_seed"], suffixes=("", "_base"))
-        if row["recipe"] == "reliable" or pairs.empty:
-            ends.append((math.nan,) * 3)
-        else:
-            ends.append(
-                paired_difference(*(pairs[c].tolist() for c in ("clean", "clean_base", "toy_seed")))
-            )
-    return table.assign(**dict(zip(CHANGE, zip(*ends, strict=True), strict=True)))
-
-
-CHANGE = ("change", "change_low", "change_high")
 
 
 def in_order(table: pd.DataFrame) -> pd.DataFrame:
@@ -276,23 +298,3 @@ SHOWN = {"fvu": ".3g", "kl": ".2g", "l0": ".2f", "purity": ".2f"}
 
 def _number(value: float, places: str) -> str:
     return "-" if math.isnan(value) else format(value, places)
-
-
-def draw_reliability(
-    csv: Path | str,
-    out: Path | str,
-    formats: Sequence[str] = ("svg", "png"),
-    *,
-    say: Callable[[str], object] | None = None,
-) -> list[Path]:
-    """Draw ``reliability.csv`` to ``out/recipes.*``, with the rows it was drawn from.
-
-    Raises:
-        GatedInterpError: not such a table, no row with runs, or a format that does not exist.
-    """
-    wanted = ["experiment", "recipe", "heads", "trigrams", "runs", "clean", "fvu_high"]
-    table = in_order(read_table(csv, wanted))
-    drawn = table[table["runs"] > 0]
-    title = "Clean runs over seeds, by recipe"
-    figure = reliability(drawn, target=0.95, title=title)
-    return save_figures({Path(out) / "recipes": (figure, drawn)}, formats, say=say)

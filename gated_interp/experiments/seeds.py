@@ -47,16 +47,6 @@ OF_HOLDERS = (
     "kl_only_holders",
     "accuracy_only_holders",
 )
-MEASURES = (
-    "fvu",
-    "l0",
-    "cross_entropy",
-    "original_cross_entropy",
-    "kl",
-    "kept",
-    *OF_HOLDERS,
-    "selection_loss",
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,6 +127,9 @@ class GatedOutcome:
             "distributed": len(found.distributed),
             **{name: getattr(self, name) for name in MEASURES},
         }
+
+
+MEASURES = tuple(f.name for f in dataclasses.fields(GatedOutcome) if f.type is float)
 
 
 @dataclasses.dataclass(frozen=True, repr=False)

@@ -1,35 +1,112 @@
 """A grid of cells (heads, trigrams, alpha), many seeds each, into one table that grows."""
 
-import contextlib
 import dataclasses
+import hashlib
 import json
-import os
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import pandas as pd
-from tqdm.auto import tqdm
 
-from gated_interp.core.config import Config, positive
 from gated_interp.core.errors import GatedInterpError
-from gated_interp.core.files import write_text
-from gated_interp.core.signals import uninterrupted
-from gated_interp.experiments.backends import Backend, connected
-from gated_interp.experiments.batches import train_batches
+from gated_interp.experiments.backends import Backend
 from gated_interp.experiments.grid import numbers, whole_numbers
 from gated_interp.experiments.memory import require_memory
 from gated_interp.experiments.originals import Toys
 from gated_interp.experiments.recipes import Recipe, recipe_named
-from gated_interp.experiments.sweep_cells import COLUMNS, SweepCell, measured, row_of
-from gated_interp.experiments.table import GrowingTable, require_same
-from gated_interp.training.stacked.runs import say_on_stderr
+from gated_interp.experiments.seeds import ToyOutcome, train_gated_seeds
+from gated_interp.experiments.store import Row, Store
+from gated_interp.experiments.study import Cell, CellsConfig, Figures, Progress, Runs, Say, Study
+from gated_interp.metrics.intervals import fractions
+from gated_interp.plots import phase_diagram, sweep_curves
+from gated_interp.tasks.task import ProbedTask
 
-STEM, NOTES, LOCK = "sweep", "sweep.json", ".sweep.lock"
+# More lines than this cannot be told apart.
+MOST_LINES = 8
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SweepConfig(Config):
+class SweepRow(Row):
+    """A shape of toys and a weight of the gate penalty.
+
+    Attributes:
+        key: a hash of everything that decides the row.
+        heads, trigrams: of the toys.
+        alpha: of the gated runs; ``gated_heads`` of each.
+        seeds: toys trained.
+        toys_learnt: toys that learnt every trigram.
+        toys_distributed: of those, the ones with a trigram without a sole owner.
+        gated_runs: as many as seeds, spread over the toys that learnt (0 where none did).
+        clean_runs: of those, with every trigram held by one head of its own.
+        successes: of those, with every trigram learnt and solely owned.
+        learnt (of the seeds), distributed (of the toys that learnt), clean, success (of the gated
+            runs): fractions, with the ends of their 95% Wilson intervals; missing where nothing
+            was run.
+        fvu_median, l0_median: over the gated runs, on held-out sequences.
+        seconds: of one process, with those of the toys, which all cells of a shape share.
+    """
+
+    KEY: ClassVar[tuple[str, ...]] = ("key",)
+    ORDER: ClassVar[tuple[str, ...]] = ("heads", "trigrams", "alpha")
+
+    key: str
+    heads: int
+    trigrams: int
+    alpha: float
+    gated_heads: int
+    seeds: int
+    toys_learnt: int
+    toys_distributed: int
+    gated_runs: int
+    clean_runs: int
+    successes: int
+    learnt: float
+    learnt_low: float
+    learnt_high: float
+    distributed: float
+    distributed_low: float
+    distributed_high: float
+    clean: float
+    clean_low: float
+    clean_high: float
+    success: float
+    success_low: float
+    success_high: float
+    fvu_median: float
+    l0_median: float
+    seconds: float
+
+    def __str__(self) -> str:
+        which = f"{self.heads}H{self.trigrams}ST, alpha {self.alpha:g}"
+        return f"{which}: {self.clean_runs} of {self.gated_runs} are clean."
+
+
+@dataclasses.dataclass(frozen=True)
+class SweepCell(Cell):
+    """A shape of toy, how toys and gated blocks are trained, and over which seeds."""
+
+    originals: Toys
+    seeds: int
+    first_seed: int
+
+    @property
+    def key(self) -> str:
+        """A hash of all of it."""
+        shape = dataclasses.asdict(self.originals)
+        text = json.dumps(shape | {"recipe": self.recipe.to_dict(), "seeds": self.seeds,
+                                   "first_seed": self.first_seed}, sort_keys=True)  # fmt: skip
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The key of its row."""
+        return (self.key,)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SweepConfig(CellsConfig):
     """A grid, and how its cells are run.
 
     Attributes:
@@ -50,23 +127,14 @@ class SweepConfig(Config):
     heads: str = "2:4"
     trigrams: str = "3:6"
     alphas: str | None = None
-    seeds: int = 64
-    first_seed: int = 0
     recipe: Literal["reliable", "reference"] = "reliable"
     hold_fvu: bool = True
     expansion: int | None = None
-    steps: int | None = None
-    toy_steps: int | None = None
     n_sequences: int | None = None
     out: str = "runs/sweep"
 
     def problems(self) -> list[str]:
-        found = positive(self, "seeds")
-        for name in ("expansion", "steps", "toy_steps", "n_sequences"):
-            if getattr(self, name) is not None:
-                found += positive(self, name)
-        if self.first_seed < 0:
-            found.append(f"first_seed is {self.first_seed}; it must not be negative.")
+        found = super().problems()
         try:
             self.axes()
             if not found:
@@ -101,117 +169,104 @@ class SweepConfig(Config):
         heads, trigrams, alphas = self.axes()
         shapes = sorted(((h, t) for h in heads for t in trigrams), key=lambda s: -s[0] * s[1] ** 2)
         return [
-            SweepCell(h, t, self.recipe_for(h, t, alpha), self.seeds, self.first_seed)
+            SweepCell(
+                self.recipe, Toys(h, t), self.recipe_for(h, t, alpha), self.seeds, self.first_seed
+            )
             for h, t in shapes
             for alpha in alphas
         ]
-
-
-class SweepInterrupted(KeyboardInterrupt):
-    """Ctrl-C stopped a sweep; the message says what is kept."""
 
 
 def run_sweep(
     config: SweepConfig,
     *,
     workers: int | str | None = None,
-    progress: bool = True,
-    say: Callable[[str], object] = say_on_stderr,
-    on_progress: Callable[[int, int], object] = lambda done, total: None,
+    say: Say = lambda _: None,
+    on_progress: Progress = lambda done, total: None,
 ) -> pd.DataFrame:
     """Run the cells that ``config.out`` lacks; each is added to the table when it is done.
 
     The folder gets ``sweep.csv`` and ``sweep.parquet`` (the same rows, readable at any time) and
-    ``sweep.json`` (the config). Started again after a kill, it goes on where it was. Cells of one
-    shape share their toys.
+    ``sweep.json`` (the config). Run the same again to resume after a kill. Cells of one shape share
+    their toys.
 
     Args:
-        workers: local processes, all cores unless given; or the address of a Dask scheduler, such
-            as ``tcp://127.0.0.1:8786``.
-        progress: whether to show cells done, their rate and the time left.
-        say: told a sentence about what was found and what is done.
-        on_progress: told how many cells are done, of how many.
+        workers, say, on_progress: see :meth:`~gated_interp.experiments.study.Study.run`.
 
     Returns:
-        The whole table, see ``sweep_cells.COLUMNS``, ordered by heads, trigrams and alpha.
+        The whole table of :class:`SweepRow`, ordered by heads, trigrams and alpha.
 
     Raises:
         GatedInterpError: a cell that does not fit into the memory, a scheduler that cannot be
             reached or is lost, a folder that holds something else or is in use, or a worker that
             ends by itself.
-        SweepInterrupted: on Ctrl-C; what had finished is kept.
+        StudyInterrupted: on Ctrl-C; what had finished is kept.
     """
     out, cells = Path(config.out), config.cells()
-    table = _open(out, config, cells)  # nothing is written while something may still be refused
-    if len(table.rows) == len(cells) and table.parquet.exists():
-        say(f"all {len(cells)} cells are there already.")
-        return table.frame()
-    with connected(workers) as where:
-        for cell in {(c.heads, c.trigrams): c for c in cells}.values():
-            require_memory(
-                cell.heads, cell.trigrams, cell.recipe, cell.seeds,
-                min(where.at_once, len(cells)), where.memory,
-            )  # fmt: skip
-        with _locked(out):
-            table = _open(out, config, cells)
-            if table.rows:
-                say(f"{len(table.rows)} of {len(cells)} cells are there already and are kept.")
-            write_text(out / NOTES, json.dumps(config.to_dict(), indent=2) + "\n")
-            table.write()
-            _fill(table, cells, where, progress, on_progress)
-    return table.frame()
-
-
-def _fill(
-    table: GrowingTable,
-    cells: list[SweepCell],
-    where: Backend,
-    progress: bool,
-    on_progress: Callable[[int, int], object],
-) -> None:
-    """Run the cells that ``table`` lacks."""
-    missing = {cell.key: cell for cell in cells if cell.key not in table.keys}
-    shapes = {key: (Toys(cell.heads, cell.trigrams), cell.recipe) for key, cell in missing.items()}
-    seeds = range(cells[0].first_seed, cells[0].first_seed + cells[0].seeds)
-    done, total = len(table.rows), len(cells)
-    on_progress(done, total)
-    bar = tqdm(
-        total=total, initial=done, unit="cell", smoothing=0, disable=not progress, desc="sweep"
-    )
-    trained = train_batches(shapes, seeds, measured, workers=where)
-    try:
-        with bar, contextlib.closing(trained):
-            for key, toys, runs, seconds in trained:
-                with uninterrupted():
-                    table.append(row_of(missing[key], toys, runs, seconds))
-                bar.update()
-                on_progress(len(table.rows), total)
-    except KeyboardInterrupt as stop:
-        raise SweepInterrupted(
-            f"the sweep was interrupted after {len(table.rows)} of {total} cells, which are kept; "
-            "the same sweep goes on with the others."
-        ) from stop
-
-
-def _open(out: Path, config: SweepConfig, cells: list[SweepCell]) -> GrowingTable:
-    """The table in ``out``, which may not exist yet; nothing is written.
-
-    Raises:
-        GatedInterpError: ``out`` is a file, or holds something that is not this sweep.
-    """
-    known = (out / NOTES).exists()
-    require_same(
-        out / NOTES, _settings(config), known, lambda said: _settings(SweepConfig.from_dict(said))
-    )
-    table = GrowingTable(out, STEM, COLUMNS)
-    if not known and out.is_dir() and any(not p.name.startswith(".") for p in out.iterdir()):
+    store = Store(
+        out, "sweep", SweepRow, config.to_dict(),
+        same=lambda said: _settings(SweepConfig.from_dict(said)), digits=None, parquet=True,
+        results=["sweep.json"],
+    ).read()  # fmt: skip
+    others = out.is_dir() and any(not p.name.startswith(".") for p in out.iterdir())
+    if others and not store.notes_path.exists():
         raise GatedInterpError(f"{out} holds files that are no sweep's; name another folder.")
-    if table.keys - {c.key for c in cells}:
+    if store.rows.keys() - {c.names for c in cells}:
         raise GatedInterpError(
-            f"{table.csv} holds cells of another sweep, or of another version of its recipe; name "
+            f"{store.csv} holds cells of another sweep, or of another version of its recipe; name "
             "another folder."
         )
-    return table
+
+    def check(where: Backend) -> None:
+        for toys, cell in {c.originals: c for c in cells}.items():
+            require_memory(
+                toys.heads, toys.trigrams, cell.recipe, cell.seeds,
+                min(where.at_once, len(cells)), where.memory,
+            )  # fmt: skip
+
+    SWEEP.fill(
+        store, cells, config.every_seed, check=check, unit="cells", workers=workers, say=say,
+        on_progress=on_progress,
+    )  # fmt: skip
+    return store.frame()
+
+
+def measured(
+    task: ProbedTask, recipe: Recipe, seeds: Sequence[int], originals: Sequence[ToyOutcome]
+) -> list[dict[str, Any]]:
+    """A row for each seed's gated run, see :meth:`GatedOutcome.row`."""
+    return [run.row() for run in train_gated_seeds(task, recipe, seeds, originals)]
+
+
+def row_of(cell: SweepCell, runs: Runs) -> SweepRow:
+    """The row of a finished cell."""
+    toys, gated = runs.toys, runs.gated
+    learnt, ran = toys["learnt_all"], len(gated) > 0
+    row: dict[str, Any] = {
+        "seeds": len(toys),
+        "toys_learnt": int(learnt.sum()),
+        "toys_distributed": int((learnt & (toys["distributed"] > 0)).sum()),
+        "gated_runs": len(gated),
+        "clean_runs": int(gated["clean"].sum()) if ran else 0,
+        "successes": int(gated["success"].sum()) if ran else 0,
+    }
+    row |= fractions(
+        learnt=(row["toys_learnt"], row["seeds"]),
+        distributed=(row["toys_distributed"], row["toys_learnt"]),
+        clean=(row["clean_runs"], row["gated_runs"]),
+        success=(row["successes"], row["gated_runs"]),
+    )
+    return SweepRow(
+        key=cell.key,
+        heads=cell.originals.heads,
+        trigrams=cell.originals.trigrams,
+        alpha=cell.recipe.alpha,
+        gated_heads=cell.recipe.block.heads(cell.originals.heads),
+        **row,
+        fvu_median=float(gated["fvu"].median()) if ran else math.nan,
+        l0_median=float(gated["l0"].median()) if ran else math.nan,
+        seconds=runs.seconds,
+    )
 
 
 def _settings(config: SweepConfig) -> dict[str, Any]:
@@ -220,31 +275,34 @@ def _settings(config: SweepConfig) -> dict[str, Any]:
     return config.to_dict() | axes | {"out": ""}
 
 
-@contextlib.contextmanager
-def _locked(out: Path) -> Iterator[None]:
-    """Keep a second sweep out of the folder; the lock ends with the process, however it ends.
+def sweep_figures(table: pd.DataFrame) -> Figures:
+    """Curves over alpha (up to eight shapes) where there are several alphas; heads by trigrams for
+    each alpha where there are several shapes."""
+    table = table.sort_values(["heads", "trigrams", "alpha"])
+    found = {}
+    table = table.rename(columns={"clean": "clean_rate"})
+    rate = "clean" if "clean_rate" in table else "success"  # a table of version 0.1 lacks it
+    ran = table[(table["gated_runs"] > 0) & (table["alpha"] > 0)].rename(
+        columns={f"{rate}_low": "low", f"{rate}_high": "high", "fvu_median": "fvu"}
+    )
+    shapes = [f"{h}H{t}ST" for h, t in zip(ran["heads"], ran["trigrams"], strict=True)]
+    ran = ran.assign(shape=shapes)
+    if ran["alpha"].nunique() > 1 and ran["shape"].nunique() <= MOST_LINES:
+        title = "Gated blocks, by the weight of the gate penalty"
+        found["sweep-alpha"] = (sweep_curves(ran, group="shape", title=title), ran)
+    for alpha, part in table.groupby("alpha"):
+        if len(part) > 1:
+            title = f"Toys and gated blocks, alpha {alpha:g}"
+            found[f"sweep-phase-{alpha:g}"] = (phase_diagram(part, title=title), part)
+    return found
 
-    Raises:
-        GatedInterpError: another process has it, or the folder cannot be written.
-    """
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        handle = os.open(out / LOCK, os.O_RDWR | os.O_CREAT)
-    except OSError as error:
-        raise GatedInterpError(
-            f"cannot write to {out}: {error.strerror or error}; name a folder that can be written."
-        ) from error
-    try:
-        try:
-            import fcntl
 
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except ImportError:  # no such locks on this system
-            pass
-        except OSError as error:
-            raise GatedInterpError(
-                f"another process is sweeping into {out}; wait for it, or name another folder."
-            ) from error
-        yield
-    finally:
-        os.close(handle)
+SWEEP = Study(
+    name="sweep",
+    row=SweepRow,
+    summary=row_of,
+    measure=measured,
+    views=sweep_figures,
+    needs=("heads", "trigrams", "alpha", "gated_runs", "success", "success_low", "success_high",
+           "learnt", "distributed", "fvu_median"),
+)  # fmt: skip

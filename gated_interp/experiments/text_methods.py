@@ -9,8 +9,8 @@ import pandas as pd
 
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.files import write_table
-from gated_interp.experiments.cells import read_table
 from gated_interp.experiments.decompose import decompose
+from gated_interp.experiments.store import read_table
 from gated_interp.models.toy import HookedTransformer
 from gated_interp.plots import held_frontier, save_figures
 from gated_interp.training.data import DataSource
@@ -24,7 +24,7 @@ class Point:
 
     Attributes:
         label: the line that it is a point of.
-        method: of :data:`~gated_interp.training.fit.FIT_METHODS`.
+        method: of :data:`~gated_interp.training.methods.METHODS`.
         knob: name and value of what is varied; ``None`` where there is nothing to vary.
         settings: further ones.
     """

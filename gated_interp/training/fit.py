@@ -1,7 +1,6 @@
 """One call that trains a stand-in for any model's attention, with settings that suit any model."""
 
 import dataclasses
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,102 +16,10 @@ from gated_interp.replacements.splice import chosen_layer
 from gated_interp.training.config import TrainConfig, block_seed
 from gated_interp.training.data import DataSource, data_for, draw
 from gated_interp.training.loop import TrainResult, train_gated
+from gated_interp.training.methods import method_named
 
 # Positions in a step, whatever the length of a sequence.
 POSITIONS = 1024
-
-
-@dataclasses.dataclass(frozen=True)
-class FitMethod:
-    """A way to replace the attention of a model that is no toy.
-
-    Attributes:
-        name: on the command line and in tables.
-        source: where it is from.
-        kind: see :data:`~gated_interp.replacements.replacement.KINDS`.
-        expansion: heads for each of the layer's.
-        width: dimensions of a head for each of the layer's.
-        block: fields of the kind's config, and how it starts.
-        train: fields of :class:`TrainConfig`.
-    """
-
-    name: str
-    source: str
-    kind: str = "gated"
-    expansion: int = 2
-    width: int = 2
-    block: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    train: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-
-
-# Copies of the layer's own heads are exact but for their noise; what trains is how they part.
-# Wider than they were, one of them can say what several said: as many weights as four copies.
-COPIES = {"init": "duplicate"}
-GATES = COPIES | {"d_gate": 8}
-FIT_METHODS = {
-    method.name: method
-    for method in (
-        FitMethod("gated", "this package", block=GATES),
-        FitMethod(
-            "gates alone",
-            "our gates without the overlap penalty",
-            block=GATES,
-            train={"overlap": 0.0},
-        ),
-        FitMethod(
-            "overlap alone",
-            "our overlap penalty without gates",
-            block=COPIES | {"gate": "open"},
-            train={"alpha": 0.0},
-        ),
-        FitMethod(
-            "query-key gates",
-            "arXiv 2512.05865",
-            block=GATES | {"gate": "bernoulli", "penalty": "expected"},
-            train={"overlap": 0.0},
-        ),
-        FitMethod(
-            "ungated",
-            "the same heads without gates",
-            block=COPIES | {"gate": "open"},
-            train={"alpha": 0.0, "overlap": 0.0},
-        ),
-        FitMethod(
-            "topk",
-            "Lorsa, arXiv 2504.20938",
-            kind="topk",
-            expansion=64,
-            width=1,
-            block={"k": 8, "normalize_weights": False},
-            train={"alpha": 0.0, "overlap": 0.0},
-        ),
-        FitMethod(
-            "top1",
-            "Progress on attention (Transformer Circuits, 2025)",
-            kind="topk",
-            expansion=4,
-            width=1,
-            block={"k": 1, "normalize_weights": False},
-            train={"alpha": 0.0, "overlap": 0.0},
-        ),
-        FitMethod(
-            "sae on output",
-            "arXiv 2406.17759, TopK",
-            kind="sae",
-            expansion=64,
-            width=1,
-            block={"k": 8},
-            train={"alpha": 0.0, "overlap": 0.0},
-        ),
-    )
-}
-
-
-def fit_method_named(name: str) -> FitMethod:
-    """The method called ``name``."""
-    if name not in FIT_METHODS:
-        raise GatedInterpError(f"there is no method {name!r}; there are {', '.join(FIT_METHODS)}.")
-    return FIT_METHODS[name]
 
 
 @layer_first
@@ -143,8 +50,8 @@ def fit_gated(
     Args:
         layer: may be left out where the model has one.
         data: a task, a text, tokens, or a function of (n, generator); the model's own unless given.
-        method: of :data:`FIT_METHODS`, one that trains a gated block; :func:`fit_replacement`
-            takes the others.
+        method: of :data:`~gated_interp.training.methods.METHODS`, one that trains a gated block;
+            :func:`fit_replacement` takes the others.
         heads: of the block; the method's multiple of the layer's unless given.
         fvu: the error that may stay, above 0; the penalties rise until it is reached. The error is
             the mean of two shares, the second with twice the weight of the first (``downstream`` of
@@ -152,7 +59,8 @@ def fit_gated(
             unexplained, and what predictions lose, of what they lose without the layer.
         steps: of some 1,000 positions each.
         seed: of weights and data.
-        **settings: ``expansion`` or ``width`` of :class:`FitMethod`, fields of the block's config
+        **settings: ``expansion`` or ``width`` of
+            :class:`~gated_interp.training.methods.Method`, fields of the block's config
             or of :class:`TrainConfig`, or arguments of the kind's ``from_attention``, instead of
             the method's.
 
@@ -169,7 +77,7 @@ def fit_gated(
         >>> fit_gated(toy, steps=5, heads=6, progress=False).model
         GatedAttention(6 heads, d_head=2, d_gate=8, gate=clamp, L0=6.00)
     """
-    if fit_method_named(method).kind != GatedAttention.kind:
+    if method_named(method).kind != GatedAttention.kind:
         warn_old(
             f"fit_gated(method={method!r})", f"fit_replacement(method={method!r})", stacklevel=4
         )
@@ -208,7 +116,7 @@ def fit_replacement(
     """Train a replacement of any kind as :func:`fit_gated` trains a gated block.
 
     Args:
-        method: of :data:`FIT_METHODS`, such as ``"topk"``.
+        method: of :data:`~gated_interp.training.methods.METHODS`, such as ``"topk"``.
         **settings: as for ``fit_gated``, its ``heads``, ``fvu``, ``steps`` and ``seed`` among them.
 
     Examples:
@@ -248,7 +156,7 @@ def fit_settings(
     """The block that :func:`fit_replacement` trains, before its training, and how."""
     layer = chosen_layer(model, layer, spliced=False, first=True)
     shape = {n: settings.pop(n) for n in ("expansion", "width") if n in settings}
-    chosen = dataclasses.replace(fit_method_named(method), **shape)
+    chosen = dataclasses.replace(method_named(method), **shape)
     attn = model.blocks[layer].attn
     if isinstance(attn, Replacement):
         raise GatedInterpError(
@@ -279,5 +187,9 @@ def fit_settings(
     }
     given = {n: v for n, v in settings.items() if n in train_fields and n != "seed"}
     config = TrainConfig.fit(**base | dict(chosen.train) | given)
-    fields = wide | dict(chosen.block) | {n: v for n, v in settings.items() if n in config_fields}
+    fields = (
+        wide
+        | {**chosen.fit, **chosen.block}
+        | {n: v for n, v in settings.items() if n in config_fields}
+    )
     return kind.from_attention(attn, expansion, seed=block_seed(seed), **fields), config

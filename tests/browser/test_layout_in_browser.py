@@ -11,7 +11,7 @@ from test_plots import FIGURES
 
 import gated_interp as gi
 from gated_interp.experiments import figures
-from gated_interp.experiments.sweep_figures import sweep_figures
+from gated_interp.experiments.sweep import sweep_figures
 from gated_interp.plots import phase_diagram, save_figure
 from gated_interp.plots import reliability as reliability_plot
 from gated_interp.plots.fonts import text_width
