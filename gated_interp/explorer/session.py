@@ -121,10 +121,11 @@ class Session:
         following, cfg = state.position + 1, self.benches[self.main].model.cfg
         known = self.examples.probes is None and cfg.d_vocab_out == cfg.d_vocab
         if known and following < len(state.tokens):
-            token = state.tokens[following]
+            token, which = state.tokens[following], "the true next token"
         else:
             token = int(self.benches[self.main].intact(state.tokens)[state.position].argmax())
-        return Asked(f"log p of “{name(token).strip() or ' '}”", token, log=True)
+            which = "the likeliest token"
+        return Asked(f"log p of {which}, “{name(token).strip() or ' '}”", token, log=True)
 
     def with_head(
         self, state: ExplorerState, head: int | HeadLike, on: bool, model: str | None = None
@@ -265,7 +266,8 @@ class Session:
         state = self.at_position(state, number(said.get("read", str(state.position))))
         state = self.with_method(state, said.get("method", "zero"))
         state = self.with_layer(state, number(said.get("layer", "0")))
-        state = self.with_pattern(state, said.get("pattern", "attention"))
+        if "pattern" in said:
+            state = self.with_pattern(state, said["pattern"])
         state = dataclasses.replace(state, by_effect=said.get("sort") == "effect")
         for name in self.benches:
             for head in filter(None, said.get(f"off.{name}", "").split(".")):

@@ -44,7 +44,7 @@ def snapshot(
             answer += f" (right: {', '.join(rates)})"
         answers.append(answer)
     scales = [bench.scale(layer) for bench in session.benches.values()]
-    gate, write = max(s.gate for s in scales), max(s.write for s in scales)
+    gate, write = max(s.pattern["gate"] for s in scales), max(s.write for s in scales)
     axes = "key position", "query position", read, read
     maps = {
         "attention": ("attention", ATTENTION, (0.0, 1.0), *axes),
