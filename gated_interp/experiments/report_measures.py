@@ -17,7 +17,7 @@ from gated_interp.analysis.faithfulness import faithfulness, loss_recovered
 from gated_interp.analysis.sparsity import sparsity
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.experiments.report_subject import REPLICATES, Subject, between, is_known
-from gated_interp.plots.point import frontier_point
+from gated_interp.plots.frontier import frontier_point
 from gated_interp.plots.report_page import Cards, Picture, Section, Table
 from gated_interp.training.state import fingerprint
 
