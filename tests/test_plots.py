@@ -33,8 +33,8 @@ from gated_interp.plots import (
     sweep_curves,
     wiring_diagram,
 )
-from gated_interp.plots.layout import log_axis
 from gated_interp.plots.frontier import frontier_point
+from gated_interp.plots.layout import log_axis
 
 RNG = np.random.default_rng(0)
 HEADS = ["L0H0", "L0H1", "L0H2"]
