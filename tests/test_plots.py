@@ -435,13 +435,17 @@ def test_a_frontier_has_two_panels_a_task_and_a_line_for_each_method_over_its_kn
 
 @pytest.mark.parametrize("named", [None, ("c", "h")])
 def test_a_frontier_of_many_methods_names_a_few_and_draws_the_others_grey(named) -> None:
-    fig = frontier(points(tuple("abcdefghijk")), named=named)
-    legend = [t.name for t in fig.data if t.showlegend]
-    assert sorted(legend) == [*(named or "abcd"), "other methods"]
-    grey = {t.line.color for t in fig.data if t.name == "other methods"}
-    assert len(grey) == 1
-    said = {t.hovertemplate.split("<extra>")[1][0] for t in fig.data}
-    assert said == set("abcdefghijk")  # under the mouse each still has its name
+    table = points(tuple("abcdefghijk"))
+    rates = dict(zip("abcdefghijk", np.arange(11) / 10, strict=True))
+    table["clean_rate"] = table["method"].map(rates)
+    fig = frontier(table, named=named)
+    assert sorted(t.name for t in fig.data if t.showlegend) == [*(named or "hijk"), "other methods"]
+    assert len({t.line.color for t in fig.data if t.name == "other methods"}) == 1
+    # Under the mouse each still has its name.
+    assert {t.hovertemplate.split("<extra>")[1][0] for t in fig.data} == set("abcdefghijk")
+    assert "6 of 11 methods are clean in at least half" in fig.layout.title.text.replace(
+        "<br>", " "
+    )
 
 
 def test_heads_stand_by_their_effect_on_one_scale_with_their_intervals() -> None:

@@ -239,7 +239,7 @@ def draw_frontier(
     """
     table = read_table(csv, COLUMNS)
     table = table[table["seeds"] > 0]
-    figure = frontier_figure(table, title="One head, one trigram: every method over its knob")
+    figure = frontier_figure(table)
     return save_figures({Path(out) / STEM: (figure, table)}, formats, say=say)
 
 

@@ -1,7 +1,7 @@
 """One model on the bench: what it does with an example while some of its heads are off."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -156,12 +156,8 @@ class Bench:
     @torch.no_grad()
     def intact(self, tokens: Sequence[int]) -> Float[Tensor, "pos d_vocab"]:
         """The logits with every head on; of the last few examples they are remembered."""
-        key = tuple(tokens)
-        if key not in self._intact:
-            while len(self._intact) >= 4:
-                self._intact.pop(next(iter(self._intact)))
-            self._intact[key] = self._row(tokens).logits(self.model)[0]
-        return self._intact[key]
+        make = self._row(tokens).logits
+        return _kept(self._intact, tuple(tokens), lambda: make(self.model)[0], 4)
 
     @torch.no_grad()
     def read(
@@ -173,11 +169,7 @@ class Bench:
         layer: int = 0,
         asked: Asked | None = None,
     ) -> Reading:
-        """What the model does with ``tokens`` while the heads in ``off`` are ablated.
-
-        Raises:
-            GatedInterpError: a head or method that is not there, or tokens it cannot read.
-        """
+        """What the model does with ``tokens`` while the heads in ``off`` are ablated."""
         row, intact = self._row(tokens), self.intact(tokens)
         asked = asked or Asked("log p", int(intact[position].argmax()), log=True)
         hooks = self._hooks(layer)
@@ -221,17 +213,17 @@ class Bench:
         By zero ablation where that is the method, else by mean ablation (the others are too slow
         to try on every head).
         """
-        key = (tuple(tokens), position, method == "zero" or self.reference is None, layer, asked)
-        if key not in self._effects:
-            while len(self._effects) >= 64:
-                self._effects.pop(next(iter(self._effects)))
+        zero = method == "zero" or self.reference is None
+
+        def found() -> list[float]:
             # No position of causal attention sees what comes after it, but a metric may.
             whole = asked.metric is not None or self.model.cfg.attention_dir != "causal"
             seen = tokens if whole else tokens[: position + 1]
             with_it = asked.of(self.intact(tokens)[None], self._row(tokens).tokens, position)
-            without = self._each_off(self._row(seen), position, bool(key[2]), layer, asked)
-            self._effects[key] = (without - with_it).tolist()
-        return self._effects[key]
+            without = self._each_off(self._row(seen), position, zero, layer, asked)
+            return (without - with_it).tolist()
+
+        return _kept(self._effects, (tuple(tokens), position, zero, layer, asked), found)
 
     def _each_off(
         self, row: Batch, position: int, zero: bool, layer: int, asked: Asked
@@ -271,9 +263,7 @@ class Bench:
     @torch.no_grad()
     def scale(self, layer: int) -> Scale:
         """The largest values of ``layer``, over the probes or else the reference."""
-        if layer not in self._scales:
-            self._scales[layer] = self._measured(layer)
-        return self._scales[layer]
+        return _kept(self._scales, layer, lambda: self._measured(layer))
 
     def _measured(self, layer: int) -> Scale:
         if self.probes is not None:
@@ -327,9 +317,7 @@ class Bench:
 
     def readout(self, layer: int) -> Readout:
         """From writes of ``layer`` to the logits; large, and made once."""
-        if layer not in self._readouts:
-            self._readouts[layer] = Readout.of(self.model, layer)
-        return self._readouts[layer]
+        return _kept(self._readouts, layer, lambda: Readout.of(self.model, layer))
 
     def _value_lengths(
         self, cache: ActivationCache, layer: int
@@ -360,15 +348,13 @@ class Bench:
         probes = self.probes
         if probes is None:
             return {}
-        key = (off, method if off else "zero")
-        if key not in self._accuracies:
+
+        def found() -> dict[int, float]:
             logits = Batch.of(self.model, probes.tokens).logits(self.model)
-            at = wide(logits[probes.row, probes.position])
-            right = leads(at, probes.target) > 0
-            self._accuracies[key] = {
-                b: float(right[probes.case == b].double().mean()) for b in probes.cases
-            }
-        return self._accuracies[key]
+            right = leads(wide(logits[probes.row, probes.position]), probes.target) > 0
+            return {b: float(right[probes.case == b].double().mean()) for b in probes.cases}
+
+        return _kept(self._accuracies, (off, method if off else "zero"), found, 10**6)
 
     def _row(self, tokens: Sequence[int]) -> Batch:
         return Batch.of_rows(self.model, [tokens])
@@ -379,6 +365,15 @@ class Bench:
         own = ("pattern", "gate", "gated_pattern", "v", "z")
         found = {n: f"blocks.{layer}.attn.hook_{n}" for n in own}
         return found | {name: name for name in (*scales, RAW_LOGITS)}
+
+
+def _kept(store: dict[Any, Any], key: Any, make: Callable[[], Any], most: int = 64) -> Any:
+    """What ``make`` gives, remembered in ``store`` with the last ``most`` others."""
+    if key not in store:
+        while len(store) >= most:
+            store.pop(next(iter(store)))
+        store[key] = make()
+    return store[key]
 
 
 def _numpy(values: Tensor) -> np.ndarray:

@@ -67,9 +67,6 @@ def link_of(state: ExplorerState) -> str:
 def link_parts(link: str) -> dict[str, str]:
     """What :func:`link_of` wrote, part by part; also of a whole address that ends in it.
 
-    Raises:
-        GatedInterpError: it says something else.
-
     Examples:
         >>> link_parts("http://127.0.0.1/#example=3&read=2")
         {'example': '3', 'read': '2'}
@@ -87,11 +84,7 @@ def link_parts(link: str) -> dict[str, str]:
 
 
 def number(said: str) -> int:
-    """A whole number in a link.
-
-    Raises:
-        GatedInterpError: it is none.
-    """
+    """A whole number in a link."""
     if not (said.isascii() and said.isdigit() and len(said) < 10):
         raise GatedInterpError(f"the link says {said[:20]!r} where a whole number must stand.")
     return int(said)

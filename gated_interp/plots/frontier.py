@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from gated_interp.core.numbers import count
 from gated_interp.plots.inputs import table
 from gated_interp.plots.layout import Box, Canvas, Place, interval, log_axis, titled
 from gated_interp.plots.style import INK, MUTED, PALETTE, SYMBOLS, Columns, text
@@ -17,6 +18,7 @@ EXACT = 1e-3
 # A legend of more lines than these is no legend: the methods beyond are drawn grey, under one name.
 NAMED = 5
 OTHERS, GREY = "other methods", "#B5B5B5"
+OFTEN = 0.5  # the share of clean runs from which the title counts a method
 ACTIVE = "heads active per position"
 
 
@@ -30,21 +32,29 @@ def frontier(
     """Clean rate against FVU, and FVU against heads active per position: a panel each per task.
 
     A line for each method, over its knob; the first method's is thick. What is as good as exact
-    stands at the edge.
+    stands at the edge. Unless ``title`` is given it says how many methods are often clean.
 
     Args:
         results: ``task``, ``method``, ``knob``, ``clean_rate`` with ``low`` and ``high`` (0 to 1),
             ``fvu`` and ``active_per_position`` (medians). A row per task, method and knob.
         named: the methods that get a colour and a name; the others are drawn in grey. All of up to
-            five, or else the first four.
+            five, or else the four that are clean most often on the task where they are so least.
 
     Raises:
         GatedInterpError: no rows, or a column is missing.
     """
     wanted = ["task", "method", "knob", "clean_rate", "low", "high", "fvu", "active_per_position"]
     table("frontier", results, wanted)
-    tasks = results["task"].unique().tolist()
-    methods = _looks(results["method"].unique().tolist(), named)
+    tasks, methods = results["task"].unique().tolist(), results["method"].unique().tolist()
+    # Of each method at its best setting, the rate on the task where that is lowest.
+    best = results.groupby(["method", "task"])["clean_rate"].max().groupby("method").min()
+    if named is None and len(methods) > NAMED:
+        first = best[methods].sort_values(ascending=False, kind="stable").index[: NAMED - 1]
+        named = [m for m in methods if m in first]
+    often = f"{count(int((best >= OFTEN).sum()), len(methods))} methods"
+    if title is None:
+        title = f"{often} are clean in at least half of the runs on every toy, at their best"
+    looks = _looks(methods, named)
     canvas, gap, tall = Canvas(columns, title, 50.0), 24.0, 150.0
     wide = (canvas.width - gap * (len(tasks) - 1)) / len(tasks)
     shown, fvu_title = _from_exact(results["fvu"])
@@ -57,7 +67,7 @@ def frontier(
         above = canvas.panel(boxes[0], x[0], rate | y)
         under = canvas.panel(boxes[1], x[1], log_axis(shown, "FVU") | y)
         canvas.note(f"<b>{text(task)}</b>", boxes[0].left, 15, align="left")
-        for method, look in methods.items():
+        for method, look in looks.items():
             part = results[(results["task"] == task) & (results["method"] == method)]
             part = part.sort_values("knob")
             said = f"<extra>{text(method)}, knob %{{customdata[0]}}</extra>"
@@ -109,11 +119,10 @@ def held_frontier(
         cross = {"symbol": "cross-thin", "size": 10, "line": {"color": INK, "width": 1.5}}
         x, y = np.transpose(np.asarray(goals, dtype=float)).tolist()
         canvas.fig.add_scatter(x=x, y=y, mode="markers", marker=cross, name="goal", **places[0])
-    dotted = {"color": MUTED, "width": 1, "dash": "dot"}
     for place in places:
-        line = {"xref": f"{place['xaxis']} domain", "yref": place["yaxis"], "line": dotted}
-        canvas.fig.add_shape(type="line", x0=0, x1=1, y0=original, y1=original, **line)
-    none = {"x": [None], "y": [None], "mode": "lines", "line": dotted, "name": "original"}
+        canvas.rule(place, y=original, color=MUTED, dash="dot")
+    line = {"color": MUTED, "width": 1, "dash": "dot"}
+    none = {"x": [None], "y": [None], "mode": "lines", "line": line, "name": "original"}
     canvas.fig.add_scatter(**none, **places[0])
     return canvas.finish(BELOW)
 
@@ -193,9 +202,7 @@ def _looks(
     methods: Sequence[str], named: Sequence[str] | None = None, bold: int = 1
 ) -> dict[str, dict[str, Any]]:
     """How each method is drawn, those in grey first; the first ``bold`` of them larger."""
-    if named is None:
-        named = methods if len(methods) <= NAMED else methods[: NAMED - 1]
-    looks = {}
+    named, looks = methods if named is None else named, {}
     for method in sorted(methods, key=lambda m: m in named):
         i = list(named).index(method) if method in named else -1
         color = PALETTE[i % len(PALETTE)] if i >= 0 else GREY

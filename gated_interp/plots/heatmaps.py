@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 from numpy.typing import ArrayLike
 
 from gated_interp.core.errors import GatedInterpError
-from gated_interp.plots.inputs import array, between, labels
+from gated_interp.plots.inputs import array, between, labels, patterns, square
 from gated_interp.plots.layout import Box, Canvas, framed, label_space, ticks
 from gated_interp.plots.panels import Maps, heat_panels
 from gated_interp.plots.style import (
@@ -47,7 +47,7 @@ def gate_maps(
         [[0.0, 1.0], [0.5, 0.0]]
     """
     sizes: dict[str, int] = {}
-    values = _square("gates", array("gates", gates, "head query_token key_token", sizes))
+    values = square("gates", array("gates", gates, "head query_token key_token", sizes))
     heads = labels("heads", heads, sizes["head"], "heads")
     tokens = labels("token_names", token_names, sizes["key_token"], "tokens")
     return heat_panels([_gate(values, tokens)], heads, columns=columns, title=title, marks=marks)
@@ -81,7 +81,7 @@ def circuit_maps(
     write = array("ov", ov, "head source_token output_token", sizes)
     sizes |= {"query_token": write.shape[1], "key_token": write.shape[1]}
     score = array("qk", qk, "head query_token key_token", sizes)
-    _square("ov", write)
+    square("ov", write)
     heads = labels("heads", heads, sizes["head"], "heads")
     tokens = labels("token_names", token_names, sizes["source_token"], "tokens")
     quantities = [
@@ -117,19 +117,13 @@ def attention_patterns(
     Raises:
         GatedInterpError: another shape, attention outside 0 to 1, or labels that do not fit.
     """
-    sizes: dict[str, int] = {}
-    attention = _square("pattern", array("pattern", pattern, "head query_pos key_pos", sizes))
-    between("pattern", attention, 0, 1)
-    heads = labels("heads", heads, sizes["head"], "heads")
-    tokens = labels("tokens", tokens, sizes["key_pos"], "positions")
-    shown = [("attention", attention)]
-    if gated is not None:
-        shown.append(("gated", array("gated", gated, "head query_pos key_pos", sizes)))
-    # Both are weights on the same values, so they share one ramp and one range.
-    top = max(1.0, *(float(v.max()) for _, v in shown))
+    shown, top = patterns(pattern, gated)
+    heads = labels("heads", heads, shown["attention"].shape[0], "heads")
+    tokens = labels("tokens", tokens, shown["attention"].shape[2], "positions")
+    axes = "key position", "query position", tokens, tokens
+    units = {"attention": "attention", "gated": "gated attention"}
     quantities = [
-        Maps(v, name, unit, ATTENTION, (0.0, top), "key position", "query position", tokens, tokens)
-        for (name, v), unit in zip(shown, ("attention", "gated attention"), strict=False)
+        Maps(v, name, units[name], ATTENTION, (0.0, top), *axes) for name, v in shown.items()
     ]
     return heat_panels(quantities, heads, columns=columns, title=title, marks=marks)
 
@@ -198,14 +192,6 @@ def loading_matrix(
     where = Box(reach + 10, min(17.0, canvas.boxes[-1].bottom - length), 8, length)
     canvas.color_bar("coloraxis", SIGNED, (-limit, limit), unit, where)
     return canvas.finish(below)
-
-
-def _square(name: str, values: np.ndarray) -> np.ndarray:
-    if values.shape[1] != values.shape[2]:
-        raise GatedInterpError(
-            f"{name} has shape {values.shape}; its last two axes must be of the same size."
-        )
-    return values
 
 
 def _mirrored(values: np.ndarray) -> tuple[float, float]:

@@ -97,6 +97,19 @@ class Canvas:
         note = {"text": words, "x": x / self.width, "y": y, "font": font, "yanchor": valign}
         self._notes.append({**note, "xanchor": align, "align": align})
 
+    def rule(
+        self, place: Place, *, x: Number | None = None, y: Number | None = None, color: str,
+        dash: str = "solid",
+    ) -> None:  # fmt: skip
+        """A line behind the data of a panel, across it at ``y`` or down it at ``x``."""
+        line = {"color": color, "width": 1, "dash": dash}
+        refs = {"xref": place["xaxis"], "yref": place["yaxis"], "layer": "below", "line": line}
+        if x is None:
+            ends = {"x0": 0, "x1": 1, "y0": y, "y1": y, "xref": f"{place['xaxis']} domain"}
+        else:
+            ends = {"x0": x, "x1": x, "y0": 0, "y1": 1, "yref": f"{place['yaxis']} domain"}
+        self.fig.add_shape(type="line", **{**refs, **ends})
+
     def color_bar(
         self, name: str, scale: Scale, limits: tuple[float, float], unit: str, box: Box,
         tickformat: str | None = None,

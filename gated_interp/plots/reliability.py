@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.numbers import count, share
 from gated_interp.plots.inputs import table
-from gated_interp.plots.layout import Box, Canvas, Place, fitting, interval, log_axis, titled
+from gated_interp.plots.layout import Box, Canvas, fitting, interval, log_axis, titled
 from gated_interp.plots.style import (
     FAINT,
     MUTED,
@@ -126,9 +126,9 @@ def reliability(
         canvas.note(words_of, beside, y, align="left", valign="middle", size=SMALL)
     for row in breaks:
         for axes in places:
-            _line(canvas.fig, axes, x=[0, 1], y=[row - 0.5] * 2, across=True)
+            canvas.rule(axes, y=row - 0.5, color=FAINT)
     if target is not None:
-        _line(canvas.fig, places[0], x=[target] * 2, y=[-0.5, len(names) - 0.5], across=False)
+        canvas.rule(places[0], x=target, color=MUTED, dash="dash")
         aim = f"target {share(target)}"
         at_px = boxes[0].width * (target - start + pad) / (1 - start + 2 * pad)
         half = text_width(aim) / 2
@@ -152,11 +152,3 @@ def _rows(results: pd.DataFrame) -> tuple[list[str], list[int], list[int]]:
             at[index] = len(names)
             names.append(text(recipe if several else experiment))
     return names, [at[index] for index in results.index], breaks
-
-
-def _line(fig: go.Figure, axes: Place, *, x: list[Number], y: list[Number], across: bool) -> None:
-    """A line behind the data: across the whole panel, or at a value of x."""
-    look = {"color": FAINT, "width": 1} if across else {"color": MUTED, "width": 1, "dash": "dash"}
-    xref = f"{axes['xaxis']} domain" if across else axes["xaxis"]
-    ends = {"x0": x[0], "x1": x[1], "y0": y[0], "y1": y[1], "xref": xref, "yref": axes["yaxis"]}
-    fig.add_shape(type="line", line=look, layer="below", **ends)

@@ -12,8 +12,8 @@ import plotly.graph_objects as go
 import plotly.io as pio
 
 from gated_interp.core.errors import GatedInterpError
-from gated_interp.plots import fonts
 from gated_interp.plots.fonts import FAMILY
+from gated_interp.plots.fonts import text_width as text_width
 
 TEMPLATE = "gated_interp"
 Columns = Literal[1, 2]
@@ -84,11 +84,6 @@ def text(label: object) -> str:
         '&lt;b&gt;'
     """
     return html.escape(str(label), quote=False)
-
-
-def text_width(label: str, size: Number = SMALL, weight: str = "normal") -> float:
-    """How many pixels wide ``label`` is drawn at font ``size`` (px)."""
-    return fonts.text_width(label, size, weight)
 
 
 def symmetric_limit(*values: np.ndarray) -> float:

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 
 from gated_interp.core.errors import GatedInterpError
+from gated_interp.core.numbers import change
 from gated_interp.plots.inputs import array, between, labels
 from gated_interp.plots.layout import Box, Canvas, Place
 from gated_interp.plots.style import FONT, INK, MUTED, SMALL, Columns, Number, text_width
@@ -149,8 +150,7 @@ def wiring_diagram(
         canvas.note(words, xs[1], middles[1][h], valign="middle", size=SMALL, color="white")
     total = written.sum(0)
     for v, kept in enumerate(kept_outputs):
-        amount = f"{total[v]:+.1f}".replace("-", "−")
-        words = f"{output_names[kept]} {amount}"
+        words = f"{output_names[kept]} {change(total[v], 1)}"
         words = f"<b>{words}</b>" if kept == predicted else words
         canvas.note(words, xs[2] + 10, middles[2][v], align="left", valign="middle")
     headings = ("position, token", "head", "token, logits written")
