@@ -53,7 +53,7 @@ def frontier(
         named = [m for m in methods if m in first]
     often = f"{count(int((best >= OFTEN).sum()), len(methods))} methods"
     if title is None:
-        title = f"{often} are clean in at least half of the runs on every toy, at their best"
+        title = f"{often} are clean in at least half of the runs on every toy, at their best setting"
     looks = _looks(methods, named)
     canvas, gap, tall = Canvas(columns, title, 50.0), 24.0, 150.0
     wide = (canvas.width - gap * (len(tasks) - 1)) / len(tasks)
