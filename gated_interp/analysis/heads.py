@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from gated_interp.core.errors import GatedInterpError, unreached
-from gated_interp.core.numbers import head_name as head_name
+from gated_interp.core.written import head_name as head_name
 from gated_interp.models.toy import HookedTransformer
 from gated_interp.replacements.splice import chosen_layer as chosen_layer
 from gated_interp.replacements.splice import require_layer

@@ -11,6 +11,7 @@ from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.seeds import derive
 from gated_interp.core.streams import Stream
 from gated_interp.core.threads import one_thread
+from gated_interp.core.written import quoted
 from gated_interp.explorer.asked import Asked, own_metric
 from gated_interp.explorer.bench import PATTERNS, Bench, Reading
 from gated_interp.explorer.examples import armed_positions, examples_of
@@ -123,7 +124,7 @@ class Session:
         else:
             token = int(self.benches[self.main].intact(state.tokens)[state.position].argmax())
             which = "the likeliest token"
-        return Asked(f"log p of {which}, “{name(token).strip() or ' '}”", token, log=True)
+        return Asked(f"log p of {which}, {quoted(name(token).strip() or ' ')}", token, log=True)
 
     def with_head(
         self, state: ExplorerState, head: int | HeadLike, on: bool, model: str | None = None

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from gated_interp.analysis.heads import head_name
+from gated_interp.core import written
+from gated_interp.core.written import head_name
 from gated_interp.explorer.bench import PATTERNS, Reading
 from gated_interp.explorer.contexts import Contexts
 from gated_interp.explorer.session import Session
@@ -112,12 +113,9 @@ class Viewer:
 
     def shown(self, token: int) -> str:
         """A token as a label: of text with its spaces and line ends made visible."""
-        name = self.session.vocabulary.name(token)
-        if not self.session.vocabulary.is_text:
-            return name
-        seen = "".join(c if c.isprintable() else "⏎" if c == "\n" else f"\\x{ord(c):02x}"
-                       for c in name)  # fmt: skip
-        return seen.replace(" ", "·")
+        vocabulary = self.session.vocabulary
+        name = vocabulary.name(token)
+        return written.token(name, "·") if vocabulary.is_text else name
 
     def rows(
         self, reading: Reading, columns: Sequence[int]
@@ -233,8 +231,7 @@ class Viewer:
         # As the text reads, but on one line.
         name = self.session.vocabulary.name
         return {
-            part: joiner.join(name(t).replace("\n", "⏎") for t in some)
-            for part, some in parts.items()
+            part: joiner.join(written.token(name(t)) for t in some) for part, some in parts.items()
         }
 
 

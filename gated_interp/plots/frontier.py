@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from gated_interp.core.numbers import count
+from gated_interp.core.written import count
 from gated_interp.plots.inputs import table
 from gated_interp.plots.layout import Box, Canvas, Place, interval, log_axis, titled
 from gated_interp.plots.style import INK, MUTED, PALETTE, SYMBOLS, Columns, text
@@ -53,7 +53,9 @@ def frontier(
         named = [m for m in methods if m in first]
     often = f"{count(int((best >= OFTEN).sum()), len(methods))} methods"
     if title is None:
-        title = f"{often} are clean in at least half of the runs on every toy, at their best setting"
+        title = (
+            f"{often} are clean in at least half of the runs on every toy, at their best setting"
+        )
     looks = _looks(methods, named)
     canvas, gap, tall = Canvas(columns, title, 50.0), 24.0, 150.0
     wide = (canvas.width - gap * (len(tasks) - 1)) / len(tasks)

@@ -9,7 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from gated_interp.core.errors import GatedInterpError
-from gated_interp.core.numbers import count, share
+from gated_interp.core.written import count, share
 from gated_interp.plots.inputs import table
 from gated_interp.plots.layout import Box, Canvas, fitting, interval, log_axis, titled
 from gated_interp.plots.style import (

@@ -7,8 +7,8 @@ import plotly.graph_objects as go
 from numpy.typing import ArrayLike
 
 from gated_interp.core.errors import GatedInterpError
-from gated_interp.core.numbers import share as written_share
-from gated_interp.core.numbers import short
+from gated_interp.core.written import share as written_share
+from gated_interp.core.written import short
 from gated_interp.plots.holdings import named_heads
 from gated_interp.plots.inputs import array, between, labels
 from gated_interp.plots.layout import Box, Canvas, framed, label_space, ticks

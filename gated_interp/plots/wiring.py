@@ -9,7 +9,7 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 
 from gated_interp.core.errors import GatedInterpError
-from gated_interp.core.numbers import change
+from gated_interp.core.written import change
 from gated_interp.plots.inputs import array, between, labels
 from gated_interp.plots.layout import Box, Canvas, Place
 from gated_interp.plots.style import FONT, INK, MUTED, SMALL, Columns, Number, text_width

@@ -1,4 +1,4 @@
-"""How heads and numbers are written in figures, tables, pages and messages, one way for all.
+"""How heads, tokens and numbers are written in figures, tables, pages and messages: one way.
 
 The explorer writes numbers under the mouse itself, by the same rules (``explorer.js``).
 """
@@ -18,6 +18,33 @@ def head_name(head: tuple[int, int]) -> str:
         'L0H3'
     """
     return f"L{head[0]}H{head[1]}"
+
+
+SEEN = {"\n": "⏎", "\t": "⇥"}
+
+
+def token(name: str, space: str = " ") -> str:
+    """A token on one line, with a sign for each character that cannot be seen.
+
+    Args:
+        space: what stands for a space.
+
+    Examples:
+        >>> token(" a\\n"), token("\\x18"), token(" a", "·")
+        (' a⏎', '\\\\x18', '·a')
+    """
+    seen = (SEEN.get(c) or (c if c.isprintable() else f"\\x{ord(c):02x}") for c in name)
+    return "".join(seen).replace(" ", space)
+
+
+def quoted(name: str) -> str:
+    """A token within a sentence, apart from the words around it.
+
+    Examples:
+        >>> f"reads {quoted(',')} and {quoted(' of')}"
+        'reads “,” and “ of”'
+    """
+    return f"“{token(name)}”"
 
 
 def share(value: float, digits: int = 0) -> str:
