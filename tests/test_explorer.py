@@ -348,13 +348,17 @@ def test_the_view_shows_the_readings(explorer: HeadExplorer) -> None:
     gates, attention = reading.gates, reading.attention
     assert gates is not None
     assert attention is not None
-    _, gated = unpacked(explorer)
-    np.testing.assert_allclose(gated, attention, atol=1e-4)
+    original, gated = unpacked(explorer)  # unless something else is chosen, what the gates let by
+    np.testing.assert_allclose(gated, gates * attention, atol=1e-4)
+    np.testing.assert_allclose(original, explorer.readings["original"].attention, atol=1e-4)
+    shows = [m["shows"] for m in explorer.widget.view["models"]]
+    assert "no gates" in shows[0]
+    assert shows[1].startswith("attention × gate")
+    explorer.set_pattern("attention")
+    np.testing.assert_allclose(unpacked(explorer)[1], attention, atol=1e-4)
     explorer.set_pattern("gate")
     (only,) = unpacked(explorer)  # ordinary attention has none
     np.testing.assert_allclose(only, gates, atol=1e-4)
-    explorer.set_pattern("attention × gate")
-    np.testing.assert_allclose(unpacked(explorer)[0], gates * attention, atol=1e-4)
     explorer.set_pattern("value-weighted")
     block = explorer.session.benches["gated"].model.blocks[0].attn
     _, cache = explorer.session.benches["gated"].model.run_with_cache(

@@ -107,7 +107,7 @@ def test_an_effect_is_that_of_the_next_token(two_layers: Any) -> None:
     explorer = HeadExplorer(two_layers, tokens=TOKENS)
     view = ask(explorer, "layer", value=0)
     at, following = explorer.state.position, explorer.state.tokens[explorer.state.position + 1]
-    assert view["metric"] == f"log p of “{following}”"
+    assert view["metric"] == f"log p of the true next token, “{following}”"
     for method in ("zero", "mean"):
         explorer.set_method(method)  # type: ignore[arg-type]
         for head in range(HEADS):
@@ -119,6 +119,26 @@ def test_an_effect_is_that_of_the_next_token(two_layers: Any) -> None:
             assert shown == pytest.approx(float(without - intact), abs=2e-4)
     with pytest.raises(GatedInterpError, match="must be one of 'zero', 'mean', 'resample'"):
         explorer.set_method("optimal")
+
+
+def test_colours_leave_the_first_position_out_and_numbers_do_not(two_layers: Any) -> None:
+    explorer = HeadExplorer(two_layers, tokens=TOKENS)
+    view = explorer.widget.view
+    _, cache = two_layers.run_with_cache(TOKENS)
+    later = cache["blocks.0.attn.hook_pattern"][:, :, 1:, 1:].numpy()
+    assert view["darkest"] <= later.max() < view["scale"]
+    assert (later[later > 0.01 * later.max()] <= view["darkest"]).mean() == pytest.approx(
+        0.95, 0.02
+    )
+    assert "first position is left out" in view["range"]
+    shown = np.frombuffer(explorer.widget.patterns, "<u2") * (view["scale"] / 65535)
+    assert shown.max() == pytest.approx(1, abs=1e-4)  # the first position, which only reads itself
+
+
+def test_a_head_that_is_off_is_not_said_to_raise_anything(two_layers: Any) -> None:
+    explorer = HeadExplorer(two_layers, tokens=TOKENS)
+    explorer.set_head(2, on=False)
+    assert [len(h["raises"]) for h in explorer.widget.view["models"][0]["heads"]] == [3, 3, 0]
 
 
 def loss_of_each(logits: Tensor, tokens: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from torch import Tensor
 from transformer_lens import FactoredMatrix
 from transformer_lens.utilities.activation_functions import apply_softcap
 
-from gated_interp.analysis.heads import HeadOfLayer, all_heads, head_counts, one_head
+from gated_interp.analysis.heads import HeadOfLayer, all_heads, head_counts, head_name, one_head
 from gated_interp.analysis.writes import require_linear
 from gated_interp.anatomy.attention import Attention, Role
 from gated_interp.anatomy.batch import Batch, Tokens
@@ -92,7 +92,7 @@ class Circuit:
     def __repr__(self) -> str:
         size = f"{self.factors.ldim} x {self.factors.rdim}, rank {self.factors.mdim}"
         without = f", without {' or '.join(self.leaves_out)}" if self.leaves_out else ""
-        return f"Circuit({self.kind} of L{self.layer}H{self.head}, {size}{without})"
+        return f"Circuit({self.kind} of {head_name((self.layer, self.head))}, {size}{without})"
 
 
 @torch.no_grad()

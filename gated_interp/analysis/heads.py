@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from gated_interp.core.errors import GatedInterpError, unreached
+from gated_interp.core.written import head_name as head_name
 from gated_interp.models.toy import HookedTransformer
 from gated_interp.replacements.splice import chosen_layer as chosen_layer
 from gated_interp.replacements.splice import require_layer
@@ -37,16 +38,6 @@ def heads_of(model: HookedTransformer, layer: int | None) -> list[Head]:
     if layer is not None:
         require_layer(model, layer)
     return [head for head in all_heads(model) if layer is None or head[0] == layer]
-
-
-def head_name(head: Head) -> str:
-    """TransformerLens' name of a head.
-
-    Examples:
-        >>> head_name((0, 3))
-        'L0H3'
-    """
-    return f"L{head[0]}H{head[1]}"
 
 
 def heads_name(model: HookedTransformer, heads: Sequence[Head]) -> str:

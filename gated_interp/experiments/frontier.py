@@ -106,8 +106,7 @@ def summary(cell: Cell, runs: Runs) -> FrontierRow:
 
 def _views(table: pd.DataFrame) -> Figures:
     table = table[table["seeds"] > 0]
-    title = "One head, one trigram: every method over its knob"
-    return {"frontier": (frontier_figure(table, title=title), table)}
+    return {"frontier": (frontier_figure(table), table)}
 
 
 CELLS, TUNING, WIDTH = (

@@ -31,11 +31,7 @@ ACTS: dict[str, Act] = {
 
 
 def acted(session: Session, state: ExplorerState, message: Any) -> ExplorerState:
-    """The state after what ``message`` asks for in its ``do``.
-
-    Raises:
-        GatedInterpError: it asks for something that is not there, or for nothing that is known.
-    """
+    """The state after what ``message`` asks for in its ``do``."""
     try:
         act = ACTS[message["do"]]
         return act(session, state, message)

@@ -37,9 +37,6 @@ class Asked:
         """Its value for each sequence, read at ``position`` unless the metric reads elsewhere.
 
         Of a token, logits of that position alone will do; a metric gets those of every token.
-
-        Raises:
-            GatedInterpError: the metric gives another shape.
         """
         if self.metric is None:
             at = wide(logits[:, position])

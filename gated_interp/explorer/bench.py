@@ -1,7 +1,7 @@
 """One model on the bench: what it does with an example while some of its heads are off."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -30,6 +30,8 @@ PATTERNS = ("attention", "gate", "attention × gate", "value-weighted")
 SCALED = 16
 # Copies of the example, each without another head, that one pass takes.
 AT_ONCE = 8
+# Of the weights above this share of the largest, so many are paler than the darkest colour.
+FAINT, SHARE_BELOW = 0.01, 0.95
 
 Pattern = Float[np.ndarray, "head_index query_pos key_pos"]
 
@@ -43,7 +45,7 @@ class Reading:
             none (an autoencoder).
         gates: ``[head_index query_pos key_pos]``, zero for keys behind the query; ``None`` for
             ordinary attention.
-        values: ``[key_pos head_index]``, length of the value of each key as its head writes it.
+        values: ``[head_index key_pos]``, length of the value of each key as its head writes it.
         writes: ``[head_index d_vocab]``, what each head (or what its ablation left in its place)
             writes directly to the logits at the position; a final norm is frozen at its scale.
         direct: ``[d_vocab]``, what reaches the logits there past the heads of the layer.
@@ -59,7 +61,7 @@ class Reading:
 
     attention: Pattern | None
     gates: Pattern | None
-    values: Float[np.ndarray, "key_pos head_index"] | None
+    values: Float[np.ndarray, "head_index key_pos"] | None
     writes: Float[np.ndarray, "head_index d_vocab"]
     direct: Float[np.ndarray, " d_vocab"]
     logits: Float[np.ndarray, " d_vocab"]
@@ -74,33 +76,40 @@ class Reading:
     intact_accuracy: dict[int, float]
 
     def pattern(self, kind: str) -> Pattern | None:
-        """One of :data:`PATTERNS`; ``None`` where the layer has no such thing.
+        """One of :data:`PATTERNS`; ``None`` where the layer has no such thing."""
+        return weights(kind, self.attention, self.gates, self.values)
 
-        Value-weighted is attention (times gate) times the length of each key's value.
-        """
-        if kind == "gate" or self.attention is None:
-            return self.gates
-        if kind == "attention":
-            return self.attention
-        if kind == "attention × gate":
-            return None if self.gates is None else self.attention * self.gates
-        gated = self.attention if self.gates is None else self.attention * self.gates
-        return None if self.values is None else gated * self.values.T[:, None]
+
+def weights(kind: str, attention: Any, gates: Any, values: Any) -> Any:
+    """The weights ``[… head_index query_pos key_pos]`` that ``kind``, a pattern, means.
+
+    Without gates a head's gated attention is its attention. Value-weighted is gated attention times
+    the length of each key's value.
+    """
+    if kind == "gate" or attention is None:
+        return gates
+    if kind == "attention":
+        return attention
+    gated = attention if gates is None else attention * gates
+    if kind == "attention × gate":
+        return gated
+    return None if values is None else gated * values[..., None, :]
 
 
 @dataclasses.dataclass(frozen=True)
 class Scale:
-    """The largest value of each kind in a layer, so that a colour means the same everywhere.
+    """The values at the ends of a layer's colours, so that a colour means the same everywhere.
 
     Attributes:
-        write: to the logits (of a toy also: of the logits), at the probes or at the last position.
-        gate: at least 1.
-        value: of value-weighted attention.
+        write: the largest write to the logits (of a toy also: logit), at the probes or at the last
+            position.
+        pattern: for each of :data:`PATTERNS`. Of gates, and of a toy's attention, the largest, at
+            least 1. Of text only weights between later positions count, as the first one draws
+            most attention, and of those the 95th percentile, as a few are far above the rest.
     """
 
     write: float
-    gate: float
-    value: float
+    pattern: Mapping[str, float]
 
 
 class Bench:
@@ -147,12 +156,8 @@ class Bench:
     @torch.no_grad()
     def intact(self, tokens: Sequence[int]) -> Float[Tensor, "pos d_vocab"]:
         """The logits with every head on; of the last few examples they are remembered."""
-        key = tuple(tokens)
-        if key not in self._intact:
-            while len(self._intact) >= 4:
-                self._intact.pop(next(iter(self._intact)))
-            self._intact[key] = self._row(tokens).logits(self.model)[0]
-        return self._intact[key]
+        make = self._row(tokens).logits
+        return _kept(self._intact, tuple(tokens), lambda: make(self.model)[0], 4)
 
     @torch.no_grad()
     def read(
@@ -164,11 +169,7 @@ class Bench:
         layer: int = 0,
         asked: Asked | None = None,
     ) -> Reading:
-        """What the model does with ``tokens`` while the heads in ``off`` are ablated.
-
-        Raises:
-            GatedInterpError: a head or method that is not there, or tokens it cannot read.
-        """
+        """What the model does with ``tokens`` while the heads in ``off`` are ablated."""
         row, intact = self._row(tokens), self.intact(tokens)
         asked = asked or Asked("log p", int(intact[position].argmax()), log=True)
         hooks = self._hooks(layer)
@@ -212,17 +213,17 @@ class Bench:
         By zero ablation where that is the method, else by mean ablation (the others are too slow
         to try on every head).
         """
-        key = (tuple(tokens), position, method == "zero" or self.reference is None, layer, asked)
-        if key not in self._effects:
-            while len(self._effects) >= 64:
-                self._effects.pop(next(iter(self._effects)))
+        zero = method == "zero" or self.reference is None
+
+        def found() -> list[float]:
             # No position of causal attention sees what comes after it, but a metric may.
             whole = asked.metric is not None or self.model.cfg.attention_dir != "causal"
             seen = tokens if whole else tokens[: position + 1]
             with_it = asked.of(self.intact(tokens)[None], self._row(tokens).tokens, position)
-            without = self._each_off(self._row(seen), position, bool(key[2]), layer, asked)
-            self._effects[key] = (without - with_it).tolist()
-        return self._effects[key]
+            without = self._each_off(self._row(seen), position, zero, layer, asked)
+            return (without - with_it).tolist()
+
+        return _kept(self._effects, (tuple(tokens), position, zero, layer, asked), found)
 
     def _each_off(
         self, row: Batch, position: int, zero: bool, layer: int, asked: Asked
@@ -262,24 +263,23 @@ class Bench:
     @torch.no_grad()
     def scale(self, layer: int) -> Scale:
         """The largest values of ``layer``, over the probes or else the reference."""
-        if layer not in self._scales:
-            self._scales[layer] = self._measured(layer)
-        return self._scales[layer]
+        return _kept(self._scales, layer, lambda: self._measured(layer))
 
     def _measured(self, layer: int) -> Scale:
         if self.probes is not None:
             batch = Batch.of(self.model, self.probes.tokens)
             return self._scale_of(layer, batch, self.probes.row, self.probes.position)
         if self.reference is None:
-            return Scale(1.0, 1.0, 1.0)
+            return Scale(1.0, dict.fromkeys(PATTERNS, 1.0))
         each = []
         for part in self.reference[:SCALED].split(
             logit_rows(self.reference, self.model.cfg.d_vocab_out)
         ):
             at = part.counted.long().cumsum(1).argmax(1)  # the last token of each
             rows = torch.arange(len(part), device=self.device)
-            each.append(dataclasses.astuple(self._scale_of(layer, part, rows, at)))
-        return Scale(*map(max, zip(*each, strict=True)))
+            each.append(self._scale_of(layer, part, rows, at))
+        darkest = {kind: max(scale.pattern[kind] for scale in each) for kind in PATTERNS}
+        return Scale(max(scale.write for scale in each), darkest)
 
     def _scale_of(self, layer: int, batch: Batch, rows: Tensor, at: Tensor) -> Scale:
         hooks = self._hooks(layer)
@@ -289,13 +289,22 @@ class Bench:
         writes = self._logit_writes(cache, layer, rows, at).abs().max()
         if self.probes is not None:
             writes = torch.maximum(writes, wide(logits[rows, at]).abs().max())
-        gate, value = seen.get("gate", torch.ones(())), torch.ones(())
         lengths = self._value_lengths(cache, layer)
-        if lengths is not None:
-            weights = lengths.permute(0, 2, 1)[:, :, None]
-            value = (seen["pattern"] * weights * (gate if "gate" in seen else 1)).max()
-        gate = gate.max()
-        return Scale(float(writes) or 1.0, max(1.0, float(gate)), float(value) or 1.0)
+        found = {k: weights(k, seen.get("pattern"), seen.get("gate"), lengths) for k in PATTERNS}
+        darkest = {kind: self._darkest(kind, values, batch) for kind, values in found.items()}
+        return Scale(float(writes) or 1.0, darkest)
+
+    def _darkest(self, kind: str, values: Tensor | None, batch: Batch) -> float:
+        if values is None:
+            return 1.0
+        if kind == "gate" or (self.probes is not None and kind != "value-weighted"):
+            return max(1.0, float(values.max()))
+        if self.probes is not None:
+            return float(values.max()) or 1.0
+        pairs = batch.later[:, None, :, None] & batch.later[:, None, None]
+        rest = _numpy(values[pairs.expand_as(values)])
+        rest = rest[rest > FAINT * rest.max(initial=0.0)]
+        return float(np.quantile(rest, SHARE_BELOW)) if rest.size else 1.0
 
     def _logit_writes(
         self, cache: ActivationCache, layer: int, rows: Any, positions: Any
@@ -308,18 +317,17 @@ class Bench:
 
     def readout(self, layer: int) -> Readout:
         """From writes of ``layer`` to the logits; large, and made once."""
-        if layer not in self._readouts:
-            self._readouts[layer] = Readout.of(self.model, layer)
-        return self._readouts[layer]
+        return _kept(self._readouts, layer, lambda: Readout.of(self.model, layer))
 
     def _value_lengths(
         self, cache: ActivationCache, layer: int
-    ) -> Float[Tensor, "batch key_pos head_index"] | None:
+    ) -> Float[Tensor, "batch head_index key_pos"] | None:
         """How long each key's value is, as its head writes it; ``None`` without attention."""
         attn = self.model.blocks[layer].attn
         if f"blocks.{layer}.attn.hook_v" not in cache:
             return None
-        return writes_at(read_pairs(cache, layer, attn)[1], wide(attn.W_O)).clamp(min=0).sqrt()
+        found = writes_at(read_pairs(cache, layer, attn)[1], wide(attn.W_O)).clamp(min=0).sqrt()
+        return found.transpose(1, 2)
 
     def _without(
         self, row: Batch, off: frozenset[Head], method: Method, hooks: list[str]
@@ -340,15 +348,13 @@ class Bench:
         probes = self.probes
         if probes is None:
             return {}
-        key = (off, method if off else "zero")
-        if key not in self._accuracies:
+
+        def found() -> dict[int, float]:
             logits = Batch.of(self.model, probes.tokens).logits(self.model)
-            at = wide(logits[probes.row, probes.position])
-            right = leads(at, probes.target) > 0
-            self._accuracies[key] = {
-                b: float(right[probes.case == b].double().mean()) for b in probes.cases
-            }
-        return self._accuracies[key]
+            right = leads(wide(logits[probes.row, probes.position]), probes.target) > 0
+            return {b: float(right[probes.case == b].double().mean()) for b in probes.cases}
+
+        return _kept(self._accuracies, (off, method if off else "zero"), found, 10**6)
 
     def _row(self, tokens: Sequence[int]) -> Batch:
         return Batch.of_rows(self.model, [tokens])
@@ -359,6 +365,15 @@ class Bench:
         own = ("pattern", "gate", "gated_pattern", "v", "z")
         found = {n: f"blocks.{layer}.attn.hook_{n}" for n in own}
         return found | {name: name for name in (*scales, RAW_LOGITS)}
+
+
+def _kept(store: dict[Any, Any], key: Any, make: Callable[[], Any], most: int = 64) -> Any:
+    """What ``make`` gives, remembered in ``store`` with the last ``most`` others."""
+    if key not in store:
+        while len(store) >= most:
+            store.pop(next(iter(store)))
+        store[key] = make()
+    return store[key]
 
 
 def _numpy(values: Tensor) -> np.ndarray:

@@ -51,9 +51,6 @@ def examples_of(
     """Those of ``tokens``; else sampled from ``task``: its probes, its held-out text, or any.
 
     A text that does not come with its model leaves one example.
-
-    Raises:
-        GatedInterpError: no task and no tokens, or tokens the model cannot read.
     """
     if tokens is not None:
         batch = Batch.of(model, tokens, attention_mask)

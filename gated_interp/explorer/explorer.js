@@ -176,23 +176,23 @@ class Explorer {
     part.root = element("section", { className: `gi-model gi-of-${name}`, "aria-label": name },
       element("div", { className: "gi-title" }, part.title, part.all, part.elsewhere),
       element("div", { className: "gi-halves" },
-        element("div", {},
+        element("div", { className: "gi-answers" },
           part.answer, part.metric,
           model.accuracy.length
             ? element("h4", {}, "answered right (│ every head on)")
             : element("h4", {}, "likeliest next tokens (every head on)"),
-          part.facts,
+          part.facts),
+        element("div", { className: "gi-heads" },
           element("h4", {}, "heads: switch, ", part.kind = element("span"), ", ",
             part.effect = element("span")),
           part.readout, part.grid),
-        element("div", {},
-          element("h4", {}, "writes to the logits where it is read"),
+        element("div", { className: "gi-writes" },
+          element("h4", {}, "each head’s contribution to the logits at the selected token"),
           element("div", { className: "gi-table" },
             element("table", {}, element("thead", {}, part.head),
               element("tbody", {}, ...part.lines))))));
     // As wide as its heads need, where there is room.
     part.root.style.flexGrow = 2 + Math.min(model.heads.length, 12);
-    part.root.style.setProperty("--heads", model.heads.length);
     return part;
   }
 
@@ -253,6 +253,8 @@ class Explorer {
       view.models.map((m) => [m.name, m.heads.map((h) => h.name), m.accuracy.map((a) => a[0])])]);
     if (key !== this.key) { this.build(view); this.key = key; }
     this.drawTop(view);
+    // The longer the text, the larger the pictures of its pairs.
+    this.host.style.setProperty("--card", `${Math.min(180, 84 + 0.75 * view.tokens.length)}px`);
     view.models.forEach((model, m) => this.drawModel(view, model, m));
     this.drawLegend(view);
     this.drawLarge(view);
@@ -324,8 +326,7 @@ class Explorer {
             { style: `left:${percent(intact)}` })),
         element("span", { className: "gi-value" }, percent(now))]));
     }
-    say(part.kind, model.has_pattern ? `${view.pattern} (enlarge with a click)`
-      : view.pattern.includes("gate") ? "ordinary attention has no gates" : "no attention here");
+    say(part.kind, model.shows);
     say(part.effect, `change of ${view.metric} without it`);
     const order = model.order.join();
     if (part.order !== order) {
@@ -355,29 +356,37 @@ class Explorer {
     say(card.effect, signed(head.effect));
     card.bar.style.width = percent(Math.abs(head.effect ?? 0) / most);
     card.bar.classList.toggle("gi-falls", head.effect < 0);
-    say(card.raises, view.is_text ? `↑ ${head.raises.join(" ")}` : "");
-    card.raises.title = `raises most: ${head.raises.join(" ")}`;
+    const raises = head.raises.join(" ");
+    say(card.raises, !view.is_text || !head.on ? "" : raises ? `↑ ${raises}` : "writes nothing here");
+    card.raises.title = raises && `raises most: ${raises}`;
     card.pattern.disabled = !this.sheets[m];
     const n = view.tokens.length;
     card.query.style.top = `${(100 * view.position) / n}%`;
     card.query.style.height = `${100 / n}%`;
     if (!this.sheets[m]) { card.canvas.width = card.canvas.height = 1; card.drawn = null; return; }
     const sheet = this.sheets[m].subarray(card.h * n * n, (card.h + 1) * n * n);
-    const ramp = colours(view.ramp);
+    const ramp = colours(view.ramp), gain = view.scale / view.darkest / 257;
     // A head's own switch seldom changes its pattern.
-    const same = card.drawn && card.ramp === ramp && card.drawn.length === sheet.length
-      && card.drawn.every((v, i) => v === sheet[i]);
+    const same = card.drawn && card.ramp === ramp && card.gain === gain
+      && card.drawn.length === sheet.length && card.drawn.every((v, i) => v === sheet[i]);
     if (same) return;
-    card.drawn = sheet; card.ramp = ramp;
-    card.canvas.width = card.canvas.height = n;
-    const context = card.canvas.getContext("2d"), image = context.createImageData(n, n);
+    Object.assign(card, { drawn: sheet, ramp, gain });
+    // A long text's pairs would be dust: each cell shows the largest of a few.
+    const block = Math.ceil(n / 64), cells = Math.ceil(n / block);
+    const largest = new Uint16Array(cells * cells);
     for (let q = 0; q < n; q++) {
-      for (let k = 0; k < n; k++) {
-        const i = q * n + k;
-        const [r, g, b] = k > q ? [245, 245, 245] : ramp[sheet[i] >> 8];
-        image.data.set([r, g, b, 255], 4 * i);
+      for (let k = 0; k <= q; k++) {
+        const i = Math.floor(q / block) * cells + Math.floor(k / block);
+        largest[i] = Math.max(largest[i], sheet[q * n + k]);
       }
     }
+    card.canvas.width = card.canvas.height = cells;
+    const context = card.canvas.getContext("2d"), image = context.createImageData(cells, cells);
+    largest.forEach((value, i) => {
+      const behind = i % cells > Math.floor(i / cells);
+      const [r, g, b] = behind ? [245, 245, 245] : ramp[Math.min(255, Math.round(value * gain))];
+      image.data.set([r, g, b, 255], 4 * i);
+    });
     context.putImageData(image, 0, 0);
   }
 
@@ -416,17 +425,18 @@ class Explorer {
   }
 
   drawLegend(view) {
-    const key = JSON.stringify([view.pattern, view.scale, view.write_scale]);
+    const key = JSON.stringify([view.pattern, view.darkest, view.write_scale]);
     if (this.legend.key === key) return;
     this.legend.key = key;
-    const entry = (name, ramp, low, high) => element("span", {}, element("b", {}, name),
-      ` ${number(low, Math.abs(low) < 10 ? 1 : 0)} `,
+    const short = (value) => number(value, Math.abs(value) < 1 ? 2 : Math.abs(value) < 10 ? 1 : 0);
+    const entry = (name, ramp, low, high, more) => element("span", {}, element("b", {}, name),
+      ` ${low ? short(low) : "0"} `,
       Object.assign(element("span", { className: "gi-ramp" }), {
         style: `background: linear-gradient(to right, ${ramp.map(([at, c]) =>
           `${c} ${100 * at}%`).join(", ")})`,
-      }), ` ${number(high, high < 10 ? 1 : 0)}`);
-    this.legend.replaceChildren(entry(view.pattern, view.ramp, 0, view.scale),
-      entry("logits", view.signed, -view.write_scale, view.write_scale));
+      }), ` ${short(high)} ${more}`);
+    this.legend.replaceChildren(entry(view.pattern, view.ramp, 0, view.darkest, view.range),
+      entry("logits", view.signed, -view.write_scale, view.write_scale, ""));
   }
 
   // ---- one head, large
@@ -480,7 +490,7 @@ class Explorer {
       `…${place.before}`, place.before && !view.is_text ? " " : "",
       element("mark", {}, place.at), view.is_text ? "" : " ", place.after,
       element("span", { className: "gi-where" },
-        ` raises ${place.raises}, length ${number(place.length)}`)))));
+        ` raises ${place.raises} most; norm of its write ${number(place.length)}`)))));
     if (!opened.contexts.length) large.places.replaceChildren("it writes nowhere among them");
     if (!large.root.open) large.root.showModal();
     this.paintLarge();
@@ -503,7 +513,7 @@ class Explorer {
     context.fillRect(0, 0, size, size);
     for (let q = 0; q < n; q++) {
       for (let k = 0; k <= q; k++) {
-        const x = this.sheets[m] ? this.value(m, h, q, k) / view.scale : 0;
+        const x = this.sheets[m] ? this.value(m, h, q, k) / view.darkest : 0;
         context.fillStyle = css(shade(view.ramp, x));
         context.fillRect(margin + k * cell, margin + q * cell, cell + 0.5, cell + 0.5);
       }

@@ -55,8 +55,8 @@ class HeadExplorer:
     the same example. Heads are ablated by
     :func:`gated_interp.analysis.ablation.without_heads`; nothing is loaded from a network.
 
-    The methods below do what the buttons do, and raise where these show a message; in both cases
-    a bad input leaves the last good state.
+    The methods below do what the buttons do. Where these show a message, they raise a
+    :class:`GatedInterpError`. A bad input leaves the last good state.
 
     Args:
         model: any ``HookedTransformer``, with blocks spliced in or not.
@@ -118,50 +118,27 @@ class HeadExplorer:
 
         Args:
             head: its number in the layer shown, ``(layer, head)`` or a name such as ``"L1H0"``.
-
-        Raises:
-            GatedInterpError: no such head or model.
         """
         self._go(self.session.with_head(self.state, head, on, model))
 
     def only_head(self, head: int | HeadLike, model: str | None = None) -> None:
-        """Switch every other head of its layer off.
-
-        Raises:
-            GatedInterpError: no such head or model.
-        """
+        """Switch every other head of its layer off."""
         self._go(self.session.with_only(self.state, head, model))
 
     def all_on(self, model: str | None = None) -> None:
-        """Switch every head of one model on.
-
-        Raises:
-            GatedInterpError: no such model.
-        """
+        """Switch every head of one model on."""
         self._go(self.session.with_all_on(self.state, model))
 
     def set_method(self, method: Method) -> None:
-        """Ablate by ``zero``, ``mean``, ``resample`` or (not on text) ``optimal``.
-
-        Raises:
-            GatedInterpError: no such method.
-        """
+        """Ablate by ``zero``, ``mean``, ``resample`` or (not on text) ``optimal``."""
         self._go(self.session.with_method(self.state, method))
 
     def set_layer(self, layer: int) -> None:
-        """Show another layer's heads; what is off stays off.
-
-        Raises:
-            GatedInterpError: no such layer.
-        """
+        """Show another layer's heads; what is off stays off."""
         self._go(self.session.with_layer(self.state, layer))
 
     def set_pattern(self, pattern: str) -> None:
-        """Show ``attention``, ``gate``, ``attention × gate`` or ``value-weighted`` attention.
-
-        Raises:
-            GatedInterpError: no such pattern.
-        """
+        """Show ``attention``, ``gate``, ``attention × gate`` or ``value-weighted`` attention."""
         self._go(self.session.with_pattern(self.state, pattern))
 
     def show_example(self, example: int) -> None:
@@ -177,19 +154,11 @@ class HeadExplorer:
         self._go(stepped(self.session, self.state, -1))
 
     def type_tokens(self, words: str) -> None:
-        """Take ``words`` as the example: names or numbers of tokens, of a language model text.
-
-        Raises:
-            GatedInterpError: a token that does not exist, no token, or too many.
-        """
+        """Take ``words`` as the example: names or numbers of tokens, of a language model text."""
         self._go(self.session.at_tokens(self.state, words))
 
     def set_position(self, position: int) -> None:
-        """Read predictions and writes at another position.
-
-        Raises:
-            GatedInterpError: no such position.
-        """
+        """Read predictions and writes at another position."""
         self._go(self.session.at_position(self.state, position))
 
     @property
@@ -202,19 +171,11 @@ class HeadExplorer:
         return link_of(self.state)
 
     def restore(self, link: str) -> None:
-        """Go to the state that :attr:`link`, or an address of the served page, says.
-
-        Raises:
-            GatedInterpError: it says none, or one that these models cannot be in.
-        """
+        """Go to the state that :attr:`link`, or an address of the served page, says."""
         self._go(self.session.at_link(link))
 
     def prediction(self, model: str | None = None) -> str:
-        """Name of the token a model predicts, of the spliced one unless ``model`` names the other.
-
-        Raises:
-            GatedInterpError: no such model.
-        """
+        """Name of the token a model predicts; of the spliced one unless ``model`` is named."""
         name = self.session.name(model)
         return self.session.vocabulary.name(self.readings[name].prediction)
 

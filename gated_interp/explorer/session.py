@@ -11,6 +11,7 @@ from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.seeds import derive
 from gated_interp.core.streams import Stream
 from gated_interp.core.threads import one_thread
+from gated_interp.core.written import quoted
 from gated_interp.explorer.asked import Asked, own_metric
 from gated_interp.explorer.bench import PATTERNS, Bench, Reading
 from gated_interp.explorer.examples import armed_positions, examples_of
@@ -24,7 +25,8 @@ from gated_interp.tasks.skip_trigrams import SkipTrigramTask
 class Session:
     """Models on the same example, and the states an explorer of them can be in.
 
-    Every ``with_…`` and ``at_…`` method returns a new state and changes nothing.
+    Every ``with_…`` and ``at_…`` method returns a new state and changes nothing. It raises a
+    ``GatedInterpError`` where a state would be one that these models cannot be in.
 
     Args:
         model: any ``HookedTransformer``, with blocks spliced in or not.
@@ -35,9 +37,6 @@ class Session:
             ``[batch pos]``; unless given the logit of the answer or, where none is known, the log
             probability of the token that comes next.
         seed: of the examples and of everything else that is drawn.
-
-    Raises:
-        GatedInterpError: no task and no tokens, or models of another vocabulary, depth or context.
     """
 
     def __init__(
@@ -121,10 +120,11 @@ class Session:
         following, cfg = state.position + 1, self.benches[self.main].model.cfg
         known = self.examples.probes is None and cfg.d_vocab_out == cfg.d_vocab
         if known and following < len(state.tokens):
-            token = state.tokens[following]
+            token, which = state.tokens[following], "the true next token"
         else:
             token = int(self.benches[self.main].intact(state.tokens)[state.position].argmax())
-        return Asked(f"log p of “{name(token).strip() or ' '}”", token, log=True)
+            which = "the likeliest token"
+        return Asked(f"log p of {which}, {quoted(name(token).strip() or ' ')}", token, log=True)
 
     def with_head(
         self, state: ExplorerState, head: int | HeadLike, on: bool, model: str | None = None
@@ -133,9 +133,6 @@ class Session:
 
         Args:
             head: its number in the layer shown, ``(layer, head)`` or its name.
-
-        Raises:
-            GatedInterpError: no such head or model.
         """
         name = self.name(model)
         one = self.head(state, head, name)
@@ -145,11 +142,7 @@ class Session:
     def with_only(
         self, state: ExplorerState, head: int | HeadLike, model: str | None = None
     ) -> ExplorerState:
-        """``state`` with every other head of the head's layer off.
-
-        Raises:
-            GatedInterpError: no such head or model.
-        """
+        """``state`` with every other head of the head's layer off."""
         name = self.name(model)
         one = self.head(state, head, name)
         layer = {(one[0], h) for h in range(self.benches[name].counts[one[0]])}
@@ -157,27 +150,15 @@ class Session:
         return dataclasses.replace(state, off={**state.off, name: off})
 
     def with_all_on(self, state: ExplorerState, model: str | None = None) -> ExplorerState:
-        """``state`` with every head of one model on.
-
-        Raises:
-            GatedInterpError: no such model.
-        """
+        """``state`` with every head of one model on."""
         return dataclasses.replace(state, off={**state.off, self.name(model): frozenset()})
 
     def with_method(self, state: ExplorerState, method: str) -> ExplorerState:
-        """``state`` with another method of ablation.
-
-        Raises:
-            GatedInterpError: no such method.
-        """
+        """``state`` with another method of ablation."""
         return dataclasses.replace(state, method=_one_of("method", method, self.methods))
 
     def with_layer(self, state: ExplorerState, layer: int) -> ExplorerState:
-        """``state`` with another layer's heads shown.
-
-        Raises:
-            GatedInterpError: no such layer.
-        """
+        """``state`` with another layer's heads shown."""
         if type(layer) is not int or not 0 <= layer < self.n_layers:
             raise GatedInterpError(
                 f"layer {layer!r} is not there; the model has layers 0 to {self.n_layers - 1}."
@@ -185,21 +166,13 @@ class Session:
         return dataclasses.replace(state, layer=layer, opened=None)
 
     def with_pattern(self, state: ExplorerState, pattern: str) -> ExplorerState:
-        """``state`` with another pattern of each head shown.
-
-        Raises:
-            GatedInterpError: no such pattern.
-        """
+        """``state`` with another pattern of each head shown."""
         return dataclasses.replace(state, pattern=_one_of("pattern", pattern, PATTERNS))
 
     def with_opened(
         self, state: ExplorerState, head: int | HeadLike | None, model: str | None = None
     ) -> ExplorerState:
-        """``state`` with the pattern of one head enlarged, or of none.
-
-        Raises:
-            GatedInterpError: no such head or model.
-        """
+        """``state`` with the pattern of one head enlarged, or of none."""
         if head is None:
             return dataclasses.replace(state, opened=None)
         name = self.name(model)
@@ -217,11 +190,7 @@ class Session:
         )
 
     def at_tokens(self, state: ExplorerState, words: str) -> ExplorerState:
-        """``state`` at typed tokens, read where the last answer must come, else at the end.
-
-        Raises:
-            GatedInterpError: nothing, too much, or tokens that do not exist.
-        """
+        """``state`` at typed tokens, read where the last answer must come, else at the end."""
         # What is shown, entered as it is, is the same tokens: also those without a first token.
         same = words == self.vocabulary.written(state.tokens)
         tokens = state.tokens if same else self.vocabulary.parse(words, self.longest)
@@ -232,11 +201,7 @@ class Session:
         return dataclasses.replace(state, tokens=tokens, position=at, example=None)
 
     def at_position(self, state: ExplorerState, position: int) -> ExplorerState:
-        """``state`` read at another position.
-
-        Raises:
-            GatedInterpError: no such position.
-        """
+        """``state`` read at another position."""
         n = len(state.tokens)
         if type(position) is not int or not 0 <= position < n:
             raise GatedInterpError(
@@ -245,11 +210,7 @@ class Session:
         return dataclasses.replace(state, position=position)
 
     def at_link(self, link: str) -> ExplorerState:
-        """The state that a link says.
-
-        Raises:
-            GatedInterpError: it says none, or one that these models cannot be in.
-        """
+        """The state that a link says."""
         said = link_parts(link)
         if "example" in said:
             row = number(said["example"]) - 1
@@ -265,7 +226,8 @@ class Session:
         state = self.at_position(state, number(said.get("read", str(state.position))))
         state = self.with_method(state, said.get("method", "zero"))
         state = self.with_layer(state, number(said.get("layer", "0")))
-        state = self.with_pattern(state, said.get("pattern", "attention"))
+        if "pattern" in said:
+            state = self.with_pattern(state, said["pattern"])
         state = dataclasses.replace(state, by_effect=said.get("sort") == "effect")
         for name in self.benches:
             for head in filter(None, said.get(f"off.{name}", "").split(".")):
@@ -276,11 +238,7 @@ class Session:
         return state
 
     def head(self, state: ExplorerState, head: int | HeadLike, model: str) -> Head:
-        """A head as (layer, head); a number alone is one of the layer shown.
-
-        Raises:
-            GatedInterpError: it is not there.
-        """
+        """A head as (layer, head); a number alone is one of the layer shown."""
         if not isinstance(head, int):
             return require_heads(self.benches[model].model, [head])[0]
         n = self.benches[model].counts[state.layer]
@@ -291,11 +249,7 @@ class Session:
         return state.layer, head
 
     def name(self, model: str | None = None) -> str:
-        """Name of a model; of the one explored where none is given.
-
-        Raises:
-            GatedInterpError: no such model.
-        """
+        """Name of a model; of the one explored where none is given."""
         return _one_of("model", self.main if model is None else model, tuple(self.benches))
 
     def head_names(self, heads: frozenset[Head]) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 import plotly.graph_objects as go
 
+from gated_interp.core.written import share
 from gated_interp.explorer.bench import Reading
 from gated_interp.explorer.session import Session
 from gated_interp.explorer.state import ExplorerState
@@ -40,11 +41,13 @@ def snapshot(
         answer = f"{name}, {on}: after {read[state.position]} predicts "
         answer += text(viewer.shown(reading.prediction))
         if reading.accuracy:
-            rates = (f"{session.task.cases[b]} {rate:.0%}" for b, rate in reading.accuracy.items())
+            rates = (
+                f"{session.task.cases[b]} {share(rate)}" for b, rate in reading.accuracy.items()
+            )
             answer += f" (right: {', '.join(rates)})"
         answers.append(answer)
     scales = [bench.scale(layer) for bench in session.benches.values()]
-    gate, write = max(s.gate for s in scales), max(s.write for s in scales)
+    gate, write = max(s.pattern["gate"] for s in scales), max(s.write for s in scales)
     axes = "key position", "query position", read, read
     maps = {
         "attention": ("attention", ATTENTION, (0.0, 1.0), *axes),

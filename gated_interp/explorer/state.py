@@ -20,7 +20,7 @@ class ExplorerState:
         method: how they are ablated.
         example: number of the example, from 0; ``None`` for one that was typed.
         layer: whose heads are shown.
-        pattern: which of the heads' patterns.
+        pattern: which of the heads' patterns; unless named, attention × gate where there are gates.
         by_effect: whether the heads with the largest effect come first.
         opened: the model and the head whose pattern is enlarged.
     """
@@ -31,7 +31,7 @@ class ExplorerState:
     method: Method = "zero"
     example: int | None = 0
     layer: int = 0
-    pattern: str = "attention"
+    pattern: str | None = None
     by_effect: bool = False
     opened: tuple[str, Head] | None = None
 
@@ -55,7 +55,7 @@ def link_of(state: ExplorerState) -> str:
         said["method"] = state.method
     if state.layer:
         said["layer"] = str(state.layer)
-    if state.pattern != "attention":
+    if state.pattern is not None:
         said["pattern"] = state.pattern
     if state.by_effect:
         said["sort"] = "effect"
@@ -66,9 +66,6 @@ def link_of(state: ExplorerState) -> str:
 
 def link_parts(link: str) -> dict[str, str]:
     """What :func:`link_of` wrote, part by part; also of a whole address that ends in it.
-
-    Raises:
-        GatedInterpError: it says something else.
 
     Examples:
         >>> link_parts("http://127.0.0.1/#example=3&read=2")
@@ -87,11 +84,7 @@ def link_parts(link: str) -> dict[str, str]:
 
 
 def number(said: str) -> int:
-    """A whole number in a link.
-
-    Raises:
-        GatedInterpError: it is none.
-    """
+    """A whole number in a link."""
     if not (said.isascii() and said.isdigit() and len(said) < 10):
         raise GatedInterpError(f"the link says {said[:20]!r} where a whole number must stand.")
     return int(said)

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from gated_interp.analysis.heads import head_name
+from gated_interp.core import written
+from gated_interp.core.written import head_name
 from gated_interp.explorer.bench import PATTERNS, Reading
 from gated_interp.explorer.contexts import Contexts
 from gated_interp.explorer.session import Session
@@ -19,6 +20,8 @@ WHOLE, COLUMNS = 16, 8
 TOP = 5
 # Tokens around a place that are shown with it.
 BEFORE, AFTER = 10, 3
+# A write that spreads less, of the largest, is none: the top tokens of nothing mean nothing.
+FAINTEST = 1e-6
 DEPTH = 65535  # what the bytes of a pattern count as its scale
 TITLES = {"original": "original attention", "gated": "gated attention", "model": "attention"}
 
@@ -40,23 +43,32 @@ class Viewer:
         """``state`` and what follows from it, and the patterns of every model in turn.
 
         Patterns are whole numbers of two bytes, ``[head_index query_pos key_pos]``; ``DEPTH`` of
-        them are the value that the view calls ``scale``.
+        them are the value that the view calls ``scale``. ``darkest`` has the darkest colour.
         """
         session, vocabulary = self.session, self.session.vocabulary
+        has_gates = any(r.gates is not None for r in readings.values())
         kinds = [k for k in PATTERNS if any(r.pattern(k) is not None for r in readings.values())]
-        pattern = state.pattern if state.pattern in kinds or not kinds else kinds[0]
-        top = self._scale(state, pattern)
+        kinds = [k for k in kinds if has_gates or k != "attention × gate"]
+        usual = "attention × gate" if has_gates else "attention"
+        pattern = state.pattern if state.pattern in kinds else usual
+        patterns = {name: reading.pattern(pattern) for name, reading in readings.items()}
+        there = [values for values in patterns.values() if values is not None]
+        top = max(b.scale(state.layer).pattern[pattern] for b in session.benches.values())
+        most = max([top, *(float(values.max()) for values in there)])
         columns = self.columns(state, readings)
         effects = session.effects(state)
-        models, packed = [], []
-        for name, reading in readings.items():
-            values = reading.pattern(pattern)
-            models.append(
-                self._model(name, state, reading, effects[name], columns, values is not None)
-            )
-            if values is not None:
-                packed.append(np.round(np.clip(values / top, 0, 1) * DEPTH).astype("<u2").tobytes())
+        models = [
+            {
+                **self._model(name, state, reading, effects[name], columns),
+                "has_pattern": patterns[name] is not None,
+                "shows": _shows(pattern, reading, patterns[name] is not None),
+            }
+            for name, reading in readings.items()
+        ]
+        packed = [np.round(values / most * DEPTH).astype("<u2").tobytes() for values in there]
         n = len(session.examples)
+        # Of text the darkest colour leaves the first position out, see :class:`Scale`.
+        of_text = session.examples.probes is None and pattern != "gate"
         found = {
             "is_text": vocabulary.is_text,
             "hint": vocabulary.hint,
@@ -70,7 +82,9 @@ class Viewer:
             "layer": state.layer,
             "patterns": kinds,
             "pattern": pattern,
-            "scale": top,
+            "scale": most,
+            "darkest": top,
+            "range": "or more; the first position is left out of this scale" if of_text else "",
             "ramp": GATE if pattern == "gate" else ATTENTION,
             "by_effect": state.by_effect,
             "metric": session.asked(state).name,
@@ -99,12 +113,9 @@ class Viewer:
 
     def shown(self, token: int) -> str:
         """A token as a label: of text with its spaces and line ends made visible."""
-        name = self.session.vocabulary.name(token)
-        if not self.session.vocabulary.is_text:
-            return name
-        seen = "".join(c if c.isprintable() else "⏎" if c == "\n" else f"\\x{ord(c):02x}"
-                       for c in name)  # fmt: skip
-        return seen.replace(" ", "·")
+        vocabulary = self.session.vocabulary
+        name = vocabulary.name(token)
+        return written.token(name, "·") if vocabulary.is_text else name
 
     def rows(
         self, reading: Reading, columns: Sequence[int]
@@ -127,18 +138,18 @@ class Viewer:
         reading: Reading,
         effects: list[float],
         columns: list[int],
-        has_pattern: bool,
     ) -> dict[str, Any]:
         bench = self.session.benches[name]
         off = state.off[name]
         writes, direct, logits = self.rows(reading, columns)
         raised = np.argsort(-reading.writes, axis=-1)[:, :3].tolist()
+        nothing = np.ptp(reading.writes, axis=-1) <= FAINTEST * bench.scale(state.layer).write
         heads = [
             {
                 "name": label,
                 "on": (state.layer, h) not in off,
                 "effect": _finite(effects[h]),
-                "raises": [self.shown(t) for t in raised[h]],
+                "raises": [] if nothing[h] else [self.shown(t) for t in raised[h]],
                 "writes": np.round(writes[h], 3).tolist(),
             }
             for h, label in enumerate(bench.head_names(state.layer))
@@ -158,7 +169,6 @@ class Viewer:
             "order": order,
             "elsewhere": self.session.head_names(elsewhere),
             "any_off": bool(off),
-            "has_pattern": has_pattern,
             "rest": np.round(direct, 3).tolist(),
             "logits": np.round(logits, 3).tolist(),
             "predicted": columns.index(reading.prediction),
@@ -188,14 +198,6 @@ class Viewer:
             "right": None if expected is None else reading.prediction == expected,
             "intact": self.shown(reading.intact_prediction) if moved else None,
         }
-
-    def _scale(self, state: ExplorerState, pattern: str) -> float:
-        """The value of the darkest colour, one for all models."""
-        if pattern == "attention":
-            return 1.0
-        kind = "value" if pattern == "value-weighted" else "gate"
-        benches = self.session.benches.values()
-        return max(getattr(b.scale(state.layer), kind) for b in benches)
 
     def _opened(self, state: ExplorerState) -> dict[str, Any] | None:
         if state.opened is None:
@@ -229,9 +231,17 @@ class Viewer:
         # As the text reads, but on one line.
         name = self.session.vocabulary.name
         return {
-            part: joiner.join(name(t).replace("\n", "⏎") for t in some)
-            for part, some in parts.items()
+            part: joiner.join(written.token(name(t)) for t in some) for part, some in parts.items()
         }
+
+
+def _shows(pattern: str, reading: Reading, is_there: bool) -> str:
+    """What the pictures of a model's heads show, in words."""
+    if not is_there:
+        return "ordinary attention has no gates" if pattern == "gate" else "no attention here"
+    if pattern == "attention × gate" and reading.gates is None:
+        pattern = "attention, as it has no gates"
+    return f"{pattern} (click to enlarge)"
 
 
 def _finite(value: float) -> float | None:

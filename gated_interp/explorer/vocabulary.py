@@ -1,38 +1,13 @@
 """Tokens as a reader types and sees them, for toys, texts and any tokenizer."""
 
 import re
-from collections.abc import Sequence
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.models.toy import HookedTransformer
 
 SHOWN = 20  # characters of a wrong word that a message repeats
-
-
-@runtime_checkable
-class Vocabulary(Protocol):
-    """How tokens are written.
-
-    Attributes:
-        is_text: whether what is typed is running text, not names of tokens.
-        hint: what an empty box suggests.
-    """
-
-    is_text: bool
-    hint: str
-
-    def name(self, token: int) -> str:
-        """A token as it is shown."""
-        ...
-
-    def parse(self, words: str, longest: int) -> tuple[int, ...]:
-        """The tokens that ``words`` say; at most ``longest``."""
-        ...
-
-    def written(self, tokens: Sequence[int]) -> str:
-        """What would be typed for ``tokens``."""
-        ...
 
 
 class NamedTokens:
@@ -63,11 +38,7 @@ class NamedTokens:
         return self.names[token]
 
     def parse(self, words: str, longest: int) -> tuple[int, ...]:
-        """The tokens that ``words`` name.
-
-        Raises:
-            GatedInterpError: a token that does not exist, no token, or too many.
-        """
+        """The tokens that ``words`` name."""
         found = words.replace(",", " ").split()
         tokens = []
         for word in found:
@@ -92,84 +63,52 @@ class NamedTokens:
 
 
 class TextTokens:
-    """Text by a tokenizer; every example begins with the token that a text begins with.
+    """Running text by a tokenizer.
 
     Args:
-        task: something with ``encode``, ``decode``, ``bos`` and ``token_names``.
+        encode, decode, named: from text to tokens, back, and the text of one token.
+        bos: what every example begins with, typed or not; ``None`` for nothing.
     """
 
     is_text = True
     hint = "write some text"
 
-    def __init__(self, task: Any):
-        self.task = task
+    def __init__(
+        self,
+        encode: Callable[[str], Any],
+        decode: Callable[[list[int]], str],
+        named: Callable[[int], str],
+        bos: int | None,
+    ):
+        self.encode, self.decode, self.named, self.bos = encode, decode, named, bos
 
     def name(self, token: int) -> str:
         """The token as text."""
-        return str(self.task.token_names[token])
+        return self.named(token)
 
     def parse(self, words: str, longest: int) -> tuple[int, ...]:
-        """The token of a beginning, then those of ``words``.
-
-        Raises:
-            GatedInterpError: no text, or too much.
-        """
-        tokens = _begun([int(t) for t in self.task.encode(words)], self.task.bos)
-        if len(tokens) == 1:
+        """The tokens of ``words``, behind the token of a beginning where there is one."""
+        tokens = [int(t) for t in self.encode(words)] if words else []
+        if not tokens:
             raise GatedInterpError("there is no text; write at least a word.")
+        if self.bos is not None and tokens[0] != self.bos:
+            tokens.insert(0, self.bos)
         _require_length(tokens, longest)
         return tuple(tokens)
 
     def written(self, tokens: Sequence[int]) -> str:
         """The text, without the token of a beginning."""
-        rest = tokens[1:] if tokens and tokens[0] == self.task.bos else tokens
-        return str(self.task.decode(rest))
+        return str(self.decode(list(tokens[1:] if tokens and tokens[0] == self.bos else tokens)))
 
 
-class ModelTokens:
-    """Text by the tokenizer that a TransformerLens model brings along."""
-
-    is_text = True
-    hint = "write some text"
-
-    def __init__(self, model: HookedTransformer):
-        self.model = model
-        self.bos = getattr(model.tokenizer, "bos_token_id", None)
-        if not model.cfg.default_prepend_bos:
-            self.bos = None
-
-    def name(self, token: int) -> str:
-        """The token as text."""
-        return str(self.model.tokenizer.decode([token]))
-
-    def parse(self, words: str, longest: int) -> tuple[int, ...]:
-        """The tokens of ``words``; behind the token of a beginning, if the model wants one.
-
-        Raises:
-            GatedInterpError: no text, or too much.
-        """
-        if not words:
-            raise GatedInterpError("there is no text; write at least a word.")
-        tokens = self.model.tokenizer(words, add_special_tokens=False)["input_ids"]
-        tokens = tokens if self.bos is None else _begun(tokens, self.bos)
-        _require_length(tokens, longest)
-        return tuple(tokens)
-
-    def written(self, tokens: Sequence[int]) -> str:
-        """The text, without the token of a beginning."""
-        rest = tokens[1:] if tokens and tokens[0] == self.bos else tokens
-        return str(self.model.tokenizer.decode(list(rest)))
+Vocabulary = NamedTokens | TextTokens
 
 
 def vocabulary_of(model: HookedTransformer, task: Any) -> Vocabulary:
-    """The names of ``task``; where it has none the model's tokenizer, else numbers.
-
-    Raises:
-        GatedInterpError: the task has fewer names than the model has tokens.
-    """
+    """The names of ``task``; where it has none the model's tokenizer, else numbers."""
     text = getattr(task, "task", task)  # a part of a text is read as the text is
     if all(hasattr(text, name) for name in ("encode", "decode", "bos", "token_names")):
-        return TextTokens(text)
+        return TextTokens(text.encode, text.decode, lambda t: str(text.token_names[t]), text.bos)
     names = getattr(task, "token_names", None)
     if names is not None:
         if len(names) < model.cfg.d_vocab:
@@ -177,14 +116,15 @@ def vocabulary_of(model: HookedTransformer, task: Any) -> Vocabulary:
                 f"the task names {len(names)} tokens; the model has {model.cfg.d_vocab}."
             )
         return NamedTokens(names)
-    if getattr(model, "tokenizer", None) is not None:
-        return ModelTokens(model)
+    tokenizer = getattr(model, "tokenizer", None)
+    if tokenizer is not None:
+        return TextTokens(
+            lambda words: tokenizer(words, add_special_tokens=False)["input_ids"],
+            tokenizer.decode,
+            lambda token: str(tokenizer.decode([token])),
+            getattr(tokenizer, "bos_token_id", None) if model.cfg.default_prepend_bos else None,
+        )
     return NamedTokens([str(i) for i in range(max(model.cfg.d_vocab, model.cfg.d_vocab_out))])
-
-
-def _begun(tokens: list[int], bos: int) -> list[int]:
-    """``tokens`` behind ``bos``, once, whether or not somebody typed it."""
-    return tokens if tokens and tokens[0] == bos else [bos, *tokens]
 
 
 def _require_length(tokens: Sequence[int], longest: int) -> None:

@@ -82,11 +82,7 @@ def _answers(source: str | os.PathLike[str]) -> Answer:
 
 
 def _listening(port: int) -> socket.socket:
-    """A socket that listens at ``port`` on the loopback interface.
-
-    Raises:
-        GatedInterpError: the port cannot be had.
-    """
+    """A socket that listens at ``port`` on the loopback interface."""
     try:
         listener = socket.create_server((HOST, port))
     except OSError as error:

@@ -1,5 +1,8 @@
 """Arrays and labels in, plotly figures out; and from figures to files.
 
+Every figure takes ``title``, which stands above it, and ``columns``, the paper columns (1 or 2)
+that it spans.
+
 Nothing here computes a metric, shows a figure or holds a model: each function that draws returns a
 ``plotly.graph_objects.Figure`` (``attention_view`` an :class:`AttentionView`), which a notebook
 shows and :func:`save_figure` writes.
@@ -13,7 +16,7 @@ Examples:
 
 from gated_interp.plots.ablation import ablation_bars, shapley_and_interactions
 from gated_interp.plots.attention_views import AttentionView, attention_view
-from gated_interp.plots.frontier import frontier
+from gated_interp.plots.frontier import frontier, frontier_point, held_frontier
 from gated_interp.plots.heatmaps import (
     attention_patterns,
     circuit_maps,
@@ -26,7 +29,7 @@ from gated_interp.plots.roles import head_roles_figure
 from gated_interp.plots.save import browser_found, save_figure, save_figures
 from gated_interp.plots.style import TEMPLATE, WIDTHS
 from gated_interp.plots.sweeps import phase_diagram, sweep_curves
-from gated_interp.plots.text import head_effects, held_frontier
+from gated_interp.plots.text import head_effects
 from gated_interp.plots.training import loss_curves
 from gated_interp.plots.verdicts import before_after
 from gated_interp.plots.wiring import wiring_diagram
@@ -43,6 +46,7 @@ __all__ = [
     "browser_found",
     "circuit_maps",
     "frontier",
+    "frontier_point",
     "gate_maps",
     "head_effects",
     "head_roles_figure",

@@ -10,21 +10,26 @@ from numpy.typing import ArrayLike
 
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.plots.inputs import array, labels, table
-from gated_interp.plots.layout import Area, Box, error_bar, framed, label_space
+from gated_interp.plots.layout import (
+    ZERO,
+    Box,
+    Canvas,
+    framed,
+    interval,
+    label_space,
+    ticks,
+    titled,
+)
 from gated_interp.plots.style import (
-    INK,
     MUTED,
     PALETTE,
     SIGNED,
     Columns,
     Number,
-    finish,
     symmetric_limit,
     text,
     text_width,
-    ticks,
-    width_of,
-)
+)  # fmt: skip
 
 LEFT = 52.0
 # The scale of interactions reaches at least this share of the largest Shapley value.
@@ -96,79 +101,40 @@ def ablation_bars(
     low, high = min(0.0, float(np.nanmin(span))), max(0.0, float(np.nanmax(span)))
     pad = 0.05 * (high - low or 1)
 
-    wide = width_of(columns) - LEFT - 8
-    axis = ticks(names, wide)
+    canvas = Canvas(columns, title, LEFT, 8)
     tall = 150.0 if len(panels) == 1 else 90.0
-    head = 16.0 if panel else 8.0
-    boxes = [Box(0, head + i * (tall + 20), wide, tall) for i in range(len(panels))]
-    area = Area(wide, boxes[-1].bottom)
-    fig = go.Figure()
-    for number, (value, box) in enumerate(zip(panels, boxes, strict=True), start=1):
-        last = number == len(panels)
-        axes = area.place(
-            fig,
-            number,
-            box,
-            {
-                **axis,
-                "showticklabels": last,
-                "ticks": "outside" if last else "",
-                "title": {"text": "ablated heads" if last else ""},
-            },
-            {
-                "title": {"text": unit if len(panels) == 1 else _broken(unit, tall)},
-                "range": [low - pad, high + pad],
-                "zeroline": True,
-                "zerolinecolor": INK,
-                "zerolinewidth": 1,
-                "showgrid": True,
-                "nticks": 6,
-            },
-        )
+    crowded = canvas.width / (len(sets) * len(methods)) < 9
+    said = text(unit) if len(panels) == 1 else _broken(unit, tall)
+    y = titled(said, range=[low - pad, high + pad], showgrid=True, nticks=6, **ZERO)
+    for i, value in enumerate(panels):
+        last = value == panels[-1]
+        box = Box(0, (16.0 if panel else 8.0) + i * (tall + 20), canvas.width, tall)
+        x = titled("ablated heads" if last else "", ticks="outside" if last else "")
+        axes = canvas.panel(box, {**ticks(names, box.width), "showticklabels": last, **x}, y)
         part = effects if panel is None else effects[effects[panel] == value]
-        for i, method in enumerate(methods):
+        for k, method in enumerate(methods):
             rows = part[part["method"] == method]
-            crowded = wide / (len(sets) * len(methods)) < 9
-            fig.add_bar(
+            error = interval(rows["change"], rows["low"], rows["high"])
+            shape: dict[str, Any] = {"fillmode": "overlay", "size": 5, "solidity": 0.25}
+            shape |= {"fgcolor": "white", "fgopacity": 0.7}
+            shape["shape"] = "" if crowded else PATTERNS[k % len(PATTERNS)]
+            canvas.fig.add_bar(
                 x=[sets.index(s) for s in rows["heads"]],
                 y=rows["change"].tolist(),
-                error_y=error_bar(
-                    rows["change"],
-                    rows["low"],
-                    rows["high"],
-                    color=INK,
-                    width=0 if crowded else 2,
-                ),
+                error_y=error | ({"width": 0} if crowded else {}),
                 marker={
-                    "color": PALETTE[i % len(PALETTE)],
-                    "line": {"width": 0},
-                    "pattern": {
-                        "shape": "" if crowded else PATTERNS[i % len(PATTERNS)],
-                        "fillmode": "overlay",
-                        "fgcolor": "white",
-                        "fgopacity": 0.7,
-                        "size": 5,
-                        "solidity": 0.25,
-                    },
+                    "color": PALETTE[k % len(PALETTE)], "line": {"width": 0}, "pattern": shape
                 },
                 name=text(method),
                 legendgroup=text(method),
-                showlegend=number == 1,
+                showlegend=i == 0,
                 hovertemplate=f"%{{x}}: %{{y:.3f}}<extra>{text(method)}</extra>",
                 **axes,
-            )
+            )  # fmt: skip
         if panel:
-            area.note(fig, f"{text(panel)} {text(value)}", box.left + 2, box.top - 2, align="left")
-    fig.update_layout(barmode="group", bargap=0.22, bargroupgap=0.05)
-    return finish(
-        fig,
-        columns=columns,
-        height=area.height,
-        title=title,
-        left=LEFT,
-        right=8,
-        bottom=label_space(names, axis),
-    )
+            canvas.note(f"{text(panel)} {text(value)}", 2, box.top - 2, align="left")
+    canvas.fig.update_layout(barmode="group", bargap=0.22, bargroupgap=0.05)
+    return canvas.finish(label_space(names, canvas.width))
 
 
 def shapley_and_interactions(
@@ -191,8 +157,6 @@ def shapley_and_interactions(
         heads: one label per head.
         low, high: ``[head]``, the interval of each Shapley value where it was sampled.
         unit: of both.
-        title: above the figure.
-        columns: paper columns it spans; with one the panels stand below each other.
 
     Raises:
         GatedInterpError: shapes or labels that do not fit, or one end of the interval only.
@@ -207,48 +171,32 @@ def shapley_and_interactions(
         raise GatedInterpError("an interval needs both low and high; give both or neither.")
     error = None
     if low is not None and high is not None:
-        ends = [array(n, v, "head", sizes) for n, v in (("low", low), ("high", high))]
-        error = error_bar(value, *ends, color=INK)
+        error = interval(
+            value, array("low", low, "head", sizes), array("high", high, "head", sizes)
+        )
     n, stacked = len(names), columns == 1
+    canvas = Canvas(columns, title, LEFT, 0)
     side_left, bar, gap = max(map(text_width, names)) + 28, 56.0, 10.0
-    room = width_of(columns) - LEFT - bar - (0 if stacked else side_left + gap)
-    map_side = min(240.0, room if stacked else 0.5 * room, 34.0 * n + 90)
-    bars = Box(0, 18, room - map_side, map_side)
+    room = canvas.width - bar - (0 if stacked else side_left + gap)
+    side = min(240.0, room if stacked else 0.5 * room, 34.0 * n + 90)
     if stacked:
         bars = Box(0, 18, room, 120)
-        square = Box(0, bars.bottom + label_space(names, ticks(names, room)) + 22, room, room)
+        square = Box(0, bars.bottom + label_space(names, room) + 22, room, room)
     else:
-        square = Box(bars.right + gap + side_left, 18, map_side, map_side)
-    area = Area(max(bars.right, square.right), square.bottom)
-
-    fig = go.Figure()
-    axes = area.place(
-        fig,
-        1,
-        bars,
-        {**ticks(names, bars.width), "title": {"text": "head"}},
-        {
-            "title": {"text": f"Shapley value ({text(unit)})"},
-            "zeroline": True,
-            "zerolinecolor": INK,
-            "showgrid": True,
-            "nticks": 6,
-        },
-    )
-    fig.add_bar(
+        bars = Box(0, 18, room - side, side)
+        square = Box(bars.right + gap + side_left, 18, side, side)
+    x = {**ticks(names, bars.width), **titled("head")}
+    y = titled(f"Shapley value ({text(unit)})", showgrid=True, nticks=6, **ZERO)
+    axes = canvas.panel(bars, x, y)
+    canvas.fig.add_bar(
         x=list(range(n)), y=value, error_y=error, marker={"color": MUTED},
         width=min(0.7, 56 * n / bars.width),
         name="Shapley value", showlegend=False, **axes,
     )  # fmt: skip
-    axes = area.place(
-        fig,
-        2,
-        square,
-        framed(ticks(names, square.width), "head", shown=True),
-        framed(ticks(names, square.height, vertical=True), "head", shown=True),
-    )
+    down = framed(ticks(names, square.height, vertical=True), "head")
+    axes = canvas.panel(square, framed(ticks(names, square.width), "head"), down)
     cell = square.width / n
-    fig.add_heatmap(
+    canvas.fig.add_heatmap(
         z=pairs,
         coloraxis="coloraxis",
         texttemplate="%{z:.2f}" if cell >= 26 else None,
@@ -258,22 +206,13 @@ def shapley_and_interactions(
         hovertemplate="%{y} with %{x}: %{z:.3f}<extra></extra>",
         **axes,
     )
-    area.note(fig, "each head", bars.left, bars.top - 3, align="left")
-    area.note(fig, "each pair of heads", square.left, square.top - 3, align="left")
+    canvas.note("each head", bars.left, bars.top - 3, align="left")
+    canvas.note("each pair of heads", square.left, square.top - 3, align="left")
     # Against the heads' own values a trace of an interaction must look like one.
     limit = max(symmetric_limit(pairs), FAINTEST * symmetric_limit(value))
     where = Box(square.right + 10, square.top, 8, min(square.height, 150.0))
-    words = f"interaction ({unit})"
-    fig.update_layout(coloraxis=area.color_bar(SIGNED, (-limit, limit), words, where))
-    return finish(
-        fig,
-        columns=columns,
-        height=area.height,
-        title=title,
-        left=LEFT,
-        right=width_of(columns) - LEFT - area.width,
-        bottom=label_space(names, ticks(names, min(bars.width, square.width))),
-    )
+    canvas.color_bar("coloraxis", SIGNED, (-limit, limit), f"interaction ({unit})", where)
+    return canvas.finish(label_space(names, min(bars.width, square.width)))
 
 
 def _broken(words: str, pixels: Number) -> str:

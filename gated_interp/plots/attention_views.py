@@ -17,13 +17,11 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import ArrayLike
 
-from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.files import write_text
 from gated_interp.plots.fonts import FAMILY
-from gated_interp.plots.inputs import array, between
+from gated_interp.plots.inputs import counted, patterns
 
 # The views of one page find the script, and wait for it, under this name in its window.
 SHELF = "gatedInterpCircuitsVis"
@@ -101,24 +99,10 @@ def attention_view(
         >>> attention_view([[[1.0, 0.0], [0.5, 0.5]]], ["BOS", "A"], ["L0H0"])
         AttentionView(attention, 1 heads)
     """
-    sizes: dict[str, int] = {}
-    attention = array("pattern", pattern, "head query_pos key_pos", sizes)
-    if sizes["query_pos"] != sizes["key_pos"]:
-        raise GatedInterpError(
-            f"pattern has shape {attention.shape}; its last two axes must be of the same size."
-        )
-    between("pattern", attention, 0, 1)
-    for name, given, count in (
-        ("tokens", tokens, sizes["key_pos"]),
-        ("heads", heads, sizes["head"]),
-    ):
-        if isinstance(given, str) or len(given) != count:
-            n = 1 if isinstance(given, str) else len(given)
-            raise GatedInterpError(f"{name} gives {n} labels; there must be {count}.")
-    shown = [("attention", attention)]
-    if gated is not None:
-        shown.append(("gated attention", array("gated", gated, "head query_pos key_pos", sizes)))
-    top = max(1.0, *(float(np.abs(values).max()) for _, values in shown))
+    shown, top = patterns(pattern, gated)
+    counted("tokens", tokens, shown["attention"].shape[2], "positions")
+    counted("heads", heads, shown["attention"].shape[0], "heads")
+    names = {"gated": "gated attention"}
     common = {
         "tokens": [str(t) for t in tokens],
         "attentionHeadNames": [str(h) for h in heads],
@@ -130,7 +114,10 @@ def attention_view(
     }
     # Three digits are what a colour can show; they keep the notebook small.
     return AttentionView(
-        tuple((name, {"attention": v.round(3).tolist(), **common}) for name, v in shown)
+        tuple(
+            (names.get(name, name), {"attention": v.round(3).tolist(), **common})
+            for name, v in shown.items()
+        )
     )
 
 
@@ -202,33 +189,18 @@ class _Carriers:
 
     def must_carry(self) -> bool:
         """Whether the view shown now must bring the script."""
-        shell = _shell()
-        if shell is None or "google.colab" in sys.modules:
+        ipython = sys.modules.get("IPython")
+        shell: Any = None if ipython is None else ipython.get_ipython()
+        if not hasattr(shell, "kernel") or "google.colab" in sys.modules:
             return True  # no notebook, or one where every output is a page of its own
-        cell, run = _cell(shell)
-        if self.cell not in (None, cell):
+        # JupyterLab names its cells; elsewhere a cell is known by its text.
+        named = shell.get_parent().get("metadata", {}).get("cellId")
+        cell, run = str(named or (shell.user_ns.get("In") or [""])[-1]), shell.execution_count
+        # Not for another cell, nor for a second view in the same run of the same cell.
+        if self.cell not in (None, cell) or (self.cell, self.run) == (cell, run):
             return False
-        if self.cell == cell and self.run == run:
-            return False  # a second view in the same run of the same cell
         self.cell, self.run = cell, run
         return True
 
 
 _carriers = _Carriers()
-
-
-def _shell() -> Any:
-    """The notebook's shell, where there is one."""
-    ipython = sys.modules.get("IPython")
-    shell = None if ipython is None else ipython.get_ipython()
-    return shell if hasattr(shell, "kernel") else None
-
-
-def _cell(shell: Any) -> tuple[str, object]:
-    """What stays the same when a cell is run again, and what does not.
-
-    JupyterLab names its cells; elsewhere a cell is known by its text.
-    """
-    metadata = shell.get_parent().get("metadata", {})
-    history = shell.user_ns.get("In") or [""]
-    return str(metadata.get("cellId") or history[-1]), shell.execution_count

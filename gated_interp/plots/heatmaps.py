@@ -7,21 +7,18 @@ import plotly.graph_objects as go
 from numpy.typing import ArrayLike
 
 from gated_interp.core.errors import GatedInterpError
-from gated_interp.plots.inputs import array, between, labels
-from gated_interp.plots.layout import Area, Box, framed, label_space
+from gated_interp.plots.inputs import array, between, labels, patterns, square
+from gated_interp.plots.layout import Box, Canvas, framed, label_space, ticks
 from gated_interp.plots.panels import Maps, heat_panels
 from gated_interp.plots.style import (
     ATTENTION,
     GATE,
     SIGNED,
     Columns,
-    finish,
     symmetric_limit,
     text,
     text_width,
-    ticks,
-    width_of,
-)
+)  # fmt: skip
 
 
 def gate_maps(
@@ -40,8 +37,6 @@ def gate_maps(
         token_names: one per token of the vocabulary.
         heads: one label per head, as in ``"L0H0"``.
         marks: what stands in colour beside the names of some heads, by index.
-        title: above the figure.
-        columns: paper columns it spans.
 
     Raises:
         GatedInterpError: another shape, a negative gate, or a label too few or too many.
@@ -52,7 +47,7 @@ def gate_maps(
         [[0.0, 1.0], [0.5, 0.0]]
     """
     sizes: dict[str, int] = {}
-    values = _square("gates", array("gates", gates, "head query_token key_token", sizes))
+    values = square("gates", array("gates", gates, "head query_token key_token", sizes))
     heads = labels("heads", heads, sizes["head"], "heads")
     tokens = labels("token_names", token_names, sizes["key_token"], "tokens")
     return heat_panels([_gate(values, tokens)], heads, columns=columns, title=title, marks=marks)
@@ -78,8 +73,6 @@ def circuit_maps(
         heads: one label per head.
         gates: ``[head, query_token, key_token]``, 0 to 1.
         marks: what stands in colour beside the names of some heads, by index.
-        title: above the figure.
-        columns: paper columns it spans.
 
     Raises:
         GatedInterpError: another shape, a negative gate, or a label too few or too many.
@@ -88,33 +81,15 @@ def circuit_maps(
     write = array("ov", ov, "head source_token output_token", sizes)
     sizes |= {"query_token": write.shape[1], "key_token": write.shape[1]}
     score = array("qk", qk, "head query_token key_token", sizes)
-    _square("ov", write)
+    square("ov", write)
     heads = labels("heads", heads, sizes["head"], "heads")
     tokens = labels("token_names", token_names, sizes["source_token"], "tokens")
     quantities = [
-        Maps(
-            write,
-            "OV",
-            "logit written",
-            SIGNED,
-            _mirrored(write),
-            "output token",
-            "source token",
-            tokens,
-            tokens,
-        ),
-        Maps(
-            score,
-            "QK",
-            "QK score",
-            SIGNED,
-            _mirrored(score),
-            "key token",
-            "query token",
-            tokens,
-            tokens,
-        ),
-    ]
+        Maps(write, "OV", "logit written", SIGNED, _mirrored(write),
+             "output token", "source token", tokens, tokens),
+        Maps(score, "QK", "QK score", SIGNED, _mirrored(score),
+             "key token", "query token", tokens, tokens),
+    ]  # fmt: skip
     if gates is not None:
         quantities.append(_gate(array("gates", gates, "head query_token key_token", sizes), tokens))
     return heat_panels(quantities, heads, columns=columns, title=title, marks=marks)
@@ -138,25 +113,17 @@ def attention_patterns(
         heads: one label per head.
         gated: ``[head, query_pos, key_pos]``, gate times pattern.
         marks: what stands in colour beside the names of some heads, by index.
-        title: above the figure.
-        columns: paper columns it spans.
 
     Raises:
         GatedInterpError: another shape, attention outside 0 to 1, or labels that do not fit.
     """
-    sizes: dict[str, int] = {}
-    attention = _square("pattern", array("pattern", pattern, "head query_pos key_pos", sizes))
-    between("pattern", attention, 0, 1)
-    heads = labels("heads", heads, sizes["head"], "heads")
-    tokens = labels("tokens", tokens, sizes["key_pos"], "positions")
-    shown = [("attention", attention)]
-    if gated is not None:
-        shown.append(("gated", array("gated", gated, "head query_pos key_pos", sizes)))
-    # Both are weights on the same values, so they share one ramp and one range.
-    top = max(1.0, *(float(v.max()) for _, v in shown))
+    shown, top = patterns(pattern, gated)
+    heads = labels("heads", heads, shown["attention"].shape[0], "heads")
+    tokens = labels("tokens", tokens, shown["attention"].shape[2], "positions")
+    axes = "key position", "query position", tokens, tokens
+    units = {"attention": "attention", "gated": "gated attention"}
     quantities = [
-        Maps(v, name, unit, ATTENTION, (0.0, top), "key position", "query position", tokens, tokens)
-        for (name, v), unit in zip(shown, ("attention", "gated attention"), strict=False)
+        Maps(v, name, units[name], ATTENTION, (0.0, top), *axes) for name, v in shown.items()
     ]
     return heat_panels(quantities, heads, columns=columns, title=title, marks=marks)
 
@@ -177,8 +144,6 @@ def loading_matrix(
         representations: one label per row.
         heads: by panel name, one label per head.
         unit: of the loadings.
-        title: above the figure.
-        columns: paper columns it spans.
 
     Raises:
         GatedInterpError: no panel, another shape, or labels that do not fit.
@@ -197,36 +162,20 @@ def loading_matrix(
     names = {n: labels(f"heads {n!r}", heads[n], v.shape[1], "heads") for n, v in values.items()}
     limit = symmetric_limit(*values.values())
 
-    left, gap, bar = max(map(text_width, rows)) + 30, 14.0, 62.0
-    room = width_of(columns) - left - bar
+    canvas = Canvas(columns, title, max(map(text_width, rows)) + 30, 0)
+    room, gap = canvas.width - 62.0, 14.0
     total = sum(v.shape[1] for v in values.values())
     stacked = (room - gap * (len(values) - 1)) / total < 14 and len(values) > 1
     most = max(v.shape[1] for v in values.values()) if stacked else total
     cell = min(44.0, (room - (0 if stacked else gap * (len(values) - 1))) / most)
     tall = len(rows) * min(max(cell, 15.0), 26.0)
-    below = {n: label_space(t, ticks(t, cell * len(t))) for n, t in names.items()}
-    boxes, x, y = {}, 0.0, 17.0
+    x, y, below = 0.0, 17.0, 0.0
     for name, panel in values.items():
-        boxes[name] = Box(x, y, cell * panel.shape[1], tall)
-        if stacked:
-            y += tall + below[name] + 20
-        else:
-            x += boxes[name].width + gap
-    area = Area(max(b.right for b in boxes.values()), max(b.bottom for b in boxes.values()))
-
-    fig = go.Figure()
-    for number, (name, box) in enumerate(boxes.items(), start=1):
-        axes = area.place(
-            fig,
-            number,
-            box,
-            framed(ticks(names[name], box.width), "head", shown=True),
-            framed(
-                ticks(rows, tall, vertical=True), "representation", shown=stacked or number == 1
-            ),
-        )
-        fig.add_heatmap(
-            z=values[name],
+        box = Box(x, y, cell * panel.shape[1], tall)
+        down = framed(ticks(rows, tall, vertical=True), "representation", shown=stacked or x == 0)
+        axes = canvas.panel(box, framed(ticks(names[name], box.width), "head"), down)
+        canvas.fig.add_heatmap(
+            z=panel,
             coloraxis="coloraxis",
             name=name,
             texttemplate="%{z:.2f}" if cell >= 26 else None,
@@ -234,27 +183,15 @@ def loading_matrix(
             hovertemplate=f"%{{y}}, %{{x}}: %{{z:.3f}}<extra>{text(name)}</extra>",
             **axes,
         )
-        area.note(fig, text(name), box.left, box.top - 2, align="left")
+        canvas.note(text(name), box.left, box.top - 2, align="left")
+        space = label_space(names[name], box.width)
+        below = max(below, space)
+        x, y = (x, y + tall + space + 20) if stacked else (box.right + gap, y)
+    reach = max(box.right for box in canvas.boxes)
     length = min(max(tall, 70.0), 150.0)
-    where = Box(area.width + 10, min(17.0, area.height - length), 8, length)
-    fig.update_layout(coloraxis=area.color_bar(SIGNED, (-limit, limit), unit, where))
-    return finish(
-        fig,
-        columns=columns,
-        height=area.height,
-        title=title,
-        left=left,
-        right=width_of(columns) - left - area.width,
-        bottom=max(below.values()),
-    )
-
-
-def _square(name: str, values: np.ndarray) -> np.ndarray:
-    if values.shape[1] != values.shape[2]:
-        raise GatedInterpError(
-            f"{name} has shape {values.shape}; its last two axes must be of the same size."
-        )
-    return values
+    where = Box(reach + 10, min(17.0, canvas.boxes[-1].bottom - length), 8, length)
+    canvas.color_bar("coloraxis", SIGNED, (-limit, limit), unit, where)
+    return canvas.finish(below)
 
 
 def _mirrored(values: np.ndarray) -> tuple[float, float]:

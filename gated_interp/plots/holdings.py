@@ -39,12 +39,7 @@ class Holdings:
 
 
 def checked(side: Holdings, representations: Mapping[int, str]) -> np.ndarray:
-    """The shares ``[representation, head]``, once everything in ``side`` fits.
-
-    Raises:
-        GatedInterpError: shapes that do not fit, shares outside 0 to 1, a representation or head
-            that is not there.
-    """
+    """The shares ``[representation, head]``, once everything in ``side`` fits."""
     sizes = {"representation": len(representations)}
     name = f"the shares of {side.name!r}"
     shares = array(name, side.shares, "representation head", sizes)

@@ -29,9 +29,6 @@ def array(
         sizes: sizes of axes known so far; new ones are added, known ones must agree.
         allow_nan: NaN stands for "nothing here".
 
-    Raises:
-        GatedInterpError: not numbers, another shape, an empty axis, or not finite.
-
     Examples:
         >>> array("gates", [[0.0, 1.0]], "head token").shape
         (1, 2)
@@ -57,24 +54,46 @@ def array(
     return out
 
 
-def labels(name: str, values: Sequence[str], count: int, things: str) -> list[str]:
-    """``values`` as they are shown literally, once there is one for each thing.
-
-    Raises:
-        GatedInterpError: too few or too many labels.
-    """
+def counted(name: str, values: Sequence[str], count: int, things: str) -> None:
+    """Refuse ``values`` unless there is one for each thing."""
     if isinstance(values, str) or len(values) != count:
         n = 1 if isinstance(values, str) else len(values)
         raise GatedInterpError(f"{name} gives {n} labels for {count} {things}; give one for each.")
+
+
+def labels(name: str, values: Sequence[str], count: int, things: str) -> list[str]:
+    """``values`` as they are shown literally, once there is one for each thing."""
+    counted(name, values, count, things)
     return [text(v) for v in values]
 
 
-def table(name: str, frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
-    """``frame``, once it has rows and these columns.
+def square(name: str, values: np.ndarray) -> np.ndarray:
+    """``values`` ``[head, y, x]``, once y and x are as many."""
+    if values.shape[1] != values.shape[2]:
+        raise GatedInterpError(
+            f"{name} has shape {values.shape}; its last two axes must be of the same size."
+        )
+    return values
 
-    Raises:
-        GatedInterpError: no rows, or a column is missing.
+
+def patterns(
+    pattern: ArrayLike, gated: ArrayLike | None
+) -> tuple[dict[str, Float[np.ndarray, "head query_pos key_pos"]], float]:
+    """Attention, and what gates let through where that is given, with the end of their scale.
+
+    Both are weights on the same values, so they share one scale.
     """
+    sizes: dict[str, int] = {}
+    axes = "head query_pos key_pos"
+    shown = {"attention": square("pattern", array("pattern", pattern, axes, sizes))}
+    between("pattern", shown["attention"], 0, 1)
+    if gated is not None:
+        shown["gated"] = array("gated", gated, axes, sizes)
+    return shown, max(1.0, *(float(np.abs(v).max()) for v in shown.values()))
+
+
+def table(name: str, frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+    """``frame``, once it has rows and these columns."""
     missing = [c for c in columns if c not in frame.columns]
     if missing:
         raise GatedInterpError(
@@ -86,11 +105,7 @@ def table(name: str, frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFram
 
 
 def one_of(name: str, value: Any, choices: Sequence[Any]) -> None:
-    """Refuse a ``value`` that is not among ``choices``.
-
-    Raises:
-        GatedInterpError: it is not.
-    """
+    """Refuse a ``value`` that is not among ``choices``."""
     if value not in choices:
         raise GatedInterpError(
             f"{name} is {value!r}; it must be one of {', '.join(map(repr, choices))}."
@@ -98,11 +113,7 @@ def one_of(name: str, value: Any, choices: Sequence[Any]) -> None:
 
 
 def between(name: str, values: np.ndarray, low: Number, high: Number) -> None:
-    """Refuse ``values`` outside ``low`` to ``high`` (NaN passes).
-
-    Raises:
-        GatedInterpError: one is outside.
-    """
+    """Refuse ``values`` outside ``low`` to ``high`` (NaN passes)."""
     slack = 1e-6
     if (values < low - slack).any() or (values > high + slack).any():
         raise GatedInterpError(f"{name} must lie between {low:g} and {high:g}.")

@@ -8,7 +8,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from gated_interp.plots.holdings import named_heads
-from gated_interp.plots.layout import Area, Box, fitting, framed, label_space
+from gated_interp.plots.layout import Box, Canvas, fitting, framed, label_space, ticks
 from gated_interp.plots.style import (
     CROWDED,
     FONT,
@@ -16,11 +16,9 @@ from gated_interp.plots.style import (
     Columns,
     Number,
     Scale,
-    finish,
     text_width,
-    ticks,
     width_of,
-)
+)  # fmt: skip
 
 GAP, ROW_GAP, HEAD_TITLE, BAR_SPACE = 9.0, 6.0, 16.0, 58.0
 # Px: a figure of one quantity stands on a page, one of several may run over.
@@ -115,7 +113,7 @@ def heat_panels(
             float(np.clip(wide * m.values.shape[1] / m.values.shape[2], 26, 1.5 * wide))
             for m in quantities
         ]
-        return wide, tall, label_space(last.x_labels, ticks(last.x_labels, wide))
+        return wide, tall, label_space(last.x_labels, wide)
 
     def height(across: int) -> float:
         _, tall, below = sizes(across)
@@ -140,24 +138,21 @@ def heat_panels(
             y += tall[k] + ROW_GAP
         # Of one quantity, a full row carries labels only where the row below it is shorter.
         y += below if several or (block + 2 == blocks and len(heads) % across) else 0
-    area = Area(across * (wide + GAP) - GAP, max(box.bottom for box in boxes.values()))
+    canvas = Canvas(columns, title, left, 0)
+    reach = across * (wide + GAP) - GAP
+    tallest = max(box.bottom for box in boxes.values())
 
-    fig = go.Figure()
-    for number, ((k, head), box) in enumerate(boxes.items(), start=1):
+    for (k, head), box in boxes.items():
         maps, at_left = quantities[k], head % across == 0
         # In a ragged grid the last full row carries labels where nothing stands below it.
         labelled = maps is last and (several or head + across >= len(heads))
         y_title = fitting(maps.y_title, tall[k], 10.5)
         if several:
             y_title = f"<b>{maps.name}</b><br>{y_title}"
-        axes = area.place(
-            fig,
-            number,
-            box,
-            framed(ticks(maps.x_labels, wide), "", shown=labelled),
-            framed(ticks(maps.y_labels, tall[k], vertical=True), y_title, shown=at_left),
-        )
-        fig.add_heatmap(
+        y_axis = framed(ticks(maps.y_labels, tall[k], vertical=True), y_title, shown=at_left)
+        x_axis = framed(ticks(maps.x_labels, wide), "", shown=labelled)
+        axes = canvas.panel(box, x_axis, y_axis)
+        canvas.fig.add_heatmap(
             z=maps.values[head],
             coloraxis=_color_axis(k),
             name=f"{heads[head]} {maps.name}",
@@ -169,30 +164,19 @@ def heat_panels(
         if k == 0:
             said = f"<b>{drawn[head]}</b>" if head in marks else drawn[head]
             size = FONT if wide > 100 or (not marks and wide > 60) else SMALL
-            area.note(fig, said, box.left + wide / 2, box.top - 1, size=size)
+            canvas.note(said, box.left + wide / 2, box.top - 1, size=size)
     for block in range(blocks) if several else [blocks - 1]:
         bottom = boxes[len(quantities) - 1, block * across].bottom + below - 4
-        middle = (across * (wide + GAP) - GAP) / 2
-        area.note(fig, _x_title(quantities), middle, bottom, size=10.5)
+        canvas.note(_x_title(quantities), reach / 2, bottom, size=10.5)
     for k, maps in enumerate(quantities):
         # A lone quantity's bar may run past the first of several rows of panels; those of several
         # stay apart, ends of their scales included.
-        top = boxes[k, 0].top
-        bar = (
-            Box(area.width + 10, top + 4, 8, min(max(tall[k] - 8, 26.0), 150.0))
-            if several
-            else Box(area.width + 10, top, 8, min(max(area.height - HEAD_TITLE, 60.0), 150.0))
-        )
-        fig.update_layout({_color_axis(k): area.color_bar(maps.scale, maps.limits, maps.unit, bar)})
-    return finish(
-        fig,
-        columns=columns,
-        height=area.height,
-        title=title,
-        left=left,
-        right=width_of(columns) - left - area.width,
-        bottom=below,
-    )
+        at = boxes[k, 0].top
+        bar = Box(reach + 10, at, 8, min(max(tallest - HEAD_TITLE, 60.0), 150.0))
+        if several:
+            bar = Box(reach + 10, at + 4, 8, min(max(tall[k] - 8, 26.0), 150.0))
+        canvas.color_bar(_color_axis(k), maps.scale, maps.limits, maps.unit, bar)
+    return canvas.finish(below)
 
 
 def _x_title(quantities: Sequence[Maps]) -> str:

@@ -9,8 +9,9 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from gated_interp.core.errors import GatedInterpError
+from gated_interp.core.written import count, share
 from gated_interp.plots.inputs import table
-from gated_interp.plots.layout import Area, Box, error_bar, fitting, log_axis
+from gated_interp.plots.layout import Box, Canvas, fitting, interval, log_axis, titled
 from gated_interp.plots.style import (
     FAINT,
     MUTED,
@@ -18,11 +19,9 @@ from gated_interp.plots.style import (
     SMALL,
     Columns,
     Number,
-    finish,
     text,
     text_width,
-    width_of,
-)
+)  # fmt: skip
 
 COLOR = PALETTE[0]
 HEAD = 18.0  # px above the panels
@@ -46,8 +45,6 @@ def reliability(
             interval of it. A row per experiment and recipe.
         target: a rate to mark, 0 to 1.
         counted: what the runs counted as ``clean`` are called.
-        title: above the figure.
-        columns: paper columns it spans.
 
     Raises:
         GatedInterpError: no rows, a column is missing, more clean runs than runs, or two rows for
@@ -61,7 +58,7 @@ def reliability(
         raise GatedInterpError("the reliability table has two rows for one experiment and recipe.")
     results = results.reset_index(drop=True)
     names, at, breaks = _rows(results)
-    counts = [f"{k} of {n}" for k, n in zip(results["clean"], results["runs"], strict=True)]
+    counts = list(map(count, results["clean"], results["runs"]))
     tall = (22.0 if len(names) < 5 else 15.0) * len(names)
     left = 14 + max(
         text_width("experiment"),
@@ -71,27 +68,22 @@ def reliability(
         ),
     )
     gap = max(map(text_width, [*counts, "runs"])) + 26
-    room = width_of(columns) - left - gap - 14
+    canvas = Canvas(columns, title, left, 14)
+    room = canvas.width - gap
     boxes = [Box(0, HEAD, 0.58 * room, tall), Box(0.58 * room + gap, HEAD, 0.42 * room, tall)]
-    area = Area(boxes[1].right, boxes[1].bottom)
-
-    fig = go.Figure()
     # Dots, not bars: where all rates are high, the axis need not start at zero.
     start = max(0.0, math.floor(10 * float(results["low"].min()) - 1) / 10)
     start = start if start >= 0.5 else 0.0
     pad = 0.02 * (1 - start)
-    rate = {
-        "title": {"text": fitting(f"{counted} runs (95% interval)", boxes[0].width, 10.5)},
-        "tickformat": ".0%",
-        "range": [start - pad, 1 + pad],
-        "nticks": 4 if columns == 1 else 6,
-        "showgrid": True,
-    }
+    said = fitting(f"{counted} runs (95% interval)", boxes[0].width, 10.5)
+    ends = [start - pad, 1 + pad]
+    few = 4 if columns == 1 else 6
+    rate = titled(said, tickformat=".0%", range=ends, nticks=few, showgrid=True)
     has_interval = {"fvu_low", "fvu_high"} <= set(results.columns)
     spread = [results[c] for c in ("fvu", *(("fvu_low", "fvu_high") if has_interval else ()))]
-    said = ["median FVU (middle half of the runs)"] if has_interval else []
-    said = [w for w in [*said, "median FVU"] if text_width(w, 10.5) <= boxes[1].width]
-    fvu = log_axis(pd.concat(spread), (said or ["FVU"])[0], boxes[1].width)
+    words = ["median FVU (middle half of the runs)"] if has_interval else []
+    words = [w for w in [*words, "median FVU"] if text_width(w, 10.5) <= boxes[1].width]
+    fvu = log_axis(pd.concat(spread), (words or ["FVU"])[0], boxes[1].width)
     rows = {
         "tickvals": list(range(len(names))),
         "ticktext": names,
@@ -100,26 +92,25 @@ def reliability(
         "tickcolor": "white",
     }
     places = [
-        area.place(fig, 1, boxes[0], rate, rows),
-        area.place(fig, 2, boxes[1], fvu, {**rows, "showticklabels": False}),
+        canvas.panel(boxes[0], rate, rows),
+        canvas.panel(boxes[1], fvu, {**rows, "showticklabels": False}),
     ]
-    share = results["clean"] / results["runs"]
-    for axes, x, ends, name in (
-        (places[0], share, ("low", "high"), f"{counted} runs"),
-        (places[1], results["fvu"], ("fvu_low", "fvu_high") if has_interval else (), "median FVU"),
-    ):
-        bar = [results[end] for end in ends]
-        fig.add_scatter(
+    named = zip(results["experiment"], results["recipe"], counts, strict=True)
+    said_of = [[f"{e}, {r}", c] for e, r, c in named]
+    rates = results["clean"] / results["runs"]
+    bars = [interval(rates, results["low"], results["high"], COLOR), None]
+    if has_interval:
+        bars[1] = interval(results["fvu"], results["fvu_low"], results["fvu_high"], COLOR)
+    names_of = f"{counted} runs", "median FVU"
+    for axes, x, bar, name in zip(places, (rates, results["fvu"]), bars, names_of, strict=True):
+        canvas.fig.add_scatter(
             x=x.tolist(),
             y=at,
-            error_x=error_bar(x, *bar, color=COLOR, thickness=1.3, width=3) if bar else None,
+            error_x=bar,
             mode="markers",
             marker={"color": COLOR, "size": 7},
             cliponaxis=False,
-            customdata=[
-                [f"{e}, {r}", c]
-                for e, r, c in zip(results["experiment"], results["recipe"], counts, strict=True)
-            ],
+            customdata=said_of,
             hovertemplate="%{customdata[0]}: %{x:.3g} (%{customdata[1]} runs)<extra></extra>",
             name=name,
             showlegend=False,
@@ -127,24 +118,23 @@ def reliability(
         )
     pitch = tall / len(names)
     what = "recipe" if results["recipe"].nunique() > 1 else "experiment"
-    area.note(fig, what, -7, HEAD - 3, align="right", size=SMALL, color=MUTED)
-    area.note(fig, "runs", boxes[0].right + 10, HEAD - 3, align="left", size=SMALL, color=MUTED)
-    for row, words in zip(at, counts, strict=True):
+    beside = boxes[0].right + 10
+    canvas.note(what, -7, HEAD - 3, align="right", size=SMALL, color=MUTED)
+    canvas.note("runs", beside, HEAD - 3, align="left", size=SMALL, color=MUTED)
+    for row, words_of in zip(at, counts, strict=True):
         y = HEAD + (row + 0.5) * pitch
-        area.note(fig, words, boxes[0].right + 10, y, align="left", valign="middle", size=SMALL)
+        canvas.note(words_of, beside, y, align="left", valign="middle", size=SMALL)
     for row in breaks:
         for axes in places:
-            _line(fig, axes, x=[0, 1], y=[row - 0.5] * 2, across=True)
+            canvas.rule(axes, y=row - 0.5, color=FAINT)
     if target is not None:
-        _line(fig, places[0], x=[target] * 2, y=[-0.5, len(names) - 0.5], across=False)
-        words = f"target {target:.0%}"
+        canvas.rule(places[0], x=target, color=MUTED, dash="dash")
+        aim = f"target {share(target)}"
         at_px = boxes[0].width * (target - start + pad) / (1 - start + 2 * pad)
-        half = text_width(words) / 2
+        half = text_width(aim) / 2
         at_px = float(np.clip(at_px, half, boxes[0].width - half))
-        area.note(fig, words, at_px, HEAD - 3, size=SMALL, color=MUTED)
-    return finish(
-        fig, columns=columns, height=area.height, title=title, left=left, right=14, bottom=40
-    )
+        canvas.note(aim, at_px, HEAD - 3, size=SMALL, color=MUTED)
+    return canvas.finish(40)
 
 
 def _rows(results: pd.DataFrame) -> tuple[list[str], list[int], list[int]]:
@@ -162,22 +152,3 @@ def _rows(results: pd.DataFrame) -> tuple[list[str], list[int], list[int]]:
             at[index] = len(names)
             names.append(text(recipe if several else experiment))
     return names, [at[index] for index in results.index], breaks
-
-
-def _line(
-    fig: go.Figure, axes: dict[str, str], *, x: list[Number], y: list[Number], across: bool
-) -> None:
-    """A line behind the data: across the whole panel, or at a value of x."""
-    fig.add_shape(
-        type="line",
-        xref=f"{axes['xaxis']} domain" if across else axes["xaxis"],
-        yref=axes["yaxis"],
-        x0=x[0],
-        x1=x[1],
-        y0=y[0],
-        y1=y[1],
-        line={"color": FAINT, "width": 1}
-        if across
-        else {"color": MUTED, "width": 1, "dash": "dash"},
-        layer="below",
-    )

@@ -7,21 +7,12 @@ import plotly.graph_objects as go
 from numpy.typing import ArrayLike
 
 from gated_interp.core.errors import GatedInterpError
+from gated_interp.core.written import share as written_share
+from gated_interp.core.written import short
 from gated_interp.plots.holdings import named_heads
 from gated_interp.plots.inputs import array, between, labels
-from gated_interp.plots.layout import Area, Box, framed, label_space
-from gated_interp.plots.style import (
-    FRACTION,
-    INK,
-    MUTED,
-    SMALL,
-    Columns,
-    finish,
-    text,
-    text_width,
-    ticks,
-    width_of,
-)
+from gated_interp.plots.layout import Box, Canvas, framed, label_space, ticks
+from gated_interp.plots.style import FRACTION, INK, MUTED, SMALL, Columns, text, text_width
 
 ROW, BAR_ROW, TITLE, GAP = 17.0, 16.0, 18.0, 20.0
 # Shares below this are left blank.
@@ -51,8 +42,6 @@ def head_roles_figure(
             their keys.
         percent: the measures whose values (0 to 1) are shown as per cent.
         marks: what stands in colour beside the names of some heads, by index.
-        title: above the figure.
-        columns: paper columns it spans.
 
     Raises:
         GatedInterpError: another shape, a share outside 0 to 1, a label too few or too many, or
@@ -74,89 +63,51 @@ def head_roles_figure(
     if not ablated or any(keys != ablated[0] for keys in ablated):
         raise GatedInterpError("left needs one measure at least, each with the same ablations.")
     named, rows = named_heads(heads, marks)
-    names = max(map(text_width, named)) + 14
+    canvas = Canvas(columns, title, max(map(text_width, named)) + 14, 8)
     bar_names = max(map(text_width, ablated[0])) + 12
-    stacked = columns == 1
-    space = width_of(columns) - names - 8
+    stacked, space = columns == 1, canvas.width
     bar_space = 8.0 + 54.0  # the colour bar and its labels
     wide = min(36.0 * len(places), space - bar_space - (0 if stacked else bar_names + 190.0))
     cells = Box(0, TITLE, wide, ROW * len(heads))
-    across = ticks(places, wide)
-    below = label_space(places, across)
-    area_bars = BAR_ROW * len(ablated[0])
-    at, top = (
-        (max(0.0, bar_names - names), cells.bottom + below + 8)
-        if stacked
-        else (cells.right + bar_space + bar_names + GAP, 0.0)
-    )
-    boxes = [
-        Box(at, top + TITLE + k * (area_bars + TITLE + 6), space - at, area_bars)
-        for k in range(len(left))
-    ]
-    area = Area(space, max(cells.bottom, boxes[-1].bottom))
-
-    fig = go.Figure()
-    fig.update_layout(
-        coloraxis=area.color_bar(
-            FRACTION,
-            (0.0, max(float(share.max()), 1e-9)),
-            "share of the energy",
-            Box(cells.right + 10, cells.top, 8, min(cells.height, 130.0)),
-        )
-    )
-    fig.update_layout(coloraxis_colorbar_tickformat=".0%")
-    axes = area.place(
-        fig,
-        1,
+    below = label_space(places, wide)
+    at, top = cells.right + bar_space + bar_names + GAP, 0.0
+    if stacked:
+        at, top = max(0.0, bar_names - canvas.left), cells.bottom + below + 8
+    bar = Box(cells.right + 10, cells.top, 8, min(cells.height, 130.0))
+    limits = 0.0, max(float(share.max()), 1e-9)
+    canvas.color_bar("coloraxis", FRACTION, limits, "share of the energy", bar, tickformat=".0%")
+    axes = canvas.panel(
         cells,
-        framed(across, "query token", shown=True),
-        framed(ticks(rows, cells.height, vertical=True), "", shown=True),
+        framed(ticks(places, wide), "query token"),
+        framed(ticks(rows, cells.height, vertical=True), ""),
     )
-    fig.add_heatmap(
+    canvas.fig.add_heatmap(
         z=share,
-        text=[[f"{v:.0%}" if v >= SHOWN else "" for v in row] for row in share],
+        text=[[written_share(v) if v >= SHOWN else "" for v in row] for row in share],
         texttemplate="%{text}" if wide / len(places) >= IN_CELL else None,
         textfont={"size": SMALL},
         coloraxis="coloraxis",
         hovertemplate="%{y} at %{x}: %{z:.1%}<extra></extra>",
         **axes,
     )
-    area.note(fig, "where each head writes", 0, cells.top - 4, align="left")
-    for k, (measure, values) in enumerate(left.items()):
-        form = ".0%" if measure in percent else ".2g"
-        _bars(fig, area, k + 2, boxes[k], text(measure), values, form)
-    return finish(
-        fig,
-        columns=columns,
-        height=area.height,
-        title=title,
-        left=names,
-        right=8,
-        bottom=max(0.0, cells.bottom + below - area.height),
-    )
+    canvas.note("where each head writes", 0, cells.top - 4, align="left")
+    for measure, values in left.items():
+        box = Box(at, top + TITLE, space - at, BAR_ROW * len(values))
+        form = written_share if measure in percent else short
+        _bars(canvas, box, text(measure), {key: (v, form(v)) for key, v in values.items()})
+        top = box.bottom + 6
+    height = max(box.bottom for box in canvas.boxes)
+    return canvas.finish(max(0.0, cells.bottom + below - height))
 
 
-def _bars(
-    fig: go.Figure,
-    area: Area,
-    number: int,
-    box: Box,
-    measure: str,
-    values: Mapping[str, float],
-    form: str,
-) -> None:
-    """A bar for each of ``values`` in panel ``number``, with its value in ``form`` behind it."""
-    given = np.array(list(values.values()), dtype=np.float64)
+def _bars(canvas: Canvas, box: Box, measure: str, values: Mapping[str, tuple[float, str]]) -> None:
+    """A panel with a bar for each of ``values``, and behind it how it is written."""
+    given = np.array([v for v, _ in values.values()], dtype=np.float64)
     most = float(given.max()) if given.max() > 0 else 1.0
     room = box.width - BEHIND_BAR
-    axes = area.place(
-        fig,
-        number,
-        box,
-        {"range": [0, most * box.width / room], "visible": False},
-        {**ticks(list(values), box.height, vertical=True), "ticks": ""},
-    )
-    fig.add_bar(
+    down = {**ticks(list(values), box.height, vertical=True), "ticks": ""}
+    axes = canvas.panel(box, {"range": [0, most * box.width / room], "visible": False}, down)
+    canvas.fig.add_bar(
         x=given,
         y=list(range(len(given))),
         orientation="h",
@@ -167,8 +118,7 @@ def _bars(
         hovertemplate="%{y}: %{x:.3g}<extra></extra>",
         **axes,
     )
-    for row, value in enumerate(given):
+    for row, (value, words) in enumerate(values.values()):
         end, middle = box.left + room * value / most + 4, box.top + (row + 0.5) * BAR_ROW
-        words = f"{value:{form}}"
-        area.note(fig, words, end, middle, size=SMALL, align="left", valign="middle", color=INK)
-    area.note(fig, measure, box.left, box.top - 3, align="left")
+        canvas.note(words, end, middle, size=SMALL, align="left", valign="middle", color=INK)
+    canvas.note(measure, box.left, box.top - 3, align="left")

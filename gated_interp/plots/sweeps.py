@@ -6,7 +6,16 @@ import plotly.graph_objects as go
 
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.plots.inputs import between, table
-from gated_interp.plots.layout import Area, Box, error_bar, framed, log_axis
+from gated_interp.plots.layout import (
+    Box,
+    Canvas,
+    Place,
+    framed,
+    interval,
+    log_axis,
+    ticks,
+    titled,
+)  # fmt: skip
 from gated_interp.plots.style import (
     EMPTY,
     FRACTION,
@@ -16,12 +25,9 @@ from gated_interp.plots.style import (
     SYMBOLS,
     TINY,
     Columns,
-    finish,
     text,
     text_width,
-    ticks,
-    width_of,
-)
+)  # fmt: skip
 
 LEFT, BELOW, ABOVE = 54.0, 40.0, 8.0
 PHASES = (
@@ -38,15 +44,13 @@ def phase_diagram(
     """Heads × trigrams: what toys learn, how often it is distributed, how often gating undoes it.
 
     The number in a cell is a percentage; in narrow cells 0 and 100, which the colour tells, are
-    left off. A cell in which nothing was run is hatched; one that was
-    run, but in which the fraction has no denominator, is marked with a dash.
+    left off. A cell in which nothing was run is hatched; one that was run, but in which the
+    fraction has no denominator, is marked with a dash. In one column panels stand below each other.
 
     Args:
         phases: one row per cell that was run: ``heads``, ``trigrams`` (whole numbers) and the
             fractions ``learnt``, ``distributed``, ``clean_rate``, ``success`` (0 to 1; missing
             where nothing was learnt). A quantity's column may be left out.
-        title: above the figure.
-        columns: paper columns it spans; with one the panels stand below each other.
 
     Raises:
         GatedInterpError: no rows, columns missing, a cell given twice, or fractions outside 0 to 1.
@@ -62,37 +66,26 @@ def phase_diagram(
     heads, trigrams = (
         list(range(int(phases[c].min()), int(phases[c].max()) + 1)) for c in ("heads", "trigrams")
     )
-    left, bar, gap = 40.0, 48.0, 14.0
+    canvas, bar, gap = Canvas(columns, title, 40.0, 0), 48.0, 14.0
     across = 1 if columns == 1 else 2 if len(drawn) == 4 else len(drawn)
-    wide = (width_of(columns) - left - bar - gap * (across - 1)) / across
+    wide = (canvas.width - bar - gap * (across - 1)) / across
     cell = min(wide / len(trigrams), 34.0)
     wide, tall = cell * len(trigrams), max(cell, 16.0) * len(heads)
     pitch = max(wide, *(text_width(words, 10) for _, words in drawn)) + gap
-    boxes = [
-        Box((i % across) * pitch, 18 + (i // across) * (tall + 58), wide, tall)
-        for i in range(len(drawn))
-    ]
-    area = Area(max(b.right for b in boxes), boxes[-1].bottom)
     ran = np.zeros((len(heads), len(trigrams)), dtype=bool)
     at = (phases["heads"].to_numpy(int) - heads[0], phases["trigrams"].to_numpy(int) - trigrams[0])
     ran[at] = True
-
-    fig, explained = go.Figure(), False
-    for number, ((name, words), box) in enumerate(zip(drawn, boxes, strict=True), start=1):
+    y = ticks([str(h) for h in heads], tall, vertical=True)
+    y["range"] = y["range"][::-1]
+    x = framed(ticks([str(t) for t in trigrams], wide), "trigrams")
+    explained, crowded = False, cell < 24
+    for i, (name, words) in enumerate(drawn):
         values = np.full(ran.shape, np.nan)
         values[at] = phases[name].to_numpy(float)
         between(name, values, 0, 1)
-        at_left = number % across == 1 or across == 1
-        y = ticks([str(h) for h in heads], tall, vertical=True)
-        axes = area.place(
-            fig,
-            number,
-            box,
-            framed(ticks([str(t) for t in trigrams], wide), "trigrams", shown=True),
-            framed({**y, "range": y["range"][::-1]}, "heads", shown=at_left),
-        )
-        crowded = cell < 24
-        fig.add_heatmap(
+        box = Box((i % across) * pitch, 18 + (i // across) * (tall + 58), wide, tall)
+        axes = canvas.panel(box, x, framed(y, "heads", shown=i % across == 0))
+        canvas.fig.add_heatmap(
             z=values,
             text=[[_percent(v, crowded) for v in row] for row in values],
             texttemplate="%{text}",
@@ -106,23 +99,15 @@ def phase_diagram(
             **axes,
         )
         undefined = ran & np.isnan(values)
-        new, explained = undefined.any() and not explained, explained or bool(undefined.any())
-        _gaps(fig, axes, ~ran, undefined, first=number == 1, show_undefined=bool(new))
-        area.note(fig, words, box.left, box.top - 3, align="left", size=10)
-    length = min(max(tall, 80.0), 160.0)
-    where = Box(area.width + 10, 18, 8, length)
-    scale = area.color_bar(FRACTION, (0.0, 1.0), "fraction of runs", where)
-    scale["colorbar"]["tickformat"] = ".0%"
-    fig.update_layout(coloraxis=scale, barmode="overlay", bargap=0)
-    return finish(
-        fig,
-        columns=columns,
-        height=area.height,
-        title=title,
-        left=left,
-        right=width_of(columns) - left - area.width,
-        bottom=40,
-    )
+        _gaps(canvas.fig, axes, ~ran, undefined, first=i == 0, show_undefined=not explained)
+        explained = explained or bool(undefined.any())
+        canvas.note(words, box.left, box.top - 3, align="left", size=10)
+    reach = max(box.right for box in canvas.boxes)
+    where = Box(reach + 10, 18, 8, min(max(tall, 80.0), 160.0))
+    ends = 0.0, 1.0
+    canvas.color_bar("coloraxis", FRACTION, ends, "fraction of runs", where, tickformat=".0%")
+    canvas.fig.update_layout(barmode="overlay", bargap=0)
+    return canvas.finish(40)
 
 
 def _percent(value: float, crowded: bool) -> str:
@@ -133,7 +118,7 @@ def _percent(value: float, crowded: bool) -> str:
 
 def _gaps(
     fig: go.Figure,
-    axes: dict[str, str],
+    axes: Place,
     not_run: np.ndarray,
     undefined: np.ndarray,
     *,
@@ -183,12 +168,12 @@ def sweep_curves(
 ) -> go.Figure:
     """Clean rate with its interval, and FVU, against alpha; one line per group.
 
+    In one column the panels stand below each other.
+
     Args:
         sweep: ``alpha``, ``clean_rate`` (or ``success``, the post's) with ``low`` and ``high`` (0
             to 1), ``fvu`` (its median over runs), and the group's column.
         group: the column that names the lines, as in ``"experiment"`` or ``"recipe"``.
-        title: above the figure.
-        columns: paper columns it spans; with one the panels stand below each other.
 
     Raises:
         GatedInterpError: no rows, a column is missing, or an alpha is not positive.
@@ -197,35 +182,19 @@ def sweep_curves(
     table("sweep", sweep, ["alpha", rate, "low", "high", "fvu", group])
     if not (sweep["alpha"] > 0).all():
         raise GatedInterpError("alpha must be positive in every row of the sweep table.")
-    stacked = columns == 1
-    wide = width_of(1) - LEFT - 10 if stacked else (width_of(2) - 2 * LEFT - 10) / 2
-    tall = 150.0
-    boxes = [
-        Box(0, ABOVE, wide, tall),
-        Box(0, ABOVE + tall + BELOW, wide, tall)
-        if stacked
-        else Box(wide + LEFT, ABOVE, wide, tall),
-    ]
-    area = Area(max(b.right for b in boxes), boxes[1].bottom)
-    fig = go.Figure()
+    canvas, stacked, tall = Canvas(columns, title, LEFT), columns == 1, 150.0
+    wide = canvas.width if stacked else (canvas.width - LEFT) / 2
+    other = (
+        Box(0, ABOVE + tall + BELOW, wide, tall) if stacked else Box(wide + LEFT, ABOVE, wide, tall)
+    )
     alphas = sorted(sweep["alpha"].unique().tolist())
-    x = {
-        "type": "log",
-        "title": {"text": "penalty weight α"},
-        "showgrid": False,
-        **({"tickvals": alphas, "ticktext": [f"{a:g}" for a in alphas]} if len(alphas) < 9 else {}),
-    }
-    rates = {
-        "title": {"text": "clean runs" if rate == "clean_rate" else "successful runs (post)"},
-        "tickformat": ".0%",
-        "range": [-0.03, 1.03],
-        "nticks": 6,
-    }
-    fvu = log_axis(sweep["fvu"], "median FVU")
-    places = [
-        area.place(fig, n, box, x, {**y, "showgrid": True})
-        for n, (box, y) in enumerate(zip(boxes, (rates, fvu), strict=True), start=1)
-    ]
+    x = titled("penalty weight α", type="log", showgrid=False)
+    if len(alphas) < 9:
+        x |= {"tickvals": alphas, "ticktext": [f"{a:g}" for a in alphas]}
+    words = "clean runs" if rate == "clean_rate" else "successful runs (post)"
+    rates = titled(words, tickformat=".0%", range=[-0.03, 1.03], nticks=6, showgrid=True)
+    above = canvas.panel(Box(0, ABOVE, wide, tall), x, rates)
+    beside = canvas.panel(other, x, log_axis(sweep["fvu"], "median FVU"))
     for i, (name, part) in enumerate(sweep.groupby(group, sort=False)):
         part, color = part.sort_values("alpha"), PALETTE[i % len(PALETTE)]
         look = {
@@ -234,23 +203,9 @@ def sweep_curves(
             "marker": {"symbol": SYMBOLS[i % len(SYMBOLS)], "size": 6},
             "name": text(name),
             "legendgroup": text(name),
+            "x": part["alpha"].tolist(),
         }
-        fig.add_scatter(
-            x=part["alpha"].tolist(),
-            y=part[rate].tolist(),
-            error_y=error_bar(part[rate], part["low"], part["high"], color=color),
-            **look,
-            **places[0],
-        )
-        fig.add_scatter(
-            x=part["alpha"].tolist(), y=part["fvu"].tolist(), showlegend=False, **look, **places[1]
-        )
-    return finish(
-        fig,
-        columns=columns,
-        height=area.height,
-        title=title,
-        left=LEFT,
-        right=10,
-        bottom=BELOW,
-    )
+        error = interval(part[rate], part["low"], part["high"], color)
+        canvas.fig.add_scatter(y=part[rate].tolist(), error_y=error, **look, **above)
+        canvas.fig.add_scatter(y=part["fvu"].tolist(), showlegend=False, **look, **beside)
+    return canvas.finish(BELOW)

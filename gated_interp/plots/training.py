@@ -8,15 +8,8 @@ import plotly.graph_objects as go
 
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.plots.inputs import table
-from gated_interp.plots.layout import Area, Box, log_axis
-from gated_interp.plots.style import (
-    PALETTE,
-    Columns,
-    Number,
-    finish,
-    text,
-    width_of,
-)
+from gated_interp.plots.layout import Axis, Box, Canvas, Place, log_axis, titled
+from gated_interp.plots.style import PALETTE, Columns, Number, text
 
 # Column, axis title, whether a logarithmic axis suits it.
 CURVES = (
@@ -26,7 +19,7 @@ CURVES = (
     ("penalty", "gate penalty", False),
     ("l0", "L0 (open gates per pair)", False),
 )
-LEFT, BELOW, ABOVE = 48.0, 40.0, 20.0
+LEFT, BELOW, ABOVE, TALL = 48.0, 40.0, 20.0, 130.0
 
 
 def loss_curves(
@@ -48,8 +41,6 @@ def loss_curves(
         selected: the value of ``run`` to highlight, as the one that other figures show.
         quantities: which of the columns to draw; all that are there by default, except
             ``reconstruction``, which FVU repeats on another scale.
-        title: above the figure.
-        columns: paper columns it spans.
 
     Raises:
         GatedInterpError: no rows, a column or the selected run is missing.
@@ -67,43 +58,26 @@ def loss_curves(
         raise GatedInterpError(f"run {selected!r} is not in the history; it cannot be highlighted.")
 
     across = min(columns, len(drawn))
-    wide = (width_of(columns) - LEFT * across - 10) / across
-    tall = 130.0
-    boxes = [
-        Box(
-            (i % across) * (wide + LEFT), ABOVE + (i // across) * (tall + BELOW + ABOVE), wide, tall
-        )
-        for i in range(len(drawn))
-    ]
-    area = Area(across * (wide + LEFT) - LEFT, max(b.bottom for b in boxes))
-    fig = go.Figure()
-    step_title = "training step"
-    for number, (name, box) in enumerate(zip(drawn, boxes, strict=True), start=1):
+    canvas = Canvas(columns, title, LEFT)
+    pitch = (canvas.width + LEFT) / across
+    for i, name in enumerate(drawn):
         _, words, prefer_log = CURVES[known.index(name)]
         values = history[name].to_numpy(dtype=float)
         log = prefer_log and bool((values[np.isfinite(values)] > 0).all())
-        linear = {"showgrid": True, "nticks": 6, "rangemode": "tozero"}
-        y = log_axis(values, "") if log else linear
+        y: Axis = {"showgrid": True, "nticks": 6, "rangemode": "tozero"}
+        top = ABOVE + (i // across) * (TALL + BELOW + ABOVE)
+        box = Box((i % across) * pitch, top, pitch - LEFT, TALL)
         # Above the panel, as it may be longer than the axis.
-        area.note(fig, words, box.left, box.top - 4, align="left", size=10.5)
-        axes = area.place(
-            fig, number, box, {"title": {"text": step_title}, "nticks": 6, "showgrid": False}, y
-        )
-        _lines(fig, axes, history, name, runs, selected, first=number == 1)
-    return finish(
-        fig,
-        columns=columns,
-        height=area.height,
-        title=title,
-        left=LEFT,
-        right=10,
-        bottom=BELOW,
-    )
+        canvas.note(words, box.left, box.top - 4, align="left", size=10.5)
+        x = titled("training step", nticks=6, showgrid=False)
+        axes = canvas.panel(box, x, log_axis(values, "") if log else y)
+        _lines(canvas.fig, axes, history, name, runs, selected, first=i == 0)
+    return canvas.finish(BELOW)
 
 
 def _lines(
     fig: go.Figure,
-    axes: dict[str, str],
+    axes: Place,
     history: pd.DataFrame,
     name: str,
     runs: list[object],

@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.plots.holdings import HELD, SHARED, Holdings, answers, checked, headline, state
 from gated_interp.plots.inputs import labels
-from gated_interp.plots.layout import Area, Box, framed, label_space
+from gated_interp.plots.layout import Box, Canvas, Place, framed, label_space, ticks
 from gated_interp.plots.style import (
     EMPTY,
     FAINT,
@@ -20,12 +20,9 @@ from gated_interp.plots.style import (
     TINY,
     Columns,
     Number,
-    finish,
     text,
     text_width,
-    ticks,
-    width_of,
-)
+)  # fmt: skip
 
 
 def _hatch(shape: str, line: str, ground: str, solidity: Number) -> dict[str, Any]:
@@ -61,13 +58,13 @@ def before_after(
 ) -> go.Figure:
     """Representations × heads, twice: filled where a head holds it, hatched where shared.
 
+    Many heads, or one column, put the panels below each other.
+
     Args:
         before, after: two models that hold the same representations.
         representations: label of each representation by the key that the holdings use, in the
             order of the rows of ``shares``, as in ``{1: "A…B1→C1"}``.
         word: what a representation is of.
-        title: above the figure.
-        columns: paper columns it spans; many heads put the panels below each other.
 
     Raises:
         GatedInterpError: shapes or labels that do not fit, shares outside 0 to 1, a
@@ -86,7 +83,7 @@ def before_after(
     counts = [v.shape[1] for v in shares]
     told_by = [answers(side, representations) for side in sides]
 
-    left = max(map(text_width, rows)) + 30
+    canvas = Canvas(columns, title, max(map(text_width, rows)) + 30, 0)
     lines = [headline(side, representations, word) for side in sides]
     # Right of each panel stands who holds each row; a long headline may reach as far.
     told = [
@@ -94,7 +91,7 @@ def before_after(
         for answer, (line, _), n in zip(told_by, lines, counts, strict=True)
     ]
     gap = 22.0
-    room = width_of(columns) - left - 6
+    room = canvas.width - 6
     side_by_side = (room - sum(told) - gap) / sum(counts)
     stacked = side_by_side < 16 or columns == 1
     cell = (
@@ -103,55 +100,29 @@ def before_after(
         else min(56.0, side_by_side)
     )
     tall = len(rows) * (24.0 if len(rows) <= 6 else 19.0)
-    boxes, x, y = [], 0.0, 33.0
-    for side, told_px in zip(sides, told, strict=True):
-        box = Box(x, y, cell * len(side.heads), tall)
-        boxes.append(box)
-        if stacked:
-            y = box.bottom + label_space(list(side.heads), ticks(side.heads, box.width)) + 36
-        else:
-            x = box.right + told_px + gap
-    area = Area(max(b.right for b in boxes), boxes[-1].bottom)
-
-    fig = go.Figure()
-    legend: set[str] = set()
-    for number, (side, share, box, answer) in enumerate(
-        zip(sides, shares, boxes, told_by, strict=True), start=1
-    ):
-        axes = area.place(
-            fig,
-            number,
-            box,
-            framed(ticks(side.heads, box.width), "head", shown=True),
-            framed(ticks(rows, tall, vertical=True), word, shown=stacked or number == 1),
-        )
-        kinds = _kinds(side, share, list(representations))
-        _draw(fig, axes, side, share, rows, kinds, legend)
-        _numbers(fig, axes, share, kinds, cell)
-        _grid(fig, axes, len(rows), share.shape[1])
-        when = ("Before", "After")[number - 1]
+    x, y, below, legend = 0.0, 33.0, 0.0, set[str]()
+    for k, (side, share) in enumerate(zip(sides, shares, strict=True)):
         n = len(side.heads)
-        head = f"<b>{when}</b>: {text(side.name)}, {n} head{'s' * (n != 1)}"
-        area.note(fig, head, box.left, box.top - 17, align="left")
-        words, color = lines[number - 1]
-        area.note(fig, words, box.left, box.top - 3, align="left", size=10, color=color)
-        for i, (words, color) in enumerate(answer):
+        box = Box(x, y, cell * n, tall)
+        down = framed(ticks(rows, tall, vertical=True), word, shown=stacked or k == 0)
+        axes = canvas.panel(box, framed(ticks(side.heads, box.width), "head"), down)
+        kinds = _kinds(side, share, list(representations))
+        _draw(canvas.fig, axes, side, share, rows, kinds, legend)
+        _numbers(canvas.fig, axes, share, kinds, cell)
+        _grid(canvas.fig, axes, len(rows), n)
+        head = f"<b>{('Before', 'After')[k]}</b>: {text(side.name)}, {n} head{'s' * (n != 1)}"
+        canvas.note(head, box.left, box.top - 17, align="left")
+        words, color = lines[k]
+        canvas.note(words, box.left, box.top - 3, align="left", size=10, color=color)
+        for i, (words, color) in enumerate(told_by[k]):
             middle = box.top + (i + 0.5) * tall / len(rows)
-            area.note(
-                fig, words, box.right + 6, middle, align="left", valign="middle",
-                size=SMALL, color=color,
-            )  # fmt: skip
-    below = label_space(list(sides[-1].heads), ticks(sides[-1].heads, boxes[-1].width))
-    fig.update_layout(barmode="overlay", bargap=0)
-    return finish(
-        fig,
-        columns=columns,
-        height=area.height,
-        title=title,
-        left=left,
-        right=width_of(columns) - left - area.width,
-        bottom=below,
-    )
+            canvas.note(
+                words, box.right + 6, middle, align="left", valign="middle", size=SMALL, color=color
+            )
+        below = label_space(list(side.heads), box.width)
+        x, y = (x, box.bottom + below + 36) if stacked else (box.right + told[k] + gap, y)
+    canvas.fig.update_layout(barmode="overlay", bargap=0)
+    return canvas.finish(below)
 
 
 def _kinds(side: Holdings, share: np.ndarray, keys: list[int]) -> dict[tuple[int, int], str]:
@@ -173,7 +144,7 @@ def _kinds(side: Holdings, share: np.ndarray, keys: list[int]) -> dict[tuple[int
 
 def _draw(
     fig: go.Figure,
-    axes: dict[str, str],
+    axes: Place,
     side: Holdings,
     share: np.ndarray,
     rows: list[str],
@@ -205,7 +176,7 @@ def _draw(
 
 def _numbers(
     fig: go.Figure,
-    axes: dict[str, str],
+    axes: Place,
     share: np.ndarray,
     kinds: dict[tuple[int, int], str],
     cell: Number,
@@ -231,7 +202,7 @@ def _numbers(
         )
 
 
-def _grid(fig: go.Figure, axes: dict[str, str], rows: int, heads: int) -> None:
+def _grid(fig: go.Figure, axes: Place, rows: int, heads: int) -> None:
     """Thin lines between the cells."""
     x: list[float | None] = []
     y: list[float | None] = []
@@ -241,11 +212,7 @@ def _grid(fig: go.Figure, axes: dict[str, str], rows: int, heads: int) -> None:
     for h in range(1, heads):
         x += [h - 0.5, h - 0.5, None]
         y += [-0.5, rows - 0.5, None]
-    fig.add_scatter(
-        x=x, y=y, mode="lines", line={"color": "white", "width": 1.5}, hoverinfo="skip",
-        showlegend=False, name="", **axes,
-    )  # fmt: skip
-    fig.add_scatter(
-        x=x, y=y, mode="lines", line={"color": FAINT, "width": 0.75}, hoverinfo="skip",
-        showlegend=False, name="", **axes,
-    )  # fmt: skip
+    for line in ({"color": "white", "width": 1.5}, {"color": FAINT, "width": 0.75}):
+        fig.add_scatter(
+            x=x, y=y, mode="lines", line=line, hoverinfo="skip", showlegend=False, name="", **axes
+        )

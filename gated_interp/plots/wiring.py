@@ -9,19 +9,10 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 
 from gated_interp.core.errors import GatedInterpError
+from gated_interp.core.written import change
 from gated_interp.plots.inputs import array, between, labels
-from gated_interp.plots.layout import Area, Box
-from gated_interp.plots.style import (
-    FONT,
-    INK,
-    MUTED,
-    SMALL,
-    Columns,
-    Number,
-    finish,
-    text_width,
-    width_of,
-)
+from gated_interp.plots.layout import Box, Canvas, Place
+from gated_interp.plots.style import FONT, INK, MUTED, SMALL, Columns, Number, text_width
 
 # What the gate stops is a ghost; what it lets through, and what that writes to the predicted
 # token, is what one should see first.
@@ -77,8 +68,6 @@ def wiring_diagram(
         output_tokens: one per column of ``effects``. Beyond 12, likewise.
         gate: ``[head, key_pos]``, 0 (shut) to 1 (open).
         predicted: index of the output token to show in bold.
-        title: above the figure.
-        columns: paper columns it spans.
 
     Raises:
         GatedInterpError: shapes or labels that do not fit, attention outside 0 to 1, a negative
@@ -113,23 +102,17 @@ def wiring_diagram(
     stacks = [np.maximum(s, LABEL_PX) + NODE_GAP for s in sides]
     head_room, tall = 22.0, max(float(s.sum()) for s in stacks)
     middles = [head_room + (tall - s.sum()) / 2 + np.cumsum(s) - s / 2 for s in stacks]
-    width = width_of(columns) - 12.0
+    canvas = Canvas(columns, title, 6, 6)
+    width, fig = canvas.width, canvas.fig
     left = max(text_width(f"{len(token_names)} {t}", FONT) for t in token_names) + 12
     right = max(text_width(t, FONT) for t in output_names) + 46
     xs = [left, (left + width - right) / 2, width - right]
 
     # A head's name stands in its node.
     node = max(text_width(head_names[h], SMALL, "bold") for h in kept_heads) + 8
-    fig = go.Figure()
-    area = Area(width, head_room + tall + 16)
-    hidden = {"visible": False}
-    axes = area.place(
-        fig,
-        1,
-        Box(0, 0, area.width, area.height),
-        {**hidden, "range": [0, area.width]},
-        {**hidden, "range": [area.height, 0]},
-    )
+    whole = Box(0, 0, width, head_room + tall + 16)
+    x_axis, y_axis = {"range": [0, width]}, {"range": [whole.height, 0]}
+    axes = canvas.panel(whole, {"visible": False, **x_axis}, {"visible": False, **y_axis})
     reads = _wires(attention.T * per_attention, xs[0], xs[1] - node / 2, middles[0], middles[1])
     facts = {
         (k, h): f"{head_names[kept_heads[h]]} on {token_names[k]}: "
@@ -161,21 +144,20 @@ def wiring_diagram(
     for k, name in enumerate(token_names):
         words = f'<span style="color:{MUTED}">{k}</span> {name}'
         words = f"<b>{words}</b>" if k == len(token_names) - 1 else words
-        area.note(fig, words, xs[0] - 10, middles[0][k], align="right", valign="middle")
+        canvas.note(words, xs[0] - 10, middles[0][k], align="right", valign="middle")
     for h, kept in enumerate(kept_heads):
         words = f"<b>{head_names[kept]}</b>"
-        area.note(fig, words, xs[1], middles[1][h], valign="middle", size=SMALL, color="white")
+        canvas.note(words, xs[1], middles[1][h], valign="middle", size=SMALL, color="white")
     total = written.sum(0)
     for v, kept in enumerate(kept_outputs):
-        amount = f"{total[v]:+.1f}".replace("-", "−")
-        words = f"{output_names[kept]} {amount}"
+        words = f"{output_names[kept]} {change(total[v], 1)}"
         words = f"<b>{words}</b>" if kept == predicted else words
-        area.note(fig, words, xs[2] + 10, middles[2][v], align="left", valign="middle")
+        canvas.note(words, xs[2] + 10, middles[2][v], align="left", valign="middle")
     headings = ("position, token", "head", "token, logits written")
     for x, words, align in zip(
         (2.0, xs[1], width - 2), headings, ("left", "center", "right"), strict=True
     ):
-        area.note(fig, words, x, 14, align=align, size=10, color=MUTED)
+        canvas.note(words, x, 14, align=align, size=10, color=MUTED)
     hidden_heads = len(head_names) - len(kept_heads)
     hidden_outputs = len(output_names) - len(kept_outputs)
     missing = [
@@ -185,8 +167,8 @@ def wiring_diagram(
     ]
     if missing:
         words = f"not drawn, as they matter least: {' and '.join(missing)}"
-        area.note(fig, words, xs[1], area.height, size=SMALL, color=MUTED, valign="bottom")
-    return finish(fig, columns=columns, height=area.height, title=title, left=6, right=6, bottom=4)
+        canvas.note(words, xs[1], whole.height, size=SMALL, color=MUTED, valign="bottom")
+    return canvas.finish(4)
 
 
 def _largest(sizes: np.ndarray, most: int, always: int | None = None) -> list[int]:
@@ -222,7 +204,7 @@ def _wires(
 
 def _ribbons(
     fig: go.Figure,
-    axes: dict[str, str],
+    axes: Place,
     wires: dict[tuple[int, int], tuple[_Wire, float]],
     color: str,
     name: str,
@@ -235,19 +217,9 @@ def _ribbons(
         if share > 0:
             xs, ys = wire.outline(share)
             x, y = x + xs, y + ys
-    fig.add_scatter(
-        x=x or [None],
-        y=y or [None],
-        mode="lines",
-        fill="toself",
-        fillcolor=color,
-        line={"width": 0.3, "color": color},
-        opacity=0.85,
-        name=name,
-        hoverinfo="skip",
-        showlegend=bool(x),
-        **axes,
-    )
+    around = {"mode": "lines", "fill": "toself", "fillcolor": color, "opacity": 0.85}
+    around |= {"line": {"width": 0.3, "color": color}, "hoverinfo": "skip", "name": name}
+    fig.add_scatter(x=x or [None], y=y or [None], showlegend=bool(x), **around, **axes)
     fig.add_scatter(
         x=[(w.start[0] + w.end[0]) / 2 for w, _ in wires.values()],
         y=[(w.start[1] + w.end[1]) / 2 for w, _ in wires.values()],
@@ -263,24 +235,17 @@ def _ribbons(
 
 def _nodes(
     fig: go.Figure,
-    axes: dict[str, str],
+    axes: Place,
     xs: list[float],
     middles: list[np.ndarray],
     sides: list[np.ndarray],
     node: Number,
 ) -> None:
     """A bar per node, as tall as the wires it holds; of a head, as its name at least."""
-    for x, middle, side in zip(xs, middles, sides, strict=True):
+    beside = (-3.0, 0.0), (-node / 2, node / 2), (0.0, 3.0)
+    for x, middle, side, (before, after) in zip(xs, middles, sides, beside, strict=True):
         for m, s in zip(middle.tolist(), side.tolist(), strict=True):
             half = max(s, LABEL_PX if x == xs[1] else 2.0) / 2
-            fig.add_shape(
-                type="rect",
-                xref=axes["xaxis"],
-                yref=axes["yaxis"],
-                x0=x - node / 2 if x == xs[1] else x - 3 if x == xs[0] else x,
-                x1=x + node / 2 if x == xs[1] else x if x == xs[0] else x + 3,
-                y0=m - half,
-                y1=m + half,
-                fillcolor=INK,
-                line={"width": 0},
-            )
+            at = {"x0": x + before, "x1": x + after, "y0": m - half, "y1": m + half}
+            refs = {"xref": axes["xaxis"], "yref": axes["yaxis"], "line": {"width": 0}}
+            fig.add_shape(type="rect", fillcolor=INK, **at, **refs)

@@ -11,7 +11,7 @@ from gated_interp.analysis.block_measures import block_measures
 from gated_interp.analysis.faithfulness import faithfulness, loss_recovered
 from gated_interp.analysis.sparsity import sparsity
 from gated_interp.core.errors import GatedInterpError
-from gated_interp.plots.point import frontier_point
+from gated_interp.plots.frontier import frontier_point
 from gated_interp.subject import REPLICATES, Subject
 from gated_interp.views.shown import Shown, View, between
 

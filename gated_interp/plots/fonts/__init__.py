@@ -23,7 +23,7 @@ WEIGHTS = {"normal": "LiberationSans-Regular.ttf", "bold": "LiberationSans-Bold.
 ALWAYS = ((0x20, 0x7E), (0xA0, 0xFF), (0x370, 0x3FF), (0x2010, 0x2044), (0x2190, 0x2265))
 
 
-def text_width(label: str, size: float | int, weight: str = "normal") -> float:
+def text_width(label: str, size: float | int = 9.5, weight: str = "normal") -> float:
     """How many pixels wide ``label`` is drawn at font ``size`` (px); markup is not counted.
 
     Examples:

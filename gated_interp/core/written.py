@@ -1,0 +1,104 @@
+"""How heads, tokens and numbers are written in figures, tables, pages and messages: one way.
+
+The explorer writes numbers under the mouse itself, by the same rules (``explorer.js``).
+"""
+
+import math
+from collections.abc import Callable
+
+NONE = "–"
+"""What stands where there is no number."""
+
+
+def head_name(head: tuple[int, int]) -> str:
+    """TransformerLens' name of a head, given as (layer, head).
+
+    Examples:
+        >>> head_name((0, 3))
+        'L0H3'
+    """
+    return f"L{head[0]}H{head[1]}"
+
+
+SEEN = {"\n": "⏎", "\t": "⇥"}
+
+
+def token(name: str, space: str = " ") -> str:
+    """A token on one line, with a sign for each character that cannot be seen.
+
+    Args:
+        space: what stands for a space.
+
+    Examples:
+        >>> token(" a\\n"), token("\\x18"), token(" a", "·")
+        (' a⏎', '\\\\x18', '·a')
+    """
+    seen = (SEEN.get(c) or (c if c.isprintable() else f"\\x{ord(c):02x}") for c in name)
+    return "".join(seen).replace(" ", space)
+
+
+def quoted(name: str) -> str:
+    """A token within a sentence, apart from the words around it.
+
+    Examples:
+        >>> f"reads {quoted(',')} and {quoted(' of')}"
+        'reads “,” and “ of”'
+    """
+    return f"“{token(name)}”"
+
+
+def share(value: float, digits: int = 0) -> str:
+    """A part of a whole (0 to 1), in per cent.
+
+    Examples:
+        >>> share(0.475), share(0.0472, 1), share(float("nan"))
+        ('48%', '4.7%', '–')
+    """
+    return _signs(f"{value:.{digits}%}") if math.isfinite(value) else NONE
+
+
+def short(value: float) -> str:
+    """A number to two digits that count.
+
+    Examples:
+        >>> short(0.00063), short(0.975), short(-12.3)
+        ('0.00063', '0.97', '−12')
+    """
+    return _signs(f"{value:.2g}") if math.isfinite(value) else NONE
+
+
+def change(value: float, digits: int = 2) -> str:
+    """A difference, such as one in nats or logits, with its sign.
+
+    Examples:
+        >>> change(0.1234), change(-2.0, 1), change(-0.001)
+        ('+0.12', '−2.0', '0.00')
+    """
+    if not math.isfinite(value):
+        return NONE
+    said = f"{value:+.{digits}f}"
+    return said[1:] if float(said) == 0 else _signs(said)
+
+
+def count(some: int, of: int) -> str:
+    """So many of all.
+
+    Examples:
+        >>> count(61, 64)
+        '61 of 64'
+    """
+    return f"{some} of {of}"
+
+
+def interval(low: float, high: float, form: Callable[[float], str] = share) -> str:
+    """Both ends, each written by ``form``.
+
+    Examples:
+        >>> interval(0.94, 0.99), interval(-0.2, 0.1, change)
+        ('94% to 99%', '−0.20 to +0.10')
+    """
+    return f"{form(low)} to {form(high)}" if math.isfinite(low + high) else NONE
+
+
+def _signs(said: str) -> str:
+    return said.replace("-", "−")
