@@ -141,6 +141,8 @@ def test_no_method_is_clean_more_often_than_ours_at_the_same_error():
             for _, cell in cells.loc[[(toy, method)]].iterrows():
                 same = ours[ours["fvu"] <= 1.5 * cell["fvu"]]
                 assert same.empty or cell["low"] <= same["high"].max()
+    sae = cells.loc[("2H3ST", "sae on output")].set_index("knob").loc[1]
+    assert sae["fvu"] < 0.6 * cells.loc[("2H3ST", "gated"), "fvu"].min()
 
 
 def test_benchmarks_come_out_as_the_page_says():
