@@ -1530,7 +1530,7 @@ def _train(case: Case, settings: dict[str, Any]) -> Any:
     """A block that is no copy of anything."""
     block = dataclasses.replace(case.column, block="gated").build().blocks[0].attn
     config = gi.TrainConfig.fit(**settings, seed=0)
-    return gi.train_gated(case.model, block, config, data=_tokens_again, progress=False)
+    return gi.train_gated(case.model, block, config, layer=0, data=_tokens_again, progress=False)
 
 
 _training_row("train_gated", "", _train)

@@ -47,7 +47,7 @@ class DecomposeRow(Row):
 
     Attributes:
         layer, seed: of the block.
-        ce: and what follows, see :func:`~gated_interp.analysis.decomposition.decomposition` and
+        ce: and what follows, see :func:`~gated_interp.analysis.block_measures.block_measures` and
             :func:`~gated_interp.analysis.faithfulness.loss_recovered` (losses in nats).
         heads: before dead and spare ones were pruned.
         seconds: of the training.
