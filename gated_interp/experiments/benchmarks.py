@@ -7,6 +7,7 @@ its heads may hold every case with one head by answering foils too.
 
 import dataclasses
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -19,10 +20,11 @@ from gated_interp.experiments.frontier import measured
 from gated_interp.experiments.methods import at, matched
 from gated_interp.experiments.originals import BENCHMARKS
 from gated_interp.experiments.recipes import RELIABLE
-from gated_interp.experiments.study import Cell, CellRow, Figures, How, Runs, Study, named
+from gated_interp.experiments.study import Cell, CellRow, How, Runs, Study, named
 from gated_interp.metrics.intervals import clustered
 from gated_interp.plots import reliability
 from gated_interp.training.methods import METHODS, method_named
+from gated_interp.views.shown import Shown
 
 RECIPES = {
     "recipe": RELIABLE.replace(attempts=1),
@@ -113,8 +115,10 @@ def figure_of(table: pd.DataFrame) -> go.Figure:
     return reliability(shown, counted="right", title="Blocks that are clean and answer no foil")
 
 
-def _views(table: pd.DataFrame) -> Figures:
-    return {"benchmarks": (figure_of(table), table)}
+def _views(table: pd.DataFrame) -> list[Shown]:
+    title = "Blocks that are clean and answer no foil"
+    words = " ".join(in_words(table)) if {"runs", "seen"} <= {*table} else ""
+    return [Shown("benchmarks", title, words, table, partial(figure_of, table))]
 
 
 BENCHMARKED = Study(

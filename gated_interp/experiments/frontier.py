@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -16,11 +17,12 @@ from gated_interp.experiments.originals import originals_named
 from gated_interp.experiments.paper import PUBLISHED
 from gated_interp.experiments.recipes import Recipe
 from gated_interp.experiments.seeds import HELD_OUT, HELD_OUT_SEED, ToyOutcome, train_gated_seeds
-from gated_interp.experiments.study import Cell, CellRow, Figures, How, Runs, Study, named
+from gated_interp.experiments.study import Cell, CellRow, How, Runs, Study, named
 from gated_interp.metrics.intervals import clustered
 from gated_interp.plots import frontier as frontier_figure
 from gated_interp.tasks.task import ProbedTask
 from gated_interp.training.methods import METHODS, Method, method_named, tuned
+from gated_interp.views.shown import Shown
 
 TUNED_ON = ("3H4ST", 30_000, 8)
 """Shape, first seed and seeds of the search: seeds that no result is measured on."""
@@ -104,9 +106,11 @@ def summary(cell: Cell, runs: Runs) -> FrontierRow:
     return FrontierRow(**row)
 
 
-def _views(table: pd.DataFrame) -> Figures:
+def _views(table: pd.DataFrame) -> list[Shown]:
     table = table[table["seeds"] > 0]
-    return {"frontier": (frontier_figure(table), table)}
+    title = "One head, one trigram: every method over its knob"
+    words = "Each point is a method at one value of its knob, over seeds."
+    return [Shown("frontier", title, words, table, partial(frontier_figure, table))]
 
 
 CELLS, TUNING, WIDTH = (

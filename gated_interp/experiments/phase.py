@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Unpack
 
@@ -11,9 +12,10 @@ import pandas as pd
 from gated_interp.experiments.originals import Toys
 from gated_interp.experiments.recipes import recipe_named
 from gated_interp.experiments.reliability import Rates, rates
-from gated_interp.experiments.study import Cell, Figures, How, Runs, Study
+from gated_interp.experiments.study import Cell, How, Runs, Study
 from gated_interp.metrics.intervals import fractions
 from gated_interp.plots import phase_diagram
+from gated_interp.views.shown import Shown
 
 HEADS, TRIGRAMS = range(1, 9), range(1, 13)
 
@@ -54,10 +56,12 @@ def phases(cell: Cell, runs: Runs) -> PhaseRow:
     return PhaseRow(**vars(row) | more, clean_rate=clean_rate)
 
 
-def _views(table: pd.DataFrame) -> Figures:
+def _views(table: pd.DataFrame) -> list[Shown]:
     table = table.sort_values(["heads", "trigrams"])
-    figure = phase_diagram(table, title="Toys and gated blocks, by heads and trigrams")
-    return {"phase-diagram": (figure, table)}
+    title = "Toys and gated blocks, by heads and trigrams"
+    words = "How often toys learn, how often that is distributed, and how often gating undoes it."
+    draw = partial(phase_diagram, table, title=title)
+    return [Shown("phase-diagram", title, words, table, draw)]
 
 
 PHASE = Study(

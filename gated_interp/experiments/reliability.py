@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -12,9 +13,10 @@ from gated_interp.core.errors import GatedInterpError
 from gated_interp.experiments.originals import Toys
 from gated_interp.experiments.recipes import Recipe, recipe_named
 from gated_interp.experiments.seeds import OF_HOLDERS
-from gated_interp.experiments.study import Cell, CellRow, Figures, HowMany, Runs, Study, named
+from gated_interp.experiments.study import Cell, CellRow, HowMany, Runs, Study, named
 from gated_interp.metrics.intervals import clustered, paired_difference
 from gated_interp.plots import reliability
+from gated_interp.views.shown import Shown
 
 SHAPES = ((2, 3), (3, 4), (4, 5), (6, 8), (8, 12))
 
@@ -181,11 +183,13 @@ def with_differences(rows: Sequence[ReliabilityRow], runs: pd.DataFrame) -> list
     ]
 
 
-def _views(table: pd.DataFrame) -> Figures:
+def _views(table: pd.DataFrame) -> list[Shown]:
     table = in_order(table)
     drawn = table[table["runs"] > 0]
     title = "Clean runs over seeds, by recipe"
-    return {"recipes": (reliability(drawn, target=0.95, title=title), drawn)}
+    words = "A run is clean when each trigram is held by exactly one head of its own."
+    draw = partial(reliability, drawn, target=0.95, title=title)
+    return [Shown("recipes", title, words, drawn, draw)]
 
 
 RELIABILITY = Study(

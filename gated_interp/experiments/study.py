@@ -6,12 +6,11 @@ models with a recipe, many seeds each.
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypedDict, TypeVar
 
 import pandas as pd
-import plotly.graph_objects as go
 
 from gated_interp.analysis.verdict import verdict
 from gated_interp.core.config import Config, positive
@@ -23,12 +22,11 @@ from gated_interp.experiments.originals import Originals
 from gated_interp.experiments.recipes import Recipe
 from gated_interp.experiments.seeds import SeedsOutcome, ToyOutcome, train_gated_seeds
 from gated_interp.experiments.store import MERGED, R, Row, Store, read_table
-from gated_interp.plots import save_figures
 from gated_interp.replacements.pruning import prune_dead_heads
 from gated_interp.tasks.task import ProbedTask
+from gated_interp.views.shown import Shown, write_all
 
 Measure = Callable[[ProbedTask, Recipe, Sequence[int], Sequence[ToyOutcome]], list[Any]]
-Figures = Mapping[str, tuple[go.Figure, pd.DataFrame]]
 Say = Callable[[str], None]
 Progress = Callable[[int, int], None]
 Key = tuple[Any, ...]
@@ -198,7 +196,7 @@ class Study(Generic[R]):
         measure: trains a stack of seeds and gives a row for each; :func:`measured` unless given.
             Called in another process.
         finished: the rows as they stand when all cells are done.
-        views: figures of the table, by their file's name.
+        views: what is shown of the table.
         needs: the columns that these are drawn from.
         seeds, first_seed: unless others are asked for.
     """
@@ -208,7 +206,7 @@ class Study(Generic[R]):
     summary: Callable[[Any, Runs], R]
     measure: Measure | None = None
     finished: Callable[[Sequence[R], pd.DataFrame], Sequence[R]] = lambda rows, runs: rows
-    views: Callable[[pd.DataFrame], Figures] = lambda table: {}
+    views: Callable[[pd.DataFrame], Sequence[Shown]] = lambda table: ()
     needs: Sequence[str] = ()
     seeds: int = 16
     first_seed: int = 0
@@ -292,9 +290,8 @@ class Study(Generic[R]):
         Raises:
             GatedInterpError: not such a table, nothing to draw, or a format that does not exist.
         """
-        figures = self.views(read_table(csv, self.needs))
-        placed: dict[Path | str, Any] = {Path(out) / stem: view for stem, view in figures.items()}
-        return save_figures(placed, formats, say=say)
+        views = self.views(read_table(csv, self.needs))
+        return write_all({Path(out) / shown.name: shown for shown in views}, formats, say=say)
 
 
 def _of_this_version(notes: dict[str, Any]) -> dict[str, Any]:

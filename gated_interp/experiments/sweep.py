@@ -5,6 +5,7 @@ import hashlib
 import json
 import math
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -18,10 +19,11 @@ from gated_interp.experiments.originals import Toys
 from gated_interp.experiments.recipes import Recipe, recipe_named
 from gated_interp.experiments.seeds import ToyOutcome, train_gated_seeds
 from gated_interp.experiments.store import Row, Store
-from gated_interp.experiments.study import Cell, CellsConfig, Figures, Progress, Runs, Say, Study
+from gated_interp.experiments.study import Cell, CellsConfig, Progress, Runs, Say, Study
 from gated_interp.metrics.intervals import fractions
 from gated_interp.plots import phase_diagram, sweep_curves
 from gated_interp.tasks.task import ProbedTask
+from gated_interp.views.shown import Shown
 
 # More lines than this cannot be told apart.
 MOST_LINES = 8
@@ -275,12 +277,13 @@ def _settings(config: SweepConfig) -> dict[str, Any]:
     return config.to_dict() | axes | {"out": ""}
 
 
-def sweep_figures(table: pd.DataFrame) -> Figures:
+def views(table: pd.DataFrame) -> list[Shown]:
     """Curves over alpha (up to eight shapes) where there are several alphas; heads by trigrams for
     each alpha where there are several shapes."""
-    table = table.sort_values(["heads", "trigrams", "alpha"])
-    found = {}
-    table = table.rename(columns={"clean": "clean_rate"})
+    found = []
+    table = table.sort_values(["heads", "trigrams", "alpha"]).rename(
+        columns={"clean": "clean_rate"}
+    )
     rate = "clean" if "clean_rate" in table else "success"  # a table of version 0.1 lacks it
     ran = table[(table["gated_runs"] > 0) & (table["alpha"] > 0)].rename(
         columns={f"{rate}_low": "low", f"{rate}_high": "high", "fvu_median": "fvu"}
@@ -289,11 +292,15 @@ def sweep_figures(table: pd.DataFrame) -> Figures:
     ran = ran.assign(shape=shapes)
     if ran["alpha"].nunique() > 1 and ran["shape"].nunique() <= MOST_LINES:
         title = "Gated blocks, by the weight of the gate penalty"
-        found["sweep-alpha"] = (sweep_curves(ran, group="shape", title=title), ran)
+        words = "Each line is a shape of toys."
+        draw = partial(sweep_curves, ran, group="shape", title=title)
+        found.append(Shown("sweep-alpha", title, words, ran, draw))
     for alpha, part in table.groupby("alpha"):
         if len(part) > 1:
             title = f"Toys and gated blocks, alpha {alpha:g}"
-            found[f"sweep-phase-{alpha:g}"] = (phase_diagram(part, title=title), part)
+            words = "How often toys learn, how often that is distributed, how often it is undone."
+            draw = partial(phase_diagram, part, title=title)
+            found.append(Shown(f"sweep-phase-{alpha:g}", title, words, part, draw))
     return found
 
 
@@ -302,7 +309,7 @@ SWEEP = Study(
     row=SweepRow,
     summary=row_of,
     measure=measured,
-    views=sweep_figures,
+    views=views,
     needs=("heads", "trigrams", "alpha", "gated_runs", "success", "success_low", "success_high",
            "learnt", "distributed", "fvu_median"),
 )  # fmt: skip
