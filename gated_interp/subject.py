@@ -219,15 +219,15 @@ class Subject:
         """Look at ``model``.
 
         Args:
-            layer: whose heads; every layer that something was spliced into, or else all, unless
-                given.
+            layer: whose heads; those of every layer that something was spliced into unless given,
+                or else of all.
             tokens: sequences to read; of the model's own task or text unless given.
             attention_mask: of these, 1 at tokens and 0 at padding.
             names: of tokens; the task's unless given.
             sequences: how many are drawn; 1,000 of a task with known answers, else 32.
             seed: they, and the bootstrap, are drawn from it.
             name: of the model in titles and files; its own unless given.
-            alone: measure the model as it is and leave its original aside.
+            alone: look at the model as it is, at all its layers, and leave its original aside.
             trigram: the case that examples are of.
             options: the other attributes.
 
@@ -243,7 +243,8 @@ class Subject:
         if trigram is not None:
             _require_case(model, trigram)
         spliced = sorted(originals(model))
-        layers = [layer] if layer is not None else spliced or list(range(model.cfg.n_layers))
+        every = list(range(model.cfg.n_layers))
+        layers = [layer] if layer is not None else (not alone and spliced) or every
         original: HookedTransformer | None = None
         for i in layers:
             if i in spliced:

@@ -86,7 +86,7 @@ def test_info_of_another_task(files):
 def test_ablate_tells_what_each_head_is_worth(files):
     said = cli("ablate", files["wide"]).stdout
     assert columns(said, "L0H0")
-    assert "change in accuracy at each question (zero ablation)" in said
+    assert "Change in accuracy at each question (zero ablation)" in said
     assert "S1x…B1→Cx" in said
     said = cli("ablate", files["relay"]).stdout
     shapley = said[said.index("Shapley value") :]
@@ -108,7 +108,7 @@ def test_heads_below_the_last_layer(files):
     assert got == pytest.approx(want, abs=5e-4)
     assert min(want) > 0.5
     circuits = cli("circuits", files["relay"], "--layer", 1).stdout
-    assert "L0H0" not in circuits[: circuits.index("what heads read")]
+    assert "L0H0" not in circuits[: circuits.index("What heads read")]
 
 
 def test_circuits_of_one_layer_and_of_two(files):
@@ -116,11 +116,11 @@ def test_circuits_of_one_layer_and_of_two(files):
     assert columns(said, "composed")[1:] == ["yes", "yes"]
     assert columns(said, "superposed")[1:] == ["no", "no"]
     said = cli("circuits", files["induction"]).stdout
-    assert columns(said[said.index("what heads read") :], "L0H0")[1:3] == ["L1H0", "K"]
-    attend = said[said.index("where heads attend") :]
+    assert columns(said[said.index("What heads read") :], "L0H0")[1:3] == ["L1H0", "K"]
+    attend = said[said.index("Where heads attend") :]
     assert float(columns(attend, "L0H0")[1]) > 0.99
     assert float(columns(attend, "L1H0")[2]) > 0.99
-    assert "where heads attend" not in cli("circuits", files["relay"]).stdout
+    assert "Where heads attend" not in cli("circuits", files["relay"]).stdout
 
 
 def test_gates_of_a_later_layer_are_among_its_circuits(files, tmp_path):
