@@ -247,7 +247,7 @@ def test_commands_that_read_heads(text, tmp_path):
     out = tmp_path / "model.safetensors"
     cli("train-lm", text, *FLAGS, "--steps", 1, "--out", out)
     said = cli("ablate", out, "--out", tmp_path / "tables").stdout
-    assert "change in cross-entropy" in said
+    assert "Change in cross-entropy" in said
     table = pd.read_csv(tmp_path / "tables" / "model-ablation.csv")
     heads = {f"L{i}H{h}" for i in (0, 1) for h in range(3)}
     assert set(table["heads"]) == heads | {"all of layer 0", "all of layer 1", "all heads"}
