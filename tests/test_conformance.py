@@ -92,6 +92,7 @@ def test_the_page_shows_what_is_recorded(record):
 
 # Told apart by hand: what takes a model but measures nothing of it, and what is no function of one.
 NO_ROW = {
+    "give_text": "tells a model its text",
     "attention_mask": "asks the tokenizer alone",
     "language_measures": "of a model with a text of its own: induction_scores, and the loss",
     "push_to_hub": "sends what save writes",
