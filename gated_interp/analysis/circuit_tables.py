@@ -16,6 +16,7 @@ from gated_interp.analysis.circuits import (
 )
 from gated_interp.analysis.heads import head_name, heads_of
 from gated_interp.analysis.induction import induction_scores, repeated_random_tokens
+from gated_interp.core.written import quoted
 from gated_interp.metrics.reconstruction import OPEN
 from gated_interp.models.toy import HookedTransformer
 from gated_interp.replacements.splice import gated_block
@@ -155,4 +156,6 @@ def largest(circuit: Circuit, k: int, *, centred: bool = False) -> list[tuple[in
 
 
 def _words(entries: list[tuple[int, int, float]], names: Sequence[str]) -> str:
-    return ", ".join(f"{names[a]!r} → {names[b]!r} {value:.2f}" for a, b, value in entries)
+    return ", ".join(
+        f"{quoted(names[a])} → {quoted(names[b])} {value:.2f}" for a, b, value in entries
+    )

@@ -21,6 +21,7 @@ from rich.progress import (
 from rich.table import Table
 
 from gated_interp.core.launch import is_main, rank
+from gated_interp.core.written import number
 
 # Wide enough that nothing wraps where nobody looks.
 PLAIN_WIDTH = 10_000
@@ -113,13 +114,9 @@ def _print(console: Console, title: str, table: Table) -> None:
 
 def cell(value: Any) -> str:
     """A value as a table shows it: four digits, and a dash where there is none."""
-    if value is None or value != value:
-        return "-"
-    if isinstance(value, float):
-        return f"{value:.4g}"
     if isinstance(value, (list, tuple)):
         return ", ".join(map(str, value)) or "none"
-    return str(value)
+    return number(value)
 
 
 def on_terminal() -> bool:

@@ -5,8 +5,9 @@ The explorer writes numbers under the mouse itself, by the same rules (``explore
 
 import math
 from collections.abc import Callable
+from typing import Any
 
-NONE = "–"
+NONE = "-"
 """What stands where there is no number."""
 
 
@@ -52,7 +53,7 @@ def share(value: float, digits: int = 0) -> str:
 
     Examples:
         >>> share(0.475), share(0.0472, 1), share(float("nan"))
-        ('48%', '4.7%', '–')
+        ('48%', '4.7%', '-')
     """
     return _signs(f"{value:.{digits}%}") if math.isfinite(value) else NONE
 
@@ -67,17 +68,32 @@ def short(value: float) -> str:
     return _signs(f"{value:.2g}") if math.isfinite(value) else NONE
 
 
-def change(value: float, digits: int = 2) -> str:
-    """A difference, such as one in nats or logits, with its sign.
+def number(value: Any) -> str:
+    """A value in a table: a measured number to four digits that count, anything else as it is.
 
     Examples:
-        >>> change(0.1234), change(-2.0, 1), change(-0.001)
-        ('+0.12', '−2.0', '0.00')
+        >>> number(1.23456), number(None), number("L0H1"), number(3)
+        ('1.235', '-', 'L0H1', '3')
+    """
+    try:
+        if value is None or value != value:
+            return NONE
+    except TypeError:  # pandas' NA is neither
+        return NONE
+    return _signs(f"{value:.4g}") if isinstance(value, float) else str(value)
+
+
+def change(value: float, digits: int = 3) -> str:
+    """A difference, such as one in nats or logits, with its sign; ``0`` where none is seen.
+
+    Examples:
+        >>> change(0.1234), change(-2.0, 1), change(-0.0001)
+        ('+0.123', '−2.0', '0')
     """
     if not math.isfinite(value):
         return NONE
     said = f"{value:+.{digits}f}"
-    return said[1:] if float(said) == 0 else _signs(said)
+    return "0" if float(said) == 0 else _signs(said)
 
 
 def count(some: int, of: int) -> str:
@@ -95,7 +111,7 @@ def interval(low: float, high: float, form: Callable[[float], str] = share) -> s
 
     Examples:
         >>> interval(0.94, 0.99), interval(-0.2, 0.1, change)
-        ('94% to 99%', '−0.20 to +0.10')
+        ('94% to 99%', '−0.200 to +0.100')
     """
     return f"{form(low)} to {form(high)}" if math.isfinite(low + high) else NONE
 

@@ -13,6 +13,7 @@ import pandas as pd
 from gated_interp.checkpoints.checkpoint import save
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.files import write_table, write_text
+from gated_interp.core.written import interval
 from gated_interp.experiments.originals import Toys
 from gated_interp.experiments.recipes import recipe_named
 from gated_interp.experiments.seeds import (
@@ -294,7 +295,7 @@ def results_table(results: dict[str, Any]) -> pd.DataFrame:
                 "toys learnt": f"{e['toys_learnt']} of {e['toys_trained']}",
                 "toys used": e["toys_used"],
                 "clean": f"{e['clean']} of {e['seeds']}",
-                "95% interval": f"{low:.0%} to {high:.0%}",
+                "95% interval": interval(low, high),
                 "success (the post's)": f"{e['successes']} of {e['seeds']}",
                 "median FVU": f"{e['fvu_median']:.4f}",
                 "shown FVU": f"{e['fvu_selected']:.4f}",

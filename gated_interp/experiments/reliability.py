@@ -10,6 +10,7 @@ from typing import Any, Unpack
 import pandas as pd
 
 from gated_interp.core.errors import GatedInterpError
+from gated_interp.core.written import interval
 from gated_interp.experiments.originals import Toys
 from gated_interp.experiments.recipes import Recipe, recipe_named
 from gated_interp.experiments.seeds import OF_HOLDERS
@@ -288,7 +289,7 @@ def markdown(table: pd.DataFrame) -> str:
             [
                 *start,
                 f"{r['clean']} of {r['runs']}",
-                f"{r['low']:.0%} to {r['high']:.0%}",
+                interval(r["low"], r["high"]),
                 change,
                 f"{r['successes']} of {r['runs']}",
                 *(_number(r[name], places) for name, places in SHOWN.items()),

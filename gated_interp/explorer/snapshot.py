@@ -41,9 +41,8 @@ def snapshot(
         answer = f"{name}, {on}: after {read[state.position]} predicts "
         answer += text(viewer.shown(reading.prediction))
         if reading.accuracy:
-            rates = (
-                f"{session.task.cases[b]} {share(rate)}" for b, rate in reading.accuracy.items()
-            )
+            cases = session.task.cases
+            rates = (f"{cases[b]} {share(rate)}" for b, rate in reading.accuracy.items())
             answer += f" (right: {', '.join(rates)})"
         answers.append(answer)
     scales = [bench.scale(layer) for bench in session.benches.values()]

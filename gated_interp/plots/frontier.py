@@ -32,7 +32,8 @@ def frontier(
     """Clean rate against FVU, and FVU against heads active per position: a panel each per task.
 
     A line for each method, over its knob; the first method's is thick. What is as good as exact
-    stands at the edge. Unless ``title`` is given it says how many methods are often clean.
+    stands at the edge. Unless ``title`` is given, it says how many
+    methods are mostly clean.
 
     Args:
         results: ``task``, ``method``, ``knob``, ``clean_rate`` with ``low`` and ``high`` (0 to 1),
@@ -51,11 +52,9 @@ def frontier(
     if named is None and len(methods) > NAMED:
         first = best[methods].sort_values(ascending=False, kind="stable").index[: NAMED - 1]
         named = [m for m in methods if m in first]
-    often = f"{count(int((best >= OFTEN).sum()), len(methods))} methods"
     if title is None:
-        title = (
-            f"{often} are clean in at least half of the runs on every toy, at their best setting"
-        )
+        often = count(int((best >= OFTEN).sum()), len(methods))
+        title = f"{often} methods, at their best setting, are mostly clean on every toy"
     looks = _looks(methods, named)
     canvas, gap, tall = Canvas(columns, title, 50.0), 24.0, 150.0
     wide = (canvas.width - gap * (len(tasks) - 1)) / len(tasks)

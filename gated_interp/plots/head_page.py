@@ -8,6 +8,8 @@ import pandas as pd
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from gated_interp.core.written import change, head_name, interval, share
+from gated_interp.core.written import token as shown
 from gated_interp.plots.templates import rendered
 
 # Tokens of a context before the place of the write.
@@ -117,21 +119,22 @@ def _card(
     head = row["head"]
     details = read.details[read.details["head"] == head]
     places = read.contexts[read.contexts["head"] == head]
-    effect = f"{row['effect']:+.4f} nats without it"
-    held = f"alone holds {row['held']:.1%} ({row['tokens']} tokens)"
+    effect = f"{change(row['effect'])} nats without it"
+    ends = interval(row["effect_low"], row["effect_high"], change)
+    held = f"alone holds {share(row['held'], 1)} ({row['tokens']} tokens)"
     if holds is not None:
         held = f"holds {holds[head]}" if head in holds else "holds nothing alone"
     return {
-        "name": f"L{read.layer}H{head}",
+        "name": head_name((read.layer, head)),
         "effect": effect,
         "width": f"{100 * min(1.0, max(0.0, row['effect'] / largest)):.1f}",
-        "numbers": f"{effect} ({row['effect_low']:+.4f} to {row['effect_high']:+.4f}) · writes at "
-        f"{row['active']:.0%} of positions · {row['share']:.0%} of the layer's write · {held}",
+        "numbers": f"{effect} ({ends}) · writes at {share(row['active'])} of positions · "
+        f"{share(row['share'])} of the layer's write · {held}",
         "roles": [
             (
                 word,
                 [
-                    {"token": shown(d["token"]), "share": f"{d['share']:.0%}"}
+                    {"token": shown(d["token"]), "share": share(d["share"])}
                     for d in details[details["role"] == role].to_dict("records")
                 ],
             )
@@ -152,7 +155,7 @@ def _context(
     most, open_share = float(reads.max()), float(attends.sum())
     tokens = []
     for k in range(first, position + 1):
-        share, would = (
+        part, would = (
             float(reads[k]) / max(most, 1e-12),
             float(attends[k]) / max(open_share, 1e-12),
         )
@@ -160,20 +163,10 @@ def _context(
         tokens.append(
             {
                 "token": shown(names[int(read.tokens[place["row"], k])]),
-                "read": f"{0.1 + 0.5 * share:.2f}" if marked else "",
+                "read": f"{0.1 + 0.5 * part:.2f}" if marked else "",
                 "shut": not marked and would > MARKED,
                 "here": k == position,
-                "tip": f"reads {share:.0%} of its most" if marked else "",
+                "tip": f"reads {share(part)} of its most" if marked else "",
             }
         )
     return {"tokens": tokens, "cut": first > 0, "output": shown(place["output"])}
-
-
-def shown(token: str) -> str:
-    """A token so that a newline is seen.
-
-    Examples:
-        >>> shown("\\n")
-        '⏎'
-    """
-    return token.replace("\r", "").replace("\n", "⏎").replace("\t", "⇥")

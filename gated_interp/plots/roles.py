@@ -6,9 +6,8 @@ import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import ArrayLike
 
+from gated_interp.core import written
 from gated_interp.core.errors import GatedInterpError
-from gated_interp.core.written import share as written_share
-from gated_interp.core.written import short
 from gated_interp.plots.holdings import named_heads
 from gated_interp.plots.inputs import array, between, labels
 from gated_interp.plots.layout import Box, Canvas, framed, label_space, ticks
@@ -83,7 +82,7 @@ def head_roles_figure(
     )
     canvas.fig.add_heatmap(
         z=share,
-        text=[[written_share(v) if v >= SHOWN else "" for v in row] for row in share],
+        text=[[written.share(v) if v >= SHOWN else "" for v in row] for row in share],
         texttemplate="%{text}" if wide / len(places) >= IN_CELL else None,
         textfont={"size": SMALL},
         coloraxis="coloraxis",
@@ -93,7 +92,7 @@ def head_roles_figure(
     canvas.note("where each head writes", 0, cells.top - 4, align="left")
     for measure, values in left.items():
         box = Box(at, top + TITLE, space - at, BAR_ROW * len(values))
-        form = written_share if measure in percent else short
+        form = written.share if measure in percent else written.short
         _bars(canvas, box, text(measure), {key: (v, form(v)) for key, v in values.items()})
         top = box.bottom + 6
     height = max(box.bottom for box in canvas.boxes)

@@ -6,8 +6,9 @@ from typing import Literal
 import pandas as pd
 import plotly.graph_objects as go
 
+from gated_interp.core.written import head_name
 from gated_interp.plots.inputs import one_of, table
-from gated_interp.plots.layout import Axis, Box, Canvas, interval, titled
+from gated_interp.plots.layout import Axis, Box, Canvas, interval, label_space, ticks, titled
 from gated_interp.plots.style import PALETTE, Columns, text
 
 # What is drawn: the axis, what heads are sorted by, how numbers are written.
@@ -21,6 +22,7 @@ def head_effects(
     sides: Mapping[str, pd.DataFrame],
     *,
     measure: Literal["effect", "held"] = "effect",
+    layer: int | None = None,
     title: str | None = None,
     columns: Columns = 2,
 ) -> go.Figure:
@@ -31,6 +33,7 @@ def head_effects(
             ``effect``, ``effect_low``, ``effect_high``; nats per token) by a name such as
             ``original``; drawn on one scale.
         measure: or else the share of positions that each head alone ``held`` (0 to 1).
+        layer: of the heads, for their names (L0H3); without it they are numbers.
 
     Raises:
         GatedInterpError: no rows, or a column is missing.
@@ -41,11 +44,15 @@ def head_effects(
         table("heads", side, ["head", measure, *ends])
     unit, order, form = SAID[measure]
     canvas = Canvas(columns, title, 52.0)
-    each = (canvas.width - 18.0 * (len(sides) - 1)) / len(sides)
+    each, below = (canvas.width - 18.0 * (len(sides) - 1)) / len(sides), 44.0
     for i, (name, heads) in enumerate(sides.items()):
         heads = heads.sort_values(measure, ascending=False)
-        # So many that their numbers would not fit stand there without.
-        named = titled("head") if len(heads) <= 16 else {"showticklabels": False}
+        names = [str(h) if layer is None else head_name((layer, h)) for h in heads["head"]]
+        # So many that their names would not fit stand there without.
+        named: Axis = {"showticklabels": False}
+        if len(heads) <= 16:
+            named = titled("head", tickangle=ticks(names, each)["tickangle"])
+            below = max(below, label_space(names, each))
         x: Axis = {"type": "category", "ticks": "", **named}
         y = titled(unit, rangemode="tozero", tickformat=form)
         y = {"showgrid": True, "nticks": 6, **(y if i == 0 else {"matches": "y"})}
@@ -56,7 +63,7 @@ def head_effects(
             said += f", by {order}"
         canvas.note(said, box.left, 15, align="left")
         canvas.fig.add_bar(
-            x=heads["head"].astype(str).tolist(),
+            x=names,
             y=heads[measure].tolist(),
             error_y=interval(heads[measure], heads[ends[0]], heads[ends[1]]) if ends else None,
             marker={"color": PALETTE[0]},
@@ -64,4 +71,4 @@ def head_effects(
             hovertemplate=f"head %{{x}}: %{{y:{form or '.4f'}}}",
             **place,
         )
-    return canvas.finish(44.0)
+    return canvas.finish(below)

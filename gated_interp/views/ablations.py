@@ -5,10 +5,12 @@ from collections.abc import Callable, Iterable, Iterator
 import pandas as pd
 import plotly.graph_objects as go
 
+from gated_interp.core import written
+from gated_interp.core.written import head_name
 from gated_interp.plots import ablation_bars
 from gated_interp.plots.text import head_effects
 from gated_interp.subject import Subject, answer_word
-from gated_interp.views.shown import Shown, View, change, signed, together
+from gated_interp.views.shown import Shown, View, change, together
 
 METRICS = ("logit", "loss", "kl", "accuracy")
 WORDS = (
@@ -50,7 +52,7 @@ def _by_case(subject: Subject, effects: pd.DataFrame) -> tuple[str, pd.DataFrame
     task, metric = subject.task, effects["metric"].iloc[0]
     words = f"the logit of {answer_word(task)}" if metric == "logit" else "accuracy"
     mine = effects[effects["method"] == subject.method]
-    face = _wide(mine.assign(change=mine["change"].map(signed)), "trigram", task.cases)
+    face = _wide(mine.assign(change=mine["change"].map(written.change)), "trigram", task.cases)
     title = f"change in {words} at each {task.case_word} ({subject.method} ablation)"
     return title, face.rename(columns=task.cases)
 
@@ -81,17 +83,18 @@ def _by_head(subject: Subject, layer: int) -> Shown:
         sides[name] = mine.reset_index(drop=True).rename_axis("head").reset_index()
     most = {name: table.sort_values("effect").iloc[-1] for name, table in sides.items()}
     said = "; ".join(
-        f"the {name} loses most without L{layer}H{int(row['head'])}: {row['effect']:+.4f} nats"
+        f"the {name} loses most without {head_name((layer, int(row['head'])))}: "
+        f"{written.change(row['effect'])} nats"
         for name, row in most.items()
     )
-    title = f"{subject.name}{subject.which(layer)[1]}: what each head is worth"
+    finding = f"{said[0].upper()}{said[1:]}"
     return Shown(
         f"effects-L{layer}",
-        f"{said[0].upper()}{said[1:]}",
+        finding,
         "By how much the loss rises without each head (zero ablation), the most important heads "
         "first. Bars are 95% intervals over sequences.",
         together(sides),
-        lambda: head_effects(sides, title=title),
+        lambda: head_effects(sides, layer=layer, title=finding),
     )
 
 

@@ -1,6 +1,6 @@
 """How exact a block is and how sparse; of a model without one, how sparse it is."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +17,26 @@ from gated_interp.views.shown import Shown, View, between
 
 # Where answers are known, holding is another thing: sufficient, necessary and specific.
 TEXT_ALONE = "positions that one head alone holds"
-MEASURES: dict[str, tuple[str, str | None, str | None, str]] = {
-    "loss (nats per token)": ("ce", "ce_original", "cross_entropy", ".3f"),
-    "KL from the original's prediction (nats per position)": ("kl", None, "kl", ".3g"),
-    "loss recovered (against zero)": ("ce_recovered_zero", None, "ce_recovered_zero", ".1%"),
-    "loss recovered (against mean)": ("ce_recovered_mean", None, "ce_recovered_mean", ".1%"),
-    "FVU (fraction of variance unexplained)": ("fvu", None, "fvu", ".3g"),
-    "heads active per position": ("active_per_position", "active_original", None, ".2f"),
-    "open gates per (query, key) pair": ("gates_per_pair", None, "l0", ".2f"),
-    "heads that write anywhere": ("heads_alive", None, None, ".0f"),
-    TEXT_ALONE: ("held_share", "held_share_original", None, ".1%"),
+MEASURES: dict[str, tuple[str, str | None, str | None, Callable[[float], str]]] = {
+    "loss (nats per token)": ("ce", "ce_original", "cross_entropy", "{:.3f}".format),
+    "KL from the original's prediction (nats per position)": ("kl", None, "kl", "{:.3g}".format),
+    "loss recovered (against zero)": (
+        "ce_recovered_zero",
+        None,
+        "ce_recovered_zero",
+        "{:.1%}".format,
+    ),
+    "loss recovered (against mean)": (
+        "ce_recovered_mean",
+        None,
+        "ce_recovered_mean",
+        "{:.1%}".format,
+    ),
+    "FVU (fraction of variance unexplained)": ("fvu", None, "fvu", "{:.3g}".format),
+    "heads active per position": ("active_per_position", "active_original", None, "{:.2f}".format),
+    "open gates per (query, key) pair": ("gates_per_pair", None, "l0", "{:.2f}".format),
+    "heads that write anywhere": ("heads_alive", None, None, "{:.0f}".format),
+    TEXT_ALONE: ("held_share", "held_share_original", None, "{:.1%}".format),
 }
 """Rows of the table: what they are called of the block, of the original and of the bootstrap, and
 how they are written."""
@@ -84,7 +94,7 @@ def show(subject: Subject) -> Iterator[Shown]:
             numbers.reset_index(),
             face=pd.DataFrame(
                 [
-                    [words, f"{own:{form}}", f"{block:{form}}", between(low, high, form)]
+                    [words, form(own), form(block), between(low, high, form)]
                     for words, (key, *_, form) in MEASURES.items()
                     if key in rows
                     for own, block, low, high in [rows[key]]

@@ -7,6 +7,7 @@ import pandas as pd
 
 from gated_interp.analysis.heads import head_name
 from gated_interp.analysis.holders import Holders
+from gated_interp.core import written
 from gated_interp.plots.text import head_effects
 from gated_interp.subject import REPLICATES, Side, Subject
 from gated_interp.views.shown import Shown, View, between, together
@@ -38,7 +39,7 @@ def _known(subject: Subject, layer: int, sides: Mapping[str, Side]) -> Iterator[
             f"none: {reasons[b]}" if b in reasons else heads
             for b, heads in zip(cases, face[first], strict=True)
         ]
-        face[f"answered{of}"] = [f"{share:.1%}" for share in side.holders.accuracy.tolist()]
+        face[f"answered{of}"] = [written.share(a, 1) for a in side.holders.accuracy.tolist()]
     said = "; ".join(
         subject.said(
             name,
@@ -81,7 +82,8 @@ def _text(subject: Subject, layer: int, sides: Mapping[str, Side]) -> Iterator[S
     found = {name: side.text_holders for name, side in sides.items()}
     by_head = {name: held.by_head() for name, held in found.items()}
     shares = "; ".join(
-        f"{held.share:.1%}" + f" ({name})" * (len(found) > 1) for name, held in found.items()
+        written.share(held.share, 1) + f" ({name})" * (len(found) > 1)
+        for name, held in found.items()
     )
     yield Shown(
         f"held-L{layer}",
@@ -94,6 +96,7 @@ def _text(subject: Subject, layer: int, sides: Mapping[str, Side]) -> Iterator[S
         lambda: head_effects(
             {side: table.rename(columns={"share": "held"}) for side, table in by_head.items()},
             measure="held",
+            layer=layer,
             title=f"{subject.name}{which}: what each head alone holds",
         ),
         headline=True,
@@ -116,9 +119,9 @@ def _text(subject: Subject, layer: int, sides: Mapping[str, Side]) -> Iterator[S
         face=pd.DataFrame(
             {
                 "model": row["model"],
-                "held by one head": f"{row['held_share']:.2%}",
-                "95% interval": between(row["low"], row["high"], ".2%"),
-                "weighted": f"{row['held_weighted']:.2%}",
+                "held by one head": written.share(row["held_share"], 1),
+                "95% interval": between(row["low"], row["high"], lambda x: written.share(x, 1)),
+                "weighted": written.share(row["held_weighted"], 1),
                 "heads that hold any": row["heads_holding"],
                 "heads": row["heads"],
             }

@@ -1,11 +1,11 @@
 """What each head of a one-layer model writes for, and what is left without the holders."""
 
-import math
 from collections.abc import Iterator
 
 import pandas as pd
 
 from gated_interp.analysis.roles import energy_by_place, head_roles, what_remains
+from gated_interp.core import written
 from gated_interp.plots import head_roles_figure
 from gated_interp.subject import Subject
 from gated_interp.views.shown import Shown, View, marked
@@ -38,15 +38,14 @@ def show(subject: Subject) -> Iterator[Shown]:
             percent=[answered], marks=side.marks, title=marked(title, side.marks),
         ),
         face.set_axis(["ablated", "heads", "FVU", "KL (nats)", answered], axis=1).assign(
-            **{answered: [f"{share:.1%}" for share in face["accuracy"]]}
+            **{answered: [written.share(share, 1) for share in face["accuracy"]]}
         ),
     )  # fmt: skip
     roles = head_roles(side.model, task, side.held)
     numbers = {"energy": "energy", "of it there": "purity", f"at any {word}": "purity_any",
                "gate open": "open_pairs", "open there": "open_there"}  # fmt: skip
     shares = {
-        said: ["-" if math.isnan(x) else f"{x:.1%}" for x in roles[column]]
-        for said, column in numbers.items()
+        said: [written.share(x, 1) for x in roles[column]] for said, column in numbers.items()
     }
     holds = {h: task.cases[b] for b, heads in side.held.items() for h in heads}
     names = [holds.get(h, "-") for h in range(len(side.heads))]

@@ -5,9 +5,10 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
+from gated_interp.core import written
 from gated_interp.plots import shapley_and_interactions
 from gated_interp.subject import Side, Subject, answer_word
-from gated_interp.views.shown import Shown, View, signed
+from gated_interp.views.shown import Shown, View
 
 SMALLEST = 1e-4  # logits
 STRONGEST, FAINTEST = 5, 0.01
@@ -39,7 +40,7 @@ def _values(subject: Subject, side: Side) -> Shown:
     )
     sampled = not bool(mine["exact"].all())
     unit = f"lead of {answer_word(task)}"
-    face = leads.assign(value=leads["value"].map(signed)).pivot(
+    face = leads.assign(value=leads["value"].map(written.change)).pivot(
         index="head", columns="trigram", values="value"
     )
     face = face.loc[names].rename(columns=task.cases).rename_axis(None, axis=1).reset_index()
@@ -70,7 +71,7 @@ def _strongest(subject: Subject, side: Side) -> str:
     found = sorted((f for f in found if abs(f[0]) >= FAINTEST), key=lambda f: -abs(f[0]))
     if not found:
         return "No two heads interact: what each adds does not depend on any other."
-    said = ", ".join(f"{pair} {signed(value)}" for value, pair in found[:STRONGEST])
+    said = ", ".join(f"{pair} {written.change(value)}" for value, pair in found[:STRONGEST])
     return f"Beyond what its two heads add alone, a pair adds most here: {said}."
 
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import pandas as pd
 import plotly.graph_objects as go
 
+from gated_interp.core import written
 from gated_interp.core.files import write_text
 from gated_interp.plots.save import save_figures
 from gated_interp.subject import Subject
@@ -125,37 +126,20 @@ def csv_of(table: pd.DataFrame) -> str:
 
 def cells(face: pd.DataFrame) -> list[list[str]]:
     """The rows of a table as a reader sees them: four digits, and a dash where there is nothing."""
-    return [[cell(value) for value in row] for row in face.astype(object).to_numpy().tolist()]
+    return [
+        [written.number(value) for value in row] for row in face.astype(object).to_numpy().tolist()
+    ]
 
 
-def cell(value: Any) -> str:
-    """One value, see :func:`cells`.
-
-    Examples:
-        >>> cell(1.23456), cell(None), cell("L0H1"), cell(3)
-        ('1.235', '-', 'L0H1', '3')
-    """
-    if value is None or value is pd.NA or value != value:
-        return "-"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def signed(value: float) -> str:
-    """A change; ``0`` where it is less than half a thousandth."""
-    return "-" if value != value else f"{value:+.3f}" if abs(value) >= 5e-4 else "0"
-
-
-def between(low: float, high: float, form: str = ".3g") -> str:
+def between(low: float, high: float, form: Callable[[float], str] = written.short) -> str:
     """An interval that no line ends in, or a dash where there is none."""
-    return (
-        f"{low:{form}} to {high:{form}}".replace(" ", "\N{NO-BREAK SPACE}") if low == low else "-"
-    )
+    return written.interval(low, high, form).replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def change(value: float, low: float, high: float) -> str:
     """A change with its interval: ``+0.012 (+0.010 to +0.014)``."""
-    ends = f"({signed(low)} to {signed(high)})".replace(" ", "\N{NO-BREAK SPACE}")
-    return f"{signed(value)} {ends}" if low == low else signed(value)
+    said = written.change(value)
+    return f"{said} ({between(low, high, written.change)})" if low == low else said
 
 
 def marked(title: str, marks: Mapping[int, str]) -> str:
