@@ -104,6 +104,7 @@ def setup(app):
     app.add_html_math_renderer("mathml", (inline_formula, None), (formula, None))
     app.connect("source-read", on_the_site)
     app.connect("doctree-read", link_names)
+    app.connect("autodoc-process-docstring", plain_stars, priority=900)  # after napoleon
     app.connect("missing-reference", public_name)
 
 
@@ -139,6 +140,13 @@ def link_names(app, doctree):
             )
             literal.replace_self(link)
             link += literal
+
+
+def plain_stars(app, what, name, obj, options, lines):
+    """The star of a shape, ``*head d_model``, begins no emphasis where a type is prose."""
+    lines[:] = [
+        line.replace("*", r"\*") if line.lstrip().startswith(":type:") else line for line in lines
+    ]
 
 
 def inline_formula(translator, node):
