@@ -7,13 +7,14 @@ from gated_interp.cli.console import cell, say_exactly, show_facts
 from gated_interp.cli.heads import show_topic
 from gated_interp.cli.imports import quick_imports
 from gated_interp.cli.options import File, Json, Layer
+from gated_interp.core.errors import GatedInterpError
 
 if TYPE_CHECKING:
     from gated_interp.subject import Side
 
 
-def verdict(file: File, as_json: Json = False, layer: Layer = None) -> None:
-    """Say which head holds which trigram, by ablation, and which is its sole owner.
+def verdict(file: File, /, *, as_json: Json = False, layer: Layer = None) -> None:
+    """Find out by ablation which head holds which skip trigram, and which is its sole owner.
 
     The sole owner is the rule of the 2024 post, for comparison. In a model of several layers, a
     head that answers only by what other layers wrote holds nothing; what it holds given them is a
@@ -22,10 +23,16 @@ def verdict(file: File, as_json: Json = False, layer: Layer = None) -> None:
     with quick_imports():
         from gated_interp.analysis.heads import chosen_layer
         from gated_interp.checkpoints.checkpoint import load
+        from gated_interp.models.language_model import LanguageTransformer
         from gated_interp.subject import Subject
         from gated_interp.tasks.task import require_answers
 
     model = load(file)
+    if isinstance(model, LanguageTransformer):
+        raise GatedInterpError(
+            f"{file} is a language model, whose text has no known answers, so there is no verdict; "
+            f"run gated-interp report {file} for what each of its heads does."
+        )
     require_answers(model.task)
     subject = Subject.of(model, chosen_layer(model, layer), alone=True)
     if as_json:
@@ -47,10 +54,10 @@ def _as_json(side: "Side") -> dict[str, Any]:
     return said | {"owners": None if owners is None else {str(b): h for b, h in owners}}
 
 
-def info(file: File, as_json: Json = False) -> None:
-    """Say what a checkpoint is.
+def info(file: File, /, *, as_json: Json = False) -> None:
+    """Show what a checkpoint is: its task, configs and notes.
 
-    Its task, configs and notes; only the header is read.
+    Only the header of the file is read.
     """
     with quick_imports():
         from gated_interp.checkpoints.checkpoint import read_info
@@ -77,6 +84,3 @@ def info(file: File, as_json: Json = False) -> None:
         (f"notes.{k}", cell(v) if not isinstance(v, dict) else json.dumps(v)) for k, v in notes
     ]
     show_facts(file, facts)
-
-
-COMMANDS = {"verdict": verdict, "info": info}
