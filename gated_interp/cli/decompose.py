@@ -76,12 +76,12 @@ def decompose(
         out: Write to this run folder. Default: runs/decompose-MODEL.
     """
     from gated_interp.analysis.heads import chosen_layer
-    from gated_interp.checkpoints.checkpoint import load
+    from gated_interp.checkpoints.opened import open_model
     from gated_interp.experiments.decompose import decompose as run
     from gated_interp.experiments.language import text_for
     from gated_interp.experiments.text_methods import compare_methods
 
-    loaded = load(model)
+    loaded = open_model(model)
     folder = Path(f"runs/decompose-{loaded.model_name}") if out is None else out
     data = text_for(loaded, text) if text else None
     extra: dict[str, Any] = {

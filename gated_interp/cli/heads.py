@@ -74,11 +74,11 @@ def _render(
     """Show a topic's tables, and write its figures and tables to a folder."""
     kinds = list(formats)
     with quick_imports():
-        from gated_interp.checkpoints.checkpoint import load
+        from gated_interp.checkpoints.opened import open_model
         from gated_interp.subject import Subject
         from gated_interp.views.shown import write_all
 
-    model = load(file)
+    model = open_model(file)
     subject = Subject.of(model, layer, alone=True, **options, **_text_of(model))
     found = show_topic(subject, topic)
     if out is not None:

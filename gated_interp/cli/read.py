@@ -22,13 +22,13 @@ def verdict(file: File, /, *, as_json: Json = False, layer: Layer = None) -> Non
     """
     with quick_imports():
         from gated_interp.analysis.heads import chosen_layer
-        from gated_interp.checkpoints.checkpoint import load
-        from gated_interp.models.language_model import LanguageTransformer
+        from gated_interp.checkpoints.opened import open_model
+        from gated_interp.models.language_model import TextTransformer
         from gated_interp.subject import Subject
         from gated_interp.tasks.task import require_answers
 
-    model = load(file)
-    if isinstance(model, LanguageTransformer):
+    model = open_model(file)
+    if isinstance(model, TextTransformer):
         raise GatedInterpError(
             f"{file} is a language model, whose text has no known answers, so there is no verdict; "
             f"run gated-interp report {file} for what each of its heads does."

@@ -33,13 +33,13 @@ def report(
         interactive: Draw interactive figures, with hover values.
     """
     with quick_imports():
-        from gated_interp.checkpoints.checkpoint import load
+        from gated_interp.checkpoints.opened import open_model
         from gated_interp.experiments.report import report as write
         from gated_interp.experiments.report import require_page
 
     if out is not None:
         require_page(out)
-    loaded = load(model)
+    loaded = open_model(model)
     page = Path(f"runs/report-{loaded.model_name}.html") if out is None else out
     # Without folders: a page that is shown around does not say where its author keeps things.
     given = {"--out": page.name, "--layer": layer, "--sequences": sequences, "--seed": seed or None,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from gated_interp.anatomy.batch import Mask, Tokens
-from gated_interp.checkpoints.checkpoint import load
+from gated_interp.checkpoints.opened import open_model
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.files import require_place, write_text
 from gated_interp.models.toy import HookedTransformer
@@ -83,7 +83,7 @@ def report(
     """
     out = Path(out)
     require_page(out)
-    loaded = model if isinstance(model, HookedTransformer) else load(model)
+    loaded = model if isinstance(model, HookedTransformer) else open_model(model)
     subject = Subject.of(
         loaded, layer, tokens, attention_mask=attention_mask, names=names, sequences=sequences,
         seed=seed,

@@ -57,12 +57,12 @@ def serve(
 
 def _answers(source: str | os.PathLike[str]) -> Answer:
     """Load the model."""
-    from gated_interp.checkpoints.checkpoint import load
+    from gated_interp.checkpoints.opened import open_model
     from gated_interp.explorer.acts import acted
     from gated_interp.explorer.session import Session
     from gated_interp.explorer.view import Viewer, packed
 
-    session = Session(load(source))
+    session = Session(open_model(source))
     viewer = Viewer(session)
 
     def answer(request: dict[str, Any]) -> bytes:

@@ -16,7 +16,7 @@ from gated_interp.anatomy.batch import Batch, Mask
 from gated_interp.core.errors import GatedInterpError, GatedInterpWarning
 from gated_interp.core.files import require_place
 from gated_interp.core.signals import uninterrupted
-from gated_interp.models.language_model import LanguageTransformer
+from gated_interp.models.language_model import TextTransformer
 from gated_interp.models.toy import HookedTransformer, ToyConfig, build_toy
 from gated_interp.replacements.replacement import Replacement
 from gated_interp.replacements.splice import chosen_layer, sketch_at
@@ -125,7 +125,7 @@ def train_model(
     if not any(p.requires_grad for p in model.parameters()):
         raise GatedInterpError("no weight of the model requires gradients; nothing can train.")
     identity = {
-        "kind": "language model" if isinstance(model, LanguageTransformer) else "toy",
+        "kind": "language model" if isinstance(model, TextTransformer) else "toy",
         "config": config,
         "data": name_of(data),
         "frozen weights": fingerprint(model),
