@@ -399,7 +399,7 @@ def ablations(
         GatedInterpError: no such layer, or the model's text cannot be had.
     """
     task: Any = getattr(model, "task", None)
-    methods = list(METHODS)
+    methods, seed = list(METHODS), SEED if tokens is None else 0
     data: Any = tokens
     reference: Tokens
     if tokens is None:
@@ -410,7 +410,7 @@ def ablations(
     else:
         reference = tokens
         if isinstance(task, TextTask):
-            reference = task.part("validation").sample(n_reference or REFERENCE_TEXT, 0).tokens
+            reference = task.part("validation").sample(n_reference or REFERENCE_TEXT, seed).tokens
         methods.remove("optimal")
         # A padded row has nothing to take another's place.
         if Batch.of(model, reference).real is not None:
@@ -423,7 +423,7 @@ def ablations(
             method,
             task=task if tokens is None else None,
             reference_tokens=None if method == "zero" else reference,
-            seed=derive(SEED, Stream.SHOWN_RESAMPLE) if method == "resample" else None,
+            seed=derive(seed, Stream.SHOWN_RESAMPLE) if method == "resample" else None,
         )
         for method in methods
     ]
