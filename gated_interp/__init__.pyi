@@ -57,6 +57,7 @@ from gated_interp.core.renamed import GatedInterpDeprecationWarning as GatedInte
 from gated_interp.core.shipped import shipped_names as shipped_names
 from gated_interp.experiments.report import report as report
 from gated_interp.explorer import HeadExplorer as HeadExplorer
+from gated_interp.explorer_server import explore as explore
 from gated_interp.models.toy import AttentionConfig as AttentionConfig
 from gated_interp.models.toy import ToyConfig as ToyConfig
 from gated_interp.models.toy import build_attention as build_attention

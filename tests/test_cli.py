@@ -331,7 +331,9 @@ ENTRY = {
 
 def test_what_explore_asks_for(monkeypatch):
     asked = []
-    monkeypatch.setattr(explorer_server, "serve", lambda *args, **rest: asked.append((args, rest)))
+    monkeypatch.setattr(
+        explorer_server, "explore", lambda *args, **rest: asked.append((args, rest))
+    )
     cli("explore")
     cli("explore", "model.safetensors", "--port", 8123, "--no-browser")
     assert asked[0][0] == ("2H3ST-gated",)

@@ -21,7 +21,7 @@ from gated_interp.checkpoints.checkpoint import save
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.explorer.acts import acted
 from gated_interp.explorer.session import Session
-from gated_interp.explorer_server import serve
+from gated_interp.explorer_server import explore
 from gated_interp.explorer_server.page import Answer, page_server
 from gated_interp.explorer_server.serve import _listening
 from gated_interp.models.analytic import manual_model
@@ -40,7 +40,7 @@ def test_a_port_in_use_gets_a_sentence(file: Path) -> None:
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(GatedInterpError, match=f"port {port} on 127.0.0.1 cannot be used"):
-            serve(file, port=port, open_browser=False)
+            explore(file, port=port, open_browser=False)
 
 
 def test_what_cannot_be_served_gets_a_sentence_and_no_address(file: Path, tmp_path: Path) -> None:
@@ -50,10 +50,10 @@ def test_what_cannot_be_served_gets_a_sentence_and_no_address(file: Path, tmp_pa
     said: list[str] = []
     for bad in (tmp_path / "gone.safetensors", cut, other, tmp_path):
         with pytest.raises(GatedInterpError):
-            serve(bad, open_browser=False, say=said.append)
+            explore(bad, open_browser=False, say=said.append)
     for port in (70000, -1, True):
         with pytest.raises(GatedInterpError, match="from 0 to 65535"):
-            serve(file, port=port, open_browser=False, say=said.append)
+            explore(file, port=port, open_browser=False, say=said.append)
     assert said == []
 
 
@@ -340,7 +340,7 @@ def test_the_server_is_imported_where_it_is_needed_and_nothing_heavy_with_it() -
 # A model whose answer takes a second, and which says when it was left alone.
 SLOW = """
 import sys, time
-from gated_interp.explorer_server import serve
+from gated_interp.explorer_server import explore
 module = sys.modules["gated_interp.explorer_server.serve"]
 def answer(request):
     print("asked")
@@ -348,7 +348,7 @@ def answer(request):
     print("answered")
     return b"{}"
 module._answers = lambda *_: answer
-serve("a toy", open_browser=False)
+explore("a toy", open_browser=False)
 """
 
 
@@ -404,11 +404,11 @@ def address(process: "subprocess.Popen[str]") -> int:
 
 SERVE = """
 import sys
-from gated_interp.explorer_server import serve
+from gated_interp.explorer_server import explore
 module = sys.modules["gated_interp.explorer_server.serve"]
 load = module._answers
 module._answers = lambda source: print("loading") or load(source)
-serve(sys.argv[1], open_browser=False)
+explore(sys.argv[1], open_browser=False)
 """
 
 

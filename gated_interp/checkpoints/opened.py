@@ -81,7 +81,7 @@ def open_model(
 
 def _of_place(source: str, text: Any, n_ctx: int | None) -> TaskTransformer:
     path = Path(source)
-    if source in shipped_names() or not _is_foreign(path):
+    if source in shipped_names() or not is_foreign(path):
         try:
             return load(source)
         except CheckpointError:
@@ -97,8 +97,9 @@ def _of_place(source: str, text: Any, n_ctx: int | None) -> TaskTransformer:
     return _with_text(from_transformers(model, name=name, n_ctx=n_ctx), tokenizer, text)
 
 
-def _is_foreign(path: Path) -> bool:
-    """Whether it is on the disk, and not in a format of ours."""
+def is_foreign(source: str | os.PathLike[str]) -> bool:
+    """Whether it is on the disk, a GGUF file or the folder of a Hugging Face model."""
+    path = Path(source)
     if path.suffix == GGUF:
         return os.path.isfile(path)
     return os.path.isfile(path / CONFIG) and not is_attn_only(path) and not _is_ours(path)

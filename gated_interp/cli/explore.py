@@ -21,6 +21,6 @@ def explore(
         port: Serve the page at this port. 0 takes a free one.
         browser: Open the page in the browser.
     """
-    from gated_interp.explorer_server import serve
+    from gated_interp.explorer_server import explore as opened
 
-    serve(file, port=port, open_browser=browser, say=say)
+    opened(file, port=port, open_browser=browser, say=say)

@@ -71,7 +71,10 @@ Natural = Annotated[int, at_least(0)]
 
 File = Annotated[
     str,
-    Parameter(help="Read this checkpoint file, folder or shipped model."),
+    Parameter(
+        help="Open this model: a shipped name, a checkpoint, a Hugging Face folder or name, or a "
+        ".gguf file."
+    ),
 ]
 Layer = Annotated[
     Natural | None,

@@ -55,13 +55,34 @@ def _as_json(side: "Side") -> dict[str, Any]:
 
 
 def info(file: File, /, *, as_json: Json = False) -> None:
-    """Show what a checkpoint is: its task, configs and notes.
+    """Show what a model is: its task, configs and notes.
 
-    Only the header of the file is read.
+    Only the header of a checkpoint is read. A model of another library is opened.
     """
     with quick_imports():
         from gated_interp.checkpoints.checkpoint import read_info
+        from gated_interp.checkpoints.opened import is_foreign, open_model
 
+    if is_foreign(file):
+        model: Any = open_model(file)
+        cfg = model.cfg
+        about = {
+            "architecture": cfg.original_architecture,
+            "layers": cfg.n_layers,
+            "heads": cfg.n_heads,
+            "key-value heads": cfg.n_key_value_heads or cfg.n_heads,
+            "d_model": cfg.d_model,
+            "d_head": cfg.d_head,
+            "vocabulary": cfg.d_vocab,
+            "positions": cfg.n_ctx,
+            "processed": model.processed,
+            "text": model.task or "none, as there is no tokenizer",
+        }
+        if as_json:
+            say_exactly(json.dumps({k: str(v) for k, v in about.items()}))
+        else:
+            show_facts(file, list(about.items()))
+        return
     found = read_info(file)
     if as_json:
         said = {**found.to_json(), "n_parameters": found.n_parameters}

@@ -1,5 +1,5 @@
 """The explorer as a local page: ``gated-interp explore``."""
 
-from gated_interp.explorer_server.serve import serve
+from gated_interp.explorer_server.serve import explore
 
-__all__ = ["serve"]
+__all__ = ["explore"]

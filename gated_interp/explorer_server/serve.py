@@ -14,25 +14,33 @@ from gated_interp.core.signals import terminating
 from gated_interp.explorer_server.page import HOST, Answer, page_server
 
 
-def serve(
-    source: str | os.PathLike[str],
+def explore(
+    source: Any,
+    *,
     port: int = 0,
     open_browser: bool = True,
     say: Callable[[str], object] = print,
 ) -> None:
-    """Serve the explorer of a checkpoint as a page on 127.0.0.1, until Ctrl-C (or SIGTERM).
+    """Open the explorer of a model in the browser: switch heads on and off, until Ctrl-C.
+
+    The page is served on 127.0.0.1. In a notebook, :class:`~gated_interp.explorer.HeadExplorer`
+    shows the same without a server.
 
     Nothing is asked from a network, and only this machine reaches the page.
 
     Args:
-        source: a checkpoint file, a folder that holds one, or the name of a model that
-            :func:`~gated_interp.checkpoints.checkpoint.load` knows.
+        source: a model, or what :func:`~gated_interp.checkpoints.opened.open_model` takes.
         port: to listen at; 0 takes a free one.
         open_browser: whether to open the page in the default browser.
         say: is told the page's address once the model is loaded, and that it stopped.
 
     Raises:
-        GatedInterpError: no such checkpoint, or the port is in use or not allowed.
+        GatedInterpError: no such model, or the port is in use or not allowed.
+
+    Examples:
+        >>> explore("2H3ST-gated", port=-1)
+        Traceback (most recent call last):
+        gated_interp.core.errors.GatedInterpError: port is -1; it must be a whole number...
     """
     if type(port) is not int or not 0 <= port <= 65535:
         raise GatedInterpError(f"port is {port!r}; it must be a whole number from 0 to 65535.")
@@ -44,7 +52,8 @@ def serve(
         ThreadPoolExecutor(1) as worker,
     ):
         port = listener.getsockname()[1]
-        name = os.path.basename(os.path.normpath(source))
+        is_path = isinstance(source, str | os.PathLike)
+        name = os.path.basename(os.path.normpath(source)) if is_path else "a model"
         server = page_server(name, port, _answers(source), worker)
         address = f"http://{HOST}:{port}/"
         say(f"The explorer is at {address} (Ctrl-C stops it)")
@@ -55,7 +64,7 @@ def serve(
     say("The explorer stopped.")
 
 
-def _answers(source: str | os.PathLike[str]) -> Answer:
+def _answers(source: Any) -> Answer:
     """Load the model."""
     from gated_interp.checkpoints.opened import open_model
     from gated_interp.explorer.acts import acted
