@@ -13,13 +13,12 @@ import time
 import pandas as pd
 import pytest
 import torch
+from commands import invoke
 from safetensors.torch import save_file
-from typer.testing import CliRunner
 
 from gated_interp import explorer_server
 from gated_interp.analysis.verdict import verdict
 from gated_interp.checkpoints.checkpoint import load, read_info, save
-from gated_interp.cli import app
 from gated_interp.cli import options as cli_options
 from gated_interp.cli.app import _stopped
 from gated_interp.cli.imports import quick_imports
@@ -41,7 +40,7 @@ SHORT = ["--steps", "4", "--log-every", "2", "--batch-size", "5", "--data", "fre
 
 def cli(*args, code=0):
     """Run a command in this process; its result, once it ended with ``code``."""
-    result = CliRunner().invoke(app, [str(a) for a in args])
+    result = invoke([str(a) for a in args])
     if result.exception and not isinstance(result.exception, SystemExit):
         raise result.exception
     assert result.exit_code == code, result.output
@@ -91,8 +90,8 @@ def test_a_verdict_brings_nothing_heavy_but_transformer_lens():
     code = (
         "import sys, transformer_lens\n"
         "before = set(sys.modules)\n"
-        "from gated_interp.cli import app\n"
-        "app(['verdict', '2H3ST-gated', '--json'], standalone_mode=False)\n"
+        "from gated_interp.cli import run\n"
+        "run(['verdict', '2H3ST-gated', '--json'])\n"
         "mine = {m.split('.')[0] for m in set(sys.modules) - before}\n"
         "print(sorted(mine & {'plotly', 'kaleido', 'joblib', 'scipy', 'tqdm',"
         " 'IPython', 'ipywidgets', 'dask', 'pyarrow'}))"
@@ -224,8 +223,8 @@ def test_a_file_that_is_no_checkpoint_is_one_sentence(tmp_path):
         ["reproduce", "--recipe", "hope"],
         ["reproduce", "--format", "gif"],
         ["figures", "run", "--format", ","],
-        ["train-toy", "--heads", "0"],
-        ["train-gated", "toy", "--gate", "open"],
+        ["train-toy", "--heads", "two"],
+        ["train-gated", "toy", "--gate", "shut"],
         ["circuits", "model", "--trigram", "0"],
         ["sweep", "--heads", "4:2"],
         ["sweep", "--alpha", "much"],
@@ -534,17 +533,15 @@ def test_a_trigram_that_is_not_there_is_one_sentence(manual):
 
 
 def test_lists_and_ranges():
-    import typer
-
     assert cli_options.whole_numbers("2:4", "--heads") == [2, 3, 4]
     assert cli_options.whole_numbers("5,2:3,2", "--heads") == [2, 3, 5]
     assert cli_options.numbers("0.05,0.2", "--alpha") == [0.05, 0.2]
     assert cli_options.formats_of("SVG, png") == ["svg", "png"]
     for bad in ("4:2", "", "a", "1.5", "0", "-1:2"):
-        with pytest.raises(typer.BadParameter):
+        with pytest.raises(cli_options.WrongUsage):
             cli_options.whole_numbers(bad, "--heads")
     for bad in ("", "x", "1,,2"):
-        with pytest.raises(typer.BadParameter):
+        with pytest.raises(cli_options.WrongUsage):
             cli_options.numbers(bad, "--alpha")
 
 

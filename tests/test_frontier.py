@@ -6,11 +6,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from typer.testing import CliRunner
+from commands import invoke
 
 import gated_interp as gi
 from gated_interp.analysis.sparsity import sparsity, switching_on
-from gated_interp.cli.app import app
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.experiments import study
 from gated_interp.experiments.benchmarks import run_benchmarks
@@ -95,7 +94,7 @@ def test_an_unknown_method_or_task_is_a_sentence(tmp_path):
         run_frontier(tmp_path, methods=["magic"])
     with pytest.raises(GatedInterpError, match="no task 'trigrams'; name a shape of toy"):
         run_frontier(tmp_path, tasks=["trigrams"])
-    result = CliRunner().invoke(app, ["frontier", "--tune", "--width"])
+    result = invoke(["frontier", "--tune", "--width"])
     assert result.exit_code == 1
 
 

@@ -8,16 +8,15 @@ import sys
 
 import pytest
 import torch
+from commands import invoke
 from safetensors.torch import load_file, save_file
 from test_cli import cli, one_sentence
 from tokenizers import Regex, Tokenizer, pre_tokenizers
-from typer.testing import CliRunner
 
 from gated_interp.analysis.holders import holders
 from gated_interp.analysis.verdict import verdict
 from gated_interp.checkpoints import attn_only
 from gated_interp.checkpoints.checkpoint import load, save
-from gated_interp.cli import app
 from gated_interp.core.errors import CheckpointError, GatedInterpError
 from gated_interp.explorer_server.serve import _answers as answers
 from gated_interp.models.analytic import manual_model
@@ -51,7 +50,7 @@ def test_no_control_character_reaches_the_terminal(notes, tmp_path):
         ["verdict", path],
         ["info", ESCAPES[1:]],
     ):
-        result = CliRunner().invoke(app, [str(a).replace("\0", "") for a in args])
+        result = invoke([str(a).replace("\0", "") for a in args])
         assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", result.stdout + result.stderr)
     assert "[1;5;42mgreen" in cli("info", path).stdout
 

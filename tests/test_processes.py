@@ -17,7 +17,7 @@ from shared_trainings import CASES, SHAPE, bigrams, told
 from test_cli import cli, one_sentence
 from test_train_lm import FLAGS, TEXT
 
-from gated_interp.cli.console import on_terminal, say, tell
+from gated_interp.cli.console import say, tell
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.launch import is_main, n_processes, rank
 from gated_interp.core.signals import STOPS, Terminated
@@ -66,7 +66,6 @@ def test_only_the_first_prints_results_and_writes_files(second_of_two, capsys, t
     said = capsys.readouterr()
     assert said.out == ""
     assert said.err == "Process 1: Error: no.\n"
-    assert not on_terminal()
     write_trained(build_language_model(SHAPE), tmp_path / "model.safetensors", {}, pd.DataFrame())
     assert not list(tmp_path.iterdir())
 

@@ -5,9 +5,8 @@ import math
 
 import pandas as pd
 import pytest
-from typer.testing import CliRunner
+from commands import invoke
 
-from gated_interp.cli.app import app
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.files import write_table
 from gated_interp.experiments import study
@@ -272,7 +271,7 @@ def test_the_phase_diagram_has_a_row_per_cell_and_goes_on(tmp_path):
 
 def test_the_commands(tmp_path):
     def call(*words):
-        return CliRunner().invoke(app, [*map(str, words)])
+        return invoke([*map(str, words)])
 
     few = ["--seeds", 1, "--steps", 20, "--toy-steps", 200, "--workers", 1, "--format", "html"]
     cell = ["--heads", "3", "--trigrams", "2:2"]

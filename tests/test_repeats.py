@@ -3,10 +3,9 @@
 import pandas as pd
 import pytest
 import torch
-from typer.testing import CliRunner
+from commands import invoke
 
 from gated_interp.analysis.verdict import Verdict
-from gated_interp.cli.app import app
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.experiments import batches, originals
 from gated_interp.experiments import seeds as seeds_module
@@ -94,7 +93,7 @@ def test_bad_wishes_are_refused(tmp_path):
 def test_the_command_exits_with_1_where_a_shown_run_is_not_clean(tmp_path):
     words = ["repeats", "--only", "2H3ST", "--repeats", "1", "--seeds", "1", "--steps", "2"]
     words += ["--toy-steps", "1500", "--workers", "1", "--out", str(tmp_path)]
-    done = CliRunner().invoke(app, words)
+    done = invoke(words)
     assert done.exit_code == 1
     assert "clean in 0 of 1 repeats" in " ".join(done.stderr.split())
     assert len(pd.read_csv(tmp_path / "repeats.csv")) == 1
@@ -103,7 +102,7 @@ def test_the_command_exits_with_1_where_a_shown_run_is_not_clean(tmp_path):
 def test_the_command_says_so_too_where_no_toy_learns(tmp_path):
     words = ["repeats", "--only", "2H3ST", "--repeats", "1", "--seeds", "1", "--steps", "2"]
     words += ["--toy-steps", "2", "--workers", "1", "--out", str(tmp_path)]
-    done = CliRunner().invoke(app, words)
+    done = invoke(words)
     assert done.exit_code == 1
     assert "clean in 0 of 1 repeats" in " ".join(done.stderr.split())
 

@@ -2,12 +2,11 @@
 
 import pytest
 import torch
-import typer
+from commands import options_of
 from test_cli import cli
 
 from gated_interp.checkpoints import checkpoint
 from gated_interp.checkpoints.checkpoint import load, save
-from gated_interp.cli import app
 from gated_interp.core.errors import CheckpointError, GatedInterpError
 from gated_interp.experiments import decompose, single
 from gated_interp.experiments.originals import BENCHMARKS
@@ -19,7 +18,7 @@ from gated_interp.training.methods import METHODS
 
 TEXT = "".join(f"line {i} of a text, in which {i % 11} is said once more\n" for i in range(200))
 # Where a model goes and how it is computed is no part of what is written.
-ELSEWHERE = {"help", "resume", "device", "checkpoint_every", "cache", "workers"}
+ELSEWHERE = {"help", "resume", "device", "checkpoint_every", "cache", "workers", "tracker"}
 FEW = "--steps 2 --log-every 1 --evaluate-every 2 --batch-size 5"
 SMALL = f"{FEW} --d-model 12 --heads 3 --context 10"
 # Between them, every option of each command, away from its default.
@@ -28,7 +27,8 @@ RUNS = {
         f"{FEW} --heads 3 --trigrams 2 --positions 7 --d-head 2 --output-bias --seed 5 --lr 0.02",
         f"{FEW} --no-output-bias --lr-decay 0.5 --accumulate 2 --clip-norm 0.3 --data fresh "
         "--precision bfloat16",
-        f"{FEW} --data fixed --sequences 30",
+        f"{FEW} --data fixed --sequences 30 --warmup 0.4 --weight-decay 0.1 --decay-shape cosine "
+        "--n-held-out 20",
     ],
     "train-gated": [
         f"TOY {FEW} --recipe reference --expansion 3 --gate tanh --d-gate 3 --normalize --seed 2",
@@ -38,14 +38,18 @@ RUNS = {
         f"TOY {FEW} --penalty-off 0.1 --penalty-ramp 0.2 --gate-bias 0.4 --fvu-target 0.1",
         f"TOY {FEW} --lr 0.02 --lr-decay 0.5 --accumulate 2 --clip-norm 0.3 --data fresh "
         "--precision bfloat16 --fvu-target 0",
-        f"TOY {FEW} --data fixed --sequences 30",
+        f"TOY {FEW} --data fixed --sequences 30 --no-scale-output --output-bias --d-head 2",
+        f"TOY {FEW} --scale-output --no-output-bias --gate-per head --penalty expected "
+        "--gate bernoulli --overlap-power 2 --downstream 0.3 --fvu-rate 0.1 --fvu-from 0.1 "
+        "--factor-floor 0.1 --warmup 0.4 --weight-decay 0.1 --decay-shape cosine --n-held-out 20",
     ],
     "train-lm": [
         f"TEXT {SMALL} --tokenizer TOKENIZER --layers 2 --d-head 5 --norm LN",
         f"TEXT {SMALL} --vocab 262 --norm none --positions shortformer --repeat 0.4 --seed 3",
         f"TEXT TEXT {SMALL} --tokenizer TOKENIZER --vocab 271 --norm LNPre --lr 0.01 "
         "--warmup 0.4 --weight-decay 0.3",
-        f"TEXT {SMALL} --vocab 262 --accumulate 2 --clip-norm 0.3 --precision bfloat16",
+        f"TEXT {SMALL} --vocab 262 --accumulate 2 --clip-norm 0.3 --precision bfloat16 "
+        "--decay-shape linear --n-held-out 20",
     ],
 }  # fmt: skip
 ALL = [(command, options) for command, runs in RUNS.items() for options in runs]
@@ -62,11 +66,10 @@ def places(tmp_path):
 
 @pytest.mark.parametrize("command", RUNS)
 def test_every_option_of_a_training_command_is_tried(command):
-    params = typer.main.get_command(app).commands[command].params
     said = " ".join(RUNS[command]).split()
-    for option in (p for p in params if p.param_type_name == "option"):
-        if option.name not in ELSEWHERE | {"out"}:
-            assert {*option.opts, *option.secondary_opts} <= {*said}, option.name
+    for name, options in options_of(command).items():
+        if name not in ELSEWHERE | {"out"}:
+            assert {*options} <= {*said}, name
 
 
 @pytest.mark.parametrize(("command", "options"), ALL)

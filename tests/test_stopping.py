@@ -10,9 +10,8 @@ import time
 import pandas as pd
 import psutil
 import pytest
-from typer.testing import CliRunner
+from commands import invoke
 
-from gated_interp.cli import app
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.signals import Terminated, signal_behind, stop_on_sigterm, uninterrupted
 from gated_interp.experiments import single
@@ -64,7 +63,7 @@ def test_sigterm_ends_with_143_and_says_how_to_go_on(monkeypatch, tmp_path):
 
     monkeypatch.setattr(single, "train_model", terminated)
     monkeypatch.setattr(sys, "argv", ["gated-interp", "train-toy"])
-    result = CliRunner().invoke(app, ["train-toy", "--out", str(tmp_path / "toy.safetensors")])
+    result = invoke(["train-toy", "--out", str(tmp_path / "toy.safetensors")])
     assert result.exit_code == 128 + signal.SIGTERM == 143
     assert result.stderr == (
         "Terminated after 3 steps; to go on: gated-interp train-toy --resume\n"
@@ -80,7 +79,7 @@ def test_a_command_that_goes_on_by_itself_is_not_told_to_resume(monkeypatch, tmp
     given = ["decompose", "2H3ST-toy", "--out", str(tmp_path)]
     monkeypatch.setattr("gated_interp.experiments.decompose.decompose", terminated)
     monkeypatch.setattr(sys, "argv", ["gated-interp", *given])
-    result = CliRunner().invoke(app, given)
+    result = invoke(given)
     assert result.exit_code == 143
     again = " ".join(["gated-interp", *given])
     assert result.stderr.endswith(f"Terminated; what had finished is kept. To go on: {again}\n")

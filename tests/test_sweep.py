@@ -17,9 +17,8 @@ from typing import ClassVar
 
 import pandas as pd
 import pytest
-from typer.testing import CliRunner
+from commands import invoke
 
-from gated_interp.cli import app
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.experiments import study, sweep
 from gated_interp.experiments.backends import connected
@@ -704,7 +703,7 @@ def test_a_study_is_refused_a_scheduler_that_does_not_answer(tmp_path, monkeypat
     address = f"tcp://127.0.0.1:{free_port()}"
     args = ["phase", "--heads", "1", "--trigrams", "1", "--workers"]
     for workers, words in ((address, "no Dask scheduler answers at"), ("0", "a whole number")):
-        result = CliRunner().invoke(app, [*args, workers, "--out", str(tmp_path / "s")])
+        result = invoke([*args, workers, "--out", str(tmp_path / "s")])
         assert result.exit_code > 0
         assert words in " ".join((result.output + str(result.exception)).split())
         assert not (tmp_path / "s" / "phase.csv").exists()

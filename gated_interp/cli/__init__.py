@@ -1,5 +1,5 @@
 """The command line, ``gated-interp``; what is heavy is imported inside the commands."""
 
-from gated_interp.cli.app import app, main
+from gated_interp.cli.app import app, main, run
 
-__all__ = ["app", "main"]
+__all__ = ["app", "main", "run"]

@@ -4,11 +4,13 @@ import os
 import shlex
 import signal
 import sys
+import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
-from typer.core import TyperCommand, TyperGroup
+from cyclopts import App, Group, Parameter
+from cyclopts.exceptions import CycloptsError, UnusedCliTokensError
 
 from gated_interp import __version__
 from gated_interp.cli import (
@@ -16,7 +18,6 @@ from gated_interp.cli import (
     explore,
     frontier,
     heads,
-    language,
     paper,
     read,
     reliability,
@@ -24,62 +25,129 @@ from gated_interp.cli import (
     sweep,
     train,
 )
-from gated_interp.cli.console import tell
+from gated_interp.cli.console import console, tell
+from gated_interp.cli.options import WrongUsage
+from gated_interp.cli.settings import complete
 from gated_interp.core.errors import GatedInterpError, is_out_of_memory
 from gated_interp.core.files import home, kept
 from gated_interp.core.launch import is_main, n_processes, require_docstrings
 from gated_interp.core.shipped import MODEL_FILE
 from gated_interp.core.signals import signal_behind, stop_on_sigterm
 
-FAILED = 1
-# Commands that go on where they were when the same command is given again.
-GOES_ON = ("reproduce", "sweep", "reliability", "phase", "repeats", "frontier", "decompose")
+FAILED, WRONG_USAGE = 1, 2
+# Commands that resume when the same command is given again.
+RESUME = ("reproduce", "sweep", "reliability", "phase", "repeats", "frontier", "decompose")
 # Commands whose one training several processes can share.
 SHARED = ("train-toy", "train-gated", "train-lm")
 # Parameters that say where to write, and the run folder that figures are drawn from (see drawn_in).
 WRITTEN = ("out", "figures", "cache", "run")
 
+GROUPS: dict[str, dict[str, Callable[..., None]]] = {
+    "Look at a model": {
+        "info": read.info,
+        "verdict": read.verdict,
+        "ablate": heads.ablate,
+        "circuits": heads.circuits,
+        "report": report.report,
+        "explore": explore.explore,
+    },
+    "Train": {
+        "train-toy": train.train_toy,
+        "train-gated": train.train_gated,
+        "train-lm": train.train_lm,
+        "decompose": decompose.decompose,
+    },
+    "Studies": {
+        "reproduce": paper.reproduce,
+        "figures": paper.figures,
+        "sweep": sweep.sweep,
+        "reliability": reliability.reliability,
+        "phase": reliability.phase,
+        "repeats": reliability.repeats,
+        "frontier": frontier.frontier,
+    },
+}
+INSTALL = "--install-completion"
 
-class Commands(TyperGroup):
-    """Runs a command; what goes wrong becomes one sentence on stderr and an exit code."""
+app = App(
+    name="gated-interp",
+    help="Find and undo attention head superposition with gated attention blocks.",
+    version=f"gated-interp {__version__}",
+    version_flags=["--version"],
+    help_flags=["--help", "-h"],
+    help_format="plaintext",
+    result_action="return_value",
+    default_parameter=Parameter(negative_iterable=(), negative_none=()),
+    group_parameters=Group("Options", sort_key=0),
+    group_commands=Group("Other", sort_key=9),
+)
+app.register_install_completion_command(name=INSTALL)
+for _place, (_title, _commands) in enumerate(GROUPS.items()):
+    _group = Group(_title, sort_key=_place)
+    for _name, _command in _commands.items():
+        app.command(_command, name=_name, group=_group)
 
-    def invoke(self, ctx: Any) -> Any:
-        try:
-            return super().invoke(ctx)
-        except KeyboardInterrupt as stop:
-            if is_main():
-                tell(_stopped(ctx.invoked_subcommand, stop))
-            raise typer.Exit(128 + signal_behind(stop)) from None
-        except GatedInterpError as error:
+
+def run(tokens: Sequence[str]) -> None:
+    """Run the command that ``tokens`` name.
+
+    What goes wrong becomes one sentence on stderr and an exit code.
+
+    Raises:
+        SystemExit: with that code.
+    """
+    app.console = console()
+    # Boxes only where somebody sees them as boxes.
+    app.help_formatter = "default" if app.console.is_terminal else "plain"
+    name = tokens[0] if tokens else ""
+    code: int | str = FAILED
+    try:
+        if not tokens:
+            app.help_print([])
+            raise SystemExit(WRONG_USAGE)
+        _run(name, list(tokens))
+        return
+    except KeyboardInterrupt as stop:
+        if is_main():
+            tell(_stopped(name, stop))
+        code = 128 + signal_behind(stop)
+    except CycloptsError as error:
+        code = WRONG_USAGE
+        if isinstance(error, UnusedCliTokensError):
+            tell(f"Error: {name} has no place for {shlex.join(error.unused_tokens or [])}.")
+        else:
             tell(f"Error: {error}")
-        except BrokenPipeError:
-            raise  # whoever read has left; main() ends in silence
-        except OSError as error:
-            tell(_from_the_system(error))
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-            tell("Error: there is not enough memory; ask for fewer heads, seeds or sequences.")
-        raise typer.Exit(FAILED)
-
-    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        require_docstrings()
-        if n_processes() > 1 and args[0] not in SHARED:
-            raise GatedInterpError(
-                f"{args[0]} is not for several processes, only {', '.join(SHARED)} are; start it "
-                "without a launcher."
-            )
-        return super().resolve_command(ctx, args)
+    except GatedInterpError as error:
+        tell(f"Error: {error}")
+        code = WRONG_USAGE if isinstance(error, WrongUsage) else FAILED
+    except BrokenPipeError:
+        raise  # whoever read has left; main() ends in silence
+    except OSError as error:
+        tell(_from_the_system(error))
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        tell("Error: there is not enough memory; ask for fewer heads, seeds or sequences.")
+    raise SystemExit(code)
 
 
-class Keeping(TyperCommand):
-    """A command that replaces none of the files it is given to read."""
-
-    def invoke(self, ctx: Any) -> Any:
-        given = {n: v if isinstance(v, list) else [v] for n, v in ctx.params.items()}
-        read = (v for n, values in given.items() if n not in WRITTEN for v in values)
-        with kept(f for v in read if isinstance(v, str | Path) for f in _files(Path(v))):
-            return super().invoke(ctx)
+def _run(name: str, tokens: list[str]) -> None:
+    require_docstrings()
+    if n_processes() > 1 and name not in SHARED:
+        raise GatedInterpError(
+            f"{name} is not for several processes, only {', '.join(SHARED)} are; start it "
+            "without a launcher."
+        )
+    for commands in GROUPS.values():
+        for each, command in commands.items():
+            if name in (each, INSTALL):  # completions say all options of all commands
+                complete(command)
+    chosen, bound, _ = app.parse_args(tokens, exit_on_error=False, print_error=False)
+    given = {n: v if isinstance(v, list | tuple) else [v] for n, v in bound.arguments.items()}
+    read = (v for n, values in given.items() if n not in WRITTEN for v in values)
+    # A command replaces none of the files that it is given to read.
+    with kept(f for v in read if isinstance(v, str | Path) for f in _files(Path(v))):
+        chosen(*bound.args, **bound.kwargs)
 
 
 def _files(path: Path) -> list[Path]:
@@ -96,10 +164,10 @@ def _from_the_system(error: OSError) -> str:
     return f"Error: {where}{error.strerror or error}."
 
 
-def _stopped(command: str | None, stop: KeyboardInterrupt) -> str:
+def _stopped(command: str, stop: KeyboardInterrupt) -> str:
     ended = "Terminated" if signal_behind(stop) == signal.SIGTERM else "Interrupted"
     again = shlex.join(["gated-interp", *sys.argv[1:]])
-    if command in GOES_ON:
+    if command in RESUME:
         return f"{ended}; what had finished is kept. To go on: {again}"
     if getattr(stop, "checkpoint", None) is not None:
         resume = again if "--resume" in sys.argv else f"{again} --resume"
@@ -110,55 +178,6 @@ def _stopped(command: str | None, stop: KeyboardInterrupt) -> str:
     return f"{ended}."
 
 
-app = typer.Typer(
-    cls=Commands,
-    name="gated-interp",
-    help="Find and undo attention head superposition with gated attention blocks.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    # Boxes only where somebody sees them as boxes.
-    rich_markup_mode="rich" if sys.stdout.isatty() else None,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-
-
-def _version(wanted: bool | None) -> None:
-    if wanted:
-        print(f"gated-interp {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def _options(
-    version: Annotated[
-        bool | None,
-        typer.Option(
-            "--version", callback=_version, is_eager=True, help="Print the version and leave."
-        ),
-    ] = None,
-) -> None:
-    """Find and undo attention head superposition with gated attention blocks."""
-
-
-_GROUPS = (
-    paper,
-    train,
-    language,
-    decompose,
-    read,
-    heads,
-    report,
-    sweep,
-    reliability,
-    frontier,
-    explore,
-)
-for _group in _GROUPS:
-    for _name, _command in _group.COMMANDS.items():
-        app.command(_name, cls=Keeping)(_command)
-
-
 def main() -> None:
     """The console script."""
     unicode_everywhere()
@@ -167,9 +186,10 @@ def main() -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("HOME", str(home()))  # libraries fail without any
     stop_on_sigterm()
+    warnings.showwarning = _warn
     try:
         try:
-            app(prog_name="gated-interp")
+            run(sys.argv[1:])
         finally:
             sys.stdout.flush()
     except OSError as error:
@@ -178,6 +198,11 @@ def main() -> None:
         # Python would complain once more when it flushes stdout at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(FAILED)
+
+
+def _warn(message: Warning | str, *_: Any, **__: Any) -> None:
+    """A warning as a sentence, without the place in the code."""
+    tell(f"Warning: {message}")
 
 
 def unicode_everywhere() -> None:

@@ -2,7 +2,8 @@
 
 import os
 import re
-import sys
+import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -24,6 +25,8 @@ from gated_interp.core.launch import is_main, rank
 
 # Wide enough that nothing wraps where nobody looks.
 PLAIN_WIDTH = 10_000
+# Seconds between lines of progress where nobody watches.
+EVERY = 20.0
 # What moves a terminal's cursor, recolours or retitles it, or turns the direction of writing; a
 # model's notes and tokens may hold any of it.
 CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
@@ -41,12 +44,12 @@ class _Console(Console):
         os.dup2(nowhere, self.file.fileno())
 
 
-def _console(*, stderr: bool = False) -> Console:
+def console(*, stderr: bool = False) -> Console:
     """Of several processes only the first has results to show."""
     quiet = not stderr and not is_main()
-    console = _Console(stderr=stderr, highlight=False, emoji=False, quiet=quiet)
-    if not console.is_terminal:
-        console = _Console(
+    made = _Console(stderr=stderr, highlight=False, emoji=False, quiet=quiet)
+    if not made.is_terminal:
+        made = _Console(
             stderr=stderr,
             highlight=False,
             emoji=False,
@@ -54,29 +57,29 @@ def _console(*, stderr: bool = False) -> Console:
             no_color=True,
             quiet=quiet,
         )
-    return console
+    return made
 
 
 def say(sentence: str = "") -> None:
     """A sentence on stdout."""
-    _console().print(escape(sentence))
+    console().print(escape(sentence))
 
 
 def tell(sentence: str) -> None:
     """A sentence on stderr, where it does not mix with results."""
     who = "" if is_main() else f"Process {rank()}: "
-    _console(stderr=True).print(escape(who + sentence))
+    console(stderr=True).print(escape(who + sentence))
 
 
 def say_exactly(text: str) -> None:
     """``text`` as it is, for programs to read (JSON, which has no control characters)."""
-    _console().out(text, highlight=False)
+    console().out(text, highlight=False)
 
 
 def show(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """A table on stdout; columns after the first stand to the right."""
-    console = _console()
-    pretty = console.is_terminal
+    where = console()
+    pretty = where.is_terminal
     table = Table(
         header_style="bold" if pretty else "",
         box=box.SIMPLE_HEAD if pretty else None,
@@ -86,7 +89,7 @@ def show(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> N
         table.add_column(escape(name), justify="left" if i == 0 else "right")
     for row in rows:
         table.add_row(*(escape(cell(value)) for value in row))
-    _print(console, title, table)
+    _print(where, title, table)
 
 
 def show_facts(title: str, facts: Iterable[tuple[str, Any]]) -> None:
@@ -96,19 +99,19 @@ def show_facts(title: str, facts: Iterable[tuple[str, Any]]) -> None:
     table.add_column(overflow="fold")
     for name, value in facts:
         table.add_row(escape(name), escape(cell(value)))
-    _print(_console(), title, table)
+    _print(console(), title, table)
 
 
-def _print(console: Console, title: str, table: Table) -> None:
-    console.print(escape(title), style="bold")
-    if console.is_terminal:
-        console.print(table)
+def _print(where: Console, title: str, table: Table) -> None:
+    where.print(escape(title), style="bold")
+    if where.is_terminal:
+        where.print(table)
     else:  # without the spaces that fill a cell
-        with console.capture() as captured:
-            console.print(table)
+        with where.capture() as captured:
+            where.print(table)
         lines = [line.rstrip() for line in captured.get().splitlines()]
-        console.out("\n".join(lines), highlight=False)
-    console.print()
+        where.out("\n".join(lines), highlight=False)
+    where.print()
 
 
 def cell(value: Any) -> str:
@@ -122,30 +125,46 @@ def cell(value: Any) -> str:
     return str(value)
 
 
-def on_terminal() -> bool:
-    """Whether somebody watches stderr, where progress is shown."""
-    return sys.stderr.isatty() and is_main()
-
-
 @contextmanager
 def progress(what: str, unit: str = "") -> Iterator[Callable[[int, int], None]]:
-    """A bar on stderr with the time left; yields what takes (done, total).
+    """Progress on stderr, with the time left; yields what takes (done, total).
+
+    On a terminal it is a bar; elsewhere a line now and then, so that a log says that work goes on.
 
     Args:
         unit: what is counted; without one only the time that has passed is shown.
     """
-    console = _console(stderr=True)
+    where = console(stderr=True)
     counted = (BarColumn(), MofNCompleteColumn(), TextColumn(unit), TimeElapsedColumn(),
                TextColumn("left"), TimeRemainingColumn())  # fmt: skip
+    watched = where.is_terminal and is_main()
     bar = Progress(
         TextColumn("{task.description}"),
         *(counted if unit else (SpinnerColumn(), TimeElapsedColumn())),
-        console=console,
-        disable=not console.is_terminal or not is_main(),
+        console=where,
+        disable=not watched,
         transient=True,
         # A batch may take longer than the half minute after which speeds are forgotten.
         speed_estimate_period=24 * 3600,
     )
-    with bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+    task = bar.add_task(what, total=None)
+    ended, started = threading.Event(), time.monotonic()
+
+    def lines() -> None:
+        while not ended.wait(EVERY):
+            counted = bar.tasks[task]
+            done = (
+                f" {counted.completed:.0f} of {counted.total:.0f} {unit}," if counted.total else ""
+            )
+            tell(f"{what}:{done} {time.monotonic() - started:.0f} s so far")
+
+    writer = threading.Thread(target=lines, daemon=True)
+    if not watched and is_main():
+        writer.start()
+    try:
+        with bar:
+            yield lambda done, total: bar.update(task, completed=done, total=total)
+    finally:
+        ended.set()
+        if writer.is_alive():
+            writer.join()

@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
+from cyclopts import Parameter
 
 from gated_interp.cli.console import progress, say, show, tell
-from gated_interp.cli.options import File, Processes
+from gated_interp.cli.options import File, FirstSeed, Natural, Positive, Processes, at_least
 from gated_interp.core.errors import GatedInterpError
 
 COLUMNS = {
@@ -25,65 +25,55 @@ COLUMNS = {
 
 def decompose(
     model: File,
+    /,
+    *,
     layers: Annotated[
-        list[int] | None,
-        typer.Option("--layer", min=0, help="A layer; give it again for more. All if absent."),
-    ] = None,
-    text: Annotated[
-        list[str] | None,
-        typer.Option("--text", help="Files, folders or datasets:NAME; the model's own if absent."),
-    ] = None,
-    method: Annotated[
-        str,
-        typer.Option(help="How the attention is replaced; 'all': every method over its knob."),
-    ] = "gated",
-    heads: Annotated[
-        int | None, typer.Option(min=1, help="Heads; two for each of the layer's if absent.")
-    ] = None,
-    d_head: Annotated[
-        int | None,
-        typer.Option(min=1, help="Dimensions of each head; twice the layer's if absent."),
-    ] = None,
-    steps: Annotated[
-        int, typer.Option(min=1, help="Of training, some 1,000 positions each.")
-    ] = 3000,
-    fvu: Annotated[
-        float, typer.Option(help="Share of the error that may stay; see --downstream.")
-    ] = 0.04,
-    seeds: Annotated[int, typer.Option(min=1, help="Blocks of each layer.")] = 3,
-    first_seed: Annotated[int, typer.Option(min=0, help="Seeds count up from here.")] = 0,
-    overlap: Annotated[
-        float | None, typer.Option(min=0, help="Weight of the penalty on heads that write at once.")
-    ] = None,
-    alpha: Annotated[float | None, typer.Option(min=0, help="Weight of the gate penalty.")] = None,
-    downstream: Annotated[
-        float | None,
-        typer.Option(
-            min=0,
-            max=1,
-            help="What share of the error is counted in predictions, the rest in what the layer "
-            "writes; 0.67 if absent.",
+        list[Natural] | None,
+        Parameter(
+            name="--layer",
+            help="Decompose only this layer. Repeat the option for several layers. Default: all "
+            "layers.",
         ),
     ] = None,
-    spare: Annotated[
-        float,
-        typer.Option(
-            min=0,
-            help="By what share the FVU may rise for pruning heads that are hardly missed; 0.05 "
-            "prunes some.",
-        ),
-    ] = 0.0,
-    sequences: Annotated[int, typer.Option(min=1, help="Held-out sequences to measure on.")] = 128,
-    out: Annotated[
-        Path | None, typer.Option(help="Run folder; runs/decompose-MODEL if absent.")
-    ] = None,
+    text: list[str] | None = None,
+    method: str = "gated",
+    heads: Positive | None = None,
+    d_head: Positive | None = None,
+    steps: Positive = 3000,
+    fvu: float = 0.04,
+    seeds: Positive = 3,
+    first_seed: FirstSeed = 0,
+    overlap: Annotated[float | None, at_least(0)] = None,
+    alpha: Annotated[float | None, at_least(0)] = None,
+    downstream: Annotated[float | None, at_least(0, 1)] = None,
+    spare: Annotated[float, at_least(0)] = 0.0,
+    sequences: Positive = 128,
+    out: Path | None = None,
     workers: Processes = None,
 ) -> None:
-    """Train gated blocks in the place of a model's attention, and say what each head holds.
+    """Train gated blocks in place of a model's attention, and measure what each head does.
 
-    For every layer over seeds, measured on held-out text: what is left of the model's loss, how
-    many heads write at a position, and how many positions one head alone holds. A run is kept when
-    it is done; interrupted and given again, the command goes on.
+    For every layer and seed, measures on held-out text how much of the model's loss is recovered,
+    how many heads write at a position, and at how many positions a single head determines what the
+    layer writes. A run is kept when it is done. Run the same command again to resume an interrupted
+    run.
+
+    Args:
+        text: Train on these files, folders or datasets:NAME. Default: the model's own text.
+        method: Replace the attention by this method; 'all' compares every method over its knob.
+        heads: Give each block this many heads. Default: two for each of the layer's.
+        d_head: Give each head this many dimensions. Default: twice the layer's.
+        steps: Train each block for this many steps of some 1,000 positions.
+        fvu: Aim for this error. Lower is more faithful, higher is easier to read.
+        seeds: Train this many blocks per layer, each from a different seed.
+        overlap: Weight the penalty on heads that write at the same position by this. Default: 0.1.
+        alpha: Weight the gate penalty by this. Default: 0.03.
+        downstream: Count this share of the error in predictions, and the rest in what the layer
+            writes. Default: 0.67.
+        spare: Prune heads that are hardly missed while the FVU rises by less than this share; 0.05
+            prunes some.
+        sequences: Measure on this many held-out sequences.
+        out: Write to this run folder. Default: runs/decompose-MODEL.
     """
     from gated_interp.analysis.heads import chosen_layer
     from gated_interp.checkpoints.checkpoint import load
@@ -128,7 +118,7 @@ def decompose(
             [*keys, *COLUMNS.values()],
             rows.reset_index().to_numpy().tolist(),
         )
-        say(f"Every run, and the figure, are in {folder}.")
+        say(f"Every run is in {folder}; open {folder / 'methods.svg'} for the figure.")
         return
     with progress("training", "runs") as update:
         found = run(
@@ -150,7 +140,6 @@ def decompose(
         ["layer", *COLUMNS.values()],
         [[layer, *(row.get(name) for name in COLUMNS)] for layer, row in medians.items()],
     )
-    say(f"Every run, its model and history are in {found.folder}.")
-
-
-COMMANDS = {"decompose": decompose}
+    pages = sorted(found.folder.glob("L*.html"))
+    opened = f"; open {pages[0]} for what its heads do" if pages else ""
+    say(f"Every run, its model and history are in {found.folder}{opened}.")

@@ -2,28 +2,25 @@
 
 from typing import Annotated
 
-import typer
-
 from gated_interp.cli.console import say
+from gated_interp.cli.options import File, at_least
 
 
 def explore(
-    file: Annotated[
-        str,
-        typer.Argument(metavar="[FILE]", help="A checkpoint, or the name of a shipped model."),
-    ] = "2H3ST-gated",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 0,
-    browser: Annotated[
-        bool, typer.Option("--browser/--no-browser", help="Open the page in the browser.")
-    ] = True,
+    file: File = "2H3ST-gated",
+    /,
+    *,
+    port: Annotated[int, at_least(0, 65535)] = 0,
+    browser: bool = True,
 ) -> None:
     """Switch heads of any model on and off on a local page.
 
     The page is served to this machine alone, until Ctrl-C.
+
+    Args:
+        port: Serve the page at this port. 0 takes a free one.
+        browser: Open the page in the browser.
     """
     from gated_interp.explorer_server import serve
 
     serve(file, port=port, open_browser=browser, say=say)
-
-
-COMMANDS = {"explore": explore}

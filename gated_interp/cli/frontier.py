@@ -3,43 +3,65 @@
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
+from cyclopts import Parameter
 
 from gated_interp.cli.console import progress, say, show, tell
-from gated_interp.cli.options import Figures, Formats, Workers, drawn_in, formats_of
-from gated_interp.cli.reliability import FirstSeed, Steps, ToySteps
+from gated_interp.cli.options import (
+    DRAWN,
+    Figures,
+    FirstSeed,
+    Flag,
+    Formats,
+    Positive,
+    Steps,
+    ToySteps,
+    Workers,
+    drawn_in,
+)
+
+Task = Annotated[
+    list[str] | None,
+    Parameter(
+        name="--task",
+        help="Train on toys of this shape (as 2H3ST). Repeat the option for several. Default: the "
+        "three published shapes.",
+    ),
+]
+Method = Annotated[
+    list[str] | None,
+    Parameter(
+        name="--method", help="Try only this method. Repeat the option for several. Default: all."
+    ),
+]
 
 
 def frontier(
-    tasks: Annotated[
-        list[str] | None,
-        typer.Option("--task", help="A shape (as 2H3ST); give it again for more. Three if absent."),
-    ] = None,
-    methods: Annotated[
-        list[str] | None,
-        typer.Option("--method", help="A method; give it again for more. All if absent."),
-    ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Runs of each point.")] = 16,
+    *,
+    tasks: Task = None,
+    methods: Method = None,
+    seeds: Positive = 16,
     first_seed: FirstSeed = 45_000,
-    out: Annotated[Path, typer.Option(help="Run folder.")] = Path("runs/frontier"),
+    out: Path = Path("runs/frontier"),
     figures: Figures = None,
-    tune: Annotated[
-        bool, typer.Option("--tune", help="Instead, the search behind each method's settings.")
-    ] = False,
-    width: Annotated[
-        bool, typer.Option("--width", help="Instead, heads alive at 1 to 8 heads per head.")
-    ] = False,
+    tune: Flag = False,
+    width: Flag = False,
     steps: Steps = None,
     toy_steps: ToySteps = None,
     workers: Workers = None,
-    formats: Formats = "svg,png",
+    formats: Formats = DRAWN,
 ) -> None:
-    """Put every method on one frontier: clean rate, FVU, KL, heads active per position.
+    """Compare every method over its sparsity knob: clean rate, FVU, KL, active heads.
 
-    Each over its sparsity knob, with as many heads as fit into equal parameters, for equal steps.
-    A point is written when it is done; interrupted and given again, the command goes on.
+    Methods get as many heads as fit into equal parameters, and equal steps. A point is written
+    when it is done. Run the same command again to resume an interrupted run.
+
+    Args:
+        seeds: Train this many blocks for each point.
+        out: Write tables to this folder.
+        tune: Run the search behind each method's settings instead.
+        width: Count the heads that stay alive with 1 to 8 heads per original head instead.
     """
-    kinds, folder = formats_of(formats), drawn_in(out, figures)
+    kinds, folder = list(formats), drawn_in(out, figures)
     from gated_interp.core.errors import GatedInterpError
     from gated_interp.experiments import frontier as study
     from gated_interp.experiments.paper import PUBLISHED
@@ -69,11 +91,8 @@ def frontier(
         columns += ["active_per_position", "heads_alive", "kl_adversarial"]
     show("frontier", columns, table[columns].astype(object).to_numpy().tolist())
     if tune or width or not (table["seeds"] > 0).any():
-        say(f"The table is in {out}.")
+        say(f"The tables are in {out}.")
         return
     with progress("drawing", "") as _:
         study.CELLS.draw(out / "frontier.csv", folder, kinds, say=tell)
-    say(f"The table is in {out}, its figure in {folder}.")
-
-
-COMMANDS = {"frontier": frontier}
+    say(f"The figure is in {folder}, its table is in {out / 'frontier.csv'}.")

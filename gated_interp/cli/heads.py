@@ -1,37 +1,36 @@
 """What views show of one model, in a terminal and as files: ``ablate`` and ``circuits``."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import typer
+from cyclopts import Parameter
 
 from gated_interp.cli.console import progress, say, show, tell
 from gated_interp.cli.imports import quick_imports
-from gated_interp.cli.options import File, Formats, Layer, formats_of
+from gated_interp.cli.options import File, Formats, Layer, Positive
 
 if TYPE_CHECKING:
     from gated_interp.subject import Subject
 
 Out = Annotated[
     Path | None,
-    typer.Option(help="Write figures, and the CSV of each table, to this folder. Default: none."),
+    Parameter(help="Write figures, and the CSV of each table, to this folder. Default: none."),
 ]
 Trigram = Annotated[
-    int | None,
-    typer.Option(
-        min=1, help="Take the example from this trigram. Default: one that is distributed."
-    ),
+    Positive | None,
+    Parameter(help="Take the example from this skip trigram. Default: one that is distributed."),
 ]
+PAGES = ("svg", "png", "html")
 
 
 def ablate(
     file: File,
-    method: Annotated[
-        Literal["zero", "mean", "resample", "optimal"],
-        typer.Option(help="Show this method in tables by trigram. The others show all methods."),
-    ] = "zero",
+    /,
+    *,
+    method: Literal["zero", "mean", "resample", "optimal"] = "zero",
     out: Out = None,
-    formats: Formats = "svg,png,html",
+    formats: Formats = PAGES,
     trigram: Trigram = None,
     layer: Layer = None,
 ) -> None:
@@ -39,14 +38,19 @@ def ablate(
 
     Heads are ablated by several methods. Where the right answers are known, Shapley values and
     interactions over all subsets of a layer's heads are measured too.
+
+    Args:
+        method: Show this method in tables by skip trigram. The others show all methods.
     """
     _render("ablations", file, out, formats, layer=layer, trigram=trigram, method=method)
 
 
 def circuits(
     file: File,
+    /,
+    *,
     out: Out = None,
-    formats: Formats = "svg,png,html",
+    formats: Formats = PAGES,
     trigram: Trigram = None,
     layer: Layer = None,
 ) -> None:
@@ -59,10 +63,10 @@ def circuits(
 
 
 def _render(
-    topic: str, file: str, out: Path | None, formats: str, *, layer: int | None, **options: Any
+    topic: str, file: str, out: Path | None, formats: Sequence[str], *, layer: int | None, **options: Any
 ) -> None:
     """Show a topic's tables, and write its figures and tables to a folder."""
-    kinds = formats_of(formats)
+    kinds = list(formats)
     with quick_imports():
         from gated_interp.checkpoints.checkpoint import load
         from gated_interp.subject import Subject
@@ -74,7 +78,7 @@ def _render(
     if out is not None:
         with progress("drawing"):
             files = write_all({out / f"{subject.name}-{s.name}": s for s in found}, kinds, say=tell)
-        say(f"{len(files)} files are in {out}.")
+        say(f"{len(files)} files are in {out}; open {first_figure(files)} first.")
 
 
 def _text_of(model: Any) -> dict[str, Any]:
@@ -103,5 +107,3 @@ def show_topic(subject: "Subject", topic: str) -> list[Any]:
             said = shown.words
     return found
 
-
-COMMANDS = {"ablate": ablate, "circuits": circuits}

@@ -1,10 +1,10 @@
 """Options that several commands share, and how lists and ranges are written."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-import typer
+from cyclopts import Parameter, validators
 
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.experiments import grid
@@ -13,29 +13,26 @@ Number = TypeVar("Number", int, float)
 
 FORMATS = ("svg", "png", "pdf", "html")
 
-File = Annotated[
-    str, typer.Argument(metavar="FILE", help="A checkpoint, or the name of a shipped model.")
-]
-Layer = Annotated[
-    int | None,
-    typer.Option(min=0, help="Whose heads are meant, where the model has several layers."),
-]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs to read.")]
-Figures = Annotated[
-    Path | None,
-    typer.Option(help="Folder for the figures: OUT/figures. README's are in `figures`."),
-]
-Formats = Annotated[
-    str,
-    typer.Option("--format", metavar="LIST", help="Of svg, png, pdf, html; commas between them."),
-]
+
+class WrongUsage(GatedInterpError):
+    """A command that is not called as its help says: the exit code is 2."""
+
+
+def at_least(least: int, most: int | None = None) -> Parameter:
+    """An option whose number is in this range, both ends included."""
+    return Parameter(validator=validators.Number(gte=least, lte=most))
+
+
+def read_by(reader: Callable[[str], Any], **about: Any) -> Parameter:
+    """An option whose one word is read by ``reader``."""
+    return Parameter(converter=lambda _, tokens: reader(tokens[0].value), n_tokens=1, **about)
 
 
 def workers_of(written: str) -> int | str:
     """``2`` as a number of processes, ``tcp://127.0.0.1:8786`` as the address of a scheduler.
 
     Raises:
-        typer.BadParameter: neither.
+        WrongUsage: neither.
     """
     if "://" in written:
         return written
@@ -44,20 +41,77 @@ def workers_of(written: str) -> int | str:
     except ValueError:
         count = 0
     if count < 1:
-        raise typer.BadParameter(
-            f"{written!r} must be a whole number from 1 up, or the address of a Dask scheduler, "
-            "such as tcp://127.0.0.1:8786."
+        raise WrongUsage(
+            f"--workers is {written!r}; it must be a whole number from 1 up, or the address of a "
+            "Dask scheduler, such as tcp://127.0.0.1:8786."
         )
     return count
 
 
-Processes = Annotated[int | None, typer.Option(min=1, help="Processes; all cores if absent.")]
+def formats_of(written: str | Sequence[str]) -> list[str]:
+    """``svg,png`` as a list.
+
+    Raises:
+        WrongUsage: an unknown format, or none.
+    """
+    words = written.split(",") if isinstance(written, str) else written
+    wanted = [part.strip().lower() for part in words if part.strip()]
+    unknown = [f for f in wanted if f not in FORMATS]
+    if unknown or not wanted:
+        raise WrongUsage(
+            f"--format is {written!r}; it must name at least one of {', '.join(FORMATS)}, with "
+            "commas between them."
+        )
+    return wanted
+
+
+Flag = Annotated[bool, Parameter(negative=(), show_default=False)]
+Positive = Annotated[int, at_least(1)]
+Natural = Annotated[int, at_least(0)]
+
+File = Annotated[
+    str,
+    Parameter(help="Read this checkpoint file, folder or shipped model."),
+]
+Layer = Annotated[
+    Natural | None,
+    Parameter(help="Look at the heads of this layer, where the model has several."),
+]
+Json = Annotated[Flag, Parameter(name="--json", help="Print JSON, for programs to read.")]
+Figures = Annotated[
+    Path | None, Parameter(help="Write the figures to this folder. Default: OUT/figures.")
+]
+Formats = Annotated[
+    Sequence[str],
+    read_by(
+        formats_of,
+        name="--format",
+        help="Write figures as svg, png, pdf or html. Put commas between several.",
+    ),
+]
+DRAWN = ("svg", "png")
+FirstSeed = Annotated[Natural, Parameter(help="Count seeds up from this one.")]
+Steps = Annotated[
+    Positive | None,
+    Parameter(help="Train each block for this many steps. Default: the recipe's."),
+]
+ToySteps = Annotated[
+    Positive | None,
+    Parameter(help="Train each toy for this many steps. Default: the recipe's."),
+]
+RecipeName = Annotated[
+    Literal["reliable", "reference"],
+    Parameter(help="Train as this package recommends, or as the post did (hours)."),
+]
+Processes = Annotated[
+    Positive | None, Parameter(help="Use this many processes. Default: all cores.")
+]
 Workers = Annotated[
-    Any,  # int | str | None, which typer cannot read
-    typer.Option(
-        parser=workers_of,
-        metavar="N|ADDRESS",
-        help="Processes, all cores if absent; or a Dask scheduler, such as tcp://127.0.0.1:8786.",
+    Any,  # int | str | None
+    read_by(
+        workers_of,
+        help="Use this many processes, or the Dask scheduler at an address such as "
+        "tcp://127.0.0.1:8786. Default: all cores.",
     ),
 ]
 
@@ -66,38 +120,22 @@ def drawn_in(run: Path, figures: Path | None) -> Path:
     """The folder of the figures of ``run``: ``figures`` in it unless given.
 
     Raises:
-        typer.BadParameter: the run folder itself, whose tables the figures' would replace.
+        WrongUsage: the run folder itself, whose tables the figures' would replace.
     """
     folder = run / "figures" if figures is None else figures
     if folder.resolve() == run.resolve():
-        raise typer.BadParameter(
+        raise WrongUsage(
             f"{folder} is the run folder, whose tables those of the figures would replace; name "
             "another folder."
         )
     return folder
 
 
-def formats_of(written: str) -> list[str]:
-    """``svg,png`` as a list.
-
-    Raises:
-        typer.BadParameter: an unknown format, or none.
-    """
-    wanted = [part.strip().lower() for part in written.split(",") if part.strip()]
-    unknown = [f for f in wanted if f not in FORMATS]
-    if unknown or not wanted:
-        raise typer.BadParameter(
-            f"{written!r} must name at least one of {', '.join(FORMATS)}, commas between them.",
-            param_hint="--format",
-        )
-    return wanted
-
-
 def whole_numbers(written: str, option: str) -> list[int]:
     """``2:4`` (both ends count) or ``2,3,7`` as whole numbers.
 
     Raises:
-        typer.BadParameter: anything else, or a range without numbers.
+        WrongUsage: anything else, or a range without numbers.
     """
     return _read(grid.whole_numbers, written, option)
 
@@ -106,7 +144,7 @@ def numbers(written: str, option: str) -> list[float]:
     """``0.05,0.2`` as numbers.
 
     Raises:
-        typer.BadParameter: anything else.
+        WrongUsage: anything else.
     """
     return _read(grid.numbers, written, option)
 
@@ -115,4 +153,4 @@ def _read(reader: Callable[[str, str], list[Number]], written: str, option: str)
     try:
         return reader(written, option.removeprefix("--"))
     except GatedInterpError as error:
-        raise typer.BadParameter(str(error), param_hint=option) from error
+        raise WrongUsage(str(error)) from error

@@ -1,12 +1,21 @@
 """The main job and its figures: ``reproduce`` and ``figures``."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
-
-import typer
+from typing import Any, Literal, get_args
 
 from gated_interp.cli.console import progress, say, show, tell
-from gated_interp.cli.options import Figures, Formats, Workers, drawn_in, formats_of
+from gated_interp.cli.options import (
+    DRAWN,
+    Figures,
+    FirstSeed,
+    Flag,
+    Formats,
+    Positive,
+    RecipeName,
+    Steps,
+    Workers,
+    drawn_in,
+)
 from gated_interp.core.errors import GatedInterpError
 
 SEEDS, QUICK_SEEDS, BENCHMARK_SEEDS = 64, 6, 16
@@ -19,49 +28,37 @@ BENCHMARK_RUNS = Path("runs/benchmarks")
 
 
 def reproduce(
-    only: Annotated[
-        Experiment | None,
-        typer.Option(
-            help="One experiment, or benchmark; the three published experiments if absent."
-        ),
-    ] = None,
-    seeds: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="Runs of each experiment: 64 (of a benchmark 16), or 6 with --quick."
-        ),
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            help="Run folder: runs/paper, runs/reference for that recipe, or runs/benchmarks; with "
-            "--quick runs/paper-quick and so on."
-        ),
-    ] = None,
+    *,
+    only: Experiment | None = None,
+    seeds: Positive | None = None,
+    out: Path | None = None,
     figures: Figures = None,
-    recipe: Annotated[
-        Literal["reliable", "reference"],
-        typer.Option(help="How blocks are trained: this package's way, or the post's (hours)."),
-    ] = "reliable",
-    quick: Annotated[bool, typer.Option("--quick", help="Few seeds, under a minute.")] = False,
-    first_seed: Annotated[int, typer.Option(min=0, help="Seeds count up from here.")] = 0,
-    steps: Annotated[
-        int | None, typer.Option(min=1, help="Steps of the gated training; the recipe's if absent.")
-    ] = None,
+    recipe: RecipeName = "reliable",
+    quick: Flag = False,
+    first_seed: FirstSeed = 0,
+    steps: Steps = None,
     workers: Workers = None,
-    formats: Formats = "svg,png",
+    formats: Formats = DRAWN,
 ) -> None:
     """Run the post's experiments and draw them.
 
     Trains toys and gated blocks of many seeds, says which head holds what before and after, and
-    writes checkpoints, tables and figures. Experiments that have finished are kept: interrupted
-    and given again, the command goes on. Where a run to show is not clean (some trigram is not held
-    by exactly one head of its own), no figure is touched and the exit code is 1.
+    writes checkpoints, tables and figures. Experiments that have finished are kept. Run the same
+    command again to resume an interrupted run. If a run to show is not clean (some skip trigram is
+    not held by exactly one head of its own), no figure is touched and the exit code is 1.
 
-    A benchmark starts from a model whose weights are written down, and says whether blocks come out
-    clean exactly where they should.
+    A benchmark starts from a model whose weights are written down, and tells whether blocks come
+    out clean exactly where they should.
+
+    Args:
+        only: Run only this experiment or benchmark. Default: the three published experiments.
+        seeds: Train this many blocks of each experiment. Default: 64, of a benchmark 16, with
+            --quick 6.
+        out: Write to this run folder. Default: runs/paper, runs/reference for that recipe or
+            runs/benchmarks; with --quick runs/paper-quick and so on.
+        quick: Use few seeds, for a result in under a minute.
     """
-    kinds = formats_of(formats)
+    kinds = list(formats)
     if only == "benchmarks" or only in get_args(Benchmark):
         wanted = None if only == "benchmarks" else [str(only)]
         folder = _run_folder(BENCHMARK_RUNS, quick) if out is None else out
@@ -100,7 +97,10 @@ def reproduce(
             f"{'; '.join(faults)}. The tables are in {folder}, and {figures} was left as it was; "
             "use more seeds or steps."
         )
-    say(f"Checkpoints and tables are in {folder}, {len(drawn)} files of figures in {figures}.")
+    say(
+        f"Checkpoints and tables are in {folder}, {len(drawn)} files of figures in {figures}; look "
+        f"at {_first(drawn, figures)} first."
+    )
 
 
 def _run_folder(usual: Path, quick: bool) -> Path:
@@ -129,7 +129,10 @@ def _benchmarks(
     show("benchmarks", columns, table[columns].astype(object).to_numpy().tolist())
     for sentence in in_words(table):
         say(sentence)
-    say(f"Models and tables are in {out}, {len(drawn)} files of figures in {figures}.")
+    say(
+        f"Models and tables are in {out}, {len(drawn)} files of figures in {figures}; look at "
+        f"{_first(drawn, figures)} first."
+    )
 
 
 def in_words(entry: dict[str, Any]) -> str:
@@ -146,23 +149,31 @@ def in_words(entry: dict[str, Any]) -> str:
 
 
 def figures(
-    run: Annotated[
-        Path,
-        typer.Argument(metavar="RUN", help="A folder of reproduce, sweep, reliability or phase."),
-    ],
-    formats: Formats = "svg,png",
-    out: Annotated[
-        Path | None, typer.Option(help="Where to write them: RUN/figures if absent.")
-    ] = None,
+    run: Path,
+    /,
+    *,
+    formats: Formats = DRAWN,
+    out: Path | None = None,
 ) -> None:
-    """Draw a finished run anew.
+    """Draw a finished run again.
 
     Each figure comes with the CSV it was drawn from.
+
+    Args:
+        run: Draw this folder of reproduce, sweep, reliability or phase.
+        out: Write the figures to this folder. Default: RUN/figures.
     """
-    kinds, folder = formats_of(formats), drawn_in(run, out)
+    kinds, folder = list(formats), drawn_in(run, out)
     with progress("drawing"):
         drawn = _draw(run, folder, kinds)
-    say(f"{len(drawn)} files are in {folder}.")
+    say(f"{len(drawn)} files are in {folder}; look at {_first(drawn, folder)} first.")
+
+
+def _first(drawn: list[Path], folder: Path) -> Path:
+    """The figure to look at first."""
+    tables = [path for path in drawn if path.suffix == ".csv"]
+    figures = [path for path in drawn if path not in tables]
+    return next((p for p in figures if "before-after" in p.name), (figures or [folder])[0])
 
 
 def _draw(run: Path, folder: Path, kinds: list[str]) -> list[Path]:
@@ -181,6 +192,3 @@ def _draw(run: Path, folder: Path, kinds: list[str]) -> list[Path]:
         if (run / f"{name}.csv").exists():
             return study.draw(run / f"{name}.csv", folder, kinds, say=tell)
     return draw_run(run, folder, kinds, say=tell)
-
-
-COMMANDS = {"reproduce": reproduce, "figures": figures}

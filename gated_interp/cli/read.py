@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from gated_interp.subject import Side
 
 
-def verdict(file: File, as_json: Json = False, layer: Layer = None) -> None:
-    """Say which head holds which trigram, by ablation, and which is its sole owner.
+def verdict(file: File, /, *, as_json: Json = False, layer: Layer = None) -> None:
+    """Find out by ablation which head holds which skip trigram, and which is its sole owner.
 
     The sole owner is the rule of the 2024 post, for comparison. In a model of several layers, a
     head that answers only by what other layers wrote holds nothing; what it holds given them is a
@@ -47,10 +47,10 @@ def _as_json(side: "Side") -> dict[str, Any]:
     return said | {"owners": None if owners is None else {str(b): h for b, h in owners}}
 
 
-def info(file: File, as_json: Json = False) -> None:
-    """Say what a checkpoint is.
+def info(file: File, /, *, as_json: Json = False) -> None:
+    """Show what a checkpoint is: its task, configs and notes.
 
-    Its task, configs and notes; only the header is read.
+    Only the header of the file is read.
     """
     with quick_imports():
         from gated_interp.checkpoints.checkpoint import read_info
@@ -77,6 +77,3 @@ def info(file: File, as_json: Json = False) -> None:
         (f"notes.{k}", cell(v) if not isinstance(v, dict) else json.dumps(v)) for k, v in notes
     ]
     show_facts(file, facts)
-
-
-COMMANDS = {"verdict": verdict, "info": info}

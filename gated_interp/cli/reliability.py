@@ -3,49 +3,50 @@
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from cyclopts import Parameter
 
 from gated_interp.cli.console import progress, say, show, tell
-from gated_interp.cli.options import Figures, Formats, Workers, drawn_in, formats_of, whole_numbers
-
-OUT = {"reliability": Path("runs/reliability"), "phase": Path("runs/phase")}
-
-FirstSeed = Annotated[int, typer.Option(min=0, help="Seeds count up from here.")]
-Steps = Annotated[
-    int | None, typer.Option(min=1, help="Steps of the gated training; the recipe's if absent.")
-]
-ToySteps = Annotated[
-    int | None, typer.Option(min=1, help="Steps of the toys' training; the recipe's if absent.")
-]
+from gated_interp.cli.options import (
+    DRAWN,
+    Figures,
+    FirstSeed,
+    Formats,
+    Positive,
+    Steps,
+    ToySteps,
+    Workers,
+    drawn_in,
+    whole_numbers,
+)
 
 
 def reliability(
-    seeds: Annotated[int, typer.Option(min=1, help="Gated runs of each shape and recipe.")] = 64,
+    *,
+    seeds: Positive = 64,
     first_seed: FirstSeed = 7000,
-    only: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="A shape (as 2H3ST), a recipe (as 'all pairs'), 'controls' or 'frontier'; give it "
-            "again for more. All shapes, or the recipe and its controls, where none is named."
-        ),
-    ] = None,
-    out: Annotated[Path, typer.Option(help="Run folder.")] = OUT["reliability"],
+    only: list[str] | None = None,
+    out: Path = Path("runs/reliability"),
     figures: Figures = None,
     steps: Steps = None,
-    reference_steps: Annotated[
-        int | None, typer.Option(min=1, help="Steps of the reference recipe instead of 100,000.")
-    ] = None,
+    reference_steps: Positive | None = None,
     toy_steps: ToySteps = None,
     workers: Workers = None,
-    formats: Formats = "svg,png",
+    formats: Formats = DRAWN,
 ) -> None:
-    """Say how often each recipe gives a clean run, over seeds.
+    """Measure how often each recipe gives a clean run, over seeds.
 
-    The recommended recipe, the controls that could refute it, over FVU targets ('frontier'), and
-    the post's ('reference'). A row of the table is written when it is done; interrupted and given
-    again, the command goes on.
+    Compares the recommended recipe with controls that could refute it, with other FVU targets
+    ('frontier') and with the post's recipe ('reference'). A row of the table is written when it is
+    done. Run the same command again to resume an interrupted run.
+
+    Args:
+        seeds: Train this many gated blocks of each shape and recipe.
+        only: Run only this shape (as 2H3ST), recipe (as 'all pairs'), 'controls' or 'frontier'.
+            Repeat the option for several. Default: all shapes, the recipe and its controls.
+        out: Write the tables to this folder.
+        reference_steps: Train the reference recipe for this many steps instead of 100,000.
     """
-    kinds, folder = formats_of(formats), drawn_in(out, figures)
+    kinds, folder = list(formats), drawn_in(out, figures)
     from gated_interp.core.files import write_text
     from gated_interp.experiments.reliability import (
         RELIABILITY,
@@ -77,29 +78,36 @@ def reliability(
     if (table["runs"] > 0).any():
         with progress("drawing", "") as _:
             RELIABILITY.draw(out / "reliability.csv", folder, kinds, say=tell)
-        say(f"The table is in {out}, as Markdown in {page}; its figure is in {folder}.")
+        say(f"The figure is in {folder}, the table as Markdown in {page}.")
     else:
-        say(f"No toy learnt its task, so nothing was drawn; the table is in {out}.")
+        say(f"No toy learnt its task, so nothing was drawn; the table is in {page}.")
 
 
 def phase(
-    heads: Annotated[str, typer.Option(help="Heads of the toys: a range or a list.")] = "1:8",
-    trigrams: Annotated[str, typer.Option(help="Trigrams: a range or a list.")] = "1:12",
-    seeds: Annotated[int, typer.Option(min=1, help="Toys, and gated runs, of each cell.")] = 8,
+    *,
+    heads: str = "1:8",
+    trigrams: str = "1:12",
+    seeds: Positive = 8,
     first_seed: FirstSeed = 10_000,
-    out: Annotated[Path, typer.Option(help="Run folder.")] = OUT["phase"],
+    out: Path = Path("runs/phase"),
     figures: Figures = None,
     steps: Steps = None,
     toy_steps: ToySteps = None,
     workers: Workers = None,
-    formats: Formats = "svg,png",
+    formats: Formats = DRAWN,
 ) -> None:
     """Draw where toys learn, where that is distributed, and where gating undoes it.
 
-    Heads by trigrams. A cell is written when it is done; interrupted and given again, the command
-    goes on.
+    The figure shows heads by skip trigrams. A cell is written when it is done. Run the same command
+    again to resume an interrupted run.
+
+    Args:
+        heads: Train toys with these numbers of heads, a range such as 2:4 or a list such as 2,3.
+        trigrams: Train toys on these numbers of skip trigrams, a range or a list.
+        seeds: Train this many toys, and gated blocks, in each cell.
+        out: Write the tables to this folder.
     """
-    kinds, folder = formats_of(formats), drawn_in(out, figures)
+    kinds, folder = list(formats), drawn_in(out, figures)
     wanted_heads = whole_numbers(heads, "--heads")
     wanted_trigrams = whole_numbers(trigrams, "--trigrams")
     from gated_interp.experiments.phase import PHASE, run_phase
@@ -123,25 +131,31 @@ def phase(
     show(f"{seeds} seeds each", columns, rows.to_numpy().tolist())
     with progress("drawing", "") as _:
         PHASE.draw(out / "phase.csv", folder, kinds, say=tell)
-    say(f"The table is in {out}, its figure in {folder}.")
+    say(f"The figure is in {folder}, its table is in {out / 'phase.csv'}.")
 
 
 def repeats(
-    only: Annotated[
-        list[str] | None,
-        typer.Option(help="An experiment (as 2H3ST); give it again for more. Three if absent."),
-    ] = None,
-    count: Annotated[int, typer.Option("--repeats", min=1, help="Of each experiment.")] = 20,
-    seeds: Annotated[int, typer.Option(min=1, help="Runs of each repeat.")] = 64,
-    out: Annotated[Path, typer.Option(help="Run folder.")] = Path("runs/repeats"),
+    *,
+    only: list[str] | None = None,
+    count: Annotated[Positive, Parameter(name="--repeats")] = 20,
+    seeds: Positive = 64,
+    out: Path = Path("runs/repeats"),
     steps: Steps = None,
     toy_steps: ToySteps = None,
     workers: Workers = None,
 ) -> None:
-    """Repeat the main job, initial weights disturbed by a millionth: is the shown run clean?
+    """Repeat the main job with initial weights disturbed by a millionth.
 
-    What another processor's rounding does to which run is shown. A row is written when it is done;
-    interrupted and given again, the command goes on. Exits with 1 where a shown run is not clean.
+    Measures what another processor's rounding does to which run is shown. A row is written when it
+    is done. Run the same command again to resume an interrupted run. The exit code is 1 if a run to
+    show is not clean.
+
+    Args:
+        only: Repeat only this experiment (as 2H3ST). Repeat the option for several. Default: the
+            three published ones.
+        count: Repeat each experiment this many times.
+        seeds: Train this many blocks in each repeat.
+        out: Write the tables to this folder.
     """
     from gated_interp.core.errors import GatedInterpError
     from gated_interp.experiments.paper import PUBLISHED
@@ -165,7 +179,4 @@ def repeats(
     clean = int((table["shown_clean"] == True).sum())  # noqa: E712  (missing where no toy learnt)
     if clean < len(table):
         raise GatedInterpError(f"the shown run is clean in {clean} of {len(table)} repeats only.")
-    say(f"The shown run is clean in all {clean} repeats; the table is in {out}.")
-
-
-COMMANDS = {"reliability": reliability, "phase": phase, "repeats": repeats}
+    say(f"The shown run is clean in all {clean} repeats; the table is in {out / 'repeats.csv'}.")

@@ -4,36 +4,33 @@ import shlex
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from gated_interp.cli.console import progress, say, tell
 from gated_interp.cli.imports import quick_imports
-from gated_interp.cli.options import File, Layer
+from gated_interp.cli.options import File, Flag, Layer, Natural, at_least
 
 
 def report(
     model: File,
-    out: Annotated[
-        Path | None, typer.Option(help="The page; runs/report-MODEL.html if absent.")
-    ] = None,
+    /,
+    *,
+    out: Path | None = None,
     layer: Layer = None,
-    sequences: Annotated[
-        int | None,
-        typer.Option(min=2, help="To measure on; 1,000 of a toy's task, 32 of text if absent."),
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the sequences and the bootstrap.")] = 0,
-    beside: Annotated[
-        Path | None,
-        typer.Option(help="A frontier.csv or runs.csv to draw beside the block."),
-    ] = None,
-    interactive: Annotated[
-        bool, typer.Option("--interactive", help="Figures that say numbers under the mouse.")
-    ] = False,
+    sequences: Annotated[int | None, at_least(2)] = None,
+    seed: Natural = 0,
+    beside: Path | None = None,
+    interactive: Flag = False,
 ) -> None:
-    """Write one page on a model, to be linked to: it opens from disk and needs no network.
+    """Write one page on a model that opens from disk and needs no network.
 
-    Who holds what before and after, how exact and how sparse a block is, what each head does,
-    circuits and ablations, each with its numbers as CSV.
+    Shows which head holds what before and after, how faithful and how sparse a block is, what each
+    head does, circuits and ablations, each with its numbers as CSV.
+
+    Args:
+        out: Write the page to this file. Default: runs/report-MODEL.html.
+        sequences: Measure on this many sequences. Default: 1,000 of a toy's task, 32 of text.
+        seed: Draw the sequences and the bootstrap from this seed.
+        beside: Draw the points of this frontier.csv or runs.csv beside the block.
+        interactive: Draw interactive figures, with hover values.
     """
     with quick_imports():
         from gated_interp.checkpoints.checkpoint import load
@@ -65,6 +62,3 @@ def report(
             on_progress=update,
         )
     say(f"{path} ({path.stat().st_size / 1e6:.1f} MB) opens in any browser.")
-
-
-COMMANDS = {"report": report}

@@ -1,17 +1,19 @@
 """Grids of shapes and settings, many seeds each: ``sweep``."""
 
 from pathlib import Path
-from typing import Annotated, Literal
-
-import typer
 
 from gated_interp.cli.console import progress, say, show, tell
 from gated_interp.cli.options import (
+    DRAWN,
     Figures,
+    FirstSeed,
     Formats,
+    Positive,
+    RecipeName,
+    Steps,
+    ToySteps,
     Workers,
     drawn_in,
-    formats_of,
     numbers,
     whole_numbers,
 )
@@ -21,38 +23,39 @@ COLUMNS = ["heads", "trigrams", "alpha", "gated_heads", "seeds", "toys_learnt", 
 
 
 def sweep(
-    heads: Annotated[str, typer.Option(help="Heads of the toys: a range or a list.")] = "2:4",
-    trigrams: Annotated[str, typer.Option(help="Trigrams: a range or a list.")] = "3:6",
-    alpha: Annotated[
-        str | None,
-        typer.Option(help="Weights of the gate penalty, commas between; the recipe's if absent."),
-    ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Toys, and gated runs, of each cell.")] = 64,
-    first_seed: Annotated[int, typer.Option(min=0, help="Seeds count up from here.")] = 0,
-    out: Annotated[Path, typer.Option(help="Folder of the table.")] = Path("runs/sweep"),
+    *,
+    heads: str = "2:4",
+    trigrams: str = "3:6",
+    alpha: str | None = None,
+    seeds: Positive = 64,
+    first_seed: FirstSeed = 0,
+    out: Path = Path("runs/sweep"),
     figures: Figures = None,
-    recipe: Annotated[
-        Literal["reliable", "reference"], typer.Option(help="What the rest is taken from.")
-    ] = "reliable",
-    hold_fvu: Annotated[
-        bool,
-        typer.Option("--hold-fvu/--no-hold-fvu", help="Hold the recipe's FVU whatever alpha is."),
-    ] = True,
-    expansion: Annotated[int | None, typer.Option(min=1, help="Gated heads per toy head.")] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Of the gated training.")] = None,
-    toy_steps: Annotated[int | None, typer.Option(min=1, help="Of the toys' training.")] = None,
-    sequences: Annotated[
-        int | None, typer.Option(min=1, help="Sequences that each run trains on.")
-    ] = None,
+    recipe: RecipeName = "reliable",
+    hold_fvu: bool = True,
+    expansion: Positive | None = None,
+    steps: Steps = None,
+    toy_steps: ToySteps = None,
+    sequences: Positive | None = None,
     workers: Workers = None,
-    formats: Formats = "svg,png",
+    formats: Formats = DRAWN,
 ) -> None:
     """Run a grid of cells into one table.
 
-    Each cell is one number of heads, of trigrams and one alpha. It is added to the table when it
-    is done; interrupted and given again, the command goes on with the others.
+    Each cell is one number of heads, one of skip trigrams and one alpha. A cell is added to the
+    table when it is done. Run the same command again to resume an interrupted sweep.
+
+    Args:
+        heads: Train toys with these numbers of heads, a range such as 2:4 or a list such as 2,3.
+        trigrams: Train toys on these numbers of skip trigrams, a range or a list.
+        alpha: Weight the gate penalty by these, with commas between. Default: the recipe's.
+        seeds: Train this many toys, and gated blocks, in each cell.
+        out: Write the table to this folder.
+        hold_fvu: Hold the recipe's FVU whatever alpha is.
+        expansion: Give blocks this many heads for each of the toy's. Default: the recipe's.
+        sequences: Train each run on this many sequences. Default: the recipe's.
     """
-    kinds, folder = formats_of(formats), drawn_in(out, figures)
+    kinds, folder = list(formats), drawn_in(out, figures)
     whole_numbers(heads, "--heads")
     whole_numbers(trigrams, "--trigrams")
     if alpha is not None:
@@ -79,7 +82,4 @@ def sweep(
     show(f"{seeds} seeds in each of {len(table)} cells", COLUMNS, rows)
     with progress("drawing"):
         drawn = SWEEP.draw(out / "sweep.csv", folder, kinds, say=tell)
-    say(f"The table is in {out}, {len(drawn)} files of figures in {folder}.")
-
-
-COMMANDS = {"sweep": sweep}
+    say(f"{len(drawn)} files of figures are in {folder}, the table is in {out / 'sweep.csv'}.")

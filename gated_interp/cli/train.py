@@ -1,227 +1,124 @@
-"""One training at a time through the hooked loop: ``train-toy`` and ``train-gated``."""
+"""One training at a time: ``train-toy``, ``train-gated`` and ``train-lm``."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import typer
+from cyclopts import Parameter
 
-from gated_interp.cli.console import on_terminal, say, show_facts
+from gated_interp.cli.console import progress, say, show, show_facts
 from gated_interp.cli.heads import show_topic
+from gated_interp.cli.options import Flag, Natural, Positive, RecipeName
+from gated_interp.cli.settings import Options, settings_from
 
 if TYPE_CHECKING:
+    from gated_interp.core.config import Config
     from gated_interp.experiments.single import Trained
+    from gated_interp.training.trackers import Tracker
 
-Out = Annotated[Path | None, typer.Option(help="File for the model; under runs/ if absent.")]
-Resume = Annotated[
-    bool, typer.Option("--resume", help="Go on with the training that was interrupted.")
+Out = Annotated[
+    Path | None, Parameter(help="Write the model to this file. Default: a file in runs/.")
 ]
-Seed = Annotated[int, typer.Option(min=0, help="Of the initial weights and the data.")]
-Steps = Annotated[int | None, typer.Option(min=1, help="Updates of the weights.")]
-Rate = Annotated[float | None, typer.Option(help="Learning rate.")]
-Decay = Annotated[
-    float | None, typer.Option(help="Last fraction of the steps, in which the rate falls to 0.")
+Resume = Annotated[Flag, Parameter(help="Resume the training of this file that was interrupted.")]
+Seed = Annotated[Natural, Parameter(help="Draw the initial weights and the data from this seed.")]
+TrackerName = Annotated[
+    Literal["tensorboard", "wandb"] | None,
+    Parameter(help="Report the training to this tracker as well. Default: none."),
 ]
-Batch = Annotated[int | None, typer.Option(min=1, help="Sequences in each step.")]
-Data = Annotated[
-    Literal["fresh", "fixed"] | None, typer.Option(help="New sequences each step, or a fixed set.")
-]
-Sequences = Annotated[int | None, typer.Option(min=1, help="Sequences in the fixed set.")]
-Accumulate = Annotated[
-    int | None, typer.Option(min=1, help="Parts of batch-size sequences that make one update.")
-]
-ClipNorm = Annotated[
-    float | None, typer.Option(help="Longer gradients are scaled down to this length.")
-]
-Precision = Annotated[
-    Literal["float32", "bfloat16"] | None, typer.Option(help="Of matrix products in training.")
-]
-EvaluateEvery = Annotated[
-    int | None,
-    typer.Option(min=0, help="Steps between held-out measurements in the history; 0: none."),
-]
-LogEvery = Annotated[int | None, typer.Option(min=1, help="Steps between rows of the history.")]
-SaveEvery = Annotated[
-    int, typer.Option(min=0, help="Steps between saved states; 0: only on Ctrl-C.")
-]
-Device = Annotated[
-    Literal["cpu", "cuda", "auto"], typer.Option(help="Where to train; auto: the GPU if any.")
-]
+# How options are called where the config says it otherwise.
+NAMES = {
+    "n_heads": "heads",
+    "n_trigrams": "trigrams",
+    "n_positions": "positions",
+    "n_sequences": "sequences",
+    "normalize_weights": "normalize",
+    "gate_bias_init": "gate-bias",
+    "n_layers": "layers",
+    "n_ctx": "context",
+    "normalization": "norm",
+}
 
 
+def _training(omit: tuple[str, ...] = ()) -> Options:
+    from gated_interp.training.config import TrainConfig
+
+    return Options("Training", [TrainConfig], NAMES, ("seed", *omit))
+
+
+def _of_a_toy() -> list[Options]:
+    from gated_interp.models.toy_config import ToyConfig
+    from gated_interp.training.config import PENALTIES
+
+    return [Options("Model", [ToyConfig], NAMES, ["seed"]), _training(PENALTIES)]
+
+
+@settings_from(_of_a_toy)
 def train_toy(
-    heads: Annotated[int, typer.Option(min=1, help="Attention heads.")] = 2,
-    trigrams: Annotated[int, typer.Option(min=1, help="Trigrams to learn.")] = 3,
-    positions: Annotated[int | None, typer.Option(min=4, help="Tokens in a sequence.")] = None,
-    d_head: Annotated[int | None, typer.Option(min=1, help="Dimensions of each head.")] = None,
-    output_bias: Annotated[
-        bool | None, typer.Option("--output-bias/--no-output-bias", help="Train b_O.")
-    ] = None,
+    *,
     seed: Seed = 0,
-    steps: Steps = None,
-    lr: Rate = None,
-    lr_decay: Decay = None,
-    batch_size: Batch = None,
-    accumulate: Accumulate = None,
-    clip_norm: ClipNorm = None,
-    precision: Precision = None,
-    data: Data = None,
-    sequences: Sequences = None,
-    log_every: LogEvery = None,
-    evaluate_every: EvaluateEvery = None,
-    checkpoint_every: SaveEvery = 0,
-    device: Device = "auto",
     out: Out = None,
     resume: Resume = False,
+    tracker: TrackerName = None,
+    **settings: Any,
 ) -> None:
-    """Train one toy model.
+    """Train one toy model on skip trigrams.
 
-    On skip trigrams; writes the model and its history, and says which head holds what.
+    Writes the model and its history, and says which head holds what. Options that are absent are
+    those of the reliable recipe, with 2 heads and 3 skip trigrams.
     """
     from gated_interp.experiments.single import run_toy, toy_settings
 
-    run = toy_settings(
-        heads,
-        trigrams,
-        seed,
-        n_positions=positions,
-        d_head=d_head,
-        output_bias=output_bias,
-        steps=steps,
-        lr=lr,
-        lr_decay=lr_decay,
-        batch_size=batch_size,
-        accumulate=accumulate,
-        clip_norm=clip_norm,
-        precision=precision,
-        data=data,
-        n_sequences=sequences,
-        log_every=log_every,
-        evaluate_every=evaluate_every,
-        checkpoint_every=checkpoint_every,
-        device=device,
-    )
+    shape = settings.pop("n_heads", 2), settings.pop("n_trigrams", 3)
+    run = toy_settings(*shape, seed, **settings)
     path = Path(f"runs/{run.model.name}-toy.safetensors") if out is None else out
-    _report(run_toy(run, path, resume=resume, progress=on_terminal()))
+    with tracked(tracker, path, run.config) as told:
+        trained = run_toy(run, path, resume=resume, tracker=told)
+    _report(trained)
 
 
+def _of_a_block() -> list[Options]:
+    from gated_interp.experiments.recipes import BlockRecipe
+    from gated_interp.replacements.gated_attention import GatedConfig
+
+    omit = ["seed", "kind", "from_original", "config", "d_model", "attn_scale"]
+    return [Options("Block", [BlockRecipe, GatedConfig], NAMES, omit), _training()]
+
+
+@settings_from(_of_a_block)
 def train_gated(
-    toy: Annotated[
-        str, typer.Argument(metavar="TOY", help="A toy's checkpoint, or the name of a shipped one.")
-    ],
-    recipe: Annotated[
-        Literal["reliable", "reference"], typer.Option(help="What the other options change.")
-    ] = "reliable",
-    expansion: Annotated[int | None, typer.Option(min=1, help="Gated heads per toy head.")] = None,
-    heads: Annotated[
-        int | None, typer.Option(min=1, help="Gated heads, whatever the toy's.")
-    ] = None,
-    gate: Annotated[
-        Literal["clamp", "relu", "tanh", "binary", "hard_concrete"] | None,
-        typer.Option(help="From gate score to gate."),
-    ] = None,
-    d_gate: Annotated[int | None, typer.Option(min=1, help="Dimensions of each gate.")] = None,
-    init: Annotated[
-        Literal["random", "duplicate"], typer.Option(help="Start anew, or from the toy's heads.")
-    ] = "random",
-    noise: Annotated[float, typer.Option(min=0, help="Added to duplicated heads.")] = 0.01,
-    normalize: Annotated[
-        bool | None, typer.Option("--normalize/--no-normalize", help="Normalise W_V and W_O.")
-    ] = None,
-    value_bias: Annotated[
-        bool | None, typer.Option("--value-bias/--no-value-bias", help="Have b_V.")
-    ] = None,
-    output_scale: Annotated[
-        float | None, typer.Option(help="Multiplies the output; the recipe's if absent.")
-    ] = None,
-    alpha: Annotated[float | None, typer.Option(min=0, help="Weight of the gate penalty.")] = None,
-    alpha_unit: Annotated[
-        Literal["absolute", "variance"] | None,
-        typer.Option(help="As in the post, or times the variance of the toy's output."),
-    ] = None,
-    overlap: Annotated[
-        float | None, typer.Option(min=0, help="Weight of the overlap penalty.")
-    ] = None,
-    penalty_p: Annotated[float | None, typer.Option(help="p of the penalty's norm.")] = None,
-    penalty_pairs: Annotated[
-        Literal["causal", "all"] | None, typer.Option(help="Token pairs the penalty averages over.")
-    ] = None,
-    penalty_off: Annotated[
-        float | None, typer.Option(help="First fraction of the steps, without penalties.")
-    ] = None,
-    penalty_ramp: Annotated[
-        float | None, typer.Option(help="Fraction after that, in which they rise.")
-    ] = None,
-    gate_bias: Annotated[
-        float | None, typer.Option(help="Initial value of the gate biases.")
-    ] = None,
-    fvu_target: Annotated[
-        float | None, typer.Option(help="Hold the FVU here; 0 leaves the penalties alone.")
-    ] = None,
+    toy: str,
+    /,
+    *,
+    recipe: RecipeName = "reliable",
+    init: Literal["random", "duplicate"] = "random",
+    noise: float = 0.01,
     seed: Seed = 0,
-    steps: Steps = None,
-    lr: Rate = None,
-    lr_decay: Decay = None,
-    batch_size: Batch = None,
-    accumulate: Accumulate = None,
-    clip_norm: ClipNorm = None,
-    precision: Precision = None,
-    data: Data = None,
-    sequences: Sequences = None,
-    log_every: LogEvery = None,
-    evaluate_every: EvaluateEvery = None,
-    checkpoint_every: SaveEvery = 0,
-    device: Device = "auto",
     out: Out = None,
     resume: Resume = False,
+    tracker: TrackerName = None,
+    **settings: Any,
 ) -> None:
     """Train one gated block on a toy.
 
-    The block learns to write what the toy's attention writes. The file holds it spliced into the
-    toy; its history lies beside it.
+    The block learns to write what the toy's attention writes. The file holds the toy with the block
+    in place of its attention; the history lies beside it. Options that are absent are the recipe's.
+
+    Args:
+        toy: Replace the attention of this toy, a checkpoint or a shipped model.
+        init: Start from random weights, or from copies of the toy's heads.
+        noise: Add this much noise to copies of heads.
     """
     from gated_interp.experiments.single import gated_settings, load_toy, run_gated
 
     model = load_toy(toy)
-    run = gated_settings(
-        model,
-        model.task,
-        seed,
-        recipe=recipe,
-        n_heads=heads,
-        duplicate=init == "duplicate",
-        noise=noise,
-        expansion=expansion,
-        gate=gate,
-        d_gate=d_gate,
-        normalize_weights=normalize,
-        value_bias=value_bias,
-        output_scale=output_scale,
-        alpha=alpha,
-        alpha_unit=alpha_unit,
-        overlap=overlap,
-        penalty_p=penalty_p,
-        penalty_pairs=penalty_pairs,
-        penalty_off=penalty_off,
-        penalty_ramp=penalty_ramp,
-        gate_bias_init=gate_bias,
-        fvu_target=fvu_target,
-        steps=steps,
-        lr=lr,
-        lr_decay=lr_decay,
-        batch_size=batch_size,
-        accumulate=accumulate,
-        clip_norm=clip_norm,
-        precision=precision,
-        data=data,
-        n_sequences=sequences,
-        log_every=log_every,
-        evaluate_every=evaluate_every,
-        checkpoint_every=checkpoint_every,
-        device=device,
-    )
+    copies: dict[str, Any] = {"duplicate": init == "duplicate", "noise": noise}
+    run = gated_settings(model, model.task, seed, recipe=recipe, **copies, **settings)
     name = model.model_name.removesuffix("-toy")
     path = Path(f"runs/{name}-gated.safetensors") if out is None else out
-    _report(run_gated(run, path, resume=resume, progress=on_terminal()))
+    with tracked(tracker, path, run.config) as told:
+        trained = run_gated(run, path, resume=resume, tracker=told)
+    _report(trained)
 
 
 def _report(trained: "Trained") -> None:
@@ -232,4 +129,84 @@ def _report(trained: "Trained") -> None:
     say(f"The model is in {trained.path}.")
 
 
-COMMANDS = {"train-toy": train_toy, "train-gated": train_gated}
+def _of_a_language_model() -> list[Options]:
+    from gated_interp.models.language_model import LanguageModelConfig
+    from gated_interp.training.config import PENALTIES
+
+    unused = ("data", "n_sequences", "lr_decay", *PENALTIES)
+    shape = Options("Model", [LanguageModelConfig], NAMES, ["seed", "d_vocab"])
+    return [shape, _training(unused)]
+
+
+@settings_from(_of_a_language_model)
+def train_lm(
+    *text: str,
+    vocab: Positive | None = None,
+    tokenizer: Path | None = None,
+    repeat: float = 0.0,
+    cache: Path | None = None,
+    seed: Seed = 0,
+    out: Out = None,
+    resume: Resume = False,
+    tracker: TrackerName = None,
+    **settings: Any,
+) -> None:
+    """Train an attention-only language model on text.
+
+    Writes the model with its tokenizer and its history, and says its loss on held-out text beside
+    that of unigram and bigram models.
+
+    Args:
+        text: Train on these files or folders, datasets:NAME, or a text that comes with the package.
+            Default: austen.
+        vocab: Train a tokenizer of this many tokens. Default: 2048.
+        tokenizer: Use this tokenizer.json instead of training one.
+        repeat: Make this share of sequences repeat one stretch of text over and over.
+        cache: Keep token ids in this folder. Default: the user's cache.
+    """
+    from gated_interp.analysis.heads import head_name
+    from gated_interp.experiments.language import language_settings, run_language
+
+    if "warmup" in settings:
+        settings["lr_decay"] = 1 - settings["warmup"]
+    run = language_settings(
+        list(text) or "austen",
+        seed=seed,
+        n_ctx=settings.pop("n_ctx", 64),
+        repeat=repeat,
+        vocab=vocab,
+        tokenizer=tokenizer,
+        folder=cache,
+        **settings,
+    )
+    path = Path(f"runs/{run.model.name}.safetensors") if out is None else out
+    with tracked(tracker, path, run.config) as told:
+        trained = run_language(run, path, resume=resume, tracker=told)
+    show_facts("on the test part of the text (nats per token)", list(trained.measures.items()))
+    columns = ["previous_token", "prefix_matching", "per_copy"]
+    show(
+        "where heads attend on repeated random tokens",
+        ["head", *(column.replace("_", " ") for column in columns)],
+        [
+            (head_name((r["layer"], r["head"])), *(f"{r[column]:.4f}" for column in columns))
+            for r in trained.heads.to_dict("records")
+        ],
+    )
+    say(f"The model is in {trained.path}.")
+
+
+@contextmanager
+def tracked(name: str | None, path: Path, config: "Config") -> Iterator["Tracker"]:
+    """What a training reports to: the progress that is shown, and a tracker by name."""
+    from gated_interp.training.trackers import tracker_named
+
+    steps = config.to_dict()["steps"]
+    own = None if name is None else tracker_named(name, path, config)
+    with progress("training", "steps") as update:
+
+        def told(step: int, numbers: Any) -> None:
+            update(step + 1, steps)
+            if own is not None:
+                own(step, numbers)
+
+        yield told

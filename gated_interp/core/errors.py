@@ -12,6 +12,10 @@ class GatedInterpError(ValueError):
     """
 
 
+class GatedInterpWarning(UserWarning):
+    """A result that is there but is not what was asked for, and what to try."""
+
+
 def unreached(hook: str, what: str) -> GatedInterpError:
     """The error of a hook that never ran, for want of which ``what`` happened to nothing."""
     return GatedInterpError(

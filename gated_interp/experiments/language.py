@@ -33,6 +33,7 @@ from gated_interp.tasks.text import RepeatedText, TextPart, TextTask
 from gated_interp.training.config import TrainConfig
 from gated_interp.training.loop import train_model
 from gated_interp.training.processes import group_for
+from gated_interp.training.trackers import Tracker
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,7 +121,12 @@ def language_settings(
 
 
 def run_language(
-    run: LanguageRun, path: Path | str, *, resume: bool = False, progress: bool = False
+    run: LanguageRun,
+    path: Path | str,
+    *,
+    resume: bool = False,
+    progress: bool = False,
+    tracker: Tracker | None = None,
 ) -> TrainedLanguage:
     """Train a language model and write it to ``path``, with its tokenizer.
 
@@ -145,6 +151,7 @@ def run_language(
         checkpoint=state,
         resume=state if resume else None,
         progress=progress,
+        tracker=tracker,
     )
     model = folded(model)
     measures = language_measures(model)

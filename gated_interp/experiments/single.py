@@ -25,6 +25,7 @@ from gated_interp.tasks.skip_trigrams import SkipTrigramTask
 from gated_interp.tasks.task import Task
 from gated_interp.training.loop import train_gated, train_model
 from gated_interp.training.stacked.runs import GatedRun, ToyRun
+from gated_interp.training.trackers import Tracker
 
 STATE = ".state"
 
@@ -103,7 +104,12 @@ def gated_settings(
 
 
 def run_toy(
-    run: ToyRun, path: Path | str, *, resume: bool = False, progress: bool = False
+    run: ToyRun,
+    path: Path | str,
+    *,
+    resume: bool = False,
+    progress: bool = False,
+    tracker: Tracker | None = None,
 ) -> Trained:
     """Train a toy and write it to ``path``.
 
@@ -124,12 +130,18 @@ def run_toy(
         checkpoint=state,
         resume=state if resume else None,
         progress=progress,
+        tracker=tracker,
     )
     return _written(result.model, run.model.task, result.history, run.config, Path(path))
 
 
 def run_gated(
-    run: GatedRun, path: Path | str, *, resume: bool = False, progress: bool = False
+    run: GatedRun,
+    path: Path | str,
+    *,
+    resume: bool = False,
+    progress: bool = False,
+    tracker: Tracker | None = None,
 ) -> Trained:
     """Train a gated block, splice it into its toy and write that to ``path``; see :func:`run_toy`.
 
@@ -146,6 +158,7 @@ def run_gated(
         checkpoint=state,
         resume=state if resume else None,
         progress=progress,
+        tracker=tracker,
     )
     model = splice(run.original, 0, result.model)
     return _written(model, run.task, result.history, run.config, Path(path))

@@ -23,17 +23,17 @@ class LanguageModelConfig(Config):
     """An attention-only transformer for text.
 
     Attributes:
-        d_vocab: tokens of the vocabulary.
-        n_ctx: longest sequence.
-        n_layers: layers of attention, 1 to 4.
-        d_model: width of the residual stream.
-        n_heads: heads of each layer.
-        d_head: dimensions of each head.
-        normalization: ``LNPre`` (centre and scale), ``LN`` (the same with weights and biases that
-            train; :func:`folded` makes ``LNPre`` of it), or ``none``.
-        positions: ``standard`` (added to the residual stream) or ``shortformer`` (added to what
-            queries and keys read alone, Press et al. 2020).
-        seed: of the initial weights.
+        d_vocab: Use a vocabulary of this many tokens.
+        n_ctx: Train on sequences of this many tokens.
+        n_layers: Stack this many layers of attention, from 1 to 4.
+        d_model: Make the residual stream this wide.
+        n_heads: Give each layer this many attention heads.
+        d_head: Give each head this many dimensions, and its share of the width if 0.
+        normalization: Normalise the residual stream in this way. ``LNPre`` centres and scales;
+            ``LN`` also has weights and biases that train (:func:`folded` makes ``LNPre`` of it).
+        positions: Add positional embeddings everywhere, or to what queries and keys read alone.
+            The second is ``shortformer`` (Press et al. 2020).
+        seed: Draw the initial weights from this seed.
 
     Examples:
         >>> LanguageModelConfig(d_vocab=300, n_ctx=16, n_layers=2, d_model=32, n_heads=4).d_head

@@ -13,12 +13,12 @@ class ToyConfig(Config):
     """An attention-only, one-layer, position-free transformer for skip trigrams.
 
     Attributes:
-        n_trigrams: trigrams of the task; ``d_vocab = d_model = 2 * n_trigrams + 2``.
-        n_heads: attention heads.
-        d_head: dimensions of each head (1 in the post).
-        n_positions: longest sequence.
-        output_bias: whether ``b_O`` trains (off in every published run).
-        seed: of the initial weights.
+        n_trigrams: Learn this many skip trigrams; ``d_vocab = d_model = 2 * n_trigrams + 2``.
+        n_heads: Give the toy this many attention heads.
+        d_head: Give each head this many dimensions. The post has 1.
+        n_positions: Train on sequences of at most this many tokens.
+        output_bias: Train b_O. It is off in every published run.
+        seed: Draw the initial weights from this seed.
 
     Examples:
         >>> shape = ToyConfig(n_trigrams=3, n_heads=2)

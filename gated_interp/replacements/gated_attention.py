@@ -41,17 +41,16 @@ class GatedConfig(HeadsConfig):
     """What a gated attention block is; see also :class:`HeadsConfig`.
 
     Attributes:
-        d_gate: dimensions of each gate's query and key (1 in the post).
-        gate: activation from gate score to gate, see :func:`gate_activation`.
-        gate_per: whether a gate's score is of a (query, key) ``pair``, or one number of the
-            ``head``, whatever the input.
-        penalty: what is penalised of each pair: the p-``norm`` over heads of the gates, or how many
-            of them are ``expected`` to be open, see :func:`expected_open`.
-        penalty_p: p of that (quasi)norm.
-        penalty_pairs: the (query, key) pairs the penalty averages over. ``all`` includes the pairs
-            that causality forbids, as the post did; their gates never act.
-        gate_bias_init: initial value of both gate biases; of a gate per head, its score. Copies of
-            a layer's heads start open instead.
+        d_gate: Give each gate's query and key this many dimensions. The post has 1.
+        gate: Turn gate scores into gates by this function, see :func:`gate_activation`.
+        gate_per: Give every (query, key) pair a gate, or each head one gate whatever the input.
+        penalty: Penalise the p-norm of a pair's gates or how many are expected to be open, see
+            :func:`expected_open`.
+        penalty_p: Use this p in the penalty's (quasi)norm.
+        penalty_pairs: Average the penalty over causal (query, key) pairs or over all. ``all``
+            includes the pairs that causality forbids, as the post did; their gates never act.
+        gate_bias_init: Start both gate biases at this value. With a gate per head, it is that
+            gate's score. Copies of a layer's heads start open instead.
 
     Examples:
         >>> GatedConfig(d_model=8, n_heads=4, gate="tanh").replace(n_heads=6).n_heads

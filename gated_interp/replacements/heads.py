@@ -36,16 +36,16 @@ class HeadsConfig(Config):
     """What a layer of heads is, whatever makes it sparse.
 
     Attributes:
-        d_model: width of the residual stream.
-        n_heads: heads.
-        d_head: dimensions of each head (1 in the post).
-        normalize_weights: L2-normalise W_V along ``d_model`` and W_O along ``d_model`` in every
-            forward pass, so that a small gate cannot hide behind large weights.
-        value_bias: whether b_V exists. The post's block has it; it is not normalised, so it can
-            grow while the gates shrink.
-        output_scale: a constant that multiplies the output. Without a value bias, normalised
+        d_model: Match this width of the residual stream.
+        n_heads: Give the block this many heads, whatever the original has.
+        d_head: Give each head this many dimensions. The post has 1.
+        normalize_weights: Normalise W_V and W_O (L2, along ``d_model``) in every forward pass, so
+            that a small gate cannot hide behind large weights.
+        value_bias: Train b_V. The post's block has it; it is not normalised, so it can grow while
+            the gates shrink.
+        output_scale: Multiply the output by this constant. Without a value bias, normalised
             weights cannot write more than this; set it to the size of the original's output.
-        output_bias: whether b_O exists (never in the post).
+        output_bias: Train b_O. The post never does.
         attn_scale: what scores are divided by; ``None`` means ``sqrt(d_head)``.
         scoring: fields of :class:`~gated_interp.replacements.scoring.Scoring`: rotary embeddings
             and whatever else the layer does to queries, keys and scores; empty where nothing.

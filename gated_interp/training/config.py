@@ -7,6 +7,10 @@ from gated_interp.core.config import Config, positive
 from gated_interp.core.seeds import MAX_SEED, derive
 from gated_interp.core.streams import Stream
 
+PENALTIES = ("alpha", "alpha_unit", "overlap", "overlap_power", "downstream", "penalty_off",
+             "penalty_ramp", "fvu_target", "fvu_rate", "fvu_from", "factor_floor")  # fmt: skip
+"""Fields of :class:`TrainConfig` that say nothing to a model that predicts tokens."""
+
 
 def block_seed(seed: int) -> int:
     """The seed of a block's initial weights, of the seed that a run is named by."""
@@ -27,49 +31,57 @@ class TrainConfig(Config):
     classmethods: :meth:`toy`, :meth:`language`, :meth:`fit`, :meth:`reference` and :meth:`plain`,
     which is what ``TrainConfig()`` was before 0.2.
 
+    The first sentence of each field below is also the help of its command-line option.
+
     Attributes:
-        steps: updates of the weights.
-        batch_size: sequences in each, or in each of its ``accumulate`` parts.
-        accumulate: parts whose mean gradient makes one update: what one batch as large as all of
-            them would give, in the memory of one part.
-        clip_norm: gradients longer than this (all weights together) are scaled down to it.
-        precision: ``bfloat16`` makes matrix products in that type (autocast); weights, losses and
-            Adam stay in float32.
-        lr: learning rate.
-        lr_decay: the last fraction of the steps, over which the learning rate falls to 0.
-        decay_shape: how it falls: in a line, or as a ``cosine``.
-        warmup: the first fraction of the steps, over which the learning rate rises from 0.
-        weight_decay: each step takes this times the learning rate off every weight (``W_…``), as
-            AdamW does.
-        alpha: weight of the gate penalty (a toy has none).
-        alpha_unit: ``absolute``, as in the post, or ``variance``: alpha times the variance (per
+        steps: Update the weights this many times.
+        batch_size: Train on this many sequences in each step, or in each of its ``accumulate``
+            parts.
+        accumulate: Add up the gradients of this many batches for each update. The result is that
+            of one large batch, in the memory of a small one.
+        clip_norm: Scale gradients down to this length (all weights together) if they are longer.
+        precision: Multiply matrices in this type. With ``bfloat16`` (autocast), weights, losses
+            and Adam stay in float32.
+        lr: Train with this learning rate.
+        lr_decay: Let the learning rate fall to 0 over this last fraction of the steps.
+        decay_shape: Let the learning rate fall in a line or as a cosine.
+        warmup: Let the learning rate rise from 0 over this first fraction of the steps.
+        weight_decay: Take this times the learning rate off every weight in each step. Biases are
+            left alone, as AdamW does it.
+        alpha: Weight the gate penalty by this. A toy has none.
+        alpha_unit: Measure alpha as in the post or relative to the original's variance.
+            ``absolute`` is the post's. ``variance`` multiplies alpha by the variance (per
             dimension) of the original's output, so that one alpha suits models of any size.
-        overlap: weight of the overlap penalty: heads that write at the same position.
-        overlap_power: above 1, much overlap at few positions costs more than little at many.
-        downstream: from 0 to 1, the share of the error that is counted in predictions: the KL
-            divergence between the original's and those of the model with the block, as a share of
-            what the layer's silence (zero ablation) costs. The rest is counted in what the layer
-            writes, as a share of its variance; 0 leaves predictions out. With both, training is
-            what Braun et al. (2024, arXiv 2405.12241) call end-to-end + downstream.
-        penalty_off: the first fraction of the steps, without penalties.
-        penalty_ramp: the fraction after that, over which their weight rises from 0 to full.
-        fvu_target: hold the FVU here (with ``downstream``, the mean of both shares): after
-            ``penalty_off`` both penalties are multiplied by a factor that falls while it is above
-            the target and rises while it is below; ``None`` leaves them alone.
-        fvu_rate: the most that factor's logarithm moves in a step.
-        fvu_from: the first fraction of the steps, in which the factor stays 1: heads part company
-            under full penalties, then are let back to the target.
-        factor_floor: the least that factor can be. An original that only heads which share their
-            work can write to the target is then written less exactly instead.
-        data: ``fresh`` sequences in every step, or a ``fixed`` set read in order, over and over.
-        n_sequences: sequences in the fixed set, a multiple of ``batch_size * accumulate``.
-        seed: of the data and of the gate noise (the model's own config holds that of its weights).
-        log_every: steps between rows of the history; the last step always has one.
-        evaluate_every: steps between measurements on held-out sequences, a multiple of
-            ``log_every``; 0 makes none.
-        n_held_out: held-out sequences, the same throughout.
-        checkpoint_every: steps between saved states; 0 saves only at the end or on Ctrl-C.
-        device: ``auto`` is the GPU where there is one.
+        overlap: Weight the penalty on heads that write at the same position by this.
+        overlap_power: Raise the overlap at a position to this power. Above 1, much overlap at few
+            positions costs more than little at many.
+        downstream: Count this share of the error in predictions, and the rest in what the layer
+            writes. The first is the KL divergence between the original's predictions and those of
+            the model with the block, relative to zero-ablating the layer; the second is the
+            fraction of the layer's variance that is not explained. With both, training is what
+            Braun et al. (2024, arXiv 2405.12241) call end-to-end + downstream.
+        penalty_off: Train without penalties for this first fraction of the steps.
+        penalty_ramp: Let the penalties rise to full weight over this fraction after that.
+        fvu_target: Hold the FVU at this value. After ``penalty_off``, both penalties are multiplied
+            by a factor that falls while the FVU (with ``downstream``, the mean of both shares) is
+            above the target and rises while it is below. ``None`` leaves the penalties alone.
+        fvu_rate: Move the logarithm of the penalties' factor by at most this much in a step.
+        fvu_from: Keep the penalties' factor at 1 for this first fraction of the steps. Heads
+            separate under full penalties, then are let back to the target.
+        factor_floor: Keep the penalties' factor above this value. An original that only heads
+            which share their work can write to the target is then written less exactly instead.
+        data: Train on fresh sequences in every step or on a fixed set, read over and over.
+        n_sequences: Use this many sequences in the fixed set. It must be a multiple of
+            ``batch_size * accumulate``.
+        seed: Draw the data and the gate noise from this seed. The model's own config holds the
+            seed of its weights.
+        log_every: Write a row of the history after this many steps. The last step always has one.
+        evaluate_every: Measure on held-out sequences after this many steps, and never if 0. It
+            must be a multiple of ``log_every``.
+        n_held_out: Measure on this many held-out sequences.
+        checkpoint_every: Save the state after this many steps, and only at the end or on Ctrl-C if
+            0.
+        device: Train on this device, where auto is the GPU if there is one.
 
     Examples:
         >>> config = TrainConfig(steps=1000, fvu_target=0.03)

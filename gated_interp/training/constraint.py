@@ -41,6 +41,11 @@ class FvuControl:
         """What the penalties of each run are multiplied by."""
         return self.state[0].exp()
 
+    def error(self, steps: int) -> Float[Tensor, " run"]:
+        """What the running mean of the FVU is after so many steps, without the 1 it started at."""
+        start = KEPT**steps
+        return (self.state[1] - start) / (1 - start)
+
     @torch.no_grad()
     def observe(self, fvu: Float[Tensor, " run"], step: int) -> None:
         """Take in a step's FVU; the factor moves in the runs whose ``fvu_from`` is past."""

@@ -17,6 +17,7 @@ from gated_interp.training.config import TrainConfig, block_seed
 from gated_interp.training.data import DataSource, data_for, draw
 from gated_interp.training.loop import TrainResult, train_gated
 from gated_interp.training.methods import method_named
+from gated_interp.training.trackers import Tracker
 
 # Positions in a step, whatever the length of a sequence.
 POSITIONS = 1024
@@ -38,6 +39,7 @@ def fit_gated(
     checkpoint: Path | str | None = None,
     resume: Path | str | None = None,
     progress: bool = True,
+    tracker: Tracker | None = None,
     **settings: Any,
 ) -> TrainResult[Replacement]:
     """Train a gated block to replace the attention of any model at ``layer``.
@@ -138,6 +140,7 @@ def fit_replacement(
         checkpoint=checkpoint,
         resume=resume,
         progress=progress,
+        tracker=tracker,
     )
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -12,7 +13,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from gated_interp.anatomy.batch import Batch, Mask
-from gated_interp.core.errors import GatedInterpError
+from gated_interp.core.errors import GatedInterpError, GatedInterpWarning
 from gated_interp.core.files import require_place
 from gated_interp.core.signals import uninterrupted
 from gated_interp.models.language_model import LanguageTransformer
@@ -29,6 +30,7 @@ from gated_interp.training.objectives import Imitate, NextToken, Objective
 from gated_interp.training.processes import Group, group_for
 from gated_interp.training.schedule import learning_rate
 from gated_interp.training.state import Row, TrainingState, fingerprint
+from gated_interp.training.trackers import Tracker
 
 Model = TypeVar("Model", bound=HookedTransformer | Replacement)
 Block = TypeVar("Block", bound=Replacement)
@@ -78,6 +80,7 @@ def train_model(
     checkpoint: Path | str | None = None,
     resume: Path | str | None = None,
     progress: bool = True,
+    tracker: Tracker | None = None,
 ) -> TrainResult[HookedTransformer]:
     """Train a model (those of its weights that require gradients) to predict the next token.
 
@@ -99,6 +102,8 @@ def train_model(
         resume: such a file, to go on from; it is also where the state goes on being saved unless
             ``checkpoint`` is given. The result is the same as without the stop.
         progress: whether to show a progress bar.
+        tracker: called with (step, numbers) whenever a row is added to the history, see
+            :mod:`gated_interp.training.trackers`.
 
     Raises:
         GatedInterpError: no data for this model, a loss that is not finite, no such device, or a
@@ -134,6 +139,7 @@ def train_model(
             Saving(identity, checkpoint, resume),
             group,
             progress,
+            tracker,
         )
 
 
@@ -149,6 +155,7 @@ def train_gated(
     checkpoint: Path | str | None = None,
     resume: Path | str | None = None,
     progress: bool = True,
+    tracker: Tracker | None = None,
 ) -> TrainResult[Block]:
     """Train ``block`` to write what the attention of ``model`` at ``layer`` writes.
 
@@ -169,7 +176,7 @@ def train_gated(
 
     The other arguments, and what is raised, are as for :func:`train_model`; also raises
     ``GatedInterpError`` for a layer that is not there or cannot be captured, and for a block of
-    another width.
+    another width. Warns (``GatedInterpWarning``) if the error ends far above ``fvu_target``.
 
     Examples:
         >>> from gated_interp.replacements.gated_attention import GatedAttention
@@ -211,7 +218,10 @@ def train_gated(
             Saving(identity, checkpoint, resume),
             group,
             progress,
+            tracker,
         )
+    if group.rank == 0 and (sentence := objective.missed()) is not None:
+        warnings.warn(sentence, GatedInterpWarning, stacklevel=2)
     if "l0" in result.history:
         block.l0 = float(result.history["l0"].iloc[-1])
     block.stands_for = sketch_at(model, layer)
@@ -242,6 +252,7 @@ def _train(
     saving: Saving,
     group: Group,
     progress: bool,
+    tracker: Tracker | None,
 ) -> TrainResult[Model]:
     """The loop: learning rate, batch, forward, backward, update, log, save."""
     started = time.perf_counter()
@@ -310,6 +321,8 @@ def _train(
                     state.history += [row] if row else []
 
                 bar.update()
+                if row and tracker is not None and group.rank == 0:
+                    tracker(step, {n: v for n, v in row.items() if n != "step"})
                 if row:
                     bar.set_postfix({n: f"{row[n]:.4f}" for n in ("loss", "fvu") if n in row})
                 if config.checkpoint_every and state.done % config.checkpoint_every == 0:

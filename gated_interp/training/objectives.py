@@ -32,6 +32,8 @@ from gated_interp.training.state import Row
 VARIANCE_SAMPLE, SILENCED, AT_ONCE = 200, 32, 1024
 # Nats; a layer whose silence costs less says nothing that predictions need.
 LEAST_KL = 1e-6
+# How far above its target a training may end before it is said: what hovers around it is on it.
+MISSED = 1.5
 
 
 @runtime_checkable
@@ -177,6 +179,18 @@ class Imitate:
         if self.control.any_target:
             error = self.group.mean(torch.stack(self.errors).mean())
             self.control.observe((error / self.variance)[None], self.step)
+
+    def missed(self) -> str | None:
+        """Once it is over, a sentence on a training that ended far above its target."""
+        target, error = self.config.fvu_target, float(self.control.error(self.config.steps))
+        if target is None or not error > MISSED * target:
+            return None
+        return (
+            f"the training of the block ended with an error of {error:.3g}, above its target of "
+            f"{target:.3g}, so the block is not faithful yet; train for more steps, start from "
+            "copies of the heads (fit_gated, or init 'duplicate'), give it more heads, or raise "
+            "the target (fvu, fvu_target)."
+        )
 
     @torch.no_grad()
     def held_out(self, batch: Batch) -> Row:
