@@ -52,6 +52,7 @@ from gated_interp.checkpoints.hub import push_to_hub as push_to_hub
 from gated_interp.checkpoints.opened import open_model as open_model
 from gated_interp.core.errors import CheckpointError as CheckpointError
 from gated_interp.core.errors import GatedInterpError as GatedInterpError
+from gated_interp.core.errors import GatedInterpWarning as GatedInterpWarning
 from gated_interp.core.renamed import GatedInterpDeprecationWarning as GatedInterpDeprecationWarning
 from gated_interp.core.shipped import shipped_names as shipped_names
 from gated_interp.experiments.report import report as report

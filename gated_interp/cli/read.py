@@ -7,6 +7,7 @@ from gated_interp.cli.console import cell, say_exactly, show_facts
 from gated_interp.cli.heads import show_topic
 from gated_interp.cli.imports import quick_imports
 from gated_interp.cli.options import File, Json, Layer
+from gated_interp.core.errors import GatedInterpError
 
 if TYPE_CHECKING:
     from gated_interp.subject import Side
@@ -22,10 +23,16 @@ def verdict(file: File, /, *, as_json: Json = False, layer: Layer = None) -> Non
     with quick_imports():
         from gated_interp.analysis.heads import chosen_layer
         from gated_interp.checkpoints.checkpoint import load
+        from gated_interp.models.language_model import LanguageTransformer
         from gated_interp.subject import Subject
         from gated_interp.tasks.task import require_answers
 
     model = load(file)
+    if isinstance(model, LanguageTransformer):
+        raise GatedInterpError(
+            f"{file} is a language model, whose text has no known answers, so there is no verdict; "
+            f"run gated-interp report {file} for what each of its heads does."
+        )
     require_answers(model.task)
     subject = Subject.of(model, chosen_layer(model, layer), alone=True)
     if as_json:

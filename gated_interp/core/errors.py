@@ -13,7 +13,19 @@ class GatedInterpError(ValueError):
 
 
 class GatedInterpWarning(UserWarning):
-    """A result that is there but is not what was asked for, and what to try."""
+    """A result that is there but is not what was asked for, and what to try.
+
+    Examples:
+        >>> import warnings
+        >>> from gated_interp.models.toy import ToyConfig, build_toy
+        >>> from gated_interp.training.fit import fit_gated
+        >>> toy = build_toy(ToyConfig(n_trigrams=3, n_heads=2))
+        >>> with warnings.catch_warnings(record=True) as said:
+        ...     warnings.simplefilter("always")
+        ...     _ = fit_gated(toy, steps=2, fvu=0.01, init="random", progress=False)
+        >>> str(said[0].message)
+        'the training of the block ended with an error of ...
+    """
 
 
 def unreached(hook: str, what: str) -> GatedInterpError:

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import warnings
 from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,7 +15,7 @@ from gated_interp.analysis.faithfulness import dead_heads, loss_recovered
 from gated_interp.analysis.spare_heads import prune_spare_heads
 from gated_interp.anatomy.batch import Batch
 from gated_interp.checkpoints.checkpoint import load, save
-from gated_interp.core.errors import GatedInterpError
+from gated_interp.core.errors import GatedInterpError, GatedInterpWarning
 from gated_interp.core.files import require_place, write_text
 from gated_interp.core.seeds import derive
 from gated_interp.core.streams import Stream
@@ -39,6 +40,7 @@ READ = 64
 NOTES, RESULTS = "decompose.json", "results.json"
 ORIGINAL = "original.safetensors"
 SAVE_EVERY = 100
+MISSED = "missed"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -221,6 +223,9 @@ def decompose(
         positions = config.steps * config.update_size * _positions(source, model)
         done = in_processes(jobs, workers)
         for n, (_, row) in enumerate(done, total - len(missing) + 1):
+            if (missed := row.pop(MISSED)) is not None:
+                which = f"layer {row['layer']}, seed {row['seed']}"
+                warnings.warn(f"{which}: {missed}", GatedInterpWarning, stacklevel=2)
             yield DecomposeRow.of(row | {"positions": positions}), None
             on_progress(n, total)
 
@@ -275,16 +280,18 @@ def _fit(
     """Train, prune, measure and write one block; called in another process."""
     model, path = load(Path(folder, ORIGINAL)), _path(Path(folder), layer, seed)
     source, state = data_for(model, data), state_of(path)
-    result = fit_replacement(
-        model,
-        layer,
-        source,
-        seed=seed,
-        checkpoint=state,
-        resume=state if state.is_file() else None,
-        progress=False,
-        **{"checkpoint_every": SAVE_EVERY, "log_every": 10, **given},
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", GatedInterpWarning)  # the process that asked for it warns
+        result = fit_replacement(
+            model,
+            layer,
+            source,
+            seed=seed,
+            checkpoint=state,
+            resume=state if state.is_file() else None,
+            progress=False,
+            **{"checkpoint_every": SAVE_EVERY, "log_every": 10, **given},
+        )
     checked = held_out(model, source, "validation", sequences)
     spliced = _pruned(splice(model, layer, result.model), layer, checked, spare)
     row = {
@@ -295,7 +302,7 @@ def _fit(
         "seconds": result.seconds,
     }
     write_trained(spliced, path, {"training": result.config.to_dict(), **row}, result.history)
-    return row
+    return {**row, MISSED: result.missed}
 
 
 def _pruned(

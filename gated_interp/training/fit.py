@@ -97,6 +97,7 @@ def fit_gated(
         checkpoint=checkpoint,
         resume=resume,
         progress=progress,
+        tracker=tracker,
         **settings,
     )
 
@@ -113,6 +114,7 @@ def fit_replacement(
     checkpoint: Path | str | None = None,
     resume: Path | str | None = None,
     progress: bool = True,
+    tracker: Tracker | None = None,
     **settings: Any,
 ) -> TrainResult[Replacement]:
     """Train a replacement of any kind as :func:`fit_gated` trains a gated block.

@@ -51,6 +51,7 @@ class TrainResult(Generic[Model]):
             ``held_out_cross_entropy``, ``held_out_fvu`` and so on, missing between evaluations.
         config: how it was trained.
         seconds: wall-clock time of this call.
+        missed: a sentence, where a block's error ended far above its target.
 
     Examples:
         >>> shape = ToyConfig(n_trigrams=3, n_heads=2)
@@ -63,6 +64,7 @@ class TrainResult(Generic[Model]):
     history: pd.DataFrame
     config: TrainConfig
     seconds: float
+    missed: str | None = None
 
     def __repr__(self) -> str:
         what = type(self.model).__name__
@@ -220,8 +222,9 @@ def train_gated(
             progress,
             tracker,
         )
-    if group.rank == 0 and (sentence := objective.missed()) is not None:
-        warnings.warn(sentence, GatedInterpWarning, stacklevel=2)
+    result = dataclasses.replace(result, missed=objective.missed())
+    if result.missed is not None and group.rank == 0:
+        warnings.warn(result.missed, GatedInterpWarning, stacklevel=2)
     if "l0" in result.history:
         block.l0 = float(result.history["l0"].iloc[-1])
     block.stands_for = sketch_at(model, layer)

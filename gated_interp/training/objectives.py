@@ -187,9 +187,8 @@ class Imitate:
             return None
         return (
             f"the training of the block ended with an error of {error:.3g}, above its target of "
-            f"{target:.3g}, so the block is not faithful yet; train for more steps, start from "
-            "copies of the heads (fit_gated, or init 'duplicate'), give it more heads, or raise "
-            "the target (fvu, fvu_target)."
+            f"{target:.3g}, so it is not faithful yet. Train for more steps, start from copies of "
+            "the heads (fit_gated, or init=duplicate), allow more heads, or raise the target (fvu)."
         )
 
     @torch.no_grad()
