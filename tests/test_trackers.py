@@ -1,4 +1,4 @@
-"""What a training tells while it goes on and when it is over: trackers, progress, a missed target."""
+"""What a training tells: trackers, progress, and a target that it missed."""
 
 import sys
 import types
