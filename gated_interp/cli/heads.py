@@ -63,7 +63,13 @@ def circuits(
 
 
 def _render(
-    topic: str, file: str, out: Path | None, formats: Sequence[str], *, layer: int | None, **options: Any
+    topic: str,
+    file: str,
+    out: Path | None,
+    formats: Sequence[str],
+    *,
+    layer: int | None,
+    **options: Any,
 ) -> None:
     """Show a topic's tables, and write its figures and tables to a folder."""
     kinds = list(formats)
@@ -106,4 +112,3 @@ def show_topic(subject: "Subject", topic: str) -> list[Any]:
                 say(f"{shown.words}\n")
             said = shown.words
     return found
-

@@ -131,6 +131,12 @@ def drawn_in(run: Path, figures: Path | None) -> Path:
     return folder
 
 
+def first_figure(files: Sequence[Path], folder: Path) -> Path:
+    """Which of the files to open first; the folder where no figure was drawn."""
+    figures = [path for path in files if path.suffix != ".csv"]
+    return next((p for p in figures if "before-after" in p.name), (figures or [folder])[0])
+
+
 def whole_numbers(written: str, option: str) -> list[int]:
     """``2:4`` (both ends count) or ``2,3,7`` as whole numbers.
 

@@ -15,6 +15,7 @@ from gated_interp.cli.options import (
     Steps,
     Workers,
     drawn_in,
+    first_figure,
 )
 from gated_interp.core.errors import GatedInterpError
 
@@ -99,7 +100,7 @@ def reproduce(
         )
     say(
         f"Checkpoints and tables are in {folder}, {len(drawn)} files of figures in {figures}; look "
-        f"at {_first(drawn, figures)} first."
+        f"at {first_figure(drawn, figures)} first."
     )
 
 
@@ -131,7 +132,7 @@ def _benchmarks(
         say(sentence)
     say(
         f"Models and tables are in {out}, {len(drawn)} files of figures in {figures}; look at "
-        f"{_first(drawn, figures)} first."
+        f"{first_figure(drawn, figures)} first."
     )
 
 
@@ -166,14 +167,7 @@ def figures(
     kinds, folder = list(formats), drawn_in(run, out)
     with progress("drawing"):
         drawn = _draw(run, folder, kinds)
-    say(f"{len(drawn)} files are in {folder}; look at {_first(drawn, folder)} first.")
-
-
-def _first(drawn: list[Path], folder: Path) -> Path:
-    """The figure to look at first."""
-    tables = [path for path in drawn if path.suffix == ".csv"]
-    figures = [path for path in drawn if path not in tables]
-    return next((p for p in figures if "before-after" in p.name), (figures or [folder])[0])
+    say(f"{len(drawn)} files are in {folder}; look at {first_figure(drawn, folder)} first.")
 
 
 def _draw(run: Path, folder: Path, kinds: list[str]) -> list[Path]:
