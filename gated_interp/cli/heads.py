@@ -8,7 +8,7 @@ from cyclopts import Parameter
 
 from gated_interp.cli.console import progress, say, show, tell
 from gated_interp.cli.imports import quick_imports
-from gated_interp.cli.options import File, Formats, Layer, Positive
+from gated_interp.cli.options import File, Formats, Layer, Positive, first_figure
 
 if TYPE_CHECKING:
     from gated_interp.subject import Subject
@@ -84,7 +84,7 @@ def _render(
     if out is not None:
         with progress("drawing"):
             files = write_all({out / f"{subject.name}-{s.name}": s for s in found}, kinds, say=tell)
-        say(f"{len(files)} files are in {out}; open {first_figure(files)} first.")
+        say(f"{len(files)} files are in {out}; open {first_figure(files, out)} first.")
 
 
 def _text_of(model: Any) -> dict[str, Any]:
