@@ -496,7 +496,9 @@ def test_ablate_prints_what_each_head_is_worth_and_writes_figures(manual, tmp_pa
     result = cli("ablate", manual, "--out", tmp_path, "--format", "html")
     lines = [line.split() for line in result.stdout.splitlines()]
     # The manual model: head 0 writes 2 for trigram 1 and 1 for trigram 3, head 1 mirrors it.
-    start = next(i for i, line in enumerate(lines) if "change in the logit of" in " ".join(line))
+    start = next(
+        i for i, line in enumerate(lines) if "change in the logit of" in " ".join(line).lower()
+    )
     table = {line[0]: [float(v) for v in line[-3:]] for line in lines[start + 2 : start + 5]}
     assert table["L0H0"][0] == table["all"][0]
     assert table["L0H0"][0] + 0 == pytest.approx(-2, abs=0.01)
