@@ -255,7 +255,7 @@ def test_without_a_command_the_help_is_shown_as_wrong_usage():
 
 
 def test_an_operating_system_error_is_one_sentence(monkeypatch, manual):
-    def fail(*_):
+    def fail(*_, **__):
         raise PermissionError(13, "Permission denied", "somewhere")
 
     monkeypatch.setattr("gated_interp.subject.Subject.of", fail)

@@ -720,3 +720,12 @@ def test_a_cluster_without_workers_is_refused(tmp_path, cluster, monkeypatch):
 def test_configs_travel(tmp_path):
     made = config(Path("here"))
     assert SweepConfig.from_dict(json.loads(json.dumps(made.to_dict()))) == made
+
+
+def test_a_sweep_changes_fields_of_its_recipe_by_name_or_path():
+    settings = {"training.lr": 0.125, "d_gate": 3, "original.steps": 70}
+    recipe = SweepConfig(settings=settings, alphas="0.3").recipe_for(2, 3, 0.3)
+    assert (recipe.training.lr, recipe.original.steps, recipe.alpha) == (0.125, 70, 0.3)
+    assert recipe.block.config["d_gate"] == 3
+    with pytest.raises(GatedInterpError, match="color"):
+        SweepConfig(settings={"color": "red"})

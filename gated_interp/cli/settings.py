@@ -22,12 +22,14 @@ class Options:
         configs: their fields; of two that share a name, the first's.
         names: what the option of a field is called, where that differs.
         omit: fields that are no options.
+        defaults: whether the fields' defaults are those of the command.
     """
 
     title: str
     configs: Sequence[type[Config]]
     names: Mapping[str, str] = dataclasses.field(default_factory=dict)
     omit: Sequence[str] = ()
+    defaults: bool = False
 
     def hints(self) -> dict[str, Any]:
         """For each field its type, with what a command has to know of its option."""
@@ -39,10 +41,11 @@ class Options:
                 if field.name in self.omit or get_origin(field.type) is dict:
                     continue
                 name = "--" + self.names.get(field.name, field.name).replace("_", "-")
+                words = said.get(field.name, "")
+                if self.defaults and field.default is not None:
+                    words += f" Default: {field.default}."
                 shown = None if get_origin(field.type) is not Literal else True
-                about = Parameter(
-                    name=name, help=said.get(field.name), group=group, show_choices=shown
-                )
+                about = Parameter(name=name, help=words, group=group, show_choices=shown)
                 found.setdefault(field.name, Annotated[field.type, about])
         return found
 

@@ -112,13 +112,18 @@ class SweepConfig(CellsConfig):
     """A grid, and how its cells are run.
 
     Attributes:
-        heads, trigrams: of the toys: a range such as ``2:4`` (both ends count) or a list.
-        alphas: weights of the gate penalty, such as ``0.05,0.2``; the recipe's own where ``None``.
-        seeds: toys, and gated runs on those that learnt, in each cell.
-        first_seed: seeds count up from here.
-        recipe: what the rest is taken from: ``reliable`` or ``reference``.
-        hold_fvu: whether the recipe's FVU target stays; without it alpha alone decides.
-        expansion, steps, toy_steps, n_sequences: instead of the recipe's, where given.
+        heads: Train toys with these numbers of heads, a range such as 2:4 or a list such as 2,3.
+        trigrams: Train toys on these numbers of skip trigrams, a range or a list.
+        alphas: Weight the gate penalty by these numbers, such as 0.05,0.2 (the recipe's if none).
+        seeds: Train this many toys, and gated blocks on those that learnt, in each cell.
+        first_seed: Count seeds up from this one.
+        recipe: Take all other settings from this recipe.
+        hold_fvu: Hold the recipe's FVU target, whatever alpha is.
+        expansion: Give blocks this many heads for each of the toy's, instead of the recipe's.
+        steps: Train each block for this many steps, instead of the recipe's.
+        toy_steps: Train each toy for this many steps, instead of the recipe's.
+        n_sequences: Train each run on this many sequences, instead of the recipe's.
+        settings: further fields of the recipe, by name or path: ``{"training.lr": 0.01}``.
         out: the folder of the table.
 
     Examples:
@@ -133,6 +138,7 @@ class SweepConfig(CellsConfig):
     hold_fvu: bool = True
     expansion: int | None = None
     n_sequences: int | None = None
+    settings: dict[str, Any] = dataclasses.field(default_factory=dict)
     out: str = "runs/sweep"
 
     def problems(self) -> list[str]:
@@ -164,7 +170,7 @@ class SweepConfig(CellsConfig):
         }
         if not self.hold_fvu:
             changes["fvu_target"] = None
-        return recipe_named(self.recipe, heads, trigrams).replace(**changes)
+        return recipe_named(self.recipe, heads, trigrams).replace(**self.settings | changes)
 
     def cells(self) -> list[SweepCell]:
         """The cells of the grid, the dearest first; those of one shape follow each other."""
