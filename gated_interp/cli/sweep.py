@@ -3,13 +3,14 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-    with progress("training", "batches of seeds") as update:
-        table = run_sweep(config, workers=workers, say=tell, on_progress=update)
-    rows = table[COLUMNS].astype(object).to_numpy().tolist()
-    show(f"{seeds} seeds in each of {len(table)} cells", COLUMNS, rows)
-    with progress("drawing"):
-        drawn = SWEEP.draw(out / "sweep.csv", folder, kinds, say=tell)
-    say(f"{len(drawn)} files of figures are in {folder}, the table is in {out / 'sweep.csv'}.")
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from gated_interp.cli.console import progress, say, show, tell
+from gated_interp.cli.options import DRAWN, Figures, Formats, Workers, WrongUsage, drawn_in
+from gated_interp.cli.settings import Options, settings_from
+from gated_interp.core.errors import GatedInterpError
 
 COLUMNS = ["heads", "trigrams", "alpha", "gated_heads", "seeds", "toys_learnt", "toys_distributed",
            "gated_runs", "clean_runs", "successes", "fvu_median"]  # fmt: skip
@@ -25,13 +26,19 @@ def _of_a_sweep() -> list[Options]:
 @settings_from(_of_a_sweep)
 def sweep(
     *,
-    with progress("training", "batches of seeds") as update:
-        table = run_sweep(config, workers=workers, say=tell, on_progress=update)
-    rows = table[COLUMNS].astype(object).to_numpy().tolist()
-    show(f"{seeds} seeds in each of {len(table)} cells", COLUMNS, rows)
-    with progress("drawing"):
-        drawn = SWEEP.draw(out / "sweep.csv", folder, kinds, say=tell)
-    say(f"{len(drawn)} files of figures are in {folder}, the table is in {out / 'sweep.csv'}.")
+    changes: Annotated[
+        list[str] | None,
+        Parameter(
+            name="--set",
+            help="Change a field of the recipe, such as d_gate=4 or training.lr=0.01. Repeat the "
+            "option for several.",
+        ),
+    ] = None,
+    out: Path = Path("runs/sweep"),
+    figures: Figures = None,
+    workers: Workers = None,
+    formats: Formats = DRAWN,
+    **settings: Any,
 ) -> None:
     """Run a grid of cells into one table.
 
@@ -39,13 +46,9 @@ def sweep(
     table when it is done. Run the same command again to resume an interrupted sweep.
 
     Args:
-    with progress("training", "batches of seeds") as update:
-        table = run_sweep(config, workers=workers, say=tell, on_progress=update)
-    rows = table[COLUMNS].astype(object).to_numpy().tolist()
-    show(f"{seeds} seeds in each of {len(table)} cells", COLUMNS, rows)
-    with progress("drawing"):
-        drawn = SWEEP.draw(out / "sweep.csv", folder, kinds, say=tell)
-    say(f"{len(drawn)} files of figures are in {folder}, the table is in {out / 'sweep.csv'}.")
+        out: Write the table to this folder.
+    """
+    kinds, folder = list(formats), drawn_in(out, figures)
     from gated_interp.experiments.sweep import SWEEP, SweepConfig, run_sweep
 
     try:
@@ -59,10 +62,17 @@ def sweep(
     with progress("drawing"):
         drawn = SWEEP.draw(out / "sweep.csv", folder, kinds, say=tell)
     say(f"{len(drawn)} files of figures are in {folder}, the table is in {out / 'sweep.csv'}.")
-    with progress("training", "batches of seeds") as update:
-        table = run_sweep(config, workers=workers, say=tell, on_progress=update)
-    rows = table[COLUMNS].astype(object).to_numpy().tolist()
-    show(f"{seeds} seeds in each of {len(table)} cells", COLUMNS, rows)
-    with progress("drawing"):
-        drawn = SWEEP.draw(out / "sweep.csv", folder, kinds, say=tell)
-    say(f"{len(drawn)} files of figures are in {folder}, the table is in {out / 'sweep.csv'}.")
+
+
+def _changes(written: Sequence[str]) -> dict[str, Any]:
+    """``["d_gate=4", "gate=tanh"]`` as fields and values."""
+    found: dict[str, Any] = {}
+    for each in written:
+        name, equals, value = each.partition("=")
+        if not equals:
+            raise WrongUsage(f"--set is {each!r}; it must be a name and a value, as d_gate=4.")
+        try:
+            found[name] = json.loads(value)
+        except ValueError:
+            found[name] = value
+    return found
