@@ -12,6 +12,7 @@ from latex2mathml.converter import convert
 from sphinx.addnodes import pending_xref
 
 import gated_interp
+from gated_interp.core.errors import sentences
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE / "_ext"))
@@ -123,6 +124,17 @@ def copy_notebooks():
 def on_the_site(app, docname, content):
     """Links to notebooks lead to their pages here, as they lead to their files elsewhere."""
     content[0] = content[0].replace("](../notebooks/", "](notebooks/")
+    if docname == "errors":
+        content[0] += every_code()
+
+
+def every_code():
+    """The table of codes and sentences."""
+    rows = []
+    for code, said in sorted(sentences().items()):
+        plain = re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", said)
+        rows.append(f"| `{code}` | {plain} |\n")
+    return "\n| code | sentence |\n|---|---|\n" + "".join(rows)
 
 
 def link_names(app, doctree):

@@ -235,9 +235,7 @@ class Subject:
             GatedInterpError: no such layer or case, or a number of sequences without an interval.
         """
         if sequences is not None and sequences < 2:
-            raise GatedInterpError(
-                f"sequences is {sequences}; at least 2 are needed for an interval."
-            )
+            raise GatedInterpError("too-small", name="sequences", value=sequences, least=2)
         if layer is not None:
             require_layer(model, layer)
         if trigram is not None:
@@ -450,10 +448,8 @@ def _require_case(model: HookedTransformer, trigram: int) -> None:
     task = getattr(model, "task", None)
     if not isinstance(task, ProbedTask):
         name = getattr(model, "model_name", "the model")
-        raise GatedInterpError(
-            f"{name} is a language model and has no trigrams; leave --trigram away."
-        )
+        raise GatedInterpError("no-trigrams-in-text", model=name)
     if trigram not in task.cases:
         raise GatedInterpError(
-            f"there is no {task.case_word} {trigram}; the task has 1 to {len(task.cases)}."
+            "no-such-case", word=task.case_word, case=trigram, last=len(task.cases)
         )

@@ -13,6 +13,7 @@ import dataclasses
 import functools
 import io
 import itertools
+import json
 import math
 import re
 import tempfile
@@ -27,7 +28,7 @@ from torch import Tensor
 from truth import Truth, frozen, kl, losses
 
 import gated_interp as gi
-from gated_interp.core.errors import GatedInterpError
+from gated_interp.core.errors import GatedInterpError, sentences
 from gated_interp.core.seeds import derive
 from gated_interp.core.streams import Stream
 
@@ -39,7 +40,7 @@ Numbers = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What a cell came to, and the sentence or by how much."""
+    """What a cell came to, and by which error (as JSON: its code and fields) or by how much."""
 
     word: str
     said: str = ""
@@ -1605,8 +1606,12 @@ def outcome(row: Row, column: Column) -> Outcome:
             found = row.call(case)
         except GatedInterpError as error:
             said = str(error)
-            fine = said.strip() and "\n" not in said and said.rstrip().endswith(".")
-            return Outcome(REFUSED if fine else RAW, said)
+            fine = error.code in sentences() and "\n" not in said and said.endswith(".")
+            return (
+                Outcome(REFUSED, json.dumps([error.code, error.fields]))
+                if fine
+                else (Outcome(RAW, said))
+            )
         except Exception as error:
             return Outcome(RAW, f"{type(error).__name__}: {error}".split("\n")[0])
         try:

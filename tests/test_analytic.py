@@ -5,11 +5,11 @@ from itertools import combinations
 import pytest
 import torch
 from closeness import assert_close
+from refusals import refuses
 
 from gated_interp.analysis.circuits import ov_circuit, qk_circuit
 from gated_interp.analysis.verdict import verdict
 from gated_interp.analysis.writes import head_writes
-from gated_interp.core.errors import GatedInterpError
 from gated_interp.models.analytic import conditional_pair, manual_model, paired_model
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
 
@@ -90,18 +90,18 @@ def test_the_second_head_cancels_unless_a_came():
 
 def test_impossible_ones_are_refused_in_one_sentence():
     bad = [
-        (lambda: manual_model(2, 4), "2 heads make 3 different sets; 4 trigrams need"),
-        (lambda: manual_model(2, 2, [[0], [0]]), "trigrams 1 and 2 have the same heads"),
-        (lambda: manual_model(2, 2, [[0], []]), "trigram 2 has no head"),
-        (lambda: manual_model(2, 2, [[0], [2]]), "the model has heads 0 to 1"),
-        (lambda: manual_model(2, 2, [[0]]), "there must be one for each of 2"),
-        (lambda: manual_model(0, 1), "n_heads is 0"),
-        (lambda: paired_model(0), "n_trigrams is 0"),
-        (lambda: paired_model(1, n_positions=3), "n_positions is 3"),
-        (lambda: conditional_pair(3, sharpness=0.0), "sharpness is 0.0"),
+        (lambda: manual_model(2, 4), "too-few-head-sets"),
+        (lambda: manual_model(2, 2, [[0], [0]]), "same-heads-twice"),
+        (lambda: manual_model(2, 2, [[0], []]), "trigram-without-head"),
+        (lambda: manual_model(2, 2, [[0], [2]]), "trigram-with-unknown-head"),
+        (lambda: manual_model(2, 2, [[0]]), "wrong-number-of-head-sets"),
+        (lambda: manual_model(0, 1), "config-not-positive"),
+        (lambda: paired_model(0), "config-not-positive"),
+        (lambda: paired_model(1, n_positions=3), "not-a-whole-number"),
+        (lambda: conditional_pair(3, sharpness=0.0), "not-positive"),
     ]
-    for call, says in bad:
-        with pytest.raises(GatedInterpError, match=says):
+    for call, code in bad:
+        with refuses(code):
             call()
 
 

@@ -8,11 +8,11 @@ import pandas as pd
 import pytest
 import torch
 from closeness import assert_close
+from refusals import refuses, says
 from test_cli import cli, one_sentence
 
 import gated_interp as gi
 from gated_interp.cli.paper import Benchmark
-from gated_interp.core.errors import GatedInterpError
 from gated_interp.experiments import study
 from gated_interp.experiments.benchmarks import (
     BENCHMARKED,
@@ -51,7 +51,7 @@ def test_the_model_of_a_benchmark_has_learnt_and_stands_for_every_seed(known):
 def test_a_task_is_a_shape_or_a_benchmark():
     assert originals_named("4H5ST") == Toys(4, 5)
     for bad in ("4H5", "0H5ST", "twosources", "4H5ST "):
-        with pytest.raises(GatedInterpError, match=r"there is no task .* such as 2H3ST, or one of"):
+        with refuses("no-such-original"):
             originals_named(bad)
     assert get_args(Benchmark) == tuple(BENCHMARKS)
 
@@ -150,7 +150,7 @@ def test_benchmarks_are_run_once_and_drawn(tmp_path, monkeypatch):
     monkeypatch.setattr(study, "train_batches", lambda shapes, *a, **k: iter(shapes))
     again = run_benchmarks(out, **{**TINY, "only": ["two-sources", "wide-content"]})
     pd.testing.assert_frame_equal(again, read_table(out / "benchmarks.csv"), check_dtype=False)
-    with pytest.raises(GatedInterpError, match="no benchmark 'two'; there are skip-trigrams, "):
+    with refuses("unknown-name", what="benchmark", name="two"):
         run_benchmarks(out, only=["two"])
 
 
@@ -176,6 +176,4 @@ def test_benchmarks_from_the_command_line(tmp_path):
     drawn = cli("figures", tmp_path / "run", "--format", "html", "--out", tmp_path / "again")
     assert "files are in" in drawn.stdout
     bad = cli("reproduce", "--only", "benchmarks", "--recipe", "reference", code=1)
-    assert one_sentence(bad) == (
-        "Error: benchmarks are run with the reliable recipe; leave --recipe out."
-    )
+    assert says("benchmarks-have-one-recipe", one_sentence(bad))

@@ -12,6 +12,7 @@ import pytest
 import safetensors.torch
 import torch
 from closeness import assert_close
+from refusals import refuses
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 from gated_interp.analysis.verdict import verdict
@@ -19,7 +20,7 @@ from gated_interp.checkpoints import checkpoint, checkpoint_format
 from gated_interp.checkpoints.checkpoint import load, read_info, save, save_pretrained
 from gated_interp.checkpoints.checkpoint_format import KEY
 from gated_interp.core import shipped
-from gated_interp.core.errors import CheckpointError, GatedInterpError
+from gated_interp.core.errors import CheckpointError
 from gated_interp.models.toy import ToyConfig, build_toy
 from gated_interp.replacements.gated_attention import GatedAttention, GatedConfig
 from gated_interp.replacements.sae import OutputAutoencoder
@@ -163,12 +164,12 @@ def test_a_block_alone_comes_back_without_an_original(tmp_path: Path) -> None:
     assert loaded.toy_config is None
     assert originals(loaded) == {}
     assert loaded.task == SkipTrigramTask(3, n_positions=12)
-    with pytest.raises(GatedInterpError, match="no block was spliced"):
+    with refuses("nothing-spliced"):
         unsplice(loaded)
 
 
 def test_a_block_alone_refuses_another_vocabulary() -> None:
-    with pytest.raises(GatedInterpError, match="d_model 8; the model has 10"):
+    with refuses("block-width-mismatch", block=8, model=10):
         standalone(GatedAttention(GatedConfig(d_model=8, n_heads=2)), SkipTrigramTask(4))
 
 
@@ -228,7 +229,7 @@ def test_a_full_disk_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(GatedInterpError, match=r"cannot write .*: No space left on device"):
+    with refuses("disk-full"):
         save(a_toy(), tmp_path / "m.safetensors")
     assert os.listdir(tmp_path) == []
 
@@ -251,21 +252,21 @@ def without_layers(n_layers: int) -> HookedTransformer:
 
 
 UNSAVEABLE: dict[str, tuple[Callable[[], Any], str]] = {
-    "another model": (lambda: without_layers(1), "only a model"),
-    "a NaN": (lambda: spoilt_toy("blocks.0.attn.W_K", float("nan")), "1 NaN or infinite of 16"),
-    "an infinity": (lambda: spoilt_toy("blocks.0.attn.b_V", float("inf")), "'toy.b_V'"),
-    "an embedding": (lambda: spoilt_toy("embed.W_E", 0.5), "W_E is not what"),
-    "an unembedding": (lambda: spoilt_toy("unembed.b_U", 0.5), "b_U is not what"),
-    "a position": (lambda: spoilt_toy("pos_embed.W_pos", 0.5), "W_pos is not what"),
-    "a frozen bias": (lambda: spoilt_toy("blocks.0.attn.b_O", 0.5), "toy.b_O is not what"),
-    "doubles": (lambda: a_toy().double(), "torch.float64"),
+    "another model": (lambda: without_layers(1), "cannot-save-this-model"),
+    "a NaN": (lambda: spoilt_toy("blocks.0.attn.W_K", float("nan")), "tensor-not-finite"),
+    "an infinity": (lambda: spoilt_toy("blocks.0.attn.b_V", float("inf")), "tensor-not-finite"),
+    "an embedding": (lambda: spoilt_toy("embed.W_E", 0.5), "model-differs-from-config"),
+    "an unembedding": (lambda: spoilt_toy("unembed.b_U", 0.5), "model-differs-from-config"),
+    "a position": (lambda: spoilt_toy("pos_embed.W_pos", 0.5), "model-differs-from-config"),
+    "a frozen bias": (lambda: spoilt_toy("blocks.0.attn.b_O", 0.5), "model-differs-from-config"),
+    "doubles": (lambda: a_toy().double(), "parameter-cannot-be-saved"),
 }
 
 
 @pytest.mark.parametrize("case", UNSAVEABLE)
 def test_what_would_not_come_back_is_not_saved(tmp_path: Path, case: str) -> None:
-    make, words = UNSAVEABLE[case]
-    with pytest.raises(GatedInterpError, match=words):
+    make, code = UNSAVEABLE[case]
+    with refuses(code):
         save(make(), tmp_path / "m.safetensors")
     assert os.listdir(tmp_path) == []
 
@@ -274,18 +275,18 @@ def test_a_frozen_value_bias_that_is_not_zero_is_not_saved(tmp_path: Path) -> No
     model = a_gated(value_bias=False)
     with torch.no_grad():
         model.blocks[0].attn.b_V[0] = 1.0
-    with pytest.raises(GatedInterpError, match=r"block\.b_V is not what"):
+    with refuses("model-differs-from-config", name="block.b_V"):
         save(model, tmp_path / "m.safetensors")
 
 
 @pytest.mark.parametrize("notes", [{"fvu": float("nan")}, {"x": {1, 2}}, {"t": torch.zeros(1)}])
 def test_notes_must_be_json(tmp_path: Path, notes: dict[str, Any]) -> None:
-    with pytest.raises(GatedInterpError, match="notes cannot be written as JSON"):
+    with refuses("notes-not-json"):
         save(a_toy(), tmp_path / "m.safetensors", notes=notes)
 
 
 def test_a_folder_is_not_overwritten_by_a_file(tmp_path: Path) -> None:
-    with pytest.raises(GatedInterpError, match="it is a folder; name a file"):
+    with refuses("output-is-a-folder"):
         save(a_toy(), tmp_path)
 
 
@@ -308,78 +309,78 @@ def at(path: str, value: Any) -> Spoil:
 
 
 REFUSED: dict[str, tuple[Spoil, str]] = {
-    "missing": (lambda t, m: t.pop("block.W_gate_K"), r"lacks the tensor 'block\.W_gate_K'"),
-    "missing of the toy": (lambda t, m: t.pop("toy.b_K"), r"lacks the tensor 'toy\.b_K'"),
-    "extra": (lambda t, m: t.update(W_E=torch.zeros(2)), r"holds a tensor 'W_E' that does not"),
+    "missing": (lambda t, m: t.pop("block.W_gate_K"), "tensor-missing"),
+    "missing of the toy": (lambda t, m: t.pop("toy.b_K"), "tensor-missing"),
+    "extra": (lambda t, m: t.update(W_E=torch.zeros(2)), "tensor-unexpected"),
     "bias that is off": (
         lambda t, m: t.update({"block.b_O": torch.zeros(8)}),
-        r"holds a tensor 'block\.b_O' that does not",
+        "tensor-unexpected",
     ),
     "misshapen": (
         lambda t, m: t.update({"block.W_Q": torch.zeros(8, 5, 1)}),
-        r"'block\.W_Q' of shape \[8, 5, 1\]; .* must be \[5, 8, 1\]",
+        "tensor-wrong-shape",
     ),
-    "flat": (lambda t, m: t.update({"toy.b_V": torch.zeros(2)}), r"must be \[2, 1\]"),
-    "half": (lambda t, m: t.update({"toy.W_V": t["toy.W_V"].half()}), "as F16; it must be F32"),
-    "double": (lambda t, m: t.update({"toy.W_V": t["toy.W_V"].double()}), "as F64"),
-    "integers": (lambda t, m: t.update({"toy.W_V": t["toy.W_V"].int()}), "as I32"),
-    "NaN": (lambda t, m: t["toy.W_O"].fill_(float("nan")), "16 NaN or infinite of 16 values"),
-    "infinity": (lambda t, m: t["block.b_V"][1].fill_(-float("inf")), r"in 'block\.b_V'"),
+    "flat": (lambda t, m: t.update({"toy.b_V": torch.zeros(2)}), "tensor-wrong-shape"),
+    "half": (lambda t, m: t.update({"toy.W_V": t["toy.W_V"].half()}), "tensor-wrong-type"),
+    "double": (lambda t, m: t.update({"toy.W_V": t["toy.W_V"].double()}), "tensor-wrong-type"),
+    "integers": (lambda t, m: t.update({"toy.W_V": t["toy.W_V"].int()}), "tensor-wrong-type"),
+    "NaN": (lambda t, m: t["toy.W_O"].fill_(float("nan")), "tensor-not-finite"),
+    "infinity": (lambda t, m: t["block.b_V"][1].fill_(-float("inf")), "tensor-not-finite"),
     "newer version": (
         at("format_version", 3),
-        r"version 3; .* versions 1 and 2: it was written by a newer version of gated_interp",
+        "newer-format-version",
     ),
     "older version": (
         at("format_version", 0),
-        r"version 0; this release reads versions 1 and 2\.$",
+        "unknown-format-version",
     ),
-    "version as text": (at("format_version", "1"), "version '1'"),
-    "version as truth": (at("format_version", True), "version True"),
-    "no version": (lambda t, m: m.pop("format_version"), "version None"),
-    "other kind": (at("kind", "mlp"), "kind is 'mlp'"),
-    "kind without its config": (at("gated_config", None), "needs a gated_config"),
-    "kind with too much": (at("kind", "toy"), "kind 'toy' has a toy_config and nothing else"),
+    "version as text": (at("format_version", "1"), "unknown-format-version"),
+    "version as truth": (at("format_version", True), "unknown-format-version"),
+    "no version": (lambda t, m: m.pop("format_version"), "unknown-format-version"),
+    "other kind": (at("kind", "mlp"), "bad-checkpoint-kind"),
+    "kind without its config": (at("gated_config", None), "gated-without-config"),
+    "kind with too much": (at("kind", "toy"), "toy-with-more"),
     "unknown key": (
         at("licence", 1),
-        "the metadata has an unknown key 'licence': it was written by a newer version",
+        "unknown-key",
     ),
-    "lacking key": (lambda t, m: m.pop("notes"), "the metadata lacks 'notes'"),
-    "notes": (at("notes", [1]), "notes are not a JSON object"),
-    "task": (at("task", 3), "the task is not a JSON object"),
-    "unknown task key": (at("task.language", "en"), "the task has an unknown key 'language'"),
-    "impossible task": (at("task.n_positions", 3), "n_positions is 3"),
-    "config that is a list": (at("toy_config", []), "the toy_config is not a JSON object"),
+    "lacking key": (lambda t, m: m.pop("notes"), "missing-key"),
+    "notes": (at("notes", [1]), "not-a-json-object"),
+    "task": (at("task", 3), "not-a-json-object"),
+    "unknown task key": (at("task.language", "en"), "unknown-key"),
+    "impossible task": (at("task.n_positions", 3), "not-a-whole-number"),
+    "config that is a list": (at("toy_config", []), "not-a-json-object"),
     "unknown config key": (
         at("gated_config.dropout", 0),
-        "unknown key 'dropout': it was written by a newer version",
+        "unknown-key",
     ),
     "lacking config key": (
         lambda t, m: m["gated_config"].pop("n_heads"),
-        "gated_config lacks 'n_heads'",
+        "missing-key",
     ),
-    "lacking task key": (lambda t, m: m["task"].pop("n_trigrams"), "the task lacks 'n_trigrams'"),
-    "wrong type": (at("toy_config.n_heads", "2"), "n_heads is '2'"),
+    "lacking task key": (lambda t, m: m["task"].pop("n_trigrams"), "missing-key"),
+    "wrong type": (at("toy_config.n_heads", "2"), "config-wrong-type"),
     "impossible value": (
         at("gated_config.penalty_p", 0.0),
-        r"penalty_p is 0\.0; it must be positive",
+        "config-not-positive",
     ),
-    "unknown choice": (at("gated_config.gate", "sigmoid"), "gate is 'sigmoid'"),
-    "negative seed": (at("toy_config.seed", -1), "seed is -1"),
-    "contradicts the shapes": (at("gated_config.n_heads", 4), r"of shape \[5, 8, 1\]"),
+    "unknown choice": (at("gated_config.gate", "sigmoid"), "config-wrong-type"),
+    "negative seed": (at("toy_config.seed", -1), "bad-seed"),
+    "contradicts the shapes": (at("gated_config.n_heads", 4), "tensor-wrong-shape"),
     "contradicts the task": (
         at("gated_config.d_model", 10),
-        "d_model 10, but a task of 3 trigrams makes it 8",
+        "stored-width-mismatch",
     ),
-    "toy contradicts the task": (at("toy_config.n_trigrams", 4), "toy_config is for"),
-    "positions contradict": (at("toy_config.n_positions", 12), "toy_config is for"),
+    "toy contradicts the task": (at("toy_config.n_trigrams", 4), "stored-config-contradicts-task"),
+    "positions contradict": (at("toy_config.n_positions", 12), "stored-config-contradicts-task"),
     "many positions": (
         lambda t, m: [at(f"{c}.n_positions", 10**9)(t, m) for c in ("task", "toy_config")],
-        r"n_positions is 1000000000; a checkpoint may have at most 4096",
+        "number-beyond-limit",
     ),
-    "many trigrams": (at("task.n_trigrams", 10**12), "at most 2048"),
-    "many heads": (at("gated_config.n_heads", 10**30), "at most 4096"),
-    "huge number": (at("gated_config.gate_bias_init", -1e300), r"at most 1e\+30"),
-    "huge whole number": (at("gated_config.output_scale", 10**400), "a finite number"),
+    "many trigrams": (at("task.n_trigrams", 10**12), "number-beyond-limit"),
+    "many heads": (at("gated_config.n_heads", 10**30), "number-beyond-limit"),
+    "huge number": (at("gated_config.gate_bias_init", -1e300), "number-beyond-limit"),
+    "huge whole number": (at("gated_config.output_scale", 10**400), "config-wrong-type"),
 }
 
 
@@ -387,13 +388,13 @@ REFUSED: dict[str, tuple[Spoil, str]] = {
 def test_a_spoilt_checkpoint_is_refused_before_anything_is_built(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str
 ) -> None:
-    spoil, words = REFUSED[case]
+    spoil, code = REFUSED[case]
     tensors, said = parts(save(a_gated(), tmp_path / "good.safetensors"))
     spoil(tensors, said)
     path = write(tmp_path / "bad.safetensors", tensors, said)
     if case != "negative seed":  # the only one that building itself finds
         monkeypatch.setattr(checkpoint, "_build", None)
-    with pytest.raises(CheckpointError, match=words) as refused:
+    with refuses(code, CheckpointError) as refused:
         load(path)
     assert str(path) in str(refused.value)
     assert "\n" not in str(refused.value)
@@ -441,46 +442,49 @@ def test_what_version_1_can_hold_is_written_as_version_1(tmp_path: Path) -> None
 REFUSED_2: dict[str, tuple[Spoil, str]] = {
     "missing": (
         lambda t, m: t.pop("replacement.0.raw_W_Q"),
-        r"lacks the tensor 'replacement\.0\.raw_W_Q'",
+        "tensor-missing",
     ),
     "missing of the model": (
         lambda t, m: t.pop("model.blocks.0.attn.W_Q"),
-        r"lacks the tensor 'model\.blocks\.0\.attn\.W_Q'",
+        "tensor-missing",
     ),
     "unknown kind": (
         at("replacements.0.kind", "magic"),
-        "there is no replacement of kind 'magic'; there are gated, sae, topk",
+        "no-such-kind",
     ),
-    "unknown model": (at("model.kind", "lm"), "the model is of kind 'lm'; there are toy"),
-    "unknown task": (at("task.kind", "recall"), "the task is of kind 'recall'; there are skip_tri"),
-    "no task": (at("task", None), "the task is not a JSON object"),
-    "no model": (at("model", 3), "the model is not a JSON object"),
-    "kind that is no word": (at("model.kind", []), r"the model is of kind \[\]; there are toy"),
-    "no layers": (at("replacements", [1]), "the replacements are not a JSON object"),
+    "unknown model": (at("model.kind", "lm"), "no-such-model-kind"),
+    "unknown task": (at("task.kind", "recall"), "no-such-task-kind"),
+    "no task": (at("task", None), "not-a-json-object"),
+    "no model": (at("model", 3), "not-a-json-object"),
+    "kind that is no word": (at("model.kind", []), "no-such-model-kind"),
+    "no layers": (at("replacements", [1]), "not-a-json-object"),
     "layer that is no number": (
         lambda t, m: m["replacements"].update({"00": m["replacements"].pop("0")}),
-        "'00' is not the number of a layer",
+        "not-a-layer-number",
     ),
     "layer beyond": (
         lambda t, m: m["replacements"].update({"1": m["replacements"].pop("0")}),
-        "a replacement in layer 1; the model has layers 0 to 0",
+        "stored-layer-missing",
     ),
     "lacking config": (
         lambda t, m: m["replacements"]["0"].pop("config"),
-        "the replacement in layer 0 lacks 'config'",
+        "missing-key",
     ),
     "unknown config key": (
         at("replacements.0.config.dropout", 0),
-        "unknown key 'dropout': it was written by a newer version",
+        "unknown-key",
     ),
-    "impossible value": (at("replacements.0.config.k", 99), "k is 99; there are 6 heads"),
-    "many circuits": (at("replacements.0.config.d_qk", 10**9), "d_qk is .* at most 1024"),
-    "contradicts the shapes": (at("replacements.0.config.d_qk", 3), r"must be \[2, 8, 3\]"),
-    "contradicts the model": (at("replacements.0.config.d_model", 10), "d_model 10, but"),
-    "model contradicts the task": (at("model.config.n_trigrams", 4), "toy_config is for"),
+    "impossible value": (at("replacements.0.config.k", 99), "config-k-too-large"),
+    "many circuits": (at("replacements.0.config.d_qk", 10**9), "number-beyond-limit"),
+    "contradicts the shapes": (at("replacements.0.config.d_qk", 3), "tensor-wrong-shape"),
+    "contradicts the model": (at("replacements.0.config.d_model", 10), "stored-width-mismatch"),
+    "model contradicts the task": (
+        at("model.config.n_trigrams", 4),
+        "stored-config-contradicts-task",
+    ),
     "nothing": (
         lambda t, m: m.update(model=None, replacements={}),
-        "holds a model, or else one block that stands alone",
+        "checkpoint-of-nothing",
     ),
 }
 
@@ -489,12 +493,12 @@ REFUSED_2: dict[str, tuple[Spoil, str]] = {
 def test_a_spoilt_file_of_version_2_is_refused_before_anything_is_built(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str
 ) -> None:
-    spoil, words = REFUSED_2[case]
+    spoil, code = REFUSED_2[case]
     tensors, said = parts(save(a_replaced("topk"), tmp_path / "good.safetensors"))
     spoil(tensors, said)
     path = write(tmp_path / "bad.safetensors", tensors, said)
     monkeypatch.setattr(checkpoint, "_build", None)
-    with pytest.raises(CheckpointError, match=words) as refused:
+    with refuses(code, CheckpointError) as refused:
         load(path)
     assert str(path) in str(refused.value)
     assert "\n" not in str(refused.value)
@@ -505,7 +509,7 @@ def test_an_autoencoder_without_its_model_is_refused(tmp_path: Path) -> None:
     tensors, said = parts(save(a_replaced("sae"), tmp_path / "good.safetensors"))
     tensors = {n: t for n, t in tensors.items() if n.startswith("replacement")}
     path = write(tmp_path / "bad.safetensors", tensors, said | {"model": None})
-    with pytest.raises(CheckpointError, match="kind 'sae' reads what the original wrote"):
+    with refuses("replacement-needs-model", CheckpointError):
         load(path)
 
 
@@ -517,13 +521,14 @@ def test_an_autoencoder_without_its_model_is_refused(tmp_path: Path) -> None:
 def test_metadata_that_is_not_json_is_refused(tmp_path: Path, text: str) -> None:
     tensors, _ = parts(save(a_toy(), tmp_path / "good.safetensors"))
     path = write(tmp_path / "bad.safetensors", tensors, text)
-    with pytest.raises(CheckpointError, match=r"metadata of .* is not (JSON|a JSON object)"):
+    code = "metadata-not-an-object" if text in ("[]", "1") else "metadata-not-json"
+    with refuses(code, CheckpointError):
         load(path)
 
 
 def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "other.safetensors", {"weight": torch.zeros(3)}, None)
-    with pytest.raises(CheckpointError, match="not a checkpoint of this package"):
+    with refuses("not-a-checkpoint", CheckpointError):
         load(path)
 
 
@@ -596,7 +601,7 @@ def test_what_is_not_safetensors_is_refused(tmp_path: Path, case: str) -> None:
     path = tmp_path / "m.safetensors"
     path.write_bytes(NOT_SAFETENSORS[case])
     for read in (load, read_info):
-        with pytest.raises(CheckpointError, match="not a whole safetensors file"):
+        with refuses("not-safetensors", CheckpointError):
             read(path)
 
 
@@ -604,7 +609,7 @@ def test_a_tensor_with_no_elements_but_endless_axes_is_refused(tmp_path: Path) -
     path = tmp_path / "m.safetensors"
     text = b'{"attn.W_Q":{"dtype":"F32","shape":[0,1152921504606846976,1],"data_offsets":[0,0]}}'
     path.write_bytes(header(text))
-    with pytest.raises(CheckpointError, match=r"of shape \[0, 1152921504606846976, 1\]"):
+    with refuses("published-tensor-wrong-shape", CheckpointError):
         load(path)
 
 
@@ -613,7 +618,7 @@ def test_every_cut_of_a_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "cut.safetensors"
     for length in range(0, len(whole), 7):
         path.write_bytes(whole[:length])
-        with pytest.raises(CheckpointError, match="cut short"):
+        with refuses("not-safetensors", CheckpointError):
             load(path)
 
 
@@ -621,7 +626,7 @@ def test_a_file_beyond_the_limit_is_refused_unread(tmp_path: Path) -> None:
     path = tmp_path / "m.safetensors"
     with path.open("wb") as file:
         file.truncate(2**28 + 1)  # sparse: nothing is written
-    with pytest.raises(CheckpointError, match="has 268435457 bytes"):
+    with refuses("file-too-large", CheckpointError, size=268435457):
         load(path)
 
 
@@ -638,7 +643,7 @@ class Bomb:
 def test_a_pickle_is_never_unpickled(tmp_path: Path) -> None:
     path, trace = tmp_path / "m.safetensors", tmp_path / "trace"
     torch.save(Bomb(trace), path)
-    with pytest.raises(CheckpointError, match="not a whole safetensors file"):
+    with refuses("not-safetensors", CheckpointError):
         load(path)
     assert not trace.exists()
 
@@ -646,17 +651,17 @@ def test_a_pickle_is_never_unpickled(tmp_path: Path) -> None:
 def test_places_without_a_checkpoint_are_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     cases: list[tuple[Any, str]] = [
-        (tmp_path / "none.safetensors", "there is no file .*none.safetensors"),
-        (tmp_path, "is a folder without model.safetensors"),
-        (tmp_path / "pipe", "is not an ordinary file"),
-        ("x" * 5000, "cannot be a file's path"),
-        ("a\0b", "no shipped model and no file"),
+        (tmp_path / "none.safetensors", "no-such-file"),
+        (tmp_path, "folder-without-checkpoint"),
+        (tmp_path / "pipe", "checkpoint-not-an-ordinary-file"),
+        ("x" * 5000, "not-a-path"),
+        ("a\0b", "no-such-model"),
     ]
-    for source, words in cases:
-        with pytest.raises(CheckpointError, match=words):
+    for source, code in cases:
+        with refuses(code, CheckpointError):
             load(source)
     (tmp_path / "model.safetensors").mkdir()
-    with pytest.raises(CheckpointError, match="is a folder; name a checkpoint file"):
+    with refuses("checkpoint-is-a-folder", CheckpointError):
         load(tmp_path)
 
 
@@ -682,7 +687,7 @@ def test_a_shipped_model_loads_by_name(shelf: Path) -> None:
 
 
 def test_an_unknown_name_lists_those_there_are(shelf: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"'4H9ST'; the shipped models: 2H3ST, 2H3ST-gated\."):
+    with refuses("no-such-model", CheckpointError, source="4H9ST"):
         load("4H9ST")
 
 

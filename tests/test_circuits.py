@@ -4,6 +4,7 @@ import attention_models as models
 import pytest
 import torch
 from closeness import assert_close
+from refusals import refuses
 
 from gated_interp.analysis.circuits import (
     composition_scores,
@@ -15,7 +16,6 @@ from gated_interp.analysis.circuits import (
     qk_circuit,
 )
 from gated_interp.analysis.heads import all_heads
-from gated_interp.core.errors import GatedInterpError
 from gated_interp.models.analytic import conditional_pair, manual_model
 from gated_interp.replacements.splice import gated_block
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
@@ -175,30 +175,30 @@ def test_spliced_layers_have_their_own_heads():
     model = models.gated_layer(TASK, layer=1)
     assert gate_circuit(model, 1, 4).matrix.shape == (8, 8)
     assert composition_scores(model).receiver_head.max() == 4
-    with pytest.raises(GatedInterpError, match="layer 0 has no gates"):
+    with refuses("no-gated-block", layer=0):
         gate_circuit(model, 0, 0)
 
 
 def test_bad_input_in_one_sentence():
     model = models.two_layers(TASK)
-    with pytest.raises(GatedInterpError, match="head 3 is not there; layer 1 has heads 0 to 2"):
+    with refuses("no-such-head", head=3, layer=1, last=2):
         ov_circuit(model, 1, 3)
-    with pytest.raises(GatedInterpError, match="layer 2 is not there"):
+    with refuses("no-such-layer", layer=2):
         qk_circuit(model, 2, 0)
-    with pytest.raises(GatedInterpError, match="position 11 is not there"):
+    with refuses("position-outside-context", position=11):
         ov_circuit(model, 0, 0, position=11)
-    with pytest.raises(GatedInterpError, match="a model of one layer"):
+    with refuses("needs-one-layer"):
         predict_from_circuits(model, TOKENS)
     toy = models.toy(TASK)
-    for tokens, says in (
-        (TOKENS + 5, "outside the vocabulary"),
-        (TOKENS.repeat(1, 2), "context has 11"),
-        (TOKENS[:0], "at least one row"),
-        (TOKENS.to("meta"), "on meta"),
+    for tokens, code in (
+        (TOKENS + 5, "token-outside-vocabulary"),
+        (TOKENS.repeat(1, 2), "sequence-too-long"),
+        (TOKENS[:0], "tokens-wrong-shape"),
+        (TOKENS.to("meta"), "tokens-on-another-device"),
     ):
-        with pytest.raises(GatedInterpError, match=says):
+        with refuses(code):
             predict_from_circuits(toy, tokens)
     with torch.no_grad():
         toy.pos_embed.W_pos[3] = 1
-    with pytest.raises(GatedInterpError, match="without positional signal"):
+    with refuses("circuits-ignore-positions"):
         predict_from_circuits(toy, TOKENS)

@@ -4,6 +4,7 @@ import json
 
 import pandas as pd
 import pytest
+from refusals import says
 from test_cli import cli, one_sentence
 
 import gated_interp as gi
@@ -64,13 +65,13 @@ def test_a_verdict_of_one_of_two_layers(files, name, layer):
 
 
 def test_a_layer_must_be_named_and_be_there(files):
-    assert "say which layer's heads" in one_sentence(cli("verdict", files["relay"], code=1))
+    assert says("which-layer-of-heads", one_sentence(cli("verdict", files["relay"], code=1)))
     wrong = one_sentence(cli("verdict", files["relay"], "--layer", 2, code=1))
-    assert "layer 2 is not there; the model has layers 0 to 1" in wrong
+    assert says("no-such-layer", wrong)
     wrong = one_sentence(cli("ablate", files["relay"], "--layer", 2, code=1))
-    assert "layer 2 is not there" in wrong
+    assert says("no-such-layer", wrong)
     wrong = one_sentence(cli("circuits", files["relay"], "--layer", 2, code=1))
-    assert "layer 2 is not there" in wrong
+    assert says("no-such-layer", wrong)
 
 
 def test_info_of_another_task(files):
@@ -149,9 +150,9 @@ def test_figures_of_another_task_are_drawn_of_the_case_that_is_named(files, comm
     else:
         assert pd.read_csv(out / "wide-wiring-reads.csv")["token"].iloc[-1] == "B2"
     no_case = one_sentence(cli(command, files["wide"], "--trigram", 3, code=1))
-    assert "there is no question 3; the task has 1 to 2" in no_case
+    assert says("no-such-case", no_case)
 
 
 def test_train_gated_takes_toys_alone(files):
     sentence = one_sentence(cli("train-gated", files["wide"], code=1))
-    assert "is for WideContentTask; name a toy for skip trigrams" in sentence
+    assert says("not-a-skip-trigram-toy", sentence)

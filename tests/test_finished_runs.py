@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from refusals import says
 from test_cli import cli, one_sentence
 from test_full_disk import one_run, one_toy
 
@@ -72,7 +73,7 @@ def test_a_run_that_stopped_is_not_taken_for_another(tmp_path, monkeypatch):
     before = state(tmp_path)
     assert any("parts" in str(p) for p in before)
     said = one_sentence(cli(*run, "--steps", 7, code=1))
-    assert "holds a run with steps None instead of 7; name another folder" in said
+    assert says("results-of-another-run", said)
     assert state(tmp_path) == before
 
 
@@ -82,7 +83,7 @@ def test_results_of_who_knows_what_stay(command, said, tmp_path):
     for name, content in ({"results.json": {"mine": 1}} | said).items():
         (tmp_path / name).write_text(json.dumps(content))
     before = state(tmp_path)
-    assert "name another folder" in one_sentence(cli(*command, "--out", tmp_path, code=1))
+    assert says("table-without-settings", one_sentence(cli(*command, "--out", tmp_path, code=1)))
     assert state(tmp_path) == before
 
 
@@ -90,5 +91,5 @@ def test_methods_at_another_layer_go_to_another_folder(tmp_path):
     (tmp_path / "methods-runs.csv").write_text("method,layer\ngated,1\n")
     before = state(tmp_path)
     command = [*DECOMPOSE, "--method", "all", "--out", tmp_path]
-    assert "at another layer than 0; name another" in one_sentence(cli(*command, code=1))
+    assert says("methods-at-another-layer", one_sentence(cli(*command, code=1)))
     assert state(tmp_path) == before

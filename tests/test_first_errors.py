@@ -1,4 +1,4 @@
-"""What somebody tries first on a model of their own, and the sentence that says what to do.
+"""What somebody tries first on a model of their own, and the error whose sentence says what to do.
 
 In a process of its own: here the shape checker would refuse wrong types first.
 """
@@ -10,6 +10,7 @@ import sys
 import pytest
 import torch
 from attention_models import two_layers
+from refusals import refuses
 
 import gated_interp as gi
 from gated_interp.replacements.sae import OutputAutoencoder, SAEConfig
@@ -66,7 +67,7 @@ for name, call in TRIED.items():
         call()
         said[name] = "nothing"
     except gi.GatedInterpError as error:
-        said[name] = str(error)
+        said[name] = [error.code, str(error)]
     except Exception as error:
         said[name] = f"{type(error).__name__}: {error}"
 # What works instead.
@@ -78,20 +79,20 @@ print(json.dumps(said))
 """
 
 SAYS = {
-    "split": "switch it off with model.set_use_split_qkv_input(False)",
-    "generate": "model.generate(…, use_past_kv_cache=False)",
-    "no task": "no task is given",
-    "no task, one layer": "no task is given",
-    "whole model": "HookedTransformer is not a TransformerLens attention layer; pass model.blocks",
-    "swapped": "int is not a replacement of attention; call splice(model, layer, block)",
-    "attention": "Attention is not a replacement of attention; call splice(model, layer, block)",
-    "name": "layer is a str; it must be a whole number from 0 to 1",
-    "loader": "data is a DataLoader, whose batches are not a function of seed and step; give",
-    "held out": "data is a DataLoader, whose batches",
-    "number": "data is a int, whose batches",
-    "floats": "data have shape (9, 11) and type torch.float32; they must be whole numbers of shape",
-    "row": "data have shape (11,) and type torch.int64; they must be whole numbers of shape",
-    "explorer": "the model names no task to take examples from; give one, or tokens=…",
+    "split": "split-input-in-replacement",
+    "generate": "replacement-takes-no-cache",
+    "no task": "no-task",
+    "no task, one layer": "no-task",
+    "whole model": "not-an-attention-layer",
+    "swapped": "not-a-replacement",
+    "attention": "not-a-replacement",
+    "name": "layer-not-a-number",
+    "loader": "data-not-repeatable",
+    "held out": "data-not-repeatable",
+    "number": "data-not-repeatable",
+    "floats": "tokens-wrong-shape",
+    "row": "tokens-wrong-shape",
+    "explorer": "no-examples",
 }
 
 
@@ -106,10 +107,11 @@ def said(pytestconfig):
 
 
 @pytest.mark.parametrize("name", SAYS)
-def test_one_sentence(said, name):
-    assert SAYS[name] in said[name]
-    assert said[name].endswith(".")
-    assert "\n" not in said[name]
+def test_the_error_is_one_of_ours(said, name):
+    code, sentence = said[name]
+    assert code == SAYS[name]
+    assert sentence.endswith(".")
+    assert "\n" not in sentence
 
 
 def test_generation_without_a_cache(said):
@@ -120,7 +122,7 @@ def test_an_autoencoder_takes_no_cache_either():
     model = two_layers(gi.SkipTrigramTask(3))
     block = OutputAutoencoder(SAEConfig(d_model=13, n_heads=4, k=2), model.blocks[0].attn)
     x = torch.zeros(1, 3, 13)
-    with pytest.raises(gi.GatedInterpError, match="use_past_kv_cache=False"):
+    with refuses("replacement-takes-no-cache"):
         block(query_input=x, key_input=x, value_input=x, past_kv_cache_entry=object())
-    with pytest.raises(gi.GatedInterpError, match="switch it off with"):
+    with refuses("split-input-in-replacement"):
         block(query_input=x[:, :, None].repeat(1, 1, 3, 1))

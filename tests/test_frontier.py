@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 import torch
 from commands import invoke
+from refusals import refuses
 
 import gated_interp as gi
 from gated_interp.analysis.sparsity import sparsity, switching_on
-from gated_interp.core.errors import GatedInterpError
 from gated_interp.experiments import study
 from gated_interp.experiments.benchmarks import run_benchmarks
 from gated_interp.experiments.frontier import (
@@ -90,9 +90,9 @@ def test_a_knob_and_a_setting_reach_the_block():
 
 
 def test_an_unknown_method_or_task_is_a_sentence(tmp_path):
-    with pytest.raises(GatedInterpError, match=r"no method 'magic'; there are gated, gated \(post"):
+    with refuses("unknown-name", name="magic"):
         run_frontier(tmp_path, methods=["magic"])
-    with pytest.raises(GatedInterpError, match="no task 'trigrams'; name a shape of toy"):
+    with refuses("no-such-original", name="trigrams"):
         run_frontier(tmp_path, tasks=["trigrams"])
     result = invoke(["frontier", "--tune", "--width"])
     assert result.exit_code == 1
@@ -124,7 +124,7 @@ def test_a_method_registered_in_one_line_is_everywhere(tmp_path, monkeypatch):
     widths = [f"mine, {n}x" for n in (1, 2, 4, 8)]
     assert [name for name, *_ in mine] == ["mine, 0", *widths, "mine"]
     monkeypatch.undo()
-    with pytest.raises(GatedInterpError, match="no method 'mine'"):
+    with refuses("unknown-name", what="method", name="mine"):
         method_named("mine")
 
 
@@ -209,7 +209,7 @@ def test_sparsity_counts_heads_that_write_and_heads_that_cancel():
     opposed = sparsity(gi.splice(toy, 0, block), tokens)
     assert opposed["cancellation"] == pytest.approx(1, abs=1e-5)
     assert opposed["heads_alive"] == 2
-    with pytest.raises(GatedInterpError, match="layer 1 is not there"):
+    with refuses("no-such-layer", layer=1):
         sparsity(toy, 1, tokens)
 
 
@@ -223,7 +223,7 @@ def test_switching_on_moves_nothing_where_nothing_is_shut_and_most_where_it_is_p
     assert pushed["kl_adversarial"] > pushed["kl_random"]
     assert pushed["kl_adversarial"] > pushed["kl"]
     assert layer.raw_W_O.grad is None
-    with pytest.raises(GatedInterpError, match="layer 0 holds no replacement; splice one in"):
+    with refuses("no-replacement", layer=0):
         switching_on(toy, tokens, seed=0)
 
 

@@ -10,12 +10,12 @@ from typing import ClassVar
 
 import pandas as pd
 import pytest
+from refusals import refuses, says
 from test_cli import cli, one_sentence
 from test_sweep import a_row, config, run
 
 from gated_interp.analysis.verdict import verdict
 from gated_interp.checkpoints.checkpoint import save
-from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.files import write_text, write_whole
 from gated_interp.experiments import originals, paper, study, sweep
 from gated_interp.experiments.seeds import MEASURES, GatedOutcome, ToyOutcome
@@ -29,7 +29,6 @@ from gated_interp.training.config import TrainConfig
 from gated_interp.training.loop import train_model
 
 TOY = ToyConfig(n_trigrams=3, n_heads=2)
-FULL = "No space left on device; make room, or name a folder elsewhere, and run it again."
 
 
 def pour_into(file):
@@ -73,9 +72,8 @@ def disk(tmp_path):
 def test_what_stood_there_stays(disk):
     path = write_text(disk.path / "a.txt", "the old text")
     disk.fill()
-    with pytest.raises(GatedInterpError) as error:
+    with refuses("disk-full", path=str(path), reason="No space left on device"):
         write_text(path, "y" * 10_000)
-    assert str(error.value) == f"cannot write {path}: {FULL}"
     assert path.read_text() == "the old text"
     assert disk.files() == ["a.txt"]
 
@@ -89,8 +87,8 @@ def test_every_way_to_have_no_room_is_a_sentence(number, when, tmp_path, monkeyp
     if when == "syncing":
         monkeypatch.setattr(os, "fsync", fail)
     write = fail if when == "writing" else lambda p: p.write_text("x")
-    advice = "name a folder that can be" if number == errno.EIO else "make room, or"
-    with pytest.raises(GatedInterpError, match=f"x: {os.strerror(number)}; {advice}.*\\.$"):
+    code = "cannot-write" if number == errno.EIO else "disk-full"
+    with refuses(code, path=str(tmp_path / "x"), reason=os.strerror(number)):
         write_whole(tmp_path / "x", write)
     assert list(tmp_path.iterdir()) == []
 
@@ -107,7 +105,7 @@ def test_a_training_keeps_its_last_state(disk, monkeypatch):
         return sample(task, n, seed)
 
     monkeypatch.setattr(SkipTrigramTask, "sample", source)
-    with pytest.raises(GatedInterpError, match="No space left on device"):
+    with refuses("disk-full"):
         train_model(TOY, how, checkpoint=path, progress=False)
     assert disk.files() == ["toy.state"]
     (disk.path / "filler").unlink()
@@ -120,7 +118,7 @@ def test_the_largest_file_that_is_allowed_counts_too(tmp_path):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
     try:
-        with pytest.raises(GatedInterpError, match=r"toy\.state: File too large; make room"):
+        with refuses("disk-full", reason="File too large"):
             train_model(
                 TOY, TrainConfig.toy(steps=1), checkpoint=tmp_path / "toy.state", progress=False
             )
@@ -146,7 +144,7 @@ def test_training_commands_on_a_full_disk(command, full, disk, monkeypatch):
     else:
         disk.fill()
     result = cli(*command, *SHORT, "--out", disk.path / "m.safetensors", code=1)
-    assert one_sentence(result).endswith(FULL)
+    assert says("disk-full", one_sentence(result))
     # What would be lost is kept to go on from.
     assert disk.files() == (["m.safetensors.state"] if full == "at the end" else [])
 
@@ -161,7 +159,7 @@ def test_a_sweep_on_a_full_disk_keeps_its_rows(disk, monkeypatch):
     monkeypatch.setattr(study, "train_batches", fake)
     monkeypatch.setattr(sweep, "SWEEP", replace(sweep.SWEEP, summary=lambda cell, _: a_row(cell)))
     made = config(disk.path / "s")
-    with pytest.raises(GatedInterpError, match="No space left on device"):
+    with refuses("disk-full"):
         run(made)
     assert len(pd.read_csv(disk.path / "s/sweep.csv")) == 5
     pd.read_parquet(disk.path / "s/sweep.parquet")
@@ -189,7 +187,7 @@ def test_a_row_that_does_not_fit_leaves_no_half_row(tmp_path, monkeypatch):
         before = table.csv.read_bytes()
         with monkeypatch.context() as patch:
             patch.setattr(os, "fsync", fail)
-            with pytest.raises(GatedInterpError, match=r"cannot write .*t\.csv: No space left"):
+            with refuses("disk-full"):
                 table.append(Named(name="b", n=2))
         assert table.csv.read_bytes() == before
         assert [*table.rows] == [("a",)]
@@ -226,7 +224,7 @@ def test_reproduce_on_a_full_disk(disk, monkeypatch):
     monkeypatch.setattr(paper, "save", full_after_one)
     result = cli("reproduce", "--only", "2H3ST", "--seeds", 2, "--workers", 1,
                  "--out", disk.path / "run", code=1)  # fmt: skip
-    assert one_sentence(result).endswith(FULL)
+    assert says("disk-full", one_sentence(result))
     files = ["run/.parts.lock", "run/2H3ST-gated.safetensors", "run/config.json"]
     assert disk.files() == files
 
@@ -235,7 +233,7 @@ def test_figures_on_a_full_disk(disk, tmp_path):
     model = save(manual_model(2, 3).model, tmp_path / "manual.safetensors")
     disk.fill()
     result = cli("ablate", model, "--out", disk.path, "--format", "html", code=1)
-    assert result.stderr.strip().endswith(FULL)
+    assert says("disk-full", result.stderr)
     assert result.stderr.count("\n") == 1
     assert disk.files() == []
 

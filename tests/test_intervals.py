@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
+from refusals import refuses
 from scipy.stats import binomtest
 
-from gated_interp.core.errors import GatedInterpError
 from gated_interp.metrics.intervals import (
     clustered,
     effective_runs,
@@ -82,11 +82,11 @@ def test_no_change_at_all_still_has_an_interval():
 
 
 def test_bad_input_gets_a_sentence():
-    with pytest.raises(GatedInterpError, match="3 successes of 2 runs"):
+    with refuses("interval-of-nothing", successes=3, n=2):
         wilson(3, 2)
-    with pytest.raises(GatedInterpError, match="0 runs and 0 clusters"):
+    with refuses("clusters-do-not-match", n=0, clusters=0):
         clustered([], [])
-    with pytest.raises(GatedInterpError, match="2 runs and 1 clusters"):
+    with refuses("clusters-do-not-match", n=2, clusters=1):
         clustered([True, False], [0])
-    with pytest.raises(GatedInterpError, match="those of the same seeds"):
+    with refuses("pairs-of-unequal-length"):
         paired_difference([True], [True, False], [0])

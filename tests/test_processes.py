@@ -12,13 +12,13 @@ import pandas as pd
 import psutil
 import pytest
 import torch
+from refusals import refuses, says
 from safetensors import safe_open
 from shared_trainings import CASES, SHAPE, bigrams, told
 from test_cli import cli, one_sentence
 from test_train_lm import FLAGS, TEXT
 
 from gated_interp.cli.console import say, tell
-from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.launch import is_main, n_processes, rank
 from gated_interp.core.signals import STOPS, Terminated
 from gated_interp.experiments.single import state_of, write_trained
@@ -50,13 +50,13 @@ def test_a_launcher_says_how_many_and_which(second_of_two, monkeypatch):
 def test_a_batch_that_cannot_be_shared_equally_is_refused(second_of_two):
     model = build_language_model(SHAPE)
     config = TrainConfig.language(batch_size=5, device="cpu")
-    with pytest.raises(GatedInterpError, match="batch_size is 5; it must be a multiple of the 2"):
+    with refuses("batch-not-shared-equally", batch_size=5, size=2):
         train_model(model, config, data=bigrams, progress=False)
 
 
 def test_without_accelerate_a_sentence_names_the_extra(second_of_two, monkeypatch):
     monkeypatch.setitem(sys.modules, "accelerate", None)
-    with pytest.raises(GatedInterpError, match=r"needs accelerate; install gated-interp\[scale\]"):
+    with refuses("accelerate-package-missing"):
         train_model(build_language_model(SHAPE), TrainConfig.language(device="cpu"), data=bigrams)
 
 
@@ -74,7 +74,7 @@ def test_only_the_first_prints_results_and_writes_files(second_of_two, capsys, t
 def test_commands_that_processes_cannot_share_are_refused(command, second_of_two, monkeypatch):
     monkeypatch.setenv("RANK", "0")
     sentence = one_sentence(cli(*command, code=1))
-    assert f"{command[0]} is not for several processes, only train-toy" in sentence
+    assert says("not-for-several-processes", sentence)
 
 
 def test_the_variation_of_shares_adds_up_to_that_of_the_whole():

@@ -3,10 +3,10 @@
 import pytest
 import torch
 from closeness import assert_close
+from refusals import refuses
 
 from gated_interp.analysis.verdict import verdict
 from gated_interp.analysis.writes import head_writes
-from gated_interp.core.errors import GatedInterpError
 from gated_interp.models.analytic import manual_model
 from gated_interp.models.toy import HookedTransformer, ToyConfig, build_toy
 from gated_interp.replacements.gated_attention import GatedAttention, GatedConfig
@@ -125,15 +125,15 @@ def test_where_every_head_is_dead_the_one_that_reaches_furthest_stays():
 
 def test_pruning_refuses_what_it_cannot_prune():
     model = gated_with_dead_heads()
-    with pytest.raises(GatedInterpError, match="holds no gated block"):
+    with refuses("no-gated-block"):
         prune_dead_heads(unsplice(model))
-    with pytest.raises(GatedInterpError, match="threshold is -1"):
+    with refuses("is-negative", name="threshold", value=-1):
         prune_dead_heads(model, threshold=-1)
-    with pytest.raises(GatedInterpError, match="name at least one of 0 to 6"):
+    with refuses("bad-heads-to-keep", last=6):
         with_heads(model.blocks[0].attn, [])
-    with pytest.raises(GatedInterpError, match="name at least one of 0 to 6"):
+    with refuses("bad-heads-to-keep", last=6):
         with_heads(model.blocks[0].attn, [7])
     with torch.no_grad():
         model.pos_embed.W_pos[0, 0] = 1.0
-    with pytest.raises(GatedInterpError, match="positional signal"):
+    with refuses("pruning-needs-first-layer"):
         prune_dead_heads(model)

@@ -6,6 +6,7 @@ import pytest
 import safetensors.torch
 import torch
 from closeness import assert_close
+from refusals import refuses
 
 from gated_interp.checkpoints.checkpoint import load, read_info, save
 from gated_interp.core.errors import CheckpointError
@@ -96,34 +97,34 @@ def drop(tensors: Tensors, name: str) -> Tensors:
 
 
 REFUSED = {
-    "toy without W_Q": (drop(published_toy(), "attn.W_Q"), r"lacks the tensor 'attn\.W_Q'"),
-    "toy without b_V": (drop(published_toy(), "attn.b_V"), r"lacks the tensor 'attn\.b_V'"),
-    "toy without mask": (drop(published_toy(), "attn.IGNORE"), r"lacks .*'attn\.IGNORE'"),
-    "toy with b_O": (published_toy() | {"attn.b_O": torch.zeros(10)}, r"'attn\.b_O' that does not"),
-    "block without gate": (drop(published_gated(), "W_gate_K"), "lacks the tensor 'W_gate_K'"),
-    "block without W_Q": (drop(published_gated(), "W_Q"), "lacks the tensor 'W_Q'"),
-    "block with more": (published_gated() | {"IGNORE": torch.zeros(())}, "'IGNORE' that does not"),
-    "toy and block": (published_toy() | published_gated(), "that does not belong"),
-    "odd width": (published_toy(d_model=9), r"of shape \[3, 9, 1\]; in the published format"),
-    "no trigram": (published_toy(d_model=2), r"of shape \[3, 2, 1\]"),
+    "toy without W_Q": (drop(published_toy(), "attn.W_Q"), "published-tensor-missing"),
+    "toy without b_V": (drop(published_toy(), "attn.b_V"), "tensor-missing"),
+    "toy without mask": (drop(published_toy(), "attn.IGNORE"), "tensor-missing"),
+    "toy with b_O": (published_toy() | {"attn.b_O": torch.zeros(10)}, "tensor-unexpected"),
+    "block without gate": (drop(published_gated(), "W_gate_K"), "tensor-missing"),
+    "block without W_Q": (drop(published_gated(), "W_Q"), "published-tensor-missing"),
+    "block with more": (published_gated() | {"IGNORE": torch.zeros(())}, "tensor-unexpected"),
+    "toy and block": (published_toy() | published_gated(), "tensor-unexpected"),
+    "odd width": (published_toy(d_model=9), "published-tensor-wrong-shape"),
+    "no trigram": (published_toy(d_model=2), "published-tensor-wrong-shape"),
     "too wide": (
         {"attn.W_Q": torch.zeros(1, 5000, 1)},
-        "n_trigrams is 2499; a checkpoint may have at most 2048",
+        "number-beyond-limit",
     ),
     "misshapen": (
         published_toy() | {"attn.W_O": torch.zeros(3, 10, 1)},
-        r"'attn\.W_O' of shape \[3, 10, 1\]; .* must be \[3, 1, 10\]",
+        "tensor-wrong-shape",
     ),
-    "no mask": (published_toy() | {"attn.IGNORE": torch.tensor(0.0)}, "mask value 0.0"),
-    "NaN": (published_gated() | {"b_gate_Q": torch.full((5, 1), torch.nan)}, "5 NaN"),
+    "no mask": (published_toy() | {"attn.IGNORE": torch.tensor(0.0)}, "bad-mask-value"),
+    "NaN": (published_gated() | {"b_gate_Q": torch.full((5, 1), torch.nan)}, "tensor-not-finite"),
 }
 
 
 @pytest.mark.parametrize("case", REFUSED)
 def test_a_spoilt_published_file_is_refused(tmp_path: Path, case: str) -> None:
-    tensors, words = REFUSED[case]
+    tensors, code = REFUSED[case]
     path = written(tmp_path / "m.st", tensors)
-    with pytest.raises(CheckpointError, match=words) as refused:
+    with refuses(code, CheckpointError) as refused:
         load(path)
     assert str(path) in str(refused.value)
 
@@ -137,5 +138,5 @@ def test_info_reads_a_published_file(tmp_path: Path) -> None:
 def test_one_gate_is_enough_to_recognise_a_published_block(tmp_path: Path, only: str) -> None:
     other = {"W_gate_Q": "W_gate_K", "W_gate_K": "W_gate_Q"}[only]
     path = written(tmp_path / "m.st", drop(published_gated(), other))
-    with pytest.raises(CheckpointError, match=f"lacks the tensor '{other}'"):
+    with refuses("tensor-missing", CheckpointError):
         load(path)

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from closeness import assert_close
+from refusals import refuses
 from test_decompose import block, model, task  # noqa: F401
 
 import gated_interp as gi
@@ -98,15 +99,15 @@ def test_contexts_are_where_the_head_writes_most(model):  # noqa: F811
 
 def test_refusals(model):  # noqa: F811
     tokens = model.task.sample(2, seed=0).tokens
-    with pytest.raises(gi.GatedInterpError, match="layer"):
+    with refuses("which-layer-of-heads"):
         gi.read_heads(model, tokens=tokens)
-    with pytest.raises(gi.GatedInterpError, match="there are 2 names; the model has 270 tokens"):
+    with refuses("too-few-names", names=2, tokens=270):
         gi.read_heads(model, 0, tokens, names=["a", "b"])
     toy = gi.load("2H3ST-toy")
-    with pytest.raises(gi.GatedInterpError, match="names no text"):
+    with refuses("no-text"):
         gi.read_heads(toy)
     sae = gi.fit_replacement(model, 0, method="sae on output", steps=1, progress=False).model
-    with pytest.raises(gi.GatedInterpError, match="has no source positions"):
+    with refuses("layer-without-sources"):
         gi.read_heads(gi.splice(model, 0, sae), 0, tokens)
 
 

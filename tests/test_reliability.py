@@ -6,8 +6,8 @@ import math
 import pandas as pd
 import pytest
 from commands import invoke
+from refusals import refuses, says
 
-from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.files import write_table
 from gated_interp.experiments import study
 from gated_interp.experiments.originals import Toys
@@ -98,13 +98,13 @@ def test_another_config_is_refused_and_nothing_is_overwritten(tmp_path, monkeypa
     tiny(tmp_path)
     before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
     monkeypatch.setattr(study, "measured", never)
-    for other, words in (
-        ({"seeds": 3}, "with seeds 2 instead of 3"),
-        ({"first_seed": 7}, "with first_seed 7000 instead of 7"),
-        ({"steps": 31}, "with steps 30 instead of 31 in 3H2ST/reliable"),
-        ({"toy_steps": 201}, "with toy_steps 200 instead of 201"),
+    for other, found in (
+        ({"seeds": 3}, {"name": "seeds", "then": 2, "now": 3}),
+        ({"first_seed": 7}, {"name": "first_seed", "then": 7000, "now": 7}),
+        ({"steps": 31}, {"name": "steps", "then": 30, "now": 31}),
+        ({"toy_steps": 201}, {"name": "toy_steps", "then": 200, "now": 201}),
     ):
-        with pytest.raises(GatedInterpError, match=words):
+        with refuses("results-of-another-run", **found):
             tiny(tmp_path, **other)
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
 
@@ -112,25 +112,25 @@ def test_another_config_is_refused_and_nothing_is_overwritten(tmp_path, monkeypa
 def test_a_table_that_is_not_ours_is_refused(tmp_path):
     table = tmp_path / "reliability.csv"
     table.write_text("mine\n1\n")
-    with pytest.raises(GatedInterpError, match="does not say how the results beside it were made"):
+    with refuses("table-without-settings"):
         tiny(tmp_path)
     assert table.read_text() == "mine\n1\n"
-    with pytest.raises(GatedInterpError, match="is a file"):
+    with refuses("folder-is-a-file"):
         tiny(table)
-    with pytest.raises(GatedInterpError, match="no column 'experiment'"):
+    with refuses("table-file-lacks-a-column", column="experiment"):
         RELIABILITY.draw(table, tmp_path)
 
 
 def test_bad_wishes_are_refused(tmp_path):
-    with pytest.raises(GatedInterpError, match="no recipe 'magic'"):
+    with refuses("unknown-name", name="magic"):
         tiny(tmp_path, variants=["magic"])
-    with pytest.raises(GatedInterpError, match="at least one"):
+    with refuses("cells-not-distinct"):
         tiny(tmp_path, shapes=[])
-    with pytest.raises(GatedInterpError, match="each once"):
+    with refuses("cells-not-distinct"):
         tiny(tmp_path, shapes=[(3, 2), (3, 2)])
-    with pytest.raises(GatedInterpError, match="seeds is 0"):
+    with refuses("config-not-positive", field="seeds", value=0):
         CellsConfig(seeds=0)
-    with pytest.raises(GatedInterpError, match="no shape or recipe '9H9ST'"):
+    with refuses("unknown-name", name="9H9ST"):
         selected(["9H9ST"])
     assert not list(tmp_path.iterdir())
 
@@ -265,7 +265,7 @@ def test_the_phase_diagram_has_a_row_per_cell_and_goes_on(tmp_path):
     assert progress == [(0, 2), (1, 2), (2, 2)]
     assert table[["heads", "trigrams"]].to_numpy().tolist() == [[3, 1], [1, 1]]
     assert table["learnt"].between(0, 1).all()
-    with pytest.raises(GatedInterpError, match="with steps 30 instead of 29"):
+    with refuses("results-of-another-run", name="steps", then=30, now=29):
         run_phase(tmp_path, heads=[1], trigrams=[1], **{**TINY, "steps": 29})
 
 
@@ -280,11 +280,11 @@ def test_the_commands(tmp_path):
     assert (tmp_path / "phase" / "figures" / "phase-diagram.html").exists()
     refused = call("phase", *cell, *few[2:], "--out", tmp_path / "phase")
     assert refused.exit_code == 1
-    assert "with seeds 1 instead of 8" in refused.stderr
+    assert says("results-of-another-run", refused.stderr)
     assert call("phase", "--heads", "0", "--out", tmp_path / "x").exit_code == 2
     unknown = call("reliability", "--only", "magic", *few, "--out", tmp_path / "x")
     assert unknown.exit_code == 1
-    assert "no shape or recipe 'magic'" in unknown.stderr
+    assert says("unknown-name", unknown.stderr)
     assert not (tmp_path / "x").exists()
     wanted = ["--only", "2H3ST", "--only", "2x heads"]
     done = call("reliability", *wanted, *few, "--out", tmp_path / "rows")
@@ -349,5 +349,5 @@ def test_a_folder_of_the_last_version_is_gone_on_with(tmp_path, monkeypatch):
     assert table["fvu"].tolist() == [row.fvu]
     kept = read_table(tmp_path / "reliability-runs.csv")
     assert kept["recipe"].tolist() == ["reliable"] * 4  # without a row it is measured again
-    with pytest.raises(GatedInterpError, match="with steps 7 instead of 8 in 2H3ST/reliable"):
+    with refuses("results-of-another-run", name="steps", then=7, now=8, where=" in 2H3ST/reliable"):
         run_reliability(tmp_path, shapes=[(2, 3)], variants=["reliable"], **how | {"steps": 8})

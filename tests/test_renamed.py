@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from refusals import refuses
 
 import gated_interp as gi
 from gated_interp.analysis.faithfulness import dead_heads
@@ -84,7 +85,7 @@ def test_which_layer_is_meant(model):
     assert chosen_layer(model, 0) == 0
     plain = gi.unsplice(model)
     for several in (plain, gi.splice(model, 0, block_at(plain, 0))):
-        with pytest.raises(gi.GatedInterpError, match="say which layer"):
+        with refuses("which-layer-of-heads"):
             chosen_layer(several, None)
     toy = gi.build_toy(gi.ToyConfig(n_trigrams=1, n_heads=2))
     assert chosen_layer(toy, None) == 0
@@ -95,7 +96,7 @@ def test_a_head_is_named_without_its_layer_where_one_is_spliced(model):
     wanted = gi.ov_circuit(model, 1, 3).matrix
     for name in ({"head": 3}, {"head": "L1H3"}, {"head": (1, 3)}, {"layer": "L1H3"}):
         torch.testing.assert_close(gi.ov_circuit(model, **name).matrix, wanted)
-    with pytest.raises(gi.GatedInterpError, match="neither a layer nor a head"):
+    with refuses("no-head"):
         gi.qk_circuit(model)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from refusals import refuses, says
 from test_cli import cli, one_sentence
 from test_decompose import block, model, task  # noqa: F401
 
@@ -262,7 +263,7 @@ def test_a_model_of_ones_own_needs_its_tokens_alone(tmp_path, model):  # noqa: F
     page = written(tmp_path, own, layer=1, tokens=tokens, names=[f"t{i}" for i in range(270)])
     assert "t1" in "".join(page.csv["circuits-model.csv"]["writes"])
     assert page.csv["provenance.csv"].set_index("name")["value"]["task"] == "none named"
-    with pytest.raises(gi.GatedInterpError, match="names no text; give tokens"):
+    with refuses("no-text"):
         report(own, tmp_path / "other.html")
 
 
@@ -323,13 +324,13 @@ def test_runs_of_a_decomposition_are_drawn_beside_it(tmp_path):
 
 def test_a_table_that_does_not_fit_is_refused(tmp_path):
     page, path = tmp_path / "page.html", tmp_path / "frontier.csv"
-    with pytest.raises(gi.GatedInterpError, match="cannot be read as a table"):
+    with refuses("bad-comparison-file"):
         report(gated(), page, beside=path)
-    with pytest.raises(gi.GatedInterpError, match="has no column task"):
+    with refuses("comparison-lacks-a-column", column="task"):
         report(gated(), page, beside=beside(tmp_path, {"a": [1]}))
-    with pytest.raises(gi.GatedInterpError, match="has no row for 2H3ST"):
+    with refuses("comparison-without-rows", wanted="for 2H3ST"):
         report(gated(), page, beside=beside(tmp_path, {k: v[2:] for k, v in FRONTIER.items()}))
-    with pytest.raises(gi.GatedInterpError, match="2H3ST has no block"):
+    with refuses("no-block-to-compare", model="2H3ST"):
         report(manual_model(2, 3).model, page, beside=path)
     assert not page.exists()
 
@@ -378,22 +379,22 @@ def test_without_a_browser_the_page_draws_them(tmp_path, monkeypatch):
 
 
 def test_what_cannot_be_a_report_is_refused(tmp_path):
-    with pytest.raises(gi.GatedInterpError, match="it is a folder; name a file"):
+    with refuses("output-is-a-folder"):
         report("2H3ST-toy", tmp_path)
-    with pytest.raises(gi.GatedInterpError, match="is no page; name a file that ends in"):
+    with refuses("not-a-page"):
         report("2H3ST-toy", tmp_path / "page.pdf")
     other = tmp_path / "other.html"
     other.write_text("<!DOCTYPE html><title>somebody's</title>")
-    with pytest.raises(gi.GatedInterpError, match="is there already and is no report"):
+    with refuses("not-a-report"):
         report("2H3ST-toy", other)
     assert "somebody's" in other.read_text()
-    with pytest.raises(gi.GatedInterpError, match=r"other\.html is a file; name another folder"):
+    with refuses("page-in-a-file"):
         report("2H3ST-toy", other / "page.html")
-    with pytest.raises(gi.GatedInterpError, match="no shipped model and no file 'nothing'"):
+    with refuses("no-such-model", source="nothing"):
         report("nothing", tmp_path / "page.html")
-    with pytest.raises(gi.GatedInterpError, match="sequences is 1"):
+    with refuses("too-small", name="sequences", value=1):
         report("2H3ST-toy", tmp_path / "page.html", sequences=1)
-    with pytest.raises(gi.GatedInterpError, match="layer"):
+    with refuses("no-such-layer"):
         report("2H3ST-toy", tmp_path / "page.html", layer=3)
 
 
@@ -406,6 +407,8 @@ def test_the_command(tmp_path, monkeypatch):
     made_by = found.set_index("name")["value"]["made by"]
     assert made_by == "gated-interp report 2H3ST-toy --out page.html --sequences 20"
     assert str(tmp_path) not in page.read_text(encoding="utf-8")
-    assert "is a folder" in one_sentence(cli("report", "2H3ST-toy", "--out", tmp_path, code=1))
+    assert says(
+        "output-is-a-folder", one_sentence(cli("report", "2H3ST-toy", "--out", tmp_path, code=1))
+    )
     cli("report", "2H3ST-toy", "--sequences", "1", code=2)
-    assert "no shipped model" in one_sentence(cli("report", "no-such", code=1))
+    assert says("no-such-model", one_sentence(cli("report", "no-such", code=1)))

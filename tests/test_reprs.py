@@ -2,12 +2,12 @@
 
 import pytest
 import torch
+from refusals import refuses
 
 from gated_interp.analysis.attribution import edge_loadings, logit_attribution
 from gated_interp.analysis.faithfulness import faithfulness
 from gated_interp.analysis.subsets import subset_values
 from gated_interp.checkpoints.checkpoint import load, save_pretrained
-from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.shipped import shipped_names
 from gated_interp.experiments.recipes import Recipe
 from gated_interp.experiments.seeds import train_seeds
@@ -101,5 +101,5 @@ def test_an_outcome_counts_what_was_learnt():
     outcome = train_seeds(2, TRUTH.task, QUICK, [0, 1])
     assert repr(outcome) == "SeedsOutcome(0 of 2 toys learnt, 0 of 0 gated runs are clean)"
     assert "HookedTransformer" not in repr(outcome.toys[0])
-    with pytest.raises(GatedInterpError, match="none of 2 toys learnt"):
+    with refuses("no-toy-learnt", n=2):
         _ = outcome.selected

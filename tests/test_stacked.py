@@ -7,6 +7,7 @@ import attention_models
 import pytest
 import torch
 from closeness import assert_close, twin
+from refusals import refuses
 
 from gated_interp.metrics.predictions import next_token_loss
 from gated_interp.models.analytic import manual_model
@@ -245,7 +246,7 @@ def test_unstacked_blocks_are_the_blocks_that_went_in():
 
 def test_blocks_of_two_shapes_are_refused():
     two, five = gated_blocks(1, n_heads=2), gated_blocks(1, n_heads=5)
-    with pytest.raises(ValueError, match=r"one config but for seed and output_scale"):
+    with refuses("stack-of-different-configs"):
         StackedGated(two + five)
 
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 from closeness import assert_close, twin
+from refusals import refuses
 
 from gated_interp.analysis.faithfulness import faithfulness
 from gated_interp.analysis.verdict import verdict, verdict_from_writes
-from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.seeds import derive
 from gated_interp.core.streams import Stream
 from gated_interp.models.analytic import two_readers
@@ -504,39 +504,45 @@ def test_reasons_not_to_stack():
 def test_what_fits_no_path_is_refused():
     wide = GatedAttention(GatedConfig(d_model=V + 2, n_heads=3))
     run = gated_run(1)
-    for bad, words in [
-        (GatedRun(run.original, wide, run.config, TASK), r"d_model 8; the model has 6"),
-        (GatedRun(run.original, run.block, run.config, SkipTrigramTask(3, 7)), r"6 tokens"),
-        (GatedRun(run.original, run.block, run.config, SkipTrigramTask(2, 13)), r"13 positions"),
-        (GatedRun(run.original, run.block, run.config, TASK, layer=1), r"layer 1 is not there"),
+    for bad, code in [
+        (GatedRun(run.original, wide, run.config, TASK), "block-width-mismatch"),
+        (
+            GatedRun(run.original, run.block, run.config, SkipTrigramTask(3, 7)),
+            "vocabulary-mismatch",
+        ),
+        (
+            GatedRun(run.original, run.block, run.config, SkipTrigramTask(2, 13)),
+            "task-longer-than-context",
+        ),
+        (GatedRun(run.original, run.block, run.config, TASK, layer=1), "no-such-layer"),
     ]:
-        with pytest.raises(GatedInterpError, match=words):
+        with refuses(code):
             train_gated_runs([bad], progress=False)
     for train in (train_toys, train_gated_runs):
-        with pytest.raises(GatedInterpError, match=r"nothing to train"):
+        with refuses("no-runs"):
             train([], progress=False)
 
 
 @pytest.mark.parametrize(("n_sequences", "batch_size"), [(1, 1), (2, 2), (10, 10)])
-def test_too_few_sequences_are_refused_in_one_sentence(n_sequences, batch_size):
+def test_too_few_sequences_are_refused(n_sequences, batch_size):
     config = {"data": "fixed", "n_sequences": n_sequences, "batch_size": batch_size}
     for train, run in (
         (train_toys, toy_run(0, **config)),
         (train_gated_runs, gated_run(0, **config)),
     ):
-        with pytest.raises(GatedInterpError, match=r"more sequences or a smaller batch") as error:
+        with refuses("pool-too-small") as error:
             train([run], progress=False)
-        assert str(error.value).count(".") == 1
+        assert error.value.fields["n_sequences"] == n_sequences
 
 
 def test_an_empty_pool_is_refused():
     for bad in ({"n_sequences": 0, "per_query": 1}, {"n_sequences": 10, "per_query": 0}):
-        with pytest.raises(GatedInterpError, match=r"must be positive"):
+        with refuses("pool-of-nothing"):
             ContextPool(TASK, [0], **bad)
 
 
 def test_a_loss_that_is_not_finite_stops_in_one_sentence():
-    with pytest.raises(GatedInterpError, match=r"the loss of run 1 is not finite at step \d+"):
+    with refuses("loss-of-run-not-finite", run=1):
         train_gated_runs([gated_run(1), gated_run(2, lr=1e30)], progress=False)
 
 

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 import torch
 from closeness import assert_close
+from refusals import refuses
 
 from gated_interp.analysis.faithfulness import dead_heads, faithfulness
 from gated_interp.analysis.measures import (
@@ -25,7 +26,6 @@ from gated_interp.analysis.superposition import (
     superposition_report,
 )
 from gated_interp.analysis.verdict import Verdict, verdict
-from gated_interp.core.errors import GatedInterpError
 from gated_interp.metrics.reconstruction import fvu, l0
 from gated_interp.models.analytic import conditional_pair, manual_model, paired_model
 from gated_interp.replacements.gated_attention import GatedAttention
@@ -268,22 +268,22 @@ def test_intervals_cover():
 
 def test_bad_input_in_one_sentence():
     toy = models.toy(TASK)
-    with pytest.raises(GatedInterpError, match="not a sum over the heads of layer 0"):
+    with refuses("logits-not-a-sum", layer=0):
         superposition_report(models.two_layers(TASK), TASK)
-    with pytest.raises(GatedInterpError, match="a task of 4 trigrams has 10"):
+    with refuses("vocabulary-mismatch", task="a task of 4 trigrams", wanted=10):
         superposition_report(toy, SkipTrigramTask(4))
-    with pytest.raises(GatedInterpError, match=r"trigram \d never occurs in the examples"):
+    with refuses("case-without-examples", word="trigram"):
         superposition_report(toy, TASK, n=2)
-    with pytest.raises(GatedInterpError, match="replicates is 1"):
+    with refuses("too-small", name="replicates", value=1):
         superposition_report(toy, TASK, replicates=1)
     foils = TASK.foils_in(torch.tensor([[7, 1, 2, 4], [7, 0, 3, 6]]))
-    with pytest.raises(GatedInterpError, match="never stands without an A"):
+    with refuses("case-without-foils"):
         false_alarms_by_head(toy, TASK, foils)
-    with pytest.raises(GatedInterpError, match="layer 1 is not there"):
+    with refuses("no-such-layer", layer=1):
         faithfulness(toy, 1, TOKENS)
-    with pytest.raises(GatedInterpError, match="outside the vocabulary"):
+    with refuses("token-outside-vocabulary"):
         dead_heads(toy, TOKENS + 4)
-    with pytest.raises(GatedInterpError, match="on cpu; the model is on meta"):
+    with refuses("tokens-on-another-device", there="cpu", here="meta"):
         faithfulness(models.toy(TASK).to("meta"), TOKENS)
 
 

@@ -18,8 +18,8 @@ from typing import ClassVar
 import pandas as pd
 import pytest
 from commands import invoke
+from refusals import refuses
 
-from gated_interp.core.errors import GatedInterpError
 from gated_interp.experiments import study, sweep
 from gated_interp.experiments.backends import connected
 from gated_interp.experiments.grid import numbers, whole_numbers
@@ -107,30 +107,30 @@ def test_whole_numbers_of_an_axis(written, found):
 
 
 @pytest.mark.parametrize(
-    ("written", "words"),
+    ("written", "code"),
     [
-        ("4:2", "holds no number; write FROM:TO"),
-        ("0:2", "must be at least 1"),
-        ("-1", "must be at least 1"),
-        ("", "write a range such as 2:4"),
-        ("2:", "write a range"),
-        ("2.5", "write a range"),
-        ("a:b", "write a range"),
-        ("1:1000000000000", "at most 10000 numbers"),
+        ("4:2", "range-empty"),
+        ("0:2", "range-too-low"),
+        ("-1", "range-too-low"),
+        ("", "not-a-range"),
+        ("2:", "not-a-range"),
+        ("2.5", "not-a-range"),
+        ("a:b", "not-a-range"),
+        ("1:1000000000000", "range-too-long"),
     ],
 )
-def test_an_axis_that_cannot_be_is_refused(written, words):
-    with pytest.raises(GatedInterpError, match=words) as error:
+def test_an_axis_that_cannot_be_is_refused(written, code):
+    with refuses(code) as error:
         whole_numbers(written, "heads")
-    assert str(error.value).startswith(f"heads is {written!r}")
-    with pytest.raises(GatedInterpError, match=words):
+    assert (error.value.fields["name"], error.value.fields["written"]) == ("heads", written)
+    with refuses(code):
         SweepConfig(heads=written)
 
 
 def test_alphas_of_a_grid():
     assert numbers("0.5,0.05,0.5", "alphas") == [0.05, 0.5]
     for bad in ("", "x", "-0.1", "nan", "inf", "0.1,"):
-        with pytest.raises(GatedInterpError, match=r"^alphas is .* numbers from 0 up"):
+        with refuses("not-numbers", name="alphas"):
             numbers(bad, "alphas")
 
 
@@ -159,18 +159,18 @@ def test_what_decides_a_cell_is_in_its_key():
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "code"),
     [
-        ({"seeds": 0}, "seeds is 0; it must be positive"),
-        ({"steps": -1}, "steps is -1"),
-        ({"first_seed": -2}, "first_seed is -2"),
-        ({"n_sequences": 150}, "n_sequences is 150; it must be a multiple"),
-        ({"recipe": "best"}, "it must be one of"),
-        ({"heads": 2}, "heads is 2; it must be str"),
+        ({"seeds": 0}, "config-not-positive"),
+        ({"steps": -1}, "config-not-positive"),
+        ({"first_seed": -2}, "config-negative"),
+        ({"n_sequences": 150}, "config-batches-not-whole"),
+        ({"recipe": "best"}, "config-wrong-type"),
+        ({"heads": 2}, "config-wrong-type"),
     ],
 )
-def test_configs_that_cannot_be_are_refused(change, words):
-    with pytest.raises(GatedInterpError, match=words):
+def test_configs_that_cannot_be_are_refused(change, code):
+    with refuses(code):
         SweepConfig(**change)
 
 
@@ -180,7 +180,7 @@ def test_wilson_by_hand():
     half = z * math.sqrt(0.5 * 0.5 / 2 + z**2 / 16) / (1 + z**2 / 2)
     assert wilson(1, 2) == pytest.approx((0.5 - half, 0.5 + half), abs=1e-6)
     assert wilson(0, 5)[0] == 0
-    with pytest.raises(GatedInterpError, match="no interval"):
+    with refuses("interval-of-nothing"):
         wilson(0, 0)
 
 
@@ -259,18 +259,18 @@ def test_a_damaged_table_is_refused(tmp_path):
     whole = path.read_bytes()
     lines = whole.splitlines(keepends=True)
     damaged = {
-        whole.replace(b"10", b"1o"): "cannot be read as the table",
-        whole.replace(b"\n1e3,9,", b"\n1e3,9"): "cannot be read as the table",
-        whole + b"\xff\xfe": "cannot be read as the table",
-        b"": "cannot be read as the table",
-        b"a,b\n1,2\n": "cannot be read as the table",
-        b"a,b\n": "cannot be read as the table",
-        whole + lines[1]: "one twice",
-        whole + b",3,0.5\n": "without a name",
+        whole.replace(b"10", b"1o"): "stored-table-unreadable",
+        whole.replace(b"\n1e3,9,", b"\n1e3,9"): "stored-table-unreadable",
+        whole + b"\xff\xfe": "stored-table-unreadable",
+        b"": "stored-table-unreadable",
+        b"a,b\n1,2\n": "stored-table-unreadable",
+        b"a,b\n": "stored-table-unreadable",
+        whole + lines[1]: "stored-table-row-twice",
+        whole + b",3,0.5\n": "stored-table-row-twice",
     }
-    for data, words in damaged.items():
+    for data, code in damaged.items():
         path.write_bytes(data)
-        with pytest.raises(GatedInterpError, match=words):
+        with refuses(code):
             the_small(tmp_path)
         assert path.read_bytes() == data
 
@@ -394,9 +394,9 @@ def test_two_processes_find_what_one_finds(tmp_path):
 # ---- refusals: one sentence, nothing overwritten
 
 
-def refused(made, words, folder, **options):
+def refused(made, code, folder, **options):
     before = contents(folder) if folder.is_dir() else None
-    with pytest.raises(GatedInterpError, match=words) as error:
+    with refuses(code) as error:
         run(made, **options)
     sentence = str(error.value)
     assert sentence.endswith(".")
@@ -407,10 +407,10 @@ def refused(made, words, folder, **options):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"heads": "1:3"}, r"a run with heads \[1, 2\] instead of \[1, 2, 3\]"),
-        ({"alphas": None}, r"with alphas \[0.01, 0.1\] instead of \[None\]"),
-        ({"seeds": 5}, "with seeds 2 instead of 5"),
-        ({"hold_fvu": False}, "with hold_fvu True instead of False"),
+        ({"heads": "1:3"}, "results-of-another-run"),
+        ({"alphas": None}, "results-of-another-run"),
+        ({"seeds": 5}, "results-of-another-run"),
+        ({"hold_fvu": False}, "results-of-another-run"),
     ],
 )
 def test_a_folder_with_another_sweep_is_refused(change, words, tmp_path, shapes_run):
@@ -423,21 +423,21 @@ def test_folders_that_hold_something_else_are_refused(tmp_path, shapes_run):
     other = tmp_path / "other"
     other.mkdir()
     (other / "thesis.tex").write_text("years of work")
-    refused(config(other), "holds files that are no sweep's", other)
+    refused(config(other), "folder-not-a-sweep", other)
     file = tmp_path / "file"
     file.write_text("x")
-    refused(config(file), "is a file; name a folder", tmp_path)
-    refused(config(file / "below"), "cannot write|is a file", tmp_path)
+    refused(config(file), "folder-is-a-file", tmp_path)
+    refused(config(file / "below"), "cannot-write-to-folder", tmp_path)
     damaged = tmp_path / "damaged"
     run(config(damaged))
     for text in ("{", "[]", '{"heads": 3}', '{"colour": "red"}'):
         (damaged / "sweep.json").write_text(text)
-        refused(config(damaged), "does not say how", damaged)
+        refused(config(damaged), "table-without-settings", damaged)
     stale = tmp_path / "stale"
     run(config(stale))
     notes = (stale / "sweep.json").read_text().replace('"steps": 3', '"steps": 4')
     (stale / "sweep.json").write_text(notes)
-    refused(config(stale, steps=4), "cells of another sweep, or of another version", stale)
+    refused(config(stale, steps=4), "another-sweep", stale)
 
 
 def test_a_folder_in_use_is_refused(tmp_path, shapes_run):
@@ -445,21 +445,21 @@ def test_a_folder_in_use_is_refused(tmp_path, shapes_run):
     (tmp_path / "sweep.parquet").unlink()  # so that there is something to do
     with (tmp_path / ".sweep.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        refused(config(tmp_path, alphas="0.1"), "another process is writing to", tmp_path)
+        refused(config(tmp_path, alphas="0.1"), "folder-in-use", tmp_path)
     run(config(tmp_path, alphas="0.1"))
     with (tmp_path / ".phase.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(GatedInterpError, match="another process is writing to"):
+        with refuses("folder-in-use"):
             run_phase(tmp_path, heads=[1], trigrams=[1], workers=1)
     assert not (tmp_path / "phase.json").exists()
 
 
 def test_more_heads_than_memory_allows_are_refused(tmp_path, shapes_run):
     out = tmp_path / "s"
-    refused(config(out, heads="9999"), "need about .* GB", out)
-    refused(config(out, heads="1,1000000"), "1000000 heads and [123] trigrams need about", out)
+    refused(config(out, heads="9999"), "too-little-memory", out)
+    refused(config(out, heads="1,1000000"), "too-little-memory", out)
     assert shapes_run == []
-    with pytest.raises(GatedInterpError, match=r"need about 1\.\d GB, 2 at a time, and there"):
+    with refuses("too-little-memory", heads=2, workers=2):
         require_memory(2, 3, Recipe(), 8, 2, 2**30)
     require_memory(2, 3, Recipe(), 8, 1, 2**30)
     require_memory(10**9, 3, Recipe(), 8, 1, None)
@@ -485,12 +485,12 @@ def test_a_scheduler_that_does_not_answer_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("gated_interp.experiments.backends.CONNECT", 1)
     out = tmp_path / "s"
     for address in (f"tcp://127.0.0.1:{free_port()}", "nonsense://x", "tcp://", "127.0.0.1:x"):
-        refused(config(out), "no Dask scheduler answers at", out, workers=address)
+        refused(config(out), "no-scheduler", out, workers=address)
 
 
 def test_no_process_is_refused(tmp_path):
     out = tmp_path / "s"
-    refused(config(out), "workers is 0", out, workers=0)
+    refused(config(out), "too-small", out, workers=0)
 
 
 # ---- kills
@@ -504,7 +504,7 @@ def end_process(*_):
 def test_a_worker_that_ends_by_itself_is_a_sentence():
     with (
         connected(2) as backend,
-        pytest.raises(GatedInterpError, match="a worker process ended by itself"),
+        refuses("worker-ended"),
     ):
         list(backend.run(end_process, [(1,), (2,), (3,)]))
 
@@ -702,7 +702,7 @@ def test_a_study_is_refused_a_scheduler_that_does_not_answer(tmp_path, monkeypat
     monkeypatch.setattr("gated_interp.experiments.backends.CONNECT", 1)
     address = f"tcp://127.0.0.1:{free_port()}"
     args = ["phase", "--heads", "1", "--trigrams", "1", "--workers"]
-    for workers, words in ((address, "no Dask scheduler answers at"), ("0", "a whole number")):
+    for workers, words in ((address, "no-scheduler"), ("0", "a whole number")):
         result = invoke([*args, workers, "--out", str(tmp_path / "s")])
         assert result.exit_code > 0
         assert words in " ".join((result.output + str(result.exception)).split())
@@ -714,7 +714,7 @@ def test_a_cluster_without_workers_is_refused(tmp_path, cluster, monkeypatch):
     monkeypatch.setattr("gated_interp.experiments.backends.FIRST_WORKER", 1)
     address, *_ = cluster(0)
     out = tmp_path / "s"
-    refused(config(out), "has no workers; start some", out, workers=address)
+    refused(config(out), "no-dask-workers", out, workers=address)
 
 
 def test_configs_travel(tmp_path):

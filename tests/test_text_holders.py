@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from closeness import assert_close
+from refusals import refuses
 
 import gated_interp as gi
 from gated_interp.analysis.text_holders import text_holders
@@ -155,9 +156,9 @@ def test_a_layer_that_writes_nothing_has_no_holder(model):
 
 
 def test_refusals(model):
-    with pytest.raises(gi.GatedInterpError, match="layer"):
+    with refuses("which-layer-of-heads"):
         text_holders(model, TOKENS)  # two layers, none named
-    with pytest.raises(gi.GatedInterpError, match="one position"):
+    with refuses("one-position-only"):
         text_holders(model, 0, TOKENS[:, :1])
-    with pytest.raises(gi.GatedInterpError, match="outside the vocabulary"):
+    with refuses("token-outside-vocabulary"):
         text_holders(model, 0, TOKENS + 40)

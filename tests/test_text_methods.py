@@ -4,6 +4,7 @@ import json
 
 import pandas as pd
 import pytest
+from refusals import says
 from test_cli import cli, one_sentence
 
 import gated_interp as gi
@@ -96,7 +97,7 @@ def test_settings_that_all_methods_set_themselves_are_refused(tmp_path):
     run = cli(
         "decompose", "2H3ST-toy", "--method", "all", "--alpha", "1", "--out", tmp_path, code=1
     )
-    assert "leave them out" in one_sentence(run)
+    assert says("method-all-sets-these", one_sentence(run))
     spare = cli(
         "decompose", "2H3ST-toy", "--method", "all", "--spare", "0.1", "--out", tmp_path, code=1
     )

@@ -6,13 +6,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from refusals import refuses
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from test_training_loop import SHORT, TASK, TOY, block_for, equal, uniform, weights
 from test_training_parts import deep_model
 
 from gated_interp.analysis.faithfulness import faithfulness
-from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.seeds import derive
 from gated_interp.core.streams import Stream
 from gated_interp.models.toy import build_toy
@@ -71,7 +71,7 @@ def test_parts_of_a_toys_batch_too():
 
 
 def test_a_fixed_set_holds_whole_updates():
-    with pytest.raises(GatedInterpError, match=r"a multiple of batch_size \* accumulate \(20\)"):
+    with refuses("config-batches-not-whole", batch="batch_size * accumulate", size=20):
         TrainConfig.plain(data="fixed", n_sequences=30, batch_size=10, accumulate=2)
 
 
@@ -206,7 +206,7 @@ def test_other_data_may_be_held_out():
 
 
 def test_measurements_need_rows():
-    with pytest.raises(GatedInterpError, match=r"evaluate_every is 5; it must be a multiple of lo"):
+    with refuses("config-measures-off-the-log", value=5):
         TrainConfig.plain(evaluate_every=5, log_every=3)
 
 
@@ -264,7 +264,7 @@ def test_a_state_of_the_first_version_goes_on(tmp_path):
     save_file(tensors, path, old)
 
     fresh = block_for(model)
-    with pytest.raises(GatedInterpError, match=r"with accumulate 1; this one has 2"):
+    with refuses("resume-with-other-settings", key="accumulate", saved=1, wanted=2):
         train_gated(model, fresh, config.replace(accumulate=2), resume=path, progress=False)
     history = train_gated(model, fresh, config, resume=path, progress=False).history
     assert equal(weights(fresh), weights(wanted.model))
@@ -289,7 +289,7 @@ def test_a_loss_that_is_not_finite_is_never_saved_over_a_good_state(tmp_path):
     calls = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.nn.utils, "clip_grad_norm_", explode)
-        with pytest.raises(GatedInterpError, match="the loss became nan at step 4; use a learning"):
+        with refuses("loss-not-finite", step=4):
             train_gated(
                 model, block_for(model), config.replace(clip_norm=1.0), checkpoint=path,
                 progress=False,

@@ -9,6 +9,7 @@ import pytest
 import torch
 from attention_models import gated, toy
 from closeness import assert_close
+from refusals import refuses
 from test_cli import cli
 
 import gated_interp as gi
@@ -17,7 +18,6 @@ from gated_interp import views
 from gated_interp.analysis.circuit_tables import circuit_summary, circuit_table, circuits_of
 from gated_interp.analysis.example import example_of
 from gated_interp.analysis.superposition import loading_matrix
-from gated_interp.core.errors import GatedInterpError
 from gated_interp.experiments.figures import GALLERY, pictures_of
 from gated_interp.experiments.report import report
 from gated_interp.models.analytic import coherent_head, manual_model, two_readers
@@ -121,7 +121,7 @@ def test_what_is_shown_writes_its_files(tmp_path):
     }  # fmt: skip
     (plain,) = Shown("y", "t", "w", table).write(tmp_path / "y-0.5", ("html",))
     assert plain.read_text() == "a\n0.1234568\n"
-    with pytest.raises(GatedInterpError, match="gif"):
+    with refuses("no-such-format", format="gif"):
         write_all({}, ("gif",))
 
 
@@ -179,12 +179,12 @@ def test_a_subject_measures_its_model_and_nothing_else(manual, spliced):
 
 
 def test_what_a_subject_refuses(manual):
-    with pytest.raises(GatedInterpError, match="no trigram 4; the task has 1 to 3"):
+    with refuses("no-such-case", word="trigram", case=4, last=3):
         Subject.of(manual, trigram=4)
-    with pytest.raises(GatedInterpError, match="layer 2 is not there"):
+    with refuses("no-such-layer", layer=2):
         Subject.of(manual, 2)
     below = Subject.of(induction_model().model, 0).after[0]
-    with pytest.raises(GatedInterpError, match="not a sum over the heads of layer 0"):
+    with refuses("logits-not-a-sum", layer=0):
         _ = below.verdict
 
 

@@ -3,7 +3,8 @@
     python tests/what_works.py
     python tests/what_works.py head_scores qk_circuit
 
-measures every cell on all cores (some ten minutes on two), or those of some functions, and writes
+measures every cell on all cores (some ten minutes on two), or those of some functions (of none,
+where the word is no function's: then only the sentences are written anew), and writes
 ``figures/what-works.csv``, ``figures/what-works-sentences.csv`` and what stands in
 ``docs/what-works.md`` below its marks.
 """
@@ -11,6 +12,7 @@ measures every cell on all cores (some ten minutes on two), or those of some fun
 import collections
 import concurrent.futures
 import dataclasses
+import json
 import os
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -20,6 +22,8 @@ import pandas as pd
 import torch
 from conformance import RAW, REFUSED, RIGHT, ROWS_OF_MATRIX, WRONG, Outcome, outcome
 from model_kinds import BLOCKS, DTYPES, FAMILIES, KINDS, Column, columns
+
+from gated_interp.core.errors import sentence
 
 ROOT = Path(__file__).parents[1]
 CELLS = ROOT / "figures" / "what-works.csv"
@@ -70,21 +74,25 @@ def written(record: Record) -> tuple[str, str]:
     for (name, column), cell in in_order(record).items():
         plain = dataclasses.replace(column, dtype="float32", block="")
         variant = f"{column.block} block" if column.block else column.dtype
-        said = f"{cell.word}: {cell.said}" if cell.word in (WRONG, RAW) else cell.said
-        number = YES if cell.word == RIGHT else str(numbers.setdefault(said, len(numbers) + 1))
+        number = (
+            YES if cell.word == RIGHT else str(numbers.setdefault(_said(cell), len(numbers) + 1))
+        )
         table[name, str(plain)][variant] = number
     rows = [
         {"function": name, "model": model, **{v: cells.get(v, "") for v in VARIANTS}}
         for (name, model), cells in table.items()
     ]
-    sentences = pd.DataFrame({"number": numbers.values(), "sentence": numbers.keys()})
+    said = [{"number": n, "code": code, "fields": json.dumps(fields)}
+            for key, n in numbers.items() for code, fields in [json.loads(key)]]  # fmt: skip
+    sentences = pd.DataFrame(said, columns=["number", "code", "fields"])
     cells_csv: str = pd.DataFrame(rows).to_csv(index=False, lineterminator="\n")
     return cells_csv, sentences.to_csv(index=False, lineterminator="\n")
 
 
 def recorded() -> Record:
     """What the CSVs say."""
-    sentences = dict(pd.read_csv(SENTENCES, dtype=str).itertuples(index=False, name=None))
+    lines = pd.read_csv(SENTENCES, dtype=str).itertuples(index=False, name=None)
+    errors = {number: (code, json.loads(fields)) for number, code, fields in lines}
     plain = {str(c): c for c in columns() if c.dtype == "float32" and not c.block}
     record: Record = {}
     for line in pd.read_csv(CELLS, dtype=str, keep_default_na=False).to_dict("records"):
@@ -92,12 +100,13 @@ def recorded() -> Record:
             if not line[variant] or line["function"] not in ROWS or line["model"] not in plain:
                 continue
             column = dataclasses.replace(plain[line["model"]], **changes)
-            said = "" if line[variant] == YES else sentences[line[variant]]
-            word = RIGHT if not said else REFUSED
-            for bad in (WRONG, RAW):
-                if said.startswith(f"{bad}: "):
-                    word, said = bad, said.removeprefix(f"{bad}: ")
-            record[line["function"], column] = Outcome(word, said)
+            cell = Outcome(RIGHT)
+            if line[variant] != YES:
+                code, fields = errors[line[variant]]
+                cell = Outcome(REFUSED, json.dumps([code, fields]))
+                if code in (WRONG, RAW):
+                    cell = Outcome(code, fields["said"])
+            record[line["function"], column] = cell
     return in_order(record)
 
 
@@ -156,8 +165,7 @@ def tables(record: Record) -> dict[str, str]:
         """A tick, the numbers of the sentences, or both where it depends."""
         if not found:
             return "–"
-        said = list(dict.fromkeys(c.said if c.word == REFUSED else f"{c.word}: {c.said}"
-                                  for c in found if c.word != RIGHT))  # fmt: skip
+        said = list(dict.fromkeys(_said(c) for c in found if c.word != RIGHT))
         links = [f"[{numbers.setdefault(s, len(numbers) + 1)}](#sentences)" for s in said]
         right = [YES] if any(c.word == RIGHT for c in found) else []
         return " ".join([*right, *links])
@@ -194,8 +202,13 @@ def tables(record: Record) -> dict[str, str]:
         f"### {title}\n\n{table({n: kind(n) for n in names})}" for title, names in GROUPS.items()
     )
     found["variants"] = table({n: variant(n) for n in list(VARIANTS)[1:]})
-    lines = [f"{n}. {_escaped(said[:1].upper() + said[1:])}" for said, n in numbers.items()]
+    lines = [f"{n}. {_escaped(sentence(*json.loads(said)))}" for said, n in numbers.items()]
     return {**found, "sentences": "\n".join(lines)}
+
+
+def _said(cell: Outcome) -> str:
+    """The code and fields of a cell that is not right, as JSON."""
+    return cell.said if cell.word == REFUSED else json.dumps([cell.word, {"said": cell.said}])
 
 
 def _name(row: str) -> str:

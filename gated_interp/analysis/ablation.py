@@ -212,9 +212,12 @@ def _mask(name: str, mask: Tensor, tokens: Tensor) -> Bool[Tensor, "batch pos"]:
     """``mask`` for every position of ``tokens``."""
     if mask.dtype != torch.bool or mask.shape not in (tokens.shape, tokens.shape[1:]):
         raise GatedInterpError(
-            f"{name} has shape {tuple(mask.shape)} and type {mask.dtype}; it must be a mask (bool) "
-            f"of the tokens' shape {tuple(tokens.shape)} or of their positions, "
-            f"{tuple(tokens.shape[1:])}."
+            "bad-mask",
+            name=name,
+            shape=tuple(mask.shape),
+            dtype=str(mask.dtype),
+            wanted=tuple(tokens.shape),
+            positions=tuple(tokens.shape[1:]),
         )
     return mask.to(tokens.device).expand(tokens.shape)
 
@@ -249,8 +252,5 @@ def _probes(batch: TrigramBatch) -> Probes:
 
 def _require_trigrams(task: ProbedTask, probes: Probes | None) -> None:
     if probes is None:
-        raise GatedInterpError(
-            "with a task, give its probes or a TrigramBatch such as task.sample(1000, seed=0), "
-            "not bare tokens."
-        )
+        raise GatedInterpError("bare-tokens")
     task.require_each(probes.case)

@@ -190,11 +190,11 @@ def edge_loadings(
 
 def _require_within(what: str, index: Tensor, size: int) -> None:
     if index.numel() == 0:
-        raise GatedInterpError(f"no {what} is named; name at least one example.")
+        raise GatedInterpError("nothing-named", what=what)
     low, high = int(index.min()), int(index.max())
     if low < 0 or high >= size:
         raise GatedInterpError(
-            f"{what} {low if low < 0 else high} is not there; it must be 0 to {size - 1}."
+            "no-such-entry", what=what, index=low if low < 0 else high, last=size - 1
         )
 
 
@@ -230,7 +230,7 @@ class _Run:
         _require_within("position", positions, batch.tokens.shape[1])
         _require_within("target token", targets, model.cfg.d_vocab_out)
         if not bool(batch.counted[rows, positions].all()):
-            raise GatedInterpError("an example stands at padding; name positions of tokens.")
+            raise GatedInterpError("example-at-padding")
         _, cache = batch.cache(model)
         logits = wide(cache[RAW_LOGITS])[rows, positions, targets]
         at = rows, positions
@@ -304,10 +304,7 @@ def read_pairs(
     """
     prefix = f"blocks.{layer}.attn."
     if prefix + "hook_v" not in cache:
-        raise GatedInterpError(
-            f"layer {layer} holds a {type(attn).__name__}, which has no source positions; look at "
-            "a layer of heads."
-        )
+        raise GatedInterpError("layer-without-sources", layer=layer, kind=type(attn).__name__)
     gated = prefix + "hook_gated_pattern"
     pattern = wide(cache[gated if gated in cache else prefix + "hook_pattern"])
     v = wide(clipped_values(attn, cache[prefix + "hook_v"]))
@@ -321,7 +318,4 @@ def _check_sum(
     miss = (parts.sum(1) - whole).abs()
     size = parts.abs().sum(1).clamp(min=1)
     if bool((miss > tolerance * size).any()):
-        raise GatedInterpError(
-            f"the parts miss the logit by up to {miss.max().item():.2g}; the model adds to the "
-            "stream what attribution does not know."
-        )
+        raise GatedInterpError("attribution-does-not-add-up", miss=miss.max().item())

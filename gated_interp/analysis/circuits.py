@@ -74,8 +74,7 @@ class Circuit:
         """Eigenvalues of the product that need not be zero, before a gate's activation or a cap."""
         if self.factors.ldim != self.factors.rdim:
             raise GatedInterpError(
-                f"the circuit is {self.factors.ldim} x {self.factors.rdim}; "
-                "eigenvalues need a square one."
+                "circuit-not-square", rows=self.factors.ldim, columns=self.factors.rdim
             )
         return self.factors.eigenvalues
 
@@ -223,9 +222,7 @@ def gate_circuit(
     layer = attention.layer
     block = gated_block(model, layer)
     if block is None:
-        raise GatedInterpError(
-            f"layer {layer} has no gates; splice a gated attention block in first."
-        )
+        raise GatedInterpError("no-gated-block", layer=layer)
     gate_q, gate_k = wide(block.W_gate_Q[head]), wide(block.W_gate_K[head])
     if space == "residual":
         return Circuit("gate", layer, head, FactoredMatrix(gate_q, gate_k.T))
@@ -243,7 +240,9 @@ def _attention(
 ) -> tuple[Attention, int]:
     named = one_head(model, layer, head)
     if space not in ("token", "residual"):
-        raise GatedInterpError(f"space is {space!r}; it must be 'token' or 'residual'.")
+        raise GatedInterpError(
+            "not-one-of", name="space", value=space, choices=["token", "residual"]
+        )
     return Attention.of(model, named[0]), named[1]
 
 
@@ -252,9 +251,7 @@ def _inputs(
 ) -> Float[Tensor, "d_vocab d_model"]:
     n_ctx = attention.model.cfg.n_ctx
     if position is not None and not 0 <= position < n_ctx:
-        raise GatedInterpError(
-            f"position {position} is not there; the context has 0 to {n_ctx - 1}."
-        )
+        raise GatedInterpError("position-outside-context", position=position, last=n_ctx - 1)
     return attention.inputs(role, position)
 
 
@@ -262,9 +259,7 @@ def _left_out(attention: Attention, *positions: int | None) -> tuple[str, ...]:
     """What the circuit at these positions does not hold."""
     given = [p is not None for p in positions]
     if any(given) and not all(given):
-        raise GatedInterpError(
-            "one of query_position and key_position is given; give both, or none."
-        )
+        raise GatedInterpError("one-position-of-two")
     found = () if all(given) or attention.positions is None else ("positions",)
     return found if attention.layer == 0 else (*found, "what earlier layers write")
 
@@ -427,16 +422,10 @@ def predict_from_circuits(
     batch = Batch.of(model, tokens)
     tokens, attention = batch.tokens, Attention.of(model, 0)
     if attention.positions is not None:
-        raise GatedInterpError(
-            "a prediction from token circuits needs a model without positional signal; "
-            f"this one has {attention.positions} positions that are not zero."
-        )
+        raise GatedInterpError("circuits-ignore-positions", positions=attention.positions)
     for name, value in attention.extras.items():
         if name != "n_key_value_heads":
-            raise GatedInterpError(
-                f"a prediction from token circuits needs plain causal attention; this layer has "
-                f"{name}={value!r}."
-            )
+            raise GatedInterpError("circuits-need-plain-attention", name=name, value=value)
     attn, W_U = attention.attn, wide(model.unembed.W_U)
     logits = attention.inputs("value")[tokens] @ W_U
     logits = logits + wide(attn.b_O) @ W_U + logit_bias(model)

@@ -173,7 +173,7 @@ def loss_recovered(
     batch.require_loss()
     layers = sorted(originals(model)) if layers is None else layers
     if not layers:
-        raise GatedInterpError("no block was spliced into the model; splice one to measure it.")
+        raise GatedInterpError("nothing-spliced")
     # Nobody asks for gates, so blocks need not make them all at once.
     found = _measured(model, batch, layers, gates=False, compared=True, text=True).measures()
     named = {"ce": found.pop("cross_entropy"), "ce_original": found.pop("original_cross_entropy")}
@@ -302,7 +302,7 @@ def dead_heads(
     layer = chosen_layer(model, layer)
     batch = Batch.of(model, tokens, attention_mask)
     if threshold < 0:
-        raise GatedInterpError(f"threshold is {threshold}; it must not be negative.")
+        raise GatedInterpError("is-negative", name="threshold", value=threshold)
     name = f"blocks.{layer}.attn.hook_z"
     _, cache = batch.cache(model, name)
     return dead_from(cache[name][batch.counted][None], model.blocks[layer].attn.W_O, threshold)

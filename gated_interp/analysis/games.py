@@ -61,7 +61,5 @@ def harsanyi_dividends(values: Float[Tensor, "*shape subset"]) -> Float[Tensor, 
 def _n_heads(values: Tensor) -> int:
     heads = values.shape[-1].bit_length() - 1
     if 2**heads != values.shape[-1]:
-        raise GatedInterpError(
-            f"there are {values.shape[-1]} subset values; there must be one for each of 2**n_heads."
-        )
+        raise GatedInterpError("not-a-power-of-two", n=values.shape[-1])
     return heads

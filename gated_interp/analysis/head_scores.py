@@ -222,7 +222,7 @@ def induction_paths(
         [True, False, False]
     """
     if model.cfg.n_layers < 2:
-        raise GatedInterpError("the model has one layer; a path between heads needs two.")
+        raise GatedInterpError("one-layer-only")
     tokens = repeated_random_tokens(model, n, seed=seed, bos=bos)
     other = repeated_random_tokens(model, n, seed=derive(seed, Stream.PATH_SOURCE), bos=bos)
     best = _receiver(model, tokens) if receiver is None else receiver
@@ -232,10 +232,8 @@ def induction_paths(
         earlier = require_heads(model, senders)
     late = [h for h in earlier if h[0] >= layer]
     if late or not earlier:
-        raise GatedInterpError(
-            f"{head_name(late[0]) if late else 'no head'} sends to layer {layer}; name heads of "
-            "earlier layers."
-        )
+        first = head_name(late[0]) if late else "No head"
+        raise GatedInterpError("sender-not-earlier", head=first, layer=layer)
     token_vocabulary(model)
     intact, rows = _repeated_log_prob(model(tokens), tokens), []
     inputs = {"K": "hook_k", "Q": "hook_q", "V": "hook_v", "gate": "hook_gate_scores"}

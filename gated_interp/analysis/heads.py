@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from gated_interp.core.errors import GatedInterpError, unreached
+from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.written import head_name as head_name
 from gated_interp.models.toy import HookedTransformer
 from gated_interp.replacements.splice import chosen_layer as chosen_layer
@@ -70,14 +70,12 @@ def require_heads(model: HookedTransformer, heads: Sequence[Any]) -> list[Head]:
         require_layer(model, layer)
         n = head_counts(model)[layer]
         if not 0 <= head < n:
-            raise GatedInterpError(
-                f"head {head} is not there; layer {layer} has heads 0 to {n - 1}."
-            )
+            raise GatedInterpError("no-such-head", head=head, layer=layer, last=n - 1)
         if (layer, head) in named:
-            raise GatedInterpError(f"{head_name((layer, head))} is named twice; name it once.")
+            raise GatedInterpError("head-named-twice", head=head_name((layer, head)))
         named.append((layer, head))
     if not named:
-        raise GatedInterpError("no head is named; name at least one as (layer, head).")
+        raise GatedInterpError("no-heads")
     return named
 
 
@@ -92,9 +90,7 @@ def head_in(model: HookedTransformer, layer: int, head: HeadOfLayer) -> int:
     """
     named = require_heads(model, [(layer, head) if type(head) is int else head])[0]
     if named[0] != layer:
-        raise GatedInterpError(
-            f"{head_name(named)} is not in layer {layer}; name a head of that layer."
-        )
+        raise GatedInterpError("head-in-another-layer", head=head_name(named), layer=layer)
     return named[1]
 
 
@@ -133,12 +129,9 @@ def one_head(
         ((0, 2), (0, 2))
     """
     if head is None and (layer is None or type(layer) is int):
-        named = (
-            "neither a layer nor a head is named"
-            if layer is None
-            else f"layer {layer} is named and no head of it"
-        )
-        raise GatedInterpError(f"{named}; name one as {layer or 0}, 0 or 'L{layer or 0}H0'.")
+        if layer is None:
+            raise GatedInterpError("no-head")
+        raise GatedInterpError("layer-without-head", layer=layer)
     if head is None:
         return require_heads(model, [layer])[0]
     if layer is None:
@@ -146,7 +139,7 @@ def one_head(
             return require_heads(model, [head])[0]
         layer = chosen_layer(model, None)
     if type(layer) is not int:
-        raise GatedInterpError(f"{layer!r} and {head!r} are two heads; name one.")
+        raise GatedInterpError("two-heads", first=layer, second=head)
     return layer, head_in(model, layer, head)
 
 
@@ -154,7 +147,7 @@ def _pair(entry: Any) -> Head:
     if isinstance(entry, str) and (found := re.fullmatch(r"L([0-9]+)H([0-9]+)", entry)):
         return int(found[1]), int(found[2])
     if not isinstance(entry, tuple | list) or [type(i) for i in entry] != [int, int]:
-        raise GatedInterpError(f"{entry!r} is not a head; name each as (layer, head) or as 'L0H1'.")
+        raise GatedInterpError("not-a-head", entry=entry)
     return entry[0], entry[1]
 
 
@@ -162,7 +155,7 @@ def require_hook(model: HookedTransformer, name: str) -> None:
     """Refuse the name of a hook point that is not there."""
     if name not in model.hook_dict:
         close = get_close_matches(name, list(model.hook_dict), 1, 0)
-        raise GatedInterpError(f"there is no hook point {name!r}; the closest is {close[0]!r}.")
+        raise GatedInterpError("no-such-hook", name=name, close=close[0])
 
 
 @contextmanager
@@ -195,4 +188,6 @@ def intervened(
             handle.remove()
     for name in edits:
         if name not in ran:
-            raise unreached(name, "the edit there never happened")
+            raise GatedInterpError(
+                "hook-not-reached", hook=name, what="the edit there never happened"
+            )

@@ -62,7 +62,7 @@ def induction_scores(
     follows = batch.counted[:, 1:] & batch.counted[:, :-1]
     repeats = after.any(-1)
     if not bool(repeats.any()):
-        raise GatedInterpError("no token comes twice; give sequences in which tokens repeat.")
+        raise GatedInterpError("no-repeats")
     _, cache = batch.cache(model, lambda name: "pattern" in name)
     rows: list[dict[str, Any]] = []
     for layer, heads in enumerate(head_counts(model)):
@@ -108,9 +108,7 @@ def repeated_random_tokens(
     bos = bos_of_model(model, bos)
     room = model.cfg.n_ctx - 1
     if room < 4:
-        raise GatedInterpError(
-            f"the model's context has {model.cfg.n_ctx} positions; prefix matching needs 5."
-        )
+        raise GatedInterpError("context-too-short-for-repeats", n_ctx=model.cfg.n_ctx)
     repeats = max(2, min(REPEATS, room // RANDOM_TOKENS))
     length = min(RANDOM_TOKENS, room // repeats, model.cfg.d_vocab - 1)
     # Drawn without repetition: every copy is one of the repeats.
@@ -123,7 +121,7 @@ def bos_of_model(model: HookedTransformer, bos: int | None) -> int:
     if bos is None:
         bos = getattr(getattr(model, "task", None), "bos", None)
     if bos is None:
-        raise GatedInterpError("the model names no token to begin with; give bos=.")
+        raise GatedInterpError("no-first-token")
     return bos
 
 
@@ -144,4 +142,4 @@ def attention_in(
         pattern: Tensor | None = cache.cache_dict.get(f"blocks.{layer}.attn.{name}")
         if pattern is not None and pattern.shape[1] == heads:
             return wide(pattern)
-    raise GatedInterpError(f"layer {layer} has no attention of its own; look at a layer of heads.")
+    raise GatedInterpError("layer-without-attention", layer=layer)

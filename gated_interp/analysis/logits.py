@@ -67,10 +67,7 @@ def together(parts: list[Outcome]) -> Outcome:
     names = {name: None for part in parts for name in part}
     whole = {name: torch.cat([part[name] for part in parts if name in part]) for name in names}
     if any(value.numel() == 0 for value in whole.values()):
-        raise GatedInterpError(
-            "positions names none where something is measured; name at least one (the last "
-            "position predicts nothing, so it has no loss)."
-        )
+        raise GatedInterpError("no-positions-to-measure")
     return whole
 
 
@@ -87,14 +84,15 @@ def metric_values(
     by_position = value.shape == tokens.shape
     if value.ndim > 0 and not by_position and value.shape != tokens.shape[:1]:
         raise GatedInterpError(
-            f"the metric gave a value of shape {tuple(value.shape)}; it must be a scalar, [batch] "
-            f"or [batch pos], here {tuple(tokens.shape[:1])} or {tuple(tokens.shape)}."
+            "metric-wrong-shape",
+            shape=tuple(value.shape),
+            rows=tuple(tokens.shape[:1]),
+            wanted=tuple(tokens.shape),
         )
     if not by_position and (positions is not None or batch.real is not None):
         why = "positions" if positions is not None else "padding"
         raise GatedInterpError(
-            f"with {why}, the metric must give a value of each, {tuple(tokens.shape)}; it gave "
-            f"shape {tuple(value.shape)}: let it choose its own positions, or leave them out."
+            "metric-not-by-position", why=why, wanted=tuple(tokens.shape), shape=tuple(value.shape)
         )
     value = wide(value) if value.is_floating_point() else value.double()
     if not by_position:

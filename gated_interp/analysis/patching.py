@@ -129,7 +129,7 @@ def path_patch(
     order = list(cache.keys())
     if receiver in order and order.index(receiver) <= order.index(sender_name):
         raise GatedInterpError(
-            f"{receiver!r} does not come after {head_name((layer, head))}; name a later hook point."
+            "receiver-not-later", receiver=receiver, head=head_name((layer, head))
         )
     source_z = _activation(model, other, sender_name)[:, :, head]
     arrived: list[Tensor] = []
@@ -187,19 +187,17 @@ def patch_effects(
     batch, other = _pair(model, tokens, source_tokens, attention_mask, source_mask)
     if not 0 <= target < model.cfg.d_vocab_out:
         raise GatedInterpError(
-            f"target {target} is outside the vocabulary 0 to {model.cfg.d_vocab_out - 1}."
+            "target-outside-vocabulary", target=target, last=model.cfg.d_vocab_out - 1
         )
     n_pos = batch.tokens.shape[1]
     if not 0 <= position < n_pos:
-        raise GatedInterpError(
-            f"position {position} is not there; the tokens have 0 to {n_pos - 1}."
-        )
+        raise GatedInterpError("no-such-position", position=position, last=n_pos - 1)
 
     def logit_of(logits: Tensor, of: Batch = batch) -> float:
         return wide(logits[of.counted[:, position], position, target]).mean().item()
 
     if not all(bool(each.counted[:, position].any()) for each in (batch, other)):
-        raise GatedInterpError(f"position {position} is padding in every row; name another.")
+        raise GatedInterpError("position-all-padding", position=position)
     with torch.no_grad():
         intact, source = (logit_of(each.logits(model), each) for each in (batch, other))
     rows = []
@@ -245,8 +243,9 @@ def _pair(
     other = Batch.of(model, source_tokens, source_mask, "source_tokens")
     if batch.tokens.shape != other.tokens.shape:
         raise GatedInterpError(
-            f"the batches have shapes {tuple(batch.tokens.shape)} and {tuple(other.tokens.shape)}; "
-            "patching compares them row by row, so they must be the same."
+            "batches-differ-in-shape",
+            first=tuple(batch.tokens.shape),
+            second=tuple(other.tokens.shape),
         )
     return batch, other
 
@@ -272,7 +271,7 @@ def _with(
     shared, number, layer = False, 0, 0
     if head is not None:
         if axis is None:
-            raise GatedInterpError(f"{name!r} has no heads; leave head out.")
+            raise GatedInterpError("hook-without-heads", name=name)
         layer = int(name.split(".")[1])
         number, n = head_in(model, layer, head), head_counts(model)[layer]
         # Grouped queries: several heads read one of keys or values.
@@ -281,8 +280,7 @@ def _with(
     if position is not None:
         if not 0 <= position < batch.tokens.shape[1]:
             raise GatedInterpError(
-                f"position {position} is not there; the tokens have 0 to "
-                f"{batch.tokens.shape[1] - 1}."
+                "no-such-position", position=position, last=batch.tokens.shape[1] - 1
             )
         where[2 if axis == 1 else 1] = position
 

@@ -38,13 +38,11 @@ def replacements(
         rows: where the edited batch is a part of one: its first row, and the rows of the whole.
     """
     if method not in get_args(Method):
-        raise GatedInterpError(
-            f"method is {method!r}; it must be one of {', '.join(get_args(Method))}."
-        )
+        raise GatedInterpError("not-one-of", name="method", value=method, choices=get_args(Method))
     if method == "resample":
         reference.require(method)
         if seed is None:
-            raise GatedInterpError("resample ablation needs a seed; give a whole number.")
+            raise GatedInterpError("resample-without-seed")
         return _resample_edits(reference, heads, generator(seed).initial_seed(), rows)
     if method == "optimal":
         means = constants(model, heads, method, reference)
@@ -72,9 +70,7 @@ class Reference:
     def require(self, method: Method) -> Batch:
         """The batch."""
         if self.batch is None:
-            raise GatedInterpError(
-                f"{method} ablation needs reference_tokens; give a batch of tokens."
-            )
+            raise GatedInterpError("no-reference-tokens", method=method)
         return self.batch
 
     def z(self, head: Head) -> Float[Tensor, "reference pos d_head"]:
@@ -126,10 +122,7 @@ def _resample_edits(
 ) -> Edits:
     batch = reference.require("resample")
     if batch.real is not None:
-        raise GatedInterpError(
-            "resample ablation puts a reference row's z at the same position, so reference_tokens "
-            "must have no padding; give rows of one length, or use mean ablation."
-        )
+        raise GatedInterpError("resample-with-padding")
 
     # Read before the edited pass, which the reference's own pass would run into.
     sources = {head: reference.z(head) for head in heads}
@@ -137,10 +130,7 @@ def _resample_edits(
     def value(head: Head, z: Tensor) -> Tensor:
         source = sources[head]
         if z.shape[1] > source.shape[1]:
-            raise GatedInterpError(
-                f"the reference tokens have {source.shape[1]} positions; resample ablation of "
-                f"{z.shape[1]} positions needs as many."
-            )
+            raise GatedInterpError("reference-too-short", n=source.shape[1], wanted=z.shape[1])
         # A fresh generator per call: every layer and every pass takes the same rows.
         first, total = whole or (0, z.shape[0])
         rows = torch.randint(source.shape[0], (total,), generator=generator(seed))
@@ -161,7 +151,9 @@ def _optimal(
     found (with one linear layer the problem is convex).
     """
     if objective not in get_args(Objective):
-        raise GatedInterpError(f"objective is {objective!r}; it must be 'kl' or 'loss'.")
+        raise GatedInterpError(
+            "not-one-of", name="objective", value=objective, choices=["kl", "loss"]
+        )
     if objective == "loss":
         batch.require_loss()
     with torch.no_grad():

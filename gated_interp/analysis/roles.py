@@ -203,7 +203,9 @@ def _share(part: Tensor, whole: Tensor) -> float | None:
 def _require_one_layer(model: HookedTransformer, task: Task) -> None:
     if model.cfg.n_layers != 1 or model.cfg.d_vocab != task.d_vocab:
         raise GatedInterpError(
-            f"the model has {model.cfg.n_layers} layers and {model.cfg.d_vocab} tokens; holders of "
-            f"{getattr(task, 'described', task)} are found in a model of one layer and "
-            f"{task.d_vocab} tokens."
+            "needs-one-layer-of-task",
+            layers=model.cfg.n_layers,
+            tokens=model.cfg.d_vocab,
+            task=getattr(task, "described", task),
+            wanted=task.d_vocab,
         )

@@ -81,13 +81,12 @@ class HeadSharing:
         """
         if where is not None and where.shape != self.counted.shape:
             raise GatedInterpError(
-                f"where has shape {tuple(where.shape)}; it must have that of the tokens, "
-                f"{tuple(self.counted.shape)}."
+                "bad-where", shape=tuple(where.shape), wanted=tuple(self.counted.shape)
             )
         kept = self.counted if where is None else self.counted & where.to(self.counted.device)
         kept = kept & (self.write > 0)
         if not bool(kept.any()):
-            raise GatedInterpError("there is no position to count at which the layer writes.")
+            raise GatedInterpError("nothing-written")
         alone = (self.top_share >= ALONE).to(self.share)
         measures = {
             "participation": self.participation,

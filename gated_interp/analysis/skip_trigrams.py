@@ -93,7 +93,7 @@ def skip_trigrams(
     layer, named = heads_in(model, layer, heads)
     for name, value in {"sources": sources, "top": top, "least": least}.items():
         if value < 1:
-            raise GatedInterpError(f"{name} is {value}; it must be at least 1.")
+            raise GatedInterpError("too-small", name=name, value=value, least=1)
     attention = require_scored(model, layer)
     batch = own_text(model, tokens, "train", SEQUENCES, padding=False)
     names = names_for(model, names)
@@ -112,10 +112,7 @@ def require_scored(model: HookedTransformer, layer: int) -> Attention:
     attention = Attention.of(model, layer)
     found = {k: v for k, v in attention.extras.items() if k not in TOKENS_ALONE}
     for name, value in found.items():
-        raise GatedInterpError(
-            f"layer {layer} has {name}={value!r}, so what a head looks at does not depend on the "
-            "two tokens alone; look at qk_circuit(…, query_position=…, key_position=…)."
-        )
+        raise GatedInterpError("scores-depend-on-more", layer=layer, name=name, value=value)
     return attention
 
 
@@ -146,7 +143,7 @@ class _Reads:
             enough[tokens[0, 0]] = False
         kept = enough.nonzero()[:, 0]
         if not len(kept):
-            raise GatedInterpError(f"no token comes {least} times; give more text.")
+            raise GatedInterpError("tokens-too-rare", least=least)
         found = HeadReadout.of(model, layer)
         scale, final = _mean_scales(model, layer, batch, counts, found.scales)
         queries, values = _inputs(model, layer, tokens.shape[1], scale)

@@ -51,15 +51,12 @@ def spare_heads(
     layer = chosen_layer(model, layer)
     batch = Batch.of(model, tokens, attention_mask)
     if not rise >= 0:
-        raise GatedInterpError(f"rise is {rise}; it must not be negative.")
+        raise GatedInterpError("is-negative", name="rise", value=rise)
     if replacement_in(model, layer) is None:
-        raise GatedInterpError(f"layer {layer} holds no replacement; splice one in first.")
+        raise GatedInterpError("no-replacement", layer=layer)
     norm = write_norm(model, layer)
     if norm is not None:
-        raise GatedInterpError(
-            f"what heads of layer {layer} write does not add up: {norm.name} divides it by a scale "
-            "of all; ablate heads one by one."
-        )
+        raise GatedInterpError("heads-do-not-add-up", layer=layer, norm=norm.name)
     overlaps, missed, error = _products(model, batch, layer)
     limit = float(error) * (1 + rise)
     spare: list[int] = []

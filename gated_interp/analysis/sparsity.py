@@ -82,7 +82,7 @@ def switching_on(
     batch = Batch.of(model, tokens, attention_mask)
     block = replacement_in(model, layer)
     if block is None:
-        raise GatedInterpError(f"layer {layer} holds no replacement; splice one in first.")
+        raise GatedInterpError("no-replacement", layer=layer)
     prefix = f"blocks.{layer}.attn."
     names = [prefix + name for name in ("hook_z", *block.opened_from)]
     parts, original = batch.split(logit_rows(batch, model.cfg.d_vocab_out)), unsplice(model, layer)

@@ -105,9 +105,7 @@ class HookedGame:
         each = self.batch.tokens.numel() * self.model.cfg.d_vocab_out
         if len(distinct) * each > MOST:
             raise GatedInterpError(
-                f"{len(distinct)} subsets of heads on {len(self.batch)} sequences are too many, "
-                "each a forward pass; take fewer heads or sequences, or let shapley draw (fewer) "
-                "permutations."
+                "too-many-subsets", subsets=len(distinct), sequences=len(self.batch)
             )
         found: list[Outcome] = []
         at_once = max(1, AT_ONCE // (each * self.rows // len(self.batch)))
@@ -164,11 +162,9 @@ def game_of(
 ) -> Game:
     """The game that :func:`~gated_interp.analysis.subsets.subset_values` describes."""
     if heads is not None and layer is not None:
-        raise GatedInterpError("heads and layer are both named; name one of them.")
+        raise GatedInterpError("heads-and-layer")
     if method not in ("zero", "mean"):
-        raise GatedInterpError(
-            f"method is {method!r}; heads outside a subset are ablated by 'zero' or 'mean'."
-        )
+        raise GatedInterpError("no-such-subset-method", method=method)
     task = data if isinstance(data, ProbedTask) and metric is None else None
     if heads is None:
         layer = chosen_layer(model, layer)

@@ -237,8 +237,7 @@ def shapley_of(
     """
     if permutations is not None and (permutations < 2 or permutation_seed is None):
         raise GatedInterpError(
-            f"sampling takes at least 2 permutations and a permutation_seed; got "
-            f"{permutations} and {permutation_seed}."
+            "sampling-without-seed", permutations=permutations, permutation_seed=permutation_seed
         )
     if permutations is None or permutation_seed is None:
         gains = {m: shapley_values(v)[:, None] for m, v in _every_subset(game).items()}
@@ -312,10 +311,7 @@ def interactions_of(game: Game) -> dict[str, Float[Tensor, "case head_index head
 def _every_subset(game: Game) -> Values:
     size = len(game.heads)
     if size > MAX_EXACT:
-        raise GatedInterpError(
-            f"the set has {size} heads; all subsets are listed for up to {MAX_EXACT} "
-            "(pair_interactions, and shapley with permutations, take more)."
-        )
+        raise GatedInterpError("too-many-heads", size=size, most=MAX_EXACT)
     numbers = torch.arange(2**size)
     return game.values((numbers[:, None] >> torch.arange(size) & 1).double())
 

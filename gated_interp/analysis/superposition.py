@@ -132,7 +132,7 @@ def superposition_report(
         [0.0, 0.0, 1.0]
     """
     if replicates < 2:
-        raise GatedInterpError(f"replicates is {replicates}; it must be at least 2.")
+        raise GatedInterpError("too-small", name="replicates", value=replicates, least=2)
     probed = probe_writes(model, task, n, seed).double()
     writes, probes = probed.writes, probed.probes
     found = verdict_from_writes(writes, probed.logits, probes)
@@ -209,7 +209,7 @@ def false_alarms_by_head(
     """
     foils = foils.to(model.embed.W_E.device)
     b, c = foils.case, foils.target
-    task.require_each(b, "the B of {word} {case} never stands without an A before it")
+    task.require_each(b, "case-without-foils")
     writes, logits = head_writes(model, foils.tokens, foils.row, foils.position)
     whole = (leads(logits, c) > 0).double()
     base = logits - writes.sum(1)

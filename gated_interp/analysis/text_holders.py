@@ -154,9 +154,7 @@ def text_holders(
     layer = chosen_layer(model, layer)
     batch = Batch.of(model, tokens, attention_mask)
     if not bool(batch.later.any()):
-        raise GatedInterpError(
-            "tokens have one position; the first says nothing: give longer ones."
-        )
+        raise GatedInterpError("one-position-only")
     top, holder, effect = (
         torch.cat(parts).view(batch.tokens.shape)
         for parts in zip(

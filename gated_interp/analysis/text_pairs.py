@@ -28,7 +28,7 @@ def own_text(
     """``tokens``, or ``n`` sequences of a part of the model's own text."""
     if tokens is None:
         if not isinstance(getattr(model, "task", None), TextTask):
-            raise GatedInterpError("the model names no text; give tokens.")
+            raise GatedInterpError("no-text")
         tokens = model.task.part(part).sample(n, seed).tokens.to(model.embed.W_E.device)
     return Batch.of(model, tokens, attention_mask, padding=padding)
 
@@ -41,7 +41,7 @@ def names_for(model: HookedTransformer, names: Sequence[str] | None) -> Sequence
     if names is None:
         names = [str(i) for i in range(known)]
     if len(names) < known:
-        raise GatedInterpError(f"there are {len(names)} names; the model has {known} tokens.")
+        raise GatedInterpError("too-few-names", names=len(names), tokens=known)
     return names
 
 

@@ -30,16 +30,10 @@ def require_linear(model: HookedTransformer, layer: int | None = None) -> None:
             the heads, a norm, or capped logits.
     """
     if layer is None and model.cfg.n_layers != 1:
-        raise GatedInterpError(
-            f"this needs a model of one layer, whose logits are a sum over its heads; this one has "
-            f"{model.cfg.n_layers} layers: analysis.holders.holders ablates heads of any layer."
-        )
+        raise GatedInterpError("needs-one-layer", layers=model.cfg.n_layers)
     why = why_not_linear(model, layer or 0)
     if why is not None:
-        raise GatedInterpError(
-            f"the logits are not a sum over the heads of layer {layer or 0}: {why}; "
-            "analysis.holders.holders ablates heads of any layer."
-        )
+        raise GatedInterpError("logits-not-a-sum", layer=layer or 0, why=why)
 
 
 @torch.no_grad()

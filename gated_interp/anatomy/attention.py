@@ -75,10 +75,7 @@ def require_attention(attn: Any) -> None:
         GatedInterpError: naming what it is.
     """
     if not isinstance(attn, AbstractAttention):
-        raise GatedInterpError(
-            f"{type(attn).__name__} is not a TransformerLens attention layer; "
-            "pass model.blocks[layer].attn of a HookedTransformer."
-        )
+        raise GatedInterpError("not-an-attention-layer", kind=type(attn).__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,15 +103,9 @@ class Attention:
         """
         attn = model.blocks[layer].attn
         if not hasattr(attn, "W_Q"):
-            raise GatedInterpError(
-                f"layer {layer} holds a {type(attn).__name__}, which has no attention and so no "
-                "circuits; look at a layer of heads."
-            )
+            raise GatedInterpError("layer-without-circuits", layer=layer, kind=type(attn).__name__)
         if isinstance(attn, AbstractAttention) and attn.cfg.load_in_4bit:
-            raise GatedInterpError(
-                "the layer has load_in_4bit=True, so its weights cannot be read; load the model in "
-                "16 bits or more."
-            )
+            raise GatedInterpError("four-bit-weights")
         return cls(model, layer, attn)
 
     @property
@@ -215,10 +206,7 @@ class Attention:
         if biases:
             v = v + wide(self.attn.b_V[head])
         elif clip is not None:
-            raise GatedInterpError(
-                f"the layer clips its values (clip_qkv={clip}), biases and all, so no linear map "
-                "is left without them; pass biases=True."
-            )
+            raise GatedInterpError("values-are-clipped", clip=clip)
         return v if clip is None else v.clamp(-clip, clip)
 
     def _projected(
@@ -253,11 +241,7 @@ class Attention:
         if self.positions == "rotary":
             trained = attn.cfg.train_seq_length or attn.cfg.n_ctx
             if attn.cfg.use_dynamic_ntk_rope and trained < attn.cfg.n_ctx:
-                raise GatedInterpError(
-                    "the layer's rotation depends on the length of the whole sequence "
-                    "(use_dynamic_ntk_rope), so two positions alone have no score; leave positions "
-                    "out, or read blocks.*.attn.hook_attn_scores of a sequence."
-                )
+                raise GatedInterpError("rotation-depends-on-length")
             y = attn.apply_rotary(y[:, None, None], position)[:, 0, 0]
         if which == "Q" and "use_logn_attn" in found and not attn.training:
             y = attn._apply_logn_scaling(y[:, None, None], position)[:, 0, 0]
@@ -304,6 +288,9 @@ class Attention:
         if (ahead and "attention_dir" not in found) or far:
             why = f"of the last {window} positions" if far else "at or before its own position"
             raise GatedInterpError(
-                f"a query at position {query_position} of layer {self.layer} sees only keys {why}; "
-                f"there is no score to the key at position {key_position}."
+                "key-not-visible",
+                layer=self.layer,
+                query_position=query_position,
+                why=why,
+                key_position=key_position,
             )

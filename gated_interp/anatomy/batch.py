@@ -12,16 +12,11 @@ from torch import Tensor
 from transformer_lens import ActivationCache
 from transformer_lens.utilities.tokenize_utils import get_attention_mask
 
-from gated_interp.core.errors import GatedInterpError, unreached
+from gated_interp.core.errors import GatedInterpError
 from gated_interp.models.toy import HookedTransformer
 
 Mask = Tensor | np.ndarray | Sequence[Any]
 """``[batch pos]``, 1 (or True) at tokens and 0 at padding."""
-
-NO_TOKENS = (
-    "the model's outputs are not its tokens (d_vocab_out differs from d_vocab), so it predicts no "
-    "next token; use an analysis that takes a metric of your own (metric=), or KL."
-)
 
 AT_ONCE = 2**24
 """Logits that are there at once, beyond those of one sequence."""
@@ -83,10 +78,7 @@ class Batch:
         if bool(real.all()):
             return found
         if model.cfg.attention_dir != "causal":
-            raise GatedInterpError(
-                "attention_mask marks padding, but TransformerLens ignores padding in a model with "
-                "attention_dir='bidirectional'; give rows of one length without padding."
-            )
+            raise GatedInterpError("padding-in-both-directions")
         return dataclasses.replace(found, real=real, masked=True)
 
     @classmethod
@@ -121,7 +113,7 @@ class Batch:
             GatedInterpError: d_vocab_out differs from d_vocab.
         """
         if not self.next_token:
-            raise GatedInterpError(NO_TOKENS)
+            raise GatedInterpError("no-next-token")
 
     @property
     def predicts(self) -> Bool[Tensor, "batch next_pos"]:
@@ -149,7 +141,7 @@ class Batch:
         named = [names] if isinstance(names, str) else names if isinstance(names, list) else []
         for name in named:
             if name in model.hook_dict and name not in cache:
-                raise unreached(name, "nothing was read there")
+                raise GatedInterpError("hook-not-reached", hook=name, what="nothing was read there")
         return logits, cache
 
     def chunk(self, parts: int) -> "list[Batch]":
@@ -211,10 +203,7 @@ def attention_mask(model: HookedTransformer, tokens: Tokens) -> Int[Tensor, "bat
         return tokens.counted.long()
     tokenizer: Any = getattr(model, "tokenizer", None)
     if getattr(tokenizer, "pad_token_id", None) is None:
-        raise GatedInterpError(
-            "the model has no tokenizer that names a pad token, so nothing says what padding is; "
-            "give attention_mask yourself, 1 at tokens and 0 at padding."
-        )
+        raise GatedInterpError("padding-unknown")
     ids = read_tokens(tokens, "tokens", _device(model))
     require_known(model, ids, "tokens")
     left, right = (
@@ -236,7 +225,7 @@ def token_vocabulary(model: HookedTransformer) -> int:
         GatedInterpError: it predicts something else.
     """
     if model.cfg.d_vocab_out not in (-1, model.cfg.d_vocab):
-        raise GatedInterpError(NO_TOKENS)
+        raise GatedInterpError("no-next-token")
     return int(model.cfg.d_vocab)
 
 
@@ -251,16 +240,11 @@ def read_tokens(
     try:
         ids = tokens if isinstance(tokens, Tensor) else torch.as_tensor(np.asarray(tokens))
     except (TypeError, ValueError, RuntimeError):
-        raise GatedInterpError(
-            f"{name} is not a table of whole numbers; give a tensor, an array or a list of rows, "
-            "all of one length (pad shorter rows and pass attention_mask)."
-        ) from None
+        raise GatedInterpError("tokens-not-a-table", name=name) from None
     whole = not (ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool)
     if ids.ndim != 2 or not whole or ids.numel() == 0:
-        hint = ": for a single sequence, give [sequence]" if ids.ndim == 1 else ""
         raise GatedInterpError(
-            f"{name} have shape {tuple(ids.shape)} and type {ids.dtype}; they must be whole "
-            f"numbers of shape [batch, pos] with at least one row and one position{hint}."
+            "tokens-wrong-shape", name=name, shape=tuple(ids.shape), dtype=str(ids.dtype)
         )
     return ids.to(device=device, dtype=torch.long) if device else ids.long()
 
@@ -273,16 +257,17 @@ def require_known(model: HookedTransformer, ids: Int[Tensor, "batch pos"], name:
     """
     here, there = _device(model), ids.device
     if here != there:
-        raise GatedInterpError(f"the {name} are on {there}; the model is on {here}: move one.")
+        raise GatedInterpError(
+            "tokens-on-another-device", name=name, there=str(there), here=str(here)
+        )
     low, high, size = int(ids.min()), int(ids.max()), model.cfg.d_vocab
     if low < 0 or high >= size:
         raise GatedInterpError(
-            f"{name} hold {low if low < 0 else high}, which is outside the vocabulary 0 to "
-            f"{size - 1}."
+            "token-outside-vocabulary", name=name, token=low if low < 0 else high, last=size - 1
         )
     if ids.shape[1] > model.cfg.n_ctx:
         raise GatedInterpError(
-            f"the {name} have {ids.shape[1]} positions; the model's context has {model.cfg.n_ctx}."
+            "sequence-too-long", name=name, n=ids.shape[1], n_ctx=model.cfg.n_ctx
         )
 
 
@@ -295,20 +280,16 @@ def _real(attention_mask: Any, ids: Int[Tensor, "batch pos"]) -> Bool[Tensor, "b
     mask = torch.as_tensor(attention_mask).to(ids.device)
     if mask.shape != ids.shape or bool(((mask != 0) & (mask != 1)).any()):
         raise GatedInterpError(
-            f"attention_mask has shape {tuple(mask.shape)}; it must have the tokens' shape "
-            f"{tuple(ids.shape)} and hold 1 at tokens and 0 at padding."
+            "bad-attention-mask", shape=tuple(mask.shape), wanted=tuple(ids.shape)
         )
     real = mask.bool()
     if not bool(real.any(1).all()):
         row = int((~real.any(1)).nonzero()[0])
-        raise GatedInterpError(f"attention_mask marks all of row {row} as padding; leave it out.")
+        raise GatedInterpError("row-all-padding", row=row)
     starts = real[:, 0].long() + (real[:, 1:] & ~real[:, :-1]).sum(1)
     if bool((starts > 1).any()):
         row = int((starts > 1).nonzero()[0])
-        raise GatedInterpError(
-            f"attention_mask has a gap in row {row}; padding must stand before or behind a row's "
-            "tokens, not between them."
-        )
+        raise GatedInterpError("gap-in-attention-mask", row=row)
     return real
 
 
@@ -323,11 +304,9 @@ def _require_no_pads(
     first = ids[:, 1] if pad == getattr(tokenizer, "bos_token_id", None) else ids[:, 0]
     padded = (ids[:, -1] == pad) | (first == pad)
     if bool(padded.any()):
-        what = (
-            "pass attention_mask=gi.attention_mask(model, tokens), or a mask of your own: 1 at "
-            "tokens, 0 at padding, all ones if nothing is padding"
-        )
         raise GatedInterpError(
-            f"row {int(padded.nonzero()[0])} of the {name} begins or ends with the tokenizer's pad "
-            f"token ({pad}); {what if padding else 'give rows of one length without padding'}."
+            "unmarked-padding" if padding else "padding-not-allowed",
+            row=int(padded.nonzero()[0]),
+            name=name,
+            pad=pad,
         )

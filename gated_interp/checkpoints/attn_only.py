@@ -68,7 +68,7 @@ def from_folder(folder: Path) -> LanguageTransformer:
     """
     if not (folder / TOKENIZER).is_file():
         raise CheckpointError(
-            f"{folder} has no {TOKENIZER}; put that of {TOKENIZER_REPOSITORY} there."
+            "tokenizer-file-missing", folder=folder, file=TOKENIZER, repo=TOKENIZER_REPOSITORY
         )
     model = _read(
         folder / CONFIG, next(iter(sorted(folder.glob(f"*{WEIGHTS}")))), folder / TOKENIZER
@@ -82,7 +82,7 @@ def _read(config_path: Path, weights_path: Path, tokenizer_path: Path) -> Langua
         said = json.loads(config_path.read_text(encoding="utf-8"))
         norm = said["normalization" if "normalization" in said else "normalization_type"]
         if not said["attn_only"]:
-            raise CheckpointError(f"{config_path} is of a model with MLPs; it must have none.")
+            raise CheckpointError("model-with-mlps", path=config_path)
         config = LanguageModelConfig(
             **{name: said[name] for name in ("d_vocab", "n_ctx", "n_layers", "d_model")},
             n_heads=said["n_heads"],
@@ -93,15 +93,11 @@ def _read(config_path: Path, weights_path: Path, tokenizer_path: Path) -> Langua
     except (OSError, ValueError, KeyError, TypeError) as error:
         if isinstance(error, GatedInterpError):
             raise
-        raise CheckpointError(
-            f"{config_path} does not describe an attention-only model of TransformerLens."
-        ) from error
+        raise CheckpointError("not-attention-only-config", path=config_path) from error
     try:
         state = torch.load(weights_path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
-        raise CheckpointError(
-            f"{weights_path} is not a whole file of weights; download it again."
-        ) from error
+        raise CheckpointError("weights-damaged", path=weights_path) from error
     require_limits(config)
     _require_shapes(state, config, weights_path)
     model = build_language_model(config)
@@ -121,8 +117,8 @@ def _require_shapes(state: Any, config: LanguageModelConfig, path: Path) -> None
         if value is None and name.rpartition(".")[2].startswith("b_"):
             continue
         if not isinstance(value, torch.Tensor) or tuple(value.shape) != shape:
-            raise CheckpointError(f"{path} lacks a tensor {name!r} of shape {list(shape)}.")
+            raise CheckpointError("weights-lack-a-tensor", path=path, name=name, shape=list(shape))
         if value.untyped_storage().nbytes() < value.numel() * value.element_size():
-            raise CheckpointError(f"{path} holds fewer numbers than the shape of {name!r} says.")
+            raise CheckpointError("weights-cut-short", path=path, name=name)
         if not bool(value.isfinite().all()):
-            raise CheckpointError(f"{path} has NaN or infinite values in {name!r}.")
+            raise CheckpointError("weights-not-finite", path=path, name=name)

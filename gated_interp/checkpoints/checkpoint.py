@@ -118,7 +118,7 @@ def load(source: str | os.PathLike[str]) -> TaskTransformer:
         except CheckpointError:
             raise
         except GatedInterpError as error:
-            raise CheckpointError(f"{path} cannot be loaded: {error}") from error
+            raise CheckpointError("cannot-load", path=path, reason=error) from error
     model.info, model.notes, model.model_name = info, info.notes, name
     return model
 
@@ -178,7 +178,7 @@ def save(
     info, tensors = _contents(model, notes)
     data = safetensors.torch.save(tensors, metadata={KEY: encode(info)})
     if len(data) > MAX_BYTES:
-        raise CheckpointError(f"the model makes {len(data)} bytes; a file may have {MAX_BYTES}.")
+        raise CheckpointError("model-too-large", what="model", size=len(data), most=MAX_BYTES)
     return write_whole(Path(path), lambda temporary: written(temporary, data, load))
 
 
@@ -211,10 +211,7 @@ def _checked(path: Path) -> tuple[CheckpointInfo, dict[str, str]]:
         theirs = info.names(version)
         wanted = {theirs[ours]: shape for ours, shape in info.shapes.items()}
     elif BLOCK_KEY in header.metadata:
-        raise CheckpointError(
-            f"{path} holds a block without a model; read it by GatedAttention.from_pretrained (or "
-            "its own kind's) and splice it into one."
-        )
+        raise CheckpointError("block-without-model", path=path)
     elif is_published(header):
         info, theirs = published_info(path, header)
         wanted = {theirs[ours]: shape for ours, shape in info.shapes.items()}
@@ -222,10 +219,7 @@ def _checked(path: Path) -> tuple[CheckpointInfo, dict[str, str]]:
             wanted[IGNORE] = ()
             theirs[IGNORE] = IGNORE
     else:
-        raise CheckpointError(
-            f"{path} is not a checkpoint of this package: it has neither its metadata nor the "
-            "tensor names of the published files."
-        )
+        raise CheckpointError("not-a-checkpoint", path=path)
     require_shapes(path, header, wanted)
     return info, theirs
 
@@ -257,17 +251,10 @@ def _contents(
     """What the file of ``model`` says and holds; refuses what would not come back the same."""
     known = next((k for k in MODEL_KINDS.values() if type(model) is k.model_type), None)
     if known is None:
-        raise GatedInterpError(
-            "only a model from build_toy, build_attention or build_language_model, with or without "
-            "replacements spliced in, can be saved; for another model save its own state and the "
-            "replacement's config."
-        )
+        raise GatedInterpError("cannot-save-this-model")
     config = known.config_of(model)
     if model.task is None:
-        raise GatedInterpError(
-            "the model names no task, which a checkpoint must; set model.task (of a language model "
-            "by give_text)."
-        )
+        raise GatedInterpError("model-without-task")
     blocks = {
         layer: block
         for layer in range(model.cfg.n_layers)
@@ -310,7 +297,4 @@ def _require_plain_rest(
                 rest[in_file(ours, info.version)] = parameter
     for name, difference in rest.items():
         if bool(difference.ne(0).any()):
-            raise GatedInterpError(
-                f"{name} is not what the model's config makes it (identity embeddings, no other "
-                "biases than those that train), so that a checkpoint would not give it back."
-            )
+            raise GatedInterpError("model-differs-from-config", name=name)

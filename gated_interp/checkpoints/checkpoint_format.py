@@ -95,25 +95,16 @@ class CheckpointInfo:
 
     def __post_init__(self) -> None:
         if self.model is None and list(self.replacements) != [0]:
-            raise CheckpointError(
-                "a checkpoint holds a model, or else one block that stands alone, in layer 0."
-            )
+            raise CheckpointError("checkpoint-of-nothing")
         if type(self.task) not in TASK_KINDS.values():
             raise CheckpointError(
-                f"a checkpoint names its task by kind, {', '.join(TASK_KINDS)}; "
-                f"{type(self.task).__name__} is none of them (a line in tasks.kinds makes it one)."
+                "task-cannot-be-stored", known=[*TASK_KINDS], task=type(self.task).__name__
             )
         if self.model is None and type(self.task) is not SkipTrigramTask:
-            raise CheckpointError(
-                "a block that stands alone is of a toy for skip trigrams; one for another task "
-                "needs the model too."
-            )
+            raise CheckpointError("single-block-of-another-task")
         for part in self.replacements.values() if self.model is None else ():
             if not issubclass(kind_named(part.kind), HeadAttention):
-                raise CheckpointError(
-                    f"a replacement of kind {part.kind!r} reads what the original wrote; a "
-                    "checkpoint of one needs the model too."
-                )
+                raise CheckpointError("replacement-needs-model", kind=part.kind)
         if not self.format:
             object.__setattr__(self, "format", f"{KEY} {self.version}")
         parts = [self.model, *self.replacements.values()]
@@ -124,17 +115,19 @@ class CheckpointInfo:
             config = self.model.config
             layers, d_model = MODEL_KINDS[self.model.kind].sizes(config)
             if other := MODEL_KINDS[self.model.kind].fits(config, self.task):
-                raise CheckpointError(f"the {self.model.kind}_config {other}.")
+                raise CheckpointError(
+                    "stored-config-contradicts-task", kind=self.model.kind, problem=other
+                )
         for layer, part in self.replacements.items():
             if not 0 <= layer < layers:
-                raise CheckpointError(
-                    f"there is a replacement in layer {layer}; the model has layers 0 to "
-                    f"{layers - 1}."
-                )
+                raise CheckpointError("stored-layer-missing", layer=layer, last=layers - 1)
             if part.config.d_model != d_model:
                 raise CheckpointError(
-                    f"the {part.kind}_config has d_model {part.config.d_model}, but "
-                    f"{self.task.described} makes it {d_model}."
+                    "stored-width-mismatch",
+                    kind=part.kind,
+                    width=part.config.d_model,
+                    task=self.task.described,
+                    wanted=d_model,
                 )
 
     @property
@@ -230,10 +223,7 @@ def encode(info: CheckpointInfo) -> str:
     try:
         return json.dumps(info.to_json(), allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
-        raise GatedInterpError(
-            f"the notes cannot be written as JSON ({error}); use text, finite numbers, lists and "
-            "dictionaries."
-        ) from error
+        raise GatedInterpError("notes-not-json", reason=error) from error
 
 
 def decode(path: Path, text: str) -> tuple[CheckpointInfo, int]:
@@ -247,17 +237,17 @@ def decode(path: Path, text: str) -> tuple[CheckpointInfo, int]:
     try:
         require_keys("the metadata", said, FIELDS[version], FIELDS[version])
         if not isinstance(said["notes"], dict):
-            raise CheckpointError("the notes are not a JSON object.")
+            raise CheckpointError("not-a-json-object", what="The notes entry")
         return (_first(said) if version == 1 else _second(said)), version
     except GatedInterpError as error:
-        raise CheckpointError(f"{path} cannot be loaded: {error}") from error
+        raise CheckpointError("cannot-load", path=path, reason=error) from error
 
 
 def _first(said: dict[str, Any]) -> CheckpointInfo:
     """Of version 1."""
     kind = said["kind"]
     if kind not in (TOY.name, GATED):
-        raise CheckpointError(f"the kind is {kind!r}; it must be 'toy' or 'gated'.")
+        raise CheckpointError("bad-checkpoint-kind", kind=kind)
     require_fields("the task", said["task"], SkipTrigramTask)
     toy, gated = (
         None if said[name] is None else Part(part, config_from(f"the {name}", cls, said[name]))
@@ -266,9 +256,9 @@ def _first(said: dict[str, Any]) -> CheckpointInfo:
         )
     )  # fmt: skip
     if kind == TOY.name and (toy is None or gated is not None):
-        raise CheckpointError("a checkpoint of kind 'toy' has a toy_config and nothing else.")
+        raise CheckpointError("toy-with-more")
     if kind == GATED and gated is None:
-        raise CheckpointError("a checkpoint of kind 'gated' needs a gated_config.")
+        raise CheckpointError("gated-without-config")
     replaced = {} if gated is None else {0: gated}
     return CheckpointInfo(SkipTrigramTask(**said["task"]), toy, replaced, said["notes"], f"{KEY} 1")
 
@@ -277,21 +267,17 @@ def _second(said: dict[str, Any]) -> CheckpointInfo:
     """Of version 2."""
     task = said["task"]
     if not isinstance(task, dict):
-        raise CheckpointError("the task is not a JSON object.")
+        raise CheckpointError("not-a-json-object", what="The task entry")
     cls = TASK_KINDS.get(str(task.get("kind")))
     if cls is None:
-        raise CheckpointError(
-            f"the task is of kind {task.get('kind')!r}; there are {', '.join(TASK_KINDS)}."
-        )
+        raise CheckpointError("no-such-task-kind", kind=task.get("kind"), known=[*TASK_KINDS])
     fields = {name: value for name, value in task.items() if name != "kind"}
     require_fields("the task", fields, cls)
     model = said["model"]
     if model is not None:
         require_keys("the model", model, ("kind", "config"), ("kind", "config"))
         if str(model["kind"]) not in MODEL_KINDS:
-            raise CheckpointError(
-                f"the model is of kind {model['kind']!r}; there are {', '.join(MODEL_KINDS)}."
-            )
+            raise CheckpointError("no-such-model-kind", kind=model["kind"], known=[*MODEL_KINDS])
         known = MODEL_KINDS[model["kind"]].config_type
         model = Part(model["kind"], config_from("the model's config", known, model["config"]))
     found = replacements_in(said["replacements"])

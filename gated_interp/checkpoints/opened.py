@@ -71,10 +71,7 @@ def open_model(
         return _of_place(os.fspath(source), text, n_ctx)
     original = getattr(source, "original_model", source)  # of a TransformerBridge
     if not hasattr(original, "config") or not isinstance(original, torch.nn.Module):
-        raise GatedInterpError(
-            f"cannot open a {type(source).__name__}: give a name, a path, a HookedTransformer or a "
-            "causal language model of the library transformers."
-        )
+        raise GatedInterpError("cannot-open-this", kind=type(source).__name__)
     model = from_transformers(original, n_ctx=n_ctx)
     return _with_text(model, getattr(source, "tokenizer", None), text)
 
@@ -124,20 +121,15 @@ def _require_weights(folder: Path) -> None:
     if not files:
         pickled = next((f for kind in PICKLES for f in sorted(folder.glob(kind))), None)
         if pickled is not None:
-            raise CheckpointError(
-                f"{folder} holds its weights in {pickled.name}, a format that can run code when "
-                "it is read: convert them to safetensors first, for example by "
-                "model.save_pretrained(folder, safe_serialization=True) where you trust the file."
-            )
+            raise CheckpointError("weights-run-code", folder=folder, file=pickled.name)
         raise CheckpointError(
-            f"{folder} has a {CONFIG} but no weights: put {MODEL_FILE} beside it."
+            "folder-without-weights", folder=folder, config=CONFIG, file=MODEL_FILE
         )
     # In float32, once as it was and once converted.
     needed, there = 4 * sum(f.stat().st_size for f in files), _memory()
     if needed > there:
         raise CheckpointError(
-            f"opening {folder} takes about {needed / 1e9:.0f} GB of memory, and "
-            f"{there / 1e9:.0f} GB are free: use a machine with more, or a smaller model."
+            "too-large-to-open", folder=folder, needed=needed / 1e9, there=there / 1e9
         )
 
 
@@ -199,9 +191,7 @@ def _require_gguf() -> None:
     try:
         import gguf  # noqa: F401
     except ImportError as error:
-        raise GatedInterpError(
-            "reading a .gguf file needs the package gguf; install gated-interp[gguf]."
-        ) from error
+        raise GatedInterpError("gguf-package-missing") from error
 
 
 def _require_whole(source: str, report: Any) -> None:
@@ -211,36 +201,24 @@ def _require_whole(source: str, report: Any) -> None:
         "mismatched_keys": "its weights have another shape than its config says, first",
     }.items():
         if found := sorted(map(str, report.get(problem) or ())):
-            raise CheckpointError(
-                f"{source} is not a whole model: {words} {found[0]}; get the files again."
-            )
+            raise CheckpointError("model-incomplete", source=source, words=words, tensor=found[0])
 
 
 def _in_a_sentence(error: Exception, source: str, local: bool) -> GatedInterpError:
     if isinstance(error, GatedInterpError):
         return error
     if is_out_of_memory(error):
-        return CheckpointError(f"{source} does not fit into memory: use a smaller model.")
+        return CheckpointError("model-larger-than-memory", source=source)
     words = " ".join(str(error).split())
     if "trust_remote_code" in words:
-        return CheckpointError(
-            f"{source} is built by code of its own, which this package does not run: convert it to "
-            "an architecture of the library transformers."
-        )
+        return CheckpointError("model-with-own-code", source=source)
     if "does not recognize this architecture" in words or "Unrecognized" in words:
-        return CheckpointError(
-            f"{source} is of an architecture that the library transformers does not know, so it "
-            "cannot be opened; give a HookedTransformer with its weights instead."
-        )
+        return CheckpointError("unknown-architecture", source=source)
     if local:
         first = words.split(". ")[0][:200]
-        return CheckpointError(f"{source} cannot be opened as a model: {first}.")
+        return CheckpointError("not-a-model", source=source, reason=first)
     if isinstance(error, OSError):
-        names = ", ".join(shipped_names())
-        return CheckpointError(
-            f"there is no file, no folder and no model {source!r} at hand, and the hub has none or "
-            f"cannot be reached; the shipped models: {names}."
-        )
+        return CheckpointError("no-such-model-anywhere", source=source, names=shipped_names())
     return explained(error, source, CONFIG, None)
 
 
@@ -286,8 +264,10 @@ def _with_text(model: PretrainedTransformer, tokenizer: Any, text: Any) -> Pretr
     task = TextTask.stored([], length, backend.to_str(), "")
     if task.d_vocab > model.cfg.d_vocab:
         raise CheckpointError(
-            f"the tokenizer beside {model.model_name} has {task.d_vocab} tokens and the model "
-            f"{model.cfg.d_vocab}: it is another model's; put the right one there."
+            "tokenizer-of-another-model",
+            model=model.model_name,
+            tokens=task.d_vocab,
+            d_vocab=model.cfg.d_vocab,
         )
     give_text(model, TextTask(text, length, backend.to_str()))
     return model

@@ -39,11 +39,10 @@ def published_info(path: Path, header: Header) -> tuple[CheckpointInfo, dict[str
     name = "attn.W_Q" if toy else "W_Q"
     shape = header.shapes.get(name)
     if shape is None:
-        raise CheckpointError(f"{path} lacks the tensor {name!r} of the published format.")
+        raise CheckpointError("published-tensor-missing", path=path, name=name)
     if len(shape) != 3 or min(shape) < 1 or shape[1] % 2 or shape[1] < 4:
         raise CheckpointError(
-            f"{path} holds {name!r} of shape {list(shape)}; in the published format it is [head, "
-            "d_model, d_head] with d_model = 2 * n_trigrams + 2."
+            "published-tensor-wrong-shape", path=path, name=name, shape=list(shape)
         )
     heads, d_model, d_head = shape
     task = SkipTrigramTask((d_model - 2) // 2)
@@ -55,7 +54,7 @@ def published_info(path: Path, header: Header) -> tuple[CheckpointInfo, dict[str
             block = GatedConfig.reference(d_model, heads).replace(d_head=d_head)
             info = CheckpointInfo(task, None, {0: Part("gated", block)}, format=PUBLISHED)
     except CheckpointError as error:
-        raise CheckpointError(f"{path} cannot be loaded: {error}") from error
+        raise CheckpointError("cannot-load", path=path, reason=error) from error
     prefix = "attn." if toy else ""
     return info, {
         ours: prefix + ours.rpartition(".")[2].removeprefix("raw_") for ours in info.shapes
@@ -70,6 +69,9 @@ def require_mask(path: Path, tensors: dict[str, Tensor]) -> None:
     """
     if IGNORE in tensors and float(tensors[IGNORE]) > LARGEST_IGNORE:
         raise CheckpointError(
-            f"{path} has the mask value {float(tensors[IGNORE])} in {IGNORE!r}; "
-            f"it must be at most {LARGEST_IGNORE}, so that no position attends to a later one."
+            "bad-mask-value",
+            path=path,
+            value=float(tensors[IGNORE]),
+            name=IGNORE,
+            most=LARGEST_IGNORE,
         )

@@ -134,10 +134,7 @@ def run(tokens: Sequence[str]) -> None:
 def _run(name: str, tokens: list[str]) -> None:
     require_docstrings()
     if n_processes() > 1 and name not in SHARED:
-        raise GatedInterpError(
-            f"{name} is not for several processes, only {', '.join(SHARED)} are; start it "
-            "without a launcher."
-        )
+        raise GatedInterpError("not-for-several-processes", command=name, shared=SHARED)
     for commands in GROUPS.values():
         for each, command in commands.items():
             if name in (each, INSTALL):  # completions say all options of all commands

@@ -100,12 +100,9 @@ def decompose(
     }
     if method == "all":
         if heads is not None or spare or any(value is not None for value in extra.values()):
-            raise GatedInterpError(
-                "--method all sets --heads, --d-head, --overlap, --alpha and --downstream itself "
-                "and prunes no --spare heads; leave them out."
-            )
+            raise GatedInterpError("method-all-sets-these")
         if layers and len(layers) > 1:
-            raise GatedInterpError("--method all compares methods at one --layer; name one.")
+            raise GatedInterpError("method-all-needs-one-layer")
         layer = chosen_layer(loaded, layers[0] if layers else None)
         with progress("training", "methods") as update:
             compared = compare_methods(

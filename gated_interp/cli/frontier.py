@@ -67,7 +67,7 @@ def frontier(
     from gated_interp.experiments.paper import PUBLISHED
 
     if tune and width:
-        raise GatedInterpError("--tune and --width are two studies; name one.")
+        raise GatedInterpError("tune-or-width")
     with progress("training", "batches of seeds") as update:
         how: dict[str, Any] = {
             "methods": methods,

@@ -95,8 +95,7 @@ def reproduce(
         say(f"{name}: {in_words(entry)}")
     if faults:
         raise GatedInterpError(
-            f"{'; '.join(faults)}. The tables are in {folder}, and {figures} was left as it was; "
-            "use more seeds or steps."
+            "shown-run-not-clean", faults="; ".join(faults), folder=folder, figures=figures
         )
     say(
         f"Checkpoints and tables are in {folder}, {len(drawn)} files of figures in {figures}; look "
@@ -118,7 +117,7 @@ def _benchmarks(
     how: tuple[int, int, int | None, int | None],
 ) -> None:
     if recipe != "reliable":
-        raise GatedInterpError("benchmarks are run with the reliable recipe; leave --recipe out.")
+        raise GatedInterpError("benchmarks-have-one-recipe")
     from gated_interp.experiments.benchmarks import BENCHMARKED, in_words, run_benchmarks
 
     given: dict[str, Any] = dict(zip(("seeds", "first_seed", "steps", "workers"), how, strict=True))

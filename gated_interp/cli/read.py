@@ -29,10 +29,7 @@ def verdict(file: File, /, *, as_json: Json = False, layer: Layer = None) -> Non
 
     model = open_model(file)
     if isinstance(model, TextTransformer):
-        raise GatedInterpError(
-            f"{file} is a language model, whose text has no known answers, so there is no verdict; "
-            f"run gated-interp report {file} for what each of its heads does."
-        )
+        raise GatedInterpError("no-verdict-on-text", file=file)
     require_answers(model.task)
     subject = Subject.of(model, chosen_layer(model, layer), alone=True)
     if as_json:

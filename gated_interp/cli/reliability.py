@@ -178,5 +178,5 @@ def repeats(
     show(f"{seeds} seeds each", columns, table.astype(object).to_numpy().tolist())
     clean = int((table["shown_clean"] == True).sum())  # noqa: E712  (missing where no toy learnt)
     if clean < len(table):
-        raise GatedInterpError(f"the shown run is clean in {clean} of {len(table)} repeats only.")
+        raise GatedInterpError("repeats-not-clean", clean=clean, n=len(table))
     say(f"The shown run is clean in all {clean} repeats; the table is in {out / 'repeats.csv'}.")

@@ -49,17 +49,24 @@ class Config:
             value = getattr(self, field.name)
             if not _accepts(field.type, value):
                 raise GatedInterpError(
-                    f"{type(self).__name__}.{field.name} is {value!r}; "
-                    f"it must be {_words(field.type)}."
+                    "config-wrong-type",
+                    config=type(self).__name__,
+                    field=field.name,
+                    value=value,
+                    wanted=_words(field.type),
                 )
             if field.type is float:
                 object.__setattr__(self, field.name, float(value))  # 1 was meant as 1.0
         for problem in self.problems():
-            raise GatedInterpError(f"{type(self).__name__}: {problem}")
+            raise problem
 
-    def problems(self) -> list[str]:
-        """Sentences that say what cannot be; empty when the config is sound."""
+    def problems(self) -> list[GatedInterpError]:
+        """What cannot be, each made by :meth:`problem`; empty when the config is sound."""
         return []
+
+    def problem(self, code: str, **fields: Any) -> GatedInterpError:
+        """The error of that code, which says as ``config`` whose it is."""
+        return GatedInterpError(code, config=type(self).__name__, **fields)
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON-ready values."""
@@ -76,7 +83,7 @@ class Config:
         unknown = sorted(set(values) - set(known))
         if unknown:
             raise GatedInterpError(
-                f"{cls.__name__} has no field {unknown[0]!r}; its fields are {', '.join(known)}."
+                "config-unknown-field", config=cls.__name__, field=unknown[0], known=[*known]
             )
         missing = [
             n
@@ -86,7 +93,7 @@ class Config:
             and f.default_factory is dataclasses.MISSING
         ]
         if missing:
-            raise GatedInterpError(f"{cls.__name__} needs the field {missing[0]!r}.")
+            raise GatedInterpError("config-missing-field", config=cls.__name__, field=missing[0])
         return cls(**values)
 
     def replace(self: ConfigType, **changes: Any) -> ConfigType:
@@ -104,10 +111,10 @@ def _words(annotation: Any) -> str:
     return getattr(annotation, "__name__", str(annotation))
 
 
-def positive(config: Config, *names: str) -> list[str]:
-    """Problem sentences for the named fields that are not positive."""
+def positive(config: Config, *names: str) -> list[GatedInterpError]:
+    """The problems of the named fields that are not positive."""
     return [
-        f"{name} is {getattr(config, name)}; it must be positive."
+        config.problem("config-not-positive", field=name, value=getattr(config, name))
         for name in names
         if not getattr(config, name) > 0
     ]

@@ -1,14 +1,45 @@
-"""The one error a user of the toolkit has to catch, and how to tell one that is not ours."""
+"""The errors of the package: a class and a code to check for, and a sentence to read."""
+
+import string
+import tomllib
+from collections.abc import Iterable, Mapping
+from functools import cache
+from importlib import resources
+from typing import Any
 
 
 class GatedInterpError(ValueError):
-    """Bad input: one sentence that names what is wrong and what would be right.
+    """Bad input. The sentence says what happened, why, and what to do next.
+
+    Sentences are in ``sentences.toml``, by code, and may be improved from version to version; the
+    codes stay. A code that is not there is shown as it is, with its fields.
+
+    Attributes:
+        code: what is wrong, in short, such as ``"no-such-layer"``.
+        fields: the names and numbers in the sentence; what is neither is given as text.
 
     Examples:
         >>> from gated_interp.tasks.skip_trigrams import SkipTrigramTask
-        >>> SkipTrigramTask(n_trigrams=0)
+        >>> try:
+        ...     SkipTrigramTask(n_trigrams=0)
+        ... except GatedInterpError as error:
+        ...     error.code, error.fields
+        ('not-a-whole-number', {'name': 'n_trigrams', 'value': 0, 'least': 1})
+    """
+
+    def __init__(self, code: str, /, **fields: Any) -> None:
+        super().__init__(sentence(code, fields))
+        self.code, self.fields = code, {name: _plain(value) for name, value in fields.items()}
+
+
+class CheckpointError(GatedInterpError):
+    """A file that is not a checkpoint this version can load.
+
+    Examples:
+        >>> from gated_interp.checkpoints.checkpoint import load
+        >>> load("model.bin")
         Traceback (most recent call last):
-        gated_interp.core.errors.GatedInterpError: n_trigrams is 0; it must be a whole number...
+        gated_interp.core.errors.CheckpointError: There is no file model.bin...
     """
 
 
@@ -28,13 +59,38 @@ class GatedInterpWarning(UserWarning):
     """
 
 
-def unreached(hook: str, what: str) -> GatedInterpError:
-    """The error of a hook that never ran, for want of which ``what`` happened to nothing."""
-    return GatedInterpError(
-        f"no forward pass reached {hook!r}, so {what}. A model from torch.compile skips hooks: use "
-        "the model that was compiled. Some hook points must be switched on first, as hook_result "
-        "by model.set_use_attn_result(True)."
-    )
+@cache
+def sentences() -> dict[str, str]:
+    """What each code says, with its fields in the syntax of :meth:`str.format`."""
+    text = resources.files("gated_interp.core").joinpath("sentences.toml").read_text("utf-8")
+    return {c: said for room in tomllib.loads(text).values() for c, said in room.items()}
+
+
+def sentence(code: str, fields: Mapping[str, Any]) -> str:
+    """What the error of that code says."""
+    try:
+        return _Sentence().vformat(sentences()[code], (), fields)
+    except Exception:  # whatever is wrong with the sentence must not hide what is wrong
+        said = ", ".join(f"{name}={_plain(value)!r}" for name, value in fields.items())
+        return f"{code} ({said})" if said else code
+
+
+class _Sentence(string.Formatter):
+    """Writes lists with commas between their items."""
+
+    def format_field(self, value: Any, format_spec: str) -> Any:
+        if isinstance(value, Iterable) and not isinstance(value, str):
+            value = ", ".join(map(str, value)) or "none"
+        return super().format_field(value, format_spec)
+
+
+def _plain(value: Any) -> Any:
+    """``value`` as any process can read it: numbers, text, and flat lists of them."""
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    if isinstance(value, list | tuple):
+        return [v if type(v) in (bool, int, float, str) else str(v) for v in value]
+    return str(value)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -49,14 +105,3 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or (
         isinstance(error, RuntimeError) and any(word in said for word in words)
     )
-
-
-class CheckpointError(GatedInterpError):
-    """A file that is not a checkpoint this version can load.
-
-    Examples:
-        >>> from gated_interp.checkpoints.checkpoint import load
-        >>> load("model.bin")
-        Traceback (most recent call last):
-        gated_interp.core.errors.CheckpointError: there is no file model.bin; name a...
-    """

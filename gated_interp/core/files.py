@@ -62,14 +62,9 @@ def require_place(path: Path | str) -> Path:
     if stat.S_ISDIR(mode):
         raise refused(path, IsADirectoryError())
     if not stat.S_ISREG(mode):
-        raise GatedInterpError(
-            f"cannot write {path}: it is no ordinary file but a device, a pipe, a socket or a link "
-            "to itself; name another file."
-        )
+        raise GatedInterpError("not-an-ordinary-file", path=path)
     if is_input:
-        raise GatedInterpError(
-            f"cannot write {path}: it is an input of the same command; name another file."
-        )
+        raise GatedInterpError("output-is-an-input", path=path)
     return place
 
 
@@ -175,11 +170,12 @@ def _umask() -> int:
 def refused(path: Path, error: OSError) -> GatedInterpError:
     """What to raise where ``path`` cannot be written: what is wrong, and what would be right."""
     if isinstance(error, IsADirectoryError):
-        return GatedInterpError(f"cannot write {path}: it is a folder; name a file.")
-    advice = "name a folder that can be written"
-    if error.errno in FULL:
-        advice = "make room, or name a folder elsewhere, and run it again"
-    return GatedInterpError(f"cannot write {path}: {error.strerror or error}; {advice}.")
+        return GatedInterpError("output-is-a-folder", path=path)
+    return GatedInterpError(
+        "disk-full" if error.errno in FULL else "cannot-write",
+        path=path,
+        reason=error.strerror or error,
+    )
 
 
 def write_table(table: Any, path: Path | str, float_format: str | None = "%.6g") -> Path:

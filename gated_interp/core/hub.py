@@ -44,9 +44,7 @@ def hub_library() -> ModuleType:
     try:
         import huggingface_hub
     except ImportError as error:
-        raise GatedInterpError(
-            "the hub needs the package huggingface_hub; install gated-interp[hub]."
-        ) from error
+        raise GatedInterpError("hub-package-missing") from error
     module: ModuleType = huggingface_hub
     return module
 
@@ -58,41 +56,29 @@ def explained(
     from huggingface_hub import errors
 
     if isinstance(error, errors.HFValidationError):
-        return GatedInterpError(f"{repo_id!r} is not a hub repository; write 'user/name'.")
+        return GatedInterpError("hub-bad-name", repo=repo_id)
     if isinstance(error, errors.RepositoryNotFoundError):
-        return GatedInterpError(
-            f"the hub has no model repository {repo_id!r} that you may use; check the name, or "
-            "pass a token that may."
-        )
+        return GatedInterpError("hub-no-repository", repo=repo_id)
     if isinstance(error, errors.RevisionNotFoundError):
-        return GatedInterpError(
-            f"the repository {repo_id!r} has no revision {revision!r}; name a branch, tag or "
-            "commit."
-        )
+        return GatedInterpError("hub-no-revision", repo=repo_id, revision=revision)
     if isinstance(error, errors.EntryNotFoundError) and not isinstance(
         error, errors.LocalEntryNotFoundError
     ):
-        return GatedInterpError(
-            f"the repository {repo_id!r} has no file {filename!r}; pass filename= for another."
-        )
+        return GatedInterpError("hub-no-file", repo=repo_id, file=filename)
     # What really happened may hide behind "not in the local cache" or "error while uploading".
     reason: BaseException = error
     while reason.__cause__ is not None and getattr(reason, "response", None) is None:
         reason = reason.__cause__
     response = getattr(reason, "response", None)
     if response is not None:
-        may = "; pass a token that may" if response.status_code in (401, 403) else ""
         return GatedInterpError(
-            f"the hub refused {repo_id!r} with status {response.status_code}{may}."
+            "hub-access-denied" if response.status_code in (401, 403) else "hub-refused",
+            repo=repo_id,
+            status=response.status_code,
         )
     if isinstance(error, errors.LocalTokenNotFoundError):
-        return GatedInterpError("no access token is stored; pass token= or log in to the hub.")
+        return GatedInterpError("hub-no-token")
     if isinstance(reason, OSError) and reason.filename is not None:
-        return GatedInterpError(
-            f"cannot use {reason.filename} ({reason.strerror}); name another folder as cache_dir."
-        )
+        return GatedInterpError("hub-cache-unusable", path=reason.filename, reason=reason.strerror)
     words = str(reason).strip().splitlines() or [type(reason).__name__]
-    return GatedInterpError(
-        f"the hub cannot be reached for {repo_id!r} ({words[0]}); check the network, or load a "
-        "local file."
-    )
+    return GatedInterpError("hub-unreachable", repo=repo_id, reason=words[0])

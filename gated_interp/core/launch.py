@@ -14,10 +14,7 @@ def require_docstrings() -> None:
         GatedInterpError: it does.
     """
     if sys.flags.optimize > 1:
-        raise GatedInterpError(
-            "Python was started without docstrings (-OO or PYTHONOPTIMIZE=2), which transformers "
-            "needs; start it with them."
-        )
+        raise GatedInterpError("no-docstrings")
 
 
 def n_processes() -> int:
@@ -53,9 +50,6 @@ def _launched() -> tuple[int, int]:
     said = {name: os.environ.get(name, "1") for name in ("WORLD_SIZE", "RANK")}
     for name, number in said.items():
         if not re.fullmatch("[0-9]{1,9}", number):
-            raise GatedInterpError(
-                f"the environment variable {name} is {number!r}; a launcher sets a whole number: "
-                "unset RANK and MASTER_ADDR to train in one process."
-            )
+            raise GatedInterpError("bad-launcher-variable", name=name, value=number)
     world = max(int(said["WORLD_SIZE"]), 1)
     return world, int(said["RANK"]) if world > 1 else 0

@@ -15,8 +15,6 @@ KEY = "gated_interp"
 
 # A new config field does not raise it, only what would make an older file mean something else.
 VERSIONS = (1, 2)
-NEWER = "it was written by a newer version of gated_interp, so update to read it"
-
 # A small file must not be able to ask for any amount of memory or time (embeddings and the context
 # are not stored but made), nor for a number that float32 cannot hold.
 LIMITS = {"n_trigrams": 2048, "n_layers": 8, "d_vocab": 2**18}
@@ -36,16 +34,18 @@ def said_in(path: Path, text: str, versions: Sequence[int]) -> tuple[dict[str, A
     try:
         said = json.loads(text, parse_constant=_refuse_number, parse_float=_finite)
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"the metadata of {path} is not JSON ({error}).") from error
+        raise CheckpointError("metadata-not-json", path=path, reason=error) from error
     said = _as_text(said)
     if not isinstance(said, dict):
-        raise CheckpointError(f"the metadata of {path} is not a JSON object.")
+        raise CheckpointError("metadata-not-an-object", path=path)
     version = said.get("format_version")
     if type(version) is not int or version not in versions:
-        newer = f": {NEWER}" if type(version) is int and version > versions[-1] else ""
+        newer = type(version) is int and version > versions[-1]
         raise CheckpointError(
-            f"{path} has format version {version!r}; "
-            f"this release reads versions {' and '.join(map(str, versions))}{newer}."
+            "newer-format-version" if newer else "unknown-format-version",
+            path=path,
+            version=version,
+            readable=versions,
         )
     return said, version
 
@@ -58,9 +58,7 @@ def require_limits(part: Any) -> None:
             continue
         most = LIMITS.get(field.name, MOST) if type(value) is int else LARGEST
         if abs(value) > most:
-            raise CheckpointError(
-                f"{field.name} is {value}; a checkpoint may have at most {most:g}."
-            )
+            raise CheckpointError("number-beyond-limit", name=field.name, value=value, most=most)
 
 
 def config_from(what: str, cls: type[Config], values: Any) -> Config:
@@ -91,13 +89,13 @@ def require_keys(what: str, values: Any, needed: Sequence[str], known: Sequence[
         CheckpointError: naming ``what`` and the key.
     """
     if not isinstance(values, dict):
-        raise CheckpointError(f"{what} is not a JSON object.")
+        raise CheckpointError("not-a-json-object", what=what)
     for name in needed:
         if name not in values:
-            raise CheckpointError(f"{what} lacks {name!r}.")
+            raise CheckpointError("missing-key", what=what, key=name)
     for name in values:
         if name not in known:
-            raise CheckpointError(f"{what} has an unknown key {name!r}: {NEWER}.")
+            raise CheckpointError("unknown-key", what=what, key=name)
 
 
 def _as_text(value: Any) -> Any:

@@ -22,7 +22,7 @@ def generator(
     if isinstance(seed, torch.Generator):
         return seed
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= MAX_SEED:
-        raise GatedInterpError(f"seed is {seed!r}; it must be a whole number from 0 to 2**63 - 1.")
+        raise GatedInterpError("bad-seed", seed=seed)
     return torch.Generator(device=device).manual_seed(seed)
 
 

@@ -49,19 +49,14 @@ def located(source: str | os.PathLike[str]) -> Iterator[tuple[Path, str]]:
     try:
         is_folder, is_there = path.is_dir(), path.exists()
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{str(path)!r} cannot be a file's path: {error}.") from error
+        raise CheckpointError("not-a-path", path=str(path), reason=error) from error
     if is_folder:
         if not (path / MODEL_FILE).exists():
-            raise CheckpointError(
-                f"{path} is a folder without {MODEL_FILE}; name a checkpoint file."
-            )
+            raise CheckpointError("folder-without-checkpoint", path=path, file=MODEL_FILE)
         yield path / MODEL_FILE, path.resolve().name
     elif is_there:
         yield path, path.stem
     elif isinstance(source, str) and path.name == source and not path.suffix:
-        names = ", ".join(shipped_names()) or "none in this release"
-        raise CheckpointError(
-            f"there is no shipped model and no file {source!r}; the shipped models: {names}."
-        )
+        raise CheckpointError("no-such-model", source=source, names=shipped_names())
     else:
-        raise CheckpointError(f"there is no file {path}; name a checkpoint file.")
+        raise CheckpointError("no-such-file", path=path)

@@ -60,24 +60,22 @@ def require_shapes(path: Path, header: Header, wanted: Mapping[str, tuple[int, .
     """
     for name, shape in wanted.items():
         if name not in header.shapes:
-            raise CheckpointError(
-                f"{path} lacks the tensor {name!r}, which should have shape {list(shape)}."
-            )
+            raise CheckpointError("tensor-missing", path=path, name=name, shape=list(shape))
         if header.shapes[name] != shape:
             raise CheckpointError(
-                f"{path} holds {name!r} of shape {list(header.shapes[name])}; "
-                f"by the model's configuration it must be {list(shape)}."
+                "tensor-wrong-shape",
+                path=path,
+                name=name,
+                shape=list(header.shapes[name]),
+                wanted=list(shape),
             )
         if header.dtypes[name] != "F32":
             raise CheckpointError(
-                f"{path} holds {name!r} as {header.dtypes[name]}; it must be F32 (float32)."
+                "tensor-wrong-type", path=path, name=name, type=header.dtypes[name]
             )
     extra = sorted(set(header.shapes) - set(wanted))
     if extra:
-        raise CheckpointError(
-            f"{path} holds a tensor {extra[0]!r} that does not belong in it; "
-            f"its tensors must be {', '.join(wanted)}."
-        )
+        raise CheckpointError("tensor-unexpected", path=path, name=extra[0], wanted=[*wanted])
 
 
 def read_tensors(path: Path, wanted: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
@@ -90,7 +88,7 @@ def read_tensors(path: Path, wanted: Mapping[str, tuple[int, ...]]) -> dict[str,
         tensors = {name: file.get_tensor(name) for name in wanted}
     for name, tensor in tensors.items():
         if tuple(tensor.shape) != wanted[name] or tensor.dtype != torch.float32:
-            raise CheckpointError(f"{path} changed while it was read; load it again.")
+            raise CheckpointError("file-changed", path=path)
     require_finite(str(path), tensors)
     return tensors
 
@@ -105,8 +103,7 @@ def require_finite(where: str, tensors: Mapping[str, Tensor]) -> None:
         bad = int((~tensor.isfinite()).sum())
         if bad:
             raise CheckpointError(
-                f"{where} has {bad} NaN or infinite of {math.prod(tensor.shape)} values in "
-                f"{name!r}; every weight must be finite."
+                "tensor-not-finite", path=where, bad=bad, total=math.prod(tensor.shape), name=name
             )
 
 
@@ -121,35 +118,26 @@ def written(path: Path, data: bytes, read: Callable[[Path], object]) -> None:
         read(path)
     except GatedInterpError as error:
         reason = str(error).replace(str(path), "the file")
-        raise CheckpointError(
-            f"the model was not written, as it could not be read back ({reason}); please report it."
-        ) from error
+        raise CheckpointError("read-back-failed", reason=reason) from error
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
     try:
         if path.is_dir():
-            raise CheckpointError(f"{path} is a folder; name a checkpoint file.")
+            raise CheckpointError("checkpoint-is-a-folder", path=path)
         if not path.exists():
-            raise CheckpointError(f"there is no file {path}; name a checkpoint file.")
+            raise CheckpointError("no-such-file", path=path)
         if not path.is_file():
             # A pipe or a device would be waited on for ever.
-            raise CheckpointError(f"{path} is not an ordinary file; name a checkpoint file.")
+            raise CheckpointError("checkpoint-not-an-ordinary-file", path=path)
         size = path.stat().st_size
         if size > MAX_BYTES:
-            raise CheckpointError(
-                f"{path} has {size} bytes; a checkpoint of this package has at most {MAX_BYTES}."
-            )
+            raise CheckpointError("file-too-large", path=path, size=size, most=MAX_BYTES)
         with safe_open(path, framework="pt") as file:
             yield file
     except SafetensorError as error:
         reason = str(error).removeprefix("Error while deserializing header: ")
-        raise CheckpointError(
-            f"{path} is not a whole safetensors file ({reason}): it is of another kind, cut short "
-            "or damaged."
-        ) from error
+        raise CheckpointError("not-safetensors", path=path, reason=reason) from error
     except OSError as error:
-        raise CheckpointError(
-            f"cannot read {path}: {error.strerror or error}; name a file that can be read."
-        ) from error
+        raise CheckpointError("cannot-read", path=path, reason=error.strerror or error) from error

@@ -63,7 +63,7 @@ def connected(workers: int | str | Backend | None = None) -> Iterator[Backend]:
             yield Backend(dask(client, workers), everywhere, threads, min(limits, default=None))
         return
     if workers is not None and workers < 1:
-        raise GatedInterpError(f"workers is {workers}; it must be at least 1.")
+        raise GatedInterpError("too-small", name="workers", value=workers, least=1)
     count = workers or os.cpu_count() or 1
     yield Backend(partial(run_jobs, workers=count), count, count, machine_bytes())
 
@@ -78,28 +78,20 @@ def dask_client(address: str) -> Iterator[Any]:
     try:
         from distributed import Client
     except ImportError as error:
-        raise GatedInterpError(
-            "a Dask cluster needs the extra: pip install 'gated-interp[distributed]'."
-        ) from error
+        raise GatedInterpError("dask-package-missing") from error
     # Of dask's warnings (versions that differ, a slow close) none changes a result.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             client = Client(address, timeout=CONNECT, set_as_default=False)
         except (OSError, ValueError, TypeError, RuntimeError) as error:
-            raise GatedInterpError(
-                f"no Dask scheduler answers at {address}; start one with `dask scheduler` and give "
-                "the tcp:// address it prints."
-            ) from error
+            raise GatedInterpError("no-scheduler", address=address) from error
     with unlogged("distributed"):
         try:
             try:
                 client.wait_for_workers(1, timeout=FIRST_WORKER)
             except TimeoutError as error:
-                raise GatedInterpError(
-                    f"the scheduler at {address} has no workers; start some with "
-                    f"`dask worker {address}`."
-                ) from error
+                raise GatedInterpError("no-dask-workers", address=address) from error
             yield client
         finally:
             with warnings.catch_warnings():
@@ -133,19 +125,11 @@ def dask(client: Any, address: str) -> Runner:
             for future in as_completed(futures, loop=client.loop):
                 yield future.result()
         except KilledWorker as error:
-            raise GatedInterpError(
-                "a job ended several workers one after the other, perhaps for want of memory; "
-                "what had finished is kept: give the workers more."
-            ) from error
+            raise GatedInterpError("workers-killed") from error
         except ModuleNotFoundError as error:
-            raise GatedInterpError(
-                f"the workers cannot import {error.name}; install gated-interp where they run."
-            ) from error
+            raise GatedInterpError("workers-lack-a-package", package=error.name) from error
         except (CancelledError, asyncio.CancelledError, OSError) as error:
-            raise GatedInterpError(
-                f"the scheduler at {address} was lost; what had finished is kept: run it again "
-                "when the scheduler is back."
-            ) from error
+            raise GatedInterpError("scheduler-lost", address=address) from error
         finally:
             if client.status == "running":
                 client.cancel(futures)

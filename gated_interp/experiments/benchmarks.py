@@ -158,7 +158,7 @@ def run_benchmarks(
     unknown = [name for name in only if name not in BENCHMARKS]
     if unknown:
         raise GatedInterpError(
-            f"there is no benchmark {unknown[0]!r}; there are {', '.join(BENCHMARKS)}."
+            "unknown-name", what="benchmark", name=unknown[0], choices=[*BENCHMARKS]
         )
     recipes = RECIPES | {m.name: at(m) for m in map(method_named, methods)}
     cells = [

@@ -192,11 +192,10 @@ def decompose(
     for layer in layers:
         require_layer(model, layer)
     if not spare >= 0:
-        raise GatedInterpError(f"spare is {spare}; it must not be negative.")
+        raise GatedInterpError("is-negative", name="spare", value=spare)
     if seeds < 1 or sequences < 1 or not layers:
         raise GatedInterpError(
-            f"there are {len(layers)} layers, {seeds} seeds and {sequences} sequences; at least "
-            "one of each is needed."
+            "nothing-to-decompose", layers=len(layers), seeds=seeds, sequences=sequences
         )
     given = {"method": method, "heads": heads, "fvu": fvu, "steps": steps, **settings}
     source = data_for(model, data)

@@ -107,6 +107,4 @@ def _read_csv(path: Path) -> pd.DataFrame:
     try:
         return pd.read_csv(path)
     except (OSError, ValueError) as error:
-        raise GatedInterpError(f"{path} cannot be read; run `gated-interp reproduce` anew.") from (
-            error
-        )
+        raise GatedInterpError("run-table-unreadable", path=path) from (error)

@@ -24,19 +24,13 @@ def whole_numbers(written: str, name: str) -> list[int]:
         try:
             span = range(int(first), int(last if colon else first) + 1)
         except ValueError:
-            raise GatedInterpError(
-                f"{name} is {written!r}; write a range such as 2:4 or a list such as 2,3,7."
-            ) from None
+            raise GatedInterpError("not-a-range", name=name, written=written) from None
         if not span:
-            raise GatedInterpError(
-                f"{name} is {written!r}, which holds no number; write FROM:TO, FROM at most TO."
-            )
+            raise GatedInterpError("range-empty", name=name, written=written)
         if span[0] < 1:
-            raise GatedInterpError(f"{name} is {written!r}; its numbers must be at least 1.")
+            raise GatedInterpError("range-too-low", name=name, written=written)
         if span[-1] - span[0] >= MOST:
-            raise GatedInterpError(
-                f"{name} is {written!r}; a grid has at most {MOST} numbers along an axis."
-            )
+            raise GatedInterpError("range-too-long", name=name, written=written, most=MOST)
         found |= {*span}
     return sorted(found)
 
@@ -56,8 +50,5 @@ def numbers(written: str, name: str) -> list[float]:
     except ValueError:
         found = {math.nan}
     if not all(math.isfinite(x) and x >= 0 for x in found):
-        raise GatedInterpError(
-            f"{name} is {written!r}; write numbers from 0 up with commas between them, "
-            "such as 0.05,0.2."
-        )
+        raise GatedInterpError("not-numbers", name=name, written=written)
     return sorted(found)

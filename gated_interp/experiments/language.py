@@ -178,7 +178,7 @@ def text_for(
     """
     own = getattr(model, "task", None)
     if not isinstance(own, TextTask):
-        raise GatedInterpError("the model is not a language model; it has no tokenizer for a text.")
+        raise GatedInterpError("not-a-language-model")
     return TextTask(text, own.n_positions, own.tokenizer)
 
 
@@ -214,9 +214,7 @@ def language_measures(
     if part is None:
         task = getattr(model, "task", None)
         if not isinstance(task, TextTask):
-            raise GatedInterpError(
-                "the model names no text; give a part, TextTask(…).part('test')."
-            )
+            raise GatedInterpError("no-text-to-measure")
         part = task.part("test")
     require_text(model, part)
     task = part.task

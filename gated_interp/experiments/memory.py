@@ -50,9 +50,11 @@ def require_memory(
     """
     needed = workers * cell_bytes(heads, trigrams, recipe, seeds)
     if there is not None and needed > there:
-        at_once = f", {workers} at a time" if workers > 1 else ""
         raise GatedInterpError(
-            f"{heads} heads and {trigrams} trigrams need about {needed / 2**30:.1f} GB"
-            f"{at_once}, and there are {there / 2**30:.1f} GB; take fewer heads, trigrams, "
-            "seeds or workers."
+            "too-little-memory",
+            heads=heads,
+            trigrams=trigrams,
+            needed=needed / 2**30,
+            workers=workers,
+            there=there / 2**30,
         )

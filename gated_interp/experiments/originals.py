@@ -183,8 +183,5 @@ def originals_named(name: str) -> Originals:
         return BENCHMARKS[name]
     shape = re.fullmatch(r"([1-9]\d*)H([1-9]\d*)ST", name)
     if shape is None:
-        raise GatedInterpError(
-            f"there is no task {name!r}; name a shape of toy such as 2H3ST, or one of "
-            f"{', '.join(BENCHMARKS)}."
-        )
+        raise GatedInterpError("no-such-original", name=name, choices=[*BENCHMARKS])
     return Toys(int(shape[1]), int(shape[2]))

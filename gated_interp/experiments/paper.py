@@ -45,11 +45,16 @@ class PaperConfig(SeedsConfig):
     only: str | None = None
     recipe: Literal["reliable", "reference"] = "reliable"
 
-    def problems(self) -> list[str]:
+    def problems(self) -> list[GatedInterpError]:
         found = super().problems()
         if self.only is not None and self.only not in PUBLISHED | LARGER:
             found.append(
-                f"there is no experiment {self.only!r}; there are {', '.join(PUBLISHED | LARGER)}."
+                self.problem(
+                    "config-unknown-name",
+                    what="experiment",
+                    name=self.only,
+                    choices=[*PUBLISHED, *LARGER],
+                )
             )
         return found
 
@@ -322,7 +327,5 @@ def read_results(run: Path | str) -> dict[str, Any]:
         found = json.loads(path.read_text(encoding="utf-8"))
         found["experiments"].items()
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise GatedInterpError(
-            f"{run} holds no finished run; name a folder that `gated-interp reproduce` wrote."
-        ) from error
+        raise GatedInterpError("not-a-finished-run", path=run) from error
     return dict(found)

@@ -60,10 +60,7 @@ def run_jobs(
         for result in results:  # noqa: UP028
             yield result
     except BrokenExecutor as error:
-        raise GatedInterpError(
-            "a worker process ended by itself, perhaps for want of memory; what had finished "
-            "is kept: run it again with fewer workers."
-        ) from error
+        raise GatedInterpError("worker-ended") from error
     finally:
         # Where somebody stops half-way, that jobs are cancelled is no news.
         with warnings.catch_warnings():

@@ -63,10 +63,10 @@ class BlockRecipe(Config):
     scale_output: bool = True
     config: dict[str, Any] = dataclasses.field(default_factory=dict, hash=False)
 
-    def problems(self) -> list[str]:
+    def problems(self) -> list[GatedInterpError]:
         unknown = [name for name in self.config if name not in settings_of(self.kind)]
         if unknown:
-            return [f"a block of kind {self.kind!r} has no setting {unknown[0]!r}."]
+            return [self.problem("config-no-such-block-setting", kind=self.kind, name=unknown[0])]
         return positive(self, "expansion", *(["n_heads"] if self.n_heads is not None else []))
 
     def heads(self, of_original: int) -> int:
@@ -155,7 +155,7 @@ class Recipe(Config):
                 for room in rooms:
                     at = at.get(room)
                     if not isinstance(at, dict):
-                        raise GatedInterpError(f"a recipe has no field {path!r}.")
+                        raise GatedInterpError("no-such-recipe-field", path=path)
                 at[last] = value
         for name, field in own.items():
             default, value = field.default, tree[name]
@@ -180,7 +180,7 @@ class Recipe(Config):
                 value = getattr(value, part)
         return value
 
-    def problems(self) -> list[str]:
+    def problems(self) -> list[GatedInterpError]:
         return positive(self, "attempts")
 
     @classmethod
@@ -235,12 +235,10 @@ def _paths(name: str, kind: str) -> list[str]:
     found = [f"{room}.{name}" for config, room in own if name in config.__dataclass_fields__]
     if name in settings_of(kind):
         found.append(f"block.config.{name}")
-    if len(found) != 1:
-        raise GatedInterpError(
-            f"there {'are several settings' if found else 'is no setting'} {name!r} of a recipe "
-            f"with a {kind} block; name one by its path, such as "
-            f"{' or '.join(found) or 'training.lr'}."
-        )
+    if not found:
+        raise GatedInterpError("no-such-recipe-setting", name=name, kind=kind)
+    if len(found) > 1:
+        raise GatedInterpError("several-recipe-settings", name=name, kind=kind, paths=found)
     return found
 
 
@@ -311,4 +309,6 @@ def recipe_named(name: str, n_heads: int, n_trigrams: int) -> Recipe:
         return reference_recipe(n_heads, n_trigrams)
     if name == "reliable":
         return RELIABLE if n_trigrams <= 5 else RELIABLE_LARGE
-    raise GatedInterpError(f"recipe is {name!r}; it must be 'reliable' or 'reference'.")
+    raise GatedInterpError(
+        "not-one-of", name="recipe", value=name, choices=["reliable", "reference"]
+    )

@@ -228,9 +228,7 @@ def run_reliability(
     """
     unknown = [v for v in variants if v not in VARIANTS]
     if unknown:
-        raise GatedInterpError(
-            f"there is no recipe {unknown[0]!r}; there are {', '.join(VARIANTS)}."
-        )
+        raise GatedInterpError("unknown-name", what="recipe", name=unknown[0], choices=[*VARIANTS])
     cells = []
     for variant in variants:
         given = reference_steps if variant == "reference" else steps
@@ -256,8 +254,10 @@ def selected(only: Sequence[str]) -> tuple[list[tuple[int, int]], list[str]]:
     unknown = [name for name in only if name not in shapes | GROUPS | VARIANTS]
     if unknown:
         raise GatedInterpError(
-            f"there is no shape or recipe {unknown[0]!r}; there are "
-            f"{', '.join([*shapes, *GROUPS, *VARIANTS])}."
+            "unknown-name",
+            what="shape or recipe",
+            name=unknown[0],
+            choices=[*shapes, *GROUPS, *VARIANTS],
         )
     wanted_shapes = [shapes[name] for name in only if name in shapes]
     wanted = [each for name in only for each in GROUPS.get(name, [name]) if each in VARIANTS]

@@ -76,12 +76,10 @@ def run_repeats(
     """
     known = PUBLISHED | LARGER
     unknown = [name for name in only if name not in known]
-    if unknown or repeats < 1:
-        raise GatedInterpError(
-            f"there is no experiment {unknown[0]!r}; there are {', '.join(known)}."
-            if unknown
-            else f"repeats is {repeats}; it must be at least 1."
-        )
+    if unknown:
+        raise GatedInterpError("unknown-name", what="experiment", name=unknown[0], choices=[*known])
+    if repeats < 1:
+        raise GatedInterpError("too-small", name="repeats", value=repeats, least=1)
     cells = [
         Cell(f"repeat {i}", Toys(*known[name]), _disturbed(*known[name], i))
         for i in range(1, repeats + 1)

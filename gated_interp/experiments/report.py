@@ -118,15 +118,15 @@ def require_page(out: Path) -> None:
     """
     require_place(out)
     if out.suffix.lower() not in ENDINGS:
-        raise GatedInterpError(f"{out} is no page; name a file that ends in .html.")
+        raise GatedInterpError("not-a-page", path=out)
     above = next((folder for folder in out.absolute().parents if folder.exists()), None)
     if above is not None and not above.is_dir():
-        raise GatedInterpError(f"cannot write {out}: {above} is a file; name another folder.")
+        raise GatedInterpError("page-in-a-file", path=out, folder=above)
     if out.exists():
         with out.open("rb") as file:
             mine = f'content="{GENERATOR}"'.encode() in file.read(HEAD)
         if not mine:
-            raise GatedInterpError(f"{out} is there already and is no report; name another file.")
+            raise GatedInterpError("not-a-report", path=out)
 
 
 def title_of(subject: Subject) -> str:

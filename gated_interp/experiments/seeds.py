@@ -161,10 +161,7 @@ class SeedsOutcome:
             GatedInterpError: no toy learnt its task, so no block was trained.
         """
         if not self.gated:
-            raise GatedInterpError(
-                f"none of {len(self.toys)} toys learnt every trigram, so no gated block was "
-                "trained; use more seeds."
-            )
+            raise GatedInterpError("no-toy-learnt", n=len(self.toys))
         return min(self.gated, key=lambda run: (-run.kept, run.selection_loss))
 
     def table(self) -> pd.DataFrame:

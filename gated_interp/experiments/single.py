@@ -173,13 +173,10 @@ def load_toy(source: str) -> ToyTransformer:
     model = load(source)
     if not isinstance(model, ToyTransformer):
         raise GatedInterpError(
-            f"{source} is for {type(model.task).__name__}; name a toy for skip trigrams, or train "
-            "a block on it from Python with train_gated."
+            "not-a-skip-trigram-toy", source=source, task=type(model.task).__name__
         )
     if gated_block(model) is not None:
-        raise GatedInterpError(
-            f"{source} is a gated model; name the toy that its block should stand in for."
-        )
+        raise GatedInterpError("already-gated", source=source)
     return model
 
 
@@ -205,12 +202,9 @@ def state_for(path: Path | str, resume: bool) -> Path:
     for place in (path, state, history_of(path)):
         require_place(place)
     if resume and not state.is_file():
-        raise GatedInterpError(f"there is no {state} to resume from; leave --resume out.")
+        raise GatedInterpError("no-state-to-resume", path=state)
     if not resume and state.is_file():
-        raise GatedInterpError(
-            f"{state} holds a training that was interrupted; add --resume to go on with it, or "
-            "delete it to start anew."
-        )
+        raise GatedInterpError("unfinished-training", path=state)
     return state
 
 
@@ -257,4 +251,4 @@ def refuse(unknown: Mapping[str, Any]) -> None:
         GatedInterpError: naming the first.
     """
     for name in unknown:
-        raise GatedInterpError(f"there is no setting {name!r}.")
+        raise GatedInterpError("no-such-setting", name=name)

@@ -117,13 +117,13 @@ class Store(Generic[R]):
                 ones, or its table is damaged.
         """
         if self.folder.exists() and not self.folder.is_dir():
-            raise GatedInterpError(f"{self.folder} is a file; name a folder.")
+            raise GatedInterpError("folder-is-a-file", path=self.folder)
         if any(path.exists() for path in (self.csv, *map(self.folder.joinpath, self._results))):
             self._require_same()
         rows = self._read()
         self.rows = {row.names: row for row in rows}
         if len(self.rows) < len(rows) or any("" in key for key in self.rows):
-            raise self._refused("holds a row without a name, or one twice")
+            raise GatedInterpError("stored-table-row-twice", path=self.csv)
         self.runs = self._none
         if self._with_runs and rows:
             runs = read_table(self.runs_csv, self.row.KEY)
@@ -214,7 +214,7 @@ class Store(Generic[R]):
                 self._require_columns(header)
             )
         except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
-            raise self._refused("cannot be read as the table that belongs there") from error
+            raise GatedInterpError("stored-table-unreadable", path=self.csv) from error
 
     def _require_columns(self, header: Sequence[str]) -> list[R]:
         if not {*self.row.KEY} <= {*header}:
@@ -228,24 +228,19 @@ class Store(Generic[R]):
             merged = {**there[MERGED], **self.notes[MERGED]} if MERGED in self.notes else None
             found = _difference(self._same(there), self._same(self.notes))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise GatedInterpError(
-                f"{self.notes_path} does not say how the results beside it were made; name another "
-                "folder."
-            ) from error
+            raise GatedInterpError("table-without-settings", path=self.notes_path) from error
         if found:
             name, then, now, where = found
             raise GatedInterpError(
-                f"{self.folder} holds a run with {name} {then!r} instead of {now!r}{where}; name "
-                "another folder, or ask for the same run."
+                "results-of-another-run",
+                path=self.folder,
+                name=name,
+                then=then,
+                now=now,
+                where=where,
             )
         if merged is not None:
             self.notes[MERGED] = merged
-
-    def _refused(self, what: str) -> GatedInterpError:
-        return GatedInterpError(
-            f"{self.csv} {what}; name another folder, or delete the line that is damaged and it is "
-            "made anew."
-        )
 
 
 def read_table(path: Path | str, columns: Sequence[str] = ()) -> pd.DataFrame:
@@ -257,10 +252,10 @@ def read_table(path: Path | str, columns: Sequence[str] = ()) -> pd.DataFrame:
     try:
         table = pd.read_csv(path)
     except (OSError, ValueError) as error:
-        raise GatedInterpError(f"{path} is not a table that can be read.") from error
+        raise GatedInterpError("bad-table-file", path=path) from error
     lacks = [c for c in columns if c not in table]
     if lacks:
-        raise GatedInterpError(f"{path} has no column {lacks[0]!r}; it is another table.")
+        raise GatedInterpError("table-file-lacks-a-column", path=path, column=lacks[0])
     return table
 
 
@@ -301,8 +296,7 @@ def _locked(folder: Path, lock: Path) -> Iterator[None]:
         handle = os.open(lock, os.O_RDWR | os.O_CREAT)
     except OSError as error:
         raise GatedInterpError(
-            f"cannot write to {folder}: {error.strerror or error}; name a folder that can be "
-            "written."
+            "cannot-write-to-folder", path=folder, reason=error.strerror or error
         ) from error
     try:
         try:
@@ -310,9 +304,7 @@ def _locked(folder: Path, lock: Path) -> Iterator[None]:
 
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise GatedInterpError(
-                f"another process is writing to {folder}; wait for it, or name another folder."
-            ) from error
+            raise GatedInterpError("folder-in-use", path=folder) from error
         except (ImportError, OSError):  # no such locks on this system
             pass
         yield

@@ -124,11 +124,11 @@ class SeedsConfig(Config):
         """All of them."""
         return range(self.first_seed, self.first_seed + self.seeds)
 
-    def problems(self) -> list[str]:
+    def problems(self) -> list[GatedInterpError]:
         numbers = ("seeds", "steps", "toy_steps", "expansion", "n_sequences")
         found = positive(self, *(n for n in numbers if getattr(self, n, None) is not None))
         if self.first_seed < 0:
-            found.append(f"first_seed is {self.first_seed}; it must not be negative.")
+            found.append(self.problem("config-negative", field="first_seed", value=self.first_seed))
         return found
 
 
@@ -253,7 +253,7 @@ class Study(Generic[R]):
         )
         cells = [dataclasses.replace(c, recipe=config.applied(c.recipe)) for c in cells]
         if not cells or len({c.names for c in cells}) < len(cells):
-            raise GatedInterpError(f"there are {len(cells)} cells; name at least one, each once.")
+            raise GatedInterpError("cells-not-distinct", n=len(cells))
         recipes = {"/".join(c.names): c.recipe.to_dict() for c in cells}
         notes = {"config": config.to_dict(), MERGED: recipes}
         store = Store(out, self.name, self.row, notes, same=_of_this_version, with_runs=True)

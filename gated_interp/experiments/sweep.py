@@ -141,14 +141,14 @@ class SweepConfig(CellsConfig):
     settings: dict[str, Any] = dataclasses.field(default_factory=dict)
     out: str = "runs/sweep"
 
-    def problems(self) -> list[str]:
+    def problems(self) -> list[GatedInterpError]:
         found = super().problems()
         try:
             self.axes()
             if not found:
                 self.recipe_for(1, 1)
         except GatedInterpError as error:
-            found.append(str(error))
+            found.append(error)
         return found
 
     def axes(self) -> tuple[list[int], list[int], list[float | None]]:
@@ -218,12 +218,9 @@ def run_sweep(
     ).read()  # fmt: skip
     others = out.is_dir() and any(not p.name.startswith(".") for p in out.iterdir())
     if others and not store.notes_path.exists():
-        raise GatedInterpError(f"{out} holds files that are no sweep's; name another folder.")
+        raise GatedInterpError("folder-not-a-sweep", path=out)
     if store.rows.keys() - {c.names for c in cells}:
-        raise GatedInterpError(
-            f"{store.csv} holds cells of another sweep, or of another version of its recipe; name "
-            "another folder."
-        )
+        raise GatedInterpError("another-sweep", path=store.csv)
 
     def check(where: Backend) -> None:
         for toys, cell in {c.originals: c for c in cells}.items():

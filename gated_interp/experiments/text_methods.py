@@ -95,9 +95,7 @@ def compare_methods(
     """
     out, parts = Path(out), []
     if (out / TABLE).is_file() and {*read_table(out / TABLE, ["layer"])["layer"]} != {layer}:
-        raise GatedInterpError(
-            f"{out} compares methods at another layer than {layer}; name another folder."
-        )
+        raise GatedInterpError("methods-at-another-layer", path=out, layer=layer)
     for n, point in enumerate(points):
         on_progress(n, len(points))
         settings: dict[str, Any] = dict([point.knob] if point.knob else (), **point.settings)

@@ -38,7 +38,7 @@ def acted(session: Session, state: ExplorerState, message: Any) -> ExplorerState
     except GatedInterpError:  # a ValueError too, with a sentence of its own
         raise
     except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise GatedInterpError(f"the explorer does not understand {message!r:.80}.") from error
+        raise GatedInterpError("not-understood", message=repr(message)[:80]) from error
 
 
 def stepped(session: Session, state: ExplorerState, by: int) -> ExplorerState:

@@ -48,8 +48,10 @@ class Asked:
             value = torch.as_tensor(given, device=logits.device).to(wide(logits[:0]))
             if value.shape not in ((), (1,), tokens[:1].shape):
                 raise GatedInterpError(
-                    f"the metric gave a value of shape {tuple(value.shape)}; it must be a scalar, "
-                    f"[batch] or [batch pos], here (1,) or {tuple(tokens[:1].shape)}."
+                    "metric-wrong-shape",
+                    shape=tuple(value.shape),
+                    rows=(1,),
+                    wanted=tuple(tokens[:1].shape),
                 )
             each.append(value.reshape(-1)[position if value.ndim == 2 else 0])
         return torch.stack(each)

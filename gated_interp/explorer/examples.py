@@ -70,10 +70,7 @@ def examples_of(
             if not vocabulary.is_text:
                 raise
     elif not vocabulary.is_text:
-        raise GatedInterpError(
-            "the model names no task to take examples from; give one, or tokens=…, a tensor of "
-            "shape [batch, pos]."
-        )
+        raise GatedInterpError("no-examples")
     return one_text(vocabulary.parse("The", model.cfg.n_ctx))
 
 

@@ -23,10 +23,7 @@ try:
     import anywidget
     import traitlets
 except ImportError as error:
-    raise GatedInterpError(
-        "the explorer needs the notebook packages; install them with "
-        "pip install 'gated-interp[notebooks]'."
-    ) from error
+    raise GatedInterpError("notebook-packages-missing") from error
 
 
 FOLDER = files(__package__)

@@ -160,9 +160,7 @@ class Session:
     def with_layer(self, state: ExplorerState, layer: int) -> ExplorerState:
         """``state`` with another layer's heads shown."""
         if type(layer) is not int or not 0 <= layer < self.n_layers:
-            raise GatedInterpError(
-                f"layer {layer!r} is not there; the model has layers 0 to {self.n_layers - 1}."
-            )
+            raise GatedInterpError("no-such-layer", layer=layer, last=self.n_layers - 1)
         return dataclasses.replace(state, layer=layer, opened=None)
 
     def with_pattern(self, state: ExplorerState, pattern: str) -> ExplorerState:
@@ -204,9 +202,7 @@ class Session:
         """``state`` read at another position."""
         n = len(state.tokens)
         if type(position) is not int or not 0 <= position < n:
-            raise GatedInterpError(
-                f"position {position!r} is not there; the example has positions 0 to {n - 1}."
-            )
+            raise GatedInterpError("no-such-position", position=position, last=n - 1)
         return dataclasses.replace(state, position=position)
 
     def at_link(self, link: str) -> ExplorerState:
@@ -215,13 +211,13 @@ class Session:
         if "example" in said:
             row = number(said["example"]) - 1
             if not 0 <= row < len(self.examples):
-                raise GatedInterpError(f"the link says example {row + 1}, which is not there.")
+                raise GatedInterpError("link-to-no-example", example=row + 1)
             state = self.at_example(self.start, row)
         else:
             tokens = tuple(number(t) for t in said["tokens"].split("."))
             d_vocab = self.benches[self.main].model.cfg.d_vocab
             if len(tokens) > self.longest or max(tokens) >= d_vocab:
-                raise GatedInterpError("the link says tokens that the model cannot read.")
+                raise GatedInterpError("link-to-unknown-tokens")
             state = dataclasses.replace(self.start, tokens=tokens, position=0, example=None)
         state = self.at_position(state, number(said.get("read", str(state.position))))
         state = self.with_method(state, said.get("method", "zero"))
@@ -243,9 +239,7 @@ class Session:
             return require_heads(self.benches[model].model, [head])[0]
         n = self.benches[model].counts[state.layer]
         if type(head) is not int or not 0 <= head < n:
-            raise GatedInterpError(
-                f"head {head!r} is not there; the {model} model has heads 0 to {n - 1}."
-            )
+            raise GatedInterpError("no-such-head-of-model", head=head, model=model, last=n - 1)
         return state.layer, head
 
     def name(self, model: str | None = None) -> str:
@@ -259,9 +253,7 @@ class Session:
 
 def _one_of(what: str, value: Any, allowed: tuple[str, ...]) -> Any:
     if value not in allowed:
-        raise GatedInterpError(
-            f"{what} is {value!r}; it must be one of {', '.join(map(repr, allowed))}."
-        )
+        raise GatedInterpError("not-one-of", name=what, value=value, choices=[*map(repr, allowed)])
     return value
 
 
@@ -269,14 +261,15 @@ def _require_fit(each: HookedTransformer, model: HookedTransformer, task: Any) -
     """Refuse a model that the task does not fit, or that does not fit the one explored."""
     if each.cfg.d_vocab != model.cfg.d_vocab or each.cfg.n_layers != model.cfg.n_layers:
         raise GatedInterpError(
-            f"the original has {each.cfg.n_layers} layers and {each.cfg.d_vocab} tokens; the model "
-            f"has {model.cfg.n_layers} and {model.cfg.d_vocab}: they cannot stand side by side."
+            "original-does-not-fit",
+            layers=each.cfg.n_layers,
+            tokens=each.cfg.d_vocab,
+            model_layers=model.cfg.n_layers,
+            model_tokens=model.cfg.d_vocab,
         )
     if task is None:
         return
     if hasattr(task, "require_vocabulary"):
         task.require_vocabulary(token_vocabulary(each))
     if each.cfg.n_ctx < getattr(task, "n_positions", 0):
-        raise GatedInterpError(
-            f"the task has {task.n_positions} positions; the model reads {each.cfg.n_ctx}."
-        )
+        raise GatedInterpError("task-longer-than-context", n=task.n_positions, n_ctx=each.cfg.n_ctx)

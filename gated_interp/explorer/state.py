@@ -77,14 +77,12 @@ def link_parts(link: str) -> dict[str, str]:
     except ValueError:
         parts = {}
     if not parts.keys() & {"example", "tokens"}:
-        raise GatedInterpError(
-            "the link says no state of an explorer; copy one that explorer.link gives."
-        )
+        raise GatedInterpError("not-a-link")
     return parts
 
 
 def number(said: str) -> int:
     """A whole number in a link."""
     if not (said.isascii() and said.isdigit() and len(said) < 10):
-        raise GatedInterpError(f"the link says {said[:20]!r} where a whole number must stand.")
+        raise GatedInterpError("link-without-number", said=said[:20])
     return int(said)

@@ -46,14 +46,14 @@ class NamedTokens:
             if number is None:
                 shown = word if len(word) <= SHOWN else f"{word[:SHOWN]}…"
                 raise GatedInterpError(
-                    f"{shown!r} is not a token; write {_listed(self.names)}"
-                    f"numbers from 0 to {len(self.names) - 1}."
+                    "no-such-token",
+                    token=shown,
+                    names=_listed(self.names),
+                    last=len(self.names) - 1,
                 )
             tokens.append(number)
         if not tokens:
-            raise GatedInterpError(
-                f"there is no token; write at least one, such as {self.names[0]}."
-            )
+            raise GatedInterpError("no-tokens", example=self.names[0])
         _require_length(tokens, longest)
         return tuple(tokens)
 
@@ -90,7 +90,7 @@ class TextTokens:
         """The tokens of ``words``, behind the token of a beginning where there is one."""
         tokens = [int(t) for t in self.encode(words)] if words else []
         if not tokens:
-            raise GatedInterpError("there is no text; write at least a word.")
+            raise GatedInterpError("no-words")
         if self.bos is not None and tokens[0] != self.bos:
             tokens.insert(0, self.bos)
         _require_length(tokens, longest)
@@ -113,7 +113,7 @@ def vocabulary_of(model: HookedTransformer, task: Any) -> Vocabulary:
     if names is not None:
         if len(names) < model.cfg.d_vocab:
             raise GatedInterpError(
-                f"the task names {len(names)} tokens; the model has {model.cfg.d_vocab}."
+                "too-few-token-names", names=len(names), tokens=model.cfg.d_vocab
             )
         return NamedTokens(names)
     tokenizer = getattr(model, "tokenizer", None)
@@ -129,9 +129,7 @@ def vocabulary_of(model: HookedTransformer, task: Any) -> Vocabulary:
 
 def _require_length(tokens: Sequence[int], longest: int) -> None:
     if len(tokens) > longest:
-        raise GatedInterpError(
-            f"{len(tokens)} tokens are too many; the model reads at most {longest}."
-        )
+        raise GatedInterpError("too-many-tokens", n=len(tokens), most=longest)
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -43,7 +43,7 @@ def explore(
         gated_interp.core.errors.GatedInterpError: port is -1; it must be a whole number...
     """
     if type(port) is not int or not 0 <= port <= 65535:
-        raise GatedInterpError(f"port is {port!r}; it must be a whole number from 0 to 65535.")
+        raise GatedInterpError("bad-port", port=port)
     # Leaving waits for the model's last answer: a thread cut off inside PyTorch aborts the process.
     with (
         contextlib.suppress(KeyboardInterrupt),  # Ctrl-C is how one leaves
@@ -96,8 +96,7 @@ def _listening(port: int) -> socket.socket:
         listener = socket.create_server((HOST, port))
     except OSError as error:
         raise GatedInterpError(
-            f"port {port} on {HOST} cannot be used ({error.strerror}); "
-            "name another, or 0 for any that is free."
+            "port-unusable", port=port, host=HOST, reason=error.strerror
         ) from error
     # An answer is sent in pieces; none waits for the other side's delay.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -44,10 +44,7 @@ def wilson(successes: int | float, n: int | float, confidence: float = 0.95) -> 
         (0.85, 0.975)
     """
     if n <= 0 or not 0 <= successes <= n * (1 + 1e-12):
-        raise GatedInterpError(
-            f"{successes} successes of {n} runs have no interval; there must be at least one run "
-            "and no more successes than runs."
-        )
+        raise GatedInterpError("interval-of-nothing", successes=successes, n=n)
     z = float(norm.ppf(0.5 + confidence / 2))
     p = min(successes / n, 1.0)
     middle = (p + z**2 / (2 * n)) / (1 + z**2 / n)
@@ -122,10 +119,7 @@ def paired_difference(
     """
     first, second = np.asarray(with_change, dtype=float), np.asarray(without, dtype=float)
     if first.shape != second.shape:
-        raise GatedInterpError(
-            f"there are {len(first)} runs with the change and {len(second)} without; they must "
-            "be those of the same seeds."
-        )
+        raise GatedInterpError("pairs-of-unequal-length", first=len(first), second=len(second))
     change = first - second
     n = effective_runs(change, clusters)
     gained = (float((change > 0).mean()) * n + 1) / (n + 2)
@@ -145,10 +139,7 @@ def effective_runs(values: "np.ndarray", clusters: Sequence[Hashable]) -> float:
     """
     n = len(values)
     if n < 1 or len(clusters) != n:
-        raise GatedInterpError(
-            f"there are {n} runs and {len(clusters)} clusters; there must be one for each run, "
-            "and at least one."
-        )
+        raise GatedInterpError("clusters-do-not-match", n=n, clusters=len(clusters))
     names = {name: i for i, name in enumerate(dict.fromkeys(clusters))}
     index = np.array([names[c] for c in clusters])
     off = values - values.mean()

@@ -24,10 +24,7 @@ def require_finite_logits(logits: Float[Tensor, "*shape d_vocab"]) -> None:
         GatedInterpError: a NaN or an infinity.
     """
     if not bool(logits.isfinite().all()):
-        raise GatedInterpError(
-            "logits or scores of the model are not finite: its weights are too large to compute "
-            "with, or its training went wrong; train it again."
-        )
+        raise GatedInterpError("logits-not-finite")
 
 
 def next_token_loss(

@@ -202,7 +202,7 @@ def conditional_pair(
         (2, [0], [])
     """
     if not (math.isfinite(sharpness) and sharpness > 0):
-        raise GatedInterpError(f"sharpness is {sharpness}; it must be a positive number.")
+        raise GatedInterpError("not-positive", name="sharpness", value=sharpness)
     d_head = n_trigrams + 2
     config = ToyConfig(n_trigrams=n_trigrams, n_heads=2, d_head=d_head, n_positions=n_positions)
     task = config.task
@@ -339,8 +339,7 @@ def _head_sets(
 ) -> list[frozenset[int]]:
     if n_trigrams > 2**n_heads - 1:
         raise GatedInterpError(
-            f"{n_heads} heads make {2**n_heads - 1} different sets; "
-            f"{n_trigrams} trigrams need as many, so take more heads."
+            "too-few-head-sets", n_heads=n_heads, sets=2**n_heads - 1, n_trigrams=n_trigrams
         )
     if heads_of is None:
         sizes = range(1, n_heads + 1)
@@ -348,20 +347,17 @@ def _head_sets(
         return [s for s, _ in zip(every, range(n_trigrams), strict=False)]
     sets = [frozenset(heads) for heads in heads_of]
     if len(sets) != n_trigrams:
-        raise GatedInterpError(
-            f"heads_of has {len(sets)} sets; there must be one for each of {n_trigrams} trigrams."
-        )
+        raise GatedInterpError("wrong-number-of-head-sets", sets=len(sets), n_trigrams=n_trigrams)
     for b, heads in enumerate(sets, 1):
         if not heads:
-            raise GatedInterpError(f"trigram {b} has no head; give it at least one.")
+            raise GatedInterpError("trigram-without-head", trigram=b)
         if not heads <= set(range(n_heads)):
             raise GatedInterpError(
-                f"trigram {b} has heads {sorted(heads)}; the model has heads 0 to {n_heads - 1}."
+                "trigram-with-unknown-head", trigram=b, heads=sorted(heads), last=n_heads - 1
             )
         if heads in sets[: b - 1]:
             raise GatedInterpError(
-                f"trigrams {sets.index(heads) + 1} and {b} have the same heads {sorted(heads)}; "
-                "one set of heads can write only one answer."
+                "same-heads-twice", first=sets.index(heads) + 1, second=b, heads=sorted(heads)
             )
     return sets
 

@@ -55,14 +55,16 @@ class LanguageModelConfig(Config):
             object.__setattr__(self, "d_head", self.d_model // self.n_heads)
         super().__post_init__()
 
-    def problems(self) -> list[str]:
+    def problems(self) -> list[GatedInterpError]:
         found = positive(self, "d_vocab", "n_ctx", "n_layers", "d_model", "n_heads", "d_head")
         if self.n_layers > MOST_LAYERS:
-            found.append(f"n_layers is {self.n_layers}; it must be from 1 to {MOST_LAYERS}.")
+            found.append(
+                self.problem("config-too-many-layers", value=self.n_layers, most=MOST_LAYERS)
+            )
         if self.n_ctx == 1:
-            found.append("n_ctx is 1; a sequence needs at least 2 positions.")
+            found.append(self.problem("config-context-too-short"))
         if not 0 <= self.seed <= MAX_SEED:
-            found.append(f"seed is {self.seed}; it must be from 0 to 2**63 - 1.")
+            found.append(self.problem("config-bad-seed", value=self.seed))
         return found
 
     @property
@@ -178,10 +180,7 @@ def require_text(model: HookedTransformer, text: TextTask | TextPart) -> None:
     if not isinstance(own, TextTask):
         task.require_vocabulary(model.cfg.d_vocab)
     elif own.tokenizer != task.tokenizer:
-        raise GatedInterpError(
-            f"{task} has another tokenizer than the model; give TextTask(…, "
-            "tokenizer=model.task.tokenizer)."
-        )
+        raise GatedInterpError("another-tokenizer", task=task)
 
 
 @torch.no_grad()

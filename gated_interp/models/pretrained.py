@@ -57,19 +57,13 @@ def from_transformers(
     hf = model.config
     kind = type(model).__name__
     if kind not in ARCHITECTURES:
-        raise GatedInterpError(
-            f"{kind} is not an architecture that can be opened here: {', '.join(ARCHITECTURES)}. "
-            "Convert the model to a HookedTransformer yourself and pass that."
-        )
+        raise GatedInterpError("architecture-not-supported", kind=kind, known=[*ARCHITECTURES])
     # Of a GGUF file transformers gives the weights dequantized.
     if "gguf" not in str(said := getattr(hf, "quantization_config", None) or "gguf").lower():
-        raise GatedInterpError(
-            f"the weights are quantized ({said}), and converting them would give wrong numbers: "
-            "load the model with dequantized weights."
-        )
+        raise GatedInterpError("quantized-weights", how=str(said))
     most = int(hf.max_position_embeddings)
     if n_ctx is not None and not 2 <= n_ctx <= most:
-        raise GatedInterpError(f"n_ctx is {n_ctx}; this model takes 2 to {most} positions.")
+        raise GatedInterpError("bad-context-length", n_ctx=n_ctx, most=most)
     length = min(most, LONGEST) if n_ctx is None else n_ctx
     fields = _shared(hf, length) | ARCHITECTURES[kind](hf)
     centres = fields["normalization_type"] == "LNPre"
@@ -109,11 +103,7 @@ def _require_equal(hooked: PretrainedTransformer, model: Any) -> None:
     model.train(was)
     off = float((hooked(tokens).log_softmax(-1) - wanted).abs().max())
     if not off <= TOLERANCE:
-        raise GatedInterpError(
-            f"TransformerLens' conversion of this model does not predict what the model itself "
-            f"predicts (log probabilities differ by up to {off:.2g} nats), so nothing measured on "
-            f"it would be true of {type(model).__name__}: it has a setting that is not converted."
-        )
+        raise GatedInterpError("conversion-predicts-otherwise", off=off, kind=type(model).__name__)
 
 
 @contextmanager
@@ -157,10 +147,7 @@ def _rotary(rope: Any, d_head: int, *, local: bool = False) -> dict[str, Any]:
     """How queries and keys turn, from what transformers says of it."""
     kind = rope.get("rope_type", "default")
     if kind not in ("default", "llama3", "linear"):
-        raise GatedInterpError(
-            f"rotary embeddings of type {kind!r} depend on how long a text is, which "
-            "TransformerLens does not convert; open a model with plain, linear or llama3 ones."
-        )
+        raise GatedInterpError("rotary-not-converted", kind=kind)
     if local:
         return {"rotary_base_local": rope["rope_theta"]}
     found = {

@@ -97,7 +97,7 @@ def attention_only(config: HookedTransformerConfig, kind: type[Model] = HookedTr
     config.init_weights = False
     # The config seeds every global generator when it holds a seed; ours never does.
     if config.seed is not None:
-        raise GatedInterpError("a config with a seed reseeds global state; give the seed to us.")
+        raise GatedInterpError("config-has-a-seed")
     with warnings.catch_warnings():
         # TransformerLens announces that 4.0 removes HookedTransformer, and we pin below 4.
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -157,8 +157,12 @@ def build_attention(config: AttentionConfig, task: Task | None = None) -> Attent
     mine = (config.d_vocab, config.n_positions)
     if task is not None and mine != (task.d_vocab, task.n_positions):
         raise GatedInterpError(
-            f"the config has {mine[0]} tokens and {mine[1]} positions; {task} has {task.d_vocab} "
-            f"and {task.n_positions}: take AttentionConfig.of(task, ...)."
+            "config-contradicts-task",
+            tokens=mine[0],
+            positions=mine[1],
+            task=task,
+            d_vocab=task.d_vocab,
+            n_positions=task.n_positions,
         )
     model = _blank(config, AttentionTransformer)
     source = generator(config.seed)

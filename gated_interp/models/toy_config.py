@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any, Literal
 
 from gated_interp.core.config import Config, positive
+from gated_interp.core.errors import GatedInterpError
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
 from gated_interp.tasks.task import Task
 
@@ -33,7 +34,7 @@ class ToyConfig(Config):
     output_bias: bool = False
     seed: int = 0
 
-    def problems(self) -> list[str]:
+    def problems(self) -> list[GatedInterpError]:
         return positive(self, "n_trigrams", "n_heads", "d_head", "n_positions")
 
     @property
@@ -80,12 +81,11 @@ class AttentionConfig(Config):
             object.__setattr__(self, "d_model", self.d_vocab)
         super().__post_init__()
 
-    def problems(self) -> list[str]:
+    def problems(self) -> list[GatedInterpError]:
         found = positive(self, "d_vocab", "n_positions", "n_layers", "n_heads", "d_head", "d_model")
         if self.embedding == "identity" and self.d_model != self.d_vocab:
             found.append(
-                f"d_model is {self.d_model}; with identity embeddings it must be d_vocab, "
-                f"{self.d_vocab}."
+                self.problem("config-not-square", value=self.d_model, d_vocab=self.d_vocab)
             )
         return found
 

@@ -82,7 +82,7 @@ def ablation_bars(
         metrics = effects["metric"].unique().tolist()
         metric = metrics[0] if metric is None else metric
         if metric not in metrics:
-            raise GatedInterpError(f"the table has no metric {metric!r}; it has {metrics}.")
+            raise GatedInterpError("no-such-metric", metric=metric, metrics=metrics)
         effects = effects[effects["metric"] == metric]
     if panel is None and "trigram" in effects and effects["trigram"].nunique() > 1:
         panel = "trigram"
@@ -90,9 +90,7 @@ def ablation_bars(
     keys = ["heads", "method", *([panel] if panel else [])]
     table("ablation", effects, [*keys, "change", "low", "high"])
     if effects.duplicated(keys).any():
-        raise GatedInterpError(
-            f"the ablation table has two rows for one {', '.join(keys)}; keep one of each."
-        )
+        raise GatedInterpError("two-rows-for-one-bar", keys=keys)
     sets = effects["heads"].unique().tolist()
     names = [text(s) for s in sets]
     methods = effects["method"].unique().tolist()
@@ -168,7 +166,7 @@ def shapley_and_interactions(
     np.fill_diagonal(pairs, np.nan)
     names = labels("heads", heads, sizes["head"], "heads")
     if (low is None) != (high is None):
-        raise GatedInterpError("an interval needs both low and high; give both or neither.")
+        raise GatedInterpError("one-end-of-interval")
     error = None
     if low is not None and high is not None:
         error = interval(

@@ -149,10 +149,7 @@ def loading_matrix(
         GatedInterpError: no panel, another shape, or labels that do not fit.
     """
     if not loadings or set(loadings) != set(heads):
-        raise GatedInterpError(
-            "loadings and heads must name the same panels, at least one; they name "
-            f"{', '.join(loadings) or 'none'} and {', '.join(heads) or 'none'}."
-        )
+        raise GatedInterpError("panels-do-not-match", loadings=[*loadings], heads=[*heads])
     sizes: dict[str, int] = {}
     values: dict[str, np.ndarray] = {}
     for name, given in loadings.items():

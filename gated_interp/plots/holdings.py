@@ -47,13 +47,12 @@ def checked(side: Holdings, representations: Mapping[int, str]) -> np.ndarray:
     for b in [*side.holders, *side.not_learnt]:
         if b not in representations:
             raise GatedInterpError(
-                f"{side.name!r} names representation {b}; the rows are "
-                f"{', '.join(map(str, representations))}."
+                "no-such-representation", side=side.name, representation=b, rows=[*representations]
             )
     for h in [*side.dead, *(h for heads in side.holders.values() for h in heads)]:
         if not 0 <= h < sizes["head"]:
             raise GatedInterpError(
-                f"{side.name!r} names head {h}; its heads are 0 to {sizes['head'] - 1}."
+                "figure-names-no-such-head", side=side.name, head=h, last=sizes["head"] - 1
             )
     return shares
 

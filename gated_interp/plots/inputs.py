@@ -36,10 +36,7 @@ def array(
     try:
         out = np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise GatedInterpError(
-            f"{name} cannot be read as an array of numbers [{axes.replace(' ', ', ')}] "
-            "(a tensor must be detached and on the CPU)."
-        ) from error
+        raise GatedInterpError("not-an-array", name=name, axes=axes.split()) from error
     sizes = {} if sizes is None else sizes
     names = axes.split()
     fits = out.ndim == len(names) and all(
@@ -47,10 +44,10 @@ def array(
     )
     if not fits or 0 in out.shape:
         wanted = ", ".join(f"{a}={sizes[a]}" if a in sizes else a for a in names)
-        raise GatedInterpError(f"{name} has shape {out.shape}; it must be [{wanted}], not empty.")
+        raise GatedInterpError("array-wrong-shape", name=name, shape=out.shape, wanted=wanted)
     sizes.update(zip(names, out.shape, strict=True))
     if not (np.isfinite(out) | (np.isnan(out) & allow_nan)).all():
-        raise GatedInterpError(f"{name} holds values that are not finite; every one must be.")
+        raise GatedInterpError("array-not-finite", name=name)
     return out
 
 
@@ -58,7 +55,7 @@ def counted(name: str, values: Sequence[str], count: int, things: str) -> None:
     """Refuse ``values`` unless there is one for each thing."""
     if isinstance(values, str) or len(values) != count:
         n = 1 if isinstance(values, str) else len(values)
-        raise GatedInterpError(f"{name} gives {n} labels for {count} {things}; give one for each.")
+        raise GatedInterpError("wrong-number-of-labels", name=name, n=n, count=count, things=things)
 
 
 def labels(name: str, values: Sequence[str], count: int, things: str) -> list[str]:
@@ -70,9 +67,7 @@ def labels(name: str, values: Sequence[str], count: int, things: str) -> list[st
 def square(name: str, values: np.ndarray) -> np.ndarray:
     """``values`` ``[head, y, x]``, once y and x are as many."""
     if values.shape[1] != values.shape[2]:
-        raise GatedInterpError(
-            f"{name} has shape {values.shape}; its last two axes must be of the same size."
-        )
+        raise GatedInterpError("pattern-not-square", name=name, shape=values.shape)
     return values
 
 
@@ -96,24 +91,20 @@ def table(name: str, frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFram
     """``frame``, once it has rows and these columns."""
     missing = [c for c in columns if c not in frame.columns]
     if missing:
-        raise GatedInterpError(
-            f"the {name} table has no column {missing[0]!r}; it needs {', '.join(columns)}."
-        )
+        raise GatedInterpError("column-missing", name=name, column=missing[0], columns=columns)
     if frame.empty:
-        raise GatedInterpError(f"the {name} table has no rows; there is nothing to draw.")
+        raise GatedInterpError("table-empty", name=name)
     return frame
 
 
 def one_of(name: str, value: Any, choices: Sequence[Any]) -> None:
     """Refuse a ``value`` that is not among ``choices``."""
     if value not in choices:
-        raise GatedInterpError(
-            f"{name} is {value!r}; it must be one of {', '.join(map(repr, choices))}."
-        )
+        raise GatedInterpError("not-one-of", name=name, value=value, choices=[*map(repr, choices)])
 
 
 def between(name: str, values: np.ndarray, low: Number, high: Number) -> None:
     """Refuse ``values`` outside ``low`` to ``high`` (NaN passes)."""
     slack = 1e-6
     if (values < low - slack).any() or (values > high + slack).any():
-        raise GatedInterpError(f"{name} must lie between {low:g} and {high:g}.")
+        raise GatedInterpError("values-out-of-range", name=name, low=low, high=high)

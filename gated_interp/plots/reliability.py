@@ -53,9 +53,9 @@ def reliability(
     wanted = ["experiment", "recipe", "runs", "clean", "low", "high", "fvu"]
     table("reliability", results, wanted)
     if (results["clean"] > results["runs"]).any() or (results["runs"] < 1).any():
-        raise GatedInterpError("every row needs at least one run and no more clean ones than runs.")
+        raise GatedInterpError("more-clean-than-runs")
     if results.duplicated(["experiment", "recipe"]).any():
-        raise GatedInterpError("the reliability table has two rows for one experiment and recipe.")
+        raise GatedInterpError("reliability-row-twice")
     results = results.reset_index(drop=True)
     names, at, breaks = _rows(results)
     counts = list(map(count, results["clean"], results["runs"]))

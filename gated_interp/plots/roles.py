@@ -60,7 +60,7 @@ def head_roles_figure(
     places = labels("places", places, sizes["place"], "places")
     ablated = [list(values) for values in left.values()]
     if not ablated or any(keys != ablated[0] for keys in ablated):
-        raise GatedInterpError("left needs one measure at least, each with the same ablations.")
+        raise GatedInterpError("ablations-do-not-match")
     named, rows = named_heads(heads, marks)
     canvas = Canvas(columns, title, max(map(text_width, named)) + 14, 8)
     bar_names = max(map(text_width, ablated[0])) + 12

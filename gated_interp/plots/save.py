@@ -78,8 +78,7 @@ def save_figures(
     unknown = [f for f in formats if f not in FORMATS]
     if unknown or not formats:
         raise GatedInterpError(
-            f"figures cannot be written as {unknown[0] if unknown else 'nothing'!r}; "
-            f"choose from {', '.join(FORMATS)}."
+            "no-such-format", format=unknown[0] if unknown else "nothing", formats=FORMATS
         )
     one_of("plotlyjs", plotlyjs, ("inline", "directory"))
     tables = {stem: _tables(Path(stem), data) for stem, (_, data) in figures.items()}
@@ -116,7 +115,7 @@ def _tables(stem: Path, data: Data) -> dict[Path, pd.DataFrame]:
     if isinstance(data, pd.DataFrame):
         return {_with(stem, ".csv"): data}
     if not data:
-        raise GatedInterpError(f"{stem.name} comes without the table it was drawn from; pass it.")
+        raise GatedInterpError("figure-without-table", name=stem.name)
     return {_with(stem, f"-{name}.csv" if name else ".csv"): frame for name, frame in data.items()}
 
 

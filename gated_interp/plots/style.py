@@ -72,7 +72,7 @@ pio.templates[TEMPLATE] = go.layout.Template(
 def width_of(columns: int) -> int:
     """Pixels across so many paper columns."""
     if columns not in WIDTHS:
-        raise GatedInterpError(f"columns is {columns!r}; a figure spans 1 or 2 paper columns.")
+        raise GatedInterpError("bad-figure-width", columns=columns)
     return WIDTHS[columns]
 
 

@@ -58,11 +58,9 @@ def phase_diagram(
     table("phase", phases, ["heads", "trigrams"])
     drawn = [(c, words) for c, words in PHASES if c in phases]
     if not drawn:
-        raise GatedInterpError(
-            "the phase table needs a column learnt, distributed, clean_rate or success."
-        )
+        raise GatedInterpError("nothing-to-draw-of-phase")
     if phases.duplicated(["heads", "trigrams"]).any():
-        raise GatedInterpError("the phase table has two rows for one cell of heads and trigrams.")
+        raise GatedInterpError("phase-cell-twice")
     heads, trigrams = (
         list(range(int(phases[c].min()), int(phases[c].max()) + 1)) for c in ("heads", "trigrams")
     )
@@ -181,7 +179,7 @@ def sweep_curves(
     rate = "clean_rate" if "clean_rate" in sweep else "success"
     table("sweep", sweep, ["alpha", rate, "low", "high", "fvu", group])
     if not (sweep["alpha"] > 0).all():
-        raise GatedInterpError("alpha must be positive in every row of the sweep table.")
+        raise GatedInterpError("alpha-not-positive")
     canvas, stacked, tall = Canvas(columns, title, LEFT), columns == 1, 150.0
     wide = canvas.width if stacked else (canvas.width - LEFT) / 2
     other = (

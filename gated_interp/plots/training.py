@@ -50,12 +50,11 @@ def loss_curves(
     drawn = quantities or [c for c in known if c in history and c != "reconstruction"]
     if not drawn or not set(drawn) <= set(known):
         raise GatedInterpError(
-            f"the history has columns {', '.join(history.columns)}; it must have one of "
-            f"{', '.join(known)} to draw."
+            "nothing-to-draw-of-history", columns=[*history.columns], known=known
         )
     runs = history["run"].unique().tolist() if "run" in history else [None]
     if selected is not None and selected not in runs:
-        raise GatedInterpError(f"run {selected!r} is not in the history; it cannot be highlighted.")
+        raise GatedInterpError("no-such-run", run=selected)
 
     across = min(columns, len(drawn))
     canvas = Canvas(columns, title, LEFT)

@@ -74,7 +74,7 @@ def before_after(
         "representations", list(representations.values()), len(representations), "representations"
     )
     if not rows:
-        raise GatedInterpError("representations is empty; name at least one.")
+        raise GatedInterpError("no-representations")
     shares = [checked(side, representations) for side in (before, after)]
     sides = [
         dataclasses.replace(s, heads=labels(f"{s.name} heads", s.heads, v.shape[1], "heads"))

@@ -84,7 +84,7 @@ def wiring_diagram(
     output_names = labels("output_tokens", output_tokens, sizes["output_token"], "output tokens")
     if predicted is not None and not 0 <= predicted < len(output_names):
         raise GatedInterpError(
-            f"predicted is {predicted}; the output tokens are 0 to {len(output_names) - 1}."
+            "prediction-outside-outputs", predicted=predicted, last=len(output_names) - 1
         )
 
     kept_heads = _largest(np.abs(written).max(1), MOST_HEADS)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformer_lens.hook_points import HookPoint
 
 from gated_interp.core.config import Shapes, positive
+from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.seeds import generator
 from gated_interp.metrics.reconstruction import causal_pairs, causal_sum, l0, open_pairs, pairs_of
 from gated_interp.replacements.gates import (
@@ -65,13 +66,10 @@ class GatedConfig(HeadsConfig):
     penalty_pairs: Literal["causal", "all"] = "causal"
     gate_bias_init: float = 0.5
 
-    def problems(self) -> list[str]:
+    def problems(self) -> list[GatedInterpError]:
         found = [*super().problems(), *positive(self, "d_gate", "penalty_p")]
         if self.penalty == "expected" and not is_drawn(self.gate):
-            found.append(
-                f"penalty is 'expected' and gate {self.gate!r}; only bernoulli and hard_concrete "
-                "gates are open with a probability."
-            )
+            found.append(self.problem("config-penalty-needs-drawn-gates", gate=self.gate))
         return found
 
     @classmethod

@@ -80,7 +80,7 @@ class HeadsConfig(Config):
         """Dimensions of a head's queries and keys."""
         return self.d_head
 
-    def problems(self) -> list[str]:
+    def problems(self) -> list[GatedInterpError]:
         found = positive(self, "d_model", "n_heads", "d_head", "output_scale")
         if self.attn_scale is not None:
             found += positive(self, "attn_scale")
@@ -88,8 +88,9 @@ class HeadsConfig(Config):
             scoring = Scoring.from_dict(self.scoring)
             if self.qk_width < scoring.narrowest:
                 found.append(
-                    f"queries and keys have {self.qk_width} dimensions; the layer rotates or norms "
-                    f"{scoring.narrowest}, so they need as many, or more (d_head, d_qk)."
+                    self.problem(
+                        "config-heads-too-narrow", value=self.qk_width, needed=scoring.narrowest
+                    )
                 )
         return found
 
@@ -403,7 +404,9 @@ class HeadAttention(Replacement):
         n, m, d = attn.W_Q.shape
         copied = init == "duplicate"
         if not copied and init != "random":
-            raise GatedInterpError(f"init is {init!r}; it must be 'random' or 'duplicate'.")
+            raise GatedInterpError(
+                "not-one-of", name="init", value=init, choices=["random", "duplicate"]
+            )
         value_bias = config.get("value_bias", True) or not copied
         fields: dict[str, Any] = {
             "d_head": d,
@@ -454,29 +457,21 @@ class HeadAttention(Replacement):
         constant = constant_of(attn, c.value_bias)
         queries = {name: self.get_parameter(self.raw_qk + name) for name in QUERIES_AND_KEYS}
         circuits = len(queries["W_Q"])
-        refusals = {
-            f"d_head is {c.qk_width}; duplicated heads need the original's {d}, or more.": (
-                c.qk_width < d
-            ),
-            f"n_circuits is {circuits}; duplicates need a multiple of the original's {n} heads.": (
-                circuits % n and circuits != c.n_heads
-            ),
-            f"{c.n_heads} heads of {c.d_head} dimensions cannot copy {n} of {d}; raise expansion "
-            "or d_head.": not shares.all(),
-            "normalised weights cannot write at the size of the layer's own; leave "
-            "normalize_weights out, or start with init='random'.": c.normalize_weights,
-            "the layer writes a constant (b_O, and of b_V what value_bias leaves out), which a "
-            "copy without output_bias cannot; leave output_bias out.": (
-                not c.output_bias and constant.any()
-            ),
-            "the layer has attention sinks or clips its values, so what its b_V writes is no "
-            "constant; leave value_bias on.": (
-                not c.value_bias and {"sinks", "clip"} & {n for n, v in c.scoring.items() if v}
-            ),
-        }
-        for problem, there in refusals.items():
-            if there:
-                raise GatedInterpError(problem)
+        uneven = {"sinks", "clip"} & {name for name, value in c.scoring.items() if value}
+        if c.qk_width < d:
+            raise GatedInterpError("cannot-copy-narrow-heads", width=c.qk_width, needed=d)
+        if circuits % n and circuits != c.n_heads:
+            raise GatedInterpError("cannot-copy-into-circuits", circuits=circuits, heads=n)
+        if not shares.all():
+            raise GatedInterpError(
+                "cannot-copy-into-few-heads", heads=c.n_heads, d_head=c.d_head, n=n, d=d
+            )
+        if c.normalize_weights:
+            raise GatedInterpError("cannot-copy-normalised")
+        if not c.output_bias and constant.any():
+            raise GatedInterpError("cannot-copy-output-bias")
+        if not c.value_bias and uneven:
+            raise GatedInterpError("cannot-copy-value-bias")
         with torch.no_grad():
             for name, weight in queries.items():
                 weight.zero_()[..., :d] = getattr(attn, name)[torch.arange(len(weight)) % n]

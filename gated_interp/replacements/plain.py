@@ -9,8 +9,5 @@ def expanded(n: int, expansion: int | float) -> int:
     """``expansion`` times ``n`` heads."""
     heads = round(n * expansion) if math.isfinite(expansion) else 0
     if heads < 1 or not math.isclose(heads, n * expansion):
-        raise GatedInterpError(
-            f"expansion is {expansion}, which makes {n * expansion} heads of {n}; "
-            "it must make a whole number of at least 1."
-        )
+        raise GatedInterpError("bad-expansion", expansion=expansion, n=n, heads=n * expansion)
     return heads

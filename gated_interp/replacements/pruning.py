@@ -59,7 +59,7 @@ def prune_dead_heads(
     layer = chosen_layer(model, layer, first=True)
     block = require_gated_block(model, layer)
     if not threshold >= 0:
-        raise GatedInterpError(f"threshold is {threshold}; it must not be negative.")
+        raise GatedInterpError("is-negative", name="threshold", value=threshold)
     gates, writes = head_reach(model, layer)
     reach = gates * writes
     alive = (gates > threshold) & (writes > 0)
@@ -80,10 +80,7 @@ def head_reach(
     """
     block, attention = require_gated_block(model, layer), Attention.of(model, layer)
     if layer != 0 or attention.positions is not None:
-        raise GatedInterpError(
-            "pruning looks at every pair of tokens, so it needs layer 0 of a model without "
-            "positional signal."
-        )
+        raise GatedInterpError("pruning-needs-first-layer")
     tokens = attention.inputs("value").to(block.W_O.dtype)
     gate_q = torch.einsum("vm,hmg->hvg", tokens, block.W_gate_Q) + block.b_gate_Q[:, None]
     gate_k = torch.einsum("vm,hmg->hvg", tokens, block.W_gate_K) + block.b_gate_K[:, None]
@@ -97,7 +94,7 @@ def with_heads(block: GatedAttention, heads: list[int]) -> GatedAttention:
     """A block that is ``block`` with these heads only, in this order."""
     n = block.config.n_heads
     if not heads or not all(0 <= h < n for h in heads):
-        raise GatedInterpError(f"heads are {heads}; name at least one of 0 to {n - 1}.")
+        raise GatedInterpError("bad-heads-to-keep", heads=heads, last=n - 1)
     smaller = GatedAttention(block.config.replace(n_heads=len(heads))).to(block.W_Q)
     for name, parameter in smaller.named_parameters():
         source = block.get_parameter(name)

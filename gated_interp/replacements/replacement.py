@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformer_lens.hook_points import HookPoint
 
 from gated_interp.core.config import Config, Shapes
-from gated_interp.core.errors import GatedInterpError, unreached
+from gated_interp.core.errors import GatedInterpError
 from gated_interp.metrics.overlap import overlap, overlap_cost
 from gated_interp.metrics.predictions import row_means
 from gated_interp.metrics.reconstruction import writes_at
@@ -116,18 +116,12 @@ class Replacement(nn.Module):
                 not named among the arguments of its ``forward``.
         """
         if query_input.ndim != 3:
-            raise GatedInterpError(
-                "the model gives each head its own input, which a replacement of its attention "
-                "cannot take; switch it off with model.set_use_split_qkv_input(False) and "
-                "model.set_use_attn_in(False)."
-            )
+            raise GatedInterpError("split-input-in-replacement")
         for name, value in unsupported.items():
             if value is not None:
-                cache = name == "past_kv_cache_entry"
-                how = ": model.generate(…, use_past_kv_cache=False)" if cache else ""
-                raise GatedInterpError(
-                    f"a replacement of attention takes no {name}; leave it out{how}."
-                )
+                if name == "past_kv_cache_entry":
+                    raise GatedInterpError("replacement-takes-no-cache")
+                raise GatedInterpError("replacement-takes-no-argument", name=name)
 
     @classmethod
     def settings(cls) -> set[str]:
@@ -143,10 +137,7 @@ class Replacement(nn.Module):
         Raises:
             GatedInterpError: a kind that does not say.
         """
-        raise GatedInterpError(
-            f"a replacement of kind {cls.kind!r} does not say what of it is stored; give its class "
-            "stored_shapes, or save its state yourself."
-        )
+        raise GatedInterpError("nothing-to-store", kind=cls.kind)
 
     @classmethod
     def from_config(cls: type[Block], config: Any, original: nn.Module) -> Block:
@@ -162,10 +153,7 @@ class Replacement(nn.Module):
         Raises:
             GatedInterpError: a layer that cannot be stood in for, or a bad expansion.
         """
-        raise GatedInterpError(
-            f"a replacement of kind {cls.kind!r} cannot start from a layer's weights; build it "
-            "from its config."
-        )
+        raise GatedInterpError("no-start-from-weights", kind=cls.kind)
 
     @classmethod
     def from_pretrained(
@@ -329,7 +317,8 @@ def outputs_of(module: nn.Module) -> Iterator[list[Tensor]]:
     finally:
         handle.remove()
     if not seen:
-        raise unreached(getattr(module, "name", "") or type(module).__name__, "nothing was read")
+        hook = getattr(module, "name", "") or type(module).__name__
+        raise GatedInterpError("hook-not-reached", hook=hook, what="nothing was read there")
 
 
 @torch.no_grad()
@@ -373,9 +362,7 @@ def register(kind: Kind) -> Kind:
     """
     there = KINDS.get(kind.kind)
     if there is not None and there.__qualname__ != kind.__qualname__:
-        raise GatedInterpError(
-            f"there is a replacement of kind {kind.kind!r} already; give yours another name."
-        )
+        raise GatedInterpError("kind-taken", kind=kind.kind)
     KINDS[kind.kind] = kind
     return kind
 
@@ -383,8 +370,5 @@ def register(kind: Kind) -> Kind:
 def kind_named(name: str) -> type[Replacement]:
     """The class of the replacements called ``name``."""
     if name not in KINDS:
-        raise GatedInterpError(
-            f"there is no replacement of kind {name!r}; there are {', '.join(sorted(KINDS))} "
-            "(a kind of your own is known once the file that registers it is imported)."
-        )
+        raise GatedInterpError("no-such-kind", kind=name, known=sorted(KINDS))
     return KINDS[name]

@@ -16,6 +16,7 @@ from transformer_lens.hook_points import HookPoint
 
 from gated_interp.anatomy.attention import require_attention
 from gated_interp.core.config import Config, Shapes, positive
+from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.seeds import generator
 from gated_interp.replacements.heads import unit
 from gated_interp.replacements.layer_sketch import layer_sketch
@@ -46,10 +47,10 @@ class SAEConfig(Config):
     output_scale: float = 1.0
     seed: int = 0
 
-    def problems(self) -> list[str]:
+    def problems(self) -> list[GatedInterpError]:
         found = positive(self, "d_model", "n_heads", "k", "output_scale")
         if not found and self.k > self.n_heads:
-            found.append(f"k is {self.k}; there are {self.n_heads} features.")
+            found.append(self.problem("config-k-too-large", value=self.k, available=self.n_heads))
         return found
 
 

@@ -58,11 +58,11 @@ class Scoring(Config):
     alibi: bool = False
     sinks: bool = False
 
-    def problems(self) -> list[str]:
+    def problems(self) -> list[GatedInterpError]:
         given = [n for n in ("clip", "cap", "window", "log_n") if getattr(self, n) is not None]
         found = positive(self, "width", *given)
         if self.rotary is not None and {*self.rotary} != {*ROTARY, "attn_type"}:
-            found.append("rotary does not hold the numbers that rotations are made from.")
+            found.append(self.problem("config-bad-rotary"))
         return found
 
     @property
@@ -94,10 +94,7 @@ def scoring_of(attn: Any) -> Scoring | None:
     """What the layer does beside ``q . k / attn_scale``; ``None`` where nothing."""
     cfg = getattr(attn, "cfg", None)
     if not isinstance(attn, AbstractAttention) or cfg is None:
-        raise GatedInterpError(
-            f"{type(attn).__name__} is not a TransformerLens attention layer; "
-            "pass model.blocks[layer].attn of a HookedTransformer."
-        )
+        raise GatedInterpError("not-an-attention-layer", kind=type(attn).__name__)
     found = extras(attn)
     kind = found.get("positional_embedding_type")
     beyond = {name: value for name, value in found.items() if name not in EXPRESSED}
@@ -107,10 +104,7 @@ def scoring_of(attn: Any) -> Scoring | None:
     if kind == "rotary" and cfg.use_dynamic_ntk_rope and trained < cfg.n_ctx:
         beyond["use_dynamic_ntk_rope"] = True
     for name, value in beyond.items():
-        raise GatedInterpError(
-            f"the layer has {name}={value!r}, which no replacement can do; replace a layer without "
-            "it, or read this one with the analyses, which take any layer."
-        )
+        raise GatedInterpError("layer-beyond-replacements", name=name, value=value)
     if not found.keys() - {"n_key_value_heads"}:
         return None
     rotary = {name: getattr(cfg, name) for name in ROTARY} | {"attn_type": attn.attn_type}

@@ -16,13 +16,10 @@ def require_layer(model: HookedTransformer, layer: int) -> None:
     """Refuse a layer that is not there."""
     if type(layer) is not int:
         raise GatedInterpError(
-            f"layer is a {type(layer).__name__}; it must be a whole number from 0 to "
-            f"{model.cfg.n_layers - 1}."
+            "layer-not-a-number", kind=type(layer).__name__, last=model.cfg.n_layers - 1
         )
     if not 0 <= layer < model.cfg.n_layers:
-        raise GatedInterpError(
-            f"layer {layer} is not there; the model has layers 0 to {model.cfg.n_layers - 1}."
-        )
+        raise GatedInterpError("no-such-layer", layer=layer, last=model.cfg.n_layers - 1)
 
 
 def chosen_layer(
@@ -42,9 +39,7 @@ def chosen_layer(
     if len(found) == 1 or n == 1:
         return (*found, 0)[0]
     if not first:
-        raise GatedInterpError(
-            f"the model has {n} layers; say which layer's heads are meant, 0 to {n - 1}."
-        )
+        raise GatedInterpError("which-layer-of-heads", n=n, last=n - 1)
     warn_old(f"leaving out the layer of a model with {n} layers", "layer=0", stacklevel=4)
     return 0
 
@@ -98,31 +93,22 @@ def splice(model: Model, layer: int, block: Replacement, *, other_layer: bool = 
         GatedAttention(4 heads, 3 trigrams, gate=clamp)
     """
     if not isinstance(block, Replacement):
-        raise GatedInterpError(
-            f"{type(block).__name__} is not a replacement of attention; call splice(model, layer, "
-            "block), such as splice(model, 0, GatedAttention.from_attention(model.blocks[0].attn))."
-        )
+        raise GatedInterpError("not-a-replacement", kind=type(block).__name__)
     require_layer(model, layer)
     if block.config.d_model != model.cfg.d_model:
         raise GatedInterpError(
-            f"the block has d_model {block.config.d_model}; the model has {model.cfg.d_model}."
+            "block-width-mismatch", block=block.config.d_model, model=model.cfg.d_model
         )
     here, there = model.embed.W_E.device, block.W_O.device
     if here != there:
-        raise GatedInterpError(f"the block is on {there}; the model is on {here}: move one.")
+        raise GatedInterpError("block-on-another-device", there=str(there), here=str(here))
     mine, theirs = block.W_O.dtype, model.blocks[layer].attn.W_O.dtype
     if mine != theirs:
-        raise GatedInterpError(
-            f"the block is {mine}; the model is {theirs}: convert one, as by block.to({theirs})."
-        )
+        raise GatedInterpError("block-of-another-type", block=str(mine), model=str(theirs))
     if not other_layer and block.stands_for is not None:
         there_now = sketch_at(model, layer)
         if there_now is not None and not same_layer(block.stands_for, there_now):
-            raise GatedInterpError(
-                f"the block stands in for another layer than layer {layer} of this model, whose "
-                "weights are not those that it was made from; splice it where it belongs, or "
-                "insist by splice(..., other_layer=True)."
-            )
+            raise GatedInterpError("block-of-another-layer", layer=layer)
     spliced = clone(model)
     keep_originals(spliced, {layer: spliced.blocks[layer].attn} | originals(spliced))
     _put(spliced, layer, block)
@@ -146,11 +132,10 @@ def unsplice(model: Model, layer: int | None = None) -> Model:
     """
     spliced = originals(model)
     layers = list(spliced) if layer is None else [layer]
-    if not layers or any(i not in spliced for i in layers):
-        raise GatedInterpError(
-            f"no block was spliced into {'the model' if layer is None else f'layer {layer}'}; "
-            f"spliced layers are {sorted(spliced)}."
-        )
+    if not layers:
+        raise GatedInterpError("nothing-spliced")
+    if any(i not in spliced for i in layers):
+        raise GatedInterpError("nothing-spliced-in-layer", layer=layer, spliced=sorted(spliced))
     restored = clone(model)
     kept = originals(restored)
     for i in layers:
@@ -193,7 +178,7 @@ def require_gated_block(model: HookedTransformer, layer: int = 0) -> GatedAttent
     """The gated block spliced in at ``layer``."""
     block = gated_block(model, layer)
     if block is None:
-        raise GatedInterpError(f"layer {layer} holds no gated block; splice one in first.")
+        raise GatedInterpError("no-gated-block", layer=layer)
     return block
 
 

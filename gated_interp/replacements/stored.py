@@ -79,10 +79,7 @@ def save_block(block: Replacement, path: str | os.PathLike[str]) -> Path:
     tensors = {n: stored_value(block, n, shape, n) for n, shape in shapes.items()}
     for name, parameter in block.named_parameters():
         if is_bias(name) and name not in shapes and bool(parameter.ne(0).any()):
-            raise GatedInterpError(
-                f"{name} is not zero and the block's config says that there is none, so that a "
-                "file would not give it back; switch it on in the config."
-            )
+            raise GatedInterpError("bias-would-be-lost", name=name)
     require_finite("the block", tensors)
     said = {
         "format_version": 1,
@@ -93,7 +90,7 @@ def save_block(block: Replacement, path: str | os.PathLike[str]) -> Path:
     }
     data = safetensors.torch.save(tensors, metadata={BLOCK_KEY: json.dumps(said, allow_nan=False)})
     if len(data) > MAX_BYTES:
-        raise CheckpointError(f"the block makes {len(data)} bytes; a file may have {MAX_BYTES}.")
+        raise CheckpointError("model-too-large", what="block", size=len(data), most=MAX_BYTES)
     original = getattr(block, "original", None)
     return write_whole(
         path, lambda p: written(p, data, lambda back: read_block(type(block), back, None, original))
@@ -118,7 +115,7 @@ def read_block(
         except CheckpointError:
             raise
         except GatedInterpError as error:
-            raise CheckpointError(f"{path} cannot be loaded: {error}") from error
+            raise CheckpointError("cannot-load", path=path, reason=error) from error
         theirs = {stored.prefix + name: shape for name, shape in shapes.items()}
         mine = {n: s for n, s in header.shapes.items() if n.startswith(stored.prefix)}
         require_shapes(path, dataclasses.replace(header, shapes=mine), theirs)
@@ -138,13 +135,13 @@ def read_block(
 def replacements_in(said: Any) -> dict[int, tuple[type[Replacement], Config]]:
     """By layer, the kinds and configs under ``replacements`` in a checkpoint's metadata."""
     if not isinstance(said, dict):
-        raise CheckpointError("the replacements are not a JSON object.")
+        raise CheckpointError("not-a-json-object", what="The replacements entry")
     found = {}
     for layer, part in said.items():
         what = f"the replacement in layer {layer}"
         require_keys(what, part, ("kind", "config"), ("kind", "config"))
         if not layer.isdecimal() or str(int(layer)) != layer:
-            raise CheckpointError(f"{layer!r} is not the number of a layer.")
+            raise CheckpointError("not-a-layer-number", layer=layer)
         kind = kind_named(str(part["kind"]))
         config = config_from(f"the config of {what}", kind.config_type, part["config"])
         found[int(layer)] = kind, config
@@ -169,8 +166,7 @@ def stored_value(module: nn.Module, name: str, shape: tuple[int, ...], called: s
     if value is None or tuple(value.shape) != shape or value.dtype != torch.float32:
         found = "missing" if value is None else f"{list(value.shape)} of {value.dtype}"
         raise GatedInterpError(
-            f"{called} is {found}; to be saved it must be {list(shape)} of torch.float32, as the "
-            "model's config says."
+            "parameter-cannot-be-saved", name=called, found=found, wanted=list(shape)
         )
     return value.detach().cpu().contiguous().clone()
 
@@ -190,7 +186,9 @@ def _found(source: str | os.PathLike[str], **hub: Any) -> Iterator[Path]:
         except CheckpointError:
             raise
         except GatedInterpError as error:
-            raise GatedInterpError(f"there is no file {source}, and {error}") from error
+            raise GatedInterpError(
+                "not-found-here-or-on-hub", source=source, reason=error
+            ) from error
         return
     with located(source) as (path, _):
         yield path
@@ -205,10 +203,7 @@ def _blocks_in(path: Path, header: Header) -> dict[int | None, Stored]:
         config = config_from("the config", kind.config_type, said["config"])
         return {None: Stored(kind, config, "", said["l0"], _sketch(said.get(LAYER)))}
     if KEY not in header.metadata:
-        raise CheckpointError(
-            f"{path} has no metadata of this package; a file that was published with the post is "
-            "read by gi.load(path), whose model.blocks[0].attn is the block."
-        )
+        raise CheckpointError("published-model", path=path)
     said, version = said_in(path, header.metadata[KEY], VERSIONS)
     notes = said.get("notes")
     l0 = notes.get("l0") if isinstance(notes, dict) else None
@@ -230,36 +225,34 @@ def _sketch(said: Any) -> Sketch | None:
     if said is None:
         return None
     if not isinstance(said, list) or [type(x) in (int, float) for x in said] != [True] * BUCKETS:
-        raise CheckpointError(f"the sketch of the layer is not {BUCKETS} numbers.")
+        raise CheckpointError("bad-layer-sketch", n=BUCKETS)
     return tuple(map(float, said))
 
 
 def _chosen(path: Path, there: Mapping[int | None, Stored], layer: int | None) -> Stored:
     """The one in ``layer``, or where none is named the only one."""
     if not there:
-        raise CheckpointError(
-            f"{path} holds a model without a replacement; make one of a layer's heads by "
-            "from_attention(model.blocks[layer].attn)."
-        )
+        raise CheckpointError("model-without-replacement", path=path)
     if layer is None and len(there) == 1:
         return next(iter(there.values()))
     layers = ", ".join(str(i) for i in there)
     if None in there:
-        raise CheckpointError(f"{path} holds one block and no layers; leave layer out.")
+        raise CheckpointError("single-block-has-no-layer", path=path)
     if layer is None:
-        raise CheckpointError(f"{path} has replacements in layers {layers}; name one as layer=.")
+        raise CheckpointError("which-layer", path=path, layers=layers)
     if layer not in there:
-        raise CheckpointError(
-            f"{path} has no replacement in layer {layer}; it has some in {layers}."
-        )
+        raise CheckpointError("no-replacement-in-file-layer", path=path, layer=layer, layers=layers)
     return there[layer]
 
 
 def _require_kind(path: Path, kind: type[Replacement], wanted: type[Replacement]) -> None:
     if not issubclass(kind, wanted):
         raise CheckpointError(
-            f"{path} holds a replacement of kind {kind.kind!r}; read it by "
-            f"{kind.__name__}.from_pretrained, not {wanted.__name__}'s."
+            "another-kind-in-file",
+            path=path,
+            kind=kind.kind,
+            reader=kind.__name__,
+            wanted=wanted.__name__,
         )
 
 
@@ -268,14 +261,9 @@ def _original(stored: Stored, original: nn.Module | None) -> nn.Module:
     if not stored.kind.needs_original:
         return nn.Identity()
     if original is None:
-        raise GatedInterpError(
-            f"{stored.kind.__name__} reads what the layer's own attention writes; pass "
-            "original=model.blocks[layer].attn (gi.load of a checkpoint brings both)."
-        )
+        raise GatedInterpError("original-needed", kind=stored.kind.__name__)
     require_attention(original)
     width, wanted = original.get_parameter("W_O").shape[-1], vars(stored.config)["d_model"]
     if width != wanted:
-        raise GatedInterpError(
-            f"original has d_model {width}; the replacement in the file has {wanted}."
-        )
+        raise GatedInterpError("original-width-mismatch", width=width, wanted=wanted)
     return original

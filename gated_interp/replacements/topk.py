@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from gated_interp.core.config import Shapes, positive
+from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.seeds import generator
 from gated_interp.metrics.reconstruction import writes_at
 from gated_interp.replacements.heads import HeadAttention, HeadsConfig, constant_of, unit
@@ -47,17 +48,18 @@ class TopKConfig(HeadsConfig):
     def qk_width(self) -> int:
         return self.d_qk or self.d_head
 
-    def problems(self) -> list[str]:
+    def problems(self) -> list[GatedInterpError]:
         found = [*super().problems(), *positive(self, "k")]
         for name in ("n_circuits", "d_qk"):
             if getattr(self, name) is not None:
                 found += positive(self, name)
         if not found and self.k > self.n_heads:
-            found.append(f"k is {self.k}; there are {self.n_heads} heads.")
+            found.append(self.problem("config-k-too-large", value=self.k, available=self.n_heads))
         if not found and self.n_heads % (self.n_circuits or self.n_heads):
             found.append(
-                f"n_circuits is {self.n_circuits}; as many heads must use each, so it must divide "
-                f"the {self.n_heads} heads."
+                self.problem(
+                    "config-circuits-do-not-divide", value=self.n_circuits, heads=self.n_heads
+                )
             )
         return found
 

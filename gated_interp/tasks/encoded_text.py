@@ -101,8 +101,7 @@ def encoded(
     found = _contents(sources)
     if digest and digest != found.digest:
         raise GatedInterpError(
-            f"{', '.join(sources)} has changed since it was first read (SHA-256 "
-            f"{found.digest[:12]}, not {digest[:12]}); give the text anew."
+            "text-changed", sources=sources, now=found.digest[:12], then=digest[:12]
         )
 
     def named(by: int | str, suffix: str = "") -> Path:
@@ -129,9 +128,7 @@ def encoded(
     try:
         parts = {part: np.load(folder / f"{part}.npy", mmap_mode="r") for part in PARTS}
     except (OSError, ValueError, EOFError) as error:
-        raise GatedInterpError(
-            f"{folder} is damaged; delete it, and it is made anew from the text."
-        ) from error
+        raise GatedInterpError("text-cache-damaged", folder=folder) from error
     for part, ids in parts.items():
         _require_length(sources, part, len(ids), n_positions)
     return Encoded(tokenizer, found.digest, parts)
@@ -211,6 +208,10 @@ def _tokens(
 def _require_length(sources: tuple[str, ...], part: str, found: int, n_positions: int) -> None:
     if found < n_positions - 1:
         raise GatedInterpError(
-            f"the {part} part of {', '.join(sources)} has {found} tokens and a sequence of "
-            f"{n_positions} positions needs {n_positions - 1}; give more text or a shorter context."
+            "text-too-short",
+            part=part,
+            sources=sources,
+            found=found,
+            n_positions=n_positions,
+            needed=n_positions - 1,
         )

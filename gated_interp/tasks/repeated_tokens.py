@@ -68,8 +68,7 @@ class RepeatedTokensTask(KnownAnswers):
         super().__post_init__()
         if not self.shortest <= self.longest < self.n_tokens:
             raise GatedInterpError(
-                f"shortest is {self.shortest}, longest {self.longest} and n_tokens "
-                f"{self.n_tokens}; each must be at most the next, and longest less than n_tokens."
+                "bad-periods", shortest=self.shortest, longest=self.longest, n_tokens=self.n_tokens
             )
         require_whole("n_positions", self.n_positions, self.longest + 3)
 

@@ -107,7 +107,7 @@ class ProbedTask(Task, Protocol):
         """Refuse a model of another vocabulary, see :class:`KnownAnswers`."""
         ...
 
-    def require_each(self, case: Tensor, complaint: str = ...) -> None:
+    def require_each(self, case: Tensor, code: str = ...) -> None:
         """Refuse examples without one of the cases, see :class:`KnownAnswers`."""
         ...
 
@@ -153,22 +153,19 @@ class KnownAnswers:
         """
         if d_vocab != self.d_vocab:
             raise GatedInterpError(
-                f"the model has {d_vocab} tokens; {self.described} has {self.d_vocab}."
+                "vocabulary-mismatch", d_vocab=d_vocab, task=self.described, wanted=self.d_vocab
             )
 
-    def require_each(
-        self, case: Tensor, complaint: str = "{word} {case} never occurs in the examples"
-    ) -> None:
+    def require_each(self, case: Tensor, code: str = "case-without-examples") -> None:
         """Refuse examples among whose cases, ``[example]``, one of the task's is missing.
 
         Raises:
-            GatedInterpError: naming the first that is, in the words of ``complaint``.
+            GatedInterpError: naming the first that is, by that ``code``.
         """
         there = set(case.tolist())
         for b in self.cases:
             if b not in there:
-                sentence = complaint.format(word=self.case_word, case=b)
-                raise GatedInterpError(f"{sentence}; take more sequences.")
+                raise GatedInterpError(code, word=self.case_word, case=b)
 
 
 def probes_for(task: Any, d_vocab: int, n: int, seed: int) -> Probes:
@@ -193,15 +190,9 @@ def require_answers(task: Any) -> None:
         GatedInterpError: it has no probes.
     """
     if task is None:
-        raise GatedInterpError(
-            "no task is given, so nobody can say which answers are right; give one whose answers "
-            "are known, such as SkipTrigramTask."
-        )
+        raise GatedInterpError("no-task")
     if not isinstance(task, ProbedTask):
-        raise GatedInterpError(
-            f"the answers of {type(task).__name__} are not known (it has no probes), so nobody can "
-            "say which head holds what; give a task such as SkipTrigramTask."
-        )
+        raise GatedInterpError("task-without-answers", task=type(task).__name__)
 
 
 def _with_each(task: Any, what: str, d_vocab: int, n: int, seed: int) -> Probes:
@@ -219,7 +210,7 @@ def require_whole(name: str, value: Any, least: int = 1) -> None:
         GatedInterpError: in a sentence that names it.
     """
     if type(value) is not int or value < least:
-        raise GatedInterpError(f"{name} is {value!r}; it must be a whole number, at least {least}.")
+        raise GatedInterpError("not-a-whole-number", name=name, value=value, least=least)
 
 
 def two_places(

@@ -151,11 +151,9 @@ class RepeatedText:
 
     def __post_init__(self) -> None:
         if not 0 <= self.share <= 1:
-            raise GatedInterpError(f"repeat is {self.share}; it must be from 0 to 1.")
+            raise GatedInterpError("share-out-of-range", value=self.share)
         if self.part.n_positions < 5:
-            raise GatedInterpError(
-                f"a sequence has {self.part.n_positions} positions; to repeat tokens it needs 5."
-            )
+            raise GatedInterpError("too-short-to-repeat", n=self.part.n_positions)
 
     @property
     def identity(self) -> str:
@@ -242,9 +240,7 @@ class TextTask:
             wanted = written if is_json else tokenizer_text(written)
             size = size_of(read_tokenizer(wanted))
             if vocab is not None and vocab != size:
-                raise GatedInterpError(
-                    f"vocab is {vocab}; the tokenizer has {size} tokens: leave one of them out."
-                )
+                raise GatedInterpError("vocab-contradicts-tokenizer", vocab=vocab, size=size)
         places = cache_folders() if folder is None else (Path(folder),)
         if tokenizer is None or not digest:
             made = encoded(sources, wanted, n_positions, places, digest)
@@ -267,11 +263,11 @@ class TextTask:
             GatedInterpError: they are not what :func:`dataclasses.asdict` makes of one.
         """
         if not isinstance(text, list) or not all(isinstance(t, str) for t in text):
-            raise GatedInterpError(f"text is {text!r}; it must be a list of names.")
+            raise GatedInterpError("text-not-names", text=text)
         if not isinstance(tokenizer, str) or not tokenizer.lstrip().startswith("{"):
-            raise GatedInterpError("tokenizer must be what a tokenizer.json holds.")
+            raise GatedInterpError("tokenizer-not-text")
         if not isinstance(digest, str) or not re.fullmatch("[0-9a-f]{64}" if text else "", digest):
-            raise GatedInterpError(f"digest is {digest!r}; it must be a SHA-256 in hexadecimal.")
+            raise GatedInterpError("bad-digest", digest=digest)
         _require_positions(n_positions)
         read_tokenizer(tokenizer)
         task = cls.__new__(cls)
@@ -323,7 +319,7 @@ class TextTask:
             GatedInterpError: another name.
         """
         if name not in PARTS:
-            raise GatedInterpError(f"part is {name!r}; it must be one of {', '.join(PARTS)}.")
+            raise GatedInterpError("not-one-of", name="part", value=name, choices=PARTS)
         return TextPart(self, name)
 
     def sample(self, n: int, seed: int) -> TokenBatch:
@@ -337,10 +333,7 @@ class TextTask:
             GatedInterpError: it is not there any more, or another one.
         """
         if not self.text:
-            raise GatedInterpError(
-                "the text of this model does not come with it; give another, TextTask(…, "
-                "tokenizer=model.task.tokenizer)."
-            )
+            raise GatedInterpError("text-not-included")
         return encoded(self.text, self.tokenizer, self.n_positions, self.places, self.digest)
 
     def require_vocabulary(self, d_vocab: int) -> None:
@@ -351,8 +344,7 @@ class TextTask:
         """
         if d_vocab != self.d_vocab:
             raise GatedInterpError(
-                f"the model has {d_vocab} tokens; the tokenizer of {self} has {self.d_vocab}: use "
-                "the model's own tokenizer."
+                "tokenizer-vocabulary-mismatch", d_vocab=d_vocab, task=self, wanted=self.d_vocab
             )
 
     @property
@@ -364,6 +356,4 @@ class TextTask:
 
 def _require_positions(n_positions: Any) -> None:
     if type(n_positions) is not int or n_positions < 2:
-        raise GatedInterpError(
-            f"n_positions is {n_positions!r}; it must be a whole number of at least 2."
-        )
+        raise GatedInterpError("not-a-whole-number", name="n_positions", value=n_positions, least=2)

@@ -54,18 +54,14 @@ def pieces(sources: Iterable[str]) -> Pieces:
         elif os.path.isdir(source):
             inside = texts_in(source)
             if not inside:
-                raise GatedInterpError(
-                    f"the folder {source} holds no text; it must hold .txt or .jsonl files, each "
-                    "also as .xz."
-                )
+                raise GatedInterpError("folder-without-text", source=source)
             for path in inside:
                 yield from _of_file(path)
         elif os.path.isfile(source):
             yield from _of_file(Path(source))
         else:
             raise GatedInterpError(
-                f"there is no text {source}; name a file, a folder, {DATASETS}NAME or one that "
-                f"comes with the package ({', '.join(shipped_texts())})."
+                "no-such-text", source=source, datasets=DATASETS, shipped=shipped_texts()
             )
 
 
@@ -92,19 +88,13 @@ def _of_file(path: Path) -> Pieces:
                 if something:
                     yield piece
             if not something:
-                raise GatedInterpError(f"{path} is empty; name a file with text in it.")
+                raise GatedInterpError("file-empty", path=path)
     except UnicodeDecodeError as error:
-        raise GatedInterpError(
-            f"{path} is not UTF-8 text (byte {error.object[error.start]:#04x}); save it as UTF-8."
-        ) from error
+        raise GatedInterpError("not-utf8", path=path, byte=error.object[error.start]) from error
     except (lzma.LZMAError, EOFError) as error:
-        raise GatedInterpError(
-            f"{path} is not a whole .xz file; it is of another kind, cut short or damaged."
-        ) from error
+        raise GatedInterpError("not-xz", path=path) from error
     except OSError as error:
-        raise GatedInterpError(
-            f"cannot read {path}: {error.strerror or error}; name a file that can be read."
-        ) from error
+        raise GatedInterpError("cannot-read", path=path, reason=error.strerror or error) from error
 
 
 def _of_document(file: io.TextIOBase) -> Pieces:
@@ -123,18 +113,14 @@ def _text_of(line: str, where: str) -> str:
     try:
         said = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise GatedInterpError(f"{where} is not JSON; each line must hold one document.") from error
+        raise GatedInterpError("line-not-json", where=where) from error
     text = said.get("text") if isinstance(said, Mapping) else said
     if not isinstance(text, str):
-        raise GatedInterpError(
-            f'{where} holds no text; it must be a string, or an object with a string "text".'
-        )
+        raise GatedInterpError("line-without-text", where=where)
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise GatedInterpError(
-            f"{where} holds half of a surrogate pair, which is no text; write it as UTF-8."
-        ) from error
+        raise GatedInterpError("half-a-surrogate-pair", where=where) from error
     return text
 
 
@@ -144,22 +130,17 @@ def _of_dataset(source: str) -> Pieces:
     try:
         import datasets
     except ImportError as error:
-        raise GatedInterpError(
-            f"{source} needs the package datasets; install gated-interp[datasets]."
-        ) from error
+        raise GatedInterpError("datasets-package-missing", source=source) from error
     try:
         rows: Any = datasets.load_dataset(name, config, split=split or "train")
     # Which errors there are depends on the release, the hub and the network.
     except Exception as error:
         words = str(error).strip().splitlines() or [type(error).__name__]
         raise GatedInterpError(
-            f"{source} cannot be had ({words[0].rstrip('.')}); check its name and the network, or "
-            "name a file."
+            "dataset-unavailable", source=source, reason=words[0].rstrip(".")
         ) from error
     if "text" not in rows.column_names:
-        raise GatedInterpError(
-            f"{source} has no column 'text'; its columns are {', '.join(rows.column_names)}."
-        )
+        raise GatedInterpError("dataset-without-text", source=source, columns=rows.column_names)
     for row in rows:
         yield from _of_document(io.StringIO(row["text"]))
 
@@ -173,9 +154,7 @@ def names_of(text: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) ->
     given = [text] if isinstance(text, str | os.PathLike) else list(text)
     for source in given:
         if not isinstance(source, str | os.PathLike):
-            raise GatedInterpError(
-                f"text is {source!r}; it must be the name of a text, a file or a folder."
-            )
+            raise GatedInterpError("text-not-a-name", source=source)
     if not given:
-        raise GatedInterpError("no text is given; name a file or a folder.")
+        raise GatedInterpError("no-text-given")
     return tuple(os.fspath(source) for source in given)

@@ -37,9 +37,7 @@ def trained_tokenizer(pieces: Iterable[str], d_vocab: int) -> str:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     if d_vocab < FEWEST:
-        raise GatedInterpError(
-            f"vocab is {d_vocab}; it must be at least {FEWEST}, so that every byte has a token."
-        )
+        raise GatedInterpError("vocab-too-small", vocab=d_vocab, least=FEWEST)
     tokenizer: Any = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -65,13 +63,11 @@ def tokenizer_text(source: str | os.PathLike[str]) -> str:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or "it is not UTF-8"
-        raise GatedInterpError(
-            f"cannot read the tokenizer {path} ({why}); name a tokenizer.json."
-        ) from error
+        raise GatedInterpError("cannot-read-tokenizer", path=path, reason=why) from error
     try:
         read_tokenizer(text)
     except GatedInterpError as error:
-        raise GatedInterpError(f"{path}: {error}") from error
+        raise GatedInterpError("bad-tokenizer-file", path=path, reason=error) from error
     return text
 
 
@@ -90,10 +86,7 @@ def read_tokenizer(text: str) -> Any:
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt | SystemExit):
             raise
-        raise GatedInterpError(
-            f"the tokenizer cannot be read ({error}); it must be a tokenizer.json of the library "
-            "tokenizers."
-        ) from error
+        raise GatedInterpError("bad-tokenizer", reason=error) from error
     bos_of(tokenizer)
     return tokenizer
 
@@ -123,10 +116,7 @@ def failing_in_a_sentence(tokenizer: Any) -> Iterator[None]:
         except BaseException as error:
             if type(error).__name__ != "PanicException":
                 raise
-            raise GatedInterpError(
-                "the tokenizer's pattern takes too long on this text; give another text, or a "
-                "tokenizer with a simpler pattern."
-            ) from error
+            raise GatedInterpError("tokenizer-too-slow") from error
         finally:
             os.dup2(before, 2)
             os.close(before)
@@ -141,10 +131,7 @@ def bos_of(tokenizer: Any) -> int:
     for name in BOS_NAMES:
         if (found := tokenizer.token_to_id(name)) is not None:
             return int(found)
-    raise GatedInterpError(
-        f"the tokenizer has no token for the beginning of a text; it needs one of "
-        f"{', '.join(BOS_NAMES)}."
-    )
+    raise GatedInterpError("tokenizer-without-start", names=BOS_NAMES)
 
 
 def size_of(tokenizer: Any) -> int:

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from gated_interp.anatomy.batch import Batch, Mask, Tokens
-from gated_interp.core.errors import GatedInterpError, unreached
+from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.renamed import layer_first
 from gated_interp.models.toy import HookedTransformer
 from gated_interp.replacements.replacement import outputs_of
@@ -55,7 +55,9 @@ def inputs_of(module: nn.Module) -> Iterator[list[dict[str, Any]]]:
     finally:
         handle.remove()
     if not seen:
-        raise unreached(type(module).__name__, "nothing was read there")
+        raise GatedInterpError(
+            "hook-not-reached", hook=type(module).__name__, what="nothing was read there"
+        )
 
 
 @layer_first
@@ -96,7 +98,4 @@ def require_capturable(model: HookedTransformer, layer: int) -> None:
     require_layer(model, layer)
     cfg = model.cfg
     if cfg.use_split_qkv_input or cfg.use_attn_in:
-        raise GatedInterpError(
-            "the model gives each head its own input; switch it off with "
-            "model.set_use_split_qkv_input(False) and model.set_use_attn_in(False)."
-        )
+        raise GatedInterpError("split-input")

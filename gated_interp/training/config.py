@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any, Literal
 
 from gated_interp.core.config import Config, positive
+from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.seeds import MAX_SEED, derive
 from gated_interp.core.streams import Stream
 
@@ -119,45 +120,56 @@ class TrainConfig(Config):
     checkpoint_every: int = 0
     device: Literal["cpu", "cuda", "auto"] = "auto"
 
-    def problems(self) -> list[str]:
+    def problems(self) -> list[GatedInterpError]:
         found = positive(self, "steps", "batch_size", "accumulate", "lr", "n_sequences")
         found += positive(self, "log_every", "n_held_out")
         if self.clip_norm is not None:
             found += positive(self, "clip_norm")
         for name in ("lr_decay", "warmup", "penalty_off", "penalty_ramp", "fvu_from"):
             if not 0 <= getattr(self, name) <= 1:
-                found.append(f"{name} is {getattr(self, name)}; it must be from 0 to 1.")
+                found.append(
+                    self.problem("config-not-a-share", field=name, value=getattr(self, name))
+                )
         if self.penalty_off + self.penalty_ramp > 1 + 1e-9:
             found.append(
-                f"penalty_off and penalty_ramp sum to {self.penalty_off + self.penalty_ramp}; "
-                "they are fractions of one training and must not exceed 1."
+                self.problem("config-penalty-too-long", value=self.penalty_off + self.penalty_ramp)
             )
         if self.warmup + self.lr_decay > 1 + 1e-9:
-            found.append(
-                f"warmup and lr_decay sum to {self.warmup + self.lr_decay}; they are fractions of "
-                "one training and must not exceed 1."
-            )
+            found.append(self.problem("config-warmup-too-long", value=self.warmup + self.lr_decay))
         if not self.overlap_power >= 1:
-            found.append(f"overlap_power is {self.overlap_power}; it must be at least 1.")
+            found.append(
+                self.problem(
+                    "config-too-small", field="overlap_power", value=self.overlap_power, least=1
+                )
+            )
         if not 0 <= self.downstream <= 1:
-            found.append(f"downstream is {self.downstream}; it must be from 0 to 1.")
+            found.append(
+                self.problem("config-not-a-share", field="downstream", value=self.downstream)
+            )
         if self.fvu_target is not None:
             found += positive(self, "fvu_target", "fvu_rate", "factor_floor")
         for name in ("alpha", "overlap", "weight_decay", "checkpoint_every", "evaluate_every"):
             if getattr(self, name) < 0:
-                found.append(f"{name} is {getattr(self, name)}; it must not be negative.")
+                found.append(self.problem("config-negative", field=name, value=getattr(self, name)))
         if not 0 <= self.seed <= MAX_SEED:
-            found.append(f"seed is {self.seed}; it must be from 0 to 2**63 - 1.")
+            found.append(self.problem("config-bad-seed", value=self.seed))
         if not found and self.evaluate_every % self.log_every:
             found.append(
-                f"evaluate_every is {self.evaluate_every}; it must be a multiple of log_every "
-                f"({self.log_every}), so that every measurement has its row."
+                self.problem(
+                    "config-measures-off-the-log",
+                    value=self.evaluate_every,
+                    log_every=self.log_every,
+                )
             )
         if not found and self.data == "fixed" and self.n_sequences % self.update_size:
-            times = " * accumulate" if self.accumulate > 1 else ""
+            batch = "batch_size * accumulate" if self.accumulate > 1 else "batch_size"
             found.append(
-                f"n_sequences is {self.n_sequences}; it must be a multiple of batch_size{times} "
-                f"({self.update_size}), so that every batch is whole."
+                self.problem(
+                    "config-batches-not-whole",
+                    value=self.n_sequences,
+                    batch=batch,
+                    size=self.update_size,
+                )
             )
         return found
 

@@ -73,20 +73,13 @@ def data_for(
     """
     data = getattr(model, "task", None) if data is None else data
     if data is None:
-        raise GatedInterpError("the model names no task; give data=, a task or a function.")
+        raise GatedInterpError("no-training-data")
     if isinstance(data, Tensor | np.ndarray | list | tuple | Batch):
         return Sequences(read_batch(model, data, "data", attention_mask))
     if attention_mask is not None:
-        raise GatedInterpError(
-            "attention_mask is given and data are no tokens; let the source return it beside its "
-            "tokens, (tokens, attention_mask)."
-        )
+        raise GatedInterpError("mask-without-tokens")
     if isinstance(data, type) or not (isinstance(data, Sampler) or callable(data)):
-        raise GatedInterpError(
-            f"data is a {type(data).__name__}, whose batches are not a function of seed and step; "
-            "give tokens [sequence pos] (of a DataLoader torch.cat(list(loader))), a task, or a "
-            "function of (n, generator)."
-        )
+        raise GatedInterpError("data-not-repeatable", kind=type(data).__name__)
     if isinstance(data, KnownAnswers):
         data.require_vocabulary(token_vocabulary(model))
     if isinstance(data, TextTask | TextPart | RepeatedText):
@@ -105,7 +98,7 @@ def read_batch(
     found = Batch.of(model, given, attention_mask, name)
     shortest = found.tokens.shape[1] if found.real is None else int(found.real.sum(1).min())
     if shortest < 2:
-        raise GatedInterpError(f"{name} hold a sequence of {shortest} token; give at least 2.")
+        raise GatedInterpError("sequence-too-short", name=name, n=shortest)
     return found
 
 
@@ -122,7 +115,7 @@ def draw(data: Source, n: int, seed: int, model: HookedTransformer) -> Batch:
         given = given.tokens
     found = read_batch(model, given, "tokens of the data source")
     if len(found) != n:
-        raise GatedInterpError(f"the data source gave {len(found)} sequences; it must give {n}.")
+        raise GatedInterpError("wrong-number-of-sequences", found=len(found), n=n)
     return found
 
 

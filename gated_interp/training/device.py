@@ -16,7 +16,7 @@ def pick_device(config: TrainConfig) -> torch.device:
     """Where to train."""
     there = torch.cuda.is_available()
     if config.device == "cuda" and not there:
-        raise GatedInterpError("device is 'cuda' and there is no GPU here; use 'cpu' or 'auto'.")
+        raise GatedInterpError("no-gpu")
     if config.device == "cpu" or not there:
         return torch.device("cpu")
     return torch.device("cuda", torch.cuda.current_device())

@@ -26,6 +26,5 @@ class FiniteLosses:
         step = int(self.first)
         if step >= 0:
             raise GatedInterpError(
-                f"the loss became {float(self.value)} at step {step}; use a learning rate below "
-                f"{self.config.lr} or other initial weights."
+                "loss-not-finite", loss=float(self.value), step=step, lr=self.config.lr
             )

@@ -164,25 +164,25 @@ def fit_settings(
     chosen = dataclasses.replace(method_named(method), **shape)
     attn = model.blocks[layer].attn
     if isinstance(attn, Replacement):
-        raise GatedInterpError(
-            f"layer {layer} holds a replacement already; fit one to the original, unsplice(model)."
-        )
+        raise GatedInterpError("already-replaced", layer=layer)
     kind, data = kind_named(chosen.kind), data_for(model, data)
     config_fields = kind.settings()
     train_fields = {field.name for field in dataclasses.fields(TrainConfig)}
     unknown = [name for name in settings if name not in config_fields | train_fields]
     if unknown:
         raise GatedInterpError(
-            f"there is no setting {unknown[0]!r}; there are the fields of TrainConfig and of "
-            f"{kind.config_type.__name__}, and what {kind.__name__}.from_attention takes."
+            "unknown-setting-of-fit",
+            name=unknown[0],
+            config=kind.config_type.__name__,
+            kind=kind.__name__,
         )
     own, _, d_head = attn.W_Q.shape
     expansion: int | float = chosen.expansion if heads is None else heads / own
     if type(chosen.width) is not int or chosen.width < 1:
-        raise GatedInterpError(f"width is {chosen.width}; it must be a whole number of at least 1.")
+        raise GatedInterpError("not-a-whole-number", name="width", value=chosen.width, least=1)
     wide = {"d_head": chosen.width * d_head} if chosen.width > 1 else {}
     if wide.keys() - config_fields:
-        raise GatedInterpError(f"width is {chosen.width}; {chosen.name} has no heads to widen.")
+        raise GatedInterpError("no-heads-to-widen", width=chosen.width, method=chosen.name)
     pos = draw(data, 1, derive(seed, Stream.VARIANCE), model).tokens.shape[1]
     base = {
         "steps": steps,

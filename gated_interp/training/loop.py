@@ -123,7 +123,7 @@ def train_model(
     model = build_toy(model) if isinstance(model, ToyConfig) else model
     data = data_for(model, data, attention_mask)
     if not any(p.requires_grad for p in model.parameters()):
-        raise GatedInterpError("no weight of the model requires gradients; nothing can train.")
+        raise GatedInterpError("nothing-to-train")
     identity = {
         "kind": "language model" if isinstance(model, TextTransformer) else "toy",
         "config": config,
@@ -193,10 +193,10 @@ def train_gated(
     require_capturable(model, layer)
     if block.config.d_model != model.cfg.d_model:
         raise GatedInterpError(
-            f"the block has d_model {block.config.d_model}; the model has {model.cfg.d_model}."
+            "block-width-mismatch", block=block.config.d_model, model=model.cfg.d_model
         )
     if model.blocks[layer].attn is block:
-        raise GatedInterpError("the block is this model's attention; train it on the original.")
+        raise GatedInterpError("block-already-in-model")
     data = data_for(model, data, attention_mask)
     group = group_for(config)
     # The original is never moved: a copy of it is read where the block is trained.

@@ -88,7 +88,7 @@ def method_named(name: str) -> Method:
     for method in METHODS.values():
         if name and name in (method.name, method.alias):
             return method
-    raise GatedInterpError(f"there is no method {name!r}; there are {', '.join(METHODS)}.")
+    raise GatedInterpError("unknown-name", what="method", name=name, choices=[*METHODS])
 
 
 def tuned() -> tuple[str, ...]:

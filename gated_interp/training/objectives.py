@@ -253,10 +253,7 @@ class Imitate:
             found.append(self._kl(part, seen, torch.zeros_like(seen.output)))
         silence = torch.cat(found).mean()
         if not silence > LEAST_KL:
-            raise GatedInterpError(
-                f"predictions do without what layer {self.layer} writes (KL {float(silence):.1g} "
-                "nats), so there is nothing to count in them; set downstream to 0."
-            )
+            raise GatedInterpError("layer-does-not-matter", layer=self.layer, kl=float(silence))
         return silence
 
     def _fvu(

@@ -77,15 +77,12 @@ class Several(Group):
         size = n_processes()
         if config.batch_size % size:
             raise GatedInterpError(
-                f"batch_size is {config.batch_size}; it must be a multiple of the {size} "
-                "processes, which share each batch equally."
+                "batch-not-shared-equally", batch_size=config.batch_size, size=size
             )
         try:
             from accelerate import PartialState
         except ImportError as error:
-            raise GatedInterpError(
-                "a training in several processes needs accelerate; install gated-interp[scale]."
-            ) from error
+            raise GatedInterpError("accelerate-package-missing") from error
         self.state = PartialState(cpu=self.device.type == "cpu")
         self.rank, self.size = self.state.process_index, self.state.num_processes
         self.device = self.state.device
@@ -144,10 +141,7 @@ def _told_if_others_end() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:  # the connection to it is closed
-        raise GatedInterpError(
-            "another process of this training has ended; launch them again, and go on from the "
-            "last saved state."
-        ) from error
+        raise GatedInterpError("another-process-ended") from error
 
 
 def group_for(config: TrainConfig) -> Group:

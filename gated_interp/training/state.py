@@ -92,9 +92,7 @@ class TrainingState:
             columns, done = json.loads(metadata["columns"]), int(metadata["done"])
             rows = [dict(zip(columns, row, strict=True)) for row in tensors["history"].tolist()]
         except (KeyError, TypeError, ValueError) as error:
-            raise CheckpointError(
-                f"the metadata of {path} cannot be read; it is damaged."
-            ) from error
+            raise CheckpointError("training-state-damaged", path=path) from error
         _require_same(path, saved, self.identity)
         _require_tensors(path, tensors, self.weights, self.others)
         self.done, self.history = done, rows
@@ -116,21 +114,21 @@ class TrainingState:
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     if not path.is_file():
-        raise CheckpointError(f"there is no file {path} to resume from.")
+        raise CheckpointError("nothing-to-resume", path=path)
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(
-            f"{path} is not a whole safetensors file; resume from one that a training saved."
-        ) from error
+        raise CheckpointError("training-state-incomplete", path=path) from error
     if metadata.get("format") != FORMAT:
-        raise CheckpointError(f"{path} holds no training state; a checkpoint=PATH training does.")
+        raise CheckpointError("not-a-training-state", path=path)
     if metadata.get("version") not in READABLE:
         raise CheckpointError(
-            f"{path} has version {metadata.get('version')} of the training state; "
-            f"this package reads versions {' and '.join(READABLE)}."
+            "unknown-training-state-version",
+            path=path,
+            version=metadata.get("version"),
+            readable=READABLE,
         )
     if "weight.fvu_control" in tensors:
         tensors["state.fvu_control"] = tensors.pop("weight.fvu_control")
@@ -147,13 +145,14 @@ def _require_same(path: Path, saved: Any, wanted: Mapping[str, Any]) -> None:
             try:
                 a, b = type(b).from_dict(absent | a).to_dict(), b.to_dict()
             except GatedInterpError as error:
-                raise CheckpointError(f"{path} is of another version: {error}") from error
+                raise CheckpointError(
+                    "training-state-of-another-version", path=path, reason=error
+                ) from error
         if isinstance(a, dict) and isinstance(b, dict):
             _require_same(path, a, b)
         elif a != b:
             raise CheckpointError(
-                f"{path} was saved by a training with {key} {a!r}; this one has {b!r}: "
-                "resume with the same settings."
+                "resume-with-other-settings", path=path, key=key, saved=a, wanted=b
             )
 
 
@@ -166,7 +165,7 @@ def _require_tensors(
     for name, other in others.items():
         there = tensors.get(f"state.{name}")
         if there is None or there.shape != other.shape:
-            raise CheckpointError(f"{path} lacks a whole state of {name}; it is damaged.")
+            raise CheckpointError("training-state-lacks-a-tensor", path=path, name=name)
     for name, parameter in weights.items():
         names = [f"weight.{name}", *(f"adam.{name}.{m}" for m in MOMENTS)]
         found = [n for n in names if n in tensors]
@@ -176,4 +175,4 @@ def _require_tensors(
             or names[0] not in found
             or any(s != tuple(parameter.shape) for s in shapes)
         ):
-            raise CheckpointError(f"{path} lacks a whole state of {name}; it is damaged.")
+            raise CheckpointError("training-state-lacks-a-tensor", path=path, name=name)

@@ -55,14 +55,11 @@ def tracker_named(name: str, path: Path, config: Config) -> Tracker:
         return tensorboard(path.with_suffix(".tensorboard"))
     if name == "wandb":
         return wandb(path.stem, config)
-    raise GatedInterpError(f"there is no tracker {name!r}; name tensorboard or wandb.")
+    raise GatedInterpError("no-such-tracker", name=name)
 
 
 def _module(name: str, package: str = "wandb") -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise GatedInterpError(
-            f"{package} is not installed, so nothing can be reported to it; install it with "
-            f"'pip install {package}', or leave the tracker out."
-        ) from error
+        raise GatedInterpError("tracker-package-missing", package=package) from error

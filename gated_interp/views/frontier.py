@@ -43,9 +43,6 @@ how they are written."""
 PLACE = ["fvu", "active_per_position", "gates_per_pair"]
 FRONTIER = ["task", "method", "fvu", "active_per_position", "l0"]
 RUNS = ["layer", *PLACE]
-ADVICE = (
-    "name the frontier.csv of `gated-interp frontier` or the runs.csv of `gated-interp decompose`"
-)
 
 
 def show(subject: Subject) -> Iterator[Shown]:
@@ -167,11 +164,11 @@ def read_beside(path: Path, subject: Subject) -> pd.DataFrame:
         GatedInterpError: a model without a block, another table, or one without a fitting row.
     """
     if subject.original is None:
-        raise GatedInterpError(f"{subject.name} has no block that {path} could be drawn beside.")
+        raise GatedInterpError("no-block-to-compare", model=subject.name, path=path)
     try:
         table = pd.read_csv(path)
     except (OSError, ValueError) as error:
-        raise GatedInterpError(f"{path} cannot be read as a table; {ADVICE}.") from error
+        raise GatedInterpError("bad-comparison-file", path=path) from error
     if set(FRONTIER) <= set(table):
         # A frontier calls a toy by its shape, such as 3H4ST, and any other model by its name.
         toy = getattr(subject.model, "toy_config", None)
@@ -183,9 +180,9 @@ def read_beside(path: Path, subject: Subject) -> pd.DataFrame:
         said = f"for layer {', '.join(map(str, subject.layers))}"
     else:
         missing = [name for name in FRONTIER if name not in table]
-        raise GatedInterpError(f"{path} has no column {missing[0]}; {ADVICE}.")
+        raise GatedInterpError("comparison-lacks-a-column", path=path, column=missing[0])
     if table.empty:
-        raise GatedInterpError(f"{path} has no row {said}, so nothing to draw beside this block.")
+        raise GatedInterpError("comparison-without-rows", path=path, wanted=said)
     found = table[["method", *PLACE]].reset_index(drop=True)
     n = found["method"].nunique()
     found.attrs["said"] = f"what {n} method{'s' if n > 1 else ''} reached {said} ({path.name})"

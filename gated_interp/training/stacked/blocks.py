@@ -150,10 +150,7 @@ class StackedHeads:
         device: str | torch.device = "cpu",
     ):
         if len({b.config.replace(seed=0, output_scale=1.0) for b in blocks}) != 1:
-            raise GatedInterpError(
-                "stacked blocks must have one config but for seed and output_scale; train runs of "
-                "different shapes as separate stacks."
-            )
+            raise GatedInterpError("stack-of-different-configs")
         self.config, self.configs = blocks[0].config, [b.config for b in blocks]
         self.attn_scale = getattr(blocks[0], "attn_scale", 1.0)
         self.original = original

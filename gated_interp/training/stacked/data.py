@@ -116,9 +116,7 @@ class ContextPool:
         v, runs = task.d_vocab, len(seeds)
         self.per_query = per_query
         if n_sequences < 1 or per_query < 1:
-            raise GatedInterpError(
-                f"n_sequences is {n_sequences} and per_query {per_query}; both must be positive."
-            )
+            raise GatedInterpError("pool-of-nothing", n_sequences=n_sequences, per_query=per_query)
         samples: list[np.ndarray] = []
         group = max(1, GROUP // n_sequences)
         for at in range(0, runs, group):
@@ -131,10 +129,7 @@ class ContextPool:
         often = per_sequence(hashable, last)
         size = int(min(n for n in often if n) * n_sequences) // per_query * per_query
         if size == 0 or any(n and not sizes[:, token].all() for token, n in enumerate(often)):
-            raise GatedInterpError(
-                f"{n_sequences} sequences do not hold {per_query} positions of every query token; "
-                "take more sequences or a smaller batch."
-            )
+            raise GatedInterpError("pool-too-small", n_sequences=n_sequences, per_query=per_query)
         self.n_slices = size // per_query
         # A prefix holds at most every position, so this type holds every count.
         count_type = np.min_scalar_type(task.n_positions)

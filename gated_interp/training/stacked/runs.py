@@ -177,12 +177,10 @@ def why_not_stackable(run: GatedRun) -> str | None:
     if isinstance(run.task, KnownAnswers):
         run.task.require_vocabulary(v)
     if run.task.n_positions > cfg.n_ctx:
-        raise GatedInterpError(
-            f"the task has {run.task.n_positions} positions; the model's context has {cfg.n_ctx}."
-        )
+        raise GatedInterpError("task-longer-than-context", n=run.task.n_positions, n_ctx=cfg.n_ctx)
     if run.block.config.d_model != cfg.d_model:
         raise GatedInterpError(
-            f"the block has d_model {run.block.config.d_model}; the model has {cfg.d_model}."
+            "block-width-mismatch", block=run.block.config.d_model, model=cfg.d_model
         )
     if run.block.kind not in STACKED:
         return f"replacements of kind {run.block.kind!r} have no stacked form"
@@ -232,7 +230,7 @@ def _in_stacks(
 ) -> list[Any]:
     """The results of ``runs``, those of one shape trained together, others alone."""
     if not runs:
-        raise GatedInterpError("there is nothing to train; give at least one run.")
+        raise GatedInterpError("no-runs")
     reasons = [why_not(run) for run in runs]
     for reason in sorted({r for r in reasons if r}):
         count = reasons.count(reason)
@@ -423,8 +421,7 @@ def _train_stack(
                 if not bool(torch.isfinite(row["loss"]).all()):
                     run = int((~torch.isfinite(row["loss"])).nonzero()[0])
                     raise GatedInterpError(
-                        f"the loss of run {run} is not finite at step {step}; use a learning rate "
-                        f"below {configs[run].lr} or other initial weights."
+                        "loss-of-run-not-finite", run=run, step=step, lr=configs[run].lr
                     )
                 bar.set_postfix({"median loss": f"{float(row['loss'].median()):.4f}"})
             bar.update()
