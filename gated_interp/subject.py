@@ -148,11 +148,7 @@ class Side:
 
     @cached_property
     def readings(self) -> Readings:
-        """What each head reads, and what it says.
-
-        Raises:
-            GatedInterpError: what stands at the layer has no attention.
-        """
+        """What each head reads, and what it says."""
         return read_heads(self.model, self.layer, self.subject.batch, names=self.subject.names)
 
     @property
@@ -230,9 +226,6 @@ class Subject:
             alone: look at the model as it is, at all its layers, and leave its original aside.
             trigram: the case that examples are of.
             options: the other attributes.
-
-        Raises:
-            GatedInterpError: no such layer or case, or a number of sequences without an interval.
         """
         if sequences is not None and sequences < 2:
             raise GatedInterpError("too-small", name="sequences", value=sequences, least=2)
@@ -305,11 +298,7 @@ class Subject:
 
     @cached_property
     def batch(self) -> Batch:
-        """The ordinary sequences.
-
-        Raises:
-            GatedInterpError: no tokens and no task, or tokens the model cannot read.
-        """
+        """The ordinary sequences."""
         (tokens, mask), seed = self.given, derive(self.seed, Stream.SHOWN_SEQUENCES)
         if tokens is None and self.known:
             tokens = self.task.sample(self.sequences or EXAMPLES, seed).tokens
@@ -332,11 +321,7 @@ class Subject:
 
     @cached_property
     def ablations(self) -> dict[str, pd.DataFrame]:
-        """By side, what is lost without each head (of every layer of a task with known answers).
-
-        Raises:
-            GatedInterpError: the model's text cannot be had.
-        """
+        """By side, what is lost without each head (of every layer of a task with known answers)."""
         effects = {}
         for side, model in self.sides.items():
             layers = [None] if self.known else self.layers
@@ -392,9 +377,6 @@ def ablations(
 
     Returns:
         As :func:`~gated_interp.analysis.ablation.ablate`.
-
-    Raises:
-        GatedInterpError: no such layer, or the model's text cannot be had.
     """
     task: Any = getattr(model, "task", None)
     methods, seed = list(METHODS), SEED if tokens is None else 0

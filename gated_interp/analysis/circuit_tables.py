@@ -113,9 +113,6 @@ def largest_entries(
         names: of tokens.
         bos: the token that repeated random tokens begin with; that of the model's text unless
             given.
-
-    Raises:
-        GatedInterpError: a layer without attention, or a model without text and no ``bos``.
     """
     found = induction_scores(model, repeated_random_tokens(model, bos=bos))
     scores = found.set_index(["layer", "head"])["prefix_matching"].to_dict()

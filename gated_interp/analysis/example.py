@@ -51,9 +51,6 @@ def example_of(
     Args:
         trigram: the case.
         layer: whose heads; may be left out where it is the only one.
-
-    Raises:
-        GatedInterpError: no such layer, or several and none named.
     """
     layer = chosen_layer(model, layer)
     linear = is_linear(model, layer)

@@ -230,11 +230,7 @@ def shapley(
 def shapley_of(
     game: Game, permutations: int | None = None, permutation_seed: int | None = None
 ) -> pd.DataFrame:
-    """The Shapley value of every head of a game, see :func:`shapley`.
-
-    Raises:
-        GatedInterpError: more than 16 heads without ``permutations``, too few of these, or no seed.
-    """
+    """The Shapley value of every head of a game, see :func:`shapley`."""
     if permutations is not None and (permutations < 2 or permutation_seed is None):
         raise GatedInterpError(
             "sampling-without-seed", permutations=permutations, permutation_seed=permutation_seed

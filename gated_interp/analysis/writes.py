@@ -24,10 +24,6 @@ def require_linear(model: HookedTransformer, layer: int | None = None) -> None:
 
     Args:
         layer: where named, the model may have others: they are taken as they are.
-
-    Raises:
-        GatedInterpError: saying why not: several layers, one that is not the last, an MLP behind
-            the heads, a norm, or capped logits.
     """
     if layer is None and model.cfg.n_layers != 1:
         raise GatedInterpError("needs-one-layer", layers=model.cfg.n_layers)
@@ -57,9 +53,6 @@ def head_writes(
     Returns:
         writes ``[example head_index d_vocab]`` (biases b_O and b_U left out) and logits
         ``[example d_vocab]``, from one forward pass.
-
-    Raises:
-        GatedInterpError: the model is not linear in its heads, or cannot read the tokens.
     """
     if not direct:
         require_linear(model, layer)
@@ -108,10 +101,6 @@ def probe_writes(
         n, seed: of the sequences that hold the probes.
         layer: the last.
         direct: see :func:`head_writes`.
-
-    Raises:
-        GatedInterpError: a task without known answers, a model of another vocabulary or one that
-            is not linear in its heads, or a case that never occurs.
     """
     if not direct and isinstance(task, ProbedTask):
         require_linear(model, layer)  # then the direct path is all there is: the same numbers

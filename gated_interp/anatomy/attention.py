@@ -69,11 +69,7 @@ def extras(attn: Any) -> dict[str, Any]:
 
 
 def require_attention(attn: Any) -> None:
-    """Refuse what is no attention layer of TransformerLens.
-
-    Raises:
-        GatedInterpError: naming what it is.
-    """
+    """Refuse what is no attention layer of TransformerLens."""
     if not isinstance(attn, AbstractAttention):
         raise GatedInterpError("not-an-attention-layer", kind=type(attn).__name__)
 

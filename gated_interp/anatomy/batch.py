@@ -219,11 +219,7 @@ def logit_rows(batch: Batch, d_vocab: int) -> int:
 
 
 def token_vocabulary(model: HookedTransformer) -> int:
-    """How many tokens the model reads and predicts.
-
-    Raises:
-        GatedInterpError: it predicts something else.
-    """
+    """How many tokens the model reads and predicts."""
     if model.cfg.d_vocab_out not in (-1, model.cfg.d_vocab):
         raise GatedInterpError("no-next-token")
     return int(model.cfg.d_vocab)
@@ -232,11 +228,7 @@ def token_vocabulary(model: HookedTransformer) -> int:
 def read_tokens(
     tokens: Any, name: str = "tokens", device: torch.device | None = None
 ) -> Int[Tensor, "batch pos"]:
-    """``tokens`` as a tensor of whole numbers.
-
-    Raises:
-        GatedInterpError: not whole numbers of shape [batch, pos], or empty.
-    """
+    """``tokens`` as a tensor of whole numbers."""
     try:
         ids = tokens if isinstance(tokens, Tensor) else torch.as_tensor(np.asarray(tokens))
     except (TypeError, ValueError, RuntimeError):
@@ -250,11 +242,7 @@ def read_tokens(
 
 
 def require_known(model: HookedTransformer, ids: Int[Tensor, "batch pos"], name: str) -> None:
-    """Refuse tokens that ``model`` does not know, too many of them, or on another device.
-
-    Raises:
-        GatedInterpError: naming the first that is wrong.
-    """
+    """Refuse tokens that ``model`` does not know, too many of them, or on another device."""
     here, there = _device(model), ids.device
     if here != there:
         raise GatedInterpError(

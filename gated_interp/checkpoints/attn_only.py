@@ -37,12 +37,7 @@ def is_attn_only(folder: Path) -> bool:
 
 
 def from_name(name: str) -> LanguageTransformer:
-    """One of :data:`REPOSITORIES`, downloaded or taken from the local cache.
-
-    Raises:
-        GatedInterpError: the extra ``hub`` is missing, or the hub cannot be reached.
-        CheckpointError: what came is no such model.
-    """
+    """One of :data:`REPOSITORIES`, downloaded or taken from the local cache."""
     from gated_interp.core.hub import explained, hub_library
 
     hub, repo, wanted = hub_library(), REPOSITORIES[name], CONFIG
@@ -61,11 +56,7 @@ def from_name(name: str) -> LanguageTransformer:
 
 
 def from_folder(folder: Path) -> LanguageTransformer:
-    """The model in a download of one of :data:`REPOSITORIES`, with its ``tokenizer.json``.
-
-    Raises:
-        CheckpointError: the tokenizer is missing, or it is no such model.
-    """
+    """The model in a download of one of :data:`REPOSITORIES`, with its ``tokenizer.json``."""
     if not (folder / TOKENIZER).is_file():
         raise CheckpointError(
             "tokenizer-file-missing", folder=folder, file=TOKENIZER, repo=TOKENIZER_REPOSITORY

@@ -215,11 +215,7 @@ def in_file(name: str, version: int) -> str:
 
 
 def encode(info: CheckpointInfo) -> str:
-    """``info`` as the file's metadata string.
-
-    Raises:
-        GatedInterpError: notes that JSON cannot hold.
-    """
+    """``info`` as the file's metadata string."""
     try:
         return json.dumps(info.to_json(), allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
@@ -227,12 +223,7 @@ def encode(info: CheckpointInfo) -> str:
 
 
 def decode(path: Path, text: str) -> tuple[CheckpointInfo, int]:
-    """What the metadata string ``text`` of the file ``path`` says, and its version.
-
-    Raises:
-        CheckpointError: not JSON, of a newer version, or anything missing that has no default,
-            unknown, impossible or contradictory.
-    """
+    """What the metadata string ``text`` of the file ``path`` says, and its version."""
     said, version = said_in(path, text, VERSIONS)
     try:
         require_keys("the metadata", said, FIELDS[version], FIELDS[version])

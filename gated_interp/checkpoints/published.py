@@ -30,11 +30,7 @@ def is_published(header: Header) -> bool:
 
 
 def published_info(path: Path, header: Header) -> tuple[CheckpointInfo, dict[str, str]]:
-    """What the shapes of a published file say, and its name for each of our tensors.
-
-    Raises:
-        CheckpointError: shapes from which no model follows.
-    """
+    """What the shapes of a published file say, and its name for each of our tensors."""
     toy = any(n.startswith("attn.") for n in header.shapes)
     name = "attn.W_Q" if toy else "W_Q"
     shape = header.shapes.get(name)
@@ -62,11 +58,7 @@ def published_info(path: Path, header: Header) -> tuple[CheckpointInfo, dict[str
 
 
 def require_mask(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Refuse a toy whose mask value would let attention see what comes later.
-
-    Raises:
-        CheckpointError: ``attn.IGNORE`` is not far below zero.
-    """
+    """Refuse a toy whose mask value would let attention see what comes later."""
     if IGNORE in tensors and float(tensors[IGNORE]) > LARGEST_IGNORE:
         raise CheckpointError(
             "bad-mask-value",

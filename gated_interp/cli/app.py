@@ -92,9 +92,6 @@ def run(tokens: Sequence[str]) -> None:
     """Run the command that ``tokens`` name.
 
     What goes wrong becomes one sentence on stderr and an exit code.
-
-    Raises:
-        SystemExit: with that code.
     """
     app.console = console()
     # Boxes only where somebody sees them as boxes.

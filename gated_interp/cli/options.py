@@ -29,11 +29,7 @@ def read_by(reader: Callable[[str], Any], **about: Any) -> Parameter:
 
 
 def workers_of(written: str) -> int | str:
-    """``2`` as a number of processes, ``tcp://127.0.0.1:8786`` as the address of a scheduler.
-
-    Raises:
-        WrongUsage: neither.
-    """
+    """``2`` as a number of processes, ``tcp://127.0.0.1:8786`` as the address of a scheduler."""
     if "://" in written:
         return written
     try:
@@ -49,11 +45,7 @@ def workers_of(written: str) -> int | str:
 
 
 def formats_of(written: str | Sequence[str]) -> list[str]:
-    """``svg,png`` as a list.
-
-    Raises:
-        WrongUsage: an unknown format, or none.
-    """
+    """``svg,png`` as a list."""
     words = written.split(",") if isinstance(written, str) else written
     wanted = [part.strip().lower() for part in words if part.strip()]
     unknown = [f for f in wanted if f not in FORMATS]
@@ -120,11 +112,7 @@ Workers = Annotated[
 
 
 def drawn_in(run: Path, figures: Path | None) -> Path:
-    """The folder of the figures of ``run``: ``figures`` in it unless given.
-
-    Raises:
-        WrongUsage: the run folder itself, whose tables the figures' would replace.
-    """
+    """The folder of the figures of ``run``: ``figures`` in it unless given."""
     folder = run / "figures" if figures is None else figures
     if folder.resolve() == run.resolve():
         raise WrongUsage(
@@ -141,20 +129,12 @@ def first_figure(files: Sequence[Path], folder: Path) -> Path:
 
 
 def whole_numbers(written: str, option: str) -> list[int]:
-    """``2:4`` (both ends count) or ``2,3,7`` as whole numbers.
-
-    Raises:
-        WrongUsage: anything else, or a range without numbers.
-    """
+    """``2:4`` (both ends count) or ``2,3,7`` as whole numbers."""
     return _read(grid.whole_numbers, written, option)
 
 
 def numbers(written: str, option: str) -> list[float]:
-    """``0.05,0.2`` as numbers.
-
-    Raises:
-        WrongUsage: anything else.
-    """
+    """``0.05,0.2`` as numbers."""
     return _read(grid.numbers, written, option)
 
 

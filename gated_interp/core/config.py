@@ -36,9 +36,6 @@ class Config:
     """Base of every config. Wrong types, unknown keys and impossible values are refused.
 
     Subclasses override :meth:`problems` to name impossible values.
-
-    Raises:
-        GatedInterpError: a field of the wrong type, or a value that :meth:`problems` names.
     """
 
     # Wrong types get their sentence here, so the tests' shape checker must not come first.
@@ -74,11 +71,7 @@ class Config:
 
     @classmethod
     def from_dict(cls: type[ConfigType], values: Mapping[str, Any]) -> ConfigType:
-        """The config with these fields.
-
-        Raises:
-            GatedInterpError: an unknown or missing key, or a bad value.
-        """
+        """The config with these fields."""
         known = {f.name: f for f in dataclasses.fields(cls)}
         unknown = sorted(set(values) - set(known))
         if unknown:

@@ -44,12 +44,7 @@ def kept(inputs: Iterable[Path]) -> Iterator[None]:
 
 
 def require_place(path: Path | str) -> Path:
-    """The file that ``path`` means, whether it is there yet or not: what a link points to.
-
-    Raises:
-        GatedInterpError: it is a folder, a device, a pipe or a socket, or an input (see
-            :func:`kept`).
-    """
+    """The file that ``path`` means, whether it is there yet or not: what a link points to."""
     path = Path(path)
     place = Path(os.path.realpath(path)) if path.is_symlink() else path
     try:
@@ -75,10 +70,6 @@ def write_whole(path: Path | str, write: Callable[[Path], object]) -> Path:
 
     Returns:
         ``path``; where that is a link, the file that it points to was written.
-
-    Raises:
-        GatedInterpError: see :func:`require_place`; the folder cannot be made or written, or the
-            disk is full.
     """
     path, place = Path(path), require_place(path)
     try:
@@ -108,9 +99,6 @@ def write_folder(path: Path | str, write: Callable[[Path], object]) -> Path:
     """Let ``write`` fill a temporary folder beside ``path``, then rename it into place.
 
     Where another process has put a folder there meanwhile, its one stays.
-
-    Raises:
-        GatedInterpError: the folder cannot be made or written, or the disk is full.
     """
     path = Path(path)
     try:

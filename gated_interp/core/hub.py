@@ -19,10 +19,6 @@ def downloaded(
     """A file of a hub repository, downloaded or taken from the local cache.
 
     The arguments are those of :func:`gated_interp.checkpoints.hub.from_hub`.
-
-    Raises:
-        GatedInterpError: the extra is missing, or the hub cannot be reached, has no such
-            repository, revision or file.
     """
     hub = hub_library()
     try:

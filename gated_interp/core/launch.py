@@ -8,20 +8,13 @@ from gated_interp.core.errors import GatedInterpError
 
 
 def require_docstrings() -> None:
-    """Nothing, unless Python leaves docstrings out: transformers reads its own.
-
-    Raises:
-        GatedInterpError: it does.
-    """
+    """Nothing, unless Python leaves docstrings out: transformers reads its own."""
     if sys.flags.optimize > 1:
         raise GatedInterpError("no-docstrings")
 
 
 def n_processes() -> int:
     """How many were started together; 1 where no launcher did.
-
-    Raises:
-        GatedInterpError: a launcher's variables that are no numbers.
 
     Examples:
         >>> n_processes()

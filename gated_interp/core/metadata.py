@@ -27,9 +27,6 @@ def said_in(path: Path, text: str, versions: Sequence[int]) -> tuple[dict[str, A
     r"""The JSON object ``text`` of the file ``path``, and its format version.
 
     Half of a surrogate pair, which JSON can say and no text can hold, becomes ``\\ud800``.
-
-    Raises:
-        CheckpointError: not a JSON object, or of a version that is not among ``versions``.
     """
     try:
         said = json.loads(text, parse_constant=_refuse_number, parse_float=_finite)
@@ -62,32 +59,20 @@ def require_limits(part: Any) -> None:
 
 
 def config_from(what: str, cls: type[Config], values: Any) -> Config:
-    """The config that ``values`` are the fields of; what they lack has its default.
-
-    Raises:
-        GatedInterpError: an unknown or missing key, or a bad value.
-    """
+    """The config that ``values`` are the fields of; what they lack has its default."""
     require_fields(what, values, cls)
     return cls.from_dict(values)
 
 
 def require_fields(what: str, values: Any, cls: type[Any]) -> None:
-    """Refuse ``values`` that are not the fields of a dataclass, those with a default or not.
-
-    Raises:
-        CheckpointError: naming ``what`` and the key that is missing or unknown.
-    """
+    """Refuse ``values`` that are not the fields of a dataclass, those with a default or not."""
     fields = dataclasses.fields(cls)
     needed = [f.name for f in fields if f.default is f.default_factory is dataclasses.MISSING]
     require_keys(what, values, needed, [f.name for f in fields])
 
 
 def require_keys(what: str, values: Any, needed: Sequence[str], known: Sequence[str]) -> None:
-    """Refuse ``values`` that are not an object with all ``needed`` keys and only ``known`` ones.
-
-    Raises:
-        CheckpointError: naming ``what`` and the key.
-    """
+    """Refuse ``values`` that are not an object with all ``needed`` keys and only ``known`` ones."""
     if not isinstance(values, dict):
         raise CheckpointError("not-a-json-object", what=what)
     for name in needed:

@@ -12,9 +12,6 @@ def generator(
 ) -> torch.Generator:
     """A generator for ``seed``; a generator is passed through. Global state is never touched.
 
-    Raises:
-        GatedInterpError: a seed that is negative or does not fit in 63 bits.
-
     Examples:
         >>> int(torch.randint(100, (1,), generator=generator(0)))
         44

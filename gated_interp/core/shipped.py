@@ -37,9 +37,6 @@ def located(source: str | os.PathLike[str]) -> Iterator[tuple[Path, str]]:
     Args:
         source: the name of a shipped model (which a file of that name does not hide; write
             ``./NAME`` for the file), a file, or a folder that holds ``model.safetensors``.
-
-    Raises:
-        CheckpointError: neither; the sentence lists the shipped names where a name was meant.
     """
     if isinstance(source, str) and source in shipped_names():
         with as_file(_folder() / f"{source}{SUFFIX}") as path:

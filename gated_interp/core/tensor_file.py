@@ -37,11 +37,7 @@ class Header:
 
 
 def read_header(path: Path) -> Header:
-    """The header of ``path``; no tensor is read.
-
-    Raises:
-        CheckpointError: no such file, a folder, not a whole safetensors file, or one too large.
-    """
+    """The header of ``path``; no tensor is read."""
     with _opened(path) as file:
         slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
         return Header(
@@ -52,12 +48,7 @@ def read_header(path: Path) -> Header:
 
 
 def require_shapes(path: Path, header: Header, wanted: Mapping[str, tuple[int, ...]]) -> None:
-    """Refuse a file that does not hold exactly the ``wanted`` tensors, all float32.
-
-    Raises:
-        CheckpointError: naming the first tensor that is missing, extra, misshapen or of another
-            type.
-    """
+    """Refuse a file that does not hold exactly the ``wanted`` tensors, all float32."""
     for name, shape in wanted.items():
         if name not in header.shapes:
             raise CheckpointError("tensor-missing", path=path, name=name, shape=list(shape))
@@ -79,11 +70,7 @@ def require_shapes(path: Path, header: Header, wanted: Mapping[str, tuple[int, .
 
 
 def read_tensors(path: Path, wanted: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
-    """The ``wanted`` tensors of a file whose header was found sound.
-
-    Raises:
-        CheckpointError: a NaN or an infinity, or the file changed since its header was read.
-    """
+    """The ``wanted`` tensors of a file whose header was found sound."""
     with _opened(path) as file:
         tensors = {name: file.get_tensor(name) for name in wanted}
     for name, tensor in tensors.items():
@@ -94,11 +81,7 @@ def read_tensors(path: Path, wanted: Mapping[str, tuple[int, ...]]) -> dict[str,
 
 
 def require_finite(where: str, tensors: Mapping[str, Tensor]) -> None:
-    """Refuse tensors with a NaN or an infinity in them.
-
-    Raises:
-        CheckpointError: naming ``where`` and the first such tensor.
-    """
+    """Refuse tensors with a NaN or an infinity in them."""
     for name, tensor in tensors.items():
         bad = int((~tensor.isfinite()).sum())
         if bad:
@@ -108,11 +91,7 @@ def require_finite(where: str, tensors: Mapping[str, Tensor]) -> None:
 
 
 def written(path: Path, data: bytes, read: Callable[[Path], object]) -> None:
-    """Write ``data`` to ``path`` and ``read`` it back, so that nothing unreadable stays there.
-
-    Raises:
-        CheckpointError: what is read back is refused.
-    """
+    """Write ``data`` to ``path`` and ``read`` it back, so that nothing unreadable stays there."""
     path.write_bytes(data)
     try:
         read(path)

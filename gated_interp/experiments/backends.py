@@ -46,10 +46,6 @@ def connected(workers: int | str | Backend | None = None) -> Iterator[Backend]:
     Args:
         workers: processes of this machine, all cores unless given; the address of a Dask scheduler,
             such as ``tcp://127.0.0.1:8786``; or what is connected already.
-
-    Raises:
-        GatedInterpError: no process, or a scheduler that cannot be reached or has no workers; while
-            jobs run, a worker that ended by itself or a scheduler that is lost.
     """
     if isinstance(workers, Backend):
         yield workers
@@ -70,11 +66,7 @@ def connected(workers: int | str | Backend | None = None) -> Iterator[Backend]:
 
 @contextmanager
 def dask_client(address: str) -> Iterator[Any]:
-    """A client of the scheduler at ``address``, closed afterwards.
-
-    Raises:
-        GatedInterpError: the extra is not installed, nothing answers, or there are no workers.
-    """
+    """A client of the scheduler at ``address``, closed afterwards."""
     try:
         from distributed import Client
     except ImportError as error:

@@ -40,9 +40,6 @@ def kept_answers(
     """Of the examples that ``toy`` answers with C, the share ``model`` does, of the worst trigram.
 
     From 0 to 1; a trigram that ``toy`` never answers does not count.
-
-    Raises:
-        GatedInterpError: some trigram never occurs in the examples.
     """
     trigram, before = _example_leads(toy, task, seed)
     _, after = _example_leads(model, task, seed)
@@ -53,11 +50,7 @@ def kept_answers(
 
 @torch.no_grad()
 def firm_lead(model: HookedTransformer, task: ProbedTask, *, seed: int) -> float:
-    """By how many logits C leads in 99% of the examples of the trigram where that is least.
-
-    Raises:
-        GatedInterpError: some trigram never occurs in the examples.
-    """
+    """By how many logits C leads in 99% of the examples of the trigram where that is least."""
     trigram, lead = _example_leads(model, task, seed)
     return min(float(lead[trigram == b].quantile(1 - THRESHOLD)) for b in task.cases)
 

@@ -28,11 +28,7 @@ def draw_run(
     *,
     say: Callable[[str], object] | None = None,
 ) -> list[Path]:
-    """Write the figures of the run folder ``run`` to ``out``, each with its CSV.
-
-    Raises:
-        GatedInterpError: no finished run, a format that does not exist, or a file missing from it.
-    """
+    """Write the figures of the run folder ``run`` to ``out``, each with its CSV."""
     run, out = Path(run), Path(out)
     results = read_results(run)
     figures: dict[Path | str, tuple[go.Figure, Any]] = {}

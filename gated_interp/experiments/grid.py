@@ -11,9 +11,6 @@ MOST = 10_000
 def whole_numbers(written: str, name: str) -> list[int]:
     """``2:4`` (both ends count), ``3`` or ``2,3,7`` as ascending whole numbers, from 1 up.
 
-    Raises:
-        GatedInterpError: anything else, no number, or more than 10,000 of them.
-
     Examples:
         >>> whole_numbers("2:4,7", "heads")
         [2, 3, 4, 7]
@@ -37,9 +34,6 @@ def whole_numbers(written: str, name: str) -> list[int]:
 
 def numbers(written: str, name: str) -> list[float]:
     """``0.05,0.2`` as ascending numbers, from 0 up.
-
-    Raises:
-        GatedInterpError: anything else.
 
     Examples:
         >>> numbers("0.2,0.05", "alphas")

@@ -94,10 +94,6 @@ def language_settings(
         **given: fields of :class:`~gated_interp.models.language_model.LanguageModelConfig` or of
             :class:`~gated_interp.training.config.TrainConfig`; ``None`` leaves one as it is.
 
-    Raises:
-        GatedInterpError: a setting that cannot be, or see
-            :class:`~gated_interp.tasks.text.TextTask`.
-
     Examples:
         >>> import tempfile
         >>> folder = tempfile.TemporaryDirectory()
@@ -134,11 +130,6 @@ def run_language(
 
     Args:
         resume: go on from that state.
-
-    Raises:
-        GatedInterpError: no state to resume, one that would be overwritten, or as
-            :func:`~gated_interp.training.loop.train_model`.
-        TrainingInterrupted: on Ctrl-C, the state saved.
     """
     path = Path(path)
     state = state_for(path, resume)
@@ -170,12 +161,7 @@ def run_language(
 def text_for(
     model: HookedTransformer, text: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 ) -> TextTask:
-    """``text`` in the tokens and the context of ``model``.
-
-    Raises:
-        GatedInterpError: the model has no tokenizer, or see
-            :class:`~gated_interp.tasks.text.TextTask`.
-    """
+    """``text`` in the tokens and the context of ``model``."""
     own = getattr(model, "task", None)
     if not isinstance(own, TextTask):
         raise GatedInterpError("not-a-language-model")

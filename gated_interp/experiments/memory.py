@@ -43,11 +43,7 @@ def machine_bytes() -> int | None:
 def require_memory(
     heads: int, trigrams: int, recipe: Recipe, seeds: int, workers: int, there: int | None
 ) -> None:
-    """Refuse a cell of which ``workers`` at a time would not fit into ``there`` bytes.
-
-    Raises:
-        GatedInterpError: naming the cell, what it needs and what there is.
-    """
+    """Refuse a cell of which ``workers`` at a time would not fit into ``there`` bytes."""
     needed = workers * cell_bytes(heads, trigrams, recipe, seeds)
     if there is not None and needed > there:
         raise GatedInterpError(

@@ -172,9 +172,6 @@ BENCHMARKS = {
 def originals_named(name: str) -> Originals:
     """The benchmark of that name, or toys of that shape.
 
-    Raises:
-        GatedInterpError: neither, naming some.
-
     Examples:
         >>> originals_named("3H4ST"), originals_named("two-sources").parts
         (Toys(heads=3, trigrams=4), False)

@@ -317,11 +317,7 @@ def _held(found: dict[str, Any]) -> str:
 
 
 def read_results(run: Path | str) -> dict[str, Any]:
-    """The ``results.json`` of a run folder.
-
-    Raises:
-        GatedInterpError: no finished run there.
-    """
+    """The ``results.json`` of a run folder."""
     path = Path(run) / RESULTS
     try:
         found = json.loads(path.read_text(encoding="utf-8"))

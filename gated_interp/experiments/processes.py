@@ -34,9 +34,6 @@ def run_jobs(
 
     Args:
         workers: processes; all cores unless given. One is this process itself.
-
-    Raises:
-        GatedInterpError: a worker ended by itself, or was ended.
     """
     count = min(workers or os.cpu_count() or 1, len(jobs))
     if count <= 1:

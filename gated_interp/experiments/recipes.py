@@ -33,11 +33,7 @@ SHORT: dict[str, list[str]] = {
 
 
 def settings_of(kind: str) -> set[str]:
-    """What a recipe may set of a block of this kind.
-
-    Raises:
-        GatedInterpError: no such kind.
-    """
+    """What a recipe may set of a block of this kind."""
     return kind_named(kind).settings() - {"d_model", "n_heads", "seed"}
 
 
@@ -76,11 +72,7 @@ class BlockRecipe(Config):
     def __call__(
         self, original: HookedTransformer, task: Task, seed: int, layer: int = 0
     ) -> Replacement:
-        """The block that replaces the attention of ``original`` at ``layer``, not trained yet.
-
-        Raises:
-            GatedInterpError: a layer that the kind cannot replace.
-        """
+        """The block that replaces the attention of ``original`` at ``layer``, not trained yet."""
         kind, attn = kind_named(self.kind), original.blocks[layer].attn
         own, d_model, d_head = attn.W_Q.shape
         fields: dict[str, Any] = {"seed": block_seed(seed), "output_scale": 1.0}

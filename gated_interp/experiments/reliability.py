@@ -243,9 +243,6 @@ def selected(only: Sequence[str]) -> tuple[list[tuple[int, int]], list[str]]:
     """The shapes and variants that ``only`` names, groups of variants being ``controls`` and
     ``frontier``; of a kind that it does not name, all shapes, or the recipe and its controls.
 
-    Raises:
-        GatedInterpError: a name of neither.
-
     Examples:
         >>> selected(["2H3ST", "all pairs"])
         ([(2, 3)], ['all pairs'])

@@ -110,12 +110,7 @@ def report(
 
 
 def require_page(out: Path) -> None:
-    """Refuse what no report can be written to, before anything is computed.
-
-    Raises:
-        GatedInterpError: see :func:`~gated_interp.core.files.require_place`; a name that is no
-            page's, or a file that is no report.
-    """
+    """Refuse what no report can be written to, before anything is computed."""
     require_place(out)
     if out.suffix.lower() not in ENDINGS:
         raise GatedInterpError("not-a-page", path=out)

@@ -53,9 +53,6 @@ def toy_settings(n_heads: int, n_trigrams: int, seed: int = 0, **given: Any) -> 
         **given: fields of :class:`~gated_interp.models.toy.ToyConfig` or of
             :class:`~gated_interp.training.config.TrainConfig`; ``None`` leaves one as it is.
 
-    Raises:
-        GatedInterpError: a setting that cannot be.
-
     Examples:
         >>> toy_settings(2, 3, lr=0.01).config.lr
         0.01
@@ -85,9 +82,6 @@ def gated_settings(
         duplicate: start from copies of the toy's heads plus ``noise``.
         **given: fields of the :class:`~gated_interp.experiments.recipes.Recipe` by their short
             names or paths; ``None`` leaves one as it is, and an ``fvu_target`` of 0 means none.
-
-    Raises:
-        GatedInterpError: a setting that cannot be.
     """
     heads = int(toy.blocks[0].attn.W_Q.shape[0])
     given = {name: value for name, value in given.items() if value is not None}
@@ -117,11 +111,6 @@ def run_toy(
 
     Args:
         resume: go on from that state.
-
-    Raises:
-        GatedInterpError: no state to resume, one that would be overwritten, or as
-            :func:`~gated_interp.training.loop.train_model`.
-        TrainingInterrupted: on Ctrl-C, the state saved.
     """
     state = state_for(path, resume)
     result = train_model(
@@ -143,12 +132,7 @@ def run_gated(
     progress: bool = False,
     tracker: Tracker | None = None,
 ) -> Trained:
-    """Train a gated block, splice it into its toy and write that to ``path``; see :func:`run_toy`.
-
-    Raises:
-        GatedInterpError: as :func:`run_toy`.
-        TrainingInterrupted: on Ctrl-C, the state saved.
-    """
+    """Train a gated block, splice it into its toy and write that to ``path``; see :func:`run_toy`."""
     state = state_for(path, resume)
     result = train_gated(
         run.original,
@@ -165,11 +149,7 @@ def run_gated(
 
 
 def load_toy(source: str) -> ToyTransformer:
-    """The toy in a checkpoint file, or of that name.
-
-    Raises:
-        GatedInterpError: no sound checkpoint, a gated model, or one for another task.
-    """
+    """The toy in a checkpoint file, or of that name."""
     model = load(source)
     if not isinstance(model, ToyTransformer):
         raise GatedInterpError(
@@ -192,12 +172,7 @@ def history_of(path: Path) -> Path:
 
 
 def state_for(path: Path | str, resume: bool) -> Path:
-    """:func:`state_of`, once everything can be written that a training of ``path`` writes.
-
-    Raises:
-        GatedInterpError: a place where no file can go, no state to resume from, or one that would
-            be overwritten; naming what to add or to leave out.
-    """
+    """:func:`state_of`, once everything can be written that a training of ``path`` writes."""
     path, state = Path(path), state_of(path)
     for place in (path, state, history_of(path)):
         require_place(place)
@@ -245,10 +220,6 @@ def changed(config: Any, given: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]
 
 
 def refuse(unknown: Mapping[str, Any]) -> None:
-    """Refuse settings that no config has.
-
-    Raises:
-        GatedInterpError: naming the first.
-    """
+    """Refuse settings that no config has."""
     for name in unknown:
         raise GatedInterpError("no-such-setting", name=name)

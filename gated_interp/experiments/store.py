@@ -47,11 +47,7 @@ class Row:
 
     @classmethod
     def of(cls: type[R], values: Mapping[str, Any]) -> R:
-        """The row of these values, which may be those of a CSV; others are left out.
-
-        Raises:
-            ValueError, KeyError, TypeError: a value is missing or of the wrong type.
-        """
+        """The row of these values, which may be those of a CSV; others are left out."""
         kinds = cls.columns()
         return cls(**{n: _value(kinds[n], v) for n, v in values.items() if n in kinds})
 
@@ -110,12 +106,7 @@ class Store(Generic[R]):
         self.runs = self._none
 
     def read(self) -> "Store[R]":
-        """Read what is there.
-
-        Raises:
-            GatedInterpError: the folder is a file, holds results of other settings or of unknown
-                ones, or its table is damaged.
-        """
+        """Read what is there."""
         if self.folder.exists() and not self.folder.is_dir():
             raise GatedInterpError("folder-is-a-file", path=self.folder)
         if any(path.exists() for path in (self.csv, *map(self.folder.joinpath, self._results))):
@@ -137,10 +128,6 @@ class Store(Generic[R]):
         """Inside, rows can be added, and no other process adds any.
 
         The lock ends with the process, however it ends.
-
-        Raises:
-            GatedInterpError: as :meth:`read`; another process is writing, or the folder cannot be
-                written.
         """
         with _locked(self.folder, self.lock):
             self.read()
@@ -150,11 +137,7 @@ class Store(Generic[R]):
             yield
 
     def append(self, row: R, runs: pd.DataFrame | None = None) -> None:
-        """Add a row, and its runs, to all files.
-
-        Raises:
-            GatedInterpError: the disk is full; the files hold the rows before.
-        """
+        """Add a row, and its runs, to all files."""
         before = self.rows, self.runs
         self.rows = {**self.rows, row.names: row}
         if runs is not None and len(runs):
@@ -166,11 +149,7 @@ class Store(Generic[R]):
             raise
 
     def write(self) -> None:
-        """Write all files.
-
-        Raises:
-            GatedInterpError: the disk is full, or the folder cannot be written.
-        """
+        """Write all files."""
         if self._with_runs:
             write_table(self.runs if len(self.runs) else self._none, self.runs_csv)
         write_table(self._in_order(), self.csv, self.digits)
@@ -244,11 +223,7 @@ class Store(Generic[R]):
 
 
 def read_table(path: Path | str, columns: Sequence[str] = ()) -> pd.DataFrame:
-    """The CSV at ``path``.
-
-    Raises:
-        GatedInterpError: it cannot be read, or lacks one of ``columns``.
-    """
+    """The CSV at ``path``."""
     try:
         table = pd.read_csv(path)
     except (OSError, ValueError) as error:

@@ -240,10 +240,6 @@ class Study(Generic[R]):
 
         Returns:
             The whole table, rows of earlier calls included.
-
-        Raises:
-            GatedInterpError: no cell, a cell twice, or a folder that holds something else.
-            StudyInterrupted: on Ctrl-C; what had finished is kept.
         """
         config = CellsConfig(
             seeds=self.seeds if seeds is None else seeds,
@@ -285,11 +281,7 @@ class Study(Generic[R]):
         *,
         say: Callable[[str], object] | None = None,
     ) -> list[Path]:
-        """Draw the table to files in ``out``, each with the rows it was drawn from.
-
-        Raises:
-            GatedInterpError: not such a table, nothing to draw, or a format that does not exist.
-        """
+        """Draw the table to files in ``out``, each with the rows it was drawn from."""
         views = self.views(read_table(csv, self.needs))
         return write_all({Path(out) / shown.name: shown for shown in views}, formats, say=say)
 
@@ -347,12 +339,7 @@ def fill(
     unit: str = "rows",
     say: Say = lambda _: None,
 ) -> None:
-    """Add the rows that ``store`` lacks, each when ``make`` has made it.
-
-    Raises:
-        GatedInterpError: as :meth:`Store.writing`, or as ``make``; what had finished is kept.
-        StudyInterrupted: on Ctrl-C or SIGTERM; what had finished is kept.
-    """
+    """Add the rows that ``store`` lacks, each when ``make`` has made it."""
     with store.writing():
         missing = [key for key in wanted if key not in store.rows]
         if len(missing) < len(wanted):

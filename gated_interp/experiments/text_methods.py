@@ -135,9 +135,6 @@ def draw_methods(
 
     What recovers less than 85% of the loss stands in the table alone: nobody would put it there,
     and on its scale the others could not be told apart.
-
-    Raises:
-        GatedInterpError: nothing to draw, or a format that does not exist.
     """
     columns = ["ce_recovered_zero", "held_share", "active_per_position"]
     keys = ["method", "knob", "value"]

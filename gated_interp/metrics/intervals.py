@@ -35,9 +35,6 @@ def wilson(successes: int | float, n: int | float, confidence: float = 0.95) -> 
 
     Both may be fractions, as effective numbers of runs are.
 
-    Raises:
-        GatedInterpError: no runs, or more successes than runs.
-
     Examples:
         >>> low, high = wilson(60, 64)
         >>> round(low, 3), round(high, 3)
@@ -77,9 +74,6 @@ def clustered(
 
     Where all runs succeed or all fail, each cluster counts as one run.
 
-    Raises:
-        GatedInterpError: no runs, or not one cluster for each.
-
     Examples:
         >>> alone = clustered([True, False] * 8, range(16))
         >>> in_fours = clustered([True, False] * 8, [i % 2 + 2 * (i // 8) for i in range(16)])
@@ -109,9 +103,6 @@ def paired_difference(
     Returns:
         The difference (with less without), low and high, each -1 to 1.
 
-    Raises:
-        GatedInterpError: no runs, or sequences of different lengths.
-
     Examples:
         >>> change, low, high = paired_difference([False] * 8 + [True] * 24, [True] * 32, range(32))
         >>> change, round(low, 2), round(high, 2)
@@ -133,9 +124,6 @@ def effective_runs(values: "np.ndarray", clusters: Sequence[Hashable]) -> float:
     """How many independent runs say as much about the mean of ``values``.
 
     From the number of clusters (where ``values`` do not vary) to the number of runs.
-
-    Raises:
-        GatedInterpError: no runs, or not one cluster for each.
     """
     n = len(values)
     if n < 1 or len(clusters) != n:

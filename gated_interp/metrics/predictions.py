@@ -18,11 +18,7 @@ AT_ONCE = 2**18
 
 
 def require_finite_logits(logits: Float[Tensor, "*shape d_vocab"]) -> None:
-    """Refuse predictions that are none: what is computed from them would look like a result.
-
-    Raises:
-        GatedInterpError: a NaN or an infinity.
-    """
+    """Refuse predictions that are none: what is computed from them would look like a result."""
     if not bool(logits.isfinite().all()):
         raise GatedInterpError("logits-not-finite")
 
@@ -137,9 +133,6 @@ def leads(
     Examples:
         >>> leads(torch.tensor([[3.0, 1.0, 0.0], [3.0, 1.0, 0.0]]), torch.tensor([0, 1])).tolist()
         [2.0, -2.0]
-
-    Raises:
-        GatedInterpError: logits that are not finite.
     """
     require_finite_logits(logits)
     mine = logits.gather(-1, target[..., None])

@@ -49,10 +49,6 @@ def from_transformers(
             one of :data:`ARCHITECTURES`.
         name: of the result; the model's own unless given.
         n_ctx: the longest sequence; the model's own, but at most 2,048, unless given.
-
-    Raises:
-        GatedInterpError: an architecture or a setting that TransformerLens does not convert, or a
-            conversion that predicts something else than ``model``.
     """
     hf = model.config
     kind = type(model).__name__

@@ -225,9 +225,6 @@ class HeadAttention(Replacement):
         Args:
             attention_mask: 0 at padding, to which nobody attends; a query that has nothing else to
                 attend to writes nothing but biases.
-
-        Raises:
-            GatedInterpError: see :meth:`require_inputs`.
         """
         self.require_inputs(query_input, unsupported)
         key_input = query_input if key_input is None else key_input
@@ -395,10 +392,6 @@ class HeadAttention(Replacement):
             **config: further fields of the kind's config; ``d_head``, ``attn_scale`` and
                 ``output_bias`` are taken from the layer unless given, and duplicates do without
                 ``normalize_weights``.
-
-        Raises:
-            GatedInterpError: a layer that cannot be stood in for, a bad expansion, or duplicates
-                that the config does not let write what the layer writes.
         """
         scoring = scoring_of(attn)
         n, m, d = attn.W_Q.shape
@@ -444,9 +437,6 @@ class HeadAttention(Replacement):
         Without ``value_bias`` the layer's value bias goes into ``b_O``: attention sums to one, so
         ``sum over h of b_V[h] W_O[h]`` is written at every position. That is exact for as long as
         every head writes and no gate moves; a gate that shuts later takes nothing of it away.
-
-        Raises:
-            GatedInterpError: a config that does not let this write what the layer writes.
         """
         n, _, d = attn.W_Q.shape
         c, kept = self.config, min(self.config.d_head, d)

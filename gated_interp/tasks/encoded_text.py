@@ -94,9 +94,6 @@ def encoded(
     Args:
         tokenizer: as in a ``tokenizer.json``, or how many tokens one is trained to have.
         digest: that the text must have; any where it is empty.
-
-    Raises:
-        GatedInterpError: see :class:`TextTask`.
     """
     found = _contents(sources)
     if digest and digest != found.digest:

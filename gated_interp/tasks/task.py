@@ -169,12 +169,7 @@ class KnownAnswers:
 
 
 def probes_for(task: Any, d_vocab: int, n: int, seed: int) -> Probes:
-    """The probes of ``task`` for a model of ``d_vocab`` tokens, with some of every case.
-
-    Raises:
-        GatedInterpError: a task without known answers, a model of another vocabulary, or a case
-            that never occurs.
-    """
+    """The probes of ``task`` for a model of ``d_vocab`` tokens, with some of every case."""
     return _with_each(task, "probes", d_vocab, n, seed)
 
 
@@ -184,11 +179,7 @@ def foils_for(task: Any, d_vocab: int, n: int, seed: int) -> Probes:
 
 
 def require_answers(task: Any) -> None:
-    """Refuse a task whose answers are not known.
-
-    Raises:
-        GatedInterpError: it has no probes.
-    """
+    """Refuse a task whose answers are not known."""
     if task is None:
         raise GatedInterpError("no-task")
     if not isinstance(task, ProbedTask):
@@ -204,11 +195,7 @@ def _with_each(task: Any, what: str, d_vocab: int, n: int, seed: int) -> Probes:
 
 
 def require_whole(name: str, value: Any, least: int = 1) -> None:
-    """Refuse what is not a whole number, or is smaller than ``least``.
-
-    Raises:
-        GatedInterpError: in a sentence that names it.
-    """
+    """Refuse what is not a whole number, or is smaller than ``least``."""
     if type(value) is not int or value < least:
         raise GatedInterpError("not-a-whole-number", name=name, value=value, least=least)
 

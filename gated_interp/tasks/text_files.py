@@ -40,10 +40,6 @@ def pieces(sources: Iterable[str]) -> Pieces:
             ``text``; anything else is one document of UTF-8 text; both also as ``.xz``), a folder
             (all ``.txt`` and ``.jsonl`` in it, in the order of their paths), or
             ``datasets:NAME[:CONFIG[:SPLIT]]``.
-
-    Raises:
-        GatedInterpError: nothing there, an empty file, bytes that are not UTF-8, lines that are not
-            JSON, or a file that is cut short.
     """
     for source in sources:
         if source in shipped_texts():
@@ -146,11 +142,7 @@ def _of_dataset(source: str) -> Pieces:
 
 
 def names_of(text: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> tuple[str, ...]:
-    """One source or several, as strings.
-
-    Raises:
-        GatedInterpError: none, or what is no name or path.
-    """
+    """One source or several, as strings."""
     given = [text] if isinstance(text, str | os.PathLike) else list(text)
     for source in given:
         if not isinstance(source, str | os.PathLike):

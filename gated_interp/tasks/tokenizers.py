@@ -26,9 +26,6 @@ def trained_tokenizer(pieces: Iterable[str], d_vocab: int) -> str:
     Returns:
         What a ``tokenizer.json`` holds.
 
-    Raises:
-        GatedInterpError: ``d_vocab`` is too small to hold every byte.
-
     Examples:
         >>> tokenizer = read_tokenizer(trained_tokenizer(["aaa bbb aaa"], 258))
         >>> tokenizer.encode("aaa").ids, token_names(tokenizer)[257]
@@ -52,11 +49,7 @@ def trained_tokenizer(pieces: Iterable[str], d_vocab: int) -> str:
 
 
 def tokenizer_text(source: str | os.PathLike[str]) -> str:
-    """What the ``tokenizer.json`` at ``source`` (or in that folder) holds.
-
-    Raises:
-        GatedInterpError: no such file, or no tokenizer.
-    """
+    """What the ``tokenizer.json`` at ``source`` (or in that folder) holds."""
     path = Path(source)
     path = path / "tokenizer.json" if path.is_dir() else path
     try:
@@ -73,11 +66,7 @@ def tokenizer_text(source: str | os.PathLike[str]) -> str:
 
 @lru_cache(maxsize=8)
 def read_tokenizer(text: str) -> Any:
-    """The tokenizer in the text of a ``tokenizer.json``; the same text gives the same object.
-
-    Raises:
-        GatedInterpError: it is none, or has no token for the beginning of a text.
-    """
+    """The tokenizer in the text of a ``tokenizer.json``; the same text gives the same object."""
     from tokenizers import Tokenizer
 
     try:
@@ -100,9 +89,6 @@ def failing_in_a_sentence(tokenizer: Any) -> Iterator[None]:
 
     The library then panics: it writes to the process's stderr, however long the text is, and raises
     what is no ``Exception``.
-
-    Raises:
-        GatedInterpError: it did.
     """
     if '"Regex"' not in tokenizer.to_str():
         yield
@@ -123,11 +109,7 @@ def failing_in_a_sentence(tokenizer: Any) -> Iterator[None]:
 
 
 def bos_of(tokenizer: Any) -> int:
-    """The token that a text begins with.
-
-    Raises:
-        GatedInterpError: there is none by any of the usual names.
-    """
+    """The token that a text begins with."""
     for name in BOS_NAMES:
         if (found := tokenizer.token_to_id(name)) is not None:
             return int(found)

@@ -19,9 +19,6 @@ def sample_tokens(
     Samples of skip trigrams advance together and in single bytes: several times faster than one by
     one.
 
-    Raises:
-        GatedInterpError: a bad seed.
-
     Examples:
         >>> task = SkipTrigramTask(n_trigrams=3)
         >>> both = sample_tokens(task, 5, [7, 8])

@@ -78,9 +78,6 @@ def register(method: Method) -> Method:
 def method_named(name: str) -> Method:
     """The method of that name, or of that alias.
 
-    Raises:
-        GatedInterpError: naming the methods there are.
-
     Examples:
         >>> method_named("topk").knob
         'k'

@@ -13,11 +13,7 @@ Tracker = Callable[[int, Mapping[str, float]], object]
 
 
 def tensorboard(folder: Path | str) -> Tracker:
-    """A tracker that writes to ``folder``, for ``tensorboard --logdir FOLDER``.
-
-    Raises:
-        GatedInterpError: tensorboard is not installed.
-    """
+    """A tracker that writes to ``folder``, for ``tensorboard --logdir FOLDER``."""
     writer = _module("torch.utils.tensorboard", "tensorboard").SummaryWriter(str(folder))
 
     def tracker(step: int, numbers: Mapping[str, float]) -> None:
@@ -34,9 +30,6 @@ def wandb(name: str, config: Config | None = None, **settings: object) -> Tracke
     Args:
         config: what the run is said to be trained with.
         **settings: arguments of ``wandb.init``; the project is ``gated-interp`` unless given.
-
-    Raises:
-        GatedInterpError: wandb is not installed.
     """
     said = {} if config is None else config.to_dict()
     run = _module("wandb").init(
@@ -46,11 +39,7 @@ def wandb(name: str, config: Config | None = None, **settings: object) -> Tracke
 
 
 def tracker_named(name: str, path: Path, config: Config) -> Tracker:
-    """The tracker called ``name``, for the training of the file ``path``.
-
-    Raises:
-        GatedInterpError: no such tracker, or one that is not installed.
-    """
+    """The tracker called ``name``, for the training of the file ``path``."""
     if name == "tensorboard":
         return tensorboard(path.with_suffix(".tensorboard"))
     if name == "wandb":

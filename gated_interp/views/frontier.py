@@ -158,11 +158,7 @@ def _without_block(subject: Subject) -> Shown:
 
 
 def read_beside(path: Path, subject: Subject) -> pd.DataFrame:
-    """What else reached which place, from a frontier's table or a decomposition's.
-
-    Raises:
-        GatedInterpError: a model without a block, another table, or one without a fitting row.
-    """
+    """What else reached which place, from a frontier's table or a decomposition's."""
     if subject.original is None:
         raise GatedInterpError("no-block-to-compare", model=subject.name, path=path)
     try:

@@ -40,11 +40,7 @@ def show(subject: Subject) -> Iterator[Shown]:
 
 @torch.no_grad()
 def gate_table(gated: HookedTransformer) -> np.ndarray:
-    """Each gate as a function of the tokens, ``[head, query_token, key_token]``, by hooks.
-
-    Raises:
-        GatedInterpError: the model has no gated block.
-    """
+    """Each gate as a function of the tokens, ``[head, query_token, key_token]``, by hooks."""
     require_gated_block(gated)
     # Without positional signal every pair of tokens can be read off two-token sequences.
     tokens = torch.arange(gated.cfg.d_vocab)

@@ -72,11 +72,7 @@ class Shown:
         *,
         say: Callable[[str], object] | None = None,
     ) -> list[Path]:
-        """Write the CSV and the figure to ``stem`` and an ending; returns the files.
-
-        Raises:
-            GatedInterpError: a format that does not exist, or a folder that cannot be written.
-        """
+        """Write the CSV and the figure to ``stem`` and an ending; returns the files."""
         return write_all({stem: self}, formats, say=say)
 
 
@@ -86,11 +82,7 @@ def write_all(
     *,
     say: Callable[[str], object] | None = None,
 ) -> list[Path]:
-    """As :meth:`Shown.write`, of many with one start of the browser.
-
-    Raises:
-        GatedInterpError: see there.
-    """
+    """As :meth:`Shown.write`, of many with one start of the browser."""
     drawn = {stem: (shown.figure, shown.table) for stem, shown in found.items() if shown.figure}
     written = save_figures(drawn, formats, say=say)
     for stem, shown in found.items():
