@@ -42,6 +42,25 @@ def invoke(args: Sequence[object]) -> Result:
     return Result(code, *said, exception)
 
 
+def cli(*args, code=0):
+    """Run a command in this process; its result, once it ended with ``code``."""
+    result = invoke([str(a) for a in args])
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == code, result.output
+    return result
+
+
+def one_sentence(result):
+    """What stderr says: one line that ends in a full stop, and no traceback."""
+    lines = result.stderr.strip().splitlines()
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("Error: ")
+    assert lines[0].endswith(".")
+    assert result.stdout == ""
+    return lines[0]
+
+
 def options_of(command: str) -> dict[str, list[str]]:
     """The options of a command, each by the name of its parameter."""
     from gated_interp.cli.app import GROUPS, app

@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 import torch
 from closeness import assert_close
+from commands import cli, one_sentence
 from refusals import refuses, says
-from test_cli import cli, one_sentence
 
 import gated_interp as gi
 from gated_interp.cli.paper import Benchmark

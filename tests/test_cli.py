@@ -13,7 +13,7 @@ import time
 import pandas as pd
 import pytest
 import torch
-from commands import invoke
+from commands import cli, one_sentence
 from refusals import refuses, says
 from safetensors.torch import save_file
 
@@ -36,25 +36,6 @@ COMMANDS = ["reproduce", "figures", "train-toy", "train-gated", "train-lm", "ver
             "explore"]  # fmt: skip
 # Trained in a second: what matters is what is written.
 SHORT = ["--steps", "4", "--log-every", "2", "--batch-size", "5", "--data", "fresh"]
-
-
-def cli(*args, code=0):
-    """Run a command in this process; its result, once it ended with ``code``."""
-    result = invoke([str(a) for a in args])
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == code, result.output
-    return result
-
-
-def one_sentence(result):
-    """What stderr says: one line that ends in a full stop, and no traceback."""
-    lines = result.stderr.strip().splitlines()
-    assert len(lines) == 1, lines
-    assert lines[0].startswith("Error: ")
-    assert lines[0].endswith(".")
-    assert result.stdout == ""
-    return lines[0]
 
 
 @pytest.fixture(scope="module")

@@ -4,8 +4,8 @@ import json
 
 import pandas as pd
 import pytest
+from commands import cli, one_sentence
 from refusals import says
-from test_cli import cli, one_sentence
 
 import gated_interp as gi
 from gated_interp.models.analytic_tasks import (

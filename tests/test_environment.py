@@ -10,8 +10,8 @@ from pathlib import Path
 
 import psutil
 import pytest
+from commands import cli, one_sentence
 from refusals import refuses, says
-from test_cli import cli, one_sentence
 
 from gated_interp.core import files
 from gated_interp.tasks.encoded_text import cache_folders, encoded

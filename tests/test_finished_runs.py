@@ -3,8 +3,8 @@
 import json
 
 import pytest
+from commands import cli, one_sentence
 from refusals import says
-from test_cli import cli, one_sentence
 from test_full_disk import one_run, one_toy
 
 from gated_interp.experiments import originals, paper

@@ -10,8 +10,8 @@ from typing import ClassVar
 
 import pandas as pd
 import pytest
+from commands import cli, one_sentence
 from refusals import refuses, says
-from test_cli import cli, one_sentence
 from test_sweep import a_row, config, run
 
 from gated_interp.analysis.verdict import verdict

@@ -8,10 +8,9 @@ import sys
 
 import pytest
 import torch
-from commands import invoke
+from commands import cli, invoke, one_sentence
 from refusals import refuses, says
 from safetensors.torch import load_file, save_file
-from test_cli import cli, one_sentence
 from tokenizers import Regex, Tokenizer, pre_tokenizers
 
 from gated_interp.analysis.holders import holders

@@ -6,8 +6,8 @@ import socket
 import stat
 
 import pytest
+from commands import cli, one_sentence
 from refusals import refuses, says
-from test_cli import cli, one_sentence
 
 from gated_interp.checkpoints.checkpoint import load, save
 from gated_interp.core.files import kept, require_place, write_text

@@ -12,10 +12,10 @@ import pandas as pd
 import psutil
 import pytest
 import torch
+from commands import cli, one_sentence
 from refusals import refuses, says
 from safetensors import safe_open
 from shared_trainings import CASES, SHAPE, bigrams, told
-from test_cli import cli, one_sentence
 from test_train_lm import FLAGS, TEXT
 
 from gated_interp.cli.console import say, tell

@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from commands import cli, one_sentence
 from refusals import refuses, says
-from test_cli import cli, one_sentence
 from test_decompose import block, model, task  # noqa: F401
 
 import gated_interp as gi

@@ -2,9 +2,8 @@
 
 import pytest
 import torch
-from commands import options_of
+from commands import cli, options_of
 from refusals import refuses
-from test_cli import cli
 
 from gated_interp.checkpoints import checkpoint
 from gated_interp.checkpoints.checkpoint import load, save

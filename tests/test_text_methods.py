@@ -4,8 +4,8 @@ import json
 
 import pandas as pd
 import pytest
+from commands import cli, one_sentence
 from refusals import says
-from test_cli import cli, one_sentence
 
 import gated_interp as gi
 from gated_interp.experiments.text_methods import POINTS, Point, compare_methods, draw_methods

@@ -4,7 +4,7 @@ import sys
 import types
 
 import pytest
-from test_cli import cli, one_sentence
+from commands import cli, one_sentence
 
 from gated_interp.cli import console
 from gated_interp.core.errors import GatedInterpError, GatedInterpWarning

@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 import torch
 from closeness import assert_close
+from commands import cli, one_sentence
 from refusals import refuses, says
-from test_cli import cli, one_sentence
 
 from gated_interp.analysis import circuit_tables
 from gated_interp.analysis.circuits import ov_circuit

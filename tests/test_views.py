@@ -9,8 +9,8 @@ import pytest
 import torch
 from attention_models import gated, toy
 from closeness import assert_close
+from commands import cli
 from refusals import refuses
-from test_cli import cli
 
 import gated_interp as gi
 from gated_interp import subject as subjects
