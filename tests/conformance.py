@@ -1601,6 +1601,7 @@ def outcome(row: Row, column: Column) -> Outcome:
     """What the cell comes to."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        warnings.simplefilter("ignore", gi.GatedInterpWarning)  # trainings of a few steps
         case = Case(column)
         try:
             found = row.call(case)

@@ -187,7 +187,7 @@ def test_a_file_that_is_not_there_is_one_sentence(command, tmp_path):
 
 
 def test_a_name_that_is_not_shipped_is_one_sentence():
-    assert says("no-such-model-anywhere", one_sentence(cli("verdict", "nobody", code=1)))
+    assert says("no-such-model", one_sentence(cli("verdict", "nobody", code=1)))
 
 
 def test_a_file_that_is_no_checkpoint_is_one_sentence(tmp_path):
@@ -488,7 +488,9 @@ def test_ablate_prints_what_each_head_is_worth_and_writes_figures(manual, tmp_pa
     start = next(
         i for i, line in enumerate(lines) if line[1:6] == ["Change", "in", "the", "logit", "of"]
     )
-    table = {line[0]: [float(v) for v in line[-3:]] for line in lines[start + 2 : start + 5]}
+    minus = str.maketrans({"−": "-"})
+    numbers = [[v.translate(minus) for v in line] for line in lines[start + 2 : start + 5]]
+    table = {line[0]: [float(v) for v in line[-3:]] for line in numbers}
     assert table["L0H0"][0] == table["all"][0]
     assert table["L0H0"][0] + 0 == pytest.approx(-2, abs=0.01)
     assert table["L0H1"][1] == pytest.approx(-2, abs=0.01)

@@ -266,7 +266,7 @@ def test_given_again_it_goes_on_where_it_was(done, model, monkeypatch, tmp_path)
 
 def test_an_interrupted_training_is_taken_up_again(done, model, monkeypatch, tmp_path):
     """Stopped in its tenth step, then given again: the same blocks as without the stop."""
-    real, calls = study.fit_gated, []
+    real, calls = study.fit_replacement, []
 
     def stops(*args, **kwargs):
         calls.append(kwargs["resume"])
@@ -282,7 +282,7 @@ def test_an_interrupted_training_is_taken_up_again(done, model, monkeypatch, tmp
             args = (*args[:2], data)
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(study, "fit_gated", stops)
+    monkeypatch.setattr(study, "fit_replacement", stops)
     # Named as the text is, so that the state is of the same training.
     monkeypatch.setattr("gated_interp.training.loop.name_of", lambda data: "text")
     with pytest.raises(KeyboardInterrupt):

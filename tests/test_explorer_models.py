@@ -246,9 +246,9 @@ def test_typed_text(austen: HeadExplorer) -> None:
     assert view["box"] == text
     assert "⏎" in "".join(view["tokens"])
     assert "·is" in view["tokens"]
-    assert "there is no text" in ask(austen, "tokens", value="")["message"]
+    assert "There is no text" in ask(austen, "tokens", value="")["message"]
     assert (
-        "too many; the model reads at most 64" in ask(austen, "tokens", value="a " * 99)["message"]
+        "the model reads at most 64" in ask(austen, "tokens", value="a " * 99)["message"]
     )
     assert austen.state.tokens == (task.bos, *task.encode(text))
     link = austen.link

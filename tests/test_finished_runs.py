@@ -53,7 +53,12 @@ def test_other_settings_are_refused_and_nothing_is_touched(study, tmp_path, monk
     before = state(done)
     assert before
     for change in changes:
-        said = one_sentence(cli(*command, *change.split(), "--out", done, code=1))
+        name, value = change.split()
+        changed = [*command, name, value]
+        if name in command:
+            at = command.index(name) + 1
+            changed = [*command[:at], value, *command[at + 1 :]]
+        said = one_sentence(cli(*changed, "--out", done, code=1))
         assert "another folder" in said, (change, said)
         assert state(done) == before, change
 

@@ -176,7 +176,7 @@ def test_too_little_memory_is_a_sentence(error, monkeypatch):
     def fail(*_, **__):
         raise error
 
-    monkeypatch.setattr("gated_interp.checkpoints.checkpoint.load", fail)
+    monkeypatch.setattr("gated_interp.checkpoints.opened.open_model", fail)
     said = one_sentence(cli("verdict", "2H3ST-toy", code=1))
     assert said == "Error: there is not enough memory; ask for fewer heads, seeds or sequences."
 
@@ -185,7 +185,7 @@ def test_other_errors_are_not_hidden(monkeypatch):
     def fail(*_, **__):
         raise RuntimeError("a fault of ours")
 
-    monkeypatch.setattr("gated_interp.checkpoints.checkpoint.load", fail)
+    monkeypatch.setattr("gated_interp.checkpoints.opened.open_model", fail)
     with pytest.raises(RuntimeError, match="a fault of ours"):
         cli("verdict", "2H3ST-toy")
 

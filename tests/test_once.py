@@ -16,10 +16,8 @@ SOURCES = {
     ("pattern", "home"),
     [
         (r"def one_thread\b", "core/threads.py"),
-        (r"tokens; \{self", "tasks/task.py"),
-        (r"\{case\} never occurs", "tasks/task.py"),
         (r"OPEN = 1e-3", "metrics/reconstruction.py"),
-        (r"\.clamp\(min=torch\.finfo", "metrics/reconstruction.py"),
+        (r"varies\.clamp\(min=torch\.finfo", "metrics/reconstruction.py"),
         (r"target\.mean\(\(0, 1\)\)", "metrics/reconstruction.py"),
         (r"> (OPEN|threshold|smallest)\)\.sum\(1\)", "metrics/reconstruction.py"),
         (r"def (next_token_loss|next_token_cross_entropy)", "metrics/predictions.py"),

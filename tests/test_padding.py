@@ -247,8 +247,8 @@ def test_a_training_is_that_of_the_rows_without_padding(positions, method, side)
     tokens, mask = padded(rows, side)
     options = {"method": method, "steps": 3, "batch_size": 8, "log_every": 1, "accumulate": 2}
     options |= {"evaluate_every": 2, "n_held_out": 6, "progress": False}
-    wanted = gi.fit_gated(model, LAYER, rows, **options).history
-    found = gi.fit_gated(
+    wanted = gi.fit_replacement(model, LAYER, rows, **options).history
+    found = gi.fit_replacement(
         model, LAYER, tokens, attention_mask=mask, held_out=(tokens, mask), **options
     ).history
     pd.testing.assert_frame_equal(found, wanted, rtol=1e-4, atol=1e-5)
@@ -257,7 +257,7 @@ def test_a_training_is_that_of_the_rows_without_padding(positions, method, side)
         drawn = torch.randint(len(tokens), (n,), generator=source)
         return tokens[drawn], mask[drawn]
 
-    drawn = gi.fit_gated(model, LAYER, pairs, **options).history
+    drawn = gi.fit_replacement(model, LAYER, pairs, **options).history
     pd.testing.assert_frame_equal(drawn, wanted, rtol=1e-4, atol=1e-5)
 
 
@@ -280,7 +280,7 @@ def test_an_exact_copy_explains_padded_rows():
     rows = [rows_of(8, n, n) for n in (4, 9)]
     parts = [padded(row, "left", 9 - row.shape[1]) for row in rows]
     tokens, mask = (torch.cat(each) for each in zip(*parts, strict=True))
-    history = gi.fit_gated(
+    history = gi.fit_replacement(
         model, LAYER, tokens, attention_mask=mask, steps=1, gate="open", noise=0.0, progress=False
     ).history
     assert history["fvu"].iloc[0] < 1e-8
@@ -288,7 +288,9 @@ def test_an_exact_copy_explains_padded_rows():
 
 def test_the_mask_of_a_source_without_tokens_is_refused():
     with refuses("mask-without-tokens"):
-        gi.fit_gated(model_of(), 0, lambda n, source: rows_of(n), attention_mask=[[1]], steps=1)
+        gi.fit_replacement(
+            model_of(), 0, lambda n, source: rows_of(n), attention_mask=[[1]], steps=1
+        )
     tokens, mask = padded(rows_of(), "right", SHORT)
     mask[0, 1:] = 0
     with refuses("sequence-too-short", n=1):
@@ -306,7 +308,7 @@ def test_pad_tokens_without_a_mask_are_asked_for_one(padding_side):
     for tokens in ([[12, 3, 4]], [[3, 4, 12]]):
         for function in (
             lambda t: gi.ablate(model, t),
-            lambda t: gi.fit_gated(gi.unsplice(model), 0, t, steps=1, progress=False),
+            lambda t: gi.fit_replacement(gi.unsplice(model), 0, t, steps=1, progress=False),
             lambda t: gi.text_holders(model, 0, t),
         ):
             with refuses("unmarked-padding"):

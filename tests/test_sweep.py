@@ -20,6 +20,7 @@ import pytest
 from commands import invoke
 from refusals import refuses
 
+from gated_interp.core.errors import GatedInterpError
 from gated_interp.experiments import study, sweep
 from gated_interp.experiments.backends import connected
 from gated_interp.experiments.grid import numbers, whole_numbers
@@ -702,7 +703,7 @@ def test_a_study_is_refused_a_scheduler_that_does_not_answer(tmp_path, monkeypat
     monkeypatch.setattr("gated_interp.experiments.backends.CONNECT", 1)
     address = f"tcp://127.0.0.1:{free_port()}"
     args = ["phase", "--heads", "1", "--trigrams", "1", "--workers"]
-    for workers, words in ((address, "no-scheduler"), ("0", "a whole number")):
+    for workers, words in ((address, "No Dask scheduler"), ("0", "a whole number")):
         result = invoke([*args, workers, "--out", str(tmp_path / "s")])
         assert result.exit_code > 0
         assert words in " ".join((result.output + str(result.exception)).split())
@@ -727,5 +728,6 @@ def test_a_sweep_changes_fields_of_its_recipe_by_name_or_path():
     recipe = SweepConfig(settings=settings, alphas="0.3").recipe_for(2, 3, 0.3)
     assert (recipe.training.lr, recipe.original.steps, recipe.alpha) == (0.125, 70, 0.3)
     assert recipe.block.config["d_gate"] == 3
-    with pytest.raises(GatedInterpError, match="color"):
+    with pytest.raises(GatedInterpError) as caught:
         SweepConfig(settings={"color": "red"})
+    assert "color" in str(caught.value)

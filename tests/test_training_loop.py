@@ -542,7 +542,7 @@ def test_blocks_and_models_that_cannot_train_are_refused():
         train_gated(model, block, SHORT, layer=3, data=uniform)
     wide = GatedAttention(GatedConfig(d_model=D_MODEL + 1, n_heads=2))
     with refuses("block-width-mismatch", block=12, model=11):
-        train_gated(model, wide, SHORT, data=uniform)
+        train_gated(model, wide, SHORT, layer=0, data=uniform)
     spliced = splice(model, 1, block, other_layer=True)
     with refuses("block-already-in-model"):
         train_gated(spliced, block, SHORT, layer=1, data=uniform)
@@ -558,7 +558,7 @@ def test_bad_data_are_refused_before_they_are_used():
         return torch.full((n, 3), 8)
 
     for train in (
-        lambda: train_gated(model, block_for(model), SHORT, data=outside, progress=False),
+        lambda: train_gated(model, block_for(model), SHORT, layer=0, data=outside, progress=False),
         lambda: train_model(model, SHORT, data=outside, progress=False),
     ):
         with refuses("token-outside-vocabulary", token=8):

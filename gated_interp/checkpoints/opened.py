@@ -4,6 +4,7 @@ import copy
 import json
 import logging as python_logging
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -112,7 +113,9 @@ def _is_ours(folder: Path) -> bool:
 
 
 def _may_be_a_name(source: str) -> bool:
-    return 1 <= len(source.split("/")) <= 2 and not source.startswith((".", "/", "~"))
+    """Whether the hub is worth asking: as ``owner/name``, or as TransformerLens names models."""
+    of_the_hub = re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", source) is not None
+    return of_the_hub or _official(source) is not None
 
 
 def _require_weights(folder: Path) -> None:

@@ -41,7 +41,7 @@ def write_head_page(
         sides,
         names,
         [
-            (words, ["" if own is None else f"{run[own]:{form}}", f"{run[block]:{form}}"])
+            (words, ["" if own is None else form(run[own]), form(run[block])])
             for words, (block, own, _, form) in MEASURES.items()
             if block in run
         ],

@@ -132,7 +132,7 @@ def run_gated(
     progress: bool = False,
     tracker: Tracker | None = None,
 ) -> Trained:
-    """Train a gated block, splice it into its toy and write that to ``path``; see :func:`run_toy`."""
+    """Train a gated block and write its toy with the block to ``path``; see :func:`run_toy`."""
     state = state_for(path, resume)
     result = train_gated(
         run.original,

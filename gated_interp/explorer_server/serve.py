@@ -40,7 +40,7 @@ def explore(
     Examples:
         >>> explore("2H3ST-gated", port=-1)
         Traceback (most recent call last):
-        gated_interp.core.errors.GatedInterpError: port is -1; it must be a whole number...
+        gated_interp.core.errors.GatedInterpError: port is -1, but it must be a whole number...
     """
     if type(port) is not int or not 0 <= port <= 65535:
         raise GatedInterpError("bad-port", port=port)

@@ -358,7 +358,7 @@ def register(kind: Kind) -> Kind:
         ... class Mine(Replacement):
         ...     kind = "gated"
         Traceback (most recent call last):
-        gated_interp.core.errors.GatedInterpError: there is a replacement of kind 'gated'...
+        gated_interp.core.errors.GatedInterpError: There is already a replacement of kind 'gated'...
     """
     there = KINDS.get(kind.kind)
     if there is not None and there.__qualname__ != kind.__qualname__:
