@@ -9,6 +9,7 @@ import copy
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from transformer_lens import HookedTransformerConfig, loading_from_pretrained
 
 from gated_interp.core.errors import CheckpointError, GatedInterpError, is_out_of_memory
 from gated_interp.core.seeds import generator
+from gated_interp.metrics.predictions import require_finite_logits
 from gated_interp.models.language_model import TextTransformer
 from gated_interp.models.toy import attention_only
 
@@ -64,7 +66,7 @@ def from_transformers(
     if "gguf" not in str(said := getattr(hf, "quantization_config", None) or "gguf").lower():
         raise GatedInterpError("quantized-weights", how=str(said))
     most = int(hf.max_position_embeddings)
-    if n_ctx is not None and not 2 <= n_ctx <= most:
+    if n_ctx is not None and not (isinstance(n_ctx, Integral) and 2 <= n_ctx <= most):
         raise GatedInterpError("bad-context-length", n_ctx=n_ctx, most=most)
     length = min(most, LONGEST) if n_ctx is None else n_ctx
     try:
@@ -127,6 +129,7 @@ def _require_equal(hooked: PretrainedTransformer, model: Any) -> None:
     finally:
         for module in training:
             module.training = True
+    require_finite_logits(wanted)
     off = float((hooked(tokens).log_softmax(-1) - wanted).abs().max())
     if not off <= TOLERANCE:
         raise GatedInterpError("conversion-predicts-otherwise", off=off, kind=type(model).__name__)
