@@ -69,7 +69,7 @@ def open_model(
     if isinstance(source, HookedTransformer):
         return _of_hooked(source, text)
     if isinstance(source, str | os.PathLike):
-        return _of_place(os.fspath(source), text, n_ctx)
+        return _of_place(os.path.expanduser(os.fspath(source)), text, n_ctx)
     original = getattr(source, "original_model", source)  # of a TransformerBridge
     if not hasattr(original, "config") or not isinstance(original, torch.nn.Module):
         raise GatedInterpError("cannot-open-this", kind=type(source).__name__)
@@ -83,10 +83,13 @@ def _of_place(source: str, text: Any, n_ctx: int | None) -> TaskTransformer:
         try:
             return load(source)
         except CheckpointError:
+            part = path.name == CONFIG or path.suffix == ".safetensors"
+            if part and os.path.isfile(path) and is_foreign(path.parent):
+                return _of_place(str(path.parent), text, n_ctx)
             if os.path.exists(path) or not _may_be_a_name(source):
                 raise
     where: dict[str, Any] = {"pretrained_model_name_or_path": source}
-    if path.suffix == GGUF:
+    if path.suffix == GGUF and os.path.isfile(path):
         where = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
     elif os.path.isdir(path):
         _require_weights(path)
@@ -98,8 +101,8 @@ def _of_place(source: str, text: Any, n_ctx: int | None) -> TaskTransformer:
 def is_foreign(source: str | os.PathLike[str]) -> bool:
     """Whether it is on the disk, a GGUF file or the folder of a Hugging Face model."""
     path = Path(source)
-    if path.suffix == GGUF:
-        return os.path.isfile(path)
+    if path.suffix == GGUF and os.path.isfile(path):
+        return True
     return os.path.isfile(path / CONFIG) and not is_attn_only(path) and not _is_ours(path)
 
 
@@ -173,7 +176,14 @@ def _read(source: str, where: Mapping[str, Any]) -> tuple[Any, Any]:
         _require_whole(source, report)
         try:
             tokenizer = transformers.AutoTokenizer.from_pretrained(**asked)
-        except Exception:  # whatever is wrong with it: a model can do without
+            # Where the files are missing, transformers makes one that knows no text.
+            if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
+                tokenizer = None
+        except Exception as error:  # a model can do without one, but not with a damaged one
+            path = Path(place["pretrained_model_name_or_path"], "tokenizer.json")
+            if path.exists():
+                reason = " ".join(str(error).split())[:200]
+                raise CheckpointError("cannot-read-tokenizer", path=path, reason=reason) from error
             tokenizer = None
     return model.eval(), tokenizer
 
@@ -198,12 +208,16 @@ def _require_gguf() -> None:
 
 
 def _require_whole(source: str, report: Any) -> None:
-    """Refuse weights that lack some of the model's: transformers draws them at random."""
+    """Refuse weights that lack some of the model's, which transformers draws at random, or that
+    have more, which it leaves out: without its biases or its last layers a model is another."""
     for problem, words in {
         "missing_keys": "its weights lack",
         "mismatched_keys": "its weights have another shape than its config says, first",
+        "unexpected_keys": "its config knows nothing of the weights",
     }.items():
-        if found := sorted(map(str, report.get(problem) or ())):
+        # Old files hold the value that masks attention.
+        keys = (str(key) for key in report.get(problem) or ())
+        if found := sorted(key for key in keys if not key.endswith(".masked_bias")):
             raise CheckpointError("model-incomplete", source=source, words=words, tensor=found[0])
 
 

@@ -5,22 +5,26 @@ the disk, or a model in memory, gets its config here. What a converter leaves ou
 scaling) shows in the predictions, which is why both models are asked once before one is returned.
 """
 
+import copy
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from numbers import Integral
 from typing import Any
 
 import torch
 from transformer_lens import HookedTransformerConfig, loading_from_pretrained
 
-from gated_interp.core.errors import GatedInterpError
+from gated_interp.core.errors import CheckpointError, GatedInterpError, is_out_of_memory
 from gated_interp.core.seeds import generator
+from gated_interp.metrics.predictions import require_finite_logits
 from gated_interp.models.language_model import TextTransformer
 from gated_interp.models.toy import attention_only
 
 # TransformerLens holds a mask of n_ctx x n_ctx numbers in every layer.
 LONGEST = 2048
-# Both models are asked about so many tokens, and no log probability may differ by more (nats).
+# Both models are asked about so many tokens, after a window of attention if there is one, and no
+# log probability may differ by more (nats).
 ASKED, TOLERANCE = 48, 1e-3
 
 
@@ -58,13 +62,33 @@ def from_transformers(
     if "gguf" not in str(said := getattr(hf, "quantization_config", None) or "gguf").lower():
         raise GatedInterpError("quantized-weights", how=str(said))
     most = int(hf.max_position_embeddings)
-    if n_ctx is not None and not 2 <= n_ctx <= most:
+    if n_ctx is not None and not (isinstance(n_ctx, Integral) and 2 <= n_ctx <= most):
         raise GatedInterpError("bad-context-length", n_ctx=n_ctx, most=most)
     length = min(most, LONGEST) if n_ctx is None else n_ctx
-    fields = _shared(hf, length) | ARCHITECTURES[kind](hf)
+    try:
+        hooked = _converted(_plain(model), name or hf.name_or_path, length, most)
+    except GatedInterpError:
+        raise
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise CheckpointError("model-larger-than-memory", source=name or kind) from error
+        reason = " ".join(str(error).split())[:80]
+        raise GatedInterpError("conversion-fails", kind=kind, reason=reason) from error
+    return hooked.requires_grad_(False)
+
+
+def _plain(model: Any) -> Any:
+    """The model in float32 on the CPU: itself, or a copy."""
+    there = {(p.dtype, p.device.type) for p in model.parameters()}
+    return model if there == {(torch.float32, "cpu")} else copy.deepcopy(model).cpu().float()
+
+
+def _converted(model: Any, name: str, length: int, most: int) -> PretrainedTransformer:
+    kind = type(model).__name__
+    fields = _shared(model.config, length) | ARCHITECTURES[kind](model.config)
     centres = fields["normalization_type"] == "LNPre"
     config = HookedTransformerConfig(
-        **fields, original_architecture=kind, device="cpu", model_name=name or hf.name_or_path
+        **fields, original_architecture=kind, device="cpu", model_name=name
     )
     with _quiet(), torch.no_grad():
         found = loading_from_pretrained.get_pretrained_state_dict(".", config, model)
@@ -86,17 +110,22 @@ def from_transformers(
     steps += [f"context cut from {most} to {length}"] if length < most else []
     hooked.processed = ", ".join(steps)
     _require_equal(hooked, model)
-    return hooked.requires_grad_(False)
+    return hooked
 
 
 @torch.no_grad()
 def _require_equal(hooked: PretrainedTransformer, model: Any) -> None:
     """Refuse a conversion that predicts something else."""
-    length = min(hooked.cfg.n_ctx, ASKED)
-    tokens = torch.randint(hooked.cfg.d_vocab, (2, length), generator=generator(0))
-    was = model.training
-    wanted = model.eval()(tokens).logits.float().log_softmax(-1)
-    model.train(was)
+    window, n_ctx = getattr(model.config, "sliding_window", None) or 0, hooked.cfg.n_ctx
+    length = min(n_ctx, ASKED + window if window < n_ctx else ASKED)
+    tokens = torch.randint(hooked.cfg.d_vocab, (1, length), generator=generator(0))
+    training = [module for module in model.modules() if module.training]
+    try:
+        wanted = model.eval()(tokens).logits.log_softmax(-1)
+    finally:
+        for module in training:
+            module.training = True
+    require_finite_logits(wanted)
     off = float((hooked(tokens).log_softmax(-1) - wanted).abs().max())
     if not off <= TOLERANCE:
         raise GatedInterpError("conversion-predicts-otherwise", off=off, kind=type(model).__name__)
@@ -167,8 +196,12 @@ def _rotary(rope: Any, d_head: int, *, local: bool = False) -> dict[str, Any]:
 
 def _windows(hf: Any) -> dict[str, Any]:
     """Which layers see the last tokens alone."""
-    kinds, n = getattr(hf, "layer_types", None), hf.num_hidden_layers
-    size = getattr(hf, "sliding_window", None)
+    # A config keeps what its file says besides; a model reads what its class knows.
+    kinds = hf.layer_types if hasattr(type(hf), "layer_types") else None
+    size, n = (
+        hf.sliding_window if hasattr(type(hf), "sliding_window") else None,
+        hf.num_hidden_layers,
+    )
     if kinds is None:
         kinds = ["sliding_attention" if size else "full_attention"] * n
     types = ["local" if kind == "sliding_attention" else "global" for kind in kinds]
