@@ -347,11 +347,17 @@ def test_weights_that_differ_from_their_config_are_quantized_ones(folder) -> Non
         gi.open_model(folder)
 
 
-@pytest.mark.parametrize("name", ["nobody/nothing", "gpt2", "no-such-model"])
+@pytest.mark.parametrize("name", ["nobody/nothing", "gpt2"])
 def test_a_name_that_is_not_at_hand_is_refused(name, monkeypatch) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with refuses("no-such-model-anywhere", source=name):
         gi.open_model(name)
+
+
+def test_the_hub_is_not_asked_for_a_name_that_it_cannot_have(monkeypatch) -> None:
+    monkeypatch.setattr(opened, "_read", lambda *_: pytest.fail("it was asked"))
+    with refuses("no-such-model", source="no-such-model"):
+        gi.open_model("no-such-model")
 
 
 def test_a_folder_of_ours_is_still_ours(tmp_path) -> None:
