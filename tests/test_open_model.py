@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from commands import invoke
 from refusals import refuses
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -17,6 +18,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 import gated_interp as gi
 from gated_interp.checkpoints import opened
 from gated_interp.core.errors import CheckpointError, GatedInterpError
+from gated_interp.models import pretrained
 from gated_interp.models.pretrained import ARCHITECTURES, from_transformers
 
 D_VOCAB, N_CTX = 97, 64
@@ -229,7 +231,82 @@ def test_a_bridge_is_opened(folder, text) -> None:
     assert found.task.d_vocab == D_VOCAB
 
 
+def qwen2(**more):
+    return transformers.Qwen2Config(**GROUPED, use_sliding_window=True, **more)
+
+
+# Windows end beyond the first tokens that are asked. A model reads the fields of its class alone.
+WINDOWS = {
+    "Llama": lambda: transformers.LlamaConfig(**GROUPED, sliding_window=53),
+    "Llama, short": lambda: transformers.LlamaConfig(**GROUPED, sliding_window=6),
+    "Mistral": lambda: transformers.MistralConfig(
+        **GROUPED, sliding_window=51, layer_types=["full_attention"] * 3
+    ),
+    "Phi 3": lambda: transformers.Phi3Config(**SIZES, pad_token_id=0, sliding_window=55),
+    "Qwen 2": lambda: qwen2(sliding_window=50, max_window_layers=1),
+}
+
+
+@pytest.mark.parametrize("kind", WINDOWS)
+def test_windows_are_those_that_the_model_reads(kind) -> None:
+    model = tiny(WINDOWS[kind]())
+    assert same(from_transformers(model), model)
+
+
+def test_a_window_is_checked_to_its_end(monkeypatch) -> None:
+    monkeypatch.setattr(pretrained, "_windows", lambda hf: {})
+    with refuses("conversion-predicts-otherwise"):
+        from_transformers(tiny(transformers.MistralConfig(**GROUPED, sliding_window=54)))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_a_model_in_memory_is_of_any_dtype_and_stays_as_it_is(dtype) -> None:
+    model = tiny(CONFIGS["GPT-NeoX"]()).to(dtype).train()
+    model.gpt_neox.layers[1].eval()
+    found = from_transformers(model)
+    assert {p.dtype for p in found.parameters()} == {torch.float32}
+    assert {p.dtype for p in model.parameters()} == {dtype}
+    assert model.training
+    assert model.gpt_neox.layers[0].training
+    assert not model.gpt_neox.layers[1].training
+    assert same(found, model.float().eval())
+
+
+def test_modes_of_a_model_are_restored() -> None:
+    model = tiny(CONFIGS["GPT-2"]()).train()
+    model.transformer.h[2].eval()
+    from_transformers(model)
+    assert model.training
+    assert model.transformer.h[1].training
+    assert not model.transformer.h[2].training
+
+
 # What is not converted.
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        transformers.LlamaConfig(**GROUPED, hidden_act="quick_gelu"),
+        transformers.GPTNeoXConfig(**SIZES, attention_bias=False),
+        transformers.PhiConfig(**SIZES, partial_rotary_factor=0.9),
+        transformers.PhiConfig(**GROUPED),
+        transformers.OlmoConfig(**GROUPED),
+    ],
+    ids=["activation", "no biases", "odd turns", "grouped Phi", "grouped OLMo"],
+)
+def test_what_the_converter_fails_at_is_refused_in_a_sentence(config) -> None:
+    model = tiny(config)
+    with refuses("conversion-fails", kind=type(model).__name__):
+        from_transformers(model)
+
+
+def test_predictions_that_are_none_are_refused() -> None:
+    model = tiny(CONFIGS["OLMo"]())
+    with torch.no_grad():
+        model.lm_head.weight[3, 5] = float("nan")
+    with refuses("logits-not-finite"):
+        from_transformers(model)
 
 
 def test_a_setting_that_converters_leave_out_shows_in_the_predictions() -> None:
@@ -315,6 +392,36 @@ def spoil_code(place: Path) -> str:
     return "code of its own"
 
 
+def spoil_biases(place: Path) -> str:
+    tiny(transformers.LlamaConfig(**GROUPED, attention_bias=True)).save_pretrained(place)
+    said = json.loads((place / "config.json").read_text())
+    (place / "config.json").write_text(json.dumps(said | {"attention_bias": False}))
+    return "config knows nothing.*bias"
+
+
+def spoil_layers(place: Path) -> str:
+    said = json.loads((place / "config.json").read_text())
+    (place / "config.json").write_text(json.dumps(said | {"num_hidden_layers": 2}))
+    return "config knows nothing.*layers.2"
+
+
+def spoil_classifier(place: Path) -> str:
+    config = CONFIGS["GPT-2"]()
+    transformers.GPT2ForSequenceClassification(config).save_pretrained(place)
+    return "config knows nothing.*score"
+
+
+def spoil_encoder(place: Path) -> str:
+    config = transformers.T5Config(vocab_size=9, d_model=8, d_kv=2, d_ff=8, num_layers=1)
+    transformers.T5ForConditionalGeneration(config).save_pretrained(place)
+    return "causal language model"
+
+
+def spoil_damaged_tokenizer(place: Path) -> str:
+    (place / "tokenizer.json").write_text("{")
+    return "tokenizer.json"
+
+
 def spoil_tokenizer(place: Path) -> str:
     tokenizer(D_VOCAB + 30).save_pretrained(place)
     return r"127 tokens.*97"
@@ -345,6 +452,66 @@ def test_weights_that_differ_from_their_config_are_quantized_ones(folder) -> Non
     (folder / "config.json").write_text(json.dumps(said))
     with pytest.raises(GatedInterpError):
         gi.open_model(folder)
+
+
+@pytest.mark.parametrize("kind", ["GPT-2", "Qwen 3", "Gemma 2", "Llama", "OLMo"])
+def test_a_folder_without_a_tokenizer_has_no_text(kind, tmp_path, text) -> None:
+    model = tiny(CONFIGS[kind]())
+    model.save_pretrained(tmp_path / "bare")
+    found = gi.open_model(tmp_path / "bare", text=text)
+    assert found.task is None
+    assert same(found, model)
+
+
+def test_old_files_with_the_value_of_the_mask_are_opened(tmp_path) -> None:
+    model = tiny(CONFIGS["GPT-2"]())
+    model.save_pretrained(tmp_path)
+    file = tmp_path / "model.safetensors"
+    more = {"transformer.h.1.attn.masked_bias": torch.tensor(-1e4)}
+    save_file(load_file(file) | more, file, {"format": "pt"})
+    assert same(gi.open_model(tmp_path), model)
+
+
+@pytest.mark.parametrize(
+    "place", ["~/mine", "mine/config.json", "mine/model.safetensors", "x.gguf"]
+)
+def test_a_folder_is_found_from_home_by_its_files_and_whatever_its_name(
+    place, folder, text, monkeypatch
+) -> None:
+    monkeypatch.setenv("HOME", str(folder.parent))
+    monkeypatch.setenv("USERPROFILE", str(folder.parent))
+    monkeypatch.chdir(folder.parent)
+    shutil.copytree(folder, "x.gguf")
+    assert same(gi.open_model(place, text=text), tiny(CONFIGS["Llama"]()))
+
+
+def test_shards_in_half_precision_are_opened(tmp_path) -> None:
+    model = tiny(CONFIGS["Qwen 2"]()).bfloat16()
+    model.save_pretrained(tmp_path, max_shard_size="9KB")
+    assert len(list(tmp_path.glob("*.safetensors"))) > 2
+    assert same(gi.open_model(tmp_path), model.float())
+
+
+def test_commands_say_what_they_need_of_a_model(folder, monkeypatch, text) -> None:
+    monkeypatch.chdir(folder.parent)
+    found = json.loads(invoke(["info", "mine", "--json"]).stdout)
+    assert (found["layers"], found["vocabulary"]) == (3, D_VOCAB)
+    assert json.loads(invoke(["info", "mine/model.safetensors", "--json"]).stdout) == found
+    said = invoke(["decompose", "mine", "--text", text])
+    assert said.exit_code == 1
+    assert "block.save_pretrained" in said.stderr
+    (folder / "tokenizer.json").unlink()
+    for command in ("ablate", "circuits", "report", "decompose"):
+        said = invoke([command, "mine"])
+        assert said.exit_code == 1
+        assert "mine has no tokenizer" in said.stderr
+
+
+def test_info_takes_a_name_of_another_library(monkeypatch) -> None:
+    model = from_transformers(tiny(CONFIGS["GPT-2"]()), name="somebody/something")
+    monkeypatch.setattr(opened, "open_model", lambda file: model)
+    said = invoke(["info", "somebody/something", "--json"])
+    assert json.loads(said.stdout)["architecture"] == "GPT2LMHeadModel"
 
 
 @pytest.mark.parametrize("name", ["nobody/nothing", "gpt2"])

@@ -6,7 +6,15 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from gated_interp.cli.console import progress, say, show, tell
-from gated_interp.cli.options import File, FirstSeed, Natural, Positive, Processes, at_least
+from gated_interp.cli.options import (
+    File,
+    FirstSeed,
+    Natural,
+    Positive,
+    Processes,
+    at_least,
+    model_of,
+)
 from gated_interp.core.errors import GatedInterpError
 
 COLUMNS = {
@@ -76,12 +84,14 @@ def decompose(
         out: Write to this run folder. Default: runs/decompose-MODEL.
     """
     from gated_interp.analysis.heads import chosen_layer
-    from gated_interp.checkpoints.opened import open_model
     from gated_interp.experiments.decompose import decompose as run
     from gated_interp.experiments.language import text_for
     from gated_interp.experiments.text_methods import compare_methods
+    from gated_interp.models.pretrained import PretrainedTransformer
 
-    loaded = open_model(model)
+    loaded = model_of(model)
+    if isinstance(loaded, PretrainedTransformer):
+        raise GatedInterpError("decompose-needs-a-checkpoint", model=model)
     folder = Path(f"runs/decompose-{loaded.model_name}") if out is None else out
     data = text_for(loaded, text) if text else None
     extra: dict[str, Any] = {

@@ -8,7 +8,7 @@ from cyclopts import Parameter
 
 from gated_interp.cli.console import progress, say, show, tell
 from gated_interp.cli.imports import quick_imports
-from gated_interp.cli.options import File, Formats, Layer, Positive, first_figure
+from gated_interp.cli.options import File, Formats, Layer, Positive, first_figure, model_of
 
 if TYPE_CHECKING:
     from gated_interp.subject import Subject
@@ -74,17 +74,17 @@ def _render(
     """Show a topic's tables, and write its figures and tables to a folder."""
     kinds = list(formats)
     with quick_imports():
-        from gated_interp.checkpoints.opened import open_model
         from gated_interp.subject import Subject
         from gated_interp.views.shown import write_all
 
-    model = open_model(file)
+    model = model_of(file)
     subject = Subject.of(model, layer, alone=True, **options, **_text_of(model))
     found = show_topic(subject, topic)
     if out is not None:
         with progress("drawing"):
             files = write_all({out / f"{subject.name}-{s.name}": s for s in found}, kinds, say=tell)
-        say(f"{len(files)} files are in {out}; open {first_figure(files, out)} first.")
+        first = first_figure(files, out)
+        say(f"{len(files)} files are in {out}{'' if first == out else f'; open {first} first'}.")
 
 
 def _text_of(model: Any) -> dict[str, Any]:

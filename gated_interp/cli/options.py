@@ -122,6 +122,16 @@ def drawn_in(run: Path, figures: Path | None) -> Path:
     return folder
 
 
+def model_of(file: str) -> Any:
+    """The model of a command that measures it on its own task or text."""
+    from gated_interp.checkpoints.opened import open_model
+
+    model = open_model(file)
+    if model.task is None:
+        raise GatedInterpError("model-without-tokenizer", file=file)
+    return model
+
+
 def first_figure(files: Sequence[Path], folder: Path) -> Path:
     """Which of the files to open first; the folder where no figure was drawn."""
     figures = [path for path in files if path.suffix != ".csv"]

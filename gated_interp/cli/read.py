@@ -7,7 +7,7 @@ from gated_interp.cli.console import cell, say_exactly, show_facts
 from gated_interp.cli.heads import show_topic
 from gated_interp.cli.imports import quick_imports
 from gated_interp.cli.options import File, Json, Layer
-from gated_interp.core.errors import GatedInterpError
+from gated_interp.core.errors import CheckpointError, GatedInterpError
 
 if TYPE_CHECKING:
     from gated_interp.subject import Side
@@ -60,7 +60,11 @@ def info(file: File, /, *, as_json: Json = False) -> None:
         from gated_interp.checkpoints.checkpoint import read_info
         from gated_interp.checkpoints.opened import is_foreign, open_model
 
-    if is_foreign(file):
+    try:
+        found: Any = None if is_foreign(file) else read_info(file)
+    except CheckpointError:  # a name of another library, or open_model says what is wrong
+        found = None
+    if found is None:
         model: Any = open_model(file)
         cfg = model.cfg
         about = {
@@ -72,15 +76,14 @@ def info(file: File, /, *, as_json: Json = False) -> None:
             "d_head": cfg.d_head,
             "vocabulary": cfg.d_vocab,
             "positions": cfg.n_ctx,
-            "processed": model.processed,
-            "text": model.task or "none, as there is no tokenizer",
+            "processed": getattr(model, "processed", "norms folded"),
+            "text": str(model.task or "none, as there is no tokenizer"),
         }
         if as_json:
-            say_exactly(json.dumps({k: str(v) for k, v in about.items()}))
+            say_exactly(json.dumps(about))
         else:
             show_facts(file, list(about.items()))
         return
-    found = read_info(file)
     if as_json:
         said = {**found.to_json(), "n_parameters": found.n_parameters}
         if "tokenizer" in said["task"]:  # long, and in the file

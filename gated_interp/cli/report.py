@@ -6,7 +6,7 @@ from typing import Annotated
 
 from gated_interp.cli.console import progress, say, tell
 from gated_interp.cli.imports import quick_imports
-from gated_interp.cli.options import File, Flag, Layer, Natural, at_least
+from gated_interp.cli.options import File, Flag, Layer, Natural, at_least, model_of
 
 
 def report(
@@ -33,13 +33,12 @@ def report(
         interactive: Draw interactive figures, with hover values.
     """
     with quick_imports():
-        from gated_interp.checkpoints.opened import open_model
         from gated_interp.experiments.report import report as write
         from gated_interp.experiments.report import require_page
 
     if out is not None:
         require_page(out)
-    loaded = open_model(model)
+    loaded = model_of(model)
     page = Path(f"runs/report-{loaded.model_name}.html") if out is None else out
     # Without folders: a page that is shown around does not say where its author keeps things.
     given = {"--out": page.name, "--layer": layer, "--sequences": sequences, "--seed": seed or None,
