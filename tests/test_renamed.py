@@ -106,8 +106,9 @@ def test_layer_0_of_several_is_still_taken_and_warned_of(model):
     with pytest.warns(GatedInterpDeprecationWarning, match="write layer=0"):
         smaller = gi.prune_spare_heads(both, tokens=TOKENS, rise=1e9)
     assert [len(block.attn.W_O) for block in smaller.blocks] == [1, 4]
-    with pytest.warns(GatedInterpDeprecationWarning, match="write layer=0"):
+    with pytest.warns(GatedInterpDeprecationWarning, match="write layer=0") as said:
         fitted = gi.fit_gated(plain, steps=1, progress=False).model
+    assert {warning.filename for warning in said} == {__file__}
     gi.splice(plain, 0, fitted)  # which layer 1 would refuse
 
 
@@ -159,6 +160,12 @@ def test_every_name_of_version_0_2_works_or_warns_and_is_the_same_object(name):
     room, _, last = new.rpartition(".")
     assert last in (at(room).__all__ if room else gi.__all__)
     assert last == found.__name__
+
+
+def test_an_import_of_an_old_name_warns_where_it_stands():
+    with pytest.warns(GatedInterpDeprecationWarning) as said:
+        from gated_interp import ablated  # noqa: F401
+    assert {warning.filename for warning in said} == {__file__}
 
 
 def test_what_was_renamed_was_public():

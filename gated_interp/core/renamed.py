@@ -45,13 +45,18 @@ class GatedInterpDeprecationWarning(FutureWarning):
     """
 
 
-def warn_old(old: str, new: str, *, stacklevel: int = 3) -> None:
-    """Say that ``old`` still works, and what to write instead."""
-    warnings.warn(
-        f"{old} works in this version only; write {new}.",
-        GatedInterpDeprecationWarning,
-        stacklevel=stacklevel,
-    )
+def warn_old(old: str, new: str) -> None:
+    """Say at the caller's line that ``old`` still works, and what to write instead."""
+    frame, level = inspect.currentframe(), 0
+    while frame is not None and _is_ours(frame.f_globals.get("__name__", "")):
+        frame, level = frame.f_back, level + 1
+    said = f"{old} works in this version only; write {new}."
+    warnings.warn(said, GatedInterpDeprecationWarning, stacklevel=level + 1)
+
+
+def _is_ours(module: str) -> bool:
+    # The tests check types with jaxtyping, in between.
+    return module.partition(".")[0] in (__name__.partition(".")[0], "jaxtyping")
 
 
 def layer_first(function: Function) -> Function:

@@ -40,7 +40,7 @@ def chosen_layer(
         return (*found, 0)[0]
     if not first:
         raise GatedInterpError("which-layer-of-heads", n=n, last=n - 1)
-    warn_old(f"leaving out the layer of a model with {n} layers", "layer=0", stacklevel=4)
+    warn_old(f"leaving out the layer of a model with {n} layers", "layer=0")
     return 0
 
 

@@ -80,9 +80,7 @@ def fit_gated(
         GatedAttention(6 heads, d_head=2, d_gate=8, gate=clamp, L0=6.00)
     """
     if method_named(method).kind != GatedAttention.kind:
-        warn_old(
-            f"fit_gated(method={method!r})", f"fit_replacement(method={method!r})", stacklevel=4
-        )
+        warn_old(f"fit_gated(method={method!r})", f"fit_replacement(method={method!r})")
     return fit_replacement(
         model,
         layer,
