@@ -507,6 +507,12 @@ def test_commands_say_what_they_need_of_a_model(folder, monkeypatch, text) -> No
         assert "mine has no tokenizer" in said.stderr
 
 
+def test_a_command_that_draws_no_figure_names_none(folder, monkeypatch) -> None:
+    monkeypatch.chdir(folder.parent)
+    said = invoke(["circuits", "mine", "--layer", "0", "--out", "here"]).stdout.splitlines()
+    assert said[-1] == "2 files are in here."
+
+
 def test_info_takes_a_name_of_another_library(monkeypatch) -> None:
     model = from_transformers(tiny(CONFIGS["GPT-2"]()), name="somebody/something")
     monkeypatch.setattr(opened, "open_model", lambda file: model)

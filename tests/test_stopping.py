@@ -2,10 +2,12 @@
 
 import contextlib
 import os
+import pickle
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pandas as pd
 import psutil
@@ -42,6 +44,13 @@ def test_sigterm_is_a_ctrl_c_that_knows_its_name(sigterm_heard):
     assert signal_behind(outer) == signal.SIGINT
     outer.__cause__.__cause__ = stop.value
     assert signal_behind(outer) == signal.SIGTERM
+
+
+@pytest.mark.parametrize("checkpoint", [None, Path("a b.state")])
+def test_an_interrupted_training_comes_whole_out_of_another_process(checkpoint):
+    was = TrainingInterrupted(5, 8, checkpoint)
+    found = pickle.loads(pickle.dumps(was))
+    assert (str(found), found.step, found.checkpoint) == (str(was), 5, checkpoint)
 
 
 def test_sigterm_is_held_back_like_ctrl_c(sigterm_heard):

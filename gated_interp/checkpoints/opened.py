@@ -175,7 +175,7 @@ def _read(source: str, where: Mapping[str, Any]) -> tuple[Any, Any]:
                     raise _in_a_sentence(error, source, local) from error
         _require_whole(source, report)
         try:
-            tokenizer = transformers.AutoTokenizer.from_pretrained(**asked)
+            tokenizer: Any = transformers.AutoTokenizer.from_pretrained(**asked)
             # Where the files are missing, transformers makes one that knows no text.
             if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
                 tokenizer = None

@@ -9,7 +9,6 @@ import copy
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from numbers import Integral
 from typing import Any
 
 import torch
@@ -62,9 +61,9 @@ def from_transformers(
     if "gguf" not in str(said := getattr(hf, "quantization_config", None) or "gguf").lower():
         raise GatedInterpError("quantized-weights", how=str(said))
     most = int(hf.max_position_embeddings)
-    if n_ctx is not None and not (isinstance(n_ctx, Integral) and 2 <= n_ctx <= most):
+    if n_ctx is not None and n_ctx not in range(2, most + 1):
         raise GatedInterpError("bad-context-length", n_ctx=n_ctx, most=most)
-    length = min(most, LONGEST) if n_ctx is None else n_ctx
+    length = min(most, LONGEST) if n_ctx is None else int(n_ctx)
     try:
         hooked = _converted(_plain(model), name or hf.name_or_path, length, most)
     except GatedInterpError:
