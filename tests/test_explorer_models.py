@@ -247,9 +247,7 @@ def test_typed_text(austen: HeadExplorer) -> None:
     assert "⏎" in "".join(view["tokens"])
     assert "·is" in view["tokens"]
     assert "There is no text" in ask(austen, "tokens", value="")["message"]
-    assert (
-        "the model reads at most 64" in ask(austen, "tokens", value="a " * 99)["message"]
-    )
+    assert "the model reads at most 64" in ask(austen, "tokens", value="a " * 99)["message"]
     assert austen.state.tokens == (task.bos, *task.encode(text))
     link = austen.link
     austen.next_example()
