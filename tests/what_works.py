@@ -193,9 +193,10 @@ def tables(record: Record) -> dict[str, str]:
     share = {word: sum(c.word == word for c in cells) for word in (RIGHT, REFUSED, WRONG, RAW)}
     of_families = refused_share(record)
     counts = (
-        f"{len(cells):,} cells: {share[RIGHT]:,} right, {share[REFUSED]:,} refused in a sentence, "
-        f"{share[WRONG]:,} wrong, {share[RAW]:,} raw errors. On models of the six families "
-        f"{of_families:.1%} of the cells are refusals."
+        f"We tested {len(cells):,} cells, each of them one function on one model. {share[RIGHT]:,} "
+        f"give the right numbers and {share[REFUSED]:,} refuse in a sentence. {share[WRONG]:,} "
+        f"give wrong numbers and {share[RAW]:,} end in another error. On models like those of the "
+        f"six families, {of_families:.1%} of the cells are refusals."
     )
     found = {"counts": counts, "families": table({n: family(n) for n in FAMILIES})}
     found["kinds"] = "\n\n".join(

@@ -7,7 +7,6 @@ from cyclopts import Parameter
 
 from gated_interp.cli.console import progress, say, show, tell
 from gated_interp.cli.options import (
-    File,
     FirstSeed,
     Natural,
     Positive,
@@ -32,7 +31,7 @@ COLUMNS = {
 
 
 def decompose(
-    model: File,
+    model: str,
     /,
     *,
     layers: Annotated[
@@ -67,6 +66,7 @@ def decompose(
     run.
 
     Args:
+        model: Open this model: a shipped name or a checkpoint of this package.
         text: Train on these files, folders or datasets:NAME. Default: the model's own text.
         method: Replace the attention by this method; 'all' compares every method over its knob.
         heads: Give each block this many heads. Default: two for each of the layer's.
@@ -78,8 +78,8 @@ def decompose(
         alpha: Weight the gate penalty by this. Default: 0.03.
         downstream: Count this share of the error in predictions, and the rest in what the layer
             writes. Default: 0.67.
-        spare: Prune heads that are hardly missed while the FVU rises by less than this share; 0.05
-            prunes some.
+        spare: Prune the heads that matter least, as long as the FVU rises by less than this share
+            of its value. 0.05 prunes some.
         sequences: Measure on this many held-out sequences.
         out: Write to this run folder. Default: runs/decompose-MODEL.
     """

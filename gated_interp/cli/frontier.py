@@ -50,10 +50,11 @@ def frontier(
     workers: Workers = None,
     formats: Formats = DRAWN,
 ) -> None:
-    """Compare every method over its sparsity knob: clean rate, FVU, KL, active heads.
+    """Compare all methods, each at several settings of how sparse it is.
 
-    Methods get as many heads as fit into equal parameters, and equal steps. A point is written
-    when it is done. Run the same command again to resume an interrupted run.
+    Measures clean rate, FVU, KL and active heads. Every method gets the same number of steps, and
+    as many heads as fit into the same number of parameters. A point is written when it is done. Run
+    the same command again to resume an interrupted run.
 
     Args:
         seeds: Train this many blocks for each point.

@@ -46,10 +46,10 @@ def reproduce(
     Trains toys and gated blocks of many seeds, says which head holds what before and after, and
     writes checkpoints, tables and figures. Experiments that have finished are kept. Run the same
     command again to resume an interrupted run. If a run to show is not clean (some skip trigram is
-    not held by exactly one head of its own), no figure is touched and the exit code is 1.
+    not held by exactly one head of its own), no figure is changed and the exit code is 1.
 
-    A benchmark starts from a model whose weights are written down, and tells whether blocks come
-    out clean exactly where they should.
+    A benchmark starts from a model whose weights were written by hand. It shows whether blocks
+    become clean where they should, and only there.
 
     Args:
         only: Run only this experiment or benchmark. Default: the three published experiments.
@@ -155,12 +155,12 @@ def figures(
     formats: Formats = DRAWN,
     out: Path | None = None,
 ) -> None:
-    """Draw a finished run again.
+    """Draw the figures of a finished run again.
 
     Each figure comes with the CSV it was drawn from.
 
     Args:
-        run: Draw this folder of reproduce, sweep, reliability or phase.
+        run: Draw this folder, which reproduce, sweep, reliability, phase or frontier wrote.
         out: Write the figures to this folder. Default: RUN/figures.
     """
     kinds, folder = list(formats), drawn_in(run, out)

@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 
 def verdict(file: File, /, *, as_json: Json = False, layer: Layer = None) -> None:
-    """Find out by ablation which head holds which skip trigram, and which is its sole owner.
+    """Find out by ablation which head holds which skip trigram.
 
-    The sole owner is the rule of the 2024 post, for comparison. In a model of several layers, a
-    head that answers only by what other layers wrote holds nothing; what it holds given them is a
-    column of its own.
+    Also names the sole owners, by the rule of the 2024 post, for comparison. In a model of several
+    layers, a head that answers only with what other layers wrote holds nothing. What it holds with
+    them is a column of its own.
     """
     with quick_imports():
         from gated_interp.analysis.heads import chosen_layer

@@ -33,11 +33,12 @@ def reliability(
     workers: Workers = None,
     formats: Formats = DRAWN,
 ) -> None:
-    """Measure how often each recipe gives a clean run, over seeds.
+    """Measure over many seeds how often each recipe gives a clean run.
 
-    Compares the recommended recipe with controls that could refute it, with other FVU targets
-    ('frontier') and with the post's recipe ('reference'). A row of the table is written when it is
-    done. Run the same command again to resume an interrupted run.
+    In a clean run each skip trigram is held by exactly one head of its own. Compares the
+    recommended recipe with controls, each without a part of it, with other FVU targets ('frontier')
+    and with the post's recipe ('reference'). A row of the table is written when it is done. Run the
+    same command again to resume an interrupted run.
 
     Args:
         seeds: Train this many gated blocks of each shape and recipe.
@@ -96,10 +97,11 @@ def phase(
     workers: Workers = None,
     formats: Formats = DRAWN,
 ) -> None:
-    """Draw where toys learn, where that is distributed, and where gating undoes it.
+    """Measure with how many heads and skip trigrams toys learn, and gated blocks are clean.
 
-    The figure shows heads by skip trigrams. A cell is written when it is done. Run the same command
-    again to resume an interrupted run.
+    For each cell of the grid: how many toys learn every skip trigram, in how many some trigram is
+    distributed over heads, and how many gated blocks are clean. A cell is written when it is done.
+    Run the same command again to resume an interrupted run.
 
     Args:
         heads: Train toys with these numbers of heads, a range such as 2:4 or a list such as 2,3.
@@ -144,11 +146,11 @@ def repeats(
     toy_steps: ToySteps = None,
     workers: Workers = None,
 ) -> None:
-    """Repeat the main job with initial weights disturbed by a millionth.
+    """Repeat the main experiment with initial weights disturbed by a millionth.
 
-    Measures what another processor's rounding does to which run is shown. A row is written when it
-    is done. Run the same command again to resume an interrupted run. The exit code is 1 if a run to
-    show is not clean.
+    Like another processor's rounding, this may change which run `reproduce` shows, and whether it
+    is clean. A row is written when it is done. Run the same command again to resume an interrupted
+    run. The exit code is 1 if a run to show is not clean.
 
     Args:
         only: Repeat only this experiment (as 2H3ST). Repeat the option for several. Default: the

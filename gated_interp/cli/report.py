@@ -20,7 +20,7 @@ def report(
     beside: Path | None = None,
     interactive: Flag = False,
 ) -> None:
-    """Write one page on a model that opens from disk and needs no network.
+    """Write one HTML page about a model, which opens from disk and needs no network.
 
     Shows which head holds what before and after, how faithful and how sparse a block is, what each
     head does, circuits and ablations, each with its numbers as CSV.

@@ -40,10 +40,10 @@ def sweep(
     formats: Formats = DRAWN,
     **settings: Any,
 ) -> None:
-    """Run a grid of cells into one table.
+    """Train a grid of toys and gated blocks, and write one table.
 
-    Each cell is one number of heads, one of skip trigrams and one alpha. A cell is added to the
-    table when it is done. Run the same command again to resume an interrupted sweep.
+    Each cell of the grid has its number of heads, number of skip trigrams and alpha. A cell is
+    added to the table when it is done. Run the same command again to resume an interrupted sweep.
 
     Args:
         out: Write the table to this folder.
