@@ -79,8 +79,8 @@ def use(page: ExplorerPage) -> None:
     page.expect_prediction(predicted(gated, "BOS A C2 B1", 3, []))
     for bad, said in (
         ("BOS X9", "'X9' is not a token"),
-        ("", "there is no token"),
-        ("BOS" + " A" * 11, "12 tokens are too many"),
+        ("", "There is no token"),
+        ("BOS" + " A" * 11, "There are 12 tokens"),
         ("<img src=x onerror=alert(1)>", "'<img' is not a token"),
     ):
         page.type_tokens(bad)
@@ -267,7 +267,7 @@ def test_bad_input_moves_nothing(served: str, tab: Tab) -> None:
     before = places()
     page.type_tokens("no " * 400)
     page.expect_message(
-        "oo many" if "text" in tab.page.locator(".gi-typing").inner_text() else "not"
+        "Write fewer" if "text" in tab.page.locator(".gi-typing").inner_text() else "not"
     )
     assert places() == before
 

@@ -11,6 +11,7 @@ from test_plots import FIGURES
 
 import gated_interp as gi
 from gated_interp.experiments import figures
+from gated_interp.experiments.sweep import SWEEP
 from gated_interp.plots import phase_diagram, save_figure
 from gated_interp.plots import reliability as reliability_plot
 from gated_interp.plots.fonts import text_width
@@ -59,7 +60,7 @@ def of_studies() -> dict[str, go.Figure]:
         "recipes-1": reliability_plot(table, target=0.95, title="Success", columns=1),
         "phase": phase_diagram(phases, title="Toys and gated blocks, by heads and trigrams"),
         "phase-1": phase_diagram(phases, title="Toys and gated blocks", columns=1),
-    } | {shown.name: shown.figure for shown in sweep.views(swept)}
+    } | {shown.name: shown.figure for shown in SWEEP.views(swept)}
 
 
 @pytest.mark.parametrize("of", [*SHAPES, "studies"])
