@@ -573,7 +573,7 @@ def test_sweep_writes_a_table_and_figures_and_goes_on(tmp_path):
     assert "2 seeds in each of 4 cells" in printed
     drawn = {p.name for p in (tmp_path / "figures").iterdir()}
     assert {"sweep-phase-0.05.html", "sweep-phase-0.2.html", "sweep-phase-0.2.csv"} <= drawn
-    assert "all 4 cells are there already" in cli(*grid).stderr
+    assert "4 of 4 cells are there already" in cli(*grid).stderr
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "sweep.csv"), table)
     again = cli("figures", tmp_path, "--format", "html", "--out", tmp_path / "again")
     assert f"{len(drawn)} files" in again.stdout

@@ -153,7 +153,7 @@ def test_a_frontier_goes_on_where_it_was_and_says_what_its_runs_say(tmp_path, mo
     assert (row["low"], row["high"]) == clustered(mine["clean"].tolist(), mine["toy_seed"].tolist())
     assert row["active_per_position"] == pytest.approx(1, abs=0.01)
     assert row["heads_alive"] == pytest.approx(mine["heads_alive"].median())
-    monkeypatch.setattr(study, "train_batches", lambda shapes, *a, **k: iter(shapes))
+    monkeypatch.setattr(study, "train_batches", lambda shapes, *a, **k: (s for s in shapes))
     again = run_frontier(tmp_path, methods=["ungated", "top1"], **TINY)
     pd.testing.assert_frame_equal(again, read_table(tmp_path / "frontier.csv"), check_dtype=False)
     files = CELLS.draw(tmp_path / "frontier.csv", tmp_path / "figures", ("html",))

@@ -681,8 +681,8 @@ def test_a_scheduler_that_is_lost_is_one_sentence(number, tmp_path, cluster):
         said = asking.communicate(timeout=120)[0]
     assert asking.returncode == 0
     assert said == (
-        f"the scheduler at {address} was lost; what had finished is kept: run it again when the "
-        "scheduler is back.\n"
+        f"The connection to the Dask scheduler at {address} was lost. Finished jobs are kept. Run "
+        "it again when the scheduler is back.\n"
     )
 
 
