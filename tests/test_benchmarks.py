@@ -147,7 +147,7 @@ def test_benchmarks_are_run_once_and_drawn(tmp_path, monkeypatch):
     assert second.endswith("0 of 2 blocks (no overlap penalty: too few to say).")
     files = BENCHMARKED.draw(out / "benchmarks.csv", tmp_path / "figures", ("html",))
     assert {f.name for f in files} == {"benchmarks.html", "benchmarks.csv"}
-    monkeypatch.setattr(study, "train_batches", lambda shapes, *a, **k: iter(shapes))
+    monkeypatch.setattr(study, "train_batches", lambda shapes, *a, **k: (s for s in shapes))
     again = run_benchmarks(out, **{**TINY, "only": ["two-sources", "wide-content"]})
     pd.testing.assert_frame_equal(again, read_table(out / "benchmarks.csv"), check_dtype=False)
     with refuses("unknown-name", what="benchmark", name="two"):

@@ -13,9 +13,9 @@ pytestmark = pytest.mark.timeout(1800)  # the site is built first
 
 WIDTHS = (700, 1200, 1900)
 # Long pages of the reference; the others are made alike.
-NAMES = ("Verdict_", "TrainConfig", "GatedAttention", "load", "train_gated", "SkipTrigramTask")
+NAMES = ("gated_interp.types.Verdict", "TrainConfig", "GatedAttention", "load", "train_gated", "SkipTrigramTask")
 SAID = {
-    "index": "no head can be read alone",
+    "index": "no head makes sense on its own",
     "start": "make reproduce",
     "your-own-model": "HookedTransformer.from_pretrained",
     "which-heads-share": "it does not establish",
@@ -23,7 +23,7 @@ SAID = {
     "is-it-faithful": "it does not establish",
     "how-sure": "it does not establish",
     "method": "The gate acts after the softmax",
-    "reference": "Skip trigrams of a model",
+    "reference": "always model, layer, tokens",
     "notebooks/04_ablate_heads_interactively": "HeadExplorer",
 }
 
