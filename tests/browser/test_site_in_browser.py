@@ -13,7 +13,14 @@ pytestmark = pytest.mark.timeout(1800)  # the site is built first
 
 WIDTHS = (700, 1200, 1900)
 # Long pages of the reference; the others are made alike.
-NAMES = ("gated_interp.types.Verdict", "TrainConfig", "GatedAttention", "load", "train_gated", "SkipTrigramTask")
+NAMES = (
+    "gated_interp.types.Verdict",
+    "TrainConfig",
+    "GatedAttention",
+    "load",
+    "train_gated",
+    "SkipTrigramTask",
+)
 SAID = {
     "index": "no head makes sense on its own",
     "start": "make reproduce",
