@@ -1,8 +1,8 @@
 """Which head holds which case, by intervention, and what is left without them.
 
 A *case* is one of the answers that a task asks for, such as one skip trigram. Head ``h`` *holds*
-case ``b`` when three ablations say so, each on examples that complete ``b``
-(or, for the third, another case):
+case ``b`` when three ablations say so, each on examples that complete ``b`` (or, for the third,
+another case):
 
 - *sufficient*: with every other head zero-ablated the model still answers C in more than 99%;
 - *necessary*: with ``h`` alone zero-ablated it answers C in less than half;

@@ -87,18 +87,14 @@ class HeadSharing:
         kept = kept & (self.write > 0)
         if not bool(kept.any()):
             raise GatedInterpError("nothing-written")
-        alone = (self.top_share >= ALONE).to(self.share)
         measures = {
             "participation": self.participation,
             "top_share": self.top_share,
             "cancellation": self.cancellation,
-            "alone": alone,
+            "alone": self.top_share >= ALONE,
         }
-        rows = [
-            (name, float(v.median()), float(v.mean()), len(v))
-            for name, values in measures.items()
-            for v in [values[kept].double()]
-        ]
+        found = {name: values[kept].double() for name, values in measures.items()}
+        rows = [(name, float(v.median()), float(v.mean()), len(v)) for name, v in found.items()]
         return pd.DataFrame(rows, columns=["measure", "median", "mean", "n"])
 
 
@@ -150,9 +146,10 @@ def head_sharing(
         z = z - z[counted].mean(0)
     W_O = written.W_O
     write = torch.einsum("bphd,hdm->bpm", z, W_O)
-    along = torch.einsum("bphd,hdm,bpm->bph", z, W_O, write)
+    # Products with z come last: nobody holds [batch pos head_index d_model].
+    along = (z * torch.einsum("bpm,hdm->bphd", write, W_O)).sum(-1)
     inner = torch.einsum("hdm,hem->hde", W_O, W_O)
-    length = torch.einsum("bphd,hde,bphe->bph", z, inner, z).clamp(min=0).sqrt()
+    length = (z * torch.einsum("bphd,hde->bphe", z, inner)).sum(-1).clamp(min=0).sqrt()
     total = write.norm(dim=-1)
     share = along / total.square().clamp(min=torch.finfo(total.dtype).tiny)[..., None]
     return HeadSharing(length, share, total, counted, centred)

@@ -2,10 +2,10 @@
 
 import copy
 import json
-import logging as python_logging
+import logging
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from gated_interp.core.errors import CheckpointError, GatedInterpError, is_out_o
 from gated_interp.core.hub import explained
 from gated_interp.core.shipped import MODEL_FILE, shipped_names
 from gated_interp.models.language_model import give_text
-from gated_interp.models.pretrained import PretrainedTransformer, from_transformers
+from gated_interp.models.pretrained import PretrainedTransformer, from_transformers, quiet
 from gated_interp.models.toy import TaskTransformer
 from gated_interp.tasks.text import TextTask
 
@@ -88,12 +88,9 @@ def _of_place(source: str, text: Any, n_ctx: int | None) -> TaskTransformer:
                 return _of_place(str(path.parent), text, n_ctx)
             if os.path.exists(path) or not _may_be_a_name(source):
                 raise
-    where: dict[str, Any] = {"pretrained_model_name_or_path": source}
-    if path.suffix == GGUF and os.path.isfile(path):
-        where = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
-    elif os.path.isdir(path):
+    if os.path.isdir(path):
         _require_weights(path)
-    model, tokenizer = _read(source, where)
+    model, tokenizer = _read(source)
     name = path.resolve().name if os.path.exists(path) else source
     return _with_text(from_transformers(model, name=name, n_ctx=n_ctx), tokenizer, text)
 
@@ -101,9 +98,13 @@ def _of_place(source: str, text: Any, n_ctx: int | None) -> TaskTransformer:
 def is_foreign(source: str | os.PathLike[str]) -> bool:
     """Whether it is on the disk, a GGUF file or the folder of a Hugging Face model."""
     path = Path(source)
-    if path.suffix == GGUF and os.path.isfile(path):
+    if _is_gguf(path):
         return True
     return os.path.isfile(path / CONFIG) and not is_attn_only(path) and not _is_ours(path)
+
+
+def _is_gguf(path: Path) -> bool:
+    return path.suffix == GGUF and os.path.isfile(path)
 
 
 def _is_ours(folder: Path) -> bool:
@@ -149,22 +150,22 @@ def _memory() -> float:
         return float("inf")
 
 
-def _read(source: str, where: Mapping[str, Any]) -> tuple[Any, Any]:
+def _read(source: str) -> tuple[Any, Any]:
     """The model and its tokenizer, by transformers; from the disk where they are there."""
     import transformers
 
-    known = _official(source)
-    place = dict(where)
-    if known is not None:
-        place["pretrained_model_name_or_path"] = known
-    if "gguf_file" in place:
+    path, name = Path(source), _official(source) or source
+    place: dict[str, Any] = {"pretrained_model_name_or_path": name}
+    weights: dict[str, Any] = {"use_safetensors": True}
+    if _is_gguf(path):
         _require_gguf()
-    local = os.path.exists(place["pretrained_model_name_or_path"])
+        name, weights = str(path.parent), {}
+        place = {"pretrained_model_name_or_path": name, "gguf_file": path.name}
+    local = os.path.exists(name)
     model_type: Any = transformers.AutoModelForCausalLM
     with _no_noise(), torch.random.fork_rng(devices=[]):
         for offline in (True,) if local else (True, False):
             asked = {**place, "local_files_only": offline, "trust_remote_code": False}
-            weights = {} if "gguf_file" in place else {"use_safetensors": True}
             try:
                 model, report = model_type.from_pretrained(
                     **asked, **weights, dtype=torch.float32, output_loading_info=True
@@ -180,10 +181,12 @@ def _read(source: str, where: Mapping[str, Any]) -> tuple[Any, Any]:
             if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
                 tokenizer = None
         except Exception as error:  # a model can do without one, but not with a damaged one
-            path = Path(place["pretrained_model_name_or_path"], "tokenizer.json")
-            if path.exists():
+            damaged = Path(name, "tokenizer.json")
+            if damaged.exists():
                 reason = " ".join(str(error).split())[:200]
-                raise CheckpointError("cannot-read-tokenizer", path=path, reason=reason) from error
+                raise CheckpointError(
+                    "cannot-read-tokenizer", path=damaged, reason=reason
+                ) from error
             tokenizer = None
     return model.eval(), tokenizer
 
@@ -242,17 +245,15 @@ def _in_a_sentence(error: Exception, source: str, local: bool) -> GatedInterpErr
 @contextmanager
 def _no_noise() -> Iterator[None]:
     """Progress bars and reports of transformers go nowhere; what matters is an error of ours."""
-    from transformers.utils import logging
+    from transformers.utils import logging as untyped
 
-    theirs: Any = logging  # it has no types
-
-    bars, before = theirs.is_progress_bar_enabled(), python_logging.root.manager.disable
+    theirs: Any = untyped
+    bars = theirs.is_progress_bar_enabled()
     theirs.disable_progress_bar()
-    python_logging.disable(python_logging.ERROR)
     try:
-        yield
+        with quiet(logging.ERROR):
+            yield
     finally:
-        python_logging.disable(before)
         if bars:
             theirs.enable_progress_bar()
 

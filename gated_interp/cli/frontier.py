@@ -94,6 +94,6 @@ def frontier(
     if tune or width or not (table["seeds"] > 0).any():
         say(f"The tables are in {out}.")
         return
-    with progress("drawing", "") as _:
+    with progress("drawing"):
         study.CELLS.draw(out / "frontier.csv", folder, kinds, say=tell)
     say(f"The figure is in {folder}, its table is in {out / 'frontier.csv'}.")

@@ -77,7 +77,7 @@ def reliability(
     columns += ["successes", "fvu", "kl", "l0", "purity"]
     show(f"{seeds} seeds each", columns, in_order(table)[columns].to_numpy().tolist())
     if (table["runs"] > 0).any():
-        with progress("drawing", "") as _:
+        with progress("drawing"):
             RELIABILITY.draw(out / "reliability.csv", folder, kinds, say=tell)
         say(f"The figure is in {folder}, the table as Markdown in {page}.")
     else:
@@ -131,7 +131,7 @@ def phase(
     columns += ["runs", "clean", "successes", "fvu"]
     rows = table.sort_values(["heads", "trigrams"])[columns].astype(object)
     show(f"{seeds} seeds each", columns, rows.to_numpy().tolist())
-    with progress("drawing", "") as _:
+    with progress("drawing"):
         PHASE.draw(out / "phase.csv", folder, kinds, say=tell)
     say(f"The figure is in {folder}, its table is in {out / 'phase.csv'}.")
 

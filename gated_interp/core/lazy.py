@@ -17,14 +17,14 @@ def names_from_stub(module: str, folder: str, old: Mapping[str, str] | None = No
     """
     with open(f"{folder}/__init__.pyi", encoding="utf-8") as stub:
         words = [line.split() for line in stub if line.startswith("from ")]
+    old = old or {}
     home = {name: source for _, source, *_, name in words}
     original = {name: found for _, _, _, found, *_, name in words}
 
     def get(name: str) -> Any:
-        if name in (old or {}):
+        if name in old:
             from gated_interp.core.renamed import warn_old
 
-            assert old is not None
             warn_old(f"gi.{name}", f"gi.{old[name]}")
             found = importlib.import_module(module)
             for part in old[name].split("."):

@@ -89,7 +89,8 @@ def _converted(model: Any, name: str, length: int, most: int) -> PretrainedTrans
     config = HookedTransformerConfig(
         **fields, original_architecture=kind, device="cpu", model_name=name
     )
-    with _quiet(), torch.no_grad():
+    # TransformerLens logs what it leaves out; ``processed`` says it.
+    with quiet(logging.WARNING), torch.no_grad():
         found = loading_from_pretrained.get_pretrained_state_dict(".", config, model)
         if fields["positional_embedding_type"] == "standard":
             found["pos_embed.W_pos"] = found["pos_embed.W_pos"][:length]
@@ -131,10 +132,10 @@ def _require_equal(hooked: PretrainedTransformer, model: Any) -> None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """TransformerLens logs what it leaves out; ``processed`` says it."""
+def quiet(level: int) -> Iterator[None]:
+    """Inside, nothing up to ``level`` is logged, whoever logs it."""
     before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
+    logging.disable(level)
     try:
         yield
     finally:
@@ -144,7 +145,6 @@ def _quiet() -> Iterator[None]:
 def _shared(hf: Any, length: int) -> dict[str, Any]:
     heads, width = hf.num_attention_heads, hf.hidden_size
     keys = getattr(hf, "num_key_value_heads", None) or heads
-    d_head = getattr(hf, "head_dim", None) or width // heads
     inner = getattr(hf, "intermediate_size", None) or getattr(hf, "n_inner", None) or 4 * width
     acts = ("hidden_activation", "hidden_act", "activation_function")
     eps = ("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon")
@@ -153,7 +153,7 @@ def _shared(hf: Any, length: int) -> dict[str, Any]:
         "d_model": width,
         "n_heads": heads,
         "n_key_value_heads": None if keys == heads else keys,
-        "d_head": d_head,
+        "d_head": _d_head(hf),
         "d_mlp": inner,
         "n_ctx": length,
         "d_vocab": hf.vocab_size,
@@ -161,6 +161,10 @@ def _shared(hf: Any, length: int) -> dict[str, Any]:
         "eps": _first(hf, eps, 1e-5),
         "default_prepend_bos": False,
     }
+
+
+def _d_head(hf: Any) -> int:
+    return int(getattr(hf, "head_dim", None) or hf.hidden_size // hf.num_attention_heads)
 
 
 def _first(hf: Any, names: tuple[str, ...], otherwise: Any = None) -> Any:
@@ -197,12 +201,9 @@ def _windows(hf: Any) -> dict[str, Any]:
     """Which layers see the last tokens alone."""
     # A config keeps what its file says besides; a model reads what its class knows.
     kinds = hf.layer_types if hasattr(type(hf), "layer_types") else None
-    size, n = (
-        hf.sliding_window if hasattr(type(hf), "sliding_window") else None,
-        hf.num_hidden_layers,
-    )
+    size = hf.sliding_window if hasattr(type(hf), "sliding_window") else None
     if kinds is None:
-        kinds = ["sliding_attention" if size else "full_attention"] * n
+        kinds = ["sliding_attention" if size else "full_attention"] * hf.num_hidden_layers
     types = ["local" if kind == "sliding_attention" else "global" for kind in kinds]
     if "local" not in types:
         return {}
@@ -211,15 +212,13 @@ def _windows(hf: Any) -> dict[str, Any]:
 
 def _rms(hf: Any, **more: Any) -> dict[str, Any]:
     """As Llama, and most since: RMSNorm, rotary embeddings, gated MLPs."""
-    d_head = getattr(hf, "head_dim", None) or hf.hidden_size // hf.num_attention_heads
     found = {"normalization_type": "RMSPre", "final_rms": True, "gated_mlp": True}
-    found |= _rotary(hf.rope_parameters, d_head) if "rope_type" in hf.rope_parameters else {}
+    found |= _rotary(hf.rope_parameters, _d_head(hf)) if "rope_type" in hf.rope_parameters else {}
     return found | _windows(hf) | more
 
 
 def _layer_norm(hf: Any, **more: Any) -> dict[str, Any]:
-    d_head = hf.hidden_size // hf.num_attention_heads
-    turns = _rotary(hf.rope_parameters, d_head)
+    turns = _rotary(hf.rope_parameters, _d_head(hf))
     return {"normalization_type": "LNPre", **turns, **more}
 
 
@@ -237,9 +236,11 @@ def _gemma(hf: Any, **more: Any) -> dict[str, Any]:
         "attn_scores_soft_cap": getattr(hf, "attn_logit_softcapping", None) or -1.0,
         "output_logits_soft_cap": getattr(hf, "final_logit_softcapping", None) or -1.0,
     }
-    scale = {"attn_scale": hf.query_pre_attn_scalar**0.5, "n_key_value_heads": None}
-    keys = {"n_key_value_heads": hf.num_key_value_heads}  # its converter wants them named
-    return _rms(hf, use_normalization_before_and_after=True, **capped, **more) | scale | keys
+    named = {
+        "attn_scale": hf.query_pre_attn_scalar**0.5,
+        "n_key_value_heads": hf.num_key_value_heads,  # its converter wants them even if all differ
+    }
+    return _rms(hf, use_normalization_before_and_after=True, **capped, **named, **more)
 
 
 def _gemma3(hf: Any) -> dict[str, Any]:

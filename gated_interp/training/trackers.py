@@ -32,7 +32,7 @@ def wandb(name: str, config: Config | None = None, **settings: object) -> Tracke
         **settings: arguments of ``wandb.init``; the project is ``gated-interp`` unless given.
     """
     said = {} if config is None else config.to_dict()
-    run = _module("wandb").init(
+    run = _module("wandb", "wandb").init(
         **{"project": "gated-interp", "name": name, "config": said} | settings
     )
     return lambda step, numbers: run.log(dict(numbers), step=step)
@@ -47,7 +47,7 @@ def tracker_named(name: str, path: Path, config: Config) -> Tracker:
     raise GatedInterpError("no-such-tracker", name=name)
 
 
-def _module(name: str, package: str = "wandb") -> Any:
+def _module(name: str, package: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:
