@@ -70,6 +70,7 @@ from gated_interp.replacements.replacement import register as register
 from gated_interp.replacements.splice import splice as splice
 from gated_interp.replacements.splice import unsplice as unsplice
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask as SkipTrigramTask
+from gated_interp.training.activations import capture as capture
 from gated_interp.training.config import TrainConfig as TrainConfig
 from gated_interp.training.fit import fit_gated as fit_gated
 from gated_interp.training.fit import fit_replacement as fit_replacement

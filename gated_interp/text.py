@@ -15,11 +15,14 @@ from gated_interp.models.language_model import (
     build_language_model,
     give_text,
 )
+from gated_interp.tasks.mixture import Mixture, RandomRepeats, with_repeats
 from gated_interp.tasks.text import RepeatedText, TextPart, TextTask, TokenBatch
 
 __all__ = [
     "LanguageModelConfig",
     "LanguageTransformer",
+    "Mixture",
+    "RandomRepeats",
     "RepeatedText",
     "TextPart",
     "TextTask",
@@ -29,4 +32,5 @@ __all__ = [
     "language_measures",
     "repeated_random_tokens",
     "skip_trigrams",
+    "with_repeats",
 ]

@@ -20,9 +20,11 @@ from gated_interp.checkpoints.checkpoint_format import CheckpointInfo
 from gated_interp.models.pretrained import PretrainedTransformer
 from gated_interp.models.toy import AttentionTransformer, TaskTransformer, ToyTransformer
 from gated_interp.replacements.pruning import Pruned
+from gated_interp.training.activations import ActivationStore
 from gated_interp.training.loop import TrainResult
 
 __all__ = [
+    "ActivationStore",
     "AttentionTransformer",
     "Attribution",
     "CheckpointInfo",

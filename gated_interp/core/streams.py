@@ -41,6 +41,9 @@ class Stream(enum.IntEnum):
     EXPLORER_RESAMPLE = 26
     # text
     REPEATED_TEXT = 51
+    MIXTURE = 54
+    CAPTURED = 55
+    SHUFFLED = 56
     VALIDATION = 52
     TEST = 53
     # head scores (61, 62 and 65 were of skip trigrams on text)

@@ -25,7 +25,7 @@ from gated_interp.replacements.scoring import Scored, Scoring, scoring_of
 
 # Numbers of every (head, query, key) that are made at once: some 1 MB of each, which stays in the
 # cache; at least so many query positions; and how many are kept for the gradients.
-AT_ONCE, ROWS, KEPT = 2**18, 16, 2**23
+AT_ONCE, ROWS, WHOLE, KEPT = 2**18, 16, 2**19, 2**23
 QUERIES_AND_KEYS = ("W_Q", "W_K", "b_Q", "b_K")
 # Numbers in the longest vector of a processor: it works off shorter rows one by one.
 VECTOR = 16
@@ -263,7 +263,18 @@ class HeadAttention(Replacement):
         """
         batch, n, heads = q.shape[0], q.shape[1], v.shape[2]
         in_a_row = batch * heads * n
-        rows = n if self.in_one_piece() else rows_at_once(in_a_row)
+        if self.in_one_piece() or n <= ROWS:
+            return self._rows(0, costs, real, q, k, v, *pair)
+        of_one = heads * n * n
+        if of_one <= WHOLE and batch * of_one <= KEPT:
+            size = max(1, AT_ONCE // of_one)
+            parts = zip(*(x.split(size) for x in (q, k, v, *pair)), strict=True)
+            reals = real.split(size) if real is not None else [None] * -(-batch // size)
+            found = [
+                self._rows(0, costs, mine, *part) for mine, part in zip(reals, parts, strict=True)
+            ]
+            return torch.cat([z for z, _ in found]), torch.stack([c for _, c in found]).sum()
+        rows = rows_at_once(in_a_row)
         again = torch.is_grad_enabled() and rows < n and in_a_row * n > KEPT
         z, cost = [], q.new_zeros(())
         for first in range(0, n, rows):
@@ -508,4 +519,5 @@ def project(
     x: Float[Tensor, "batch pos d_model"], weight: Float[Tensor, "head_index d_model d"]
 ) -> Float[Tensor, "batch pos head_index d"]:
     """``x`` through each head's ``weight``."""
-    return torch.einsum("bpm,hmd->bphd", x, weight)
+    flat = weight.transpose(0, 1).flatten(1)  # [d_model (head_index d)]
+    return (x @ flat).unflatten(-1, (len(weight), -1))

@@ -264,6 +264,7 @@ class Replacement(nn.Module):
         variance: float | Float[Tensor, ""] = 1.0,
         power: float = 1.0,
         real: Bool[Tensor, "batch pos"] | None = None,
+        written: Float[Tensor, "batch pos"] | None = None,
     ) -> Float[Tensor, ""]:
         """How much heads write at the same position, whether they add or cancel.
 
@@ -273,8 +274,19 @@ class Replacement(nn.Module):
         penalty it shrinks no head that is alone. (The cross terms of the exclusive lasso, Zhou,
         Jin & Hoi, 2010; not in the post.) Where there is padding, each row's mean is
         over its tokens, those that are ``real``.
+
+        Args:
+            written: the squared length of the original's write at each position, to measure the
+                overlap relative to: then ``o / written`` takes the place of ``o / (v * d_model)``.
+                The denominator is at least a tenth of its mean, and fixed: a block that wrote more
+                to make the share smaller would gain nothing.
         """
         squared = writes_at(z, self.W_O)
+        if written is not None:
+            counted = torch.ones_like(written, dtype=torch.bool) if real is None else real
+            least = 0.1 * written[counted].mean()
+            relative: Tensor = overlap(squared)[counted] / written[counted].clamp(min=least)
+            return relative.mean() * variance
         unit = torch.as_tensor(variance * self.config.d_model)
         cost = overlap_cost(overlap(squared), unit, power)
         mean = cost.mean() if real is None else row_means(cost, real).mean()

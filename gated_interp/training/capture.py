@@ -27,6 +27,8 @@ class AttentionIO:
         output: ``[batch pos d_model]``, what it returns: the activation at ``hook_attn_out``, but
             where a norm stands between.
         logits: ``[batch pos d_vocab]``, what the model predicts, where it was asked.
+        residual: ``[batch pos d_model]``, what the layer's residual stream was before it, where
+            ``logits`` were asked.
     """
 
     query_input: Float[Tensor, "batch pos d_model"]
@@ -34,6 +36,7 @@ class AttentionIO:
     value_input: Float[Tensor, "batch pos d_model"]
     output: Float[Tensor, "batch pos d_model"]
     logits: Float[Tensor, "batch pos d_vocab"] | None = None
+    residual: Float[Tensor, "batch pos d_model"] | None = None
 
     @property
     def inputs(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -78,7 +81,11 @@ def attention_io(
     layer = chosen_layer(model, layer, spliced=False)
     require_capturable(model, layer)
     batch, block = Batch.of(model, tokens, attention_mask), model.blocks[layer]
-    with inputs_of(block.attn) as received, outputs_of(block.attn) as written:
+    with (
+        inputs_of(block.attn) as received,
+        outputs_of(block.attn) as written,
+        outputs_of(block.hook_resid_pre) as before,
+    ):
         if logits:
             predicted = batch.logits(model)
         else:
@@ -90,6 +97,7 @@ def attention_io(
         given["value_input"],
         output=written[-1],
         logits=predicted if logits else None,
+        residual=before[-1] if logits else None,
     )
 
 

@@ -9,7 +9,8 @@ from gated_interp.core.seeds import MAX_SEED, derive
 from gated_interp.core.streams import Stream
 
 PENALTIES = ("alpha", "alpha_unit", "overlap", "overlap_power", "downstream", "penalty_off",
-             "penalty_ramp", "fvu_target", "fvu_rate", "fvu_from", "factor_floor")  # fmt: skip
+             "penalty_ramp", "fvu_target", "fvu_rate", "fvu_from", "factor_floor", "factor_start",
+             "overlap_unit", "sink_weight", "unit_scales")  # fmt: skip
 """Fields of :class:`TrainConfig` that say nothing to a model that predicts tokens."""
 
 
@@ -56,6 +57,17 @@ class TrainConfig(Config):
         overlap: Weight the penalty on heads that write at the same position by this.
         overlap_power: Raise the overlap at a position to this power. Above 1, much overlap at few
             positions costs more than little at many.
+        overlap_unit: Measure overlap relative to the original's variance or to what it writes at
+            the position. ``write`` divides by the squared length of the original's write there (at
+            least a tenth of its mean), so that positions at which the layer writes little count as
+            much as others. It needs ``overlap_power=1``.
+        sink_weight: Weigh the error at each sequence's first position by this, relative to what is
+            written there. Many models attend to the first token when there is nothing to look for,
+            and write more there than anywhere else. The FVU and both penalties' units then leave
+            these positions out. ``None`` counts them like all others.
+        unit_scales: Divide inputs and outputs by their size (the nearest power of two) for the
+            training. Learning rates then suit layers of any scale. The block that is returned has
+            the layer's own scales; a block with normalised weights stays as it is.
         downstream: Count this share of the error in predictions, and the rest in what the layer
             writes. The first is the KL divergence between the original's predictions and those of
             the model with the block, relative to zero-ablating the layer; the second is the
@@ -71,6 +83,9 @@ class TrainConfig(Config):
             separate under full penalties, then are let back to the target.
         factor_floor: Keep the penalties' factor above this value. An original that only heads
             which share their work can write to the target is then written less exactly instead.
+        factor_start: Start the penalties' factor at this value, below 1 for a block that starts as
+            a copy. The mean of the error then counts from the first step. ``None`` starts at 1,
+            with a mean that comes down from 1.
         data: Train on fresh sequences in every step or on a fixed set, read over and over.
         n_sequences: Use this many sequences in the fixed set. It must be a multiple of
             ``batch_size * accumulate``.
@@ -104,6 +119,9 @@ class TrainConfig(Config):
     alpha_unit: Literal["absolute", "variance"] = "variance"
     overlap: float = 3.0
     overlap_power: float = 1.5
+    overlap_unit: Literal["variance", "write"] = "variance"
+    sink_weight: float | None = None
+    unit_scales: bool = False
     downstream: float = 0.0
     penalty_off: float = 0.0
     penalty_ramp: float = 0.8
@@ -111,6 +129,7 @@ class TrainConfig(Config):
     fvu_rate: float = 0.02
     fvu_from: float = 0.0
     factor_floor: float = 0.015
+    factor_start: float | None = None
     data: Literal["fresh", "fixed"] = "fresh"
     n_sequences: int = 100_000
     seed: int = 0
@@ -119,6 +138,13 @@ class TrainConfig(Config):
     n_held_out: int = 200
     checkpoint_every: int = 0
     device: Literal["cpu", "cuda", "auto"] = "auto"
+
+    def to_dict(self) -> dict[str, Any]:
+        # Left out where they say nothing, so that files and states are what they were.
+        new = {"overlap_unit": "variance", "sink_weight": None, "unit_scales": False}
+        new |= {"factor_start": None}
+        found = super().to_dict()
+        return {n: v for n, v in found.items() if n not in new or v != new[n]}
 
     def problems(self) -> list[GatedInterpError]:
         found = positive(self, "steps", "batch_size", "accumulate", "lr", "n_sequences")
@@ -148,7 +174,14 @@ class TrainConfig(Config):
             )
         if self.fvu_target is not None:
             found += positive(self, "fvu_target", "fvu_rate", "factor_floor")
-        for name in ("alpha", "overlap", "weight_decay", "checkpoint_every", "evaluate_every"):
+        if self.factor_start is not None:
+            found += positive(self, "factor_start")
+        if self.overlap_unit == "write" and self.overlap_power != 1:
+            found.append(self.problem("config-relative-overlap-power", value=self.overlap_power))
+        for name in (
+            *("alpha", "overlap", "weight_decay", "checkpoint_every", "evaluate_every"),
+            *(() if self.sink_weight is None else ("sink_weight",)),
+        ):
             if getattr(self, name) < 0:
                 found.append(self.problem("config-negative", field=name, value=getattr(self, name)))
         if not 0 <= self.seed <= MAX_SEED:
@@ -232,6 +265,34 @@ class TrainConfig(Config):
             "penalty_off": 0.0,
             "penalty_ramp": 0.3,
             "fvu_from": 0.0,
+        }
+        return cls.plain(**{**preset, **changes})
+
+    @classmethod
+    def pretrained(cls, **changes: Any) -> "TrainConfig":
+        """For a block that starts from copies of the heads of one layer of a deep model.
+
+        The predictions of a deep model hardly feel one layer, so the block is trained on what the
+        layer writes; its heads part under an overlap penalty that is relative to that.
+        """
+        preset = {
+            "steps": 800,
+            "batch_size": 8,
+            "precision": "bfloat16",
+            "lr": 1e-3,
+            "lr_decay": 0.3,
+            "alpha": 0.01,
+            "alpha_unit": "variance",
+            "overlap": 0.1,
+            "overlap_unit": "write",
+            "sink_weight": 0.1,
+            "unit_scales": True,
+            "penalty_off": 0.0,
+            "penalty_ramp": 0.0,
+            "fvu_target": 0.1,
+            "fvu_rate": 0.01,
+            "fvu_from": 0.0,
+            "factor_start": 0.1,
         }
         return cls.plain(**{**preset, **changes})
 

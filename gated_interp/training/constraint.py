@@ -35,6 +35,13 @@ class FvuControl:
         self.any_target = any(c.fvu_target is not None for c in configs)
         self.state: Float[Tensor, "2 run"] = torch.zeros(2, len(configs), device=device)
         self.state[1] = 1.0
+        # Where a factor has a start, the mean begins with the first step and not at 1.
+        self.since_start = torch.tensor([c.factor_start is not None for c in configs])
+        self.since_start = self.since_start.to(device)
+        for run, config in enumerate(configs):
+            if config.factor_start is not None:
+                self.state[0, run] = math.log(config.factor_start)
+                self.least[run] = min(floors[run], math.log(config.factor_start))
 
     @property
     def factor(self) -> Float[Tensor, " run"]:
@@ -53,6 +60,7 @@ class FvuControl:
             return
         log_factor, mean = self.state
         mean.mul_(KEPT).add_(fvu, alpha=1 - KEPT)
+        mean = torch.where(self.since_start, self.error(step + 1), mean)
         too_high = (4 * (mean - self.target) / self.target).clamp(-1, 1).nan_to_num(0.0)
         moved = log_factor - self.rate * too_high * (step >= self.start)
         log_factor.copy_(moved.clamp(self.least, torch.full_like(self.least, MOST)))

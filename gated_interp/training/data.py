@@ -32,6 +32,15 @@ class Sampler(Protocol):
         ...
 
 
+@runtime_checkable
+class Shuffled(Protocol):
+    """A set of sequences that a training reads in an order of its own, such as a store's."""
+
+    def shuffled(self, size: int, seed: int) -> Callable[[int], Batch]:
+        """``size`` sequences for each step; every one is seen once before any is seen again."""
+        ...
+
+
 Source = Sampler | Callable[[int, torch.Generator], Any]
 DataSource = Source | Tokens | tuple[Tokens, Mask]
 """A :class:`Sampler`, a function of (n, generator) that returns tokens ``[batch pos]``, or tokens
@@ -121,7 +130,8 @@ def draw(data: Source, n: int, seed: int, model: HookedTransformer) -> Batch:
 
 def batches(data: Source, config: TrainConfig, model: HookedTransformer) -> Callable[[int], Batch]:
     """The tokens of each update, as a function of its step."""
-
+    if isinstance(data, Shuffled):
+        return data.shuffled(config.update_size, config.seed)
     if config.data == "fresh":
 
         def fresh(step: int) -> Batch:

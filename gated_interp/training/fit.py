@@ -9,10 +9,12 @@ from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.renamed import layer_first, warn_old
 from gated_interp.core.seeds import derive
 from gated_interp.core.streams import Stream
+from gated_interp.models.pretrained import PretrainedTransformer
 from gated_interp.models.toy import HookedTransformer
 from gated_interp.replacements.gated_attention import GatedAttention
 from gated_interp.replacements.replacement import Replacement, kind_named
 from gated_interp.replacements.splice import chosen_layer
+from gated_interp.training.activations import ActivationStore
 from gated_interp.training.config import TrainConfig, block_seed
 from gated_interp.training.data import DataSource, data_for, draw
 from gated_interp.training.loop import TrainResult, train_gated
@@ -21,6 +23,8 @@ from gated_interp.training.trackers import Tracker
 
 # Positions in a step, whatever the length of a sequence.
 POSITIONS = 1024
+STEPS, FVU = 3000, 0.04
+PRETRAINED_STEPS, PRETRAINED_FVU = 800, 0.1
 
 
 @layer_first
@@ -31,8 +35,8 @@ def fit_gated(
     *,
     method: str = "gated",
     heads: int | None = None,
-    fvu: float = 0.04,
-    steps: int = 3000,
+    fvu: float | None = None,
+    steps: int | None = None,
     seed: int = 0,
     attention_mask: Mask | None = None,
     held_out: DataSource | None = None,
@@ -44,22 +48,27 @@ def fit_gated(
 ) -> TrainResult[Replacement]:
     """Train a gated block to replace the attention of any model at ``layer``.
 
-    The heads start as copies of the layer's own, two of each and with room for twice the
-    dimensions, which write what it writes; from there on the gate and overlap penalties part them,
-    as far as the ``fvu`` allows.
+    The heads start as copies of the layer's own, two of each, which write what it writes; from
+    there on the gate and overlap penalties part them, as far as the ``fvu`` allows. Copies have
+    room for twice the dimensions, but for a pretrained model or a store of activations, where they
+    have the heads' own and training is that of
+    :meth:`~gated_interp.training.config.TrainConfig.pretrained`.
     :func:`~gated_interp.replacements.splice.splice` puts the result in.
 
     Args:
         layer: may be left out where the model has one.
-        data: a task, a text, tokens, or a function of (n, generator); the model's own unless given.
+        data: a task, a text, tokens, a function of (n, generator), or activations that
+            :func:`~gated_interp.training.activations.capture` has stored; the model's own unless
+            given.
         method: of :data:`~gated_interp.training.methods.METHODS`, one that trains a gated block;
             :func:`fit_replacement` takes the others.
         heads: of the block; the method's multiple of the layer's unless given.
-        fvu: the error that may stay, above 0; the penalties rise until it is reached. The error is
-            the mean of two shares, the second with twice the weight of the first (``downstream`` of
+        fvu: the error that may stay, above 0 (0.04 unless given, 0.1 for a pretrained model); the
+            penalties rise until it is reached. The error is the mean of two shares, the second with twice the weight of the first (``downstream`` of
             :class:`TrainConfig`): the fraction of the variance of what the layer writes that is
-            unexplained, and what predictions lose, of what they lose without the layer.
-        steps: of some 1,000 positions each.
+            unexplained, and what predictions lose, of what they lose without the layer. Of a
+            pretrained model it is the first alone.
+        steps: of some 1,000 positions each; 3,000 unless given, 800 for a pretrained model.
         seed: of weights and data.
         **settings: ``expansion`` or ``width`` of
             :class:`~gated_interp.training.methods.Method`, fields of the block's config
@@ -151,8 +160,8 @@ def fit_settings(
     *,
     method: str = "gated",
     heads: int | None = None,
-    fvu: float = 0.04,
-    steps: int = 3000,
+    fvu: float | None = None,
+    steps: int | None = None,
     seed: int = 0,
     **settings: Any,
 ) -> tuple[Replacement, TrainConfig]:
@@ -176,20 +185,21 @@ def fit_settings(
         )
     own, _, d_head = attn.W_Q.shape
     expansion: int | float = chosen.expansion if heads is None else heads / own
+    deep = isinstance(model, PretrainedTransformer) or isinstance(data, ActivationStore)
+    if deep and "width" not in shape and chosen.width == 2:
+        chosen = dataclasses.replace(chosen, width=1)
     if type(chosen.width) is not int or chosen.width < 1:
         raise GatedInterpError("not-a-whole-number", name="width", value=chosen.width, least=1)
     wide = {"d_head": chosen.width * d_head} if chosen.width > 1 else {}
     if wide.keys() - config_fields:
         raise GatedInterpError("no-heads-to-widen", width=chosen.width, method=chosen.name)
     pos = draw(data, 1, derive(seed, Stream.VARIANCE), model).tokens.shape[1]
-    base = {
-        "steps": steps,
-        "seed": seed,
-        "fvu_target": fvu,
-        "batch_size": max(1, POSITIONS // pos),
-    }
+    base: dict[str, Any] = {"seed": seed, "batch_size": max(1, POSITIONS // pos)}
+    base["steps"] = (PRETRAINED_STEPS if deep else STEPS) if steps is None else steps
+    base["fvu_target"] = (PRETRAINED_FVU if deep else FVU) if fvu is None else fvu
     given = {n: v for n, v in settings.items() if n in train_fields and n != "seed"}
-    config = TrainConfig.fit(**base | dict(chosen.train) | given)
+    preset = TrainConfig.pretrained if deep else TrainConfig.fit
+    config = preset(**base | dict(chosen.train) | given)
     fields = (
         wide
         | {**chosen.fit, **chosen.block}

@@ -210,7 +210,12 @@ def train_gated(
         "data": name_of(data),
         "original weights": fingerprint(model, trained=True),
     }
-    with group.listening(), moved(block, group.device), settled_afterwards(block):
+    with (
+        group.listening(),
+        moved(block, group.device),
+        settled_afterwards(block),
+        objective.scales.of_block(block),
+    ):
         result = _train(
             block,
             objective,

@@ -21,6 +21,25 @@ def reconstruction_error(
     return torch.nn.functional.mse_loss(output, target)
 
 
+def error_with_sinks(
+    output: Float[Tensor, "batch pos d_model"],
+    target: Float[Tensor, "batch pos d_model"],
+    later: Bool[Tensor, "batch pos"],
+    counted: Bool[Tensor, "batch pos"],
+    variance: Float[Tensor, ""],
+    weight: float,
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """Mean squared error at ``later`` positions, and the share of the first ones that is wrong.
+
+    Returns:
+        That error plus ``weight * variance`` times that share, and the share: the squared error at
+        each sequence's first position, of the square of what is written there.
+    """
+    wrong, first = (output - target).square().mean(-1), counted & ~later
+    share = wrong[first].sum() / target[first].square().mean(-1).sum().clamp(min=1e-30)
+    return wrong[later].mean() + (weight * variance * share).to(wrong), share
+
+
 @torch.no_grad()
 def output_variance(
     output: Float[Tensor, "batch pos d_model"], real: Bool[Tensor, "batch pos"] | None = None

@@ -1,11 +1,12 @@
 """What a training minimises: what the loop asks of it, and the two that there are."""
 
+import dataclasses
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.func import functional_call
 
@@ -18,12 +19,18 @@ from gated_interp.metrics.predictions import kl_divergence, next_token_loss
 from gated_interp.metrics.reconstruction import squared_error, unexplained, variation
 from gated_interp.models.toy import HookedTransformer
 from gated_interp.replacements.replacement import Replacement, outputs_of
+from gated_interp.training.activations import ActivationStore
 from gated_interp.training.capture import AttentionIO, attention_io
 from gated_interp.training.config import TrainConfig
 from gated_interp.training.constraint import FvuControl
 from gated_interp.training.data import Source, draw
-from gated_interp.training.losses import output_variance, reconstruction_error
+from gated_interp.training.losses import (
+    error_with_sinks,
+    output_variance,
+    reconstruction_error,
+)
 from gated_interp.training.processes import Group
+from gated_interp.training.scales import Scales
 from gated_interp.training.schedule import penalty_weight
 from gated_interp.training.state import Row
 
@@ -137,8 +144,15 @@ class Imitate:
         self.group = group
         # Measured once: it scales penalties and the FVU they answer to.
         sample = draw(data, VARIANCE_SAMPLE, derive(config.seed, Stream.VARIANCE), original)
-        output = wide(attention_io(original, layer, sample).output)
-        self.variance = output_variance(output, sample.real)
+        self.store = data if isinstance(data, ActivationStore) else None
+        if self.store is not None:
+            self.store.require_model(original)
+        self.scales = Scales()
+        seen = self._seen(sample)
+        if config.unit_scales:
+            self.scales = Scales.of(block, seen, self._counted(sample))
+            seen = self.scales.divided(seen)
+        self.variance = output_variance(wide(seen.output), self._counted(sample))
         if config.downstream:
             self.per_nat = self.variance / self._silence(sample)
         self.unit = self.variance
@@ -201,19 +215,30 @@ class Imitate:
     ) -> tuple[Float[Tensor, ""], Float[Tensor, ""], Float[Tensor, ""], Callable[[], Row]]:
         """Reconstruction error, penalty, overlap penalty, and what the history says of them."""
         block, dtype, real = self.block, self.block.b_O.dtype, batch.real
-        seen = attention_io(self.original, self.layer, batch, logits=self.config.downstream > 0)
+        seen = self._seen(batch, logits=self.config.downstream > 0)
         with autocast(self.config, batch.tokens.device):
             found = block.terms(*(x.to(dtype) for x in seen.inputs), real=real)
         output, z, target = found.output.to(dtype), found.z.to(dtype), seen.output.to(dtype)
-        squared = reconstruction_error(output, target, real)
+        weight, first = self.config.sink_weight, torch.zeros(())
+        if weight is None:
+            error = squared = reconstruction_error(output, target, real)
+        else:
+            error, first = error_with_sinks(
+                output, target, batch.later, batch.counted, self.variance.to(dtype), weight
+            )
+            squared = error - weight * self.variance.to(dtype) * first
         penalty = found.penalty.to(dtype)
-        error, kl = squared, torch.zeros(())
+        kl = torch.zeros(())
         if self.config.downstream:
             share, kl = self.config.downstream, self._kl(batch, seen, output).mean()
-            error = (1 - share) * squared + share * self.per_nat * kl
+            error = (1 - share) * error + share * self.per_nat * kl
         shared = torch.zeros(())
         if self.config.overlap:
-            shared = block.overlap_penalty(z, self.variance, self.config.overlap_power, real)
+            counted, written = self._counted(batch), None
+            if self.config.overlap_unit == "write":
+                written = target.square().sum(-1)
+            power = self.config.overlap_power
+            shared = block.overlap_penalty(z, self.variance, power, counted, written)
 
         def measures() -> Row:
             return {
@@ -222,10 +247,29 @@ class Imitate:
                 "penalty": penalty.item(),
                 "overlap": shared.item(),
                 **({"kl": kl.item()} if self.config.downstream else {}),
+                **({} if weight is None else {"first_position": first.item()}),
                 **found.measures(),
             }
 
         return error, penalty, shared, measures
+
+    def _seen(self, batch: Batch, logits: bool = False) -> AttentionIO:
+        """What the original's layer receives and writes, from its store if there is one."""
+        with autocast(self.config, batch.tokens.device) if logits else nullcontext():
+            if self.store is None or logits:
+                seen = attention_io(self.original, self.layer, batch, logits=logits)
+        if self.store is not None:
+            kept = self.store.read(self.layer, batch)
+            seen = (
+                dataclasses.replace(kept, logits=seen.logits, residual=seen.residual)
+                if logits
+                else kept
+            )
+        return self.scales.divided(seen)
+
+    def _counted(self, batch: Batch) -> Bool[Tensor, "batch pos"] | None:
+        """The positions whose error is measured; ``None`` where all are."""
+        return batch.real if self.config.sink_weight is None else batch.later
 
     def _kl(
         self, batch: Batch, seen: AttentionIO, output: Float[Tensor, "batch pos d_model"]
@@ -234,22 +278,28 @@ class Imitate:
         assert seen.logits is not None
         # Detached, the original's weights get no gradients.
         weights = {name: weight.detach() for name, weight in self.original.named_parameters()}
-        attn = self.original.blocks[self.layer].attn
-        instead, mask = output.to(seen.output.dtype), {"attention_mask": batch.attention_mask}
+        attn, residual = self.original.blocks[self.layer].attn, seen.residual
+        instead = (output * self.scales.written).to(seen.output.dtype)
+        given: dict[str, Any] = {"attention_mask": batch.attention_mask}
+        if self.original.cfg.positional_embedding_type == "shortformer":
+            residual = None  # its layers read positions beside the residual stream
+        if residual is not None:
+            given["start_at_layer"] = self.layer
         handle = attn.register_forward_hook(lambda *_: instead)
         try:
-            with outputs_of(attn):
-                logits: Tensor = functional_call(self.original, weights, (batch.tokens,), mask)
+            with outputs_of(attn), autocast(self.config, batch.tokens.device):
+                read = (batch.tokens if residual is None else residual,)
+                logits: Tensor = functional_call(self.original, weights, read, given)
         finally:
             handle.remove()
-        return kl_divergence(seen.logits, logits, batch.real)
+        return kl_divergence(seen.logits.float(), logits.float(), batch.real)
 
     @torch.no_grad()
     def _silence(self, sample: Batch) -> Float[Tensor, ""]:
         """The KL of predictions without the layer (zero-ablated)."""
         found = []
         for part in sample[:SILENCED].split(max(1, AT_ONCE // sample.tokens.shape[1])):
-            seen = attention_io(self.original, self.layer, part, logits=True)
+            seen = self._seen(part, logits=True)
             found.append(self._kl(part, seen, torch.zeros_like(seen.output)))
         silence = torch.cat(found).mean()
         if not silence > LEAST_KL:
@@ -263,10 +313,11 @@ class Imitate:
         batch: Batch,
     ) -> Float[Tensor, ""]:
         """That of the whole batch, of which this process has a share."""
-        if batch.real is None:
+        counted = self._counted(batch)
+        if counted is None:
             centre = self.group.mean(wanted.mean((0, 1)))
         else:
-            output, wanted = output[batch.real][:, None], wanted[batch.real][:, None]
+            output, wanted = output[counted][:, None], wanted[counted][:, None]
             n = self.group.mean(wanted.new_tensor(len(wanted)))
             centre = self.group.mean(wanted.sum((0, 1))) / n
         error, varies = squared_error(output, wanted), variation(wanted, centre)

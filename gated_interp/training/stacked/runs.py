@@ -209,6 +209,10 @@ def why_not_in_config(config: TrainConfig) -> str | None:
         return "its learning rate falls in a line, without warm-up or weight decay"
     if config.downstream:
         return "it reads no predictions"
+    if config.overlap_unit != "variance" or config.sink_weight is not None:
+        return "it measures overlap and error alike at every position"
+    if config.unit_scales or config.factor_start is not None:
+        return "its blocks start at random, in the scales of their layers"
     if config.evaluate_every:
         return "it measures nothing on held-out sequences"
     return None
