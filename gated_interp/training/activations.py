@@ -214,6 +214,14 @@ def capture(
         GatedInterpError: no such layer, a layer whose queries, keys and values read different
             inputs, numbers that ``precision`` does not hold, or a disk without room.
         CheckpointError: a folder that holds other activations.
+
+    Examples:
+        >>> import tempfile
+        >>> from gated_interp.models.toy import ToyConfig, build_toy
+        >>> toy = build_toy(ToyConfig(n_trigrams=3, n_heads=2))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     capture(toy, folder, 0, sequences=20, progress=False).layers
+        (0,)
     """
     folder = Path(folder)
     chosen = range(model.cfg.n_layers) if layers is None else layers
