@@ -25,6 +25,7 @@ from gated_interp.analysis.circuits import qk_circuit as qk_circuit
 from gated_interp.analysis.faithfulness import faithfulness as faithfulness
 from gated_interp.analysis.faithfulness import loss_recovered as loss_recovered
 from gated_interp.analysis.foils import false_alarms as false_alarms
+from gated_interp.analysis.head_effects import head_effects as head_effects
 from gated_interp.analysis.head_scores import head_scores as head_scores
 from gated_interp.analysis.head_scores import induction_paths as induction_paths
 from gated_interp.analysis.holders import holders as holders

@@ -31,7 +31,7 @@ from gated_interp.analysis.heads import (
 )
 from gated_interp.analysis.logits import MetricFunction, Outcome, outcome, together
 from gated_interp.analysis.replacements import Edits, Method, Objective, Reference, replacements
-from gated_interp.anatomy.batch import Batch, Mask, Tokens, logit_rows
+from gated_interp.anatomy.batch import Batch, Mask, Tokens, logit_rows, position_mask
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.models.toy import HookedTransformer
 from gated_interp.tasks.skip_trigrams import TrigramBatch
@@ -159,7 +159,7 @@ def ablate(
         sets.append(("set", named))
     sets.append(("all", all_heads(model)))
     where, there = (
-        None if mask is None else _mask(name, mask, batch.tokens)
+        None if mask is None else position_mask(name, mask, batch.tokens)
         for name, mask in (("positions", positions), ("at", at))
     )
     reference = Reference(model, reference_tokens, reference_mask)
@@ -200,26 +200,12 @@ def _only_at(edits: Edits, at: Tensor | None) -> Edits:
     def there(edit: Callable[[Tensor], Tensor | None]) -> Callable[[Tensor], Tensor | None]:
         def masked(z: Tensor) -> Tensor | None:
             edited = edit(z)
-            where = _mask("at", at, z[:, :, 0, 0])
+            where = position_mask("at", at, z[:, :, 0, 0])
             return None if edited is None else torch.where(where[..., None, None], edited, z)
 
         return masked
 
     return {name: there(edit) for name, edit in edits.items()}
-
-
-def _mask(name: str, mask: Tensor, tokens: Tensor) -> Bool[Tensor, "batch pos"]:
-    """``mask`` for every position of ``tokens``."""
-    if mask.dtype != torch.bool or mask.shape not in (tokens.shape, tokens.shape[1:]):
-        raise GatedInterpError(
-            "bad-mask",
-            name=name,
-            shape=tuple(mask.shape),
-            dtype=str(mask.dtype),
-            wanted=tuple(tokens.shape),
-            positions=tuple(tokens.shape[1:]),
-        )
-    return mask.to(tokens.device).expand(tokens.shape)
 
 
 def _changes(before: Outcome, after: Outcome) -> list[dict[str, object]]:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pandas as pd
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from gated_interp.analysis.heads import head_counts
@@ -116,10 +116,21 @@ def repeated_random_tokens(
     return torch.cat([torch.full_like(drawn[:, :1], bos), drawn.repeat(1, repeats)], 1)
 
 
+def repeats(batch: Batch) -> Bool[Tensor, "batch pos"]:
+    """Where a token and the one after it follow each other as they did before in the sequence."""
+    tokens, known = batch.tokens[:, :-1], batch.predicts
+    pair = tokens * (int(batch.tokens.max()) + 1) + batch.tokens[:, 1:]
+    same = (pair[:, :, None] == pair[:, None]) & known[:, :, None] & known[:, None]
+    found = (same & torch.ones_like(same[0]).tril(-1)).any(-1)
+    return torch.nn.functional.pad(found, (0, 1))
+
+
 def bos_of_model(model: HookedTransformer, bos: int | None) -> int:
-    """``bos``, or the token that the sequences of the model's task begin with."""
+    """``bos``, or the token that sequences of the model's task or tokenizer begin with."""
     if bos is None:
         bos = getattr(getattr(model, "task", None), "bos", None)
+    if bos is None:
+        bos = getattr(getattr(model, "tokenizer", None), "bos_token_id", None)
     if bos is None:
         raise GatedInterpError("no-first-token")
     return bos

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gated_interp.analysis.heads import intervened
 from gated_interp.analysis.replacements import Edits
-from gated_interp.anatomy.batch import AT_ONCE, Batch, Mask, Tokens
+from gated_interp.anatomy.batch import AT_ONCE, Batch, Mask, Tokens, position_mask
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.models.toy import HookedTransformer
 from gated_interp.replacements.splice import chosen_layer
@@ -164,15 +164,5 @@ class Rest:
         everywhere = slice(None)
         if positions is None or isinstance(positions, slice):
             return everywhere, positions or everywhere
-        tokens = self.batch.tokens
-        if positions.dtype != torch.bool or positions.shape not in (tokens.shape, tokens.shape[1:]):
-            raise GatedInterpError(
-                "bad-mask",
-                name="positions",
-                shape=tuple(positions.shape),
-                dtype=str(positions.dtype),
-                wanted=tuple(tokens.shape),
-                positions=tuple(tokens.shape[1:]),
-            )
-        mask = positions.to(tokens.device)
-        return (everywhere, mask) if mask.ndim == 1 else (mask[rows],)
+        mask = position_mask("positions", positions, self.batch.tokens)
+        return (everywhere, mask[0]) if positions.ndim == 1 else (mask[rows],)

@@ -218,6 +218,20 @@ def logit_rows(batch: Batch, d_vocab: int) -> int:
     return max(1, AT_ONCE // (batch.tokens.shape[1] * d_vocab))
 
 
+def position_mask(name: str, mask: Tensor, tokens: Tensor) -> Bool[Tensor, "batch pos"]:
+    """``mask``, ``[batch pos]`` or ``[pos]``, for every position of ``tokens``."""
+    if mask.dtype != torch.bool or mask.shape not in (tokens.shape, tokens.shape[1:]):
+        raise GatedInterpError(
+            "bad-mask",
+            name=name,
+            shape=tuple(mask.shape),
+            dtype=str(mask.dtype),
+            wanted=tuple(tokens.shape),
+            positions=tuple(tokens.shape[1:]),
+        )
+    return mask.to(tokens.device).expand(tokens.shape)
+
+
 def token_vocabulary(model: HookedTransformer) -> int:
     """How many tokens the model reads and predicts."""
     if model.cfg.d_vocab_out not in (-1, model.cfg.d_vocab):

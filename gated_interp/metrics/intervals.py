@@ -30,6 +30,23 @@ def mean_interval(values: "np.ndarray") -> tuple[float, float]:
     return float(values.mean()) - half, float(values.mean()) + half
 
 
+def ratio_interval(part: "np.ndarray", whole: "np.ndarray") -> tuple[float, float, float]:
+    """The ratio of two means and the ends of its 95% interval, by linearisation and Student's t.
+
+    The ends are missing of fewer than two values.
+
+    Args:
+        part, whole: of the same units, such as sequences.
+
+    Examples:
+        >>> ratio_interval(np.array([1.0, 2.0]), np.array([2.0, 4.0]))
+        (0.5, 0.5, 0.5)
+    """
+    ratio = float(part.mean() / whole.mean())
+    low, high = mean_interval((part - ratio * whole) / abs(whole.mean()))
+    return ratio, ratio + low, ratio + high
+
+
 def wilson(successes: int | float, n: int | float, confidence: float = 0.95) -> tuple[float, float]:
     """Wilson's score interval of a success rate, each end from 0 to 1 (Wilson, 1927).
 
