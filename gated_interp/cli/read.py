@@ -58,7 +58,8 @@ def info(file: File, /, *, as_json: Json = False) -> None:
     """
     with quick_imports():
         from gated_interp.checkpoints.checkpoint import read_info
-        from gated_interp.checkpoints.opened import is_foreign, open_model
+        from gated_interp.checkpoints.foreign import is_foreign
+        from gated_interp.checkpoints.opened import open_model
 
     try:
         found: Any = None if is_foreign(file) else read_info(file)
