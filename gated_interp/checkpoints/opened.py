@@ -96,10 +96,10 @@ def _as_asked(model: TaskTransformer, text: Any, n_ctx: int | None) -> TaskTrans
     own = model.task
     if not isinstance(text, TextTask):
         if not isinstance(own, TextTask):
-            raise GatedInterpError("text-for-another-model", model=model.model_name)
+            raise GatedInterpError("not-a-language-model")
         text = TextTask(text, own.n_positions, own.tokenizer)
     if not isinstance(model, TextTransformer):
-        raise GatedInterpError("text-for-another-model", model=model.model_name)
+        raise GatedInterpError("not-a-language-model")
     other = copy.copy(model)  # it shares the weights
     give_text(other, text)
     return other

@@ -68,7 +68,10 @@ class Reference(Config):
                 relative = None
         fields = dataclasses.asdict(text) if isinstance(text, TextTask) else None
         if fields is not None:
-            fields["text"] = [*fields["text"]]
+            # A path is read from wherever the checkpoint is loaded.
+            fields["text"] = [
+                os.path.abspath(name) if os.path.exists(name) else name for name in fields["text"]
+            ]
             fields["tokenizer"] = "" if model.own_tokenizer else fields["tokenizer"]
         return cls(
             path=str(place) if isinstance(place, Path) else None,
@@ -81,6 +84,17 @@ class Reference(Config):
             sketch=[*model_sketch(own_weights(model))],
             text=fields,
         )
+
+    def facts(self) -> list[tuple[str, Any]]:
+        """What a reader asks of it, with a name each."""
+        return [
+            ("model", self.path or self.name or "was given from memory"),
+            ("architecture", self.architecture),
+            ("layers", self.n_layers),
+            ("d_model", self.d_model),
+            ("positions", self.n_ctx),
+            ("text", "none" if self.text is None else ", ".join(map(str, self.text["text"]))),
+        ]
 
     def problems(self) -> list[GatedInterpError]:
         return positive(self, "n_layers", "d_model", "n_ctx")

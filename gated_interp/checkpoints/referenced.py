@@ -48,7 +48,7 @@ def _opened(path: Path, reference: Reference, base: Any) -> PretrainedTransforme
         else:
             model = clone(from_memory(base, text, reference.n_ctx))
         if not reference.is_of(model):
-            raise CheckpointError("another-model-given", path=path)
+            raise CheckpointError("another-model-given", path=str(path))
         return model
     places = _places(path, reference)
     for place in places:
@@ -56,11 +56,11 @@ def _opened(path: Path, reference: Reference, base: Any) -> PretrainedTransforme
         if reference.is_of(model):
             return model
     if places:
-        raise CheckpointError("another-model-there", path=path, places=places)
+        raise CheckpointError("another-model-there", path=str(path), places=places)
     if reference.path is None:
-        raise CheckpointError("referenced-model-in-memory", path=path)
-    looked = [reference.path, str(_beside(path, reference))]
-    raise CheckpointError("referenced-model-missing", path=path, looked=looked)
+        raise CheckpointError("referenced-model-in-memory", path=str(path))
+    looked = dict.fromkeys([reference.path, str(_beside(path, reference) or reference.path)])
+    raise CheckpointError("referenced-model-missing", path=str(path), looked=[*looked])
 
 
 def _places(path: Path, reference: Reference) -> list[str]:
