@@ -390,7 +390,8 @@ def ablations(
     else:
         reference = tokens
         if isinstance(task, TextTask):
-            reference = task.part("validation").sample(n_reference or REFERENCE_TEXT, seed).tokens
+            drawn = task.part("validation").sample(n_reference or REFERENCE_TEXT, seed)
+            reference = Batch(drawn.tokens)  # a document may end where a sequence does
         methods.remove("optimal")
         # A padded row has nothing to take another's place.
         if Batch.of(model, reference).real is not None:

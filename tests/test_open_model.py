@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 import gated_interp as gi
-from gated_interp.checkpoints import opened
+from gated_interp.checkpoints import foreign, opened
 from gated_interp.core.errors import CheckpointError, GatedInterpError
 from gated_interp.models import pretrained
 from gated_interp.models.pretrained import ARCHITECTURES, from_transformers
@@ -441,7 +441,7 @@ def test_a_folder_that_holds_no_whole_model_is_refused(spoil, folder, text) -> N
 
 
 def test_a_model_larger_than_memory_is_refused(folder, monkeypatch) -> None:
-    monkeypatch.setattr(opened, "_memory", lambda: 1e5)
+    monkeypatch.setattr(foreign, "_memory", lambda: 1e5)
     with refuses("too-large-to-open", CheckpointError):
         gi.open_model(folder)
 
@@ -528,7 +528,7 @@ def test_a_name_that_is_not_at_hand_is_refused(name, monkeypatch) -> None:
 
 
 def test_the_hub_is_not_asked_for_a_name_that_it_cannot_have(monkeypatch) -> None:
-    monkeypatch.setattr(opened, "_read", lambda *_: pytest.fail("it was asked"))
+    monkeypatch.setattr(foreign, "_read", lambda *_: pytest.fail("it was asked"))
     with refuses("no-such-model", source="no-such-model"):
         gi.open_model("no-such-model")
 

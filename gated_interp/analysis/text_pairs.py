@@ -30,6 +30,8 @@ def own_text(
         if not isinstance(getattr(model, "task", None), TextTask):
             raise GatedInterpError("no-text")
         tokens = model.task.part(part).sample(n, seed).tokens.to(model.embed.W_E.device)
+        # A document may end where a sequence does; that token is no padding.
+        attention_mask = torch.ones_like(tokens)
     return Batch.of(model, tokens, attention_mask, padding=padding)
 
 

@@ -27,12 +27,15 @@ from gated_interp.checkpoints.checkpoint_format import (
     in_file,
 )
 from gated_interp.checkpoints.published import IGNORE, is_published, published_info, require_mask
+from gated_interp.checkpoints.reference_format import VERSION, ReferenceInfo, decode_reference
+from gated_interp.checkpoints.referenced import referenced, require_same
 from gated_interp.core.errors import CheckpointError, GatedInterpError
 from gated_interp.core.files import write_whole
-from gated_interp.core.metadata import KEY
+from gated_interp.core.metadata import KEY, VERSIONS, said_in
 from gated_interp.core.shipped import MODEL_FILE, located
 from gated_interp.core.tensor_file import (
     MAX_BYTES,
+    Header,
     read_header,
     read_tensors,
     require_finite,
@@ -41,6 +44,7 @@ from gated_interp.core.tensor_file import (
 )
 from gated_interp.metrics.predictions import require_finite_logits
 from gated_interp.models.kinds import MODEL_KINDS
+from gated_interp.models.pretrained import PretrainedTransformer
 from gated_interp.models.toy import HookedTransformer, TaskTransformer
 from gated_interp.replacements.heads import HeadAttention
 from gated_interp.replacements.replacement import kind_named
@@ -52,7 +56,7 @@ from gated_interp.replacements.splice import (
     unsplice,
 )
 from gated_interp.replacements.standalone import standalone
-from gated_interp.replacements.stored import BLOCK_KEY, fill, is_bias, stored_value
+from gated_interp.replacements.stored import BLOCK_KEY, fill, in_a_sentence, is_bias, stored_value
 
 __all__ = ["CheckpointInfo", "load", "read_info", "save", "save_pretrained"]
 
@@ -60,8 +64,11 @@ __all__ = ["CheckpointInfo", "load", "read_info", "save", "save_pretrained"]
 TRIED = 64
 
 
-def load(source: str | os.PathLike[str]) -> TaskTransformer:
+def load(source: str | os.PathLike[str], *, base: Any = None) -> TaskTransformer:
     """The model in a checkpoint, on the CPU.
+
+    A checkpoint of a model of another library holds its blocks and where the model was opened. The
+    model is opened there, and is refused if its weights are others.
 
     A gated model comes spliced: its attention *is* the block, and ``unsplice`` gives the toy it
     was trained from. A file with a block alone (the published gated ones) has no original to go
@@ -73,16 +80,19 @@ def load(source: str | os.PathLike[str]) -> TaskTransformer:
             Also TransformerLens' ``attn-only-1l`` to ``attn-only-4l``: by name, which needs the hub
             (or its local cache), or a folder with their ``config.json``, ``*final.pth`` and
             ``tokenizer.json``. They come folded, and :func:`save` writes them as checkpoints.
+        base: of a checkpoint that holds blocks alone, their model, in memory or by its folder, file
+            or name, where it is not at the place that the checkpoint names. It stays as it is.
 
     Returns:
         A ``HookedTransformer`` that knows its ``task``, ``notes``, ``model_name`` and ``info``
         (:class:`CheckpointInfo`): a ``ToyTransformer``, which has a ``toy_config``, an
         ``AttentionTransformer``, which has an ``attention_config``, or a
         ``LanguageTransformer``, whose ``task`` has its tokenizer, and its text where that is still
-        at hand. A published file names no seed; its configs say 0.
+        at hand, or a ``PretrainedTransformer``. A published file names no seed; its configs say 0.
 
     Raises:
-        CheckpointError: no such file or name, or a file that is not a sound checkpoint.
+        CheckpointError: no such file or name, a file that is not a sound checkpoint, or one whose
+            model is not where it was, or is another one now.
 
     Examples:
         >>> import tempfile
@@ -99,28 +109,47 @@ def load(source: str | os.PathLike[str]) -> TaskTransformer:
     if is_attn_only(folder) and not (folder / MODEL_FILE).exists():
         return from_folder(folder)
     with located(source) as (path, name):
-        info, theirs = _checked(path)
+        info, theirs, header = _checked(path)
+        if isinstance(info, ReferenceInfo):
+            model: Any = referenced(path, header, info, base)
+            if info.replacements:
+                with in_a_sentence(path):
+                    _require_answers(model)
+            model.info, model.notes, model.model_name = info, info.notes, name
+            return cast(TaskTransformer, model)
+        if base is not None:
+            raise CheckpointError("base-not-needed", path=path)
         wanted = {theirs[ours]: shape for ours, shape in info.shapes.items()}
         if IGNORE in theirs:
             wanted[IGNORE] = ()
         read = read_tensors(path, wanted)
         require_mask(path, read)
-        try:
+        with in_a_sentence(path):
             model = _build(info, {ours: read[theirs[ours]] for ours in info.shapes})
-            with torch.no_grad():
-                tokens = torch.arange(min(model.cfg.n_ctx, model.cfg.d_vocab, TRIED))
-                logits, scores = model.run_with_cache(
-                    tokens[None], names_filter=lambda name: name.endswith("attn_scores")
-                )
-            # A pattern of NaN, TransformerLens takes for one of zeros.
-            for computed in (logits, *(each.amax(-1) for each in scores.values())):
-                require_finite_logits(computed)
-        except CheckpointError:
-            raise
-        except GatedInterpError as error:
-            raise CheckpointError("cannot-load", path=path, reason=error) from error
+            _require_answers(model)
     model.info, model.notes, model.model_name = info, info.notes, name
     return model
+
+
+@torch.no_grad()
+def _require_answers(model: HookedTransformer) -> None:
+    """Refuse a model whose predictions are not numbers."""
+    tokens = torch.arange(min(model.cfg.n_ctx, model.cfg.d_vocab, TRIED))
+    logits, scores = model.run_with_cache(
+        tokens[None].to(model.embed.W_E.device),
+        names_filter=lambda name: name.endswith("attn_scores"),
+    )
+    # A pattern of NaN, TransformerLens takes for one of zeros.
+    for computed in (logits, *(each.amax(-1) for each in scores.values())):
+        require_finite_logits(computed)
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether there is a file that says it is of this package, sound or not."""
+    try:
+        return KEY in read_header(path).metadata
+    except CheckpointError:
+        return False
 
 
 def read_info(source: str | os.PathLike[str]) -> CheckpointInfo:
@@ -150,10 +179,13 @@ def save(
     and nothing gets there that :func:`load` has not read. The same model and notes give the same
     bytes.
 
+    Of a model of another library only the blocks are written, and where the model was opened:
+    :func:`load` opens it there again. Nothing of its own weights is in the file.
+
     Args:
         model: from :func:`build_toy` or :func:`build_language_model` (with its text), from
-            :func:`splice` into one, from :func:`load`, or from
-            :func:`gated_interp.replacements.standalone.standalone`.
+            :func:`~gated_interp.checkpoints.opened.open_model`, from :func:`splice` into one, from
+            :func:`load`, or from :func:`gated_interp.replacements.standalone.standalone`.
         notes: anything JSON can hold. ``None`` keeps the notes that ``model`` carries, unless it
             was loaded as a toy and is gated now (or the other way round).
 
@@ -175,11 +207,20 @@ def save(
         ...     load(path).notes
         {'made': 'by hand'}
     """
-    info, tensors = _contents(model, notes)
+    info, tensors = _contents(model, Path(path), notes)
     data = safetensors.torch.save(tensors, metadata={KEY: encode(info)})
     if len(data) > MAX_BYTES:
         raise CheckpointError("model-too-large", what="model", size=len(data), most=MAX_BYTES)
-    return write_whole(Path(path), lambda temporary: written(temporary, data, load))
+
+    def read_back(temporary: Path) -> object:
+        if not isinstance(model, PretrainedTransformer):
+            return load(temporary)
+        back, _, header = _checked(temporary)
+        assert isinstance(back, ReferenceInfo)
+        require_same(temporary, header, back, model)
+        return _require_answers(model)
+
+    return write_whole(Path(path), lambda temporary: written(temporary, data, read_back))
 
 
 def save_pretrained(
@@ -203,11 +244,13 @@ def save_pretrained(
     return save(model, Path(folder) / MODEL_FILE, notes=notes)
 
 
-def _checked(path: Path) -> tuple[CheckpointInfo, dict[str, str]]:
+def _checked(path: Path) -> tuple[CheckpointInfo, dict[str, str], Header]:
     """What the header says, once it is sound, and the file's name for each of our tensors."""
     header = read_header(path)
     if KEY in header.metadata:
-        info, version = decode(path, header.metadata[KEY])
+        said, version = said_in(path, header.metadata[KEY], VERSIONS)
+        refers = version == VERSION
+        info = decode_reference(path, said) if refers else decode(path, said, version)
         theirs = info.names(version)
         wanted = {theirs[ours]: shape for ours, shape in info.shapes.items()}
     elif BLOCK_KEY in header.metadata:
@@ -221,7 +264,7 @@ def _checked(path: Path) -> tuple[CheckpointInfo, dict[str, str]]:
     else:
         raise CheckpointError("not-a-checkpoint", path=path)
     require_shapes(path, header, wanted)
-    return info, theirs
+    return info, theirs, header
 
 
 def _build(info: CheckpointInfo, tensors: dict[str, Tensor]) -> TaskTransformer:
@@ -246,30 +289,21 @@ def _build(info: CheckpointInfo, tensors: dict[str, Tensor]) -> TaskTransformer:
 
 
 def _contents(
-    model: HookedTransformer, notes: dict[str, Any] | None
+    model: HookedTransformer, path: Path, notes: dict[str, Any] | None
 ) -> tuple[CheckpointInfo, dict[str, Tensor]]:
     """What the file of ``model`` says and holds; refuses what would not come back the same."""
-    known = next((k for k in MODEL_KINDS.values() if type(model) is k.model_type), None)
-    if known is None:
-        raise GatedInterpError("cannot-save-this-model")
-    config = known.config_of(model)
-    if model.task is None:
-        raise GatedInterpError("model-without-task")
     blocks = {
         layer: block
         for layer in range(model.cfg.n_layers)
         if (block := replacement_in(model, layer)) is not None
     }
-    info = CheckpointInfo(
-        task=model.task,
-        model=None if config is None else Part(known.name, config),
-        replacements={layer: Part(b.kind, b.config) for layer, b in blocks.items()},
-    )
+    info, fixed = _info(model, blocks, path)
     if notes is None:
         notes = model.notes if model.info is None or model.info.kind == info.kind else {}
     info = dataclasses.replace(info, notes=notes)
-    parts = {f"replacement.{layer}.": block for layer, block in blocks.items()}
-    parts |= {"model.": unsplice(model) if blocks and originals(model) else model}
+    parts: dict[str, Any] = {f"replacement.{layer}.": block for layer, block in blocks.items()}
+    if not isinstance(info, ReferenceInfo):
+        parts["model."] = unsplice(model) if blocks and originals(model) else model
     theirs = info.names(info.version)
     tensors = {}
     for ours, shape in info.shapes.items():
@@ -277,9 +311,29 @@ def _contents(
         tensors[theirs[ours]] = stored_value(
             parts[prefix], ours.removeprefix(prefix), shape, theirs[ours]
         )
-    _require_plain_rest(known.fixed(model), parts, info, theirs)
+    _require_plain_rest(fixed, parts, info, theirs)
     require_finite("the model", tensors)
     return info, tensors
+
+
+def _info(
+    model: HookedTransformer, blocks: dict[int, Any], path: Path
+) -> tuple[CheckpointInfo, dict[str, Tensor]]:
+    """What the file says, without notes, and what must be zero, as no file holds it."""
+    if isinstance(model, PretrainedTransformer):
+        return ReferenceInfo.of(model, blocks, path), {}
+    known = next((k for k in MODEL_KINDS.values() if type(model) is k.model_type), None)
+    if known is None:
+        raise GatedInterpError("cannot-save-this-model")
+    config = known.config_of(model)
+    if model.task is None:
+        raise GatedInterpError("model-without-task")
+    info = CheckpointInfo(
+        task=model.task,
+        model=None if config is None else Part(known.name, config),
+        replacements={layer: Part(b.kind, b.config) for layer, b in blocks.items()},
+    )
+    return info, known.fixed(model)
 
 
 def _require_plain_rest(

@@ -19,7 +19,9 @@ A toy, and a toy with a gated block, is written as version 1, which 0.1.0 reads 
     {"format_version": 1, "kind": "toy" | "gated", "task": {...}, "toy_config": {...} | null,
      "gated_config": {...} | null, "notes": {...}}
 
-with ``toy.*`` for the toy's attention and ``block.*`` for the block.
+with ``toy.*`` for the toy's attention and ``block.*`` for the block. What holds blocks of a model
+of another library, which stays where it is, is version 3:
+:mod:`gated_interp.checkpoints.reference_format`.
 
 A file may lack any field of its task and configs that has a default: it was written before there
 was such a field, so the default must be what the field's absence meant.
@@ -35,12 +37,10 @@ from gated_interp.core.config import Shapes
 from gated_interp.core.errors import CheckpointError, GatedInterpError
 from gated_interp.core.metadata import (
     KEY,
-    VERSIONS,
     config_from,
     require_fields,
     require_keys,
     require_limits,
-    said_in,
 )
 from gated_interp.models.kinds import MODEL_KINDS, TOY
 from gated_interp.models.toy_config import ToyConfig
@@ -81,7 +81,7 @@ class CheckpointInfo:
         model: what it was before anything was replaced; ``None`` where a block came without it.
         replacements: by layer, what stands in for the attention.
         notes: anything the writer recorded, such as recipe, seed, FVU or L0.
-        format: ``gated_interp 1`` or ``2``, or ``published`` for the files of the 2024 post.
+        format: ``gated_interp 1`` to ``3``, or ``published`` for the files of the 2024 post.
 
     Raises:
         CheckpointError: the parts contradict each other, or are beyond what a checkpoint may hold.
@@ -222,14 +222,13 @@ def encode(info: CheckpointInfo) -> str:
         raise GatedInterpError("notes-not-json", reason=error) from error
 
 
-def decode(path: Path, text: str) -> tuple[CheckpointInfo, int]:
-    """What the metadata string ``text`` of the file ``path`` says, and its version."""
-    said, version = said_in(path, text, VERSIONS)
+def decode(path: Path, said: dict[str, Any], version: int) -> CheckpointInfo:
+    """What the metadata of version 1 or 2 of the file ``path`` says."""
     try:
         require_keys("the metadata", said, FIELDS[version], FIELDS[version])
         if not isinstance(said["notes"], dict):
             raise CheckpointError("not-a-json-object", what="The notes entry")
-        return (_first(said) if version == 1 else _second(said)), version
+        return _first(said) if version == 1 else _second(said)
     except GatedInterpError as error:
         raise CheckpointError("cannot-load", path=path, reason=error) from error
 

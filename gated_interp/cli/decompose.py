@@ -7,6 +7,7 @@ from cyclopts import Parameter
 
 from gated_interp.cli.console import progress, say, show, tell
 from gated_interp.cli.options import (
+    File,
     FirstSeed,
     Natural,
     Positive,
@@ -31,7 +32,7 @@ COLUMNS = {
 
 
 def decompose(
-    model: str,
+    model: File,
     /,
     *,
     layers: Annotated[
@@ -66,7 +67,6 @@ def decompose(
     run.
 
     Args:
-        model: Open this model: a shipped name or a checkpoint of this package.
         text: Train on these files, folders or datasets:NAME. Default: the model's own text.
         method: Replace the attention by this method; 'all' compares every method over its knob.
         heads: Give each block this many heads. Default: two for each of the layer's.
@@ -85,15 +85,10 @@ def decompose(
     """
     from gated_interp.analysis.heads import chosen_layer
     from gated_interp.experiments.decompose import decompose as run
-    from gated_interp.experiments.language import text_for
     from gated_interp.experiments.text_methods import compare_methods
-    from gated_interp.models.pretrained import PretrainedTransformer
 
-    loaded = model_of(model)
-    if isinstance(loaded, PretrainedTransformer):
-        raise GatedInterpError("decompose-needs-a-checkpoint", model=model)
+    loaded = model_of(model, text)
     folder = Path(f"runs/decompose-{loaded.model_name}") if out is None else out
-    data = text_for(loaded, text) if text else None
     extra: dict[str, Any] = {
         "overlap": overlap,
         "alpha": alpha,
@@ -101,7 +96,6 @@ def decompose(
         "d_head": d_head,
     }
     shared: dict[str, Any] = {
-        "data": data,
         "seeds": seeds,
         "first_seed": first_seed,
         "steps": steps,

@@ -89,11 +89,12 @@ def _render(
 
 def _text_of(model: Any) -> dict[str, Any]:
     """The sequences of a language model's text that the commands measure on."""
+    from gated_interp.anatomy.batch import Batch
     from gated_interp.tasks.text import TextTask
 
     if not isinstance(model.task, TextTask):
         return {}
-    return {"tokens": model.task.part("test").sample(50, 0).tokens}
+    return {"tokens": Batch(model.task.part("test").sample(50, 0).tokens)}
 
 
 def show_topic(subject: "Subject", topic: str) -> list[Any]:

@@ -122,11 +122,11 @@ def drawn_in(run: Path, figures: Path | None) -> Path:
     return folder
 
 
-def model_of(file: str) -> Any:
-    """The model of a command that measures it on its own task or text."""
+def model_of(file: str, text: Sequence[str] | None = None) -> Any:
+    """The model of a command that measures it on its own task or text, or on ``text``."""
     from gated_interp.checkpoints.opened import open_model
 
-    model = open_model(file)
+    model = open_model(file, text=text or None)
     if model.task is None:
         raise GatedInterpError("model-without-tokenizer", file=file)
     return model

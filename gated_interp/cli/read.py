@@ -54,11 +54,14 @@ def _as_json(side: "Side") -> dict[str, Any]:
 def info(file: File, /, *, as_json: Json = False) -> None:
     """Show what a model is: its task, configs and notes.
 
-    Only the header of a checkpoint is read. A model of another library is opened.
+    Only the header of a checkpoint is read. A model of another library is opened, unless a
+    checkpoint refers to it.
     """
     with quick_imports():
         from gated_interp.checkpoints.checkpoint import read_info
-        from gated_interp.checkpoints.opened import is_foreign, open_model
+        from gated_interp.checkpoints.foreign import is_foreign
+        from gated_interp.checkpoints.opened import open_model
+        from gated_interp.checkpoints.reference_format import ReferenceInfo
 
     try:
         found: Any = None if is_foreign(file) else read_info(file)
@@ -86,7 +89,7 @@ def info(file: File, /, *, as_json: Json = False) -> None:
         return
     if as_json:
         said = {**found.to_json(), "n_parameters": found.n_parameters}
-        if "tokenizer" in said["task"]:  # long, and in the file
+        if "tokenizer" in said.get("task", ()):  # long, and in the file
             said["task"]["tokenizer"] = f"{found.task.d_vocab} tokens"
         say_exactly(json.dumps(said))
         return
@@ -94,9 +97,14 @@ def info(file: File, /, *, as_json: Json = False) -> None:
         ("kind", found.kind),
         ("format", found.format),
         ("trained parameters", found.n_parameters),
-        ("task", found.task),
     ]
-    for part in (found.model, *found.replacements.values()):
+    model_part = found.model
+    if isinstance(found, ReferenceInfo):
+        facts += found.reference.facts()
+        model_part = None
+    else:
+        facts.append(("task", found.task))
+    for part in (model_part, *found.replacements.values()):
         if part is not None:
             own = ", ".join(f"{k}={v}" for k, v in part.config.to_dict().items())
             facts.append((type(part.config).__name__, own))

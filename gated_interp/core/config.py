@@ -22,6 +22,8 @@ def _accepts(annotation: Any, value: Any) -> bool:
         return any(type(value) is type(a) and value == a for a in get_args(annotation))
     if origin is Union or type(annotation).__name__ == "UnionType":
         return any(_accepts(a, value) for a in get_args(annotation))
+    if origin is list:
+        return type(value) is list
     if origin is dict:
         return type(value) is dict and all(type(key) is str for key in value)
     if annotation is float:

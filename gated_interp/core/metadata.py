@@ -14,7 +14,7 @@ KEY = "gated_interp"
 """The metadata string of a checkpoint, see :mod:`gated_interp.checkpoints.checkpoint_format`."""
 
 # A new config field does not raise it, only what would make an older file mean something else.
-VERSIONS = (1, 2)
+VERSIONS = (1, 2, 3)
 # A small file must not be able to ask for any amount of memory or time (embeddings and the context
 # are not stored but made), nor for a number that float32 cannot hold.
 LIMITS = {"n_trigrams": 2048, "n_layers": 8, "d_vocab": 2**18}

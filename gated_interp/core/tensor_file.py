@@ -18,7 +18,7 @@ from torch import Tensor
 from gated_interp.core.config import Shapes
 from gated_interp.core.errors import CheckpointError, GatedInterpError
 
-MAX_BYTES = 2**28  # far above any model of one layer; keeps a wrong file from filling the memory
+MAX_BYTES = 2**32  # far above any block; keeps a wrong file from filling the memory
 
 
 @dataclasses.dataclass(frozen=True)

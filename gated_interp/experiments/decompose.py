@@ -15,6 +15,7 @@ from gated_interp.analysis.faithfulness import dead_heads, loss_recovered
 from gated_interp.analysis.spare_heads import prune_spare_heads
 from gated_interp.anatomy.batch import Batch
 from gated_interp.checkpoints.checkpoint import load, save
+from gated_interp.checkpoints.opened import open_model
 from gated_interp.core.errors import GatedInterpError, GatedInterpWarning
 from gated_interp.core.files import require_place, write_text
 from gated_interp.core.seeds import derive
@@ -25,8 +26,10 @@ from gated_interp.experiments.single import history_of, state_of, write_trained
 from gated_interp.experiments.store import Row, Store
 from gated_interp.experiments.study import Key, fill
 from gated_interp.metrics.intervals import mean_interval
+from gated_interp.models.pretrained import PretrainedTransformer
 from gated_interp.models.toy import HookedTransformer
 from gated_interp.replacements.pruning import with_heads
+from gated_interp.replacements.replacement import Replacement
 from gated_interp.replacements.splice import gated_block, require_layer, splice
 from gated_interp.tasks.encoded_text import Part
 from gated_interp.training.data import DataSource, Source, data_for, draw, held_out_part, name_of
@@ -106,6 +109,7 @@ class DecomposeResult:
             were trained on), ``seconds``.
         results: what ``results.json`` holds.
         folder: where it lies.
+        original: the model that was decomposed.
 
     Examples:
         >>> runs = pd.DataFrame({"layer": [0, 0, 0], "seed": [0, 1, 2], "fvu": [0.2, 0.1, 0.3]})
@@ -116,10 +120,12 @@ class DecomposeResult:
     runs: pd.DataFrame
     results: dict[str, Any]
     folder: Path
+    original: HookedTransformer | None = None
 
     def model(self, layer: int, seed: int) -> HookedTransformer:
         """The model with the block of this layer and seed in its place."""
-        return load(_path(self.folder, layer, seed))
+        pretrained = isinstance(self.original, PretrainedTransformer)
+        return load(_path(self.folder, layer, seed), base=self.original if pretrained else None)
 
     def median_run(self, layer: int) -> pd.Series:
         """The run of this layer whose FVU is the median (of an even number the lower one)."""
@@ -132,7 +138,7 @@ class DecomposeResult:
 
 
 def decompose(
-    model: HookedTransformer,
+    model: HookedTransformer | Any,
     out: Path | str,
     *,
     layers: Sequence[int] | None = None,
@@ -158,6 +164,9 @@ def decompose(
     training that was interrupted goes on: given again, the command goes on where it was.
 
     Args:
+        model: what :func:`~gated_interp.checkpoints.opened.open_model` opens. Of a model of another
+            library the files in ``out`` hold the blocks alone, and where the model was opened. One
+            that was given from memory is nowhere else, so its blocks train in this process alone.
         out: run folder: ``results.json``, ``runs.csv``, for each layer and seed
             ``L0-seed0.safetensors`` (the model with the block) and ``L0-seed0-history.csv``, and
             for each layer ``L0.html``, a page of what its heads do, and those of the run whose FVU
@@ -187,7 +196,8 @@ def decompose(
         >>> sorted(found.results["layers"]["0"]["median"])[:3]
         ['active_original', 'active_per_position', 'ce']
     """
-    out = Path(out)
+    out, model = Path(out), open_model(model)
+    in_memory = isinstance(model, PretrainedTransformer) and model.place is None
     layers = list(range(model.cfg.n_layers)) if layers is None else sorted(set(layers))
     for layer in layers:
         require_layer(model, layer)
@@ -218,9 +228,11 @@ def decompose(
     def made(missing: Sequence[Key]) -> Generator[tuple[DecomposeRow, None]]:
         save(model, out / ORIGINAL)
         on_progress(total - len(missing), total)
-        jobs = [(key, _fit, (str(out), *key, data, given, spare, sequences)) for key in missing]
+        own = model if in_memory else None
+        settings = (source, given, spare, sequences)
+        jobs = [(key, _fit, (str(out), own, *key, *settings)) for key in missing]
         positions = config.steps * config.update_size * _positions(source, model)
-        done = in_processes(jobs, workers)
+        done = in_processes(jobs, 1 if in_memory else workers)
         for n, (_, row) in enumerate(done, total - len(missing) + 1):
             if (missed := row.pop(MISSED)) is not None:
                 which = f"layer {row['layer']}, seed {row['seed']}"
@@ -235,7 +247,7 @@ def decompose(
     runs = pd.concat([table, together]).sort_values(["layer", "seed"], ignore_index=True)
     results = summarised(runs, {"method": method, "fvu_target": fvu, "steps": steps})
     write_text(out / RESULTS, json.dumps(results, indent=2) + "\n")
-    found = DecomposeResult(runs, results, out)
+    found = DecomposeResult(runs, results, out, model)
     tokens = held_out(model, source, "test", READ)
     for layer in layers if pages else ():
         try:
@@ -269,15 +281,16 @@ def summarised(runs: pd.DataFrame, notes: Mapping[str, Any]) -> dict[str, Any]:
 
 def _fit(
     folder: str,
+    model: HookedTransformer | None,
     layer: int,
     seed: int,
-    data: DataSource | None,
+    data: Source,
     given: Mapping[str, Any],
     spare: int | float,
     sequences: int,
 ) -> dict[str, Any]:
     """Train, prune, measure and write one block; called in another process."""
-    model, path = load(Path(folder, ORIGINAL)), _path(Path(folder), layer, seed)
+    model, path = model or load(Path(folder, ORIGINAL)), _path(Path(folder), layer, seed)
     source, state = data_for(model, data), state_of(path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", GatedInterpWarning)  # the process that asked for it warns
@@ -333,7 +346,8 @@ def _together(
     for seed in seeds:
         spliced = model
         for layer in layers:
-            block = load(_path(out, layer, seed)).blocks[layer].attn
+            attn = model.blocks[layer].attn
+            block = Replacement.from_pretrained(_path(out, layer, seed), layer, original=attn)
             spliced = splice(spliced, layer, block)
         rows.append({"layer": -1, "seed": seed, **loss_recovered(spliced, tokens=tokens)})
     return pd.DataFrame(rows)

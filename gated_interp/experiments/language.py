@@ -158,16 +158,6 @@ def run_language(
     return TrainedLanguage(model, measures, heads, result.history, path)
 
 
-def text_for(
-    model: HookedTransformer, text: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
-) -> TextTask:
-    """``text`` in the tokens and the context of ``model``."""
-    own = getattr(model, "task", None)
-    if not isinstance(own, TextTask):
-        raise GatedInterpError("not-a-language-model")
-    return TextTask(text, own.n_positions, own.tokenizer)
-
-
 @torch.no_grad()
 def language_measures(
     model: HookedTransformer, part: TextPart | None = None, *, batch_size: int = 64

@@ -9,6 +9,7 @@ import copy
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -32,9 +33,14 @@ class PretrainedTransformer(TextTransformer):
 
     Attributes:
         processed: what was done to its weights, in words, such as ``norms folded``.
+        place: where it was opened: a folder or a file on the disk, or else a name on the hub;
+            ``None`` where it was given from memory.
+        own_tokenizer: whether its task has the tokenizer that was found with it.
     """
 
     processed: str
+    place: Path | str | None = None
+    own_tokenizer: bool = True
 
 
 def from_transformers(

@@ -1,8 +1,9 @@
 """Put a replacement in the place of a model's attention, and take it out again."""
 
+from collections.abc import Iterator
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.renamed import warn_old
@@ -92,6 +93,16 @@ def splice(model: Model, layer: int, block: Replacement, *, other_layer: bool = 
         >>> spliced.blocks[0].attn
         GatedAttention(4 heads, 3 trigrams, gate=clamp)
     """
+    require_fit(model, layer, block, other_layer=other_layer)
+    spliced = clone(model)
+    splice_in(spliced, layer, block)
+    return spliced
+
+
+def require_fit(
+    model: HookedTransformer, layer: int, block: Replacement, *, other_layer: bool = False
+) -> None:
+    """Refuse a block that cannot be spliced in at ``layer``; see :func:`splice`."""
     if not isinstance(block, Replacement):
         raise GatedInterpError("not-a-replacement", kind=type(block).__name__)
     require_layer(model, layer)
@@ -109,12 +120,14 @@ def splice(model: Model, layer: int, block: Replacement, *, other_layer: bool = 
         there_now = sketch_at(model, layer)
         if there_now is not None and not same_layer(block.stands_for, there_now):
             raise GatedInterpError("block-of-another-layer", layer=layer)
-    spliced = clone(model)
-    keep_originals(spliced, {layer: spliced.blocks[layer].attn} | originals(spliced))
-    _put(spliced, layer, block)
-    if isinstance(spliced, ToyTransformer):
-        block.n_trigrams = spliced.task.n_trigrams
-    return spliced
+
+
+def splice_in(model: HookedTransformer, layer: int, block: Replacement) -> None:
+    """Put ``block``, which fits, into ``model`` itself."""
+    keep_originals(model, {layer: model.blocks[layer].attn} | originals(model))
+    _put(model, layer, block)
+    if isinstance(model, ToyTransformer):
+        block.n_trigrams = model.task.n_trigrams
 
 
 def unsplice(model: Model, layer: int | None = None) -> Model:
@@ -153,6 +166,18 @@ def originals(model: HookedTransformer) -> dict[int, nn.Module]:
 def keep_originals(model: HookedTransformer, attention: dict[int, nn.Module]) -> None:
     """Let these be the :func:`originals` of ``model``."""
     model.original_attention = KeptAttention(attention) if attention else None
+
+
+def own_weights(model: HookedTransformer) -> Iterator[tuple[str, Tensor]]:
+    """The weights of the model before anything was spliced in, by name."""
+    kept = originals(model)
+    replaced = tuple(f"blocks.{layer}.attn." for layer in kept)
+    for name, weight in model.named_parameters():
+        if not name.startswith(replaced):
+            yield name, weight
+    for layer, attn in kept.items():
+        for name, weight in attn.named_parameters():
+            yield f"blocks.{layer}.attn.{name}", weight
 
 
 def sketch_at(model: HookedTransformer, layer: int) -> Sketch | None:

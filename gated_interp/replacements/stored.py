@@ -9,7 +9,8 @@ where ``layer`` is the sketch of the layer that the block stands in for
 checkpoint it is made of the attention in the file. Its tensors, all float32, are what its kind's
 ``stored_shapes`` names. In a checkpoint of a model
 (:mod:`gated_interp.checkpoints.checkpoint_format`) they are ``replacement.0.*`` for the one in
-layer 0 (``block.*`` in version 1) beside everything else. Nothing is ever unpickled.
+layer 0 (``block.*`` in version 1) beside everything else; of version 3, whose model is elsewhere,
+the metadata says ``l0`` and ``layer`` of each. Nothing is ever unpickled.
 """
 
 import dataclasses
@@ -107,39 +108,72 @@ def read_block(
     """:meth:`Replacement.from_pretrained`."""
     with _found(name_or_path, **hub) as path:
         header = read_header(path)
-        try:
+        with in_a_sentence(path):
             stored = _chosen(path, _blocks_in(path, header), layer)
             _require_kind(path, stored.kind, cls)
-            require_limits(stored.config)
-            shapes = stored.kind.stored_shapes(stored.config)
-        except CheckpointError:
-            raise
-        except GatedInterpError as error:
-            raise CheckpointError("cannot-load", path=path, reason=error) from error
-        theirs = {stored.prefix + name: shape for name, shape in shapes.items()}
-        mine = {n: s for n, s in header.shapes.items() if n.startswith(stored.prefix)}
-        require_shapes(path, dataclasses.replace(header, shapes=mine), theirs)
-        block = stored.kind.from_config(stored.config, _original(stored, original))
-        fill(block, read_tensors(path, theirs), stored.prefix)
-        at = stored.layer
-        if isinstance(at, str):
-            beside = {n: s for n, s in header.shapes.items() if n.startswith(at)}
-            weights = {n.removeprefix(at): w for n, w in read_tensors(path, beside).items()}
-            at = layer_sketch(weights) if weights else None
-        block.stands_for = at
-    block.l0 = float(stored.l0) if type(stored.l0) in (int, float) else None
+        block = block_of(path, header, stored, original)
     assert isinstance(block, cls)  # _require_kind has seen to it
     return block
 
 
-def replacements_in(said: Any) -> dict[int, tuple[type[Replacement], Config]]:
-    """By layer, the kinds and configs under ``replacements`` in a checkpoint's metadata."""
+def block_of(path: Path, header: Header, stored: Stored, original: nn.Module | None) -> Replacement:
+    """The replacement that a file's header says is in it.
+
+    Args:
+        original: the attention that it stands in for, where its kind asks.
+    """
+    with in_a_sentence(path):
+        require_limits(stored.config)
+        shapes = stored.kind.stored_shapes(stored.config)
+    theirs = {stored.prefix + name: shape for name, shape in shapes.items()}
+    mine = {n: s for n, s in header.shapes.items() if n.startswith(stored.prefix)}
+    require_shapes(path, dataclasses.replace(header, shapes=mine), theirs)
+    block = stored.kind.from_config(stored.config, _original(stored, original))
+    fill(block, read_tensors(path, theirs), stored.prefix)
+    at = stored.layer
+    if isinstance(at, str):
+        beside = {n: s for n, s in header.shapes.items() if n.startswith(at)}
+        weights = {n.removeprefix(at): w for n, w in read_tensors(path, beside).items()}
+        at = layer_sketch(weights) if weights else None
+    block.stands_for = at
+    block.l0 = float(stored.l0) if type(stored.l0) in (int, float) else None
+    return block
+
+
+@contextmanager
+def in_a_sentence(path: Path) -> Iterator[None]:
+    """What is wrong with the file is said with its name."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except GatedInterpError as error:
+        raise CheckpointError("cannot-load", path=path, reason=error) from error
+
+
+def referenced_in(said: Any) -> dict[int, Stored]:
+    """By layer, the replacements under ``replacements`` in the metadata of version 3."""
+    found = replacements_in(said, ("l0", LAYER))
+    return {
+        i: Stored(*part, f"replacement.{i}.", said[str(i)]["l0"], sketch_of(said[str(i)][LAYER]))
+        for i, part in found.items()
+    }
+
+
+def replacements_in(
+    said: Any, more: tuple[str, ...] = ()
+) -> dict[int, tuple[type[Replacement], Config]]:
+    """By layer, the kinds and configs under ``replacements`` in a checkpoint's metadata.
+
+    Args:
+        more: keys that each has besides.
+    """
     if not isinstance(said, dict):
         raise CheckpointError("not-a-json-object", what="The replacements entry")
-    found = {}
+    found, keys = {}, ("kind", "config", *more)
     for layer, part in said.items():
         what = f"the replacement in layer {layer}"
-        require_keys(what, part, ("kind", "config"), ("kind", "config"))
+        require_keys(what, part, keys, keys)
         if not layer.isdecimal() or str(int(layer)) != layer:
             raise CheckpointError("not-a-layer-number", layer=layer)
         kind = kind_named(str(part["kind"]))
@@ -201,7 +235,7 @@ def _blocks_in(path: Path, header: Header) -> dict[int | None, Stored]:
         require_keys("the metadata", said, FIELDS, (*FIELDS, LAYER))
         kind = kind_named(str(said["kind"]))
         config = config_from("the config", kind.config_type, said["config"])
-        return {None: Stored(kind, config, "", said["l0"], _sketch(said.get(LAYER)))}
+        return {None: Stored(kind, config, "", said["l0"], sketch_of(said.get(LAYER)))}
     if KEY not in header.metadata:
         raise CheckpointError("published-model", path=path)
     said, version = said_in(path, header.metadata[KEY], VERSIONS)
@@ -213,6 +247,8 @@ def _blocks_in(path: Path, header: Header) -> dict[int | None, Stored]:
         kind = kind_named("gated")
         config = config_from("the gated_config", kind.config_type, said["gated_config"])
         return {0: Stored(kind, config, "block.", l0, "toy.")}
+    if version == 3:
+        return dict(referenced_in(said.get("replacements")).items())
     found = replacements_in(said.get("replacements"))
     return {
         i: Stored(*part, f"replacement.{i}.", l0, f"model.blocks.{i}.attn.")
@@ -220,7 +256,7 @@ def _blocks_in(path: Path, header: Header) -> dict[int | None, Stored]:
     }
 
 
-def _sketch(said: Any) -> Sketch | None:
+def sketch_of(said: Any) -> Sketch | None:
     """A sketch, as JSON has it."""
     if said is None:
         return None

@@ -122,7 +122,9 @@ def draw(data: Source, n: int, seed: int, model: HookedTransformer) -> Batch:
     given = data.sample(n, seed) if isinstance(data, Sampler) else data(n, generator(seed))
     if isinstance(data, Sampler) and not isinstance(given, Batch):
         given = given.tokens
-    found = read_batch(model, given, "tokens of the data source")
+    # A document may end where a sequence of text does; that token is no padding.
+    mask = torch.ones_like(given) if isinstance(data, TextTask | TextPart | RepeatedText) else None
+    found = read_batch(model, given, "tokens of the data source", mask)
     if len(found) != n:
         raise GatedInterpError("wrong-number-of-sequences", found=len(found), n=n)
     return found
