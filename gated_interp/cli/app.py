@@ -22,6 +22,7 @@ from gated_interp.cli import (
     read,
     reliability,
     report,
+    study,
     sweep,
     train,
 )
@@ -65,6 +66,7 @@ GROUPS: dict[str, dict[str, Callable[..., None]]] = {
         "phase": reliability.phase,
         "repeats": reliability.repeats,
         "frontier": frontier.frontier,
+        "study": study.study,
     },
 }
 INSTALL = "--install-completion"

@@ -43,6 +43,8 @@ class Stream(enum.IntEnum):
     REPEATED_TEXT = 51
     MIXTURE = 54
     CAPTURED = 55
+    CHOSEN_REPEATS = 57
+    MEASURED_REPEATS = 58
     SHUFFLED = 56
     VALIDATION = 52
     TEST = 53

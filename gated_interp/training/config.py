@@ -296,6 +296,23 @@ class TrainConfig(Config):
         }
         return cls.plain(**{**preset, **changes})
 
+    def finetuned(self, steps: int, factor: float) -> "TrainConfig":
+        """For further steps on predictions, with penalties ``factor`` times what they were."""
+        return self.replace(
+            steps=steps,
+            batch_size=max(1, self.batch_size // 2),
+            lr=0.3 * self.lr,
+            lr_decay=1.0,
+            warmup=0.0,
+            downstream=0.9,
+            alpha=factor * self.alpha,
+            overlap=factor * self.overlap,
+            penalty_off=0.0,
+            penalty_ramp=0.0,
+            fvu_target=None,
+            factor_start=None,
+        )
+
     @classmethod
     def reference(cls, lr: float = 1e-3, alpha: float = 0.0, **changes: Any) -> "TrainConfig":
         """As the post trained: 1,000 epochs of the same 100 batches of 1,000, constant lr.

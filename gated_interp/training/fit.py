@@ -4,6 +4,8 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from gated_interp.anatomy.batch import Mask
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.renamed import layer_first, warn_old
@@ -44,6 +46,7 @@ def fit_gated(
     resume: Path | str | None = None,
     progress: bool = True,
     tracker: Tracker | None = None,
+    finetune: int = 0,
     **settings: Any,
 ) -> TrainResult[Replacement]:
     """Train a gated block to replace the attention of any model at ``layer``.
@@ -70,6 +73,7 @@ def fit_gated(
             pretrained model it is the first alone.
         steps: of some 1,000 positions each; 3,000 unless given, 800 for a pretrained model.
         seed: of weights and data.
+        finetune: see :func:`fit_replacement`.
         **settings: ``expansion`` or ``width`` of
             :class:`~gated_interp.training.methods.Method`, fields of the block's config
             or of :class:`TrainConfig`, or arguments of the kind's ``from_attention``, instead of
@@ -105,6 +109,7 @@ def fit_gated(
         resume=resume,
         progress=progress,
         tracker=tracker,
+        finetune=finetune,
         **settings,
     )
 
@@ -122,12 +127,18 @@ def fit_replacement(
     resume: Path | str | None = None,
     progress: bool = True,
     tracker: Tracker | None = None,
+    finetune: int = 0,
     **settings: Any,
 ) -> TrainResult[Replacement]:
     """Train a replacement of any kind as :func:`fit_gated` trains a gated block.
 
     Args:
         method: of :data:`~gated_interp.training.methods.METHODS`, such as ``"topk"``.
+        finetune: so many further steps of half the sequences on the model's own predictions with
+            the block in place (``downstream`` 0.9), the penalties held where they were. Each of
+            these runs the model. The idea is that of end-to-end training (Braun et al., 2024) and
+            of Karvonen (2025, arXiv 2503.17272), who fine-tunes briefly at the end. Its state is
+            kept beside ``checkpoint`` as ``CHECKPOINT.finetune``.
         **settings: as for ``fit_gated``, its ``heads``, ``fvu``, ``steps`` and ``seed`` among them.
 
     Examples:
@@ -138,18 +149,25 @@ def fit_replacement(
     """
     layer = chosen_layer(model, layer, spliced=False, first=True)
     data = data_for(model, data, attention_mask)
+    if finetune < 0:
+        raise GatedInterpError("is-negative", name="finetune", value=finetune)
     block, config = fit_settings(model, layer, data, method=method, **settings)
-    return train_gated(
-        model,
-        block,
-        config,
-        layer=layer,
-        data=data,
-        held_out=held_out,
-        checkpoint=checkpoint,
-        resume=resume,
-        progress=progress,
-        tracker=tracker,
+    how: dict[str, Any] = {"layer": layer, "data": data, "held_out": held_out}
+    how |= {"progress": progress, "tracker": tracker}
+    result = train_gated(model, block, config, checkpoint=checkpoint, resume=resume, **how)
+    if not finetune:
+        return result
+    last = result.history.iloc[-1]
+    further = config.finetuned(finetune, float(last["factor"]))
+    state = None if checkpoint is None else Path(f"{checkpoint}.finetune")
+    begun = state if state is not None and state.is_file() else None
+    second = train_gated(model, result.model, further, checkpoint=state, resume=begun, **how)
+    later = second.history.assign(step=second.history["step"] + config.steps)
+    return dataclasses.replace(
+        second,
+        history=pd.concat([result.history, later], ignore_index=True),
+        seconds=result.seconds + second.seconds,
+        missed=result.missed,
     )
 
 

