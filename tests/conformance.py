@@ -1302,7 +1302,7 @@ def _fvu(case: Case) -> Tensor:
     return (got - target).square().sum() / (target - target.mean((0, 1))).square().sum()
 
 
-def _without(truth: Truth) -> dict[str, Tensor]:
+def _layer_replaced(truth: Truth) -> dict[str, Tensor]:
     """Logits with layer 0's attention output zero, its mean, or that of another sequence."""
     out = "blocks.0.hook_attn_out"
     seen = truth.seen(TOKENS)[out]
@@ -1318,7 +1318,7 @@ def _recovered(case: Case) -> Numbers:
     before, after = (t.seen(TOKENS)["logits"] for t in (case.original, case.truth))
     ce, original = (losses(x, TOKENS).mean() for x in (after, before))
     found = {"ce": ce, "ce_original": original, "kl": kl(before, after).mean()}
-    for how, logits in _without(case.original).items():
+    for how, logits in _layer_replaced(case.original).items():
         off, far = losses(logits, TOKENS).mean(), kl(before, logits).mean()
         found |= {f"ce_{how}": off, f"ce_recovered_{how}": (off - ce) / (off - original)}
         found |= {f"kl_{how}": far, f"kl_recovered_{how}": 1 - found["kl"] / far}
