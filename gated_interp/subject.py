@@ -180,6 +180,7 @@ class Subject:
         method: of ablation, in tables that show one.
         beside: what else reached which place, to be drawn beside the block.
         made_by: the command or call that asked.
+        prompts: whether the given sequences are what a behaviour is looked for in.
     """
 
     name: str
@@ -195,6 +196,7 @@ class Subject:
     method: str = "zero"
     beside: pd.DataFrame | None = None
     made_by: str = ""
+    prompts: bool = False
 
     @classmethod
     def of(

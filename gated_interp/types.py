@@ -10,6 +10,7 @@ Examples:
 from gated_interp.analysis.attribution import Attribution, EdgeLoadings
 from gated_interp.analysis.circuits import Circuit
 from gated_interp.analysis.faithfulness import Faithfulness
+from gated_interp.analysis.head_effects import HeadEffects
 from gated_interp.analysis.holders import Holders
 from gated_interp.analysis.read_heads import Readings
 from gated_interp.analysis.sharing import HeadSharing
@@ -31,6 +32,7 @@ __all__ = [
     "Circuit",
     "EdgeLoadings",
     "Faithfulness",
+    "HeadEffects",
     "HeadSharing",
     "Holders",
     "PretrainedTransformer",

@@ -28,8 +28,9 @@ from torch import Tensor
 from truth import Truth, frozen, kl, losses
 
 import gated_interp as gi
+from gated_interp.analysis.replacements import other_rows
 from gated_interp.core.errors import GatedInterpError, sentences
-from gated_interp.core.seeds import derive
+from gated_interp.core.seeds import derive, generator
 from gated_interp.core.streams import Stream
 
 # How far a number may be off, as a share of the largest expected (of one where all are smaller).
@@ -514,6 +515,22 @@ def _shapley(case: Case) -> Numbers:
 @row("shapley", oracle=_shapley, applies=_few_heads)
 def _(case: Case) -> Numbers:
     return {"value": torch.tensor(gi.shapley(case.model, TOKENS, layer=case.last)["value"])}
+
+
+def _effects(case: Case) -> Numbers:
+    value, n = _subsets(case.column)
+    every = 2**n - 1
+    return {
+        "off": torch.stack([value[every ^ 1 << h] - value[every] for h in range(n)]),
+        "alone": torch.stack([value[0] - value[1 << h] for h in range(n)]),
+        "shapley": -_shapley(case)["value"],
+    }
+
+
+@row("head_effects", oracle=_effects, applies=_few_heads)
+def _(case: Case) -> Numbers:
+    found = gi.head_effects(case.model, case.last, TOKENS, method="zero")
+    return {name: getattr(found, name).mean(0) for name in ("off", "alone", "shapley")}
 
 
 def _pair_gains(case: Case) -> Numbers:
@@ -1285,28 +1302,27 @@ def _fvu(case: Case) -> Tensor:
     return (got - target).square().sum() / (target - target.mean((0, 1))).square().sum()
 
 
-def _constant(truth: Truth, value: Tensor | None) -> Tensor:
-    """Loss with layer 0's attention output replaced by a constant, its mean unless given."""
+def _layer_replaced(truth: Truth) -> dict[str, Tensor]:
+    """Logits with layer 0's attention output zero, its mean, or that of another sequence."""
     out = "blocks.0.hook_attn_out"
-    put = truth.seen(TOKENS)[out].mean((0, 1)) if value is None else value
-    logits = truth.logits(TOKENS, {out: lambda x: put.to(x).expand_as(x)})
-    return losses(logits, TOKENS).mean()
+    seen = truth.seen(TOKENS)[out]
+    others = other_rows(len(TOKENS), generator(0))
+    puts = {"zero": torch.zeros_like(seen), "mean": seen.mean((0, 1)), "resample": seen[others]}
+    return {
+        how: truth.logits(TOKENS, {out: lambda x, put=put: put.to(x).expand_as(x)})
+        for how, put in puts.items()
+    }
 
 
 def _recovered(case: Case) -> Numbers:
     before, after = (t.seen(TOKENS)["logits"] for t in (case.original, case.truth))
     ce, original = (losses(x, TOKENS).mean() for x in (after, before))
-    zero = _constant(case.original, torch.zeros(()))
-    mean = _constant(case.original, None)
-    return {
-        "ce": ce,
-        "ce_original": original,
-        "ce_zero": zero,
-        "ce_mean": mean,
-        "ce_recovered_zero": (zero - ce) / (zero - original),
-        "ce_recovered_mean": (mean - ce) / (mean - original),
-        "kl": kl(before, after).mean(),
-    }
+    found = {"ce": ce, "ce_original": original, "kl": kl(before, after).mean()}
+    for how, logits in _layer_replaced(case.original).items():
+        off, far = losses(logits, TOKENS).mean(), kl(before, logits).mean()
+        found |= {f"ce_{how}": off, f"ce_recovered_{how}": (off - ce) / (off - original)}
+        found |= {f"kl_{how}": far, f"kl_recovered_{how}": 1 - found["kl"] / far}
+    return found
 
 
 def _gates_open(case: Case) -> Tensor:

@@ -6,8 +6,10 @@ import torch
 from closeness import assert_close
 from refusals import refuses
 
-from gated_interp.analysis.faithfulness import faithfulness, loss_recovered
+from gated_interp.analysis.faithfulness import ABLATIONS, faithfulness, loss_recovered
+from gated_interp.analysis.replacements import other_rows
 from gated_interp.anatomy import batch
+from gated_interp.core.seeds import generator
 from gated_interp.metrics.reconstruction import fvu, l0
 from gated_interp.replacements.gated_attention import GatedAttention, GatedConfig
 from gated_interp.replacements.splice import splice, unsplice
@@ -21,12 +23,13 @@ FLOAT = {"dtype": torch.float32}
 
 def sizes(wanted):
     """The size of the numbers that each of ``wanted`` is a difference, or a ratio of such, of."""
-    loss = max(float(wanted[name]) for name in ("ce", "ce_original", "ce_zero", "ce_mean"))
+    loss = max(float(v) for name, v in wanted.items() if "recovered" not in name)
     found = dict.fromkeys(wanted, loss)
-    for how in ("zero", "mean"):
+    for how in ABLATIONS:
         spread = abs(float(wanted[f"ce_{how}"] - wanted["ce_original"]))
-        recovered = f"ce_recovered_{how}"
-        found[recovered] = (1 + abs(float(wanted[recovered]))) * loss / spread
+        for recovered, size in ((f"ce_recovered_{how}", spread), (f"kl_recovered_{how}", None)):
+            size = float(wanted[f"kl_{how}"]) if size is None else size
+            found[recovered] = (1 + abs(float(wanted[recovered]))) * loss / size
     return found
 
 
@@ -49,28 +52,46 @@ def expected(spliced, original, layers):
     """The losses that :func:`loss_recovered` gives, by TransformerLens' own hooks."""
     logits, (intact, cache) = spliced(TOKENS), original.run_with_cache(TOKENS)
     outputs = {OUT.format(i): cache[OUT.format(i)] for i in layers}
-    zero = original.run_with_hooks(
-        TOKENS, fwd_hooks=[(name, lambda out, hook: 0 * out) for name in outputs]
-    )
-    means = {name: out.mean((0, 1), keepdim=True) for name, out in outputs.items()}
-    mean = original.run_with_hooks(
-        TOKENS,
-        fwd_hooks=[(name, lambda out, hook: means[hook.name] + 0 * out) for name in outputs],
-    )
-    kl = torch.nn.functional.kl_div(
-        logits.log_softmax(-1), intact.log_softmax(-1), log_target=True, reduction="sum"
-    )
-    ce, before, zero, mean = map(cross_entropy, (logits, intact, zero, mean))
-    return {
-        "ce": ce,
-        "ce_original": before,
-        "kl": (kl / TOKENS.numel()).double(),
-        "ce_zero": zero,
-        "ce_mean": mean,
-        "ce_difference": ce - before,
-        "ce_recovered_zero": (zero - ce) / (zero - before),
-        "ce_recovered_mean": (mean - ce) / (mean - before),
+    others = other_rows(len(TOKENS), generator(0))
+    puts = {
+        "zero": {name: torch.zeros_like(out) for name, out in outputs.items()},
+        "mean": {name: out.mean((0, 1), keepdim=True) + 0 * out for name, out in outputs.items()},
+        "resample": {name: out[others] for name, out in outputs.items()},
     }
+
+    def kl(found):
+        each = torch.nn.functional.kl_div(
+            found.log_softmax(-1), intact.log_softmax(-1), log_target=True, reduction="sum"
+        )
+        return (each / TOKENS.numel()).double()
+
+    ce, before = cross_entropy(logits), cross_entropy(intact)
+    wanted = {"ce": ce, "ce_original": before, "kl": kl(logits), "ce_difference": ce - before}
+    for how, values in puts.items():
+        hooks = [(name, lambda out, hook, values=values: values[hook.name]) for name in values]
+        without = original.run_with_hooks(TOKENS, fwd_hooks=hooks)
+        off = cross_entropy(without)
+        wanted[f"ce_{how}"] = off
+        wanted[f"ce_recovered_{how}"] = (off - ce) / (off - before)
+        wanted[f"kl_{how}"] = kl(without)
+        wanted[f"kl_recovered_{how}"] = 1 - kl(logits) / kl(without)
+    return wanted
+
+
+def test_what_replaces_outputs_is_of_another_sequence():
+    rows = other_rows(9, generator(4))
+    assert sorted(rows.tolist()) == list(range(9))
+    assert (rows != torch.arange(9)).all()
+
+
+def test_resampling_needs_other_sequences_of_the_same_length():
+    spliced = both_spliced()
+    assert "ce_resample" not in loss_recovered(spliced, TOKENS[:1])
+    mask = torch.ones_like(TOKENS[:3])
+    mask[1, 5:] = 0
+    assert "ce_resample" not in loss_recovered(spliced, TOKENS[:3], attention_mask=mask)
+    seeds = [loss_recovered(spliced, TOKENS[:5], seed=s)["ce_resample"] for s in (0, 0, 1)]
+    assert seeds[0] == seeds[1] != seeds[2]
 
 
 def test_all_spliced_layers_against_the_original():

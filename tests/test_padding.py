@@ -110,6 +110,10 @@ ANY = {
     "subset_values": lambda m, t, k: dict(
         gi.subset_values(m, t, heads=["L0H0", "L1H1"], attention_mask=k).values
     ),
+    "head_effects": lambda m, t, k: [
+        (found := gi.head_effects(m, 1, t, attention_mask=k)).table().drop(columns="head"),
+        found.carried,
+    ],
     "sparsity": lambda m, t, k: sparsity(m, LAYER, t, attention_mask=k),
     "dead_heads": lambda m, t, k: [-1, *dead_heads(m, LAYER, t, 0.5, attention_mask=k)],
     "text_holders": lambda m, t, k: [
@@ -168,7 +172,9 @@ def test_numbers_are_those_of_the_rows_without_padding(positions, layer):
         for side in ("left", "right"):
             found = numbers(function(model, *padded(rows, side)))
             where = f"{name}, {side}"
-            np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5, err_msg=where)
+            # A share of what an ablation costs magnifies rounding where it costs little.
+            rtol = 1e-4 if name in SPLICED else 1e-5
+            np.testing.assert_allclose(found, wanted, rtol=rtol, atol=1e-5, err_msg=where)
 
 
 @pytest.mark.parametrize("side", ["left", "right"])

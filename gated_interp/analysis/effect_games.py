@@ -10,6 +10,7 @@ from torch import Tensor
 
 from gated_interp.analysis.games import shapley_values
 from gated_interp.analysis.logits import MetricFunction, metric_values
+from gated_interp.analysis.replacements import other_rows
 from gated_interp.analysis.rest import Rest
 from gated_interp.analysis.subset_games import MOST
 from gated_interp.anatomy.batch import Mask, Tokens
@@ -18,9 +19,9 @@ from gated_interp.core.precision import wide
 
 # A head lives where its z differs from what replaces it by more than this share of the largest z.
 LIVES = 1e-6
-# Subsets are all measured up to so many live heads, where no more tokens than this run through the
-# layers behind for it.
-MAX_EXACT, MOST_EXACT = 10, 2**18
+# Subsets are all measured up to so many live heads, where it takes no more multiplications than
+# this: a minute or two of one core.
+MAX_EXACT, MOST_EXACT = 10, 2**40
 # Orders in all that are drawn where not every subset is measured.
 ORDERS = 64
 
@@ -187,9 +188,7 @@ def _resampled(
     elif n == 1:
         raise GatedInterpError("nothing-to-resample")
     else:
-        rows = torch.empty(n, dtype=torch.long)  # nobody gets a row of its own
-        order = torch.randperm(n, generator=source)
-        rows[order] = order.roll(1)
+        rows = other_rows(n, source)
     return reference.z[rows.to(reference.z.device), :pos]
 
 
@@ -203,8 +202,8 @@ def shapley_by_sequence(
     so an interval over sequences is of both.
     """
     rows, heads = len(game.rest.batch), len(live)
-    tokens = 2**heads * game.rest.batch.tokens.numel()
-    if permutations is None and heads <= MAX_EXACT and tokens <= MOST_EXACT:
+    each = game.rest.weights * game.rest.batch.tokens.numel()
+    if permutations is None and heads <= MAX_EXACT and 2**heads * each <= MOST_EXACT:
         numbers = torch.arange(2**heads)
         subsets = (numbers[:, None] >> torch.arange(heads) & 1).bool()
         return -shapley_values(game.same_in_all(subsets, live).T), True

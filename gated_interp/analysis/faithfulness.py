@@ -10,9 +10,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gated_interp.analysis.heads import head_counts, intervened
+from gated_interp.analysis.replacements import other_rows
 from gated_interp.anatomy.batch import Batch, Mask, Tokens, logit_rows
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.renamed import layer_first
+from gated_interp.core.seeds import generator
 from gated_interp.metrics.predictions import kl_divergence, next_token_loss
 from gated_interp.metrics.reconstruction import (
     open_gates,
@@ -28,6 +30,9 @@ from gated_interp.tasks.task import ProbedTask
 DEAD = 1e-3
 """A head whose writes are at most this much of the largest head's is dead."""
 
+ABLATIONS = ("zero", "mean", "resample")
+"""What takes the place of a layer's output, to compare a block with."""
+
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Faithfulness:
@@ -40,8 +45,12 @@ class Faithfulness:
         kl: ``[sequence]``, KL of the original's prediction from the model's, nats.
         squared_error, variation: ``[sequence]``, of the layers' outputs: against the original
             layer's from the same input; of the original's about its mean. Summed over layers.
-        ce_zero, ce_mean: ``[sequence]``, cross-entropy of the original with these layers' outputs
-            zero, or their mean; ``None`` where the model's task has known answers.
+        ce_zero, ce_mean, ce_resample: ``[sequence]``, cross-entropy of the original with these
+            layers' outputs zero, their mean, or those of another sequence at the same positions;
+            ``None`` where the model's task has known answers. The last is ``None`` where rows are
+            of several lengths too, or where there is only one.
+        kl_zero, kl_mean, kl_resample: ``[sequence]``, KL of the original's prediction from that of
+            each.
     """
 
     l0: Float[Tensor, " sequence"]
@@ -52,6 +61,10 @@ class Faithfulness:
     variation: Float[Tensor, " sequence"] | None = None
     ce_zero: Float[Tensor, " sequence"] | None = None
     ce_mean: Float[Tensor, " sequence"] | None = None
+    ce_resample: Float[Tensor, " sequence"] | None = None
+    kl_zero: Float[Tensor, " sequence"] | None = None
+    kl_mean: Float[Tensor, " sequence"] | None = None
+    kl_resample: Float[Tensor, " sequence"] | None = None
 
     def __repr__(self) -> str:
         values = ", ".join(f"{name}={v.item():.4g}" for name, v in self.measures().items())
@@ -69,10 +82,10 @@ class Faithfulness:
         - ``kl``: KL(original || model), nats per position; 0 is the same predictions.
         - ``fvu``: ``sum |output - original output|^2 / sum |original output - its mean|^2``; 0 is
           perfect, 1 no better than a constant, above 1 worse.
-        - ``ce_difference``, ``ce_zero``, ``ce_mean``, ``ce_recovered_zero``,
-          ``ce_recovered_mean``: see :func:`loss_recovered`.
+        - ``ce_difference``, and for each of ``zero``, ``mean`` and ``resample`` ablation ``ce_…``,
+          ``ce_recovered_…``, ``kl_…`` and ``kl_recovered_…``: see :func:`loss_recovered`.
 
-        All but the first two need a spliced block, the last five text.
+        All but the first two need a spliced block, the last ones text.
         """
         n = self.l0.shape[0]
         w = torch.ones(1, n) if weights is None else weights
@@ -86,13 +99,17 @@ class Faithfulness:
                 found[name] = w @ each
         if self.squared_error is not None and self.variation is not None:
             found["fvu"] = unexplained(w @ self.squared_error, w @ self.variation)
-        if self.ce_zero is not None and self.ce_mean is not None:
-            found |= _recovered(
-                found["cross_entropy"],
-                found["original_cross_entropy"],
-                w @ self.ce_zero,
-                w @ self.ce_mean,
-            )
+        if self.ce_zero is None or self.kl is None:
+            return found
+        ce, original, kl = (found[k] for k in ("cross_entropy", "original_cross_entropy", "kl"))
+        found["ce_difference"] = ce - original
+        for how in ABLATIONS:
+            ce_off, kl_off = getattr(self, f"ce_{how}"), getattr(self, f"kl_{how}")
+            if ce_off is not None and kl_off is not None:
+                found[f"ce_{how}"] = off = w @ ce_off
+                found[f"ce_recovered_{how}"] = (off - ce) / (off - original)
+                found[f"kl_{how}"] = off = w @ kl_off
+                found[f"kl_recovered_{how}"] = 1 - kl / off
         return found
 
 
@@ -104,6 +121,7 @@ def faithfulness(
     tokens: Tokens | None = None,
     *,
     attention_mask: Mask | None = None,
+    seed: int = 0,
 ) -> Faithfulness:
     """Predictions of ``model``, against the model as it was before blocks were spliced in.
 
@@ -111,6 +129,7 @@ def faithfulness(
         layer: against the model as it was before this one was; ``None`` is every spliced layer
             (where none is, every layer).
         attention_mask: ``[batch pos]``, 1 at tokens and 0 at padding, which is not counted.
+        seed: of the sequences that outputs are taken from (``resample``).
 
     Raises:
         GatedInterpError: no such layer, or tokens the model cannot read.
@@ -129,7 +148,7 @@ def faithfulness(
     layers = [layer] if layer is not None else spliced or list(range(model.cfg.n_layers))
     text = not isinstance(getattr(model, "task", None), ProbedTask)
     compared = set(layers) <= set(spliced)
-    return _measured(model, batch, layers, gates=True, compared=compared, text=text)
+    return _measured(model, batch, layers, gates=True, compared=compared, text=text, seed=seed)
 
 
 @layer_first
@@ -140,6 +159,7 @@ def loss_recovered(
     tokens: Tokens | None = None,
     *,
     attention_mask: Mask | None = None,
+    seed: int = 0,
 ) -> dict[str, float]:
     """What blocks in the place of attention cost a model's predictions, beside nothing there.
 
@@ -148,13 +168,17 @@ def loss_recovered(
     Args:
         layers: against the model as it was before these were spliced; ``None`` is all that are.
         attention_mask: ``[batch pos]``, 1 at tokens and 0 at padding, which is not counted.
+        seed: of the sequences that outputs are taken from (``resample``).
 
     Returns:
-        Nats per token, means over ``tokens``: ``ce`` of the model, ``ce_original``, ``ce_zero`` and
-        ``ce_mean`` of the original with the layers' attention outputs (``hook_attn_out``) zero, or
-        their mean over ``tokens``; ``ce_difference = ce - ce_original``; ``ce_recovered_zero =
-        (ce_zero - ce) / (ce_zero - ce_original)``, ``ce_recovered_mean`` likewise: 1 is all of it,
-        0 no better than that ablation, below 0 worse. ``kl``: KL(original || model), per position.
+        Nats per token, means over ``tokens``: ``ce`` of the model, ``ce_original``, ``ce_zero``,
+        ``ce_mean`` and ``ce_resample`` of the original with the layers' attention outputs
+        (``hook_attn_out``) zero, their mean over ``tokens``, or those of another sequence at the
+        same positions (left out where rows are of several lengths, or where there is only one);
+        ``ce_difference = ce - ce_original``; ``ce_recovered_zero = (ce_zero - ce) / (ce_zero -
+        ce_original)``, the others likewise: 1 is all of it, 0 no better than that ablation, below 0
+        worse. ``kl``: KL(original || model), per position; ``kl_zero`` and the others of the
+        original with that ablation, and ``kl_recovered_zero = 1 - kl / kl_zero``.
 
     Raises:
         GatedInterpError: nothing was spliced there, or tokens the model cannot read.
@@ -175,19 +199,10 @@ def loss_recovered(
     if not layers:
         raise GatedInterpError("nothing-spliced")
     # Nobody asks for gates, so blocks need not make them all at once.
-    found = _measured(model, batch, layers, gates=False, compared=True, text=True).measures()
-    named = {"ce": found.pop("cross_entropy"), "ce_original": found.pop("original_cross_entropy")}
-    return {k: v.item() for k, v in (named | found).items() if k not in ("l0", "fvu")}
-
-
-def _recovered(ce: Tensor, original: Tensor, zero: Tensor, mean: Tensor) -> dict[str, Tensor]:
-    return {
-        "ce_difference": ce - original,
-        "ce_zero": zero,
-        "ce_mean": mean,
-        "ce_recovered_zero": (zero - ce) / (zero - original),
-        "ce_recovered_mean": (mean - ce) / (mean - original),
-    }
+    found = _measured(model, batch, layers, gates=False, compared=True, text=True, seed=seed)
+    measures = found.measures()
+    new = {"cross_entropy": "ce", "original_cross_entropy": "ce_original"}
+    return {new.get(k, k): v.item() for k, v in measures.items() if k not in ("l0", "fvu")}
 
 
 def _measured(
@@ -198,6 +213,7 @@ def _measured(
     gates: bool,
     compared: bool,
     text: bool,
+    seed: int,
 ) -> Faithfulness:
     """The parts of the measures; with the originals' where ``compared``, and ablations of text.
 
@@ -237,7 +253,7 @@ def _measured(
         found["variation"] = torch.stack([_variation(target, batch) for target in whole]).sum(0)
         if text:
             intact_model = befores[layers[0]] if original is None else original
-            found |= _ablated(intact_model, batch, list(outs.values()))
+            found |= _ablated(intact_model, batch, list(outs.values()), seed)
     return Faithfulness(**found)
 
 
@@ -252,26 +268,35 @@ def _loss(logits: Float[Tensor, "batch pos d_vocab"], batch: Batch) -> Float[Ten
 
 
 def _ablated(
-    original: HookedTransformer, batch: Batch, names: Sequence[str]
+    original: HookedTransformer, batch: Batch, names: Sequence[str], seed: int
 ) -> dict[str, Float[Tensor, " sequence"]]:
-    """Cross-entropies of ``original`` with what layers write zero, or its mean."""
+    """Cross-entropies, and KL, of ``original`` with something in the place of what layers write."""
     outputs = _outputs(original, batch, names)
     means = {name: batch.mean(out.double()).to(out) for name, out in outputs.items()}
-    zeros = {name: torch.zeros_like(mean) for name, mean in means.items()}
-    each = {}
-    for field, constants in (("ce_zero", zeros), ("ce_mean", means)):
-        with intervened(original, {name: _writing(value) for name, value in constants.items()}):
-            each[field] = _cross_entropy(original, batch)
-    return each
+    puts = {
+        "zero": {name: torch.zeros_like(out[:1, :1]) for name, out in outputs.items()},
+        "mean": {name: mean[None, None] for name, mean in means.items()},
+    }
+    alike = batch.real is None or bool((batch.real == batch.real[:1]).all())
+    if alike and len(batch) > 1:
+        others = other_rows(len(batch), generator(seed))
+        puts["resample"] = {name: out[others.to(out.device)] for name, out in outputs.items()}
+    found: dict[str, list[Tensor]] = defaultdict(list)
+    rows = logit_rows(batch, original.cfg.d_vocab_out)
+    for first in range(0, len(batch), rows):
+        part = batch[first : first + rows]
+        intact = part.logits(original)
+        for how, values in puts.items():
+            here = {n: v[first : first + rows] if len(v) > 1 else v for n, v in values.items()}
+            with intervened(original, {name: _writing(value) for name, value in here.items()}):
+                logits = part.logits(original)
+            found[f"ce_{how}"].append(_loss(logits, part))
+            found[f"kl_{how}"].append(kl_divergence(intact, logits, part.real).double())
+    return {name: torch.cat(parts) for name, parts in found.items()}
 
 
-def _writing(constant: Tensor) -> Callable[[Tensor], Tensor]:
-    return lambda output: constant.expand_as(output)
-
-
-def _cross_entropy(model: HookedTransformer, batch: Batch) -> Float[Tensor, " sequence"]:
-    parts = batch.split(logit_rows(batch, model.cfg.d_vocab_out))
-    return torch.cat([_loss(part.logits(model), part) for part in parts])
+def _writing(value: Tensor) -> Callable[[Tensor], Tensor]:
+    return lambda output: value.expand_as(output)
 
 
 def _outputs(

@@ -220,8 +220,8 @@ def head_effects(
             Shapley values on these tokens unless given; give the ``order`` of effects on other
             tokens to choose on some and measure on others.
         permutations: draw so many orders for each sequence (an even number: half are the others
-            backwards). Unless given, all subsets are measured up to 10 heads on few tokens, else
-            two orders per sequence or more are drawn.
+            backwards). Unless given, all subsets are measured up to 10 heads where that takes a
+            minute or two, else two orders per sequence are drawn, or more of few sequences.
         seed: of orders, and of the sequences that ``resample`` takes.
         bos: the token that repeated random tokens begin with; that of the model's task or
             tokenizer unless given.

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Literal, get_args
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from gated_interp.analysis.heads import Head, intervened
@@ -48,6 +48,13 @@ def replacements(
         means = constants(model, heads, method, reference)
         return _constant_edits(_optimal(model, means, reference.require(method), objective))
     return _constant_edits(constants(model, heads, method, reference))
+
+
+def other_rows(n: int, source: torch.Generator) -> Int[Tensor, " n"]:
+    """For each of some rows another one at random: each is taken once, none by itself."""
+    rows, order = torch.empty(n, dtype=torch.long), torch.randperm(n, generator=source)
+    rows[order] = order.roll(1)
+    return rows
 
 
 class Reference:

@@ -137,6 +137,12 @@ class Rest:
         each = max(1, int(there.sum(1).max())) * self.model.unembed.W_U.shape[-1]
         return max(1, min(AT_ONCE // each, TOKENS_AT_ONCE // there.shape[1]))
 
+    @property
+    def weights(self) -> int:
+        """How many weights each token meets on its way."""
+        behind = [*self.model.blocks[self.layer :], self.model.unembed]
+        return sum(p.numel() for module in behind for p in module.parameters())
+
     def _stream(
         self, rows: Int[Tensor, " row"], z: Float[Tensor, "row pos head_index d_head"]
     ) -> Float[Tensor, "row pos d_model"]:

@@ -9,6 +9,7 @@ from cyclopts import Parameter
 from gated_interp.cli.console import progress, say, show, tell
 from gated_interp.cli.imports import quick_imports
 from gated_interp.cli.options import File, Formats, Layer, Positive, first_figure, model_of
+from gated_interp.core.errors import GatedInterpError
 
 if TYPE_CHECKING:
     from gated_interp.subject import Subject
@@ -33,16 +34,31 @@ def ablate(
     formats: Formats = PAGES,
     trigram: Trigram = None,
     layer: Layer = None,
+    prompts: Annotated[
+        list[str] | None,
+        Parameter(
+            name="--prompt",
+            help="Measure on this prompt. Repeat the option for several. Default: the model's "
+            "text, and repeated random tokens.",
+        ),
+    ] = None,
+    prompt_file: Annotated[
+        Path | None,
+        Parameter(help="Measure on the lines of this text file, each a prompt. Default: none."),
+    ] = None,
 ) -> None:
     """Measure how much each head matters by switching it off.
 
     Heads are ablated by several methods. Where the right answers are known, Shapley values and
-    interactions over all subsets of a layer's heads are measured too.
+    interactions over all subsets of a layer's heads are measured too. For a language model, the
+    command also measures how the heads of a layer share its effect on repeated random tokens.
 
     Args:
         method: Show this method in tables by skip trigram. The others show all methods.
     """
-    _render("ablations", file, out, formats, layer=layer, trigram=trigram, method=method)
+    said = [*(prompts or []), *(_lines(prompt_file) if prompt_file is not None else [])]
+    options = {"trigram": trigram, "method": method}
+    _render("ablations", file, out, formats, layer=layer, said=said, **options)
 
 
 def circuits(
@@ -69,6 +85,7 @@ def _render(
     formats: Sequence[str],
     *,
     layer: int | None,
+    said: Sequence[str] = (),
     **options: Any,
 ) -> None:
     """Show a topic's tables, and write its figures and tables to a folder."""
@@ -78,7 +95,7 @@ def _render(
         from gated_interp.views.shown import write_all
 
     model = model_of(file)
-    subject = Subject.of(model, layer, alone=True, **options, **_text_of(model))
+    subject = Subject.of(model, layer, alone=True, **options, **_text_of(model, said))
     found = show_topic(subject, topic)
     if out is not None:
         with progress("drawing"):
@@ -87,14 +104,30 @@ def _render(
         say(f"{len(files)} files are in {out}{'' if first == out else f'; open {first} first'}.")
 
 
-def _text_of(model: Any) -> dict[str, Any]:
-    """The sequences of a language model's text that the commands measure on."""
+def _text_of(model: Any, said: Sequence[str] = ()) -> dict[str, Any]:
+    """The sequences that the commands measure on: prompts, or of a language model's own text."""
     from gated_interp.anatomy.batch import Batch
     from gated_interp.tasks.text import TextTask
 
     if not isinstance(model.task, TextTask):
+        if said:
+            raise GatedInterpError("prompts-without-text", model=model.model_name)
         return {}
-    return {"tokens": Batch(model.task.part("test").sample(50, 0).tokens)}
+    if not said:
+        return {"tokens": Batch(model.task.part("test").sample(50, 0).tokens)}
+    rows = [[model.task.bos, *model.task.encode(text)] for text in said]
+    if not all(len(row) > 2 for row in rows):
+        raise GatedInterpError("prompt-too-short")
+    return {"tokens": Batch.of_rows(model, rows), "prompts": True}
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise GatedInterpError("cannot-read-prompts", path=path, reason=reason) from error
+    return [line for line in lines if line.strip()]
 
 
 def show_topic(subject: "Subject", topic: str) -> list[Any]:

@@ -366,8 +366,9 @@ def _losses(
 
 def _text(ours: Rest, theirs: Rest) -> dict[str, float]:
     """Predictions on text: with what stands in the layer, and of the original, whole and without."""
-    batch, totals = theirs.batch, dict.fromkeys(
-        ("kl_text", "kl_off", "loss_text", "loss_text_original"), 0.0
+    batch, totals = (
+        theirs.batch,
+        dict.fromkeys(("kl_text", "kl_off", "loss_text", "loss_text_original"), 0.0),
     )
     mean = theirs.z[batch.later].mean(0)
     for i in range(len(batch)):

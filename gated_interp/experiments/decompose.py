@@ -89,6 +89,15 @@ class DecomposeRow(Row):
     parameters: int
     seconds: float
     positions: int
+    # Since 0.3; missing in the rows of an earlier version.
+    ce_resample: float = float("nan")
+    ce_recovered_resample: float = float("nan")
+    kl_zero: float = float("nan")
+    kl_mean: float = float("nan")
+    kl_resample: float = float("nan")
+    kl_recovered_zero: float = float("nan")
+    kl_recovered_mean: float = float("nan")
+    kl_recovered_resample: float = float("nan")
 
     def __str__(self) -> str:
         return (

@@ -288,9 +288,7 @@ def _fill(
         raise refused(store.folder, error) from error
 
 
-def _captured(
-    model: HookedTransformer, layers: tuple[int, ...], batch: Batch
-) -> dict[int, Tensor]:
+def _captured(model: HookedTransformer, layers: tuple[int, ...], batch: Batch) -> dict[int, Tensor]:
     """Input and output of each layer, ``[batch 2 pos d_model]``, from one forward pass."""
     with ExitStack() as stack:
         attns = {layer: model.blocks[layer].attn for layer in layers}

@@ -8,7 +8,7 @@ import pandas as pd
 import torch
 
 from gated_interp.analysis.block_measures import block_measures
-from gated_interp.analysis.faithfulness import faithfulness, loss_recovered
+from gated_interp.analysis.faithfulness import ABLATIONS, faithfulness, loss_recovered
 from gated_interp.analysis.sparsity import sparsity
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.plots.frontier import frontier_point
@@ -20,18 +20,16 @@ TEXT_ALONE = "positions that one head alone holds"
 MEASURES: dict[str, tuple[str, str | None, str | None, Callable[[float], str]]] = {
     "loss (nats per token)": ("ce", "ce_original", "cross_entropy", "{:.3f}".format),
     "KL from the original's prediction (nats per position)": ("kl", None, "kl", "{:.3g}".format),
-    "loss recovered (against zero)": (
-        "ce_recovered_zero",
-        None,
-        "ce_recovered_zero",
-        "{:.1%}".format,
-    ),
-    "loss recovered (against mean)": (
-        "ce_recovered_mean",
-        None,
-        "ce_recovered_mean",
-        "{:.1%}".format,
-    ),
+    **{
+        f"{words} recovered (against {how})": (
+            key := f"{of}_recovered_{how}",
+            None,
+            key,
+            "{:.1%}".format,
+        )
+        for words, of in (("loss", "ce"), ("KL", "kl"))
+        for how in ABLATIONS
+    },
     "FVU (fraction of variance unexplained)": ("fvu", None, "fvu", "{:.3g}".format),
     "heads active per position": ("active_per_position", "active_original", None, "{:.2f}".format),
     "open gates per (query, key) pair": ("gates_per_pair", None, "l0", "{:.2f}".format),
@@ -122,12 +120,10 @@ def measured(subject: Subject, layer: int) -> pd.DataFrame:
         "fvu": 0.0,
         "heads_alive": sparsity(subject.original, layer, subject.batch)["heads_alive"],
         "gates_per_pair": float(subject.original.blocks[layer].attn.W_O.shape[0]),
-        "ce_recovered_zero": 1.0,
-        "ce_recovered_mean": 1.0,
-    }
+    } | {f"{of}_recovered_{how}": 1.0 for of in ("ce", "kl") for how in ABLATIONS}
     rows: dict[str, list[float]] = {}
     for name, (block, original, sampled, _) in MEASURES.items():
-        if subject.known and name == TEXT_ALONE:
+        if (subject.known and name == TEXT_ALONE) or block not in found:
             continue
         ends = [float("nan")] * 2
         if sampled in drawn:
