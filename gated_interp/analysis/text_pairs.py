@@ -37,11 +37,11 @@ def own_text(
 
 def names_for(model: HookedTransformer, names: Sequence[str] | None) -> Sequence[str]:
     """``names`` of tokens, those of the model's task unless given, or else their numbers."""
-    if names is None:
-        names = getattr(getattr(model, "task", None), "token_names", None)
     known = max(model.cfg.d_vocab, model.cfg.d_vocab_out)
     if names is None:
-        names = [str(i) for i in range(known)]
+        names = getattr(getattr(model, "task", None), "token_names", ())
+        # Of all tokens where there is no task; else of those that its tokenizer leaves unused.
+        names = [*names, *(str(i) for i in range(len(names), known))]
     if len(names) < known:
         raise GatedInterpError("too-few-names", names=len(names), tokens=known)
     return names
