@@ -376,9 +376,9 @@ def test_a_folder_is_decomposed_and_its_block_looked_at(kind, tmp_path, text, mo
     monkeypatch.chdir(tmp_path)
     written(tmp_path / "mine", kind)
     args = ["mine", "--layer", 1, "--text", "text.txt", "--steps", 2, "--seeds", 2]
-    cli("decompose", *args, "--sequences", 8, "--out", "run", "--workers", 2)
+    said = cli("decompose", *args, "--sequences", 8, "--out", "run", "--workers", 2)
     run = tmp_path / "run"
-    assert (run / "L1.html").is_file()
+    assert (run / "L1.html").is_file(), said.output
     assert set(pd.read_csv(run / "runs.csv")["seed"]) == {0, 1}
     for name in ("original", "L1-seed0", "L1-seed1"):
         found = contents(run / f"{name}.safetensors")[0]
@@ -427,7 +427,7 @@ def test_the_page_for_newcomers_is_true(tmp_path, text, monkeypatch) -> None:
     page = Path(__file__).parent.parent / "docs" / "your-own-model.md"
     part = page.read_text().split("## From a Hugging Face folder")[1].split("\n## ")[0]
     monkeypatch.chdir(tmp_path)
-    tiny(transformers.GPTNeoXConfig(**SIZES | {"num_hidden_layers": 4})).save_pretrained(
+    tiny(transformers.GPTNeoXConfig(**SIZES | {"num_hidden_layers": 4, "rotary_pct": 0.4})).save_pretrained(
         "pythia-160m"
     )
     tokenizer(D_VOCAB - 4).save_pretrained("pythia-160m")
