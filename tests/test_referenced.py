@@ -427,9 +427,9 @@ def test_the_page_for_newcomers_is_true(tmp_path, text, monkeypatch) -> None:
     page = Path(__file__).parent.parent / "docs" / "your-own-model.md"
     part = page.read_text().split("## From a Hugging Face folder")[1].split("\n## ")[0]
     monkeypatch.chdir(tmp_path)
-    tiny(transformers.GPTNeoXConfig(**SIZES | {"num_hidden_layers": 4, "rotary_pct": 0.4})).save_pretrained(
-        "pythia-160m"
-    )
+    tiny(
+        transformers.GPTNeoXConfig(**SIZES | {"num_hidden_layers": 4, "rotary_pct": 0.4})
+    ).save_pretrained("pythia-160m")
     tokenizer(D_VOCAB - 4).save_pretrained("pythia-160m")
     ran = 0
     for language, code in re.findall(r"```(sh|py)\n(.*?)```", part, flags=re.DOTALL):
