@@ -29,9 +29,9 @@ def own_text(
     if tokens is None:
         if not isinstance(getattr(model, "task", None), TextTask):
             raise GatedInterpError("no-text")
-        tokens = model.task.part(part).sample(n, seed).tokens.to(model.embed.W_E.device)
+        drawn: Tensor = model.task.part(part).sample(n, seed).tokens.to(model.embed.W_E.device)
         # A document may end where a sequence does; that token is no padding.
-        attention_mask = torch.ones_like(tokens)
+        tokens, attention_mask = drawn, torch.ones_like(drawn)
     return Batch.of(model, tokens, attention_mask, padding=padding)
 
 
