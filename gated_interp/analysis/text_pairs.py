@@ -29,19 +29,19 @@ def own_text(
     if tokens is None:
         if not isinstance(getattr(model, "task", None), TextTask):
             raise GatedInterpError("no-text")
-        tokens = model.task.part(part).sample(n, seed).tokens.to(model.embed.W_E.device)
+        drawn: Tensor = model.task.part(part).sample(n, seed).tokens.to(model.embed.W_E.device)
         # A document may end where a sequence does; that token is no padding.
-        attention_mask = torch.ones_like(tokens)
+        tokens, attention_mask = drawn, torch.ones_like(drawn)
     return Batch.of(model, tokens, attention_mask, padding=padding)
 
 
 def names_for(model: HookedTransformer, names: Sequence[str] | None) -> Sequence[str]:
     """``names`` of tokens, those of the model's task unless given, or else their numbers."""
-    if names is None:
-        names = getattr(getattr(model, "task", None), "token_names", None)
     known = max(model.cfg.d_vocab, model.cfg.d_vocab_out)
     if names is None:
-        names = [str(i) for i in range(known)]
+        names = getattr(getattr(model, "task", None), "token_names", ())
+        # Of all tokens where there is no task; else of those that its tokenizer leaves unused.
+        names = [*names, *(str(i) for i in range(len(names), known))]
     if len(names) < known:
         raise GatedInterpError("too-few-names", names=len(names), tokens=known)
     return names

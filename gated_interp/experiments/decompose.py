@@ -239,7 +239,8 @@ def decompose(
         on_progress(total - len(missing), total)
         own = model if in_memory else None
         settings = (source, given, spare, sequences)
-        jobs = [(key, _fit, (str(out), own, *key, *settings)) for key in missing]
+        folder = str(out.absolute())  # processes may be in the folder of an earlier call
+        jobs = [(key, _fit, (folder, own, *key, *settings)) for key in missing]
         positions = config.steps * config.update_size * _positions(source, model)
         done = in_processes(jobs, 1 if in_memory else workers)
         for n, (_, row) in enumerate(done, total - len(missing) + 1):

@@ -5,6 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from gated_interp.analysis.read_heads import Readings, read_heads
+from gated_interp.analysis.text_pairs import names_for
 from gated_interp.anatomy.batch import Batch
 from gated_interp.core.files import write_table, write_text
 from gated_interp.models.toy import HookedTransformer
@@ -25,7 +26,7 @@ def write_head_page(
         run: the row of ``runs.csv`` that ``spliced`` is from.
     """
     layer, seed = int(run["layer"]), int(run["seed"])
-    names = original.task.token_names
+    names = names_for(original, None)
     sides: dict[str, Readings] = {
         "original": read_heads(original, layer, tokens, names=names),
         f"block, seed {seed}": read_heads(spliced, layer, tokens, names=names),

@@ -108,7 +108,12 @@ def vocabulary_of(model: HookedTransformer, task: Any) -> Vocabulary:
     """The names of ``task``; where it has none the model's tokenizer, else numbers."""
     text = getattr(task, "task", task)  # a part of a text is read as the text is
     if all(hasattr(text, name) for name in ("encode", "decode", "bos", "token_names")):
-        return TextTokens(text.encode, text.decode, lambda t: str(text.token_names[t]), text.bos)
+
+        def name(token: int) -> str:
+            # A model may have more tokens than its tokenizer uses.
+            return str(text.token_names[token] if token < len(text.token_names) else token)
+
+        return TextTokens(text.encode, text.decode, name, text.bos)
     names = getattr(task, "token_names", None)
     if names is not None:
         if len(names) < model.cfg.d_vocab:
