@@ -82,7 +82,8 @@ def test_padding_is_kept(model, tmp_path):
     store = capture(model, tmp_path, 0, (tokens, mask), sequences=8, progress=False)
     batch = rows(store)
     short = batch.tokens[:, 0] == 1
-    assert bool((batch.counted.sum(1)[short] == 4).all()) and bool(short.any())
+    assert bool((batch.counted.sum(1)[short] == 4).all())
+    assert bool(short.any())
     found = store.read(0, batch).output[short][0, :4]
     assert_close(found, attention_io(model, 0, tokens[:1, :4]).output[0], rtol=2e-3, atol=2e-3)
 
@@ -157,7 +158,8 @@ def test_a_disk_that_is_full_leaves_what_was_finished(model, data, tmp_path, mon
     monkeypatch.setattr(activations.shutil, "disk_usage", lambda _: free)
     with refuses("no-room-for-activations"):
         capture(model, tmp_path / "a", 0, data, sequences=8, progress=False, say=said.append)
-    assert not (tmp_path / "a").exists() and not said
+    assert not (tmp_path / "a").exists()
+    assert not said
     monkeypatch.undo()
 
     opened = activations._opened
@@ -189,7 +191,8 @@ def test_a_disk_that_is_full_leaves_what_was_finished(model, data, tmp_path, mon
     assert json.loads((tmp_path / "b" / "activations.json").read_text())["done"] == 8
     monkeypatch.undo()
     capture(model, tmp_path / "b", 0, data, sequences=20, progress=False, say=said.append)
-    assert said and "GB" in said[0]
+    assert said
+    assert "GB" in said[0]
 
 
 def test_a_mixture_draws_from_each_source_by_its_share(model):

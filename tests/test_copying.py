@@ -87,7 +87,8 @@ def test_keys_read_the_previous_token_head(model):
     with torch.no_grad():  # gates that depend on the key
         block.W_gate_K[:] = 0.1 * torch.randn(block.W_gate_K.shape, generator=gi_generator(0))
     gated = copying.path_effects(splice(model, 1, block), 1, batch, again)
-    assert not math.isnan(gated["gates"]) and gated["keys"] > 0
+    assert not math.isnan(gated["gates"])
+    assert gated["keys"] > 0
 
 
 def gi_generator(seed):
@@ -100,9 +101,12 @@ def test_the_study_keeps_rows_and_goes_on(model, tmp_path):
     first = copying_study(model, tmp_path, [1], methods=["gated"], seeds=1, **how)
     assert first[["method", "seed"]].to_numpy().tolist() == [["gated", 0], ["original", -1]]
     both = copying_study(model, tmp_path, [1], methods=["gated", "ungated"], seeds=1, **how)
-    assert len(both) == 3 and any("are there already" in words for words in said)
+    assert len(both) == 3
+    assert any("are there already" in words for words in said)
     gated, ungated = both.query("method == 'gated'").iloc[0], both.query("method == 'ungated'")
-    assert gated["heads"] == 16 and gated["gates_per_pair"] > 0 and 0 < gated["fvu"] < 1
+    assert gated["heads"] == 16
+    assert gated["gates_per_pair"] > 0
+    assert 0 < gated["fvu"] < 1
     assert ungated.iloc[0]["gates_per_pair"] == 16
     pd.testing.assert_frame_equal(
         both.query("method == 'gated'").reset_index(drop=True), first.iloc[:1]
@@ -122,7 +126,8 @@ def first_task(model):
 def test_every_control_trains(model, tmp_path, method):
     table = copying_study(model, tmp_path, [1], methods=[method], seeds=1, **SMALL, workers=1)
     row = table[table["method"] == method].iloc[0]
-    assert math.isfinite(row["loss"]) and row["fvu"] > 0
+    assert math.isfinite(row["loss"])
+    assert row["fvu"] > 0
 
 
 def test_finetuning_goes_on_with_predictions(model):
@@ -132,7 +137,8 @@ def test_finetuning_goes_on_with_predictions(model):
     further = gi.fit_gated(model, 1, data, finetune=4, **how).history
     assert further["step"].tolist() == list(range(7))
     assert further["loss"].tolist()[:3] == plain["loss"].tolist()
-    assert further["kl"].isna().sum() in (0, 3) and not further["kl"].tail(4).isna().any()
+    assert further["kl"].isna().sum() in (0, 3)
+    assert not further["kl"].tail(4).isna().any()
 
 
 def test_bad_studies_are_refused(model, tmp_path):

@@ -208,8 +208,8 @@ def copying_study(
     if not isinstance(model, TextTransformer) or model.task is None:
         raise GatedInterpError("study-needs-text")
     task = TextTask(text, config.n_positions, model.task.tokenizer)
-    notes = {"model": fingerprint(model, trained=True), "text": task.identity}
-    notes |= {"config": config.to_dict()}
+    notes: dict[str, Any] = {"text": task.identity, "config": config.to_dict()}
+    notes["model"] = fingerprint(model, trained=True)
     keys: list[Key] = [(layer, ORIGINAL, -1) for layer in wanted]
     keys += [
         (layer, method, first_seed + i)
@@ -288,13 +288,14 @@ def _made(
         state.unlink(missing_ok=True)
         spliced, seconds = splice(model, layer, result.model), result.seconds
     row, heads = measured(spliced, layer, task, config)
-    keyed = heads.assign(**key)[[*key, *heads.columns]]
-    return {**key, **row, "seconds": seconds}, keyed
+    which = pd.DataFrame([key] * len(heads))
+    return {**key, **row, "seconds": seconds}, pd.concat([which, heads], axis=1)
 
 
 def _repeats(model: HookedTransformer, config: CopyingConfig, stream: Stream) -> Batch:
     n = {Stream.CHOSEN_REPEATS: config.chosen}.get(stream, config.repeats)
-    assert isinstance(model, TextTransformer) and model.task is not None
+    assert isinstance(model, TextTransformer)
+    assert model.task is not None
     source = RandomRepeats(model.cfg.d_vocab, 2 * config.period + 1, model.task.bos)
     return Batch.of(model, source.sample(n, derive(0, stream)).tokens)
 
@@ -365,7 +366,7 @@ def _losses(
 
 
 def _text(ours: Rest, theirs: Rest) -> dict[str, float]:
-    """Predictions on text: with what stands in the layer, and of the original, whole and without."""
+    """Predictions on text: as the layer is, and of the original with and without it."""
     batch, totals = (
         theirs.batch,
         dict.fromkeys(("kl_text", "kl_off", "loss_text", "loss_text_original"), 0.0),
@@ -482,7 +483,7 @@ def path_effects(
     before = scores[scores["layer"] < layer]
     if not len(before):
         return found
-    sender = before.loc[before["previous_token"].idxmax()]
+    sender = before.sort_values("previous_token").iloc[-1]
     z = f"blocks.{int(sender['layer'])}.attn.hook_z"
     head = int(sender["head"])
 
@@ -493,7 +494,7 @@ def path_effects(
 
     seen: dict[str, Tensor] = {}
     keeping = {hook: functools.partial(seen.__setitem__, hook) for hook in there.values()}
-    with intervened(model, {z: without, **keeping}):  # type: ignore[dict-item]
+    with intervened(model, {z: without, **keeping}):
         batch.logits(model, return_type=None, stop_at_layer=layer + 1)
     rest, following = Rest(model, layer, batch), batch.tokens.roll(-1, 1)[where]
 

@@ -268,8 +268,8 @@ class HeadAttention(Replacement):
         of_one = heads * n * n
         if of_one <= WHOLE and batch * of_one <= KEPT:
             size = max(1, AT_ONCE // of_one)
-            parts = zip(*(x.split(size) for x in (q, k, v, *pair)), strict=True)
-            reals = real.split(size) if real is not None else [None] * -(-batch // size)
+            parts = zip(*(torch.split(x, size) for x in (q, k, v, *pair)), strict=True)
+            reals: Any = [None] * -(-batch // size) if real is None else torch.split(real, size)
             found = [
                 self._rows(0, costs, mine, *part) for mine, part in zip(reals, parts, strict=True)
             ]
@@ -520,4 +520,4 @@ def project(
 ) -> Float[Tensor, "batch pos head_index d"]:
     """``x`` through each head's ``weight``."""
     flat = weight.transpose(0, 1).flatten(1)  # [d_model (head_index d)]
-    return (x @ flat).unflatten(-1, (len(weight), -1))
+    return (x @ flat).view(*x.shape[:-1], len(weight), -1)

@@ -45,8 +45,8 @@ class StoredBatch(Batch):
     rows: Int[Tensor, " batch"] = dataclasses.field(default_factory=lambda: torch.empty(0).long())
 
     def __getitem__(self, rows: Any) -> "StoredBatch":
-        found = super().__getitem__(rows)
-        return dataclasses.replace(found, rows=self.rows[rows])  # type: ignore[type-var]
+        real = None if self.real is None else self.real[rows]
+        return dataclasses.replace(self, tokens=self.tokens[rows], real=real, rows=self.rows[rows])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -307,7 +307,7 @@ def _captured(model: HookedTransformer, layers: tuple[int, ...], batch: Batch) -
 def _opened(store: ActivationStore, name: str, done: int) -> Any:
     """The file, cut to what is complete, to be written on."""
     path = store.folder / name
-    file = open(path, "r+b" if done and path.is_file() else "wb")
+    file = path.open("r+b" if done and path.is_file() else "wb")  # noqa: SIM115 (its caller closes it)
     size = store.files[name] // store.sequences * done
     if file.seek(0, os.SEEK_END) < size:
         file.close()

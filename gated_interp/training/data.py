@@ -16,6 +16,7 @@ from gated_interp.core.streams import Stream
 from gated_interp.models.language_model import require_text
 from gated_interp.models.toy import HookedTransformer
 from gated_interp.tasks.encoded_text import Part
+from gated_interp.tasks.mixture import Mixture, RandomRepeats
 from gated_interp.tasks.task import KnownAnswers
 from gated_interp.tasks.text import RepeatedText, TextPart, TextTask
 from gated_interp.training.config import TrainConfig
@@ -32,19 +33,13 @@ class Sampler(Protocol):
         ...
 
 
-@runtime_checkable
-class Shuffled(Protocol):
-    """A set of sequences that a training reads in an order of its own, such as a store's."""
-
-    def shuffled(self, size: int, seed: int) -> Callable[[int], Batch]:
-        """``size`` sequences for each step; every one is seen once before any is seen again."""
-        ...
-
-
 Source = Sampler | Callable[[int, torch.Generator], Any]
 DataSource = Source | Tokens | tuple[Tokens, Mask]
 """A :class:`Sampler`, a function of (n, generator) that returns tokens ``[batch pos]``, or tokens
 ``[sequence pos]`` to draw from. Padded tokens come with their attention mask, as a pair."""
+
+
+READS_TEXT = (TextTask, TextPart, RepeatedText, Mixture, RandomRepeats)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -123,7 +118,7 @@ def draw(data: Source, n: int, seed: int, model: HookedTransformer) -> Batch:
     if isinstance(data, Sampler) and not isinstance(given, Batch):
         given = given.tokens
     # A document may end where a sequence of text does; that token is no padding.
-    mask = torch.ones_like(given) if isinstance(data, TextTask | TextPart | RepeatedText) else None
+    mask = torch.ones_like(given) if isinstance(data, READS_TEXT) else None
     found = read_batch(model, given, "tokens of the data source", mask)
     if len(found) != n:
         raise GatedInterpError("wrong-number-of-sequences", found=len(found), n=n)
@@ -132,8 +127,9 @@ def draw(data: Source, n: int, seed: int, model: HookedTransformer) -> Batch:
 
 def batches(data: Source, config: TrainConfig, model: HookedTransformer) -> Callable[[int], Batch]:
     """The tokens of each update, as a function of its step."""
-    if isinstance(data, Shuffled):
-        return data.shuffled(config.update_size, config.seed)
+    if (shuffled := getattr(data, "shuffled", None)) is not None:  # a store's own order
+        found: Callable[[int], Batch] = shuffled(config.update_size, config.seed)
+        return found
     if config.data == "fresh":
 
         def fresh(step: int) -> Batch:

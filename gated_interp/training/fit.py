@@ -67,10 +67,10 @@ def fit_gated(
             :func:`fit_replacement` takes the others.
         heads: of the block; the method's multiple of the layer's unless given.
         fvu: the error that may stay, above 0 (0.04 unless given, 0.1 for a pretrained model); the
-            penalties rise until it is reached. The error is the mean of two shares, the second with twice the weight of the first (``downstream`` of
-            :class:`TrainConfig`): the fraction of the variance of what the layer writes that is
-            unexplained, and what predictions lose, of what they lose without the layer. Of a
-            pretrained model it is the first alone.
+            penalties rise until it is reached. The error is the mean of two shares, the second with
+            twice the weight of the first (``downstream`` of :class:`TrainConfig`): the fraction of
+            the variance of what the layer writes that is unexplained, and what predictions lose, of
+            what they lose without the layer. Of a pretrained model it is the first alone.
         steps: of some 1,000 positions each; 3,000 unless given, 800 for a pretrained model.
         seed: of weights and data.
         finetune: see :func:`fit_replacement`.

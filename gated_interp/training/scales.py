@@ -42,9 +42,13 @@ class Scales:
         """Inputs and output in these units."""
         if self == Scales():
             return seen
-        inputs = (x / self.given for x in seen.inputs)
-        return AttentionIO(
-            *inputs, seen.output / self.written, logits=seen.logits, residual=seen.residual
+        query, key, value = (x / self.given for x in seen.inputs)
+        return dataclasses.replace(
+            seen,
+            query_input=query,
+            key_input=key,
+            value_input=value,
+            output=seen.output / self.written,
         )
 
     @contextmanager
