@@ -307,7 +307,7 @@ def _captured(model: HookedTransformer, layers: tuple[int, ...], batch: Batch) -
 def _opened(store: ActivationStore, name: str, done: int) -> Any:
     """The file, cut to what is complete, to be written on."""
     path = store.folder / name
-    file = path.open("r+b" if done and path.is_file() else "wb")  # noqa: SIM115 (its caller closes it)
+    file = path.open("r+b" if done and path.is_file() else "wb")
     size = store.files[name] // store.sequences * done
     if file.seek(0, os.SEEK_END) < size:
         file.close()
