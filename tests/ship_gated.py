@@ -74,7 +74,7 @@ def measured(model: HookedTransformer) -> pd.DataFrame:
 
 def main(folder: Path) -> None:
     model = together(folder)
-    save(model, SHIPPED / f"{NAME}.safetensors", notes=model.notes)
+    save(model, SHIPPED / f"{NAME}.safetensors", notes=model.notes, base=ORIGINAL)
     table = measured(load(NAME))
     table.to_csv(CSV, index=False, float_format="%.6g")
     print(table.T.to_string())
