@@ -9,10 +9,12 @@ and on the same activations. The package is not among what development needs; to
 Without it the rows of Lorsa say so, and everything else is measured.
 """
 
+import dataclasses
 import importlib
 import importlib.util
 import statistics
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -25,15 +27,23 @@ from torch.profiler import ProfilerActivity, profile
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 from gated_interp.replacements.gated_attention import GatedAttention
-from gated_interp.training.capture import attention_io
+from gated_interp.training.activations import ActivationStore, capture
+from gated_interp.training.config import TrainConfig
+from gated_interp.training.loop import train_gated
+from gated_interp.training.objectives import autocast
 
 # The shape of a layer of SmolLM2-135M, in which every head has keys of its own here.
 D_MODEL, HEADS, D_HEAD = 576, 9, 64
 BATCH, POSITIONS = 8, 128
 ROUNDS = 9
+VOCABULARY = 2048
 GOAL_BARE, GOAL_CAPTURE = 1.3, 1.1
+BARE, STEP = "the block alone, forward and backward", "a step that trains it"
+# With or without the loss for dead heads.
+LORSA = {"a step of Lorsa, K = 16": False, "the same, with its loss for dead heads": True}
 HOOK_IN, HOOK_OUT = "in", "out"
-ABSENT = "llamascopium is not installed; tests/bench_block_step.py says how to get it"
+HOW_TO_GET_IT = "-m pip install --no-deps --target runs/lorsa llamascopium==2.0.0b34"
+ABSENT = f"llamascopium is not installed (.venv/bin/python {HOW_TO_GET_IT})"
 
 
 def lorsa_module() -> Any | None:
@@ -82,28 +92,40 @@ def lorsa_step(lorsa: Any, x: Tensor, y: Tensor, auxiliary: bool = False) -> Cal
     return step
 
 
-def layer_of(positions: int = POSITIONS) -> HookedTransformer:
+def layer_of() -> HookedTransformer:
     """Two layers of the shape, the second the one to take apart, with random weights."""
     shape = HookedTransformerConfig(
-        n_layers=2, d_model=D_MODEL, n_heads=HEADS, d_head=D_HEAD, d_mlp=4 * D_MODEL, d_vocab=2048,
-        n_ctx=positions, act_fn="silu", gated_mlp=True, normalization_type="RMSPre",
-        positional_embedding_type="rotary", rotary_dim=D_HEAD, device="cpu", seed=0,
+        n_layers=2, d_model=D_MODEL, n_heads=HEADS, d_head=D_HEAD, d_mlp=4 * D_MODEL,
+        d_vocab=VOCABULARY, n_ctx=POSITIONS, act_fn="silu", gated_mlp=True,
+        normalization_type="RMSPre", positional_embedding_type="rotary", rotary_dim=D_HEAD,
+        device="cpu", seed=0,
     )  # fmt: skip
     return HookedTransformer(shape)
 
 
-def alternated(functions: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """The median of each one's seconds, called in turns; the first two turns warm up.
+class Turns:
+    """Functions that are called in turns, and the processor's seconds of this process for each.
 
-    Seconds are the processor's, of this process: what else the machine does counts for little.
+    What else the machine does counts for little.
     """
-    times: dict[str, list[float]] = {name: [] for name in functions}
-    for _ in range(rounds):
-        for name, function in functions.items():
+
+    def __init__(self, functions: Mapping[str, Callable[[], object]]):
+        self.functions = functions
+        self.times: dict[str, list[float]] = {name: [] for name in functions}
+
+    def __call__(self) -> None:
+        for name, function in self.functions.items():
             started = time.process_time()
             function()
-            times[name].append(time.process_time() - started)
-    return {name: statistics.median(each[2:] or each) for name, each in times.items()}
+            self.times[name].append(time.process_time() - started)
+
+    def seconds(self) -> dict[str, float]:
+        return {name: settled(times) for name, times in self.times.items()}
+
+
+def settled(times: list[float]) -> float:
+    """The median, without the first two, which warm up."""
+    return statistics.median(times[2:] or times)
 
 
 def peak_of(function: Callable[[], object]) -> float:
@@ -115,61 +137,131 @@ def peak_of(function: Callable[[], object]) -> float:
     return max(held) / 2**20
 
 
+class TimedStore(ActivationStore):
+    """A store that times the steps of the loop that reads it, and calls ``between`` in between."""
+
+    times: list[float]
+    between: Callable[[], object]
+
+    @classmethod
+    def of(cls, store: ActivationStore, between: Callable[[], object]) -> "TimedStore":
+        fields = dataclasses.fields(store)
+        timed = cls(**{field.name: getattr(store, field.name) for field in fields})
+        vars(timed).update(times=[], between=between)
+        return timed
+
+    def shuffled(self, size: int, seed: int) -> Callable[[int], Any]:
+        batch_of = super().shuffled(size, seed)
+        began: list[float] = []
+
+        def of_step(step: int) -> Any:
+            if began:
+                self.times.append(time.process_time() - began.pop())
+            self.between()
+            began.append(time.process_time())
+            return batch_of(step)
+
+        return of_step
+
+
 def bench_block_step() -> list[dict[str, Any]]:
     """A step of 8 x 128 tokens, 18 heads of 64 with gates of 8: tokens per second, and memory."""
-    model = layer_of()
-    tokens = torch.randint(2048, (BATCH, POSITIONS), generator=torch.Generator().manual_seed(0))
-    seen = attention_io(model, 1, tokens)
-    x, y = seen.value_input, seen.output
-
-    def block() -> GatedAttention:
-        return GatedAttention.from_attention(
-            model.blocks[1].attn, 2, init="duplicate", d_gate=8, normalize_weights=False
-        )
-
-    bare = block()
-    steps: dict[str, Callable[[], object]] = {
-        "the block alone, forward and backward": lambda: bare(x).square().mean().backward(),
-        "a step that trains it": training_step(block(), x, y),
-    }
-    names = {
-        "a step of Lorsa, K = 16": False,
-        "the same, with its loss for dead heads": True,
-    }
-    if (module := lorsa_module()) is not None:
-        parameters = sum(p.numel() for p in bare.parameters())
-        for name, auxiliary in names.items():
-            steps[name] = lorsa_step(lorsa_of(module, parameters, 16), x, y, auxiliary)
-    seconds = alternated(steps, ROUNDS)
-    own, *_ = seconds.values()
-    rows = [
-        {
-            "what": what,
-            "tokens/s": x.shape[0] * x.shape[1] / seconds[what],
-            "to the block": seconds[what] / own,
-            "MiB": peak_of(step),
-        }
-        for what, step in steps.items()
-    ]
-    rows[1]["goal"] = GOAL_BARE
+    model, module = layer_of(), lorsa_module()
+    with tempfile.TemporaryDirectory() as folder:
+        store = capture(model, folder, 1, random_tokens, sequences=8 * BATCH, progress=False)
+        rows = [
+            row
+            for precision in ("float32", "bfloat16")
+            for row in steps_of(model, store, precision, module)
+        ]
     if module is None:
-        rows += [{"what": f"{name}: {ABSENT}"} for name in names]
-    return rows + bench_capture(model, tokens)
+        rows.append({"what": f"Lorsa: {ABSENT}"})
+    return [*rows, bench_capture(model)]
 
 
-def bench_capture(model: HookedTransformer, tokens: Tensor) -> list[dict[str, Any]]:
-    """What is captured of a layer, against the bare forward pass up to it."""
+def random_tokens(n: int, source: torch.Generator) -> Tensor:
+    """Tokens ``[batch pos]``."""
+    return torch.randint(VOCABULARY, (n, POSITIONS), generator=source)
+
+
+def steps_of(
+    model: HookedTransformer, store: ActivationStore, precision: Any, module: Any | None
+) -> list[dict[str, Any]]:
+    """The loop's step between the others, all in one run."""
+    config = TrainConfig.pretrained(
+        steps=ROUNDS + 1,
+        batch_size=BATCH,
+        precision=precision,
+        fvu_target=0.5,
+        log_every=10_000,
+        device="cpu",
+    )
+    seen = store.read(1, store.batch(torch.arange(BATCH)))
+    x, y = seen.value_input, seen.output
+    bare = block_for(model)
+
+    def in_precision(function: Callable[[], object]) -> Callable[[], object]:
+        def called() -> None:
+            with autocast(config, x.device):
+                function()
+
+        return called
+
+    others = {BARE: in_precision(lambda: bare(x).square().mean().backward())}
+    if module is not None:
+        parameters = sum(p.numel() for p in bare.parameters())
+        for name, auxiliary in LORSA.items():
+            lorsa = lorsa_of(module, parameters, 16)
+            others[name] = in_precision(lorsa_step(lorsa, x, y, auxiliary))
+    turns = Turns(others)
+    timed = TimedStore.of(store, turns)
+    train_gated(model, block_for(model), config, layer=1, data=timed, progress=False)
+    seconds = {STEP: settled(timed.times), **turns.seconds()}
+    short = config.replace(steps=2)
+    peaks = {STEP: peak_of(lambda: train_gated(
+        model, block_for(model), short, layer=1, data=store, progress=False))}  # fmt: skip
+    peaks |= {name: peak_of(function) for name, function in others.items()}
+    return [
+        {
+            "what": f"{what}, {precision}",
+            "tokens/s": BATCH * POSITIONS / seconds[what],
+            "to the block": seconds[what] / seconds[BARE],
+            **({"goal": GOAL_BARE} if what == STEP else {}),
+            **({"Lorsa / it": seconds[next(iter(LORSA))] / seconds[what]} if module else {}),
+            "MiB": peaks[what],
+        }
+        for what in (BARE, STEP, *(LORSA if module else ()))
+    ]
+
+
+def block_for(model: HookedTransformer) -> GatedAttention:
+    """Two copies of each head, of its own width, with gates of 8 dimensions."""
+    return GatedAttention.from_attention(
+        model.blocks[1].attn, 2, init="duplicate", d_gate=8, normalize_weights=False
+    )
+
+
+def bench_capture(model: HookedTransformer) -> dict[str, Any]:
+    """Both layers captured into a folder, against the bare forward pass that ends behind them."""
+    batches = 12
+    parts = random_tokens(batches * BATCH, torch.Generator().manual_seed(0)).split(BATCH)
 
     @torch.no_grad()
     def forward() -> None:
-        model(tokens, return_type=None, stop_at_layer=2)
+        for part in parts:
+            model(part, return_type=None, stop_at_layer=2)
 
-    seconds = alternated({"bare": forward, "captured": lambda: attention_io(model, 1, tokens)}, 21)
-    return [
-        {
-            "what": "capture of a layer, against the bare forward pass",
-            "tokens/s": tokens.numel() / seconds["captured"],
-            "to the forward pass": seconds["captured"] / seconds["bare"],
-            "goal": GOAL_CAPTURE,
-        }
-    ]
+    def captured() -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            capture(model, folder, data=random_tokens, sequences=batches * BATCH, progress=False)
+
+    turns = Turns({"forward": forward, "captured": captured})
+    for _ in range(5):
+        turns()
+    seconds = turns.seconds()
+    return {
+        "what": "capture of two layers into a folder, to the bare forward pass",
+        "tokens/s": batches * BATCH * POSITIONS / seconds["captured"],
+        "to the forward pass": seconds["captured"] / seconds["forward"],
+        "goal": GOAL_CAPTURE,
+    }
