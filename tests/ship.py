@@ -1,7 +1,7 @@
 """Round trained models and put them where the package looks: ``ship.py FILE …``.
 
 The last 11 of the 24 bits of a weight say little (a relative 1.2e-4) and are much of what does not
-compress; zero, they keep the wheel under 6 MB.
+compress; zero, they keep the wheel small.
 """
 
 import sys
