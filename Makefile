@@ -102,7 +102,7 @@ gated-language-model: $(READY)  ## train the blocks of austen-2l-gated anew, shi
 	$(ONE_THREAD) $(BIN)/python tests/explorer_picture.py docs/austen-2l-gated-report.png \
 	  --report runs/austen-2l-gated.html --card docs/austen-2l-gated-card.png
 	$(ONE_THREAD) $(BIN)/python tests/explorer_picture.py docs/austen-2l-gated-explorer.png \
-	  --model austen-2l-gated
+	  --model austen-2l-gated --most 1280
 
 # Half an hour. `make mutants MUTANTS=10` for a short one; ROOMS="models tasks" for some rooms.
 MUTANTS ?= 40

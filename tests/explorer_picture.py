@@ -30,12 +30,13 @@ def new_page(height: int = 500) -> Iterator[Any]:
         chromium.close()
 
 
-def take(out: Path, model: str = "2H3ST-gated") -> None:
-    """The explorer of a shipped model as it opens, whole.
+def take(out: Path, model: str = "2H3ST-gated", most: int | None = None) -> None:
+    """The explorer of a shipped model as it opens.
 
     Args:
         out: a PNG.
         model: its name.
+        most: the height of the picture; the whole page unless given.
     """
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -44,7 +45,8 @@ def take(out: Path, model: str = "2H3ST-gated") -> None:
     ):
         page.goto(address)
         ExplorerPage(page)  # waits until it is drawn
-        page.screenshot(path=out, full_page=True)
+        clip = None if most is None else {"x": 0, "y": 0, "width": WIDTH, "height": most}
+        page.screenshot(path=out, full_page=True, clip=clip)
 
 
 def take_report(html: Path, out: Path, card: Path) -> None:
@@ -64,10 +66,11 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path, help="a picture of the explorer, or of the report")
     parser.add_argument("--model", default="2H3ST-gated", help="whose explorer")
+    parser.add_argument("--most", type=int, help="height of the explorer's picture")
     parser.add_argument("--report", type=Path, help="a report's page, instead of the explorer")
     parser.add_argument("--card", type=Path, help="also a picture of the report's first gated card")
     asked = parser.parse_args()
     if asked.report is None:
-        take(asked.out, asked.model)
+        take(asked.out, asked.model, asked.most)
     else:
         take_report(asked.report, asked.out, asked.card)

@@ -7,6 +7,7 @@ not here is an error of the build.
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -483,6 +484,9 @@ def gated_numbers() -> dict[str, str]:
     return {
         "both": percent(both["ce_recovered_zero"], 1),
         "repeats": decimals(2)(both["ce_on_repeats"]),
+        "repeats_0": decimals(2)(table.loc["0", "ce_on_repeats"]),
+        "repeats_1": decimals(2)(table.loc["1", "ce_on_repeats"]),
+        "chance": decimals(2)(math.log(2048)),
         "repeats_original": decimals(2)(both["ce_on_repeats_original"]),
         "times": between(
             (table["held_share"] / table["held_share_original"]).dropna(), decimals(0)
