@@ -227,7 +227,7 @@ def steps_of(
             "tokens/s": BATCH * POSITIONS / seconds[what],
             "to the block": seconds[what] / seconds[BARE],
             **({"goal": GOAL_BARE} if what == STEP else {}),
-            **({"Lorsa / it": seconds[next(iter(LORSA))] / seconds[what]} if module else {}),
+            **({"speed to Lorsa": seconds[next(iter(LORSA))] / seconds[what]} if module else {}),
             "MiB": peaks[what],
         }
         for what in (BARE, STEP, *(LORSA if module else ()))
