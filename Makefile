@@ -13,7 +13,7 @@ unexport PYTHONDONTWRITEBYTECODE
 PYTEST := $(ONE_THREAD) $(BIN)/python -m pytest -q -n logical --maxprocesses 8 --dist loadfile
 
 .PHONY: help setup reproduce test test-all test-machines test-tl4 check format bench docs docs-serve dist \
-  explorer-picture language-models mutants constraints clean
+  explorer-picture language-models gated-language-model mutants constraints clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -59,6 +59,7 @@ format: $(READY)  ## format, and mend what the linter can mend
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
+# With rows for OpenMOSS' Lorsa where it is there; tests/bench_block_step.py says how to get it.
 bench: $(READY)  ## measure the speeds that the README names, as ratios
 	$(BIN)/python tests/bench.py
 
@@ -90,6 +91,18 @@ language-models: $(READY)  ## train austen-1l and austen-2l anew, and ship them
 	  --out runs/austen-2l.safetensors \
 	  $(if $(wildcard runs/austen-2l.safetensors.state),--resume)
 	$(ONE_THREAD) $(BIN)/python tests/ship.py runs/austen-1l.safetensors runs/austen-2l.safetensors
+
+# An hour on one core. Then the pictures of what ships: report, card and explorer.
+GATED := $(BIN)/gated-interp decompose austen-2l --first-seed 30 --seeds 1 --workers 1
+gated-language-model: $(READY)  ## train the blocks of austen-2l-gated anew, ship and measure them
+	$(ONE_THREAD) $(GATED) --layer 0 --out runs/austen-2l-gated-0
+	$(ONE_THREAD) $(GATED) --layer 1 --steps 1200 --out runs/austen-2l-gated-1
+	$(ONE_THREAD) $(BIN)/python tests/ship_gated.py runs/austen-2l-gated-0 runs/austen-2l-gated-1
+	$(ONE_THREAD) $(BIN)/gated-interp report austen-2l-gated --layer 0 --out runs/austen-2l-gated.html
+	$(ONE_THREAD) $(BIN)/python tests/explorer_picture.py docs/austen-2l-gated-report.png \
+	  --report runs/austen-2l-gated.html --card docs/austen-2l-gated-card.png
+	$(ONE_THREAD) $(BIN)/python tests/explorer_picture.py docs/austen-2l-gated-explorer.png \
+	  --model austen-2l-gated --most 1280
 
 # Half an hour. `make mutants MUTANTS=10` for a short one; ROOMS="models tasks" for some rooms.
 MUTANTS ?= 40

@@ -14,11 +14,11 @@ import statistics
 import time
 from collections.abc import Callable
 from functools import partial
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import torch
+from bench_block_step import bench_block_step, peak_of
 from bench_explorer import bench_switches
 from bench_package import bench_package
 from rich.console import Console
@@ -30,7 +30,6 @@ from slow_twins import (
     owners_by_every_subset,
     sample_token_by_token,
 )
-from torch.profiler import ProfilerActivity, profile
 from transformer_lens import HookedTransformerConfig
 
 from gated_interp.analysis.verdict import EXAMPLES, SEED, verdict
@@ -361,15 +360,6 @@ def bench_step_memory() -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def peak_of(function: Callable[[], object]) -> float:
-    """MiB of tensors that ``function`` holds in its fullest moment, beside those there before."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
-        function()
-    events = [e for e in seen.profiler.kineto_results.events() if e.name() == "[memory]"]
-    held = accumulate(e.nbytes() for e in sorted(events, key=lambda e: e.start_ns()))
-    return max(held) / 2**20
-
-
 def bench_memory() -> list[dict[str, Any]]:
     """32 heads on one sequence of 1,024 tokens, forward and backward, penalty included."""
     block = GatedAttention(GatedConfig(d_model=256, n_heads=32, d_head=16, value_bias=False))
@@ -464,6 +454,7 @@ SECTIONS = {
     "Training a language model (one thread)": bench_train_lm,
     "Decomposing a layer of it (one thread)": bench_decompose,
     "Memory of a training step (one thread)": bench_step_memory,
+    "A step on stored activations, beside Lorsa (one thread)": bench_block_step,
     "A switch of the explorer, in a browser": bench_switches,
     "How a stacked step grows (R = 16, one thread)": bench_growth,
     "Distance from the matrix products alone (one thread)": bench_floor,

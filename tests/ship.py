@@ -1,7 +1,7 @@
 """Round trained models and put them where the package looks: ``ship.py FILE …``.
 
 The last 11 of the 24 bits of a weight say little (a relative 1.2e-4) and are much of what does not
-compress; zero, they keep the wheel under 6 MB.
+compress; zero, they keep the wheel small.
 """
 
 import sys
@@ -16,10 +16,10 @@ DROPPED = 11
 
 
 @torch.no_grad()
-def rounded(weight: torch.Tensor) -> torch.Tensor:
-    """``weight`` to the nearest float32 whose last :data:`DROPPED` bits are zero."""
+def rounded(weight: torch.Tensor, dropped: int = DROPPED) -> torch.Tensor:
+    """``weight`` to the nearest float32 whose last ``dropped`` bits are zero."""
     bits = weight.contiguous().view(torch.int32)
-    return ((bits + (1 << (DROPPED - 1))) >> DROPPED << DROPPED).view(torch.float32)
+    return ((bits + (1 << (dropped - 1))) >> dropped << dropped).view(torch.float32)
 
 
 def main(paths: list[str]) -> None:

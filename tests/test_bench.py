@@ -3,6 +3,7 @@
 import random
 
 import bench
+import bench_block_step
 import bench_package
 import pytest
 import torch
@@ -21,7 +22,7 @@ from gated_interp.models.toy import ToyConfig, build_toy
 from gated_interp.replacements.gated_attention import GatedAttention, GatedConfig
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
 from gated_interp.training.config import TrainConfig
-from gated_interp.training.loop import train_model
+from gated_interp.training.loop import train_gated, train_model
 
 
 def test_the_plain_sampler_follows_the_rules_and_the_frequencies():
@@ -101,6 +102,41 @@ def test_the_peak_is_of_what_is_held_at_once():
     assert bench.peak_of(held) == pytest.approx(6, abs=0.1)
 
 
+@pytest.fixture
+def small_shape(monkeypatch):
+    sizes = {"D_MODEL": 32, "HEADS": 2, "D_HEAD": 16, "POSITIONS": 8, "BATCH": 2, "ROUNDS": 3}
+    for name, size in sizes.items():
+        monkeypatch.setattr(bench_block_step, name, size)
+
+
+def test_without_lorsa_a_row_says_how_to_get_it(small_shape, monkeypatch):
+    monkeypatch.setattr(bench_block_step, "lorsa_module", lambda: None)
+    rows = bench_block_step.bench_block_step()
+    steps = [row for row in rows if "to the block" in row]
+    assert len(steps) == 4  # two precisions, each the block alone and a step that trains it
+    assert all(row["tokens/s"] > 0 and row["MiB"] > 0 for row in steps)
+    assert [row["to the block"] for row in steps[::2]] == [1.0, 1.0]
+    assert [row["goal"] for row in rows if "goal" in row] == [1.3, 1.3, 1.1]
+    assert "is not installed" in rows[-2]["what"]
+    assert bench_block_step.HOW_TO_GET_IT in bench_block_step.__doc__
+
+
+def test_a_store_times_the_steps_of_the_loop_alone(small_shape, tmp_path):
+    model = bench_block_step.layer_of()
+    store = bench_block_step.capture(
+        model, tmp_path, 1, bench_block_step.random_tokens, sequences=8, progress=False
+    )
+    calls = []
+    timed = bench_block_step.TimedStore.of(store, lambda: calls.append(1))
+    config = bench_block_step.TrainConfig.pretrained(
+        steps=4, batch_size=2, fvu_target=10.0, device="cpu"
+    )
+    block = bench_block_step.block_for(model)
+    train_gated(model, block, config, layer=1, data=timed, progress=False)
+    assert len(calls) == 4
+    assert len(timed.times) == 3  # the last one ends with the training
+
+
 @pytest.mark.slow
 def test_a_section_reports_the_ratio_of_its_times():
     row = bench.bench_generator()[0]
@@ -131,7 +167,6 @@ def test_the_package_is_measured_beside_its_goals(monkeypatch):
 
 @pytest.mark.slow
 def test_the_wheel_does_not_grow_and_times_are_taken():
-    # Three quarters of a megabyte over the goal, which the two language models' weights are.
-    assert 1e6 < bench_package.wheel_size() <= 6e6
+    assert 1e6 < bench_package.wheel_size() <= 8e6  # most of it language models
     assert bench_package.import_time(repeats=1) > 0
     assert bench_package.help_time(repeats=1) > bench_package.import_time(repeats=1)

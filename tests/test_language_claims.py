@@ -65,3 +65,40 @@ def test_what_is_said_of_induction_is_in_the_shipped_table():
     said = f"removing one of them costs {each.min():.1f} to {each.max():.1f} nats"
     whole = f"{said}, and removing all five costs {mine['the five']:.1f}."
     assert whole in " ".join(README.split())
+
+
+@pytest.fixture(scope="module")
+def gated():
+    return gi.load("austen-2l-gated")
+
+
+def test_the_gated_model_is_the_original_with_two_blocks(austen, gated):
+    tokens = austen.task.part("test").sample(2, seed=0).tokens
+    assert torch.equal(gi.unsplice(gated)(tokens), austen(tokens))
+    assert {type(block.attn).__name__ for block in gated.blocks} == {"GatedAttention"}
+    assert gated.notes["original"] == "austen-2l"
+
+
+def test_the_gated_model_measures_what_its_table_says(austen, gated):
+    table = pd.read_csv(ROOT / "figures" / "austen-2l-gated.csv").set_index("layer")
+    tokens = austen.task.part("test").sample(16, seed=5).tokens
+    found = gi.loss_recovered(gated, tokens=tokens)
+    assert found["ce_recovered_zero"] == pytest.approx(
+        table.loc["both", "ce_recovered_zero"], abs=0.03
+    )
+    for layer in (0, 1):
+        said = table.loc[str(layer)]
+        alone = gi.splice(austen, layer, gated.blocks[layer].attn)
+        measured = gi.block_measures(alone, layer, tokens)
+        for name, near in {
+            "ce_recovered_zero": 0.05, "fvu": 0.03, "gates_per_pair": 0.1, "held_share": 0.1,
+            "held_share_original": 0.05,
+        }.items():  # fmt: skip
+            assert measured[name] == pytest.approx(said[name], abs=near), name
+        assert measured["held_share"] > 2 * measured["held_share_original"]
+        shared = [
+            gi.head_sharing(model, layer, tokens).table().set_index("measure")["median"]
+            for model in (alone, austen)
+        ]
+        assert shared[0]["participation"] == pytest.approx(said["participation"], abs=0.5)
+        assert shared[0]["participation"] < shared[1]["participation"]

@@ -68,9 +68,23 @@ def a_model_is_refused_in_a_sentence() -> None:
     assert "HookedTransformer" in said, said
 
 
+def a_bridge_is_refused_in_a_sentence() -> None:
+    from transformer_lens.model_bridge import TransformerBridge
+
+    import gated_interp as gi
+
+    said = "it is opened, and docs/transformer-lens-4.md says that it is not"
+    bridge = TransformerBridge.__new__(TransformerBridge)  # the error comes before it is looked at
+    try:
+        gi.open_model(bridge)
+    except ImportError as error:
+        said = str(error)
+    assert "HookedTransformer" in said, said
+
+
 CHECKS: list[Callable[[], None]] = [
     hook_point, factored_matrix, tasks, configs, figures, a_block_alone,
-    a_model_is_refused_in_a_sentence,
+    a_model_is_refused_in_a_sentence, a_bridge_is_refused_in_a_sentence,
 ]  # fmt: skip
 
 

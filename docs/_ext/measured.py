@@ -7,6 +7,7 @@ not here is an error of the build.
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -458,6 +459,41 @@ def induction() -> pd.DataFrame:
     return pd.DataFrame(columns).rename_axis("what").reset_index()
 
 
+def gated_model() -> pd.DataFrame:
+    """What ships as ``austen-2l-gated``: a row for each block alone, and one for both."""
+    table = read("austen-2l-gated.csv")
+    return table.assign(name=table["layer"].replace({"both": "both blocks"}))
+
+
+def gated_shared() -> pd.DataFrame:
+    """How its layers' heads share what they write, before and after."""
+    rows = []
+    for _, row in read("austen-2l-gated.csv").query("layer != 'both'").iterrows():
+        for on, where in (("", "text"), ("_on_repeats", "repeated random tokens")):
+            kinds = {"participation": "participation", "alone": "alone"}
+            found = {
+                f"{k}{o}": row[f"{v}{on}{o}"] for k, v in kinds.items() for o in ("", "_original")
+            }
+            rows.append({"layer": row["layer"], "where": where, **found})
+    return pd.DataFrame(rows)
+
+
+def gated_numbers() -> dict[str, str]:
+    table = read("austen-2l-gated.csv", "layer")
+    both = table.loc["both"]
+    return {
+        "both": percent(both["ce_recovered_zero"], 1),
+        "repeats": decimals(2)(both["ce_on_repeats"]),
+        "repeats_0": decimals(2)(table.loc["0", "ce_on_repeats"]),
+        "repeats_1": decimals(2)(table.loc["1", "ce_on_repeats"]),
+        "chance": decimals(2)(math.log(2048)),
+        "repeats_original": decimals(2)(both["ce_on_repeats_original"]),
+        "times": between(
+            (table["held_share"] / table["held_share_original"]).dropna(), decimals(0)
+        ),
+    }
+
+
 def text_methods() -> pd.DataFrame:
     measures = ["ce_recovered_zero", "held_share", "active_per_position"]
     runs = read("decompose-methods-runs.csv").fillna({"knob": "", "value": 0})
@@ -560,6 +596,7 @@ NUMBERS = {
     "phase": phase(),
     "frontier": frontier(),
     "decompose": decompose(),
+    "gated": gated_numbers(),
     "benchmarks": benchmarks(),
     "models": models(),
     "sure": {
@@ -583,6 +620,8 @@ TABLES = {
     "spare": spare,
     "induction": induction,
     "text-methods": text_methods,
+    "gated-model": gated_model,
+    "gated-shared": gated_shared,
     "benchmarks": benchmark_rows,
     "language-models": language_models,
     "starts": starts,

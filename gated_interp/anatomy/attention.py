@@ -13,10 +13,10 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
-from transformer_lens.components.abstract_attention import AbstractAttention
 from transformer_lens.utilities.activation_functions import apply_softcap, softcap_enabled
 
 from gated_interp.anatomy.stream import input_norm
+from gated_interp.core.components import AbstractAttention
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.precision import wide
 from gated_interp.models.toy import HookedTransformer
@@ -66,12 +66,6 @@ def extras(attn: Any) -> dict[str, Any]:
         "load_in_4bit": bool(cfg.load_in_4bit),
     }
     return {name: getattr(cfg, name) for name, there in found.items() if there}
-
-
-def require_attention(attn: Any) -> None:
-    """Refuse what is no attention layer of TransformerLens."""
-    if not isinstance(attn, AbstractAttention):
-        raise GatedInterpError("not-an-attention-layer", kind=type(attn).__name__)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from transformer_lens.components import LayerNorm, LayerNormPre
 from transformer_lens.utilities.activation_functions import apply_softcap, softcap_enabled
 from transformer_lens.utilities.architectures import POST_NORM_ARCHITECTURES
 
+from gated_interp.core.components import LayerNorm, LayerNormPre
 from gated_interp.core.precision import wide
 from gated_interp.models.toy import HookedTransformer
 

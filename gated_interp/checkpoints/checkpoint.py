@@ -27,12 +27,17 @@ from gated_interp.checkpoints.checkpoint_format import (
     in_file,
 )
 from gated_interp.checkpoints.published import IGNORE, is_published, published_info, require_mask
-from gated_interp.checkpoints.reference_format import VERSION, ReferenceInfo, decode_reference
+from gated_interp.checkpoints.reference_format import (
+    VERSION,
+    Reference,
+    ReferenceInfo,
+    decode_reference,
+)
 from gated_interp.checkpoints.referenced import referenced, require_same
 from gated_interp.core.errors import CheckpointError, GatedInterpError
 from gated_interp.core.files import write_whole
 from gated_interp.core.metadata import KEY, VERSIONS, said_in
-from gated_interp.core.shipped import MODEL_FILE, located
+from gated_interp.core.shipped import MODEL_FILE, located, shipped_names
 from gated_interp.core.tensor_file import (
     MAX_BYTES,
     Header,
@@ -172,6 +177,7 @@ def save(
     path: str | os.PathLike[str],
     *,
     notes: dict[str, Any] | None = None,
+    base: str | None = None,
 ) -> Path:
     """Write a model, with or without replacements spliced in, to one safetensors file.
 
@@ -188,6 +194,8 @@ def save(
             :func:`load`, or from :func:`gated_interp.replacements.standalone.standalone`.
         notes: anything JSON can hold. ``None`` keeps the notes that ``model`` carries, unless it
             was loaded as a toy and is gated now (or the other way round).
+        base: the name of the shipped model into which replacements were spliced. Only these are
+            written, and the name in the place of that model's weights.
 
     Returns:
         The path.
@@ -207,7 +215,7 @@ def save(
         ...     load(path).notes
         {'made': 'by hand'}
     """
-    info, tensors = _contents(model, Path(path), notes)
+    info, tensors = _contents(model, Path(path), notes, base)
     data = safetensors.torch.save(tensors, metadata={KEY: encode(info)})
     if len(data) > MAX_BYTES:
         raise CheckpointError("model-too-large", what="model", size=len(data), most=MAX_BYTES)
@@ -289,7 +297,7 @@ def _build(info: CheckpointInfo, tensors: dict[str, Tensor]) -> TaskTransformer:
 
 
 def _contents(
-    model: HookedTransformer, path: Path, notes: dict[str, Any] | None
+    model: HookedTransformer, path: Path, notes: dict[str, Any] | None, base: str | None
 ) -> tuple[CheckpointInfo, dict[str, Tensor]]:
     """What the file of ``model`` says and holds; refuses what would not come back the same."""
     blocks = {
@@ -297,7 +305,7 @@ def _contents(
         for layer in range(model.cfg.n_layers)
         if (block := replacement_in(model, layer)) is not None
     }
-    info, fixed = _info(model, blocks, path)
+    info, fixed = _info(model, blocks, path, base)
     if notes is None:
         notes = model.notes if model.info is None or model.info.kind == info.kind else {}
     info = dataclasses.replace(info, notes=notes)
@@ -317,11 +325,18 @@ def _contents(
 
 
 def _info(
-    model: HookedTransformer, blocks: dict[int, Any], path: Path
+    model: HookedTransformer, blocks: dict[int, Any], path: Path, base: str | None
 ) -> tuple[CheckpointInfo, dict[str, Tensor]]:
     """What the file says, without notes, and what must be zero, as no file holds it."""
+    if base is not None:
+        if base not in shipped_names():
+            raise CheckpointError("no-such-model", source=base, names=shipped_names())
+        reference = Reference.of_shipped(load(base), base)
+        if not reference.is_of(model):
+            raise GatedInterpError("another-base", base=base)
+        return ReferenceInfo.of(model, blocks, reference), {}
     if isinstance(model, PretrainedTransformer):
-        return ReferenceInfo.of(model, blocks, path), {}
+        return ReferenceInfo.of(model, blocks, Reference.of(model, path)), {}
     known = next((k for k in MODEL_KINDS.values() if type(model) is k.model_type), None)
     if known is None:
         raise GatedInterpError("cannot-save-this-model")

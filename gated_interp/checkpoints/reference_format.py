@@ -19,7 +19,9 @@ from gated_interp.checkpoints.checkpoint_format import CheckpointInfo, Part
 from gated_interp.core.config import Config, Shapes, positive
 from gated_interp.core.errors import CheckpointError, GatedInterpError
 from gated_interp.core.metadata import KEY, config_from, require_keys, require_limits
+from gated_interp.core.shipped import shipped_names
 from gated_interp.models.pretrained import PretrainedTransformer
+from gated_interp.models.toy import HookedTransformer
 from gated_interp.replacements.layer_sketch import model_sketch, same_model
 from gated_interp.replacements.replacement import kind_named
 from gated_interp.replacements.splice import own_weights, sketch_at
@@ -38,7 +40,8 @@ class Reference(Config):
 
     Attributes:
         path, relative: of its folder or file: absolute, and from the folder of the checkpoint.
-        name: of a model on the hub; without it and ``path`` the model was given from memory.
+        name: of a shipped model, or of one on the hub; without it and ``path`` the model was given
+            from memory.
         architecture: as the library transformers calls it.
         n_layers, d_model, n_ctx: as it was opened.
         sketch: of its weights, see :mod:`gated_interp.replacements.layer_sketch`.
@@ -87,19 +90,38 @@ class Reference(Config):
 
     def facts(self) -> list[tuple[str, Any]]:
         """What a reader asks of it, with a name each."""
+        text = None if self.text is None else ", ".join(map(str, self.text["text"]))
+        if self.name in shipped_names():
+            text = "its own"
         return [
             ("model", self.path or self.name or "was given from memory"),
             ("architecture", self.architecture),
             ("layers", self.n_layers),
             ("d_model", self.d_model),
             ("positions", self.n_ctx),
-            ("text", "none" if self.text is None else ", ".join(map(str, self.text["text"]))),
+            ("text", text or "none"),
         ]
+
+    @classmethod
+    def of_shipped(cls, model: HookedTransformer, name: str) -> "Reference":
+        """How a checkpoint names a model that comes with the package."""
+        cfg = model.cfg
+        return cls(
+            path=None,
+            relative=None,
+            name=name,
+            architecture=type(model).__name__,
+            n_layers=cfg.n_layers,
+            d_model=cfg.d_model,
+            n_ctx=cfg.n_ctx,
+            sketch=[*model_sketch(own_weights(model))],
+            text=None,
+        )
 
     def problems(self) -> list[GatedInterpError]:
         return positive(self, "n_layers", "d_model", "n_ctx")
 
-    def is_of(self, model: PretrainedTransformer) -> bool:
+    def is_of(self, model: HookedTransformer) -> bool:
         """Whether ``model`` is the one that is named."""
         cfg = model.cfg
         return (cfg.n_layers, cfg.d_model, cfg.n_ctx) == (
@@ -139,14 +161,14 @@ class ReferenceInfo(CheckpointInfo):
 
     @classmethod
     def of(
-        cls, model: PretrainedTransformer, blocks: dict[int, Any], path: Path
+        cls, model: HookedTransformer, blocks: dict[int, Any], reference: Reference
     ) -> "ReferenceInfo":
-        """What a checkpoint at ``path`` says of ``model``, with ``blocks`` by layer."""
+        """What a checkpoint says of ``model``, with ``blocks`` by layer."""
         parts: dict[int, Part] = {
             layer: BlockPart(b.kind, b.config, b.l0, b.stands_for or sketch_at(model, layer))
             for layer, b in blocks.items()
         }
-        return cls(None, Part(KIND, Reference.of(model, path)), parts)
+        return cls(None, Part(KIND, reference), parts)
 
     @property
     def reference(self) -> Reference:

@@ -7,15 +7,16 @@ from typing import Any
 from gated_interp.checkpoints.foreign import from_memory, from_place, is_foreign, may_be_a_name
 from gated_interp.checkpoints.reference_format import Reference, ReferenceInfo
 from gated_interp.core.errors import CheckpointError
+from gated_interp.core.shipped import shipped_names
 from gated_interp.core.tensor_file import Header
 from gated_interp.models.pretrained import PretrainedTransformer
-from gated_interp.models.toy import HookedTransformer, clone
+from gated_interp.models.toy import HookedTransformer, TaskTransformer, clone
 from gated_interp.replacements.replacement import Replacement
 from gated_interp.replacements.splice import originals, require_fit, splice_in, unsplice
 from gated_interp.replacements.stored import block_of
 
 
-def referenced(path: Path, header: Header, info: ReferenceInfo, base: Any) -> PretrainedTransformer:
+def referenced(path: Path, header: Header, info: ReferenceInfo, base: Any) -> TaskTransformer:
     """The model of the checkpoint at ``path``, its blocks in place.
 
     Args:
@@ -38,7 +39,9 @@ def blocks_of(
     }
 
 
-def _opened(path: Path, reference: Reference, base: Any) -> PretrainedTransformer:
+def _opened(path: Path, reference: Reference, base: Any) -> TaskTransformer:
+    from gated_interp.checkpoints.checkpoint import load  # which asks here
+
     text = reference.text
     if base is not None:
         if isinstance(base, str | os.PathLike):
@@ -52,7 +55,9 @@ def _opened(path: Path, reference: Reference, base: Any) -> PretrainedTransforme
         return model
     places = _places(path, reference)
     for place in places:
-        model = from_place(place, text, reference.n_ctx)
+        model = (
+            load(place) if place in shipped_names() else from_place(place, text, reference.n_ctx)
+        )
         if reference.is_of(model):
             return model
     if places:
@@ -66,7 +71,7 @@ def _opened(path: Path, reference: Reference, base: Any) -> PretrainedTransforme
 def _places(path: Path, reference: Reference) -> list[str]:
     """Where there is a model to be looked at, the likeliest first."""
     if reference.name is not None:
-        if not may_be_a_name(reference.name):
+        if reference.name not in shipped_names() and not may_be_a_name(reference.name):
             raise CheckpointError("cannot-load", path=path, reason=f"{reference.name!r} is no name")
         return [reference.name]
     found = [Path(reference.path)] if reference.path else []

@@ -14,7 +14,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from transformer_lens.hook_points import HookPoint
 
-from gated_interp.anatomy.attention import require_attention
+from gated_interp.core.components import require_attention
 from gated_interp.core.config import Config, Shapes, positive
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.seeds import generator

@@ -14,11 +14,10 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from transformer_lens.components.abstract_attention import AbstractAttention
 from transformer_lens.utilities import get_offset_position_ids
 from transformer_lens.utilities.activation_functions import apply_softcap
 
-from gated_interp.anatomy.attention import extras
+from gated_interp.core.components import AbstractAttention
 from gated_interp.core.config import Config, Shapes, positive
 from gated_interp.core.errors import GatedInterpError
 
@@ -95,6 +94,8 @@ def scoring_of(attn: Any) -> Scoring | None:
     cfg = getattr(attn, "cfg", None)
     if not isinstance(attn, AbstractAttention) or cfg is None:
         raise GatedInterpError("not-an-attention-layer", kind=type(attn).__name__)
+    from gated_interp.anatomy.attention import extras  # which TransformerLens 4 has no models for
+
     found = extras(attn)
     kind = found.get("positional_embedding_type")
     beyond = {name: value for name, value in found.items() if name not in EXPRESSED}

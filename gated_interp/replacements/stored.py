@@ -26,7 +26,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from gated_interp.anatomy.attention import require_attention
+from gated_interp.core.components import require_attention
 from gated_interp.core.config import Config
 from gated_interp.core.errors import CheckpointError, GatedInterpError
 from gated_interp.core.files import write_whole
