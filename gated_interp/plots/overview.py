@@ -24,6 +24,7 @@ SHAPES: dict[str, tuple[str, float]] = {
 def head_overview(
     effects: Mapping[str, Mapping[tuple[int, int], float]],
     *,
+    whole: Mapping[str, Sequence[float]] | None = None,
     marks: Mapping[str, Collection[tuple[int, int]]] | None = None,
     layers: Collection[int] = (),
     layer: int | None = None,
@@ -34,14 +35,16 @@ def head_overview(
     """What each head of a deep model is worth: a panel for each kind of text.
 
     Args:
-        effects: by panel, by head ``(layer, head)``, by how much the loss rises without it.
+        effects: by panel, by head ``(layer, head)``, by how much the loss rises without it; NaN of
+            one that was not measured.
+        whole: by panel, the same without all heads of each layer: a row above the heads.
         marks: by what heads do (``induction``, ``previous token``, ``first token``), the heads.
         layers: those that hold a replacement.
         layer: the one to look at first.
         unit: of the effects.
 
     Raises:
-        GatedInterpError: no panel, panels of different heads, or an effect that is not a number.
+        GatedInterpError: no panel, or panels of different heads.
 
     Examples:
         >>> fig = head_overview(
@@ -54,6 +57,8 @@ def head_overview(
         raise GatedInterpError("overview-of-different-heads")
     across, down = (1 + max(each) for each in zip(*heads[0], strict=True))
     names, numbers = ([str(i) for i in range(n)] for n in (across, down))
+    above = 0 if whole is None else 1
+    numbers = ["all", *numbers] if above else numbers
     signs, taken = {}, set[tuple[int, int]]()
     for what in SHAPES:  # of several marks the first is drawn
         signs[what] = sorted(set((marks or {}).get(what, ())) - taken)
@@ -61,27 +66,25 @@ def head_overview(
     canvas = Canvas(columns, title, 44, 62)
     tile = min(WIDEST, canvas.width / across)
     tall = min(TALLEST, max(9.0, tile)) if down > 4 else TALLEST
-    height, x, y = tall * down, 0.0, TITLE
+    height, x, y = tall * (down + above), 0.0, TITLE
     length = max(min(height, 150.0), SHORTEST)
     beside = (tile * across + BAR) * len(effects) - BAR <= canvas.width
     for i, (name, given) in enumerate(effects.items()):
         values = np.full((down, across), np.nan)
         for (at, head), effect in given.items():
             values[head, at] = effect
-        if (
-            not np.isfinite(values[~np.isnan(values)]).all()
-            or len(given) != np.isfinite(values).sum()
-        ):
-            raise GatedInterpError("array-not-finite", name=f"effects {name!r}")
+        if whole is not None:
+            values = np.vstack([np.array(whole[name], dtype=float)[None], values])
         box, last = Box(x, y, tile * across, height), beside or i == len(effects) - 1
         axes = canvas.panel(
             box,
             framed(ticks(names, box.width), "layer", shown=last),
-            framed(
-                ticks(numbers, height, vertical=True), "head", shown=x == 0
-            ),
+            framed(ticks(numbers, height, vertical=True), "head", shown=x == 0),
         )
-        limit = float(np.nanquantile(np.abs(values), DARKEST if values.size > 50 else 1.0)) or 1.0
+        there = np.abs(values[np.isfinite(values)])
+        limit = (
+            float(np.quantile(there, DARKEST if there.size > 50 else 1.0)) if there.size else 1.0
+        )
         axis = "coloraxis" + (str(i + 1) if i else "")
         canvas.fig.add_heatmap(
             z=values,
@@ -90,12 +93,15 @@ def head_overview(
             ygap=1,
             name=text(name),
             showlegend=False,
-            customdata=[[head_name((at, h)) for at in range(across)] for h in range(down)],
+            customdata=[
+                [f"all of layer {at}" if h < 0 else head_name((at, h)) for at in range(across)]
+                for h in range(-above, down)
+            ],
             hovertemplate=f"%{{customdata}}: %{{z:+.3g}} nats<extra>{text(name)}</extra>",
             **axes,
         )
         for what, (symbol, size) in SHAPES.items():
-            _marked(canvas, what, symbol, size * min(tile, tall), signs, axes, first=i == 0)
+            _marked(canvas, what, symbol, size * min(tile, tall), signs, axes, above, first=i == 0)
         _framed_layers(canvas, layers, layer, axes)
         canvas.note(text(name), box.left, box.top - 3, align="left")
         bar = Box(box.right + 10, box.top, 8, length)
@@ -115,6 +121,7 @@ def _marked(
     size: float,
     marks: Mapping[str, Sequence[tuple[int, int]]],
     axes: Mapping[str, str],
+    above: int,
     *,
     first: bool,
 ) -> None:
@@ -125,7 +132,7 @@ def _marked(
     faint = what == "first token"
     canvas.fig.add_scatter(
         x=[at for at, _ in there],
-        y=[head for _, head in there],
+        y=[head + above for _, head in there],
         mode="markers",
         name=what,
         legendgroup=what,

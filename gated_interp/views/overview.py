@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 
+import numpy as np
+
 from gated_interp.analysis.overview import MARKED, MARKS, HeadOverview
 from gated_interp.core import written
 from gated_interp.core.written import head_name
@@ -12,12 +14,11 @@ from gated_interp.views.shown import Shown, View
 # Heads that a reader sees; the file has all.
 FIRST = 12
 PANELS = {"effect": "on text", "effect_repeats": "on repeated random tokens"}
-MEASURED = "Each head was mean-ablated: its output was replaced by its mean."
-ESTIMATED = (
-    "Effects are estimates, from one backward pass (attribution patching). They find most heads "
-    "that matter and miss large, saturated effects: in the first two layers they are often wrong, "
-    "also in sign, and previous-token heads may seem worth nothing. Measure a head by ablation "
-    "before you write about it."
+MEASURED = "Every head was mean-ablated: its output was replaced by its mean."
+SOME = (
+    "Of each layer, all heads were mean-ablated at once (row “all”), on {text} tokens of text and "
+    "{repeats} of repeats, and head by head those of the layers that matter most. Grey: not "
+    "measured."
 )
 
 
@@ -27,7 +28,7 @@ def show(subject: Subject) -> Iterator[Shown]:
     table = found.table
     heads = list(zip(table["layer"], table["head"], strict=True))
     marks = dict(zip(heads, found.marks, strict=True))
-    order = table[[*PANELS]].max(axis=1).sort_values(ascending=False, kind="stable").index
+    order = table[[*PANELS]].max(axis=1).fillna(-np.inf).sort_values(ascending=False).index
     face = table.loc[order[:FIRST], [*PANELS, *MARKS]].rename(columns=PANELS | MARKS)
     first = [heads[i] for i in order[:FIRST]]
     face.insert(0, "head", list(map(head_name, first)))
@@ -41,17 +42,21 @@ def show(subject: Subject) -> Iterator[Shown]:
         f"A head is marked where at least {written.share(MARKED)} of its attention goes to the key "
         "behind an earlier copy of its token (induction), to the token before, or to the first "
         f"token. {_frames(found, subject.layer_shown)}{found.why if many else ''}".strip(),
-        table,
+        {"": table, "layers": found.layers.reset_index()},
         lambda: head_overview(
             {
                 name: dict(zip(heads, table[column], strict=True))
                 for column, name in PANELS.items()
-                if table[column].notna().all()
+                if table[column].notna().any()
+            },
+            whole={
+                name: found.layers[column].tolist()
+                for column, name in PANELS.items()
+                if table[column].notna().any()
             },
             marks={word: [h for h in heads if word in marks[h]] for word in MARKS.values()},
             layers=found.spliced,
             layer=subject.layer_shown,
-            unit=f"loss increase {'when ablated' if found.exact else '(estimate)'} (nats)",
             title=f"{subject.name}: {title[0].lower()}{title[1:]}",
         ),
         face.round(4),
@@ -63,7 +68,7 @@ def _finding(found: HeadOverview) -> str:
     """The heads without which the loss rises most."""
     said = []
     for column, where in PANELS.items():
-        if found.table[column].notna().all():
+        if found.table[column].notna().any():
             best = found.table.nlargest(3, column)
             names = map(head_name, zip(best["layer"], best["head"], strict=True))
             said.append(f"{', '.join(names)} {where}")
@@ -71,7 +76,8 @@ def _finding(found: HeadOverview) -> str:
 
 
 def _how(found: HeadOverview) -> str:
-    return MEASURED if found.exact else ESTIMATED
+    text, repeats = found.read
+    return MEASURED if found.every else SOME.format(text=text, repeats=repeats)
 
 
 def _frames(found: HeadOverview, layer: int | None) -> str:
