@@ -4,7 +4,8 @@ An intervention on the heads of one layer leaves the layers below it as they are
 each question then costs the layers behind, and logits only where they are asked for.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -66,7 +67,7 @@ class Rest:
         tokens: Tokens | None = None,
         *,
         attention_mask: Mask | None = None,
-        held: Mapping[str, Tensor] | None = None,
+        held: Any = None,  # Mapping[str, Tensor] | ActivationCache | None
     ):
         self.model, self.layer = model, chosen_layer(model, layer)
         self.batch = Batch.of(model, tokens, attention_mask)

@@ -152,6 +152,7 @@ class Bench:
         self._readouts: dict[int | None, Readout] = {}
         self._intact: dict[tuple[int, ...], Tensor] = {}
         self._effects: dict[tuple[object, ...], list[float]] = {}
+        self._strips: dict[tuple[object, ...], list[list[float]]] = {}
         self._writes: dict[tuple[int, ...], Any] = {}
         self._streams: dict[tuple[object, ...], Tensor] = {}
         self._layers: dict[tuple[object, ...], tuple[Rest, dict[str, Tensor]]] = {}
@@ -269,6 +270,10 @@ class Bench:
 
         Relative to the mean over the vocabulary, with every head on and norms at their scale.
         """
+        key = (tuple(tokens), position, token)
+        return _kept(self._strips, key, lambda: self._direct(tokens, position, token))
+
+    def _direct(self, tokens: Sequence[int], position: int, token: int) -> list[list[float]]:
         z, scales = self._written(tokens)
         readout = wide(self.model.unembed.W_U)
         column = readout[:, [token]] - readout.mean(1, keepdim=True)

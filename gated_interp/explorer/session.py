@@ -83,6 +83,7 @@ class Session:
         needs = () if self.examples.reference is None else get_args(Method)[1:]
         self.methods: tuple[str, ...] = ("zero", *(m for m in needs if known or m != "optimal"))
         off: dict[str, frozenset[Head]] = {n: frozenset() for n in self.benches}
+        self._large = sum(p.numel() for p in model.parameters()) > LARGE
         self.marks = self._marked(model)
         inducing = [layer for word, (layer, _) in self.marks if word == "induction"]
         first = (spliced or inducing or [0])[0]
@@ -133,10 +134,7 @@ class Session:
 
     def _threads(self) -> AbstractContextManager[None]:
         """One thread for a small model; of a large one, the pieces are large enough to share."""
-        large = any(
-            sum(p.numel() for p in b.model.parameters()) > LARGE for b in self.benches.values()
-        )
-        return nullcontext() if large else one_thread()
+        return nullcontext() if self._large else one_thread()
 
     def effects(self, state: ExplorerState) -> dict[str, list[float]]:
         """Per model, by how much what is asked changes without each head of the layer alone."""
