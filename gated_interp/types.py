@@ -11,6 +11,7 @@ from gated_interp.analysis.attribution import Attribution, EdgeLoadings
 from gated_interp.analysis.circuits import Circuit
 from gated_interp.analysis.faithfulness import Faithfulness
 from gated_interp.analysis.holders import Holders
+from gated_interp.analysis.overview import HeadOverview
 from gated_interp.analysis.read_heads import Readings
 from gated_interp.analysis.sharing import HeadSharing
 from gated_interp.analysis.subsets import SubsetValues
@@ -29,6 +30,7 @@ __all__ = [
     "Circuit",
     "EdgeLoadings",
     "Faithfulness",
+    "HeadOverview",
     "HeadSharing",
     "Holders",
     "PretrainedTransformer",

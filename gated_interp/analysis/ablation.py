@@ -14,6 +14,7 @@ replaced. The layer's ``b_O`` belongs to no head and stays.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import pandas as pd
 import torch
@@ -186,7 +187,8 @@ def ablate(
                 layer = members[0][0]
                 if layer not in rests:
                     rests = {layer: Rest(model, layer, batch)}
-                logits = rests[layer].logits(next(iter(edit.values())), rows=here)
+                own: Any = next(iter(edit.values()))
+                logits = rests[layer].logits(own, rows=here)
             else:
                 with intervened(model, edit):
                     logits = part.logits(model)

@@ -86,7 +86,7 @@ class HeadOverview:
         """The layer to look at first: see :attr:`why`."""
         if self.spliced:
             return self.spliced[0]
-        return int(self.layers[self._column].idxmax())
+        return int(self.layers[self._column].to_numpy().argmax())
 
     @property
     def why(self) -> str:

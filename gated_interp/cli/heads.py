@@ -85,7 +85,7 @@ def _render(
 
     model = model_of(file)
     subject = Subject.of(model, layer, alone=True, **options, **_text_of(model))
-    found = []
+    found: list[Any] = []
     if layer is None:
         subject, found = overviewed(subject)
     found += show_topic(subject, topic)

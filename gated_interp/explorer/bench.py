@@ -339,7 +339,7 @@ class Bench:
                 return intact()
             edits = self._edits(off, method)
             first = min(at for at, _ in off)
-            own = edits.pop(f"blocks.{first}.attn.hook_z")
+            own: Any = edits.pop(f"blocks.{first}.attn.hook_z")
             rest, _ = self._layer(tokens, first)
             seen: dict[str, Tensor] = {}
             looks = self._looks(layer, seen) if layer >= first else {}
@@ -475,7 +475,7 @@ class Bench:
             seen: dict[str, Tensor] = {}
             last = self.model.cfg.n_layers
             there = batch.logits(self.model, stop_at_layer=last) if stream is None else stream
-            looks = {name: _see(seen, name) for name in final_scales(self.model)}
+            looks: Edits = {name: _see(seen, name) for name in final_scales(self.model)}
             if looks:
                 with intervened(self.model, looks):
                     self.model.ln_final(there)

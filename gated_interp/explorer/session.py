@@ -126,10 +126,10 @@ class Session:
         with self._threads():
             table = induction_scores(model, tokens)
         return [
-            (word, (int(row.layer), int(row.head)))
-            for row in table.itertuples()
+            (word, (int(row["layer"]), int(row["head"])))
+            for row in table.to_dict("records")
             for column, word in MARKS.items()
-            if getattr(row, column, 0.0) >= MARKED
+            if row.get(column, 0.0) >= MARKED
         ]
 
     def _threads(self) -> AbstractContextManager[None]:

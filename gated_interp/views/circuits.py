@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import pandas as pd
+import torch
 
 from gated_interp.analysis.circuit_tables import (
     circuit_summary,
@@ -36,7 +37,8 @@ def _scores(
     table = subject.overview.table
     if model is not subject.model:
         table = induction_scores(model, repeated_random_tokens(model, REPEATED, bos=bos))
-    return {(r.layer, r.head): r.prefix_matching for r in table.itertuples()}
+    rows = table.to_dict("records")
+    return {(int(r["layer"]), int(r["head"])): float(r["prefix_matching"]) for r in rows}
 
 
 def show(subject: Subject) -> Iterator[Shown]:
@@ -60,7 +62,7 @@ def show(subject: Subject) -> Iterator[Shown]:
     # A model without a text names no token to begin with: its sequences do.
     rows = None
     if subject.model.cfg.d_vocab > MOST_TOKENS:
-        rows = subject.batch.tokens[subject.batch.counted].unique()
+        rows = torch.unique(subject.batch.tokens[subject.batch.counted])
     first = None if isinstance(subject.task, TextTask) else int(subject.batch.tokens[0, 0])
     for name, model in subject.sides.items():
         scores = _scores(subject, model, first)
