@@ -120,7 +120,10 @@ def largest_entries(
     """
     if scores is None:
         found = induction_scores(model, repeated_random_tokens(model, bos=bos))
-        scores = found.set_index(["layer", "head"])["prefix_matching"].to_dict()
+        scores = {
+            (int(r["layer"]), int(r["head"])): float(r["prefix_matching"])
+            for r in found.to_dict("records")
+        }
     table = []
     for head in heads_of(model, layer):
         ov, qk = ov_circuit(model, *head), qk_circuit(model, *head)

@@ -334,6 +334,7 @@ def composition_scores(model: HookedTransformer, layer: int | None = None) -> pd
         require_layer(model, layer)
     rows = []
     left: set[str] = set()
+    lengths: dict[tuple[int, int], float] = {}
     eye = torch.eye(model.cfg.d_model).to(wide(model.embed.W_E))
     layers = [Attention.of(model, layer) for layer in range(model.cfg.n_layers)]
     norms = [passing(input_norm(model, layer), eye) for layer in range(model.cfg.n_layers)]
@@ -352,13 +353,17 @@ def composition_scores(model: HookedTransformer, layer: int | None = None) -> pd
             "K": FactoredMatrix(reads_k, reads_q.T),
             "V": FactoredMatrix(N @ W_V, W_O),
         }
+        sizes = {kind: float(read.norm()) for kind, read in receivers.items()}
         for sender_layer, n in enumerate(head_counts(model)[:at]):
             if layer not in (None, at, sender_layer):
                 continue
             for sender_head in range(n):
                 written = FactoredMatrix(*(factor[sender_head] for factor in writes[sender_layer]))
+                sender = (sender_layer, sender_head)
+                if sender not in lengths:
+                    lengths[sender] = float(written.norm())
                 for kind, read in receivers.items():
-                    size = float(written.norm() * read.norm())
+                    size = lengths[sender] * sizes[kind]
                     rows.append(
                         {
                             "sender_layer": sender_layer,
