@@ -30,6 +30,7 @@ from gated_interp.analysis.head_scores import head_scores as head_scores
 from gated_interp.analysis.head_scores import induction_paths as induction_paths
 from gated_interp.analysis.holders import holders as holders
 from gated_interp.analysis.induction import induction_scores as induction_scores
+from gated_interp.analysis.overview import head_overview as head_overview
 from gated_interp.analysis.patching import activation_patch as activation_patch
 from gated_interp.analysis.patching import patch_effects as patch_effects
 from gated_interp.analysis.patching import path_patch as path_patch

@@ -16,6 +16,7 @@ from gated_interp.analysis.circuits import Circuit
 from gated_interp.analysis.example import Example, example_of
 from gated_interp.analysis.heads import head_name, heads_of
 from gated_interp.analysis.holders import Holders, holders
+from gated_interp.analysis.overview import HeadOverview, head_overview
 from gated_interp.analysis.read_heads import Readings, read_heads
 from gated_interp.analysis.subset_games import Game, game_of, linear_game
 from gated_interp.analysis.subsets import MAX_EXACT, interactions_of, shapley_of
@@ -34,8 +35,11 @@ from gated_interp.tasks.skip_trigrams import SkipTrigramTask
 from gated_interp.tasks.task import ProbedTask, probes_for
 from gated_interp.tasks.text import TextTask
 
-# Sequences that a language model is read on: two minutes of one core for 32 heads.
-SEQUENCES = 32
+# Sequences that a language model is read on: two minutes of one core for 32 heads. Of a model with
+# many weights they are fewer, down to some.
+SEQUENCES, FEWEST, WEIGHTS = 32, 8, 2**25
+# Of a model of text with more layers one is shown, unless another is named.
+DEEP = 4
 REPLICATES = 500
 METHODS: tuple[Method, ...] = ("zero", "mean", "resample", "optimal")
 # Orders of arrival, where a layer has too many heads for every subset of them.
@@ -298,13 +302,44 @@ class Subject:
         """Whether answers are known and the logits are a sum over all heads of the model."""
         return self.known and self.model.cfg.n_layers == 1 and self.after[0].linear
 
+    @property
+    def has_overview(self) -> bool:
+        """Whether there are several layers of heads that a text can be read on."""
+        return not self.known and self.model.cfg.n_layers > 1 and self.batch.next_token
+
+    @cached_property
+    def overview(self) -> HeadOverview:
+        """Every head of the model, whichever layers are looked at."""
+        first = None if isinstance(self.task, TextTask) else int(self.batch.tokens[0, 0])
+        return head_overview(self.model, self.batch, seed=self.seed, bos=first)
+
+    @property
+    def layer_shown(self) -> int | None:
+        """The one layer that is looked at, of several."""
+        one = len(self.layers) == 1 < self.model.cfg.n_layers
+        return self.layers[0] if one else None
+
+    @property
+    def too_deep(self) -> bool:
+        """Whether one of the layers has to be chosen: there are many, and none was named."""
+        return self.has_overview and len(self.layers) > DEEP
+
+    def narrowed(self) -> "Subject":
+        """The same with the layer alone that the overview puts first; what is measured is kept."""
+        spliced = self.overview.spliced
+        chosen = dataclasses.replace(self, layers=spliced or [self.overview.layer])
+        for name in ("overview", "batch"):
+            chosen.__dict__[name] = getattr(self, name)
+        return chosen
+
     @cached_property
     def batch(self) -> Batch:
         """The ordinary sequences."""
         (tokens, mask), seed = self.given, derive(self.seed, Stream.SHOWN_SEQUENCES)
         if tokens is None and self.known:
             tokens = self.task.sample(self.sequences or EXAMPLES, seed).tokens
-        return own_text(self.model, tokens, "test", self.sequences or SEQUENCES, seed, mask)
+        n = self.sequences or usual_sequences(self.model)
+        return own_text(self.model, tokens, "test", n, seed, mask)
 
     @property
     def size(self) -> str:
@@ -357,6 +392,18 @@ class Subject:
     def which(self, layer: int) -> tuple[str, str]:
         """``-L0`` and ``, layer 0``, where several layers have to be told apart."""
         return (f"-L{layer}", f", layer {layer}") if len(self.layers) > 1 else ("", "")
+
+
+def usual_sequences(model: HookedTransformer) -> int:
+    """How many sequences of text a model is read on, unless somebody says.
+
+    Examples:
+        >>> from gated_interp.checkpoints.checkpoint import load
+        >>> usual_sequences(load("austen-1l"))
+        32
+    """
+    weights = sum(parameter.numel() for parameter in model.parameters())
+    return max(FEWEST, min(SEQUENCES, SEQUENCES * WEIGHTS // weights))
 
 
 def ablations(

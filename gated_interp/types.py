@@ -12,6 +12,7 @@ from gated_interp.analysis.circuits import Circuit
 from gated_interp.analysis.faithfulness import Faithfulness
 from gated_interp.analysis.head_effects import HeadEffects
 from gated_interp.analysis.holders import Holders
+from gated_interp.analysis.overview import HeadOverview
 from gated_interp.analysis.read_heads import Readings
 from gated_interp.analysis.sharing import HeadSharing
 from gated_interp.analysis.subsets import SubsetValues
@@ -33,6 +34,7 @@ __all__ = [
     "EdgeLoadings",
     "Faithfulness",
     "HeadEffects",
+    "HeadOverview",
     "HeadSharing",
     "Holders",
     "PretrainedTransformer",

@@ -111,7 +111,7 @@ def page(request):
 
 
 def test_it_has_every_section_and_links_to_each(page):
-    assert [a["id"] for a in page.all("h2")] == SECTIONS
+    assert [a["id"] for a in page.all("h2") if a["id"] != "overview"] == SECTIONS
     links = [a["href"] for a in page.all("a") if a["href"].startswith("#")]
     ids = [a["id"] for _, a in page.tags if "id" in a]
     assert len(ids) == len(set(ids))

@@ -14,6 +14,7 @@ replaced. The layer's ``b_O`` belongs to no head and stays.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import pandas as pd
 import torch
@@ -31,6 +32,7 @@ from gated_interp.analysis.heads import (
 )
 from gated_interp.analysis.logits import MetricFunction, Outcome, outcome, together
 from gated_interp.analysis.replacements import Edits, Method, Objective, Reference, replacements
+from gated_interp.analysis.rest import Rest
 from gated_interp.anatomy.batch import Batch, Mask, Tokens, logit_rows, position_mask
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.models.toy import HookedTransformer
@@ -167,6 +169,7 @@ def ablate(
     # A metric of one's own may be of all logits together, so it gets all of them at once.
     rows = len(batch) if metric is not None else logit_rows(batch, model.cfg.d_vocab_out)
     found: list[list[Outcome]] = [[] for _ in range(len(sets) + 1)]
+    rests: dict[int, Rest] = {}
     for first in range(0, len(batch), rows):
         here = slice(first, first + rows)
         part, known = batch[here], None if probes is None else probes.in_rows(first, rows)
@@ -179,8 +182,16 @@ def ablate(
                 edit = replacements(
                     model, members, method, reference, seed, rows=(first, len(batch))
                 )
-            with intervened(model, _only_at(edit, None if there is None else there[here])):
-                logits = part.logits(model)
+            edit = _only_at(edit, None if there is None else there[here])
+            if len(edit) == 1 and members[0][0] > 0:  # the layers before it stay as they are
+                layer = members[0][0]
+                if layer not in rests:
+                    rests = {layer: Rest(model, layer, batch)}
+                own: Any = next(iter(edit.values()))
+                logits = rests[layer].logits(own, rows=here)
+            else:
+                with intervened(model, edit):
+                    logits = part.logits(model)
             found[i + 1].append(outcome(logits, intact, part, known, metric, mine))
             del logits
     before, *afters = map(together, found)

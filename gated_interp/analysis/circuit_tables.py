@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import pandas as pd
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from gated_interp.analysis.circuits import (
@@ -102,6 +102,8 @@ def largest_entries(
     *,
     k: int = 3,
     bos: int | None = None,
+    scores: Mapping[tuple[int, int], float] | None = None,
+    rows: Int[Tensor, " row"] | None = None,
 ) -> pd.DataFrame:
     """One row per head: its scores and the largest entries of its circuits, for any vocabulary.
 
@@ -113,32 +115,43 @@ def largest_entries(
         names: of tokens.
         bos: the token that repeated random tokens begin with; that of the model's text unless
             given.
+        scores: ``prefix_matching`` of each head, where it is known.
+        rows: the source and query tokens to look among; all unless given.
     """
-    found = induction_scores(model, repeated_random_tokens(model, bos=bos))
-    scores = found.set_index(["layer", "head"])["prefix_matching"].to_dict()
-    rows = []
+    if scores is None:
+        found = induction_scores(model, repeated_random_tokens(model, bos=bos))
+        scores = {
+            (int(r["layer"]), int(r["head"])): float(r["prefix_matching"])
+            for r in found.to_dict("records")
+        }
+    table = []
     for head in heads_of(model, layer):
         ov, qk = ov_circuit(model, *head), qk_circuit(model, *head)
-        rows.append(
+        table.append(
             {
                 "head": head_name(head),
                 "copying_score": copying_score(ov_circuit(model, *head, biases=False)),
                 "prefix_matching": scores[head],
-                "writes": _words(largest(ov, k), names),
-                "looks": _words(largest(qk, k, centred=True), names),
+                "writes": _words(largest(ov, k, rows=rows), names),
+                "looks": _words(largest(qk, k, centred=True, rows=rows), names),
             }
         )
-    return pd.DataFrame(rows)
+    return pd.DataFrame(table)
 
 
 @torch.no_grad()
-def largest(circuit: Circuit, k: int, *, centred: bool = False) -> list[tuple[int, int, float]]:
+def largest(
+    circuit: Circuit, k: int, *, centred: bool = False, rows: Int[Tensor, " row"] | None = None
+) -> list[tuple[int, int, float]]:
     """The ``k`` largest entries (row, column, value), without making the whole matrix at once.
 
     Args:
         centred: take each row about its mean.
+        rows: those to look among; all unless given.
     """
     left, right = circuit.factors.A, circuit.factors.B
+    known = range(left.shape[0]) if rows is None else rows.tolist()
+    left = left if rows is None else left[rows]
     found: list[tuple[int, int, float]] = []
     for start in range(0, left.shape[0], ROWS):
         block = left[start : start + ROWS] @ right
@@ -146,7 +159,7 @@ def largest(circuit: Circuit, k: int, *, centred: bool = False) -> list[tuple[in
         values, index = block.flatten().topk(min(k, block.numel()))
         width = block.shape[1]
         found += [
-            (start + i // width, i % width, value)
+            (known[start + i // width], i % width, value)
             for i, value in zip(index.tolist(), values.tolist(), strict=True)
         ]
     return sorted(found, key=lambda entry: -entry[2])[:k]

@@ -33,7 +33,7 @@ from gated_interp.core.precision import wide
 from gated_interp.core.seeds import generator
 from gated_interp.models.toy import HookedTransformer
 from gated_interp.replacements.gates import GateActivation, gate_activation
-from gated_interp.replacements.splice import gated_block
+from gated_interp.replacements.splice import gated_block, require_layer
 
 Space = Literal["token", "residual"]
 
@@ -300,7 +300,7 @@ def copying_scores(model: HookedTransformer) -> pd.DataFrame:
 
 
 @torch.no_grad()
-def composition_scores(model: HookedTransformer) -> pd.DataFrame:
+def composition_scores(model: HookedTransformer, layer: int | None = None) -> pd.DataFrame:
     """How much each later head reads of what each earlier head writes.
 
     ``||W_OV(sender) M||_F / (||W_OV(sender)||_F ||M||_F)`` with ``M = N W_Q W_K^T N^T`` for Q,
@@ -312,6 +312,9 @@ def composition_scores(model: HookedTransformer) -> pd.DataFrame:
     Range 0 (the receiver reads nothing of it) to 1 (rank-one and aligned). Heads that have nothing
     to do with each other score above 0; ``expected`` is what random ones of the same shapes score.
     Elhage et al. (2021), "Q-, K- and V-composition".
+
+    Args:
+        layer: only pairs with a head of this layer; all pairs unless given.
 
     Returns:
         Columns ``sender_layer``, ``sender_head``, ``receiver_layer``, ``receiver_head``, ``kind``
@@ -327,34 +330,45 @@ def composition_scores(model: HookedTransformer) -> pd.DataFrame:
         >>> len(composition_scores(attention_only(config)))  # 3 senders, 3 receivers, Q, K and V
         27
     """
+    if layer is not None:
+        require_layer(model, layer)
     rows = []
     left: set[str] = set()
+    lengths: dict[tuple[int, int], float] = {}
     eye = torch.eye(model.cfg.d_model).to(wide(model.embed.W_E))
     layers = [Attention.of(model, layer) for layer in range(model.cfg.n_layers)]
     norms = [passing(input_norm(model, layer), eye) for layer in range(model.cfg.n_layers)]
     # Of each layer's heads, the factors of what they write, through the norm behind it.
     writes = [(wide(a.attn.W_V), Written.of(model, a.layer).W_O) for a in layers]
-    for layer, head in all_heads(model):
-        attention, N = layers[layer], norms[layer]
+    for at, head in all_heads(model):
+        if layer is not None and at < layer:
+            continue
+        attention, N = layers[at], norms[at]
         left |= _not_composed(attention)
         W_Q, W_K = attention.qk(head)
         reads_q, reads_k = N @ W_Q, N @ W_K
-        W_V, W_O = (factor[head] for factor in writes[layer])
+        W_V, W_O = (factor[head] for factor in writes[at])
         receivers = {
             "Q": FactoredMatrix(reads_q, reads_k.T),
             "K": FactoredMatrix(reads_k, reads_q.T),
             "V": FactoredMatrix(N @ W_V, W_O),
         }
-        for sender_layer, n in enumerate(head_counts(model)[:layer]):
+        sizes = {kind: float(read.norm()) for kind, read in receivers.items()}
+        for sender_layer, n in enumerate(head_counts(model)[:at]):
+            if layer not in (None, at, sender_layer):
+                continue
             for sender_head in range(n):
                 written = FactoredMatrix(*(factor[sender_head] for factor in writes[sender_layer]))
+                sender = (sender_layer, sender_head)
+                if sender not in lengths:
+                    lengths[sender] = float(written.norm())
                 for kind, read in receivers.items():
-                    size = float(written.norm() * read.norm())
+                    size = lengths[sender] * sizes[kind]
                     rows.append(
                         {
                             "sender_layer": sender_layer,
                             "sender_head": sender_head,
-                            "receiver_layer": layer,
+                            "receiver_layer": at,
                             "receiver_head": head,
                             "kind": kind,
                             "score": float((written @ read).norm()) / size if size else 0.0,

@@ -54,11 +54,7 @@ def induction_scores(
     if tokens is None:
         tokens = repeated_random_tokens(model)
     batch = Batch.of(model, tokens, attention_mask)
-    tokens = batch.tokens
-    after = torch.zeros(*tokens.shape, tokens.shape[1], dtype=torch.bool, device=tokens.device)
-    after[..., 1:] = tokens[:, :, None] == tokens[:, None, :-1]
-    after &= torch.ones_like(after[0]).tril()
-    after[..., 1:] &= (batch.counted[:, :, None] & batch.counted[:, None])[..., :-1]
+    after = followers(batch)
     follows = batch.counted[:, 1:] & batch.counted[:, :-1]
     repeats = after.any(-1)
     if not bool(repeats.any()):
@@ -81,6 +77,16 @@ def induction_scores(
             for h in range(heads)
         ]
     return pd.DataFrame(rows)
+
+
+def followers(batch: Batch) -> Bool[Tensor, "batch query_pos key_pos"]:
+    """Which keys follow an earlier copy of the query's own token; none of padding."""
+    tokens = batch.tokens
+    after = torch.zeros(*tokens.shape, tokens.shape[1], dtype=torch.bool, device=tokens.device)
+    after[..., 1:] = tokens[:, :, None] == tokens[:, None, :-1]
+    after &= torch.ones_like(after[0]).tril()
+    after[..., 1:] &= (batch.counted[:, :, None] & batch.counted[:, None])[..., :-1]
+    return after
 
 
 def repeated_random_tokens(

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from gated_interp.analysis.attribution import read_pairs
 from gated_interp.analysis.block_measures import rows_at_once
-from gated_interp.analysis.heads import chosen_layer, intervened
+from gated_interp.analysis.heads import chosen_layer
+from gated_interp.analysis.rest import Rest
 from gated_interp.analysis.text_holders import text_holders
 from gated_interp.analysis.text_pairs import names_for, own_text
 from gated_interp.anatomy.batch import Batch, Mask, Tokens
@@ -147,22 +148,16 @@ def read_heads(
 
 def _effects(model: HookedTransformer, batch: Batch, layer: int) -> pd.DataFrame:
     """By how much the loss rises without each head."""
-    name = f"blocks.{layer}.attn.hook_z"
-    heads = len(model.blocks[layer].attn.W_O)
-    losses = []
-
-    def loss_of(part: Batch) -> Float[Tensor, " batch"]:
-        return next_token_loss(part.logits(model), part.tokens, part.known)
-
-    for part in batch.split(rows_at_once(batch.tokens)):
-        each = [loss_of(part)]
-        for head in range(heads):
-
-            def without(z: Tensor, head: int = head) -> Tensor:
-                return z.index_fill(2, torch.tensor([head], device=z.device), 0.0)
-
-            with intervened(model, {name: without}):
-                each.append(loss_of(part))
+    rest, heads, losses = Rest(model, layer, batch), len(model.blocks[layer].attn.W_O), []
+    step = min(rows_at_once(batch.tokens), rest.rows_at_once())
+    for first in range(0, len(batch), step):
+        rows, each = slice(first, first + step), []
+        for head in range(-1, heads):
+            z = rest.z[rows].clone()
+            if head >= 0:
+                z[:, :, head] = 0.0
+            part = batch[rows]
+            each.append(next_token_loss(rest.logits(z, rows=rows), part.tokens, part.known))
         losses.append(torch.stack(each).double())
     loss = torch.cat(losses, 1).cpu()
     rise = loss[1:] - loss[0]

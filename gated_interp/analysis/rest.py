@@ -5,6 +5,7 @@ each question then costs the layers behind, and logits only where they are asked
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -34,6 +35,8 @@ class Rest:
         layer: whose heads; may be left out where :func:`chosen_layer` knows it.
         tokens: ``[batch pos]``.
         attention_mask: ``[batch pos]``, 1 at tokens and 0 at padding.
+        held: the activations at ``hook_resid_pre`` and ``hook_z`` of the layer, by the names of
+            their hook points, where they are known already.
 
     Attributes:
         model: as given; it must not change while this is in use.
@@ -64,13 +67,19 @@ class Rest:
         tokens: Tokens | None = None,
         *,
         attention_mask: Mask | None = None,
+        held: Any = None,  # Mapping[str, Tensor] | ActivationCache | None
     ):
         self.model, self.layer = model, chosen_layer(model, layer)
         self.batch = Batch.of(model, tokens, attention_mask)
         names = [f"blocks.{self.layer}.hook_resid_pre", f"blocks.{self.layer}.attn.hook_z"]
         found: list[tuple[Tensor, ...]] = []
-        for part in self.batch.split(max(1, TOKENS_AT_ONCE // self.batch.tokens.shape[1])):
-            _, cache = part.cache(model, names, stop_at_layer=self.layer + 1)
+        step = max(1, TOKENS_AT_ONCE // self.batch.tokens.shape[1])
+        for first in range(0, len(self.batch), step):
+            part, cache = self.batch[first : first + step], held
+            if cache is None:
+                _, cache = part.cache(model, names, stop_at_layer=self.layer + 1)
+            else:
+                cache = {name: cache[name][first : first + step] for name in names}
             # What the blocks are given beside the stream, as the model's own forward makes it.
             _, _, beside, mask = model.input_to_embed(
                 part.tokens, attention_mask=part.attention_mask

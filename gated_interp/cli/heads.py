@@ -23,6 +23,8 @@ Trigram = Annotated[
     Parameter(help="Take the example from this skip trigram. Default: one that is distributed."),
 ]
 PAGES = ("svg", "png", "html")
+# Sequences of text that the commands measure on, where a model is small enough.
+TEXT = 50
 
 
 def ablate(
@@ -49,6 +51,9 @@ def ablate(
 ) -> None:
     """Measure how much each head matters by switching it off.
 
+    Of a language model of several layers, an overview of all heads comes first. Of more than four
+    layers, it chooses the one that matters most, unless you name one with --layer.
+
     Heads are ablated by several methods. Where the right answers are known, Shapley values and
     interactions over all subsets of a layer's heads are measured too. For a language model, the
     command also measures how the heads of a layer share its effect on repeated random tokens.
@@ -73,7 +78,8 @@ def circuits(
     """Show what the circuits of each head do.
 
     These are the OV, QK and gate circuits; how heads of several layers compose; and in one layer
-    how far representations are in superposition.
+    how far representations are in superposition. Of a language model of several layers, an overview
+    of all heads comes first. Of more than four, it chooses the layer, unless you name one.
     """
     _render("circuits", file, out, formats, layer=layer, trigram=trigram)
 
@@ -96,7 +102,10 @@ def _render(
 
     model = model_of(file)
     subject = Subject.of(model, layer, alone=True, **options, **_text_of(model, said))
-    found = show_topic(subject, topic)
+    found: list[Any] = []
+    if layer is None and not said:
+        subject, found = overviewed(subject)
+    found += show_topic(subject, topic)
     if out is not None:
         with progress("drawing"):
             files = write_all({out / f"{subject.name}-{s.name}": s for s in found}, kinds, say=tell)
@@ -104,9 +113,24 @@ def _render(
         say(f"{len(files)} files are in {out}{'' if first == out else f'; open {first} first'}.")
 
 
+def overviewed(subject: "Subject") -> tuple["Subject", list[Any]]:
+    """Show all heads of a language model of several layers; of many layers, choose one."""
+    if not subject.has_overview:
+        return subject, []
+    with progress("measuring all heads"):
+        found = show_topic(subject, "overview")
+    if not subject.too_deep:
+        return subject, found
+    chosen = subject.narrowed()
+    layers = " and ".join(f"layer {layer}" for layer in chosen.layers)
+    say(f"{subject.overview.why} What follows is of {layers}; name another with --layer.\n")
+    return chosen, found
+
+
 def _text_of(model: Any, said: Sequence[str] = ()) -> dict[str, Any]:
     """The sequences that the commands measure on: prompts, or of a language model's own text."""
     from gated_interp.anatomy.batch import Batch
+    from gated_interp.subject import SEQUENCES, usual_sequences
     from gated_interp.tasks.text import TextTask
 
     if not isinstance(model.task, TextTask):
@@ -114,7 +138,9 @@ def _text_of(model: Any, said: Sequence[str] = ()) -> dict[str, Any]:
             raise GatedInterpError("prompts-without-text", model=model.model_name)
         return {}
     if not said:
-        return {"tokens": Batch(model.task.part("test").sample(50, 0).tokens)}
+        usual = usual_sequences(model)
+        n = TEXT if usual == SEQUENCES else usual
+        return {"tokens": Batch(model.task.part("test").sample(n, 0).tokens)}
     rows = [[model.task.bos, *model.task.encode(text)] for text in said]
     if not all(len(row) > 2 for row in rows):
         raise GatedInterpError("prompt-too-short")

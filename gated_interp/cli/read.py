@@ -4,7 +4,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from gated_interp.cli.console import cell, say_exactly, show_facts
-from gated_interp.cli.heads import show_topic
+from gated_interp.cli.heads import overviewed, show_topic
 from gated_interp.cli.imports import quick_imports
 from gated_interp.cli.options import File, Json, Layer
 from gated_interp.core.errors import CheckpointError, GatedInterpError
@@ -55,13 +55,15 @@ def info(file: File, /, *, as_json: Json = False) -> None:
     """Show what a model is: its task, configs and notes.
 
     Only the header of a checkpoint is read. A model of another library is opened, unless a
-    checkpoint refers to it.
+    checkpoint refers to it, and an overview says which of its heads matter, and which are induction
+    and previous-token heads.
     """
     with quick_imports():
         from gated_interp.checkpoints.checkpoint import read_info
         from gated_interp.checkpoints.foreign import is_foreign
         from gated_interp.checkpoints.opened import open_model
         from gated_interp.checkpoints.reference_format import ReferenceInfo
+        from gated_interp.subject import Subject
 
     try:
         found: Any = None if is_foreign(file) else read_info(file)
@@ -86,6 +88,8 @@ def info(file: File, /, *, as_json: Json = False) -> None:
             say_exactly(json.dumps(about))
         else:
             show_facts(file, list(about.items()))
+            if model.task is not None:
+                overviewed(Subject.of(model, alone=True))
         return
     if as_json:
         said = {**found.to_json(), "n_parameters": found.n_parameters}

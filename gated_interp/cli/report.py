@@ -23,11 +23,14 @@ def report(
     """Write one HTML page about a model, which opens from disk and needs no network.
 
     Shows which head holds what before and after, how faithful and how sparse a block is, what each
-    head does, circuits and ablations, each with its numbers as CSV.
+    head does, circuits and ablations, each with its numbers as CSV. Of a language model of more
+    than four layers, it starts from an overview of all heads and shows the layer that matters most,
+    unless you name one with --layer.
 
     Args:
         out: Write the page to this file. Default: runs/report-MODEL.html.
-        sequences: Measure on this many sequences. Default: 1,000 of a toy's task, 32 of text.
+        sequences: Measure on this many sequences. Default: 1,000 of a toy's task, 32 of text, and
+            fewer of a model with many weights.
         seed: Draw the sequences and the bootstrap from this seed.
         beside: Draw the points of this frontier.csv or runs.csv beside the block.
         interactive: Draw interactive figures, with hover values.

@@ -51,10 +51,13 @@ def report(
         model: a model, a checkpoint, or the name of one that comes with the package.
         out: the page; a report that is there is written over, anything else is left.
         layer: whose heads; unless given, every layer that something was spliced into, or else all.
+            Of a language model of more than four layers, an overview of all heads says which layer
+            matters most, and the page shows that one.
         tokens: sequences to measure on; of the model's own task or text unless given.
         attention_mask: of these, 1 at tokens and 0 at padding.
         names: of tokens; the task's unless given.
-        sequences: how many are drawn; 1,000 of a task with known answers, else 32.
+        sequences: how many are drawn; 1,000 of a task with known answers, else 32, and fewer of a
+            model with more than 32 million weights, down to 8.
         seed: they, and the bootstrap, are drawn from it.
         beside: a ``frontier.csv`` (of ``gated-interp frontier``) or ``runs.csv`` (of
             ``decompose``): what its rows reached on the same task or layer is drawn beside the
@@ -97,7 +100,11 @@ def report(
     sections: dict[str, list[Shown]] = {}
     for done, topic in enumerate(TOPICS):
         on_progress(done, len(TOPICS) + 1)
-        sections[topic] = list(shown_of(subject, topic))
+        if done == 0 and subject.too_deep:
+            subject = subject.narrowed()
+        found = list(shown_of(subject, topic))
+        if found or topic != "overview":
+            sections[topic] = found
     on_progress(len(TOPICS), len(TOPICS) + 1)
     page = report_page(title_of(subject), lead_of(subject, sections), sections,
                        interactive=interactive, say=say)  # fmt: skip
@@ -128,6 +135,8 @@ def title_of(subject: Subject) -> str:
     """The page's heading."""
     sides = [len(heads) for heads in subject.heads.values()]
     title = f"{subject.name}: {sides[0]} attention heads"
+    if subject.has_overview and subject.layer_shown is not None:
+        title = f"{subject.name}, layer {subject.layer_shown}: {sides[0]} attention heads"
     return title if len(sides) == 1 else f"{title}, and the {sides[1]} of a block"
 
 
@@ -142,6 +151,11 @@ def lead_of(subject: Subject, sections: Mapping[str, Sequence[Shown]]) -> list[s
         said.append(
             f"{_kind(subject)} replaces the attention of {where}. It was trained to write what the "
             "original attention wrote. “Original” is the model before, “block” the model with it."
+        )
+    if subject.has_overview and subject.original is None and subject.layer_shown is not None:
+        said.append(
+            f"Below the overview of all heads, the page shows layer {subject.layer_shown}. "
+            "Another layer: --layer, or layer= in Python."
         )
     found = [f"{s.title}." for section in sections.values() for s in section if s.headline]
     said.append(f"In short. {' '.join(found)}")

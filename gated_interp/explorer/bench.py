@@ -11,12 +11,20 @@ from jaxtyping import Float
 from torch import Tensor
 from transformer_lens import ActivationCache
 
-from gated_interp.analysis.ablation import Method, without_heads
+from gated_interp.analysis.ablation import Method
 from gated_interp.analysis.attribution import read_pairs
 from gated_interp.analysis.heads import Head, all_heads, head_counts, head_name, intervened
-from gated_interp.analysis.replacements import Reference, constants
+from gated_interp.analysis.replacements import Edits, Reference, constants, replacements
+from gated_interp.analysis.rest import Rest
 from gated_interp.anatomy.batch import Batch, logit_rows
-from gated_interp.anatomy.stream import RAW_LOGITS, Readout, logits_of
+from gated_interp.anatomy.stream import (
+    RAW_LOGITS,
+    Readout,
+    Written,
+    final_norm,
+    logits_of,
+    write_norm,
+)
 from gated_interp.core.precision import wide
 from gated_interp.explorer.asked import Asked
 from gated_interp.metrics.predictions import leads
@@ -27,7 +35,9 @@ from gated_interp.tasks.task import Probes
 
 PATTERNS = ("attention", "gate", "attention × gate", "value-weighted")
 # Sequences that the scales of colours are measured on, where no answers are known.
-SCALED = 16
+SCALED, SCALED_DEEP = 16, 4
+# Layers from which on a model is deep.
+DEEP = 4
 # Copies of the example, each without another head, that one pass takes.
 AT_ONCE = 8
 # Of the weights above this share of the largest, so many are paler than the darkest colour.
@@ -139,9 +149,17 @@ class Bench:
         self.probes = None if probes is None else probes.to(self.device)
         self.resample_seed = resample_seed
         self._scales: dict[int, Scale] = {}
-        self._readouts: dict[int, Readout] = {}
+        self._readouts: dict[int | None, Readout] = {}
         self._intact: dict[tuple[int, ...], Tensor] = {}
         self._effects: dict[tuple[object, ...], list[float]] = {}
+        self._strips: dict[tuple[object, ...], list[list[float]]] = {}
+        self._writes: dict[tuple[int, ...], Any] = {}
+        self._streams: dict[tuple[object, ...], Tensor] = {}
+        self._layers: dict[tuple[object, ...], tuple[Rest, dict[str, Tensor]]] = {}
+        self._passes: dict[tuple[object, ...], _Pass] = {}
+        self._finals: dict[tuple[int, ...], Tensor] = {}
+        self._final_scales: dict[tuple[int, ...], dict[str, Tensor]] = {}
+        self._edited: dict[tuple[object, ...], Edits] = {}
         self._accuracies: dict[tuple[frozenset[Head], Method], dict[int, float]] = {}
 
     @property
@@ -156,8 +174,9 @@ class Bench:
     @torch.no_grad()
     def intact(self, tokens: Sequence[int]) -> Float[Tensor, "pos d_vocab"]:
         """The logits with every head on; of the last few examples they are remembered."""
-        make = self._row(tokens).logits
-        return _kept(self._intact, tuple(tokens), lambda: make(self.model)[0], 4)
+        found = self._pass(tokens, frozenset(), "zero", 0)
+        make = lambda: logits_of(self.model, found.stream)[0]  # noqa: E731
+        return _kept(self._intact, tuple(tokens), make, 4)
 
     @torch.no_grad()
     def read(
@@ -172,18 +191,17 @@ class Bench:
         """What the model does with ``tokens`` while the heads in ``off`` are ablated."""
         row, intact = self._row(tokens), self.intact(tokens)
         asked = asked or Asked("log p", int(intact[position].argmax()), log=True)
-        hooks = self._hooks(layer)
-        names = [name for name in hooks.values() if name in self.model.hook_dict]
-        if off:
-            accuracy, logits, cache = self._without(row, off, method, names)
-        else:
-            accuracy = self._accuracy(off, method)
-            logits, cache = row.cache(self.model, names)
-        seen = {name: cache[hook] for name, hook in hooks.items() if hook in cache}
+        found = self._pass(tokens, off, method, layer)
+        cache, here = found.cache, self._at(found, layer, position)
+        seen = {n: cache[hook] for n, hook in self._hooks(layer).items() if hook in cache}
         pattern, gates = seen.get("pattern"), seen.get("gate")
-        at, before = wide(logits[0, position]), wide(intact[position])
-        writes = self._logit_writes(cache, layer, [0], [position])[0]
-        raw = wide(cache[RAW_LOGITS][0, position])
+        at, before = wide(here["logits"][0, 0]), wide(intact[position])
+        writes = self._logit_writes(here, layer, [0], [0])[0]
+        raw = wide(here[RAW_LOGITS][0, 0])
+        if asked.metric is None:
+            metric = asked.of(here["logits"], row.tokens, 0)
+        else:
+            metric = asked.of(logits_of(self.model, found.stream), row.tokens, position)
         lengths = self._value_lengths(cache, layer)
         probabilities, prediction = at.softmax(-1), int(at.argmax())
         return Reading(
@@ -198,9 +216,9 @@ class Bench:
             intact_prediction=int(before.argmax()),
             probabilities=_numpy(probabilities),
             intact_probabilities=_numpy(before.softmax(-1)),
-            metric=float(asked.of(logits, row.tokens, position)),
+            metric=float(metric),
             intact_metric=float(asked.of(intact[None], row.tokens, position)),
-            accuracy=accuracy,
+            accuracy=self._accuracy_without(off, method),
             intact_accuracy=self._accuracy(frozenset(), "zero"),
         )
 
@@ -216,36 +234,185 @@ class Bench:
         zero = method == "zero" or self.reference is None
 
         def found() -> list[float]:
-            # No position of causal attention sees what comes after it, but a metric may.
-            whole = asked.metric is not None or self.model.cfg.attention_dir != "causal"
-            seen = tokens if whole else tokens[: position + 1]
-            with_it = asked.of(self.intact(tokens)[None], self._row(tokens).tokens, position)
-            without = self._each_off(self._row(seen), position, zero, layer, asked)
+            row = self._row(tokens)
+            streams = self._each_off(tokens, zero, layer)
+            with_it = asked.of(self.intact(tokens)[None], row.tokens, position)
+            rows = row.repeated(len(streams)).tokens
+            if asked.metric is not None:
+                without = asked.of(logits_of(self.model, streams), rows, position)
+            else:  # the readout is the largest product, and one position is asked for
+                logits = logits_of(self.model, streams[:, position : position + 1])
+                without = asked.of(logits, rows, 0)
             return (without - with_it).tolist()
 
         return _kept(self._effects, (tuple(tokens), position, zero, layer, asked), found)
 
     def _each_off(
-        self, row: Batch, position: int, zero: bool, layer: int, asked: Asked
-    ) -> Float[Tensor, " head_index"]:
+        self, tokens: Sequence[int], zero: bool, layer: int
+    ) -> Float[Tensor, "head_index pos d_model"]:
+        """The stream behind the last layer without each head; whatever is asked, wherever."""
         put = self._zeros[layer] if zero else self._means[layer]
-        last, found = self.model.cfg.n_layers, []
-        for heads in torch.split(torch.arange(len(put), device=self.device), AT_ONCE):
-            rows = row.repeated(len(heads))
 
-            def edit(z: Tensor, heads: Tensor = heads) -> Tensor:
-                z = z.clone()
+        def found() -> Tensor:
+            rest, streams = self._layer(tokens, layer)[0], []
+            for heads in torch.split(torch.arange(len(put), device=self.device), AT_ONCE):
+                z = rest.z.repeat(len(heads), 1, 1, 1)
                 z[torch.arange(len(heads), device=z.device), :, heads] = put[heads][:, None]
-                return z
+                rows = torch.zeros_like(heads)
+                streams.append(self._behind(rest, z, rows, {})[self._last])
+            return torch.cat(streams)
 
-            with intervened(self.model, {f"blocks.{layer}.attn.hook_z": edit}):
-                if asked.metric is not None:
-                    logits = rows.logits(self.model)
-                else:  # only one position is asked for, and the readout is the largest product
-                    stream = rows.logits(self.model, stop_at_layer=last)
-                    logits = logits_of(self.model, stream[:, position : position + 1])
-            found.append(asked.of(logits, rows.tokens, position if asked.metric else 0))
-        return torch.cat(found)
+        return _kept(self._streams, (tuple(tokens), zero, layer), found, 4)
+
+    @torch.no_grad()
+    def strip(self, tokens: Sequence[int], position: int, token: int) -> list[list[float]]:
+        """By layer, what each head writes directly to the logit of ``token`` at ``position``.
+
+        Relative to the mean over the vocabulary, with every head on and norms at their scale.
+        """
+        key = (tuple(tokens), position, token)
+        return _kept(self._strips, key, lambda: self._direct(tokens, position, token))
+
+    def _direct(self, tokens: Sequence[int], position: int, token: int) -> list[list[float]]:
+        z, scales = self._written(tokens)
+        readout = wide(self.model.unembed.W_U)
+        column = readout[:, [token]] - readout.mean(1, keepdim=True)
+        final = final_norm(self.model)
+        column = column if final is None else final.before(column)
+        found = []
+        for layer, held in enumerate(z):
+            written = Written.of(self.model, layer)
+            each = torch.einsum("hd,hdm,mo->h", held[position], written.W_O, column)
+            for name in (*final_scales(self.model), *written.scales):
+                each = each / scales[name][position]
+            found.append(each.tolist())
+        return found
+
+    def _written(
+        self, tokens: Sequence[int]
+    ) -> tuple[list[Float[Tensor, "pos head_index d_head"]], dict[str, Float[Tensor, "pos 1"]]]:
+        """Every head's ``z`` on an example, and the scales of the norms behind them."""
+
+        def found() -> Any:
+            seen: dict[str, Tensor] = {}
+            layers = range(self.model.cfg.n_layers)
+            names = [f"blocks.{layer}.attn.hook_z" for layer in layers]
+            norms = [name for i in layers for name in Written.of(self.model, i).scales]
+            with intervened(self.model, {n: _see(seen, n) for n in [*names, *norms]}):
+                stream = self._row(tokens).logits(self.model, stop_at_layer=len(names))
+            self._finals[tuple(tokens)] = stream
+            scales = {name: seen[name][0] for name in norms}
+            scales |= {n: s[0] for n, s in self._final_scale(self._row(tokens), stream).items()}
+            return [wide(seen[name][0]) for name in names], scales
+
+        return _kept(self._writes, tuple(tokens), found, 4)
+
+    # ---- passes, of which only what stands behind the first switched head is run again
+
+    @property
+    def _last(self) -> str:
+        return f"blocks.{self.model.cfg.n_layers - 1}.hook_resid_post"
+
+    def _layer(self, tokens: Sequence[int], layer: int) -> tuple[Rest, dict[str, Tensor]]:
+        """What stands behind a layer's heads, and what they do, with every head on."""
+
+        def found() -> tuple[Rest, dict[str, Tensor]]:
+            seen: dict[str, Tensor] = {}
+            with intervened(self.model, self._looks(layer, seen)):
+                rest = Rest(self.model, layer, self._row(tokens))
+            return rest, seen
+
+        return _kept(self._layers, (tuple(tokens), layer), found, 8)
+
+    def _pass(
+        self, tokens: Sequence[int], off: frozenset[Head], method: Method, layer: int
+    ) -> "_Pass":
+        """A pass with the heads in ``off`` ablated, read in ``layer``; the last few are kept."""
+
+        def intact() -> _Pass:
+            rest, seen = self._layer(tokens, layer)
+            stream = self._stream_of(tokens, rest)
+            return _Pass(stream, seen)
+
+        def found() -> _Pass:
+            if not off:
+                return intact()
+            edits = self._edits(off, method)
+            first = min(at for at, _ in off)
+            own: Any = edits.pop(f"blocks.{first}.attn.hook_z")
+            rest, _ = self._layer(tokens, first)
+            seen: dict[str, Tensor] = {}
+            looks = self._looks(layer, seen) if layer >= first else {}
+            with intervened(self.model, edits):
+                stream = self._behind(rest, own, None, looks)[self._last]
+            if layer == first:  # looked at before the edit
+                z = f"blocks.{layer}.attn.hook_z"
+                seen[z] = own(seen[z])
+            return _Pass(stream, seen if layer >= first else self._layer(tokens, layer)[1])
+
+        key = (tuple(tokens), off, method if off else "zero", layer)
+        return _kept(self._passes, key, found, 8)
+
+    def _stream_of(self, tokens: Sequence[int], rest: Rest) -> Float[Tensor, "batch pos d_model"]:
+        """The stream behind the last layer with every head on."""
+
+        def found() -> Tensor:
+            return self._behind(rest, None, None, {})[self._last]
+
+        return _kept(self._finals, tuple(tokens), found, 4)
+
+    def _behind(
+        self, rest: Rest, z: Any, rows: Tensor | None, looks: dict[str, Any]
+    ) -> dict[str, Tensor]:
+        """The stream behind the last layer where ``rest`` holds ``z``, and what ``looks`` see."""
+        seen: dict[str, Tensor] = {}
+        with (
+            intervened(self.model, looks),
+            intervened(self.model, {self._last: _see(seen, self._last)}),
+        ):
+            rest.logits(z, positions=slice(-1, None), rows=rows)
+        return seen
+
+    def _looks(self, layer: int, seen: dict[str, Tensor]) -> dict[str, Any]:
+        """Hooks that keep what the heads of a layer do."""
+        behind = {*final_scales(self.model), RAW_LOGITS}
+        names = [n for n in self._hooks(layer).values() if n not in behind]
+        return {n: _see(seen, n) for n in names if n in self.model.hook_dict}
+
+    def _edits(self, off: frozenset[Head], method: Method) -> Edits:
+        """What takes the place of each layer's ``z``; made once for each set of heads."""
+        if method == "mean":
+            put: Edits = {}
+            for layer in {at for at, _ in off}:
+                heads = sorted(h for at, h in off if at == layer)
+                put[f"blocks.{layer}.attn.hook_z"] = _constant(self._means[layer], heads)
+            return put
+
+        def found() -> Edits:
+            reference = Reference(self.model, self.reference)
+            return replacements(self.model, sorted(off), method, reference, self.resample_seed)
+
+        return dict(_kept(self._edited, (off, method), found, 8))
+
+    def _at(self, found: "_Pass", layer: int, position: int) -> dict[str, Tensor]:
+        """Logits and what they are read from, at one position."""
+        here = slice(position, position + 1)
+        seen = {
+            n: value[:, here] for n, value in found.cache.items() if n in self.readout(layer).scales
+        }
+        seen[f"blocks.{layer}.attn.hook_z"] = found.cache[f"blocks.{layer}.attn.hook_z"][:, here]
+        names = [*final_scales(self.model), RAW_LOGITS]
+        with intervened(self.model, {name: _see(seen, name) for name in names}):
+            seen["logits"] = logits_of(self.model, found.stream[:, here])
+        return seen
+
+    def _accuracy_without(self, off: frozenset[Head], method: Method) -> dict[int, float]:
+        if not off or self.probes is None:
+            return self._accuracy(frozenset(), "zero")
+        if (off, method) in self._accuracies:
+            return self._accuracies[off, method]
+        with intervened(self.model, self._edits(off, method)):
+            return self._accuracy(off, method)
 
     @cached_property
     def _zeros(self) -> list[Float[Tensor, "head_index d_head"]]:
@@ -272,7 +439,8 @@ class Bench:
         if self.reference is None:
             return Scale(1.0, dict.fromkeys(PATTERNS, 1.0))
         each = []
-        for part in self.reference[:SCALED].split(
+        few = SCALED if self.model.cfg.n_layers <= DEEP else SCALED_DEEP
+        for part in self.reference[:few].split(
             logit_rows(self.reference, self.model.cfg.d_vocab_out)
         ):
             at = part.counted.long().cumsum(1).argmax(1)  # the last token of each
@@ -284,7 +452,13 @@ class Bench:
     def _scale_of(self, layer: int, batch: Batch, rows: Tensor, at: Tensor) -> Scale:
         hooks = self._hooks(layer)
         names = [name for name in hooks.values() if name in self.model.hook_dict]
-        logits, cache = batch.cache(self.model, names)
+        if self.probes is None:  # the logits themselves are not needed
+            behind = {*final_scales(self.model), RAW_LOGITS}
+            names = [name for name in names if name not in behind]
+            _, cache = batch.cache(self.model, names, stop_at_layer=layer + 1)
+            cache = dict(cache.items()) | self._final_scale(batch)
+        else:
+            logits, cache = batch.cache(self.model, names)
         seen = {name: cache[hook] for name, hook in hooks.items() if hook in cache}
         writes = self._logit_writes(cache, layer, rows, at).abs().max()
         if self.probes is not None:
@@ -293,6 +467,22 @@ class Bench:
         found = {k: weights(k, seen.get("pattern"), seen.get("gate"), lengths) for k in PATTERNS}
         darkest = {kind: self._darkest(kind, values, batch) for kind, values in found.items()}
         return Scale(float(writes) or 1.0, darkest)
+
+    def _final_scale(self, batch: Batch, stream: Tensor | None = None) -> dict[str, Tensor]:
+        """The scale of the final norm; of the reference it is measured once for all layers."""
+
+        def found() -> dict[str, Tensor]:
+            seen: dict[str, Tensor] = {}
+            last = self.model.cfg.n_layers
+            there = batch.logits(self.model, stop_at_layer=last) if stream is None else stream
+            looks: Edits = {name: _see(seen, name) for name in final_scales(self.model)}
+            if looks:
+                with intervened(self.model, looks):
+                    self.model.ln_final(there)
+            return seen
+
+        key = tuple(batch.tokens.flatten().tolist())
+        return _kept(self._final_scales, key, found, 16)
 
     def _darkest(self, kind: str, values: Tensor | None, batch: Batch) -> float:
         if values is None:
@@ -307,7 +497,7 @@ class Bench:
         return float(np.quantile(rest, SHARE_BELOW)) if rest.size else 1.0
 
     def _logit_writes(
-        self, cache: ActivationCache, layer: int, rows: Any, positions: Any
+        self, cache: Any, layer: int, rows: Any, positions: Any
     ) -> Float[Tensor, "example head_index d_vocab"]:
         """What the heads of ``layer`` write to the logits, norms behind them at their scale."""
         readout, W_O = self.readout(layer), wide(self.model.blocks[layer].attn.W_O)
@@ -316,32 +506,21 @@ class Bench:
         return writes / scale[rows, positions][:, None] if isinstance(scale, Tensor) else writes
 
     def readout(self, layer: int) -> Readout:
-        """From writes of ``layer`` to the logits; large, and made once."""
-        return _kept(self._readouts, layer, lambda: Readout.of(self.model, layer))
+        """From writes of ``layer`` to the logits; large, and made once for all like layers."""
+        at = None if write_norm(self.model, layer) is None else layer
+        return _kept(self._readouts, at, lambda: Readout.of(self.model, at), 4)
 
     def _value_lengths(
-        self, cache: ActivationCache, layer: int
+        self, cache: Any, layer: int
     ) -> Float[Tensor, "batch head_index key_pos"] | None:
         """How long each key's value is, as its head writes it; ``None`` without attention."""
         attn = self.model.blocks[layer].attn
         if f"blocks.{layer}.attn.hook_v" not in cache:
             return None
-        found = writes_at(read_pairs(cache, layer, attn)[1], wide(attn.W_O)).clamp(min=0).sqrt()
+        whole = ActivationCache(dict(cache.items()), self.model)
+        v = read_pairs(whole, layer, attn)[1]
+        found = writes_at(v, wide(attn.W_O)).clamp(min=0).sqrt()
         return found.transpose(1, 2)
-
-    def _without(
-        self, row: Batch, off: frozenset[Head], method: Method, hooks: list[str]
-    ) -> tuple[dict[int, float], Tensor, ActivationCache]:
-        """Accuracy, logits and activations with the heads in ``off`` ablated."""
-        with without_heads(
-            self.model,
-            sorted(off),
-            method,
-            reference_tokens=self.reference,
-            seed=self.resample_seed,
-        ):
-            logits, cache = row.cache(self.model, hooks)
-            return self._accuracy(off, method), logits, cache
 
     def _accuracy(self, off: frozenset[Head], method: Method) -> dict[int, float]:
         """Of the model as it is now; remembered by what is off, for no example changes it."""
@@ -365,6 +544,38 @@ class Bench:
         own = ("pattern", "gate", "gated_pattern", "v", "z")
         found = {n: f"blocks.{layer}.attn.hook_{n}" for n in own}
         return found | {name: name for name in (*scales, RAW_LOGITS)}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Pass:
+    """The stream behind the last layer, and what the heads of the layer read did."""
+
+    stream: Float[Tensor, "batch pos d_model"]
+    cache: dict[str, Tensor]
+
+
+def final_scales(model: HookedTransformer) -> tuple[str, ...]:
+    """The hook points of the final norm's scale; none without a norm."""
+    norm = final_norm(model)
+    return () if norm is None else (norm.hook_scale,)
+
+
+def _see(seen: dict[str, Tensor], name: str) -> Callable[[Tensor], None]:
+    def look(value: Tensor) -> None:
+        seen[name] = value
+
+    return look
+
+
+def _constant(
+    put: Float[Tensor, "head_index d_head"], heads: list[int]
+) -> Callable[[Tensor], Tensor]:
+    def edit(z: Tensor) -> Tensor:
+        z = z.clone()
+        z[:, :, heads] = put[heads].to(z)
+        return z
+
+    return edit
 
 
 def _kept(store: dict[Any, Any], key: Any, make: Callable[[], Any], most: int = 64) -> Any:

@@ -67,8 +67,9 @@ class Explorer {
     this.bar();
     this.models = element("div", { className: "gi-models" });
     this.legend = element("div", { className: "gi-legend" });
+    this.strip = element("div", { className: "gi-strip" });
     this.dialog();
-    host.append(this.top, this.message, this.tokens, this.legend, this.models, this.large.root);
+    host.append(this.top, this.message, this.tokens, this.strip, this.legend, this.models, this.large.root);
     this.key = "";
   }
 
@@ -256,8 +257,50 @@ class Explorer {
     // The longer the text, the larger the pictures of its pairs.
     this.host.style.setProperty("--card", `${Math.min(180, 84 + 0.75 * view.tokens.length)}px`);
     view.models.forEach((model, m) => this.drawModel(view, model, m));
+    this.drawStrip(view);
     this.drawLegend(view);
     this.drawLarge(view);
+  }
+
+  // All heads of a deep model: a column for each layer, which a click opens.
+  drawStrip(view) {
+    const strip = view.strip;
+    this.strip.hidden = !strip;
+    if (!strip) return;
+    if (!this.tiles) {
+      this.stripSays = element("h4");
+      this.tiles = strip.values.map((heads) => heads.map(() => element("span")));
+      this.columns = this.tiles.map((tiles, layer) => element("button", {
+        type: "button", className: `gi-layer gi-layer-${layer}`, "aria-label": `open layer ${layer}`,
+        onclick: () => this.ask({ do: "layer", value: layer }),
+      }, ...tiles, element("b", {}, String(layer))));
+      strip.marks.forEach(([word, layer, head]) => {
+        this.tiles[layer][head].classList.add(`gi-mark-${word.split(" ")[0]}`);
+      });
+      this.stripKey = element("div", { className: "gi-legend" },
+        ...[["induction", "induction head"], ["previous", "previous-token head"]].map(
+          ([kind, words]) => element("span", {},
+            element("i", { className: `gi-tile gi-mark-${kind}` }), ` ${words}`)),
+        element("span", {}, "blue raises the logit, orange lowers it; largest ",
+          this.stripMost = element("span"), " logits"));
+      this.strip.append(this.stripSays,
+        element("div", { className: "gi-layers", role: "group", "aria-label": "layers" },
+          ...this.columns), this.stripKey);
+    }
+    say(this.stripSays, strip.says);
+    say(this.stripMost, number(strip.most));
+    const off = new Set(strip.off.map(String));
+    const marks = new Map(strip.marks.map(([word, ...head]) => [String(head), word]));
+    strip.values.forEach((heads, layer) => {
+      pressed(this.columns[layer], layer === view.layer);
+      heads.forEach((value, h) => {
+        const tile = this.tiles[layer][h], name = String([layer, h]);
+        tile.style.background = css(shade(view.signed, 0.5 + (0.5 * value) / strip.most));
+        tile.title = `L${layer}H${h}: ${signed(value)} logits`
+          + (marks.has(name) ? `, ${marks.get(name)} head` : "") + (off.has(name) ? ", off" : "");
+        tile.classList.toggle("gi-tile-off", off.has(name));
+      });
+    });
   }
 
   // The patterns of each model, one after the other in the bytes.

@@ -1,11 +1,14 @@
 """Models side by side, the states an explorer of them can be in, and what follows from one."""
 
 import dataclasses
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, get_args
 
 from gated_interp.analysis.ablation import Method
 from gated_interp.analysis.heads import Head, HeadLike, head_name, require_heads
+from gated_interp.analysis.induction import induction_scores, repeated_random_tokens
 from gated_interp.analysis.logits import MetricFunction
+from gated_interp.analysis.overview import MARKED, MARKS
 from gated_interp.anatomy.batch import Mask, Tokens, token_vocabulary
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.seeds import derive
@@ -13,13 +16,18 @@ from gated_interp.core.streams import Stream
 from gated_interp.core.threads import one_thread
 from gated_interp.core.written import quoted
 from gated_interp.explorer.asked import Asked, own_metric
-from gated_interp.explorer.bench import PATTERNS, Bench, Reading
+from gated_interp.explorer.bench import DEEP, PATTERNS, Bench, Reading
 from gated_interp.explorer.examples import armed_positions, examples_of
 from gated_interp.explorer.state import ExplorerState, link_parts, number
 from gated_interp.explorer.vocabulary import vocabulary_of
 from gated_interp.models.toy import HookedTransformer
 from gated_interp.replacements.splice import originals, unsplice
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
+
+# Weights from which on a model runs on every thread.
+LARGE = 2**25
+# Sequences of repeated random tokens that heads of a deep model are marked on.
+REPEATED = 2
 
 
 class Session:
@@ -75,12 +83,16 @@ class Session:
         needs = () if self.examples.reference is None else get_args(Method)[1:]
         self.methods: tuple[str, ...] = ("zero", *(m for m in needs if known or m != "optimal"))
         off: dict[str, frozenset[Head]] = {n: frozenset() for n in self.benches}
-        start = ExplorerState((0,), 0, off, layer=spliced[0] if spliced else 0)
+        self._large = sum(p.numel() for p in model.parameters()) > LARGE
+        self.marks = self._marked(model)
+        inducing = [layer for word, (layer, _) in self.marks if word == "induction"]
+        first = (spliced or inducing or [0])[0]
+        start = ExplorerState((0,), 0, off, layer=first)
         self.start = self.at_example(start, 0)
 
     def read(self, state: ExplorerState) -> dict[str, Reading]:
         """What every model does in ``state``; of a model that it leaves alone, the last reading."""
-        with one_thread():
+        with self._threads():
             asked, found = self.asked(state), {}
             for name, bench in self.benches.items():
                 off = state.off[name]
@@ -90,9 +102,43 @@ class Session:
                 found[name] = self._last[name][1]
             return found
 
+    def strip(self, state: ExplorerState) -> tuple[int, list[list[float]]] | None:
+        """Of a deep model, a token and what each head writes to its logit, by layer."""
+        if self.n_layers <= DEEP:
+            return None
+        with self._threads():
+            asked = self.asked(state)
+            bench = self.benches[self.main]
+            token = asked.token
+            if asked.metric is not None:
+                token = int(bench.intact(state.tokens)[state.position].argmax())
+            return token, bench.strip(state.tokens, state.position, token)
+
+    def _marked(self, model: HookedTransformer) -> list[tuple[str, Head]]:
+        """Of a deep model, the induction and previous-token heads."""
+        if model.cfg.n_layers <= DEEP:
+            return []
+        bos = int(self.examples.tokens[0][0])
+        try:
+            tokens = repeated_random_tokens(model, REPEATED, bos=bos)
+        except GatedInterpError:  # no room for repeats
+            return []
+        with self._threads():
+            table = induction_scores(model, tokens)
+        return [
+            (word, (int(row["layer"]), int(row["head"])))
+            for row in table.to_dict("records")
+            for column, word in MARKS.items()
+            if row.get(column, 0.0) >= MARKED
+        ]
+
+    def _threads(self) -> AbstractContextManager[None]:
+        """One thread for a small model; of a large one, the pieces are large enough to share."""
+        return nullcontext() if self._large else one_thread()
+
     def effects(self, state: ExplorerState) -> dict[str, list[float]]:
         """Per model, by how much what is asked changes without each head of the layer alone."""
-        with one_thread():
+        with self._threads():
             asked = self.asked(state)
             return {
                 name: bench.effects(state.tokens, state.position, state.method, state.layer, asked)

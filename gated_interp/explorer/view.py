@@ -93,10 +93,27 @@ class Viewer:
             "write_scale": max(b.scale(state.layer).write for b in session.benches.values()),
             "models": models,
             "opened": self._opened(state),
+            "strip": self._strip(state),
             "link": link_of(state),
             "message": message,
         }
         return found, b"".join(packed)
+
+    def _strip(self, state: ExplorerState) -> dict[str, Any] | None:
+        """All heads of a deep model, by layer; ``None`` of another."""
+        found = self.session.strip(state)
+        if found is None:
+            return None
+        token, values = found
+        off = state.off[self.session.main]
+        return {
+            "says": f"What each head writes directly to the logit of {self.shown(token)} here, "
+            "layer by layer. Click a layer to open it.",
+            "values": [[_finite(value) for value in layer] for layer in values],
+            "most": max(abs(value) for layer in values for value in layer) or 1.0,
+            "marks": [[word, *head] for word, head in self.session.marks],
+            "off": [[*head] for head in sorted(off)],
+        }
 
     def columns(self, state: ExplorerState, readings: Mapping[str, Reading]) -> list[int]:
         """The tokens whose logits are shown: all, or the asked and the likeliest ones."""
@@ -142,7 +159,11 @@ class Viewer:
         bench = self.session.benches[name]
         off = state.off[name]
         writes, direct, logits = self.rows(reading, columns)
-        raised = np.argsort(-reading.writes, axis=-1)[:, :3].tolist()
+        most = np.argpartition(-reading.writes, min(3, reading.writes.shape[-1] - 1), axis=-1)[
+            :, :3
+        ]
+        order3 = np.argsort(-np.take_along_axis(reading.writes, most, -1), axis=-1, kind="stable")
+        raised = np.take_along_axis(most, order3, -1).tolist()
         nothing = np.ptp(reading.writes, axis=-1) <= FAINTEST * bench.scale(state.layer).write
         heads = [
             {
@@ -242,6 +263,17 @@ def _shows(pattern: str, reading: Reading, is_there: bool) -> str:
     if pattern == "attention × gate" and reading.gates is None:
         pattern = "attention, as it has no gates"
     return f"{pattern} (click to enlarge)"
+
+
+def _largest(values: np.ndarray, n: int) -> np.ndarray:
+    """Where the ``n`` largest of each row are, the largest first; a vocabulary is long to sort."""
+    if values.shape[-1] > WHOLE:
+        some = np.argpartition(-values, n, axis=-1)[:, :n]
+        some.sort()
+        order = np.argsort(-np.take_along_axis(values, some, -1), axis=-1, kind="stable")
+        return np.take_along_axis(some, order, -1)
+    found: np.ndarray = np.argsort(-values, axis=-1)[:, :n]
+    return found
 
 
 def _finite(value: float) -> float | None:

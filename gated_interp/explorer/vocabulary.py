@@ -81,6 +81,7 @@ class TextTokens:
         bos: int | None,
     ):
         self.encode, self.decode, self.named, self.bos = encode, decode, named, bos
+        self._last: tuple[tuple[int, ...], str] = ((), "")
 
     def name(self, token: int) -> str:
         """The token as text."""
@@ -98,7 +99,10 @@ class TextTokens:
 
     def written(self, tokens: Sequence[int]) -> str:
         """The text, without the token of a beginning."""
-        return str(self.decode(list(tokens[1:] if tokens and tokens[0] == self.bos else tokens)))
+        rest = tuple(tokens[1:] if tokens and tokens[0] == self.bos else tokens)
+        if self._last[0] != rest:  # a large tokenizer takes a tenth of a second
+            self._last = rest, str(self.decode(list(rest)))
+        return self._last[1]
 
 
 Vocabulary = NamedTokens | TextTokens

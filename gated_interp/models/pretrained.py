@@ -108,6 +108,7 @@ def _converted(model: Any, name: str, length: int, most: int) -> PretrainedTrans
             center_unembed=not config.output_logits_soft_cap > 0,
             fold_value_biases=True,
         )
+    _laid_out(hooked)
     hooked.task, hooked.info, hooked.notes = None, None, {}
     hooked.model_name = str(config.model_name)
     steps = ["norms folded", "value biases folded"]
@@ -117,6 +118,28 @@ def _converted(model: Any, name: str, length: int, most: int) -> PretrainedTrans
     hooked.processed = ", ".join(steps)
     _require_equal(hooked, model)
     return hooked
+
+
+# The order of axes in which TransformerLens' forward pass reads each weight, the last one first.
+LAYOUTS = {
+    **dict.fromkeys(("unembed.W_U", "mlp.W_gate", "mlp.W_in", "mlp.W_out"), (1, 0)),
+    **dict.fromkeys(("attn.W_Q", "attn.W_K", "attn.W_V", "attn._W_K", "attn._W_V"), (0, 2, 1)),
+    "attn.W_O": (2, 0, 1),
+}
+
+
+def _laid_out(model: PretrainedTransformer) -> None:
+    """Hold weights in memory as forward passes read them, which else copy them each time.
+
+    On short sequences these copies are half of a pass. Shapes and values stay.
+    """
+    for name, weight in model.named_parameters():
+        order = LAYOUTS.get(".".join(name.split(".")[-2:]))
+        # An MLP without a gate multiplies by its weights as they are.
+        if order is None or (".mlp." in name and not model.cfg.gated_mlp):
+            continue
+        back = [order.index(axis) for axis in range(weight.ndim)]
+        weight.data = weight.data.permute(order).contiguous().permute(back)
 
 
 @torch.no_grad()

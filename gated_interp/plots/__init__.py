@@ -24,6 +24,7 @@ from gated_interp.plots.heatmaps import (
     loading_matrix,
 )
 from gated_interp.plots.holdings import Holdings
+from gated_interp.plots.overview import head_overview
 from gated_interp.plots.reliability import reliability
 from gated_interp.plots.roles import head_roles_figure
 from gated_interp.plots.save import browser_found, save_figure, save_figures
@@ -49,6 +50,7 @@ __all__ = [
     "frontier_point",
     "gate_maps",
     "head_effects",
+    "head_overview",
     "head_roles_figure",
     "held_frontier",
     "loading_matrix",

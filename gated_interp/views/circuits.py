@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import pandas as pd
+import torch
 
 from gated_interp.analysis.circuit_tables import (
     circuit_summary,
@@ -10,8 +11,11 @@ from gated_interp.analysis.circuit_tables import (
     largest_entries,
     stacked,
 )
+from gated_interp.analysis.induction import induction_scores, repeated_random_tokens
+from gated_interp.analysis.overview import REPEATED
+from gated_interp.models.toy import HookedTransformer
 from gated_interp.plots import circuit_maps
-from gated_interp.subject import Side, Subject
+from gated_interp.subject import DEEP, Side, Subject
 from gated_interp.tasks.text import TextTask
 from gated_interp.views.shown import Shown, View, marked
 
@@ -19,6 +23,22 @@ WORDS = (
     "Circuits are read off the weights: they say what a head would do for every pair of tokens. "
     "The copying score runs from -1 (suppresses the token it attends to) to 1 (copies it)."
 )
+
+# Of a larger vocabulary, a circuit's rows are the tokens of the sequences that are read.
+MOST_TOKENS = 2**14
+
+
+def _scores(
+    subject: Subject, model: HookedTransformer, bos: int | None
+) -> dict[tuple[int, int], float] | None:
+    """Prefix matching of every head of a deep model, which the overview has of its own side."""
+    if subject.model.cfg.n_layers <= DEEP:
+        return None
+    table = subject.overview.table
+    if model is not subject.model:
+        table = induction_scores(model, repeated_random_tokens(model, REPEATED, bos=bos))
+    rows = table.to_dict("records")
+    return {(int(r["layer"]), int(r["head"])): float(r["prefix_matching"]) for r in rows}
 
 
 def show(subject: Subject) -> Iterator[Shown]:
@@ -40,9 +60,19 @@ def show(subject: Subject) -> Iterator[Shown]:
         )
         return
     # A model without a text names no token to begin with: its sequences do.
+    rows = None
+    if subject.model.cfg.d_vocab > MOST_TOKENS:
+        rows = torch.unique(subject.batch.tokens[subject.batch.counted])
     first = None if isinstance(subject.task, TextTask) else int(subject.batch.tokens[0, 0])
     for name, model in subject.sides.items():
-        tables = [largest_entries(model, i, subject.names, bos=first) for i in subject.layers]
+        scores = _scores(subject, model, first)
+        tables = [
+            largest_entries(
+                model, i, subject.names, bos=first, rows=rows,
+                scores=scores,
+            )
+            for i in subject.layers
+        ]  # fmt: skip
         table = pd.concat(tables, ignore_index=True)
         heads = ["head", "copying score", "prefix matching", "OV: source → output",
                  "QK: query → key"]  # fmt: skip
@@ -50,7 +80,8 @@ def show(subject: Subject) -> Iterator[Shown]:
             "circuits",
             subject.said(name, "largest entries of each head's circuits"),
             f"{WORDS} Prefix matching, 0 to 1, is how far a head attends as an induction head does "
-            "on repeated random tokens.",
+            "on repeated random tokens."
+            + ("" if rows is None else f" Sources and queries are the {len(rows)} tokens read."),
             table,
             face=table.set_axis(heads, axis=1).round(3),
             side=name,

@@ -6,15 +6,18 @@ import pandas as pd
 
 from gated_interp.analysis.circuits import composition_scores
 from gated_interp.analysis.heads import head_name
-from gated_interp.subject import Subject
+from gated_interp.subject import DEEP, Subject
 from gated_interp.views.shown import Shown, View
 
 STRONGEST = 12
 
 
 def show(subject: Subject) -> Iterator[Shown]:
-    """The largest scores."""
-    found = composition_scores(subject.model).sort_values("score", ascending=False, kind="stable")
+    """The largest scores; in a deep model, of pairs with a head of the layer shown."""
+    deep = subject.model.cfg.n_layers > DEEP
+    found = composition_scores(subject.model, subject.layer_shown if deep else None).sort_values(
+        "score", ascending=False, kind="stable"
+    )
     most = found.head(STRONGEST)
     pairs = {
         words: list(map(head_name, zip(most[f"{end}_layer"], most[f"{end}_head"], strict=True)))

@@ -15,6 +15,7 @@ from gated_interp.plots.save import save_figures
 from gated_interp.subject import Subject
 
 TOPICS = {
+    "overview": "Which heads matter",
     "holders": "Who holds what",
     "frontier": "How exact and how sparse",
     "heads": "What each head does",
@@ -23,7 +24,7 @@ TOPICS = {
     "provenance": "Provenance",
 }
 """What views are about, in the order of a report: each is a section of it. The command ``verdict``
-shows the first, ``circuits`` and ``ablate`` those of their names."""
+shows ``holders``, ``circuits`` and ``ablate`` those of their names."""
 
 
 @dataclasses.dataclass(frozen=True)
