@@ -31,7 +31,7 @@ def study(
     ] = None,
     seeds: Positive = 3,
     first_seed: FirstSeed = 0,
-    steps: Positive = 600,
+    steps: Positive = 500,
     finetune: Natural = 0,
     fvu: float = 0.1,
     sequences: Positive = 1400,

@@ -74,15 +74,15 @@ class CopyingConfig(Config):
         chosen: repeated sequences that decide in which order heads are added; others than measured.
     """
 
-    steps: int = 800
+    steps: int = 500
     finetune: int = 0
     fvu: float = 0.1
     sequences: int = 1400
     n_positions: int = 128
     period: int = 25
-    repeats: int = 24
+    repeats: int = 12
     texts: int = 16
-    chosen: int = 8
+    chosen: int = 6
 
     def problems(self) -> list[GatedInterpError]:
         names = [f.name for f in dataclasses.fields(self) if f.name != "finetune"]
