@@ -47,8 +47,8 @@ def decompose(
     method: str = "gated",
     heads: Positive | None = None,
     d_head: Positive | None = None,
-    steps: Positive = 3000,
-    fvu: float = 0.04,
+    steps: Positive | None = None,
+    fvu: float | None = None,
     seeds: Positive = 3,
     first_seed: FirstSeed = 0,
     overlap: Annotated[float | None, at_least(0)] = None,
@@ -56,6 +56,7 @@ def decompose(
     downstream: Annotated[float | None, at_least(0, 1)] = None,
     spare: Annotated[float, at_least(0)] = 0.0,
     sequences: Positive = 128,
+    captured: Natural | None = None,
     out: Path | None = None,
     workers: Processes = None,
 ) -> None:
@@ -70,17 +71,22 @@ def decompose(
         text: Train on these files, folders or datasets:NAME. Default: the model's own text.
         method: Replace the attention by this method; 'all' compares every method over its knob.
         heads: Give each block this many heads. Default: two for each of the layer's.
-        d_head: Give each head this many dimensions. Default: twice the layer's.
-        steps: Train each block for this many steps of some 1,000 positions.
-        fvu: Aim for this error. Lower is more faithful, higher is easier to read.
+        d_head: Give each head this many dimensions. Default: twice the layer's, or the layer's own
+            in a pretrained model.
+        steps: Train each block for this many steps of some 1,000 positions. Default: 3,000, or 800
+            for a pretrained model.
+        fvu: Aim for this error. Lower is more faithful, higher is easier to read. Default: 0.04, or
+            0.1 for a pretrained model.
         seeds: Train this many blocks per layer, each from a different seed.
         overlap: Weight the penalty on heads that write at the same position by this. Default: 0.1.
-        alpha: Weight the gate penalty by this. Default: 0.03.
+        alpha: Weight the gate penalty by this. Default: 0.03, or 0.01 for a pretrained model.
         downstream: Count this share of the error in predictions, and the rest in what the layer
-            writes. Default: 0.67.
+            writes. Default: 0.67, or 0 for a pretrained model.
         spare: Prune the heads that matter least, as long as the FVU rises by less than this share
             of its value. 0.05 prunes some.
         sequences: Measure on this many held-out sequences.
+        captured: Train from the stored activations of this many sequences, or from the model in
+            every step if 0. Default: 1,400 for a pretrained model, else 0.
         out: Write to this run folder. Default: runs/decompose-MODEL.
     """
     from gated_interp.analysis.heads import chosen_layer
@@ -98,19 +104,25 @@ def decompose(
     shared: dict[str, Any] = {
         "seeds": seeds,
         "first_seed": first_seed,
-        "steps": steps,
         "sequences": sequences,
         "workers": workers,
     }
     if method == "all":
-        if heads is not None or spare or any(value is not None for value in extra.values()):
+        set_by_it = [heads, fvu, captured, spare or None, *extra.values()]
+        if any(value is not None for value in set_by_it):
             raise GatedInterpError("method-all-sets-these")
         if layers and len(layers) > 1:
             raise GatedInterpError("method-all-needs-one-layer")
         layer = chosen_layer(loaded, layers[0] if layers else None)
         with progress("training", "methods") as update:
             compared = compare_methods(
-                loaded, folder, layer, say=tell, on_progress=update, **shared
+                loaded,
+                folder,
+                layer,
+                steps=3000 if steps is None else steps,
+                say=tell,
+                on_progress=update,
+                **shared,
             )
         keys = ["method", "knob", "value"]
         rows = compared.groupby(keys, sort=False, dropna=False)[list(COLUMNS)].median()
@@ -129,7 +141,9 @@ def decompose(
             method=method,
             heads=heads,
             fvu=fvu,
+            steps=steps,
             spare=spare,
+            captured=captured,
             say=tell,
             on_progress=update,
             **shared,

@@ -32,14 +32,19 @@ from gated_interp.replacements.pruning import with_heads
 from gated_interp.replacements.replacement import Replacement
 from gated_interp.replacements.splice import gated_block, require_layer, splice
 from gated_interp.tasks.encoded_text import Part
+from gated_interp.tasks.mixture import with_repeats
+from gated_interp.tasks.text import TextTask
+from gated_interp.training.activations import capture
 from gated_interp.training.data import DataSource, Source, data_for, draw, held_out_part, name_of
-from gated_interp.training.fit import fit_replacement, fit_settings
+from gated_interp.training.fit import fit_replacement, fit_settings, steps_and_fvu
 from gated_interp.training.state import fingerprint
 
 # Held-out sequences that results are measured on, and that say which heads are dead.
 SEQUENCES = 128
 # Of these, how many heads are read on.
 READ = 64
+# Of a model of another library, sequences whose activations are kept for training.
+CAPTURED, ACTIVATIONS = 1400, "activations"
 NOTES, RESULTS = "decompose.json", "results.json"
 ORIGINAL = "original.safetensors"
 SAVE_EVERY = 100
@@ -154,12 +159,13 @@ def decompose(
     data: DataSource | None = None,
     method: str = "gated",
     heads: int | None = None,
-    fvu: float = 0.04,
-    steps: int = 3000,
+    fvu: float | None = None,
+    steps: int | None = None,
     seeds: int = 3,
     first_seed: int = 0,
     spare: int | float = 0.0,
     sequences: int = SEQUENCES,
+    captured: int | None = None,
     workers: int | None = None,
     pages: bool = True,
     say: Callable[[str], None] = lambda _: None,
@@ -187,6 +193,10 @@ def decompose(
         spare: by what share of itself the FVU may rise for pruning heads that are hardly missed
             (:func:`~gated_interp.analysis.spare_heads.spare_heads`); 0 prunes dead ones alone.
         sequences: held-out sequences to measure on.
+        captured: train from so many sequences whose activations are kept in ``out/activations``
+            (:func:`~gated_interp.training.activations.capture`), or from the model in every step if
+            0. 1,400 for a model of another library unless given, of its text with repeats
+            (:func:`~gated_interp.tasks.mixture.with_repeats`) unless ``data`` are given; else 0.
         workers: processes; all cores unless given.
         pages: whether to write the pages of heads.
         say: told a sentence for each run.
@@ -216,8 +226,14 @@ def decompose(
         raise GatedInterpError(
             "nothing-to-decompose", layers=len(layers), seeds=seeds, sequences=sequences
         )
+    deep = isinstance(model, PretrainedTransformer)
+    steps, fvu = steps_and_fvu(deep, steps, fvu)
+    captured = (CAPTURED if deep else 0) if captured is None else captured
     given = {"method": method, "heads": heads, "fvu": fvu, "steps": steps, **settings}
     source = data_for(model, data)
+    read = source
+    if captured and data is None and isinstance(source, TextTask):
+        read = with_repeats(source)
     config = fit_settings(model, layers[0], data, **given)[1]  # refuses before anything is written
     wanted = [(layer, first_seed + i) for i in range(seeds) for layer in layers]
     for path in (out / ORIGINAL, *(_path(out, *key) for key in wanted)):
@@ -228,6 +244,7 @@ def decompose(
         "data": name_of(source),
         "settings": given | ({"spare": spare} if spare else {}),
         "sequences": sequences,
+        **({"captured": captured} if captured else {}),
     }
     store = Store(
         out, "runs", DecomposeRow, notes, notes_file=NOTES, digits=None, results=[RESULTS]
@@ -238,7 +255,11 @@ def decompose(
         save(model, out / ORIGINAL)
         on_progress(total - len(missing), total)
         own = model if in_memory else None
-        settings = (source, given, spare, sequences)
+        trained: Source = read
+        if captured:
+            how: dict[str, Any] = {"sequences": captured, "say": say, "progress": False}
+            trained = capture(model, out.absolute() / ACTIVATIONS, layers, read, **how)
+        settings = (source, trained, given, spare, sequences)
         folder = str(out.absolute())  # processes may be in the folder of an earlier call
         jobs = [(key, _fit, (folder, own, *key, *settings)) for key in missing]
         positions = config.steps * config.update_size * _positions(source, model)
@@ -295,6 +316,7 @@ def _fit(
     layer: int,
     seed: int,
     data: Source,
+    trained: Source,
     given: Mapping[str, Any],
     spare: int | float,
     sequences: int,
@@ -307,7 +329,7 @@ def _fit(
         result = fit_replacement(
             model,
             layer,
-            source,
+            source if trained is data else trained,
             seed=seed,
             checkpoint=state,
             resume=state if state.is_file() else None,

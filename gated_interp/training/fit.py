@@ -213,8 +213,7 @@ def fit_settings(
         raise GatedInterpError("no-heads-to-widen", width=chosen.width, method=chosen.name)
     pos = draw(data, 1, derive(seed, Stream.VARIANCE), model).tokens.shape[1]
     base: dict[str, Any] = {"seed": seed, "batch_size": max(1, POSITIONS // pos)}
-    base["steps"] = (PRETRAINED_STEPS if deep else STEPS) if steps is None else steps
-    base["fvu_target"] = (PRETRAINED_FVU if deep else FVU) if fvu is None else fvu
+    base["steps"], base["fvu_target"] = steps_and_fvu(deep, steps, fvu)
     given = {n: v for n, v in settings.items() if n in train_fields and n != "seed"}
     preset = TrainConfig.pretrained if deep else TrainConfig.fit
     config = preset(**base | dict(chosen.train) | given)
@@ -224,3 +223,9 @@ def fit_settings(
         | {n: v for n, v in settings.items() if n in config_fields}
     )
     return kind.from_attention(attn, expansion, seed=block_seed(seed), **fields), config
+
+
+def steps_and_fvu(deep: bool, steps: int | None, fvu: float | None) -> tuple[int, float]:
+    """Both as they are given, or what suits a layer of a ``deep`` model or of a small one."""
+    usual = (PRETRAINED_STEPS, PRETRAINED_FVU) if deep else (STEPS, FVU)
+    return usual[0] if steps is None else steps, usual[1] if fvu is None else fvu
