@@ -5,6 +5,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from gated_interp.analysis.faithfulness import dead_from, loss_recovered
+from gated_interp.analysis.sharing import head_sharing
 from gated_interp.analysis.text_holders import text_holders
 from gated_interp.anatomy.batch import Batch, Mask, Tokens
 from gated_interp.core.precision import wide
@@ -24,6 +25,7 @@ def block_measures(
     tokens: Tokens | None = None,
     *,
     attention_mask: Mask | None = None,
+    held: bool = True,
 ) -> dict[str, float]:
     """What stands at ``layer``, in numbers: how exact, how sparse, how much one head holds.
 
@@ -38,7 +40,14 @@ def block_measures(
     - ``held_share``, ``held_weighted``: positions with a sole holder
       (:func:`~gated_interp.analysis.text_holders.text_holders`); ``held_entropy``, of the tokens
       that are held there (nats); ``held_about_mean``, the share where what each head writes on
-      average is set aside; and ``..._original`` of each.
+      average is set aside; and ``..._original`` of each;
+    - ``participation``, ``alone``: the median participation number of heads and the share of
+      positions at which one head writes at least 90%
+      (:func:`~gated_interp.analysis.sharing.head_sharing`); and ``..._original`` of each.
+
+    Args:
+        held: whether to measure what is held. It goes by the logits that a write raises directly,
+            which say little in the middle of a deep model.
 
     Raises:
         GatedInterpError: nothing was spliced in at ``layer``, or tokens the model cannot read.
@@ -86,11 +95,16 @@ def block_measures(
         found[f"active{which or '_per_position'}"] = float(
             active(here, wide(attn.W_O)).sum(-1).double().mean()
         )
-        held = text_holders(source, layer, batch)
-        found[f"held_share{which}"] = held.share
-        found[f"held_weighted{which}"] = held.weighted_share
-        found[f"held_entropy{which}"] = held.entropy
-        found[f"held_about_mean{which}"] = text_holders(source, layer, batch, about_mean=True).share
+        if held:
+            there = text_holders(source, layer, batch)
+            found[f"held_share{which}"] = there.share
+            found[f"held_weighted{which}"] = there.weighted_share
+            found[f"held_entropy{which}"] = there.entropy
+            about_mean = text_holders(source, layer, batch, about_mean=True)
+            found[f"held_about_mean{which}"] = about_mean.share
+        sharing = head_sharing(source, layer, batch).table().set_index("measure")
+        found[f"participation{which}"] = float(sharing["median"]["participation"])
+        found[f"alone{which}"] = float(sharing["mean"]["alone"])
         if not which:
             found["heads"] = len(attn.W_O)
             found["heads_alive"] = len(attn.W_O) - len(dead_from(here, attn.W_O))

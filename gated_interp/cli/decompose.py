@@ -29,6 +29,15 @@ COLUMNS = {
     "held_share": "held by one head",
     "held_share_original": "original",
 }
+DEEP = {
+    **{name: words for name, words in COLUMNS.items() if not name.startswith("held")},
+    "participation": "participation",
+    "participation_original": "original",
+    "effect": "copying (nats)",
+    "carriers": "heads that carry 90%",
+    "carriers_original": "original",
+}
+"""Of a model of another library."""
 
 
 def decompose(
@@ -92,6 +101,7 @@ def decompose(
     from gated_interp.analysis.heads import chosen_layer
     from gated_interp.experiments.decompose import decompose as run
     from gated_interp.experiments.text_methods import compare_methods
+    from gated_interp.models.pretrained import PretrainedTransformer
 
     loaded = model_of(model, text)
     folder = Path(f"runs/decompose-{loaded.model_name}") if out is None else out
@@ -150,10 +160,11 @@ def decompose(
             **{name: value for name, value in extra.items() if value is not None},
         )
     medians = {layer: each["median"] for layer, each in found.results["layers"].items()}
+    columns = DEEP if isinstance(loaded, PretrainedTransformer) else COLUMNS
     show(
         f"{loaded.model_name}, medians of {seeds} seeds, on held-out sequences",
-        ["layer", *COLUMNS.values()],
-        [[layer, *(row.get(name) for name in COLUMNS)] for layer, row in medians.items()],
+        ["layer", *columns.values()],
+        [[layer, *(row.get(name) for name in columns)] for layer, row in medians.items()],
     )
     pages = sorted(found.folder.glob("L*.html"))
     opened = f"; open {pages[0]} for what its heads do" if pages else ""

@@ -12,6 +12,8 @@ import pandas as pd
 
 from gated_interp.analysis.block_measures import block_measures
 from gated_interp.analysis.faithfulness import dead_heads, loss_recovered
+from gated_interp.analysis.head_effects import head_effects
+from gated_interp.analysis.induction import repeated_random_tokens
 from gated_interp.analysis.spare_heads import prune_spare_heads
 from gated_interp.anatomy.batch import Batch
 from gated_interp.checkpoints.checkpoint import load, save
@@ -41,6 +43,8 @@ from gated_interp.training.state import fingerprint
 
 # Held-out sequences that results are measured on, and that say which heads are dead.
 SEQUENCES = 128
+# Sequences of repeated tokens on which the heads of a model of another library are switched off.
+REPEATS = 8
 # Of these, how many heads are read on.
 READ = 64
 # Of a model of another library, sequences whose activations are kept for training.
@@ -59,6 +63,11 @@ class DecomposeRow(Row):
         layer, seed: of the block.
         ce: and what follows, see :func:`~gated_interp.analysis.block_measures.block_measures` and
             :func:`~gated_interp.analysis.faithfulness.loss_recovered` (losses in nats).
+        held_share: and ``held_...``; missing of a model of another library, where they say little.
+        effect: and ``carriers``, ``top_share``, of such a model: what the layer is worth on
+            repeated random tokens (nats), how many heads carry 90% of it, and the largest head's
+            Shapley share (:func:`~gated_interp.analysis.head_effects.head_effects`); missing where
+            that is within noise of zero.
         heads: before dead and spare ones were pruned.
         seconds: of the training.
         positions: that were trained on.
@@ -78,17 +87,9 @@ class DecomposeRow(Row):
     ce_recovered_mean: float
     fvu: float
     active_per_position: float
-    held_share: float
-    held_weighted: float
-    held_entropy: float
-    held_about_mean: float
     heads: int
     heads_alive: int
     active_original: float
-    held_share_original: float
-    held_weighted_original: float
-    held_entropy_original: float
-    held_about_mean_original: float
     gates_per_pair: float
     open_share: float
     parameters: int
@@ -97,6 +98,23 @@ class DecomposeRow(Row):
     # Since 0.3; missing in the rows of an earlier version.
     ce_resample: float = float("nan")
     ce_recovered_resample: float = float("nan")
+    held_share: float = float("nan")
+    held_share_original: float = float("nan")
+    held_weighted: float = float("nan")
+    held_weighted_original: float = float("nan")
+    held_entropy: float = float("nan")
+    held_entropy_original: float = float("nan")
+    held_about_mean: float = float("nan")
+    held_about_mean_original: float = float("nan")
+    participation: float = float("nan")
+    participation_original: float = float("nan")
+    alone: float = float("nan")
+    alone_original: float = float("nan")
+    effect: float = float("nan")
+    carriers: int | None = None
+    carriers_original: int | None = None
+    top_share: float = float("nan")
+    top_share_original: float = float("nan")
     kl_zero: float = float("nan")
     kl_mean: float = float("nan")
     kl_resample: float = float("nan")
@@ -107,8 +125,20 @@ class DecomposeRow(Row):
     def __str__(self) -> str:
         return (
             f"layer {self.layer}, seed {self.seed}: FVU {self.fvu:.3f}, "
-            f"{self.ce_recovered_zero:.1%} of the loss recovered, {self.held_share:.1%} of "
-            "positions held by one head."
+            f"{self.ce_recovered_zero:.1%} of the loss recovered, {self._shared}."
+        )
+
+    @property
+    def _shared(self) -> str:
+        if not math.isnan(self.held_share):
+            return f"{self.held_share:.1%} of positions held by one head"
+        said = f"{self.participation:.1f} heads write at a position"
+        said += f" ({self.participation_original:.1f} in the original)"
+        if self.carriers is None:
+            return said
+        return (
+            f"{said}, and {self.carriers} carry 90% of the copying of repeated tokens "
+            f"({self.carriers_original} in the original)"
         )
 
 
@@ -338,15 +368,37 @@ def _fit(
         )
     checked = held_out(model, source, "validation", sequences)
     spliced = _pruned(splice(model, layer, result.model), layer, checked, spare)
+    deep = isinstance(model, PretrainedTransformer)
+    tokens = held_out(model, source, "test", sequences)
     row = {
         "layer": layer,
         "seed": seed,
-        **block_measures(spliced, layer, held_out(model, source, "test", sequences)),
+        **block_measures(spliced, layer, tokens, held=not deep),
+        **(_copying(model, spliced, layer) if deep else {}),
         "heads": len(result.model.W_O),
         "seconds": result.seconds,
     }
     write_trained(spliced, path, {"training": result.config.to_dict(), **row}, result.history)
     return {**row, MISSED: result.missed}
+
+
+def _copying(
+    original: HookedTransformer, spliced: HookedTransformer, layer: int
+) -> dict[str, float]:
+    """How the layer's heads share what it is worth on repeated random tokens, before and after.
+
+    Nothing of a model that names no token to begin a sequence with.
+    """
+    if getattr(original.task, "bos", None) is None and original.tokenizer is None:
+        return {}
+    tokens = repeated_random_tokens(original, REPEATS, seed=derive(0, Stream.MEASURED_REPEATS))
+    found: dict[str, float] = {}
+    for which, model in (("_original", original), ("", spliced)):
+        effects = head_effects(model, layer, tokens, positions="repeats")
+        said = effects.summary()
+        found |= {f"{n}{which}": said[n] for n in ("carriers", "top_share") if n in said}
+        found["effect"] = said["effect"]
+    return found
 
 
 def _pruned(
