@@ -10,6 +10,9 @@ from gated_interp.experiments.store import read_table
 from gated_interp.plots.copying import copying_controls, copying_shares
 from gated_interp.views.shown import Shown, write_all
 
+WORTH = 0.1
+"""The loss rises by more than this (nats) without a layer that copies."""
+
 
 def draw_copying(
     run: Path | str,
@@ -34,7 +37,9 @@ def shown_copying(
     blocks: pd.DataFrame, heads: pd.DataFrame, scores: pd.DataFrame
 ) -> Iterator[Shown]:
     """Who carries the copying, and for each layer with controls what they cost."""
-    if not blocks["carriers"].notna().any():
+    worth = blocks["loss_off"] - blocks["loss_original"]
+    there = blocks[(worth > WORTH) & blocks["carriers"].notna()]
+    if there.empty:
         return
     yield Shown(
         "copying",
@@ -42,9 +47,9 @@ def shown_copying(
         "A column for each layer and each block in its place, a slice for each head. Layers that "
         "hardly matter are left out.",
         {"": blocks, "heads": heads, "scores": scores},
-        lambda: copying_shares(blocks, heads),
+        lambda: copying_shares(there, heads),
     )
-    for layer, rows in blocks[blocks["carriers"].notna()].groupby("layer"):
+    for layer, rows in there.groupby("layer"):
         methods = rows.loc[rows["method"] != ORIGINAL, "method"]
         if methods.nunique() > 1:
             title = f"Layer {layer}: what the best two heads carry, and what the block costs"

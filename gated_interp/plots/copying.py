@@ -63,14 +63,21 @@ def copying_shares(
         y=drawn["top2"].tolist(),
         error_y=interval(drawn["top2"], drawn["top2_low"], drawn["top2_high"]),
         mode="markers",
-        marker={"symbol": "diamond", "size": 6, "color": INK, "line": {"color": "white", "width": 1}},
+        marker={
+            "symbol": "diamond",
+            "size": 6,
+            "color": INK,
+            "line": {"color": "white", "width": 1},
+        },
         name="best two heads alone (95% interval)",
         hovertemplate="%{y:.0%}<extra>best two heads alone</extra>",
         cliponaxis=False,
         **place,
     )
     canvas.rule(place, y=GOAL, color=MUTED, dash="dot")
-    canvas.note("heads needed for 90% of the copying:", -40, 12, align="left", size=SMALL, color=MUTED)
+    canvas.note(
+        "heads needed for 90% of the copying:", -40, 12, align="left", size=SMALL, color=MUTED
+    )
     for at, n in zip(drawn["x"], drawn["carriers"], strict=True):
         pixel = wide * (at - ends[0]) / (ends[1] - ends[0])
         canvas.note(f"<b>{n:.0f}</b>", pixel, 31, size=SMALL)
@@ -112,7 +119,10 @@ def copying_controls(
     canvas, gap, tall = Canvas(columns, title, 50.0), 20.0, 180.0
     wide = (canvas.width - gap) / 2
     few: dict[str, Any] = {"nticks": 5 if columns == 2 else 3, "tickangle": 0, "showgrid": True}
-    ends = [min(0.0, float(rows["top2_low"].min())), max(1.0, float(rows["top2_high"].max())) + 0.03]
+    ends = [
+        min(0.0, float(rows["top2_low"].min())),
+        max(1.0, float(rows["top2_high"].max())) + 0.03,
+    ]
     y = titled("carried by the best two heads", tickformat=".0%", range=ends, showgrid=True)
     kl = log_axis([*rows["kl_text"], KL_GOAL], "KL on text (nats)", wide)
     rise = "rise of the loss (nats)" if columns == 1 else "rise of the loss on repeats (nats)"
@@ -162,7 +172,9 @@ def _columns(blocks: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(x=at)
 
 
-def _slices(canvas: Canvas, place: dict[str, str], drawn: pd.DataFrame, heads: pd.DataFrame) -> None:
+def _slices(
+    canvas: Canvas, place: dict[str, str], drawn: pd.DataFrame, heads: pd.DataFrame
+) -> None:
     """The largest heads of each column, then the second, and so on; each rank is a trace."""
     shares = heads.assign(share=heads["share"].clip(lower=0)).groupby(["layer", "method", "seed"])
     sizes = {key: sorted(part["share"], reverse=True) for key, part in shares}
@@ -176,7 +188,9 @@ def _slices(canvas: Canvas, place: dict[str, str], drawn: pd.DataFrame, heads: p
                 "color": [_lighter(COLORS[key[1]], min(0.75, 0.25 * rank)) for key, _ in there],
                 "line": {"color": "white", "width": 1},
             },
-            customdata=[f"layer {k[0]}, {k[1]}" + (f", seed {k[2]}" * (k[2] >= 0)) for k, _ in there],
+            customdata=[
+                f"layer {k[0]}, {k[1]}" + (f", seed {k[2]}" * (k[2] >= 0)) for k, _ in there
+            ],
             hovertemplate=f"%{{customdata}}: %{{y:.0%}}<extra>head {rank + 1} by size</extra>",
             showlegend=False,
             **place,
