@@ -711,15 +711,22 @@ def pretrained() -> dict[str, str]:
     by_layer = blocks.groupby("layer")
     heads = read("copying-heads.csv")
     previous = scores.loc[scores["previous_token"].idxmax()]
-    reached = by_layer["few"].all()
-    missed = blocks[~blocks["few"]]
+    shared = originals[originals["carriers"] > 2]
+    there = blocks[blocks["layer"].isin(shared.index)]
+    missed = there[~there["few"]]
+    failing = there.groupby("layer")["few"].all()
+    inputs = ["keys", "queries", "values"]
+    strong = originals[originals[inputs].max(axis=1) > 0.1]
+    most = strong[inputs].idxmax(axis=1)
+    reading = blocks[blocks["layer"].isin(strong.index)]
+    same = reading[inputs].idxmax(axis=1) == reading["layer"].map(most)
     apart = all_rows[~all_rows["copying"] & (all_rows["method"] == "original")]
     ungated = all_rows.query("method == 'ungated'")["top2"].dropna()
     gated_there = blocks[blocks["layer"].isin(all_rows.query("method == 'ungated'")["layer"])]
 
     def layers(which: pd.Series) -> str:
         found = which[which].index.tolist()
-        one = f"layer {found[0]}" if found else "no layer"
+        one = f"layer {found[0]:g}" if found else "no layer"
         return f"layers {listed(found)}" if len(found) > 1 else one
 
     def or_dash(values: pd.Series, write: Callable[[float], str]) -> str:
@@ -731,10 +738,20 @@ def pretrained() -> dict[str, str]:
         "seeds": between(by_layer.size()),
         "blocks": count(len(blocks)),
         "few": count(blocks["few"].sum()),
-        "before": between(originals["carriers"]),
+        "shared": layers(originals["carriers"] > 2),
+        "alone": layers(originals["carriers"] <= 2),
+        "before": between(shared["carriers"]),
+        "shared_top2": between(shared["top2"], percent),
+        "there": count(len(there)),
+        "there_few": count(there["few"].sum()),
+        "participation": between(originals["participation_copies"], decimals(1)),
+        "participation_after": between(blocks["participation_copies"], decimals(1)),
+        **{name: layers(most == name) for name in inputs},
+        "read": count(len(reading)),
+        "same": count(same.sum()),
         "worth": between(originals["worth"], decimals(1)),
-        "reached": layers(reached),
-        "missed": layers(~reached),
+        "reached": layers(failing),
+        "missed": layers(~failing),
         "missed_top2": or_dash(missed["top2"], percent),
         "missed_carriers": or_dash(missed["carriers"], count),
         "faithful": count(blocks["faithful"].sum()),

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from gated_interp.core.written import count
 from gated_interp.plots.inputs import table
 from gated_interp.plots.layout import Box, Canvas, interval, log_axis, titled
 from gated_interp.plots.style import INK, MUTED, PALETTE, SMALL, SYMBOLS, Columns, text
@@ -17,6 +18,8 @@ OTHERS = (PALETTE[0], *PALETTE[2:6], PALETTE[7])
 CARRIED = ["layer", "method", "seed", "carriers", "top2", "top2_low", "top2_high"]
 # The part of the copying, and the rise of the loss (nats) and the KL (nats), that are aimed at.
 GOAL, LOSS_GOAL, KL_GOAL = 0.9, 0.02, 0.01
+# Heads that do not share, by their number.
+FEW = 2
 APART, BESIDE = 1.3, 0.35
 """Between the columns of two layers, and between the original and its blocks; columns are 1."""
 
@@ -86,14 +89,18 @@ def copying_shares(
 
 
 def in_words(blocks: pd.DataFrame) -> str:
-    """The finding of :func:`copying_shares`: how many heads are needed, before and after."""
-    of = blocks.groupby(blocks["method"] == ORIGINAL)["carriers"]
-    counts = {key: sorted(n.astype(int)) for key, n in of}
-    before = f"Original: {_between(counts[True])} heads share a layer's copying"
-    if False not in counts:
-        return before
-    few, all_ = sum(n <= 2 for n in counts[False]), len(counts[False])
-    return f"{before}. Gated: one or two carry it in {few} of {all_} blocks"
+    """The finding of :func:`copying_shares`: how many heads are needed where heads share."""
+    originals = blocks[blocks["method"] == ORIGINAL].set_index("layer")["carriers"].astype(int)
+    shared = originals[originals > FEW]
+    if shared.empty:
+        return "In the original, one or two heads carry the copying of each layer"
+    where = "one layer" if len(shared) == 1 else f"{len(shared)} layers"
+    said = f"In {where}, {_between(sorted(shared))} heads share the copying"
+    there = blocks[(blocks["method"] == GATED) & blocks["layer"].isin(shared.index)]
+    if there.empty:
+        return said
+    few = int((there["carriers"] <= FEW).sum())
+    return f"{said}. Gated, one or two do it in {count(few, len(there))} blocks"
 
 
 def copying_controls(
