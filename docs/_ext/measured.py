@@ -755,6 +755,7 @@ def pretrained() -> dict[str, str]:
         "missed_top2": or_dash(missed["top2"], percent),
         "missed_carriers": or_dash(missed["carriers"], count),
         "faithful": count(blocks["faithful"].sum()),
+        "loss": between(originals["loss_original"], decimals(2)),
         "rise": between(blocks["rise"], decimals(3)),
         "kl": between(blocks["kl_text"], decimals(4)),
         "all_goals": count(blocks[["few", "faithful", "sparse"]].all(axis=1).sum()),
