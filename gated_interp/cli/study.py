@@ -6,7 +6,18 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from gated_interp.cli.console import progress, say, show, tell
-from gated_interp.cli.options import FirstSeed, Natural, Positive, Processes, model_of
+from gated_interp.cli.options import (
+    DRAWN,
+    Figures,
+    FirstSeed,
+    Formats,
+    Natural,
+    Positive,
+    Processes,
+    drawn_in,
+    first_figure,
+    model_of,
+)
 from gated_interp.core.errors import GatedInterpError
 
 COLUMNS = ["layer", "method", "seed", "loss", "loss_original", "loss_off", "carriers", "top1",
@@ -37,6 +48,8 @@ def study(
     sequences: Positive = 1400,
     text: str = "austen",
     out: Path | None = None,
+    figures: Figures = None,
+    formats: Formats = DRAWN,
     workers: Processes = None,
 ) -> None:
     """Measure which heads of a pretrained model copy repeated text, before and after gating.
@@ -58,6 +71,7 @@ def study(
         out: Write to this run folder. Default: runs/study-MODEL.
     """
     from gated_interp.experiments.copying import copying_study
+    from gated_interp.experiments.copying_figures import draw_copying
     from gated_interp.experiments.smollm2 import LAYERS, N_CTX, NAME, smollm2_file
 
     if model == NAME:
@@ -70,6 +84,7 @@ def study(
         raise GatedInterpError("study-needs-layers", model=model)
     folder = Path(f"runs/study-{model if model == NAME else loaded.model_name}")
     folder = folder if out is None else out
+    pictures = drawn_in(folder, figures)
     with progress("training", "blocks"):
         table = copying_study(
             loaded,
@@ -92,3 +107,9 @@ def study(
         table[COLUMNS].to_numpy().tolist(),
     )
     say(f"Every row is in {folder / 'copying.csv'}, every head in {folder / 'copying-runs.csv'}.")
+    with progress("drawing"):
+        files = draw_copying(folder, pictures, list(formats), say=tell)
+    if files:
+        say(f"The figures are in {pictures}; look at {first_figure(files, pictures)} first.")
+    else:
+        say("None of these layers matters for the copying, so there is nothing to draw.")

@@ -45,7 +45,7 @@ from gated_interp.training.fit import fit_replacement
 from gated_interp.training.state import fingerprint
 
 ORIGINAL = "original"
-MODEL, STORE, HEADS = "original.safetensors", "activations", "copying-heads.csv"
+MODEL, STORE, SCORES = "original.safetensors", "activations", "scores.csv"
 # The loss at a position rises by this much (nats) without the layer: there it copies.
 COPIES = 0.5
 METHODS: dict[str, dict[str, Any]] = {
@@ -184,7 +184,7 @@ def copying_study(
     further layers, methods and seeds join those that are there.
 
     Args:
-        out: gets ``copying.csv`` (see :class:`CopyingRow`), ``copying-heads.csv`` (a row for each
+        out: gets ``copying.csv`` (see :class:`CopyingRow`), ``copying-runs.csv`` (a row for each
             head of each), ``scores.csv`` (induction scores of the model's heads), the blocks, and
             the captured activations.
         layers: of any model with a tokenizer and rotary or no positions that is deep enough to
@@ -223,7 +223,7 @@ def copying_study(
     def made(missing: Sequence[Key]) -> Generator[tuple[CopyingRow, pd.DataFrame]]:
         save(model, out / MODEL)
         scores = induction_scores(model, _repeats(model, config, Stream.CHOSEN_REPEATS))
-        write_table(scores, out / "scores.csv")
+        write_table(scores, out / SCORES)
         trained = sorted({key[0] for key in missing if key[1] != ORIGINAL})
         if trained:
             capture(

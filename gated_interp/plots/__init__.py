@@ -16,6 +16,7 @@ Examples:
 
 from gated_interp.plots.ablation import ablation_bars, shapley_and_interactions
 from gated_interp.plots.attention_views import AttentionView, attention_view
+from gated_interp.plots.copying import copying_controls, copying_shares
 from gated_interp.plots.frontier import frontier, frontier_point, held_frontier
 from gated_interp.plots.heatmaps import (
     attention_patterns,
@@ -46,6 +47,8 @@ __all__ = [
     "before_after",
     "browser_found",
     "circuit_maps",
+    "copying_controls",
+    "copying_shares",
     "frontier",
     "frontier_point",
     "gate_maps",
