@@ -919,6 +919,47 @@ def _(case: Case) -> Numbers:
     return found
 
 
+def _worth(truth: Truth, tokens: Tensor, first: int) -> tuple[Tensor, Tensor]:
+    """By what the loss from a position on rises with the mean of heads' z put in: of each layer's
+    heads at once, and of each head."""
+    mean = {(i, h): _z(truth, tokens, i, h).mean((0, 1)) for i, h in _all_heads(truth)}
+    intact = losses(truth.seen(tokens)["logits"], tokens)[:, first:].mean()
+
+    def rises(sets: list[list[tuple[int, int]]]) -> Tensor:
+        after = [_without(truth, tokens, {head: mean[head] for head in heads}) for heads in sets]
+        return torch.stack([losses(a, tokens)[:, first:].mean() for a in after]) - intact
+
+    layers = [[head for head in mean if head[0] == layer] for layer in truth.layers]
+    return rises(layers), rises([[head] for head in mean])
+
+
+def _overview(case: Case) -> Numbers:
+    truth, found = case.truth, {}
+    repeated = gi.text.repeated_random_tokens(case.model, 3, seed=0, bos=TASK.bos)
+    found["layers"], found["heads"] = _worth(truth, TOKENS, 0)
+    again = (repeated.shape[1] - 1) // 2 + 1
+    found["layers repeats"], found["heads repeats"] = _worth(truth, repeated, again)
+    found["prefix"] = _induction(truth, repeated)["prefix"]
+    before, first = [], []
+    for layer in truth.layers:
+        pattern = truth.seen(TOKENS)[truth.pattern_name(layer)]
+        before += [pattern.diagonal(-1, 2, 3)[..., 1:].mean((0, 2))]
+        first += [pattern[:, :, 2:, 0].mean((0, 2))]
+    return {**found, "previous": torch.cat(before), "first": torch.cat(first)}
+
+
+@row("head_overview", oracle=_overview)
+def _(case: Case) -> Numbers:
+    found = gi.head_overview(case.model, TOKENS, n=3, bos=TASK.bos)
+    columns = {"heads": "effect", "heads repeats": "effect_repeats", "prefix": "prefix_matching"}
+    columns |= {"previous": "previous_token", "first": "first_token"}
+    return {
+        "layers": torch.tensor(found.layers["effect"]),
+        "layers repeats": torch.tensor(found.layers["effect_repeats"]),
+        **{name: torch.tensor(found.table[column]) for name, column in columns.items()},
+    }
+
+
 def _paths(case: Case) -> Numbers:
     truth = case.truth
     tokens = gi.text.repeated_random_tokens(case.model, 3, seed=0, bos=TASK.bos)

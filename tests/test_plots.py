@@ -24,6 +24,7 @@ from gated_interp.plots import (
     frontier,
     gate_maps,
     head_effects,
+    head_overview,
     head_roles_figure,
     held_frontier,
     loading_matrix,
@@ -47,6 +48,7 @@ PATTERN = np.tril(RNG.random((3, 7, 7)))
 PATTERN /= PATTERN.sum(-1, keepdims=True)
 POSITIONS = ["BOS", "A", "C1", "B1", "C1", "A", "B2"]
 ROWS = {1: "A…B1→C1", 2: "A…B2→C2"}
+TILES = {(0, 0): 0.1, (0, 1): -0.2, (1, 0): float("nan"), (1, 1): 0.5}
 
 
 def before() -> Holdings:
@@ -158,6 +160,10 @@ FIGURES = {
     "reliability": lambda **k: reliability(results(), target=0.95, **k),
     "frontier": lambda **k: frontier(points(), **k),
     "head_effects": lambda **k: head_effects({"original": worth(3), "block": worth(20)}, **k),
+    "overview": lambda **k: head_overview(
+        {"text": TILES, "repeats": TILES}, whole={"text": [0.3, -0.1], "repeats": [0.2, 0.0]},
+        marks={"induction": [(1, 1)], "first token": [(0, 0)]}, layers=[0], layer=1, **k,
+    ),
     "head_holdings": lambda **k: head_effects(
         {"original": holding(3), "block": holding(20)}, measure="held", **k
     ),
