@@ -38,6 +38,7 @@ NAMES = [
     "06_induction_heads",
     "07_where_gating_fails",
     "08_every_method_on_one_frontier",
+    "09_a_pretrained_model",
 ]
 LARGEST = 1_000_000  # bytes: code hosts stop showing notebooks of a few times this size
 LONGEST = 5  # lines of a function

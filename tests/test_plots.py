@@ -21,6 +21,8 @@ from gated_interp.plots import (
     attention_patterns,
     before_after,
     circuit_maps,
+    copying_controls,
+    copying_shares,
     frontier,
     gate_maps,
     head_effects,
@@ -119,6 +121,17 @@ def beside() -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
+def copied() -> pd.DataFrame:
+    rows = [["original", -1, 4, 0.6, 2.0, 0.0], ["gated", 10, 2, 0.95, 2.01, 0.004]]
+    table = pd.DataFrame(rows, columns=["method", "seed", "carriers", "top2", "loss", "kl_text"])
+    ends = {"top2_low": table["top2"] - 0.1, "top2_high": table["top2"] + 0.1}
+    return table.assign(layer=17, loss_original=2.0, **ends)
+
+
+def carrying() -> pd.DataFrame:
+    return pd.concat([copied().assign(share=share) for share in (0.6, 0.3, 0.1)])
+
+
 def phases() -> pd.DataFrame:
     nan = np.nan
     rows = [[1, 1, 1.0, 0.0, 0.5, 1.0], [1, 3, 0.0, nan, nan, nan], [2, 2, 0.75, 0.5, 0.0, 0.25]]
@@ -169,6 +182,8 @@ FIGURES = {
     ),
     "point": lambda **k: frontier_point(places(), beside(), **k),
     "held": lambda **k: held_frontier(held(), 0.03, goals=[(0.99, 0.13)], **k),
+    "copying": lambda **k: copying_shares(copied(), carrying(), **k),
+    "controls": lambda **k: copying_controls(copied(), **k),
     "phases": lambda **k: phase_diagram(phases(), **k),
     "ablation": lambda **k: ablation_bars(effects(), panel="trigram", **k),
     "shapley": lambda **k: shapley_and_interactions([1.0, -2.0, 0.5], OV[0, :3, :3], HEADS, **k),

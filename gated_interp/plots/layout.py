@@ -223,7 +223,9 @@ def legend_rows(fig: go.Figure, width: Number) -> int:
     ]
     widths = [text_width(name, 10) + 44 for name in names]
     # plotly puts all in one row, or else in columns as wide as the widest.
-    return 1 if 0 < sum(widths) <= width else math.ceil(len(names) * max(widths, default=0) / width)
+    if sum(widths) <= width:
+        return min(1, len(names))
+    return math.ceil(len(names) / max(1, width // max(widths)))
 
 
 def wrap(words: str, characters: Number) -> list[str]:
