@@ -1594,6 +1594,29 @@ def _train(case: Case, settings: dict[str, Any]) -> Any:
 _training_row("train_gated", "", _train)
 
 
+def _stores(column: Column) -> bool:
+    """One of each kind, in full precision: what a store holds is rounded to float16."""
+    return column.dtype == "float32" and not column.mlps and not column.block
+
+
+@row(
+    "capture",
+    oracle=lambda case: {
+        "tokens": TOKENS,
+        "input": case.truth.received(TOKENS),
+        "output": case.truth.returned(TOKENS),
+    },
+    applies=_stores,
+    tolerance=50,  # float16 rounds by up to 4.9e-4 of a number
+)
+def _(case: Case) -> Numbers:
+    with tempfile.TemporaryDirectory() as folder:
+        how = {"sequences": len(TOKENS), "progress": False}
+        store = gi.capture(case.model, folder, 0, _tokens_again, **how)
+        kept = store.read(0, store.batch(torch.arange(len(TOKENS))))
+        return {"tokens": store.tokens, "input": kept.query_input, "output": kept.output}
+
+
 @row(
     "train_model",
     oracle=lambda case: {"loss": losses(case.truth.seen(TOKENS)["logits"], TOKENS).mean()},

@@ -76,14 +76,24 @@ class Truth:
 
     def returned(self, tokens: Tensor) -> Tensor:
         """What the first layer's attention returns, before a norm behind it."""
+        return self._of_attention(tokens)[1]
+
+    def received(self, tokens: Tensor) -> Tensor:
+        """What the first layer's attention takes its values from, behind a norm before it."""
+        return self._of_attention(tokens)[0]
+
+    def _of_attention(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         seen: list[Tensor] = []
         attn = self.run_on.blocks[0].attn
-        handle = attn.register_forward_hook(lambda _module, _inputs, output: seen.append(output))
+        handle = attn.register_forward_hook(
+            lambda _module, _args, given, output: seen.extend((given["value_input"], output)),
+            with_kwargs=True,
+        )
         try:
             self.run(tokens, {}, ())
         finally:
             handle.remove()
-        return seen[0].detach().double()
+        return seen[0].detach().double(), seen[1].detach().double()
 
     def logits(self, tokens: Tensor, edits: Mapping[str, Edit]) -> Tensor:
         """The model's logits after ``edits``."""
