@@ -376,10 +376,19 @@ def test_a_folder_is_decomposed_and_its_block_looked_at(kind, tmp_path, text, mo
     monkeypatch.chdir(tmp_path)
     written(tmp_path / "mine", kind)
     args = ["mine", "--layer", 1, "--text", "text.txt", "--steps", 2, "--seeds", 2]
+    args += ["--captured", 80]
     said = cli("decompose", *args, "--sequences", 8, "--out", "run", "--workers", 2)
     run = tmp_path / "run"
     assert (run / "L1.html").is_file(), said.output
-    assert set(pd.read_csv(run / "runs.csv")["seed"]) == {0, 1}
+    table = pd.read_csv(run / "runs.csv")
+    assert set(table["seed"]) == {0, 1}
+    # Trained from what was captured once, and measured as a layer in the middle of a model is.
+    captured = json.loads((run / "activations" / "activations.json").read_text())
+    assert captured["done"] == captured["sequences"] == 80
+    assert captured["layers"] == [1]
+    assert table["held_share"].isna().all()
+    assert (table[["participation", "participation_original"]] >= 1).all(axis=None)
+    assert "participation" in said.stdout
     for name in ("original", "L1-seed0", "L1-seed1"):
         found = contents(run / f"{name}.safetensors")[0]
         assert all(tensor.startswith("replacement.1.") for tensor in found)
