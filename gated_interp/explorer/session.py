@@ -20,9 +20,11 @@ from gated_interp.explorer.bench import DEEP, PATTERNS, Bench, Reading
 from gated_interp.explorer.examples import armed_positions, examples_of
 from gated_interp.explorer.state import ExplorerState, link_parts, number
 from gated_interp.explorer.vocabulary import vocabulary_of
+from gated_interp.models.language_model import require_text
 from gated_interp.models.toy import HookedTransformer
 from gated_interp.replacements.splice import originals, unsplice
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
+from gated_interp.tasks.text import TextPart, TextTask
 
 # Weights from which on a model runs on every thread.
 LARGE = 2**25
@@ -315,7 +317,9 @@ def _require_fit(each: HookedTransformer, model: HookedTransformer, task: Any) -
         )
     if task is None:
         return
-    if hasattr(task, "require_vocabulary"):
+    if isinstance(task, TextTask | TextPart):
+        require_text(each, task)  # a model may have more tokens than its tokenizer
+    elif hasattr(task, "require_vocabulary"):
         task.require_vocabulary(token_vocabulary(each))
     if each.cfg.n_ctx < getattr(task, "n_positions", 0):
         raise GatedInterpError("task-longer-than-context", n=task.n_positions, n_ctx=each.cfg.n_ctx)
