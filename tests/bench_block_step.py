@@ -168,7 +168,7 @@ def bench_block_step() -> list[dict[str, Any]]:
     """A step of 8 x 128 tokens, 18 heads of 64 with gates of 8: tokens per second, and memory."""
     model, module = layer_of(), lorsa_module()
     with tempfile.TemporaryDirectory() as folder:
-        store = capture(model, folder, 1, random_tokens, sequences=8 * BATCH, progress=False)
+        store = capture(model, 1, folder, random_tokens, sequences=8 * BATCH, progress=False)
         rows = [
             row
             for precision in ("float32", "bfloat16")
@@ -253,7 +253,8 @@ def bench_capture(model: HookedTransformer) -> dict[str, Any]:
 
     def captured() -> None:
         with tempfile.TemporaryDirectory() as folder:
-            capture(model, folder, data=random_tokens, sequences=batches * BATCH, progress=False)
+            how = {"data": random_tokens, "sequences": batches * BATCH, "progress": False}
+            capture(model, None, folder, **how)
 
     turns = Turns({"forward": forward, "captured": captured})
     for _ in range(5):

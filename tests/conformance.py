@@ -1612,7 +1612,7 @@ def _stores(column: Column) -> bool:
 def _(case: Case) -> Numbers:
     with tempfile.TemporaryDirectory() as folder:
         how = {"sequences": len(TOKENS), "progress": False}
-        store = gi.capture(case.model, folder, 0, _tokens_again, **how)
+        store = gi.capture(case.model, 0, folder, _tokens_again, **how)
         kept = store.read(0, store.batch(torch.arange(len(TOKENS))))
         return {"tokens": store.tokens, "input": kept.query_input, "output": kept.output}
 

@@ -32,7 +32,7 @@ def data(model):
 @pytest.fixture(scope="module")
 def store(model, data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("store")
-    return capture(model, folder, data=data, sequences=20, progress=False)
+    return capture(model, None, folder, data=data, sequences=20, progress=False)
 
 
 def rows(store):
@@ -42,7 +42,7 @@ def rows(store):
 @pytest.mark.parametrize("precision", ["float16", "bfloat16"])
 def test_a_store_holds_what_the_layers_receive_and_write(model, data, tmp_path, precision):
     store = capture(
-        model, tmp_path, [1], data, sequences=10, seed=3, precision=precision, progress=False
+        model, [1], tmp_path, data, sequences=10, seed=3, precision=precision, progress=False
     )
     batch = store.batch(torch.tensor([7, 2]))
     there, found = attention_io(model, 1, batch.tokens), store.read(1, batch)
@@ -63,15 +63,15 @@ def test_the_same_call_goes_on_where_it_was_stopped(model, data, store, tmp_path
 
     monkeypatch.setattr(activations, "_captured", stops)
     with pytest.raises(KeyboardInterrupt):
-        capture(model, tmp_path, data=data, sequences=20, progress=False)
+        capture(model, None, tmp_path, data=data, sequences=20, progress=False)
     with refuses("capture-unfinished", CheckpointError, done=8):
         ActivationStore.open(tmp_path)
-    found = capture(model, tmp_path, data=data, sequences=20, progress=False)
+    found = capture(model, None, tmp_path, data=data, sequences=20, progress=False)
     assert len(calls) == 2 + 2  # 8 were done
     for layer in (0, 1):
         mine, theirs = (s.read(layer, rows(s)).output for s in (found, store))
         assert_close(mine, theirs, rtol=0, atol=0)
-    capture(model, tmp_path, data=data, sequences=20, progress=False)
+    capture(model, None, tmp_path, data=data, sequences=20, progress=False)
     assert len(calls) == 4  # finished: only opened
 
 
@@ -79,7 +79,7 @@ def test_padding_is_kept(model, tmp_path):
     tokens = torch.arange(1, 13).view(2, 6)
     mask = torch.ones(2, 6).long()
     mask[0, 4:] = 0
-    store = capture(model, tmp_path, 0, (tokens, mask), sequences=8, progress=False)
+    store = capture(model, 0, tmp_path, (tokens, mask), sequences=8, progress=False)
     batch = rows(store)
     short = batch.tokens[:, 0] == 1
     assert bool((batch.counted.sum(1)[short] == 4).all())
@@ -130,7 +130,7 @@ def test_a_store_of_another_model_is_refused(model, store, data):
     with refuses("activations-of-another-model"):
         train_gated(other, block, TrainConfig(steps=1), layer=1, data=store, progress=False)
     with refuses("other-activations", CheckpointError):
-        capture(other, store.folder, data=data, sequences=20, progress=False)
+        capture(other, None, store.folder, data=data, sequences=20, progress=False)
 
 
 def test_bad_stores_are_refused_in_a_sentence(model, data, store, tmp_path, monkeypatch):
@@ -139,10 +139,10 @@ def test_bad_stores_are_refused_in_a_sentence(model, data, store, tmp_path, monk
     with refuses("layer-not-captured"):
         store.read(5, rows(store))
     with refuses("nothing-to-capture"):
-        capture(model, tmp_path, [], data)
+        capture(model, [], tmp_path, data)
     with refuses("store-smaller-than-batch"):
         store.shuffled(21, 0)
-    capture(model, tmp_path / "a", 0, data, sequences=8, progress=False)
+    capture(model, 0, tmp_path / "a", data, sequences=8, progress=False)
     with open(tmp_path / "a" / "L0.bin", "r+b") as file:
         file.truncate(100)
     with refuses("activations-damaged", CheckpointError):
@@ -157,7 +157,7 @@ def test_a_disk_that_is_full_leaves_what_was_finished(model, data, tmp_path, mon
     free = activations.shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(activations.shutil, "disk_usage", lambda _: free)
     with refuses("no-room-for-activations"):
-        capture(model, tmp_path / "a", 0, data, sequences=8, progress=False, say=said.append)
+        capture(model, 0, tmp_path / "a", data, sequences=8, progress=False, say=said.append)
     assert not (tmp_path / "a").exists()
     assert not said
     monkeypatch.undo()
@@ -187,10 +187,10 @@ def test_a_disk_that_is_full_leaves_what_was_finished(model, data, tmp_path, mon
 
     monkeypatch.setattr(activations, "_opened", lambda *args: Full(opened(*args)))
     with refuses("disk-full"):
-        capture(model, tmp_path / "b", 0, data, sequences=20, progress=False)
+        capture(model, 0, tmp_path / "b", data, sequences=20, progress=False)
     assert json.loads((tmp_path / "b" / "activations.json").read_text())["done"] == 8
     monkeypatch.undo()
-    capture(model, tmp_path / "b", 0, data, sequences=20, progress=False, say=said.append)
+    capture(model, 0, tmp_path / "b", data, sequences=20, progress=False, say=said.append)
     assert said
     assert "GB" in said[0]
 
@@ -220,8 +220,8 @@ def test_numbers_that_half_precision_does_not_hold_are_refused(model, data, tmp_
     with torch.no_grad():
         large.blocks[0].attn.W_O *= 1e9
     with refuses("activations-too-large"):
-        capture(large, tmp_path, 0, data, sequences=8, progress=False)
-    assert capture(large, tmp_path, 0, data, sequences=8, precision="bfloat16", progress=False)
+        capture(large, 0, tmp_path, data, sequences=8, progress=False)
+    assert capture(large, 0, tmp_path, data, sequences=8, precision="bfloat16", progress=False)
     assert issubclass(CheckpointError, GatedInterpError)
 
 

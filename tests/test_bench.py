@@ -124,7 +124,7 @@ def test_without_lorsa_a_row_says_how_to_get_it(small_shape, monkeypatch):
 def test_a_store_times_the_steps_of_the_loop_alone(small_shape, tmp_path):
     model = bench_block_step.layer_of()
     store = bench_block_step.capture(
-        model, tmp_path, 1, bench_block_step.random_tokens, sequences=8, progress=False
+        model, 1, tmp_path, bench_block_step.random_tokens, sequences=8, progress=False
     )
     calls = []
     timed = bench_block_step.TimedStore.of(store, lambda: calls.append(1))

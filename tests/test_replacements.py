@@ -224,12 +224,19 @@ ROWWISE = {
 }
 
 
-@pytest.mark.parametrize("again", [False, True], ids=["kept", "made again"])
+@pytest.mark.parametrize(
+    ("again", "by_sequence"),
+    [(False, False), (True, False), (False, True)],
+    ids=["kept", "made again", "by sequence"],
+)
 @pytest.mark.parametrize("case", ROWWISE)
-def test_rows_at_a_time_are_the_whole_values_penalties_and_gradients(case, again, monkeypatch):
+def test_rows_at_a_time_are_the_whole_values_penalties_and_gradients(
+    case, again, by_sequence, monkeypatch
+):
     monkeypatch.setattr(heads, "AT_ONCE", 0)
     monkeypatch.setattr(heads, "ROWS", 3)
     monkeypatch.setattr(heads, "KEPT", 0 if again else 10**9)
+    monkeypatch.setattr(heads, "WHOLE", 2**19 if by_sequence else 0)
     calls = []
     real = GatedAttention._rows
     monkeypatch.setattr(GatedAttention, "_rows", lambda *a: calls.append(1) or real(*a))
@@ -253,7 +260,8 @@ def test_rows_at_a_time_are_the_whole_values_penalties_and_gradients(case, again
     whole = run(exact, x.double(), whole=True)
     assert len(calls) == 1
     pieces = run(block, x, whole=False)
-    assert len(calls) == 1 + (6 if again else 3)  # 8 positions, 3 at a time
+    # 8 positions, 3 at a time; or each of 4 sequences.
+    assert len(calls) == 1 + (4 if by_sequence else 6 if again else 3)
     assert_close(pieces.output, whole.output)
     assert_close(pieces.z, whole.z)
     if case == "open":

@@ -40,7 +40,7 @@ def test_a_block_says_what_is_known_of_it():
     assert repr(block) == "GatedAttention(4 heads, 3 trigrams, gate=clamp)"
 
 
-@pytest.mark.parametrize("name", [n for n in shipped_names() if n.endswith("-gated")])
+@pytest.mark.parametrize("name", [n for n in shipped_names() if n.endswith("ST-gated")])
 def test_a_shipped_block_says_it_all(name):
     model = load(name)
     heads, trigrams = model.cfg.n_heads, model.task.n_trigrams

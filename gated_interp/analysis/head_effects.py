@@ -237,7 +237,7 @@ def head_effects(
         >>> tokens = truth.task.sample(30, seed=0).tokens
         >>> effects = head_effects(truth.model, 1, tokens, positions="repeats")
         >>> effects.carriers(), effects.table()["share"].round(2).tolist()
-        (1, [0.0, 1.0, 1.0])
+        (1, [1.0, 1.0])
     """
     layer = chosen_layer(model, layer)
     if tokens is None:

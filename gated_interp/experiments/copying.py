@@ -222,14 +222,15 @@ def copying_study(
 
     def made(missing: Sequence[Key]) -> Generator[tuple[CopyingRow, pd.DataFrame]]:
         save(model, out / MODEL)
-        scores = induction_scores(model, _repeats(model, config, Stream.CHOSEN_REPEATS))
+        seed = derive(0, Stream.CHOSEN_REPEATS)
+        scores = induction_scores(model, _repeats(model, config, config.chosen, seed))
         write_table(scores, out / SCORES)
         trained = sorted({key[0] for key in missing if key[1] != ORIGINAL})
         if trained:
             capture(
                 model,
-                out / STORE / "-".join(map(str, wanted)),
                 wanted,
+                out / STORE / "-".join(map(str, wanted)),
                 with_repeats(task),
                 sequences=config.sequences,
                 progress=progress,
@@ -292,12 +293,11 @@ def _made(
     return {**key, **row, "seconds": seconds}, pd.concat([which, heads], axis=1)
 
 
-def _repeats(model: HookedTransformer, config: CopyingConfig, stream: Stream) -> Batch:
-    n = {Stream.CHOSEN_REPEATS: config.chosen}.get(stream, config.repeats)
+def _repeats(model: HookedTransformer, config: CopyingConfig, n: int, seed: int) -> Batch:
     assert isinstance(model, TextTransformer)
     assert model.task is not None
     source = RandomRepeats(model.cfg.d_vocab, 2 * config.period + 1, model.task.bos)
-    return Batch.of(model, source.sample(n, derive(0, stream)).tokens)
+    return Batch.of(model, source.sample(n, seed).tokens)
 
 
 @torch.no_grad()
@@ -310,12 +310,12 @@ def measured(
     chosen on others.
     """
     original = unsplice(model) if _spliced(model, layer) else model
-    repeats = _repeats(model, config, Stream.MEASURED_REPEATS)
+    repeats = _repeats(model, config, config.repeats, derive(0, Stream.MEASURED_REPEATS))
     again = torch.zeros_like(repeats.tokens, dtype=torch.bool)
     again[:, config.period + 1 : -1] = True
     text = Batch.of(model, task.part("test").sample(config.texts, derive(0, Stream.TEST)).tokens)
     asked: dict[str, Any] = {"positions": again, "seed": 0}
-    chosen = _repeats(model, config, Stream.CHOSEN_REPEATS)
+    chosen = _repeats(model, config, config.chosen, derive(0, Stream.CHOSEN_REPEATS))
     first = head_effects(model, layer, chosen, **asked | {"positions": again[: len(chosen)]})
     effects = head_effects(model, layer, repeats, order=first.order, **asked)
     there, off = _losses(Rest(original, layer, repeats), again)

@@ -243,7 +243,7 @@ def decompose(
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     found = decompose(toy, folder, steps=3, seeds=1, sequences=20, workers=1)
         >>> sorted(found.results["layers"]["0"]["median"])[:3]
-        ['active_original', 'active_per_position', 'ce']
+        ['active_original', 'active_per_position', 'alone']
     """
     out, model = Path(out), open_model(model)
     in_memory = isinstance(model, PretrainedTransformer) and model.place is None
@@ -288,7 +288,7 @@ def decompose(
         trained: Source = read
         if captured:
             how: dict[str, Any] = {"sequences": captured, "say": say, "progress": False}
-            trained = capture(model, out.absolute() / ACTIVATIONS, layers, read, **how)
+            trained = capture(model, layers, out.absolute() / ACTIVATIONS, read, **how)
         settings = (source, trained, given, spare, sequences)
         folder = str(out.absolute())  # processes may be in the folder of an earlier call
         jobs = [(key, _fit, (folder, own, *key, *settings)) for key in missing]

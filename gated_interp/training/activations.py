@@ -67,9 +67,9 @@ class ActivationStore:
         >>> from gated_interp.models.toy import ToyConfig, build_toy
         >>> toy = build_toy(ToyConfig(n_trigrams=3, n_heads=2))
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     store = capture(toy, folder, sequences=20, progress=False)
-        ...     store.read(0, store.sample(4, seed=0)).output.shape == (4, 4, toy.cfg.d_model)
-        True
+        ...     store = capture(toy, 0, folder, sequences=20, progress=False)
+        ...     tuple(store.read(0, store.sample(4, seed=0)).output.shape)
+        (4, 11, 8)
     """
 
     folder: Path
@@ -183,8 +183,8 @@ class ActivationStore:
 
 def capture(
     model: HookedTransformer,
+    layers: int | Sequence[int] | None,
     folder: Path | str,
-    layers: int | Sequence[int] | None = None,
     data: DataSource | None = None,
     *,
     sequences: int = 1400,
@@ -200,9 +200,9 @@ def capture(
     earlier one was stopped, and opens what is finished.
 
     Args:
+        layers: one, several, or all (``None``).
         folder: made if it is not there; two bytes for each number and sequence, twice ``d_model``
             numbers for each position and layer.
-        layers: all unless given.
         data: as for :func:`~gated_interp.training.fit.fit_gated`; the model's own unless given.
             For induction, :func:`~gated_interp.tasks.mixture.with_repeats`.
         sequences: how many are drawn.
@@ -220,7 +220,7 @@ def capture(
         >>> from gated_interp.models.toy import ToyConfig, build_toy
         >>> toy = build_toy(ToyConfig(n_trigrams=3, n_heads=2))
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     capture(toy, folder, 0, sequences=20, progress=False).layers
+        ...     capture(toy, 0, folder, sequences=20, progress=False).layers
         (0,)
     """
     folder = Path(folder)

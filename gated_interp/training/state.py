@@ -77,7 +77,7 @@ class TrainingState:
         metadata = {
             "format": FORMAT,
             "version": str(VERSION),
-            "identity": json.dumps(self.identity, default=Config.to_dict),
+            "identity": json.dumps(self.identity, default=_plain),
             "columns": json.dumps(columns),
             "done": str(self.done),
         }
@@ -176,3 +176,8 @@ def _require_tensors(
             or any(s != tuple(parameter.shape) for s in shapes)
         ):
             raise CheckpointError("training-state-lacks-a-tensor", path=path, name=name)
+
+
+def _plain(config: Config) -> dict[str, Any]:
+    """A config as files hold it, in the way of its own class."""
+    return config.to_dict()
