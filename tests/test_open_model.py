@@ -213,10 +213,12 @@ def write_gguf(model, path: Path) -> None:
     writer.close()
 
 
-def test_a_gguf_file_is_opened(tmp_path, monkeypatch) -> None:
+def test_a_gguf_file_is_opened(tmp_path, monkeypatch, capfd) -> None:
     model, path = tiny(CONFIGS["Llama"]()), tmp_path / "a model.gguf"
     write_gguf(model, path)
+    capfd.readouterr()
     assert same(gi.open_model(path), model)
+    assert capfd.readouterr() == ("", "")  # no bars
     monkeypatch.setitem(sys.modules, "gguf", None)
     with refuses("gguf-package-missing"):
         gi.open_model(path)

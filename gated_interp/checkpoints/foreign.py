@@ -208,15 +208,20 @@ def _in_a_sentence(error: Exception, source: str, local: bool) -> GatedInterpErr
 @contextmanager
 def _no_noise() -> Iterator[None]:
     """Progress bars and reports of transformers go nowhere; what matters is an error of ours."""
+    from transformers import modeling_gguf_pytorch_utils
     from transformers.utils import logging as untyped
 
     theirs: Any = untyped
-    bars = theirs.is_progress_bar_enabled()
+    reader: Any = modeling_gguf_pytorch_utils
+    bars, bar = theirs.is_progress_bar_enabled(), getattr(reader, "tqdm", None)
     theirs.disable_progress_bar()
+    # Of GGUF files it shows a bar that it cannot be told to leave out.
+    reader.tqdm = lambda tensors, **_: tensors
     try:
         with quiet(logging.ERROR):
             yield
     finally:
+        reader.tqdm = bar
         if bars:
             theirs.enable_progress_bar()
 
