@@ -53,7 +53,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "ungated": {"method": "ungated"},
     "gates alone": {"method": "gates alone"},
     "overlap alone": {"method": "overlap alone"},
-    "topk": {"method": "topk", "expansion": 2, "k": 2, "init": "duplicate"},
+    # Copies as close as those of a gated block start; more noise than that leaves nothing of them.
+    "topk": {"method": "topk", "expansion": 2, "k": 2, "init": "duplicate", "noise": 0.01},
     "random start": {"init": "random"},
 }
 """Ours and its controls, as settings of :func:`~gated_interp.training.fit.fit_replacement`."""
