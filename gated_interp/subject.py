@@ -16,7 +16,7 @@ from gated_interp.analysis.circuits import Circuit
 from gated_interp.analysis.example import Example, example_of
 from gated_interp.analysis.heads import head_name, heads_of
 from gated_interp.analysis.holders import Holders, holders
-from gated_interp.analysis.overview import HeadOverview, head_overview
+from gated_interp.analysis.overview import DEEP, HeadOverview, head_overview
 from gated_interp.analysis.read_heads import Readings, read_heads
 from gated_interp.analysis.subset_games import Game, game_of, linear_game
 from gated_interp.analysis.subsets import MAX_EXACT, interactions_of, shapley_of
@@ -38,8 +38,6 @@ from gated_interp.tasks.text import TextTask
 # Sequences that a language model is read on: two minutes of one core for 32 heads. Of a model with
 # many weights they are fewer, down to some.
 SEQUENCES, FEWEST, WEIGHTS = 32, 8, 2**25
-# Of a model of text with more layers one is shown, unless another is named.
-DEEP = 4
 REPLICATES = 500
 METHODS: tuple[Method, ...] = ("zero", "mean", "resample", "optimal")
 # Orders of arrival, where a layer has too many heads for every subset of them.

@@ -7,11 +7,12 @@ import pytest
 import torch
 
 import gated_interp as gi
+from gated_interp.analysis.rest import Rest
 from gated_interp.anatomy.batch import Batch
 from gated_interp.core.seeds import derive
 from gated_interp.core.streams import Stream
-from gated_interp.experiments import copying
-from gated_interp.experiments.copying import METHODS, CopyingConfig, copying_study, measured
+from gated_interp.experiments.copying import METHODS, copying_study
+from gated_interp.experiments.copying_measures import CopyingConfig, measured, path_effects
 from gated_interp.replacements.gated_attention import GatedAttention
 from gated_interp.replacements.splice import splice
 from gated_interp.tasks.mixture import RandomRepeats
@@ -79,14 +80,14 @@ def test_keys_read_the_previous_token_head(model):
     batch = Batch.of(model, tokens)
     again = torch.zeros_like(tokens, dtype=torch.bool)
     again[:, config.period + 1 : -1] = True
-    found = copying.path_effects(model, 1, batch, again)
+    found = path_effects(Rest(model, 1, batch), again)
     assert math.isnan(found["gates"])
     assert found["keys"] > 3 * max(abs(found["queries"]), abs(found["values"])) > 0
-    assert all(math.isnan(v) for v in copying.path_effects(model, 0, batch, again).values())
+    assert all(math.isnan(v) for v in path_effects(Rest(model, 0, batch), again).values())
     block = GatedAttention.from_attention(model.blocks[1].attn, 2, init="duplicate", noise=0.0)
     with torch.no_grad():  # gates that depend on the key
         block.W_gate_K[:] = 0.1 * torch.randn(block.W_gate_K.shape, generator=gi_generator(0))
-    gated = copying.path_effects(splice(model, 1, block), 1, batch, again)
+    gated = path_effects(Rest(splice(model, 1, block), 1, batch), again)
     assert not math.isnan(gated["gates"])
     assert gated["keys"] > 0
 

@@ -128,11 +128,8 @@ class LayerGame:
     def _losses_of(
         self, rows: Int[Tensor, " row"], keep: Bool[Tensor, "row head_index"]
     ) -> Float[Tensor, " row"]:
-        logits = self.rest.logits(self._z(keep, rows), self._counts, rows)
-        here = self._counts[rows]
-        following = self.rest.batch.tokens.roll(-1, 1)[rows][here]
-        loss = torch.nn.functional.cross_entropy(wide(logits), following, reduction="none")
-        n = here.sum(1)
+        loss = self.rest.losses(self._z(keep, rows), self._counts, rows)
+        n = self._counts[rows].sum(1)
         of_row = torch.arange(len(rows), device=n.device).repeat_interleave(n)
         total = torch.zeros(len(rows), dtype=torch.double, device=n.device)
         return total.index_add_(0, of_row, loss.double()) / n

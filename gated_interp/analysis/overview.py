@@ -10,7 +10,6 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from gated_interp.analysis.heads import all_heads, head_counts
 from gated_interp.analysis.induction import (
@@ -29,6 +28,8 @@ from gated_interp.models.toy import HookedTransformer
 from gated_interp.replacements.splice import originals
 
 SEQUENCES, REPEATED = 16, 8
+# Of a model of more layers, one layer is looked at after the overview.
+DEEP = 4
 # A head is marked where this share of its attention goes where the mark says.
 MARKED = 0.4
 # Heads times tokens times weights: below it, every head is ablated on every sequence (a minute).
@@ -229,20 +230,16 @@ def _effects(model: HookedTransformer, batch: Batch, every: bool, score: Score) 
     known[:, :-1] = batch.predicts
     if score is _repeats:  # elsewhere nothing says what comes next
         known &= followers(batch).any(-1)
-    following = batch.tokens.roll(-1, 1)[known]
     counts, scores, loss = head_counts(model), dict[str, list[float]](), 0.0
     ends = ("hook_resid_pre", "hook_z", "hook_pattern", "hook_gated_pattern")
     _, cache = batch.cache(model, lambda name: name.endswith(ends), stop_at_layer=len(counts))
 
     def loss_of(rest: Rest, z: Tensor) -> float:
-        total, done = 0.0, 0
+        total = 0.0
         for first in range(0, len(batch), step := rest.rows_at_once(known)):
             rows = slice(first, first + step)
-            logits = wide(rest.logits(z[rows], positions=known, rows=rows))
-            mine = following[done : done + len(logits)]
-            total += float(cross_entropy(logits, mine, reduction="sum"))
-            done += len(logits)
-        return total / len(following)
+            total += float(rest.losses(z[rows], known, rows).sum())
+        return total / int(known.sum())
 
     def without(layer: int, heads: list[list[int]]) -> list[float]:
         found, mean = [], batch.mean(wide(rests[layer].z)).to(rests[layer].z)

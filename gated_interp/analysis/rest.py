@@ -15,6 +15,7 @@ from gated_interp.analysis.heads import intervened
 from gated_interp.analysis.replacements import Edits
 from gated_interp.anatomy.batch import AT_ONCE, Batch, Mask, Tokens, position_mask
 from gated_interp.core.errors import GatedInterpError
+from gated_interp.core.precision import wide
 from gated_interp.models.toy import HookedTransformer
 from gated_interp.replacements.splice import chosen_layer
 
@@ -119,8 +120,7 @@ class Rest:
         Raises:
             GatedInterpError: z of another shape, or a mask of another one.
         """
-        chosen = torch.arange(len(self.batch), device=self.resid_pre.device)
-        chosen = chosen if rows is None else chosen[rows] if isinstance(rows, slice) else rows
+        chosen = self._rows(rows)
         given = self.z[chosen] if z is None or callable(z) else z
         given = z(given) if callable(z) else given
         wanted = (len(chosen), *self.z.shape[1:])
@@ -137,6 +137,31 @@ class Rest:
         stream = torch.cat(parts)[picked]
         ragged = stream.ndim == 2
         return self._unembedded(stream[None])[0] if ragged else self._unembedded(stream)
+
+    @torch.no_grad()
+    def losses(
+        self,
+        z: Float[Tensor, "row pos head_index d_head"] | Callable[[Tensor], Tensor] | None,
+        positions: Bool[Tensor, "batch pos"],
+        rows: Int[Tensor, " row"] | slice | None = None,
+    ) -> Float[Tensor, " position"]:
+        """The loss of the next token (nats) where the layer's heads hold ``z``; see :meth:`logits`.
+
+        Args:
+            positions: whose next token is known.
+
+        Returns:
+            One for each of these positions, row by row.
+        """
+        chosen = self._rows(rows)
+        following = self.batch.tokens.roll(-1, 1)[chosen][positions[chosen]]
+        logits = wide(self.logits(z, positions, rows))
+        return torch.nn.functional.cross_entropy(logits, following, reduction="none")
+
+    def _rows(self, rows: Int[Tensor, " row"] | slice | None) -> Int[Tensor, " row"]:
+        """The numbers of the rows that are asked for."""
+        every = torch.arange(len(self.batch), device=self.resid_pre.device)
+        return every if rows is None else every[rows] if isinstance(rows, slice) else rows
 
     def rows_at_once(self, positions: Where = None) -> int:
         """How many sequences' logits at these positions are small enough to be there at once."""

@@ -14,6 +14,7 @@ from transformer_lens import ActivationCache
 from gated_interp.analysis.ablation import Method
 from gated_interp.analysis.attribution import read_pairs
 from gated_interp.analysis.heads import Head, all_heads, head_counts, head_name, intervened
+from gated_interp.analysis.overview import DEEP
 from gated_interp.analysis.replacements import Edits, Reference, constants, replacements
 from gated_interp.analysis.rest import Rest
 from gated_interp.anatomy.batch import Batch, logit_rows
@@ -36,8 +37,6 @@ from gated_interp.tasks.task import Probes
 PATTERNS = ("attention", "gate", "attention × gate", "value-weighted")
 # Sequences that the scales of colours are measured on, where no answers are known.
 SCALED, SCALED_DEEP = 16, 4
-# Layers from which on a model is deep.
-DEEP = 4
 # Copies of the example, each without another head, that one pass takes.
 AT_ONCE = 8
 # Of the weights above this share of the largest, so many are paler than the darkest colour.

@@ -8,7 +8,7 @@ from gated_interp.analysis.ablation import Method
 from gated_interp.analysis.heads import Head, HeadLike, head_name, require_heads
 from gated_interp.analysis.induction import induction_scores, repeated_random_tokens
 from gated_interp.analysis.logits import MetricFunction
-from gated_interp.analysis.overview import MARKED, MARKS
+from gated_interp.analysis.overview import DEEP, MARKED, MARKS
 from gated_interp.anatomy.batch import Mask, Tokens, token_vocabulary
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.seeds import derive
@@ -16,7 +16,7 @@ from gated_interp.core.streams import Stream
 from gated_interp.core.threads import one_thread
 from gated_interp.core.written import quoted
 from gated_interp.explorer.asked import Asked, own_metric
-from gated_interp.explorer.bench import DEEP, PATTERNS, Bench, Reading
+from gated_interp.explorer.bench import PATTERNS, Bench, Reading
 from gated_interp.explorer.examples import armed_positions, examples_of
 from gated_interp.explorer.state import ExplorerState, link_parts, number
 from gated_interp.explorer.vocabulary import vocabulary_of

@@ -159,11 +159,7 @@ class Viewer:
         bench = self.session.benches[name]
         off = state.off[name]
         writes, direct, logits = self.rows(reading, columns)
-        most = np.argpartition(-reading.writes, min(3, reading.writes.shape[-1] - 1), axis=-1)[
-            :, :3
-        ]
-        order3 = np.argsort(-np.take_along_axis(reading.writes, most, -1), axis=-1, kind="stable")
-        raised = np.take_along_axis(most, order3, -1).tolist()
+        raised = _largest(reading.writes, 3).tolist()
         nothing = np.ptp(reading.writes, axis=-1) <= FAINTEST * bench.scale(state.layer).write
         heads = [
             {

@@ -12,10 +12,10 @@ from gated_interp.analysis.circuit_tables import (
     stacked,
 )
 from gated_interp.analysis.induction import induction_scores, repeated_random_tokens
-from gated_interp.analysis.overview import REPEATED
+from gated_interp.analysis.overview import DEEP, REPEATED
 from gated_interp.models.toy import HookedTransformer
 from gated_interp.plots import circuit_maps
-from gated_interp.subject import DEEP, Side, Subject
+from gated_interp.subject import Side, Subject
 from gated_interp.tasks.text import TextTask
 from gated_interp.views.shown import Shown, View, marked
 

@@ -6,7 +6,8 @@ import pandas as pd
 
 from gated_interp.analysis.circuits import composition_scores
 from gated_interp.analysis.heads import head_name
-from gated_interp.subject import DEEP, Subject
+from gated_interp.analysis.overview import DEEP
+from gated_interp.subject import Subject
 from gated_interp.views.shown import Shown, View
 
 STRONGEST = 12

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from gated_interp.analysis.head_effects import SEQUENCES, HeadEffects, head_effects
 from gated_interp.analysis.induction import repeated_random_tokens, repeats
+from gated_interp.analysis.overview import DEEP
 from gated_interp.analysis.sharing import head_sharing
 from gated_interp.anatomy.batch import Batch
 from gated_interp.core import written
@@ -17,8 +18,6 @@ from gated_interp.plots.text import head_effects as drawn
 from gated_interp.subject import Subject
 from gated_interp.views.shown import Shown, View, change, together
 
-# Models of more layers are looked at one layer at a time: each costs seconds or more.
-LAYERS = 4
 GEOMETRY = {
     "participation": ("heads that write (participation, median)", "median"),
     "top_share": ("largest head's share of the write (median)", "median"),
@@ -154,7 +153,7 @@ def applies(subject: Subject) -> bool:
     if subject.known or not subject.batch.next_token or subject.model.cfg.n_ctx < 5:
         return False
     said = subject.prompts or getattr(subject.task, "bos", None) is not None
-    return said and len(subject.layers) <= LAYERS
+    return said and len(subject.layers) <= DEEP
 
 
 VIEW = View("ablations", show, applies, 5)
