@@ -258,13 +258,13 @@ def test_the_overlap_relative_to_a_write_by_hand():
 
 
 def test_the_first_position_is_weighed_apart(model):
-    from gated_interp.training.losses import error_with_sinks
+    from gated_interp.training.losses import first_position_error, reconstruction_error
 
     target = torch.tensor([[[8.0, 0.0], [1.0, 1.0], [2.0, 0.0]]])
     output = torch.tensor([[[4.0, 0.0], [1.0, 0.0], [2.0, 0.0]]])
     later = torch.tensor([[False, True, True]])
-    error, share = error_with_sinks(
-        output, target, later, torch.ones_like(later), torch.tensor(3.0), 0.5
-    )
+    size = target[:, 0].square().mean()
+    share = first_position_error(output, target, ~later, size)
+    error = reconstruction_error(output, target, later) + 0.5 * 3 * share
     assert_close(share, torch.tensor(0.25))  # 4^2 of 8^2
     assert_close(error, torch.tensor(0.25 + 0.5 * 3 * 0.25))

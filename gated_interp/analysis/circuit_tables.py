@@ -119,11 +119,7 @@ def largest_entries(
         rows: the source and query tokens to look among; all unless given.
     """
     if scores is None:
-        found = induction_scores(model, repeated_random_tokens(model, bos=bos))
-        scores = {
-            (int(r["layer"]), int(r["head"])): float(r["prefix_matching"])
-            for r in found.to_dict("records")
-        }
+        scores = prefix_matching(induction_scores(model, repeated_random_tokens(model, bos=bos)))
     table = []
     for head in heads_of(model, layer):
         ov, qk = ov_circuit(model, *head), qk_circuit(model, *head)
@@ -137,6 +133,12 @@ def largest_entries(
             }
         )
     return pd.DataFrame(table)
+
+
+def prefix_matching(scores: pd.DataFrame) -> dict[tuple[int, int], float]:
+    """By head, of a table with a row for each."""
+    heads = zip(scores["layer"].tolist(), scores["head"].tolist(), strict=True)
+    return dict(zip(heads, scores["prefix_matching"].tolist(), strict=True))
 
 
 @torch.no_grad()

@@ -81,11 +81,8 @@ class Reference(Config):
             relative=relative,
             name=place if isinstance(place, str) else None,
             architecture=str(model.cfg.original_architecture),
-            n_layers=model.cfg.n_layers,
-            d_model=model.cfg.d_model,
-            n_ctx=model.cfg.n_ctx,
-            sketch=[*model_sketch(own_weights(model))],
             text=fields,
+            **_told_by(model),
         )
 
     def facts(self) -> list[tuple[str, Any]]:
@@ -105,17 +102,9 @@ class Reference(Config):
     @classmethod
     def of_shipped(cls, model: HookedTransformer, name: str) -> "Reference":
         """How a checkpoint names a model that comes with the package."""
-        cfg = model.cfg
+        kind = type(model).__name__
         return cls(
-            path=None,
-            relative=None,
-            name=name,
-            architecture=type(model).__name__,
-            n_layers=cfg.n_layers,
-            d_model=cfg.d_model,
-            n_ctx=cfg.n_ctx,
-            sketch=[*model_sketch(own_weights(model))],
-            text=None,
+            path=None, relative=None, name=name, architecture=kind, text=None, **_told_by(model)
         )
 
     def problems(self) -> list[GatedInterpError]:
@@ -123,12 +112,19 @@ class Reference(Config):
 
     def is_of(self, model: HookedTransformer) -> bool:
         """Whether ``model`` is the one that is named."""
-        cfg = model.cfg
-        return (cfg.n_layers, cfg.d_model, cfg.n_ctx) == (
-            self.n_layers,
-            self.d_model,
-            self.n_ctx,
-        ) and same_model(tuple(self.sketch), model_sketch(own_weights(model)))
+        shape = _shape(model)
+        if shape != {name: getattr(self, name) for name in shape}:
+            return False
+        return same_model(tuple(self.sketch), model_sketch(own_weights(model)))
+
+
+def _shape(model: HookedTransformer) -> dict[str, int]:
+    return {name: getattr(model.cfg, name) for name in ("n_layers", "d_model", "n_ctx")}
+
+
+def _told_by(model: HookedTransformer) -> dict[str, Any]:
+    """The fields of a :class:`Reference` that say which model it is."""
+    return _shape(model) | {"sketch": [*model_sketch(own_weights(model))]}
 
 
 @dataclasses.dataclass(frozen=True)

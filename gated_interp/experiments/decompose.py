@@ -359,7 +359,7 @@ def _fit(
         result = fit_replacement(
             model,
             layer,
-            source if trained is data else trained,
+            trained,
             seed=seed,
             checkpoint=state,
             resume=state if state.is_file() else None,

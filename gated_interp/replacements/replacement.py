@@ -281,14 +281,15 @@ class Replacement(nn.Module):
                 The denominator is at least a tenth of its mean, and fixed: a block that wrote more
                 to make the share smaller would gain nothing.
         """
-        squared = writes_at(z, self.W_O)
-        if written is not None:
-            counted = torch.ones_like(written, dtype=torch.bool) if real is None else real
-            least = 0.1 * written[counted].mean()
-            relative: Tensor = overlap(squared)[counted] / written[counted].clamp(min=least)
-            return relative.mean() * variance
-        unit = torch.as_tensor(variance * self.config.d_model)
-        cost = overlap_cost(overlap(squared), unit, power)
+        shared, unit = (
+            overlap(writes_at(z, self.W_O)),
+            torch.as_tensor(variance * self.config.d_model),
+        )
+        if written is None:
+            cost = overlap_cost(shared, unit, power)
+        else:
+            least = 0.1 * (written if real is None else written[real]).mean()
+            cost = unit * shared / written.clamp(min=least)
         mean = cost.mean() if real is None else row_means(cost, real).mean()
         return mean / self.config.d_model
 

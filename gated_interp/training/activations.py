@@ -175,9 +175,9 @@ class ActivationStore:
         shape = self.sequences, 2, self.n_positions, self.d_model
         return np.memmap(self.folder / _file(layer), np.uint16, "r", shape=shape)
 
-    def require_model(self, model: HookedTransformer) -> None:
-        """Refuse another model than the captured one."""
-        if fingerprint(model, trained=True) != self.model:
+    def require_model(self, model: str) -> None:
+        """Refuse another model, by its fingerprint, than the captured one."""
+        if model != self.model:
             raise GatedInterpError("activations-of-another-model", folder=self.folder)
 
 

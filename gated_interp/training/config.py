@@ -141,10 +141,9 @@ class TrainConfig(Config):
 
     def to_dict(self) -> dict[str, Any]:
         # Left out where they say nothing, so that files and states are what they were.
-        new = {"overlap_unit": "variance", "sink_weight": None, "unit_scales": False}
-        new |= {"factor_start": None}
-        found = super().to_dict()
-        return {n: v for n, v in found.items() if n not in new or v != new[n]}
+        new = ("overlap_unit", "sink_weight", "unit_scales", "factor_start")
+        usual = {field.name: field.default for field in dataclasses.fields(self)}
+        return {n: v for n, v in super().to_dict().items() if n not in new or v != usual[n]}
 
     def problems(self) -> list[GatedInterpError]:
         found = positive(self, "steps", "batch_size", "accumulate", "lr", "n_sequences")

@@ -16,9 +16,8 @@ from gated_interp.core.streams import Stream
 from gated_interp.models.language_model import require_text
 from gated_interp.models.toy import HookedTransformer
 from gated_interp.tasks.encoded_text import Part
-from gated_interp.tasks.mixture import Mixture, RandomRepeats
 from gated_interp.tasks.task import KnownAnswers
-from gated_interp.tasks.text import RepeatedText, TextPart, TextTask
+from gated_interp.tasks.text import RepeatedText, TextPart, TextTask, TokenBatch
 from gated_interp.training.config import TrainConfig
 
 # Streams of a training's seed; because each step has its own, resuming needs no generator state.
@@ -37,9 +36,6 @@ Source = Sampler | Callable[[int, torch.Generator], Any]
 DataSource = Source | Tokens | tuple[Tokens, Mask]
 """A :class:`Sampler`, a function of (n, generator) that returns tokens ``[batch pos]``, or tokens
 ``[sequence pos]`` to draw from. Padded tokens come with their attention mask, as a pair."""
-
-
-READS_TEXT = (TextTask, TextPart, RepeatedText, Mixture, RandomRepeats)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -115,10 +111,11 @@ def name_of(data: Any) -> str:
 def draw(data: Source, n: int, seed: int, model: HookedTransformer) -> Batch:
     """``n`` sequences from ``data``, on the device of ``model``."""
     given = data.sample(n, seed) if isinstance(data, Sampler) else data(n, generator(seed))
+    mask = None
     if isinstance(data, Sampler) and not isinstance(given, Batch):
+        # A document may end where a sequence of text does; that token is no padding.
+        mask = torch.ones_like(given.tokens) if isinstance(given, TokenBatch) else None
         given = given.tokens
-    # A document may end where a sequence of text does; that token is no padding.
-    mask = torch.ones_like(given) if isinstance(data, READS_TEXT) else None
     found = read_batch(model, given, "tokens of the data source", mask)
     if len(found) != n:
         raise GatedInterpError("wrong-number-of-sequences", found=len(found), n=n)

@@ -25,8 +25,7 @@ from gated_interp.training.trackers import Tracker
 
 # Positions in a step, whatever the length of a sequence.
 POSITIONS = 1024
-STEPS, FVU = 3000, 0.04
-PRETRAINED_STEPS, PRETRAINED_FVU = 800, 0.1
+FVU = 0.04
 
 
 @layer_first
@@ -227,5 +226,7 @@ def fit_settings(
 
 def steps_and_fvu(deep: bool, steps: int | None, fvu: float | None) -> tuple[int, float]:
     """Both as they are given, or what suits a layer of a ``deep`` model or of a small one."""
-    usual = (PRETRAINED_STEPS, PRETRAINED_FVU) if deep else (STEPS, FVU)
-    return usual[0] if steps is None else steps, usual[1] if fvu is None else fvu
+    usual = TrainConfig.pretrained() if deep else TrainConfig.fit(fvu_target=FVU)
+    target = usual.fvu_target if fvu is None else fvu
+    assert target is not None
+    return usual.steps if steps is None else steps, target

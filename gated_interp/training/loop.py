@@ -20,6 +20,7 @@ from gated_interp.models.language_model import TextTransformer
 from gated_interp.models.toy import HookedTransformer, ToyConfig, build_toy
 from gated_interp.replacements.replacement import Replacement
 from gated_interp.replacements.splice import chosen_layer, sketch_at
+from gated_interp.training.activations import ActivationStore
 from gated_interp.training.capture import require_capturable
 from gated_interp.training.config import TrainConfig
 from gated_interp.training.data import DataSource, batches, data_for, held_out_of, name_of
@@ -198,6 +199,9 @@ def train_gated(
     if model.blocks[layer].attn is block:
         raise GatedInterpError("block-already-in-model")
     data = data_for(model, data, attention_mask)
+    weights = fingerprint(model, trained=True)
+    if isinstance(data, ActivationStore):
+        data.require_model(weights)
     group = group_for(config)
     # The original is never moved: a copy of it is read where the block is trained.
     original = copied_to(model, group.device)
@@ -208,7 +212,7 @@ def train_gated(
         "block": block.config,
         "layer": layer,
         "data": name_of(data),
-        "original weights": fingerprint(model, trained=True),
+        "original weights": weights,
     }
     with (
         group.listening(),

@@ -21,23 +21,18 @@ def reconstruction_error(
     return torch.nn.functional.mse_loss(output, target)
 
 
-def error_with_sinks(
+def first_position_error(
     output: Float[Tensor, "batch pos d_model"],
     target: Float[Tensor, "batch pos d_model"],
-    later: Bool[Tensor, "batch pos"],
-    counted: Bool[Tensor, "batch pos"],
-    variance: Float[Tensor, ""],
-    weight: float,
-) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """Mean squared error at ``later`` positions, and the share of the first ones that is wrong.
+    first: Bool[Tensor, "batch pos"],
+    size: Float[Tensor, ""],
+) -> Float[Tensor, ""]:
+    """The squared error at each sequence's ``first`` position, as a share of ``size``.
 
-    Returns:
-        That error plus ``weight * variance`` times that share, and the share: the squared error at
-        each sequence's first position, of the square of what is written there.
+    Args:
+        size: the mean square of what the original writes there.
     """
-    wrong, first = (output - target).square().mean(-1), counted & ~later
-    share = wrong[first].sum() / target[first].square().mean(-1).sum().clamp(min=1e-30)
-    return wrong[later].mean() + (weight * variance * share).to(wrong), share
+    return (output - target)[first].square().mean() / size.clamp(min=1e-30).to(output)
 
 
 @torch.no_grad()

@@ -25,7 +25,7 @@ from gated_interp.training.config import TrainConfig
 from gated_interp.training.constraint import FvuControl
 from gated_interp.training.data import Source, draw
 from gated_interp.training.losses import (
-    error_with_sinks,
+    first_position_error,
     output_variance,
     reconstruction_error,
 )
@@ -145,14 +145,13 @@ class Imitate:
         # Measured once: it scales penalties and the FVU they answer to.
         sample = draw(data, VARIANCE_SAMPLE, derive(config.seed, Stream.VARIANCE), original)
         self.store = data if isinstance(data, ActivationStore) else None
-        if self.store is not None:
-            self.store.require_model(original)
         self.scales = Scales()
         seen = self._seen(sample)
         if config.unit_scales:
             self.scales = Scales.of(block, seen, self._counted(sample))
             seen = self.scales.divided(seen)
         self.variance = output_variance(wide(seen.output), self._counted(sample))
+        self.first_size = wide(seen.output)[_first(sample)].square().mean()
         if config.downstream:
             self.per_nat = self.variance / self._silence(sample)
         self.unit = self.variance
@@ -219,14 +218,12 @@ class Imitate:
         with autocast(self.config, batch.tokens.device):
             found = block.terms(*(x.to(dtype) for x in seen.inputs), real=real)
         output, z, target = found.output.to(dtype), found.z.to(dtype), seen.output.to(dtype)
-        weight, first = self.config.sink_weight, torch.zeros(())
-        if weight is None:
-            error = squared = reconstruction_error(output, target, real)
-        else:
-            error, first = error_with_sinks(
-                output, target, batch.later, batch.counted, self.variance.to(dtype), weight
-            )
-            squared = error - weight * self.variance.to(dtype) * first
+        counted, weight = self._counted(batch), self.config.sink_weight
+        error = squared = reconstruction_error(output, target, counted)
+        first = torch.zeros(())
+        if weight is not None:
+            first = first_position_error(output, target, _first(batch), self.first_size)
+            error = squared + weight * self.variance.to(dtype) * first
         penalty = found.penalty.to(dtype)
         kl = torch.zeros(())
         if self.config.downstream:
@@ -234,9 +231,8 @@ class Imitate:
             error = (1 - share) * error + share * self.per_nat * kl
         shared = torch.zeros(())
         if self.config.overlap:
-            counted, written = self._counted(batch), None
-            if self.config.overlap_unit == "write":
-                written = target.square().sum(-1)
+            relative = self.config.overlap_unit == "write"
+            written = target.square().sum(-1) if relative else None
             power = self.config.overlap_power
             shared = block.overlap_penalty(z, self.variance, power, counted, written)
 
@@ -255,17 +251,21 @@ class Imitate:
 
     def _seen(self, batch: Batch, logits: bool = False) -> AttentionIO:
         """What the original's layer receives and writes, from its store if there is one."""
-        with autocast(self.config, batch.tokens.device) if logits else nullcontext():
-            if self.store is None or logits:
-                seen = attention_io(self.original, self.layer, batch, logits=logits)
-        if self.store is not None:
-            kept = self.store.read(self.layer, batch)
-            seen = (
-                dataclasses.replace(kept, logits=seen.logits, residual=seen.residual)
-                if logits
-                else kept
-            )
+        if self.store is None:
+            seen = attention_io(self.original, self.layer, batch, logits=logits)
+        else:
+            seen = self.store.read(self.layer, batch)
+            if logits:
+                with self._predicting(batch):
+                    now = attention_io(self.original, self.layer, batch, logits=True)
+                seen = dataclasses.replace(seen, logits=now.logits, residual=now.residual)
         return self.scales.divided(seen)
+
+    def _predicting(self, batch: Batch) -> AbstractContextManager[Any]:
+        """The precision of the model's passes, which rounds nothing that a store holds."""
+        if self.store is None:
+            return nullcontext()
+        return autocast(self.config, batch.tokens.device)
 
     def _counted(self, batch: Batch) -> Bool[Tensor, "batch pos"] | None:
         """The positions whose error is measured; ``None`` where all are."""
@@ -287,7 +287,7 @@ class Imitate:
             given["start_at_layer"] = self.layer
         handle = attn.register_forward_hook(lambda *_: instead)
         try:
-            with outputs_of(attn), autocast(self.config, batch.tokens.device):
+            with outputs_of(attn), self._predicting(batch):
                 read = (batch.tokens if residual is None else residual,)
                 logits: Tensor = functional_call(self.original, weights, read, given)
         finally:
@@ -322,6 +322,11 @@ class Imitate:
             centre = self.group.mean(wanted.sum((0, 1))) / n
         error, varies = squared_error(output, wanted), variation(wanted, centre)
         return unexplained(self.group.mean(error.sum()), self.group.mean(varies.sum()))
+
+
+def _first(batch: Batch) -> Bool[Tensor, "batch pos"]:
+    """Each sequence's first position."""
+    return batch.counted & ~batch.later
 
 
 def autocast(config: TrainConfig, device: torch.device) -> AbstractContextManager[Any]:

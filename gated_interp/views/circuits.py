@@ -9,6 +9,7 @@ from gated_interp.analysis.circuit_tables import (
     circuit_summary,
     circuit_table,
     largest_entries,
+    prefix_matching,
     stacked,
 )
 from gated_interp.analysis.induction import induction_scores, repeated_random_tokens
@@ -37,8 +38,7 @@ def _scores(
     table = subject.overview.table
     if model is not subject.model:
         table = induction_scores(model, repeated_random_tokens(model, REPEATED, bos=bos))
-    rows = table.to_dict("records")
-    return {(int(r["layer"]), int(r["head"])): float(r["prefix_matching"]) for r in rows}
+    return prefix_matching(table)
 
 
 def show(subject: Subject) -> Iterator[Shown]:
@@ -67,12 +67,9 @@ def show(subject: Subject) -> Iterator[Shown]:
     for name, model in subject.sides.items():
         scores = _scores(subject, model, first)
         tables = [
-            largest_entries(
-                model, i, subject.names, bos=first, rows=rows,
-                scores=scores,
-            )
+            largest_entries(model, i, subject.names, bos=first, rows=rows, scores=scores)
             for i in subject.layers
-        ]  # fmt: skip
+        ]
         table = pd.concat(tables, ignore_index=True)
         heads = ["head", "copying score", "prefix matching", "OV: source → output",
                  "QK: query → key"]  # fmt: skip
