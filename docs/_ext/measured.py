@@ -722,6 +722,7 @@ def pretrained() -> dict[str, str]:
     same = reading[inputs].idxmax(axis=1) == reading["layer"].map(most)
     apart = all_rows[~all_rows["copying"] & (all_rows["method"] == "original")]
     ungated = all_rows.query("method == 'ungated'")["top2"].dropna()
+    topk = all_rows.query("method == 'topk'").dropna(subset="top2")
     gated_there = blocks[blocks["layer"].isin(all_rows.query("method == 'ungated'")["layer"])]
 
     def layers(which: pd.Series) -> str:
@@ -765,6 +766,10 @@ def pretrained() -> dict[str, str]:
         "previous": f"L{previous['layer']:.0f}H{previous['head']:.0f}",
         "previous_score": decimals(2)(previous["previous_token"]),
         "ungated": or_dash(ungated, percent),
+        "topk": or_dash(topk["top2"], percent),
+        "topk_necessary": or_dash(topk["necessary2"], percent),
+        "topk_rise": or_dash(topk["loss"] - topk["loss_original"], decimals(3)),
+        "topk_kl": or_dash(topk["kl_text"], decimals(4)),
         "gated_there": or_dash(gated_there["top2"], percent),
         "apart": or_dash(apart["layer"], count),
         "apart_worth": or_dash(apart["worth"], decimals(3)),
