@@ -34,6 +34,7 @@ from gated_interp.analysis.overview import head_overview as head_overview
 from gated_interp.analysis.patching import activation_patch as activation_patch
 from gated_interp.analysis.patching import patch_effects as patch_effects
 from gated_interp.analysis.patching import path_patch as path_patch
+from gated_interp.analysis.qk_attribution import qk_attribution as qk_attribution
 from gated_interp.analysis.read_heads import read_heads as read_heads
 from gated_interp.analysis.sharing import head_sharing as head_sharing
 from gated_interp.analysis.spare_heads import prune_spare_heads as prune_spare_heads

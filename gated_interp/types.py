@@ -13,6 +13,7 @@ from gated_interp.analysis.faithfulness import Faithfulness
 from gated_interp.analysis.head_effects import HeadEffects
 from gated_interp.analysis.holders import Holders
 from gated_interp.analysis.overview import HeadOverview
+from gated_interp.analysis.qk_attribution import QKAttribution, ScoreParts
 from gated_interp.analysis.read_heads import Readings
 from gated_interp.analysis.sharing import HeadSharing
 from gated_interp.analysis.subsets import SubsetValues
@@ -39,7 +40,9 @@ __all__ = [
     "Holders",
     "PretrainedTransformer",
     "Pruned",
+    "QKAttribution",
     "Readings",
+    "ScoreParts",
     "SubsetValues",
     "TaskTransformer",
     "TextHolders",

@@ -226,16 +226,77 @@ class Attention:
             y = y if norm is None else wide(norm(y))
         clip = found.get("clip_qkv")
         y = y if clip is None else y.clamp(-clip, clip)
-        if position is None:
-            return y
+        return y if position is None else self._turned(y, position, which)
+
+    def _turned(
+        self, y: Float[Tensor, "n d_head"], position: int, which: str
+    ) -> Float[Tensor, "n d_head"]:
+        """Queries or keys as their position makes them: rotated, and scaled by its logarithm."""
+        attn = self.attn
+        if not self.own:
+            turned: Tensor = attn.scored.turned(y[:, None, None], which.lower(), position)
+            return turned[:, 0, 0]
         if self.positions == "rotary":
             trained = attn.cfg.train_seq_length or attn.cfg.n_ctx
             if attn.cfg.use_dynamic_ntk_rope and trained < attn.cfg.n_ctx:
                 raise GatedInterpError("rotation-depends-on-length")
             y = attn.apply_rotary(y[:, None, None], position)[:, 0, 0]
-        if which == "Q" and "use_logn_attn" in found and not attn.training:
+        if which == "Q" and "use_logn_attn" in self.extras and not attn.training:
             y = attn._apply_logn_scaling(y[:, None, None], position)[:, 0, 0]
         return y
+
+    def split_queries(
+        self, head: int, parts: Float[Tensor, "part d_model"], position: int
+    ) -> Float[Tensor, "part_and_bias d_head"]:
+        """The query of a sum of inputs as a sum: of what each adds, and last of the bias.
+
+        A norm of queries stands at the scale that it has for the whole sum.
+
+        Raises:
+            GatedInterpError: a query that is clipped, which no sum passes.
+        """
+        return self._split(head, parts, position, "Q") / self.attn.attn_scale
+
+    def split_keys(
+        self, head: int, parts: Float[Tensor, "part d_model"], position: int
+    ) -> Float[Tensor, "part_and_bias d_head"]:
+        """The key of a sum of inputs as a sum; see :meth:`split_queries`."""
+        return self._split(head, parts, position, "K")
+
+    def split_values(
+        self, head: int, parts: Float[Tensor, "part d_model"]
+    ) -> Float[Tensor, "part_and_bias d_head"]:
+        """The value of a sum of inputs as a sum; see :meth:`split_queries`."""
+        v = torch.cat([parts @ wide(self.attn.W_V[head]), wide(self.attn.b_V[head])[None]])
+        self._require_unclipped(v, "value")
+        return v
+
+    def _split(
+        self, head: int, parts: Float[Tensor, "part d_model"], position: int, which: str
+    ) -> Float[Tensor, "part_and_bias d_head"]:
+        attn, low = self.attn, which.lower()
+        weight, bias = wide(getattr(attn, f"W_{which}")), wide(getattr(attn, f"b_{which}"))
+        y = torch.cat([parts @ weight[head], bias[head][None]])
+        scored = attn if self.own else getattr(attn, "scored", None)
+        norm: Any = getattr(scored, f"{low}_norm", None)
+        if norm is not None:
+            d, whole = y.shape[1], y.sum(0)
+            if "original_architecture" in self.extras:  # OLMo 2 norms all heads together
+                group = 1 if which == "Q" else len(weight) // (self.kv_head(self.heads - 1) + 1)
+                each = torch.einsum("m,hmd->hd", parts.sum(0), weight[::group]) + bias[::group]
+                whole, at = each.flatten(), head // group * d
+            width, eps = len(whole), norm.eps if self.own else scored.config.qk_norm
+            width = width if self.own else scored.config.width
+            gain = wide(norm.w if self.own else norm)
+            gain = gain if len(gain) == d else gain[at : at + d]
+            y = y / (whole.square().sum() / width + eps).sqrt() * gain
+        self._require_unclipped(y, "query" if which == "Q" else "key")
+        return y if scored is None else self._turned(y, position, which)
+
+    def _require_unclipped(self, y: Float[Tensor, "part d_head"], what: str) -> None:
+        clip = self.extras.get("clip_qkv")
+        if clip is not None and float(y.sum(0).abs().max()) > clip:
+            raise GatedInterpError("clipped-here", what=what, layer=self.layer, clip=clip)
 
     def qk(
         self, head: int

@@ -49,6 +49,14 @@ class Norm:
             matrix = wide(weight)[:, None] * matrix
         return matrix - matrix.mean(0, keepdim=True) if self.centres else matrix
 
+    def frozen(
+        self, x: Float[Tensor, "part d_model"], scale: Float[Tensor, "*one"]
+    ) -> Float[Tensor, "part d_model"]:
+        """What it makes of parts of its input at a scale that is given, its bias left out."""
+        x = (x - x.mean(-1, keepdim=True) if self.centres else x) / scale
+        weight = getattr(self.module, "w", None)
+        return x if weight is None else x * wide(weight)
+
 
 def passing(norm: Norm | None, matrix: Tensor) -> Tensor:
     """``norm`` at a scale of one, then ``matrix``; ``matrix`` itself without a norm."""
@@ -164,6 +172,48 @@ class Written:
     def scale(self, cache: Any) -> Float[Tensor, "batch pos 1"] | float:
         """What is divided by, from the activation at :attr:`scales`."""
         return wide(cache[self.norm.hook_scale]) if self.norm is not None else 1.0
+
+
+def stream_hooks(model: HookedTransformer, layer: int) -> list[str]:
+    """The hook points that :func:`stream_parts` reads."""
+    names = ["hook_embed"]
+    if model.cfg.positional_embedding_type == "standard":
+        names.append("hook_pos_embed")
+    for early in range(layer):
+        names += [f"blocks.{early}.attn.hook_z", *Written.of(model, early).scales]
+        names += [] if model.cfg.attn_only else [f"blocks.{early}.hook_mlp_out"]
+    return names
+
+
+def stream_parts(
+    model: HookedTransformer, layer: int, cache: Any, row: int, position: int
+) -> tuple[list[str], Float[Tensor, "component d_model"]]:
+    """What stands in the stream before ``layer`` at one position, by what wrote it.
+
+    Components are ``embed``, ``pos_embed`` (where it is added to the stream), and of each earlier
+    layer ``L0H0``.., ``L0 b_O`` and ``L0 mlp``, an MLP with its bias. Norms behind a layer are at
+    their scale in the same forward pass.
+    """
+    at = row, position
+    names, parts = ["embed"], [wide(cache["hook_embed"][at])[None]]
+    if model.cfg.positional_embedding_type == "standard":
+        names.append("pos_embed")
+        parts.append(wide(cache["hook_pos_embed"][at])[None])
+    for early in range(layer):
+        attn, written = model.blocks[early].attn, Written.of(model, early)
+        scale = written.scale(cache)
+        scale = scale[at] if isinstance(scale, Tensor) else scale
+        z, b_O = wide(cache[f"blocks.{early}.attn.hook_z"][at]), wide(attn.b_O)
+        parts.append(torch.einsum("hd,hdm->hm", z, written.W_O) / scale)
+        names += [*(f"L{early}H{head}" for head in range(len(z))), f"L{early} b_O"]
+        if written.norm is not None:
+            b_O = written.norm.frozen(b_O[None], scale)[0]
+            b_O = b_O if written.norm.bias is None else b_O + written.norm.bias
+        parts.append(b_O[None])
+        if not model.cfg.attn_only:
+            names.append(f"L{early} mlp")
+            parts.append(wide(cache[f"blocks.{early}.hook_mlp_out"][at])[None])
+    return names, torch.cat(parts)
 
 
 def logit_bias(model: HookedTransformer) -> Float[Tensor, " d_vocab_out"]:

@@ -207,8 +207,17 @@ class Scored(nn.Module):
             scale = (x.square().sum(-1, keepdim=True) / c.width + c.qk_norm).sqrt()
             x = x / scale * self.get_parameter(f"{which}_norm")
         x = self.clipped(x)
-        if first is None:
-            return x
+        return x if first is None else self.turned(x, which, first, real)
+
+    def turned(
+        self,
+        x: Float[Tensor, "batch pos head_index d_head"],
+        which: Literal["q", "k"],
+        first: int = 0,
+        real: Bool[Tensor, "batch pos"] | None = None,
+    ) -> Float[Tensor, "batch pos head_index d_head"]:
+        """Queries or keys, normed and clipped, as their positions make them; see :meth:`placed`."""
+        c = self.config
         if c.rotary is not None:
             n, last = c.rotary["rotary_dim"], first + x.shape[1]
             if last > len(self.sin):  # long contexts have tables of their length when they come
