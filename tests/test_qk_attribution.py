@@ -207,10 +207,8 @@ def test_what_the_head_writes_is_split_by_what_stands_at_the_key(column):
         part = float(along.write[along.components.index(name)])
         if name == "pos_embed" and model.cfg.positional_embedding_type == "shortformer":
             assert part == 0
-        assert_close(
-            float((z - less) @ W), part, scale=along.write.abs().sum() + z.abs().sum(), roundings=1000,
-            dtype=torch.float64,
-        )  # fmt: skip
+        near = {"scale": along.write.abs().sum() + z.abs().sum(), "dtype": torch.float64}
+        assert_close(float((z - less) @ W), part, roundings=1000, **near)
     own = gi.qk_attribution(model, layer, HEAD, TOKENS, QUERY, KEY, row=ROW)
     assert own.written >= 0
     assert own.target == "the head's write from this key"

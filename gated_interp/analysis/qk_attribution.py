@@ -291,7 +291,8 @@ class _Edge:
         wanted += [*readout.scales] if token else []
         stop = None if token else layer + 1
         _, cache = batch.cache(model, wanted, stop_at_layer=stop)
-        found, names = {}, []
+        found: dict[str, Tensor] = {}
+        names: list[str] = []
         for role, position in (("query", query), ("key", key)):
             names, parts = stream_parts(model, layer, cache, 0, position)
             bias = torch.zeros_like(parts[:1])

@@ -277,7 +277,7 @@ class Attention:
         attn, low = self.attn, which.lower()
         weight, bias = wide(getattr(attn, f"W_{which}")), wide(getattr(attn, f"b_{which}"))
         y = torch.cat([parts @ weight[head], bias[head][None]])
-        scored = attn if self.own else getattr(attn, "scored", None)
+        scored: Any = attn if self.own else getattr(attn, "scored", None)
         norm: Any = getattr(scored, f"{low}_norm", None)
         if norm is not None:
             d, whole = y.shape[1], y.sum(0)

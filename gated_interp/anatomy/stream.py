@@ -50,7 +50,7 @@ class Norm:
         return matrix - matrix.mean(0, keepdim=True) if self.centres else matrix
 
     def frozen(
-        self, x: Float[Tensor, "part d_model"], scale: Float[Tensor, "*one"]
+        self, x: Float[Tensor, "part d_model"], scale: Float[Tensor, "*one"] | float
     ) -> Float[Tensor, "part d_model"]:
         """What it makes of parts of its input at a scale that is given, its bias left out."""
         x = (x - x.mean(-1, keepdim=True) if self.centres else x) / scale
