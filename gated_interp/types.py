@@ -7,6 +7,7 @@ Examples:
     True
 """
 
+from gated_interp.analysis.adversary import AdversaryLadder
 from gated_interp.analysis.attribution import Attribution, EdgeLoadings
 from gated_interp.analysis.circuits import Circuit
 from gated_interp.analysis.faithfulness import Faithfulness
@@ -28,6 +29,7 @@ from gated_interp.training.loop import TrainResult
 
 __all__ = [
     "ActivationStore",
+    "AdversaryLadder",
     "AttentionTransformer",
     "Attribution",
     "CheckpointInfo",

@@ -48,5 +48,8 @@ class Stream(enum.IntEnum):
     SHUFFLED = 56
     VALIDATION = 52
     TEST = 53
+    # adversary_ladder
+    LADDER = 71
+    LADDER_SHUFFLED = 72
     # head scores (61, 62 and 65 were of skip trigrams on text)
     PATH_SOURCE = 63

@@ -17,6 +17,7 @@ Examples:
 from gated_interp.plots.ablation import ablation_bars, shapley_and_interactions
 from gated_interp.plots.attention_views import AttentionView, attention_view
 from gated_interp.plots.copying import copying_controls, copying_shares
+from gated_interp.plots.edges import qk_attribution
 from gated_interp.plots.frontier import frontier, frontier_point, held_frontier
 from gated_interp.plots.heatmaps import (
     attention_patterns,
@@ -25,6 +26,7 @@ from gated_interp.plots.heatmaps import (
     loading_matrix,
 )
 from gated_interp.plots.holdings import Holdings
+from gated_interp.plots.ladder import adversary_ladder
 from gated_interp.plots.overview import head_overview
 from gated_interp.plots.reliability import reliability
 from gated_interp.plots.roles import head_roles_figure
@@ -42,6 +44,7 @@ __all__ = [
     "AttentionView",
     "Holdings",
     "ablation_bars",
+    "adversary_ladder",
     "attention_patterns",
     "attention_view",
     "before_after",
@@ -59,6 +62,7 @@ __all__ = [
     "loading_matrix",
     "loss_curves",
     "phase_diagram",
+    "qk_attribution",
     "reliability",
     "save_figure",
     "save_figures",
