@@ -340,6 +340,24 @@ def _(case: Case) -> Numbers:
     return {"value": gi.source_attribution(case.model, TOKENS, ROWS, POSITIONS, TARGETS)}
 
 
+def _edge(case: Case) -> Numbers:
+    truth, layer = case.truth, case.last
+    seen, at = truth.seen(TOKENS), (1, 1, QUERY, KEY)
+    z = truth.from_key(layer, TOKENS, KEY, full=False)
+    write = truth.readout(truth.writes(layer, z, seen), seen)[1, QUERY, 1, 5]
+    score = seen[f"blocks.{layer}.attn.hook_attn_scores"][at]
+    return {"score": score, "sum of the parts": score, "write": write}
+
+
+@row("qk_attribution", oracle=_edge)
+def _(case: Case) -> Numbers:
+    found = gi.qk_attribution(case.model, case.last, 1, TOKENS, QUERY, KEY, row=1, target=5)
+    parts = found.score
+    whole = float(parts.pairs.sum()) + sum(parts.beside.values())
+    values = {"score": parts.total, "sum of the parts": whole, "write": found.written}
+    return {name: torch.tensor(value) for name, value in values.items()}
+
+
 BATCH = TASK.sample_single(20, seed=0)
 
 
@@ -1395,6 +1413,18 @@ def _(case: Case) -> Numbers:
     found = {n: v[0] for n, v in gi.faithfulness(case.model, TOKENS).measures().items()}
     names = {"cross_entropy": "ce", "original_cross_entropy": "ce_original"}
     return {names.get(n, n): v for n, v in found.items() if n != "ce_difference"}
+
+
+def _rungs(case: Case) -> Numbers:
+    before, after = case.original.seen(TOKENS)["logits"], case.truth.seen(TOKENS)["logits"]
+    zeroed = case.original.logits(TOKENS, {"blocks.0.hook_attn_out": torch.zeros_like})
+    return {"nothing opened": kl(before, after).mean(), "layer zeroed": kl(before, zeroed).mean()}
+
+
+@row("adversary_ladder", oracle=_rungs, applies=with_block, tolerance=10)
+def _(case: Case) -> Numbers:
+    found = gi.adversary_ladder(case.model, 0, TOKENS, seed=0, rungs=(1,), draws=1)
+    return {n: found.kl[n].double().mean() for n in ("nothing opened", "layer zeroed")}
 
 
 def _decomposed(case: Case) -> Numbers:
