@@ -180,6 +180,7 @@ def calls() -> dict[str, Any]:
         "ov_circuit": lambda h: gi.ov_circuit(model, h).matrix,
         "qk_circuit": lambda h: gi.qk_circuit(model, h).matrix,
         "gate_circuit": lambda h: gi.gate_circuit(gated(), h).matrix,
+        "qk_attribution": lambda h: gi.qk_attribution(model, h, tokens=TEXT).score.pairs,
     }
 
 

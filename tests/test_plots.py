@@ -18,6 +18,7 @@ from gated_interp.plots import (
     WIDTHS,
     Holdings,
     ablation_bars,
+    adversary_ladder,
     attention_patterns,
     before_after,
     circuit_maps,
@@ -32,6 +33,7 @@ from gated_interp.plots import (
     loading_matrix,
     loss_curves,
     phase_diagram,
+    qk_attribution,
     reliability,
     shapley_and_interactions,
     style,
@@ -132,6 +134,12 @@ def carrying() -> pd.DataFrame:
     return pd.concat([copied().assign(share=share) for share in (0.6, 0.3, 0.1)])
 
 
+def rungs(more: float) -> pd.DataFrame:
+    names = ["nothing opened", "opened at random", "20 steps", "layer zeroed", "random weights"]
+    table = pd.DataFrame({"rung": names, "kl": [0.01 * more, 0.1, 0.3 * more, 2.0, 5.0]})
+    return table.assign(kl_low=table["kl"] * 0.8, kl_high=table["kl"] * 1.2)
+
+
 def phases() -> pd.DataFrame:
     nan = np.nan
     rows = [[1, 1, 1.0, 0.0, 0.5, 1.0], [1, 3, 0.0, nan, nan, nan], [2, 2, 0.75, 0.5, 0.0, 0.25]]
@@ -184,6 +192,12 @@ FIGURES = {
     "held": lambda **k: held_frontier(held(), 0.03, goals=[(0.99, 0.13)], **k),
     "copying": lambda **k: copying_shares(copied(), carrying(), **k),
     "controls": lambda **k: copying_controls(copied(), **k),
+    "edge": lambda **k: qk_attribution(
+        {name: (OV[0, :3, :4] - i, [*HEADS[:2], "others"], [*TOKENS[:3], "others"])
+         for i, name in enumerate(("attention score", "gate score"))},
+        {"embed": 0.3, "L0H12": -0.1, "L0 b_O": 0.0}, **k,
+    ),
+    "ladder": lambda **k: adversary_ladder({"gated": rungs(1.0), "TopK": rungs(3.0)}, **k),
     "phases": lambda **k: phase_diagram(phases(), **k),
     "ablation": lambda **k: ablation_bars(effects(), panel="trigram", **k),
     "shapley": lambda **k: shapley_and_interactions([1.0, -2.0, 0.5], OV[0, :3, :3], HEADS, **k),
@@ -832,3 +846,28 @@ def test_heads_stand_by_what_they_hold():
     assert fig.layout.yaxis.title.text == "positions it alone holds"
     with refuses("column-missing", column="effect"):
         head_effects({"original": holding(3)})
+
+
+def test_an_edge_is_drawn_signed_and_white_at_zero_with_its_sum() -> None:
+    fig = FIGURES["edge"]()
+    for i, name in enumerate(("coloraxis", "coloraxis2")):
+        limit = np.abs(OV[0, :3, :4] - i).max()
+        assert (fig.layout[name].cmin, fig.layout[name].cmax) == (-limit, limit)
+        assert fig.layout[name].colorscale[2] == (0.5, "#FFFFFF")
+    assert list(fig.data[2].x) == [0.3, -0.1, 0.0]
+    colors = fig.data[2].marker.color
+    assert colors[0] == colors[2] != colors[1]
+    said = " ".join(note.text for note in fig.layout.annotations)
+    assert f"{OV[0, :3, :4].sum():.2f}" in said
+    assert "0.20" in said
+    with refuses("nothing-named"):
+        qk_attribution({})
+
+
+def test_a_ladder_draws_what_stands_beside_it_as_lines() -> None:
+    fig = FIGURES["ladder"]()
+    assert list(fig.data[0].x) == ["nothing opened", "opened at random", "20 steps"]
+    assert sorted(shape.line.dash for shape in fig.layout.shapes) == ["dash", "dash", "dot", "dot"]
+    assert fig.layout.yaxis.type == "log"
+    with refuses("nothing-named"):
+        adversary_ladder({})
