@@ -10,7 +10,7 @@ from gated_interp.core.streams import Stream
 
 PENALTIES = ("alpha", "alpha_unit", "overlap", "overlap_power", "downstream", "penalty_off",
              "penalty_ramp", "fvu_target", "fvu_rate", "fvu_from", "factor_floor", "factor_start",
-             "overlap_unit", "sink_weight", "unit_scales")  # fmt: skip
+             "overlap_unit", "sink_weight", "focus_weight", "unit_scales")  # fmt: skip
 """Fields of :class:`TrainConfig` that say nothing to a model that predicts tokens."""
 
 
@@ -65,6 +65,9 @@ class TrainConfig(Config):
             written there. Many models attend to the first token when there is nothing to look for,
             and write more there than anywhere else. The FVU and both penalties' units then leave
             these positions out. ``None`` counts them like all others.
+        focus_weight: Weigh the error this much more at the positions that the data marks, which
+            are those of repeated text that say something again. The error that is held at
+            ``fvu_target`` is weighed alike; the ``fvu`` of the history is not.
         unit_scales: Divide inputs and outputs by their size (the nearest power of two) for the
             training. Learning rates then suit layers of any scale. The block that is returned has
             the layer's own scales; a block with normalised weights stays as it is.
@@ -121,6 +124,7 @@ class TrainConfig(Config):
     overlap_power: float = 1.5
     overlap_unit: Literal["variance", "write"] = "variance"
     sink_weight: float | None = None
+    focus_weight: float = 1.0
     unit_scales: bool = False
     downstream: float = 0.0
     penalty_off: float = 0.0
@@ -141,7 +145,7 @@ class TrainConfig(Config):
 
     def to_dict(self) -> dict[str, Any]:
         # Left out where they say nothing, so that files and states are what they were.
-        new = ("overlap_unit", "sink_weight", "unit_scales", "factor_start")
+        new = ("overlap_unit", "sink_weight", "focus_weight", "unit_scales", "factor_start")
         usual = {field.name: field.default for field in dataclasses.fields(self)}
         return {n: v for n, v in super().to_dict().items() if n not in new or v != usual[n]}
 
@@ -180,6 +184,7 @@ class TrainConfig(Config):
         for name in (
             *("alpha", "overlap", "weight_decay", "checkpoint_every", "evaluate_every"),
             *(() if self.sink_weight is None else ("sink_weight",)),
+            "focus_weight",
         ):
             if getattr(self, name) < 0:
                 found.append(self.problem("config-negative", field=name, value=getattr(self, name)))
