@@ -298,7 +298,7 @@ def test_a_focus_weighs_the_error_of_the_marked_positions(model, data):
     block = GatedAttention.from_attention(model.blocks[1].attn, 2, init="random", d_gate=4)
     config = TrainConfig.pretrained(precision="float32", focus_weight=5.0, alpha=0.0, overlap=0.0)
     config = config.replace(sink_weight=None, unit_scales=False)
-    objective = Imitate(block, model, 1, config, data, Group())
+    objective = Imitate(block, model, 1, config, data, Group(config))
     source = data.sample(6, seed=3)
     batch = dataclasses.replace(Batch.of(model, source.tokens), focus=source.focus)
     seen = attention_io(model, 1, batch)

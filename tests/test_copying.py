@@ -19,7 +19,7 @@ from gated_interp.tasks.mixture import RandomRepeats
 from tests.refusals import refuses
 
 SMALL = {"steps": 4, "sequences": 40, "n_positions": 40, "period": 12, "repeats": 4}
-SMALL |= {"texts": 2, "chosen": 3}
+SMALL |= {"texts": 2, "chosen": 3, "finetune": 2}
 
 
 @pytest.fixture(scope="module")
