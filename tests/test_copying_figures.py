@@ -8,7 +8,6 @@ import pytest
 from commands import cli, one_sentence
 from refusals import refuses, says
 
-import gated_interp as gi
 from gated_interp.core.files import write_table
 from gated_interp.experiments import smollm2
 from gated_interp.experiments.copying import TWO_HEADS, CopyingRow

@@ -37,8 +37,8 @@ def study(
         Parameter(
             name="--method",
             help="Train these blocks: 'topk copies' (two heads write at a position), 'gated', or a "
-            "control ('ungated', 'gates alone', 'overlap alone', 'random start'). Repeat the option "
-            "for several. Default: topk copies.",
+            "control ('ungated', 'gates alone', 'overlap alone', 'random start'). Repeat the "
+            "option for several. Default: topk copies.",
         ),
     ] = None,
     seeds: Positive = 3,

@@ -36,8 +36,8 @@ def copying_shares(
 
     A column for the original layer and one for each block of ``method``. Slices are Shapley values
     as shares of the layer's effect; those below zero are left out. The number above a column says
-    how many heads carry 90%. Layers that hardly matter are left out. Unless ``title`` is given, it says
-    how many heads are needed.
+    how many heads carry 90%. Layers that hardly matter are left out. Unless ``title`` is given, it
+    says how many heads are needed.
 
     Args:
         blocks: ``layer``, ``method`` (``original`` or ``method``; others are left out), ``seed``,

@@ -10,7 +10,7 @@ from gated_interp.core.streams import Stream
 
 PENALTIES = ("alpha", "alpha_unit", "overlap", "overlap_power", "downstream", "penalty_off",
              "penalty_ramp", "fvu_target", "fvu_rate", "fvu_from", "factor_floor", "factor_start",
-             "overlap_unit", "sink_weight", "focus_weight", "unit_scales")  # fmt: skip
+             "overlap_unit", "sink_weight", "focus_weight", "unit_scales", "annealed")  # fmt: skip
 """Fields of :class:`TrainConfig` that say nothing to a model that predicts tokens."""
 
 
@@ -89,6 +89,8 @@ class TrainConfig(Config):
         factor_start: Start the penalties' factor at this value, below 1 for a block that starts as
             a copy. The mean of the error then counts from the first step. ``None`` starts at 1,
             with a mean that comes down from 1.
+        annealed: Start with a block whose annealing is over, as further steps of a training do. A
+            TopK block then keeps to its k from the first step.
         data: Train on fresh sequences in every step or on a fixed set, read over and over.
         n_sequences: Use this many sequences in the fixed set. It must be a multiple of
             ``batch_size * accumulate``.
@@ -134,6 +136,7 @@ class TrainConfig(Config):
     fvu_from: float = 0.0
     factor_floor: float = 0.015
     factor_start: float | None = None
+    annealed: bool = False
     data: Literal["fresh", "fixed"] = "fresh"
     n_sequences: int = 100_000
     seed: int = 0
@@ -145,7 +148,8 @@ class TrainConfig(Config):
 
     def to_dict(self) -> dict[str, Any]:
         # Left out where they say nothing, so that files and states are what they were.
-        new = ("overlap_unit", "sink_weight", "focus_weight", "unit_scales", "factor_start")
+        new = ("overlap_unit", "sink_weight", "focus_weight", "unit_scales", "factor_start",
+               "annealed")  # fmt: skip
         usual = {field.name: field.default for field in dataclasses.fields(self)}
         return {n: v for n, v in super().to_dict().items() if n not in new or v != usual[n]}
 
@@ -315,6 +319,7 @@ class TrainConfig(Config):
             penalty_ramp=0.0,
             fvu_target=None,
             factor_start=None,
+            annealed=True,
         )
 
     @classmethod

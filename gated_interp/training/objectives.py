@@ -178,7 +178,8 @@ class Imitate:
         }
         # Each process draws noise of its own; the first draws what one by itself would.
         others = (self.group.rank,) if self.group.rank else ()
-        self.block.prepare(step / c.steps, derive(c.seed, Stream.GATE_NOISE, step, *others))
+        done = 1.0 if c.annealed else step / c.steps
+        self.block.prepare(done, derive(c.seed, Stream.GATE_NOISE, step, *others))
 
     def loss(self, batch: Batch) -> Float[Tensor, ""]:
         error, penalty, shared, self.last = self._terms(batch)
