@@ -1,5 +1,6 @@
 """The store of captured activations, and training from it."""
 
+import dataclasses
 import json
 
 import pytest
@@ -16,6 +17,8 @@ from gated_interp.training.activations import ActivationStore, capture
 from gated_interp.training.capture import attention_io
 from gated_interp.training.config import TrainConfig
 from gated_interp.training.loop import train_gated
+from gated_interp.training.objectives import Imitate
+from gated_interp.training.processes import Group
 from tests.refusals import refuses
 
 
@@ -268,3 +271,44 @@ def test_the_first_position_is_weighed_apart(model):
     error = reconstruction_error(output, target, later) + 0.5 * 3 * share
     assert_close(share, torch.tensor(0.25))  # 4^2 of 8^2
     assert_close(error, torch.tensor(0.25 + 0.5 * 3 * 0.25))
+
+
+def test_repeated_positions_are_marked_and_kept(model, tmp_path):
+    """A position is marked if its token and all before it, back to a copy, were said before."""
+    random = RandomRepeats(model.cfg.d_vocab, 12)
+    drawn = random.sample(3, seed=0)
+    assert drawn.focus.tolist() == [[False] * 7 + [True] * 5] * 3
+    mixed = gi.text.with_repeats(model.task)
+    batch = mixed.sample(60, seed=1)
+    for tokens, focus in zip(batch.tokens, batch.focus, strict=True):
+        if bool(focus.any()):
+            period = int(focus.long().argmax()) - 1
+            assert bool(focus[period + 1 :].all())
+            assert bool((tokens[period + 1 :] == tokens[1:-period]).all())
+    assert 0.3 < batch.focus.any(1).float().mean() < 0.8  # four of seven sequences repeat
+    store = capture(model, 0, tmp_path, mixed, sequences=16, progress=False)
+    first = mixed.sample(8, activations.derive(0, activations.Stream.CAPTURED, 0))
+    kept = store.batch(torch.arange(16))
+    assert bool((kept.tokens[:8] == first.tokens).all())
+    assert bool((kept.focus[:8] == first.focus).all())
+    assert bool((kept[torch.tensor([5])].focus == first.focus[5]).all())
+
+
+def test_a_focus_weighs_the_error_of_the_marked_positions(model, data):
+    block = GatedAttention.from_attention(model.blocks[1].attn, 2, init="random", d_gate=4)
+    config = TrainConfig.pretrained(precision="float32", focus_weight=5.0, alpha=0.0, overlap=0.0)
+    config = config.replace(sink_weight=None, unit_scales=False)
+    objective = Imitate(block, model, 1, config, data, Group(config))
+    source = data.sample(6, seed=3)
+    batch = dataclasses.replace(Batch.of(model, source.tokens), focus=source.focus)
+    seen = attention_io(model, 1, batch)
+    objective.begin(0)
+    found = objective.loss(batch).detach()
+    with torch.no_grad():
+        errors = (block(*seen.inputs) - seen.output).square().mean(-1)
+    marked = source.focus.float()  # the second time that 12 of 24 positions say something
+    wanted = (errors * (1 + 4 * marked)).sum() / (1 + 4 * marked).sum()
+    assert_close(found, wanted, rtol=1e-4, atol=0)
+    assert not torch.allclose(found, errors.mean(), rtol=0.01)
+    with refuses("nothing-in-focus", weight=5.0):
+        objective.loss(Batch.of(model, source.tokens))

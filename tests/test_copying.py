@@ -15,11 +15,12 @@ from gated_interp.experiments.copying import METHODS, copying_study
 from gated_interp.experiments.copying_measures import CopyingConfig, measured, path_effects
 from gated_interp.replacements.gated_attention import GatedAttention
 from gated_interp.replacements.splice import splice
+from gated_interp.replacements.topk import TopKAttention
 from gated_interp.tasks.mixture import RandomRepeats
 from tests.refusals import refuses
 
 SMALL = {"steps": 4, "sequences": 40, "n_positions": 40, "period": 12, "repeats": 4}
-SMALL |= {"texts": 2, "chosen": 3}
+SMALL |= {"texts": 2, "chosen": 3, "finetune": 2}
 
 
 @pytest.fixture(scope="module")
@@ -140,6 +141,22 @@ def test_finetuning_goes_on_with_predictions(model):
     assert further["loss"].tolist()[:3] == plain["loss"].tolist()
     assert further["kl"].isna().sum() in (0, 3)
     assert not further["kl"].tail(4).isna().any()
+
+
+def test_finetuning_keeps_to_the_k_that_the_training_ended_with(model, monkeypatch):
+    prepare, seen = TopKAttention.prepare, []
+
+    def recorded(block, *given):
+        prepare(block, *given)
+        seen.append(block.k_now)
+
+    monkeypatch.setattr(TopKAttention, "prepare", recorded)
+    data = RandomRepeats(model.cfg.d_vocab, 24)
+    gi.fit_replacement(
+        model, 1, data, method="topk copies", steps=30, finetune=5, batch_size=2, progress=False
+    )
+    assert seen[0] == 16
+    assert seen[-5:] == [2] * 5
 
 
 def test_bad_studies_are_refused(model, tmp_path):

@@ -8,13 +8,13 @@ import pytest
 from commands import cli, one_sentence
 from refusals import refuses, says
 
-import gated_interp as gi
 from gated_interp.core.files import write_table
 from gated_interp.experiments import smollm2
-from gated_interp.experiments.copying import CopyingRow
+from gated_interp.experiments.copying import TWO_HEADS, CopyingRow
 from gated_interp.experiments.copying_figures import draw_copying
 from gated_interp.experiments.store import read_table
 from gated_interp.plots.copying import copying_controls, copying_shares, in_words
+from gated_interp.replacements.topk import TopKAttention
 
 ROOT = Path(__file__).parents[1]
 SHARES = {"original": [0.4, 0.3, 0.2, 0.15, -0.05], "gated": [0.9, 0.1, 0.0]}
@@ -118,10 +118,10 @@ def test_nothing_is_drawn_where_nothing_is_copied(tmp_path):
 
 def test_the_command_measures_draws_and_goes_on(tmp_path):
     how = ["study", "austen-2l", "--layer", 1, "--seeds", 1, "--steps", 2, "--sequences", 16]
-    how += ["--format", "html", "--workers", 1, "--out", tmp_path / "run"]
+    how += ["--format", "html", "--workers", 1, "--out", tmp_path / "run", "--finetune", 1]
     said = cli(*how).output
     table = pd.read_csv(tmp_path / "run" / "copying.csv")
-    assert sorted(table["method"]) == ["gated", "original"]
+    assert sorted(table["method"]) == ["original", TWO_HEADS]
     assert (tmp_path / "run" / "figures" / "copying.html").is_file()
     assert "copying.html" in said
     before = (tmp_path / "run" / "copying.csv").read_bytes()
@@ -146,16 +146,18 @@ def test_the_command_refuses_in_a_sentence(tmp_path, monkeypatch):
 )
 def test_the_study_runs_on_smollm2(tmp_path):
     how = ["--layer", 28, "--seeds", 1, "--steps", 3, "--sequences", 16, "--workers", 1]
+    how += ["--finetune", 1]
     cli("study", "smollm2", *how, "--format", "html", "--out", tmp_path)
     table = pd.read_csv(tmp_path / "copying.csv").set_index("method")
-    assert table["heads"].to_dict() == {"original": 9, "gated": 18}
+    assert table["heads"].to_dict() == {"original": 9, TWO_HEADS: 18}
+    assert table.loc[TWO_HEADS, "participation_text"] < 2.1
     assert table.loc["original", "loss"] < 4  # chance is 10.8 nats: it copies
     assert table.loc["original", "kl_text"] == 0
 
 
 def test_the_block_of_the_notebook_is_small_and_whole():
-    path = ROOT / "notebooks" / "smollm2-L17-gated.safetensors"
+    path = ROOT / "notebooks" / "smollm2-L17-topk.safetensors"
     assert path.stat().st_size <= 6_000_000
-    block = gi.GatedAttention.from_pretrained(path)
-    assert block.config.n_heads == len(block.W_O) == 9
+    block = TopKAttention.from_pretrained(path)
+    assert (block.config.n_heads, block.config.k) == (len(block.W_O), 2) == (18, 2)
     assert block.W_Q.shape[1:] == (576, 64)

@@ -14,6 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 import gated_interp
+from gated_interp.experiments.copying import TWO_HEADS
 from gated_interp.experiments.copying_figures import WORTH
 from gated_interp.metrics.intervals import clustered, mean_interval, paired_difference, wilson
 
@@ -581,7 +582,7 @@ METHOD_NAMES = {
     "ungated": "ungated block: the same heads, no gates, no penalty",
     "gates alone": "gates and gate penalty, no overlap penalty",
     "overlap alone": "overlap penalty, no gates",
-    "topk": "Top-K: two heads per position",
+    "topk copies": "two heads at a position",
     "random start": "gated block from random weights",
 }
 
@@ -589,7 +590,11 @@ METHOD_NAMES = {
 @functools.cache
 def copying_rows() -> pd.DataFrame:
     """Every row of the study, and whether it meets each goal."""
-    table = read("copying.csv")
+    return judged(read("copying.csv"))
+
+
+def judged(table: pd.DataFrame) -> pd.DataFrame:
+    """Rows of the study, and whether each meets each goal."""
     originals = table[table["method"] == "original"].set_index("layer")
     of = table["layer"].map(originals["participation_copies"])
     table["rise"] = table["loss"] - table["loss_original"]
@@ -602,9 +607,9 @@ def copying_rows() -> pd.DataFrame:
 
 
 def copying_blocks() -> pd.DataFrame:
-    """The gated blocks in layers that copy."""
+    """The blocks in which two heads write at a position, in layers that copy."""
     table = copying_rows()
-    return table[(table["method"] == "gated") & table["copying"]]
+    return table[(table["method"] == TWO_HEADS) & table["copying"]]
 
 
 def copying_originals() -> pd.DataFrame:
@@ -697,12 +702,27 @@ def copying_scores() -> pd.DataFrame:
 
 
 def copying_pilot() -> pd.DataFrame:
-    table = read("copying-pilot.csv")
-    names = table["finetune"].map(lambda n: f", {n} steps of fine-tuning" if n else "")
-    return table.assign(
-        name=[f"target {f:g}{more}" for f, more in zip(table["fvu"], names, strict=True)],
-        rise=table["loss"] - table["loss_original"],
-    )
+    return read("copying-pilot.csv")
+
+
+def copying_first() -> pd.DataFrame:
+    """The gated blocks of the first measurement, a row per layer."""
+    table = judged(read("copying-first.csv"))
+    originals = table[(table["method"] == "original") & table["copying"]].set_index("layer")
+    gated = table[table["method"] == "gated"].set_index("layer").sort_index()
+    originals = originals.loc[gated.index]
+    return pd.DataFrame(
+        {
+            "before": originals["carriers"].map(count),
+            "after": gated["carriers"].map(count),
+            "top2_before": originals["top2"].map(percent),
+            "top2": gated.apply(share_of, axis=1),
+            "participation_before": originals["participation_copies"],
+            "participation": gated["participation_copies"],
+            "rise": gated["rise"].map(decimals(3)),
+            "kl": gated["kl_text"].map(decimals(4)),
+        }
+    ).reset_index()
 
 
 def pretrained() -> dict[str, str]:
@@ -721,9 +741,10 @@ def pretrained() -> dict[str, str]:
     reading = blocks[blocks["layer"].isin(strong.index)]
     same = reading[inputs].idxmax(axis=1) == reading["layer"].map(most)
     apart = all_rows[~all_rows["copying"] & (all_rows["method"] == "original")]
-    ungated = all_rows.query("method == 'ungated'")["top2"].dropna()
-    topk = all_rows.query("method == 'topk'").dropna(subset="top2")
-    gated_there = blocks[blocks["layer"].isin(all_rows.query("method == 'ungated'")["layer"])]
+    controls = all_rows[all_rows["copying"]].groupby("method")
+    most_methods = all_rows.groupby("layer")["method"].nunique().idxmax()
+    first = judged(read("copying-first.csv")).query("method == 'gated'")
+    first = first[first["layer"].isin(shared.index)]
 
     def layers(which: pd.Series) -> str:
         found = which[which].index.tolist()
@@ -765,12 +786,20 @@ def pretrained() -> dict[str, str]:
         "off_text": between(originals["kl_off"], decimals(2)),
         "previous": f"L{previous['layer']:.0f}H{previous['head']:.0f}",
         "previous_score": decimals(2)(previous["previous_token"]),
-        "ungated": or_dash(ungated, percent),
-        "topk": or_dash(topk["top2"], percent),
-        "topk_necessary": or_dash(topk["necessary2"], percent),
-        "topk_rise": or_dash(topk["loss"] - topk["loss_original"], decimals(3)),
-        "topk_kl": or_dash(topk["kl_text"], decimals(4)),
-        "gated_there": or_dash(gated_there["top2"], percent),
+        **{
+            f"{name.replace(' ', '_')}_{column}": or_dash(
+                rows.query("layer == @most_methods")[column].dropna(), write
+            )
+            for name, rows in controls
+            for column, write in (("top2", percent), ("carriers", count), ("rise", decimals(3)))
+        },
+        "control_layer": count(most_methods),
+        "pilot_worth": or_dash(originals["worth"][originals.index == 20], decimals(2)),
+        "first_top2": or_dash(first["top2"], percent),
+        "first_carriers": or_dash(first["carriers"], count),
+        "unfaithful": layers(~blocks.groupby("layer")["faithful"].all()),
+        "dense": layers(~blocks.groupby("layer")["sparse"].all()),
+        "necessary": or_dash(there["necessary2"], percent),
         "apart": or_dash(apart["layer"], count),
         "apart_worth": or_dash(apart["worth"], decimals(3)),
     }
@@ -836,5 +865,6 @@ TABLES = {
     "copying-paths": copying_paths,
     "copying-scores": copying_scores,
     "copying-pilot": copying_pilot,
+    "copying-first": copying_first,
     "austen-induction": austen_induction,
 }

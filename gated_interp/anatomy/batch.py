@@ -1,7 +1,7 @@
 """Tokens as an analysis takes them: whole numbers that the model can read, with padding known."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -33,12 +33,15 @@ class Batch:
             on the left, TransformerLens would look for pads by itself.
         next_token: whether the model predicts tokens of its own vocabulary, so that there is a
             loss.
+        focus: ``[batch pos]``, the positions that a training with ``focus_weight`` weighs more;
+            ``None`` where none is marked.
     """
 
     tokens: Int[Tensor, "batch pos"]
     real: Bool[Tensor, "batch pos"] | None = None
     masked: bool = False
     next_token: bool = True
+    focus: Bool[Tensor, "batch pos"] | None = None
 
     @classmethod
     def of(
@@ -154,13 +157,16 @@ class Batch:
 
     def __getitem__(self, rows: Any) -> "Batch":
         """Some of the sequences."""
-        real = None if self.real is None else self.real[rows]
-        return dataclasses.replace(self, tokens=self.tokens[rows], real=real)
+        return dataclasses.replace(self, **self._each(lambda table: table[rows]))
 
     def repeated(self, times: int) -> "Batch":
         """The same, so many times below each other."""
-        real = None if self.real is None else self.real.repeat(times, 1)
-        return dataclasses.replace(self, tokens=self.tokens.repeat(times, 1), real=real)
+        return dataclasses.replace(self, **self._each(lambda table: table.repeat(times, 1)))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> dict[str, Any]:
+        """What each table of positions is after ``change``."""
+        tables = {"tokens": self.tokens, "real": self.real, "focus": self.focus}
+        return {name: change(table) for name, table in tables.items() if table is not None}
 
     def mean(self, values: Float[Tensor, "batch pos *rest"]) -> Float[Tensor, "*rest"]:
         """The mean over the positions that hold a token."""

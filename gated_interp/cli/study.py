@@ -36,14 +36,15 @@ def study(
         list[str] | None,
         Parameter(
             name="--method",
-            help="Train these blocks: 'gated', or a control ('ungated', 'gates alone', 'overlap "
-            "alone', 'topk', 'random start'). Repeat the option for several. Default: gated.",
+            help="Train these blocks: 'topk copies' (two heads write at a position), 'gated', or a "
+            "control ('ungated', 'gates alone', 'overlap alone', 'random start'). Repeat the "
+            "option for several. Default: topk copies.",
         ),
     ] = None,
     seeds: Positive = 3,
     first_seed: FirstSeed = 0,
     steps: Positive = 500,
-    finetune: Natural = 0,
+    finetune: Natural = 120,
     fvu: float = 0.1,
     sequences: Positive = 1400,
     text: str = "austen",
@@ -52,7 +53,7 @@ def study(
     formats: Formats = DRAWN,
     workers: Processes = None,
 ) -> None:
-    """Measure which heads of a pretrained model copy repeated text, before and after gating.
+    """Measure which heads of a pretrained model copy repeated text, before and after training.
 
     Captures what the layers read and write, trains a block in place of each from several seeds, and
     measures on random tokens that are repeated how much of the copying each head carries, by
@@ -70,7 +71,7 @@ def study(
         text: Capture and measure this text: a name, a file or a folder.
         out: Write to this run folder. Default: runs/study-MODEL.
     """
-    from gated_interp.experiments.copying import copying_study
+    from gated_interp.experiments.copying import TWO_HEADS, copying_study
     from gated_interp.experiments.copying_figures import draw_copying
     from gated_interp.experiments.smollm2 import LAYERS, N_CTX, NAME, smollm2_file
 
@@ -90,7 +91,7 @@ def study(
             loaded,
             folder,
             layers,
-            methods=methods or ["gated"],
+            methods=methods or [TWO_HEADS],
             seeds=seeds,
             first_seed=first_seed,
             steps=steps,

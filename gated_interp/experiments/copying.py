@@ -34,18 +34,17 @@ from gated_interp.training.activations import ActivationStore, capture
 from gated_interp.training.fit import fit_replacement
 from gated_interp.training.state import fingerprint
 
-ORIGINAL = "original"
+ORIGINAL, TWO_HEADS = "original", "topk copies"
 MODEL, STORE, SCORES = "original.safetensors", "activations", "scores.csv"
 METHODS: dict[str, dict[str, Any]] = {
     "gated": {},
     "ungated": {"method": "ungated"},
     "gates alone": {"method": "gates alone"},
     "overlap alone": {"method": "overlap alone"},
-    # Copies as close as those of a gated block start; more noise than that leaves nothing of them.
-    "topk": {"method": "topk", "expansion": 2, "k": 2, "init": "duplicate", "noise": 0.01},
+    TWO_HEADS: {"method": TWO_HEADS},
     "random start": {"init": "random"},
 }
-"""Ours and its controls, as settings of :func:`~gated_interp.training.fit.fit_replacement`."""
+"""Blocks and controls, as settings of :func:`~gated_interp.training.fit.fit_replacement`."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -128,7 +127,7 @@ def copying_study(
     out: Path | str,
     layers: Sequence[int],
     *,
-    methods: Sequence[str] = ("gated",),
+    methods: Sequence[str] = (TWO_HEADS,),
     seeds: int = 3,
     first_seed: int = 0,
     text: str | Path = "austen",
@@ -236,6 +235,7 @@ def _made(
                 seed=seed,
                 steps=config.steps,
                 finetune=config.finetune,
+                focus_weight=config.focus_weight,
                 fvu=config.fvu,
                 checkpoint=state,
                 resume=state if state.is_file() else None,

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from gated_interp.experiments.copying import ORIGINAL, SCORES, CopyingRow
+from gated_interp.experiments.copying import ORIGINAL, SCORES, TWO_HEADS, CopyingRow
 from gated_interp.experiments.store import read_table
 from gated_interp.plots.copying import copying_controls, copying_shares
 from gated_interp.views.shown import Shown, write_all
@@ -41,13 +41,15 @@ def shown_copying(
     there = blocks[(worth > WORTH) & blocks["carriers"].notna()]
     if there.empty:
         return
+    trained = there.loc[there["method"] != ORIGINAL, "method"].tolist()
+    main = TWO_HEADS if TWO_HEADS in trained or not trained else trained[0]
     yield Shown(
         "copying",
         "How many heads carry the copying of a layer",
         "A column for each layer and each block in its place, a slice for each head. Layers that "
         "hardly matter are left out.",
         {"": blocks, "heads": heads, "scores": scores},
-        lambda: copying_shares(there, heads),
+        lambda: copying_shares(there, heads, method=main),
     )
     for layer, rows in there.groupby("layer"):
         methods = rows.loc[rows["method"] != ORIGINAL, "method"]

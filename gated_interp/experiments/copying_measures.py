@@ -39,6 +39,7 @@ class CopyingConfig(Config):
     Attributes:
         steps: of each block, 1,024 positions each.
         finetune: further steps on the model's predictions.
+        focus_weight: how much more the error counts at positions that repeat what was said.
         fvu: the error that may stay of what a layer writes.
         sequences: captured for training.
         n_positions: tokens in each of these.
@@ -48,7 +49,8 @@ class CopyingConfig(Config):
     """
 
     steps: int = 500
-    finetune: int = 0
+    finetune: int = 120
+    focus_weight: float = 10.0
     fvu: float = 0.1
     sequences: int = 1400
     n_positions: int = 128

@@ -11,8 +11,8 @@ from gated_interp.plots.inputs import table
 from gated_interp.plots.layout import Box, Canvas, interval, log_axis, titled
 from gated_interp.plots.style import INK, MUTED, PALETTE, SMALL, SYMBOLS, Columns, text
 
-ORIGINAL, GATED = "original", "gated"
-COLORS = {ORIGINAL: PALETTE[1], GATED: PALETTE[0]}
+ORIGINAL = "original"
+ORIGINAL_COLOR, BLOCK_COLOR = PALETTE[1], PALETTE[0]
 # Ours first, then the controls; orange is the original's, and yellow is too pale for a mark.
 OTHERS = (PALETTE[0], *PALETTE[2:6], PALETTE[7])
 CARRIED = ["layer", "method", "seed", "carriers", "top2", "top2_low", "top2_high"]
@@ -28,18 +28,19 @@ def copying_shares(
     blocks: pd.DataFrame,
     heads: pd.DataFrame,
     *,
+    method: str = "gated",
     title: str | None = None,
     columns: Columns = 2,
 ) -> go.Figure:
     """How the heads of each layer share the copying, before and after: a slice for each head.
 
-    A column for the original layer and one for each gated block. Slices are Shapley values as
-    shares of the layer's effect; those below zero are left out. The number above a column says how
-    many heads carry 90%. Layers that hardly matter are left out. Unless ``title`` is given, it says
-    how many heads are needed.
+    A column for the original layer and one for each block of ``method``. Slices are Shapley values
+    as shares of the layer's effect; those below zero are left out. The number above a column says
+    how many heads carry 90%. Layers that hardly matter are left out. Unless ``title`` is given, it
+    says how many heads are needed.
 
     Args:
-        blocks: ``layer``, ``method`` (``original`` or ``gated``; others are left out), ``seed``,
+        blocks: ``layer``, ``method`` (``original`` or ``method``; others are left out), ``seed``,
             ``carriers``, ``top2`` with ``top2_low`` and ``top2_high``: a row per column.
         heads: ``layer``, ``method``, ``seed``, ``share``: a row per head.
 
@@ -48,7 +49,7 @@ def copying_shares(
     """
     table("blocks", blocks, CARRIED)
     table("heads", heads, ["layer", "method", "seed", "share"])
-    drawn = _columns(blocks)
+    drawn = _columns(blocks, method)
     table("layers that matter", drawn, CARRIED)
     canvas = Canvas(columns, in_words(drawn) if title is None else title, 44.0)
     wide, ends = canvas.width, (-0.9, float(drawn["x"].max()) + 0.9)
@@ -96,11 +97,11 @@ def in_words(blocks: pd.DataFrame) -> str:
         return "In the original, one or two heads carry the copying of each layer"
     where = "one layer" if len(shared) == 1 else f"{len(shared)} layers"
     said = f"In {where}, {_between(sorted(shared))} heads share the copying"
-    there = blocks[(blocks["method"] == GATED) & blocks["layer"].isin(shared.index)]
+    there = blocks[(blocks["method"] != ORIGINAL) & blocks["layer"].isin(shared.index)]
     if there.empty:
         return said
     few = int((there["carriers"] <= FEW).sum())
-    return f"{said}. Gated, one or two do it in {count(few, len(there))} blocks"
+    return f"{said}. After training, one or two do it in {count(few, len(there))} blocks"
 
 
 def copying_controls(
@@ -143,7 +144,7 @@ def copying_controls(
         canvas.rule(place, x=goal, color=MUTED, dash="dot")
         canvas.rule(place, y=GOAL, color=MUTED, dash="dot")
         for value in before[before.notna()]:
-            canvas.rule(place, y=float(value), color=COLORS[ORIGINAL])
+            canvas.rule(place, y=float(value), color=ORIGINAL_COLOR)
         for i, method in enumerate(rows["method"].unique()):
             part = rows[rows["method"] == method]
             color = OTHERS[i % len(OTHERS)]
@@ -161,15 +162,15 @@ def copying_controls(
                 **place,
             )
     if len(before):
-        none = {"x": [None], "y": [None], "mode": "lines", "line": {"color": COLORS[ORIGINAL]}}
+        none = {"x": [None], "y": [None], "mode": "lines", "line": {"color": ORIGINAL_COLOR}}
         canvas.fig.add_scatter(**none, name=ORIGINAL, **places[0])
     return canvas.finish(44)
 
 
-def _columns(blocks: pd.DataFrame) -> pd.DataFrame:
-    """The originals and their gated blocks, with their place ``x``."""
-    rows = blocks[blocks["method"].isin(COLORS) & blocks["carriers"].notna()]
-    rows = rows.assign(block=rows["method"] == GATED).sort_values(["layer", "block", "seed"])
+def _columns(blocks: pd.DataFrame, method: str) -> pd.DataFrame:
+    """The originals and the blocks of ``method``, with their place ``x``."""
+    rows = blocks[blocks["method"].isin([ORIGINAL, method]) & blocks["carriers"].notna()]
+    rows = rows.assign(block=rows["method"] == method).sort_values(["layer", "block", "seed"])
     at, x = [], -APART
     for i, (layer, block) in enumerate(zip(rows["layer"], rows["block"], strict=True)):
         first = i == 0 or layer != rows["layer"].iloc[i - 1]
@@ -192,7 +193,7 @@ def _slices(
             x=[x for _, x in there],
             y=[sizes[key][rank] for key, _ in there],
             marker={
-                "color": [_lighter(COLORS[key[1]], min(0.75, 0.25 * rank)) for key, _ in there],
+                "color": [_lighter(_color(key[1]), min(0.75, 0.25 * rank)) for key, _ in there],
                 "line": {"color": "white", "width": 1},
             },
             customdata=[
@@ -202,12 +203,18 @@ def _slices(
             showlegend=False,
             **place,
         )
-    words = {ORIGINAL: "original, a slice per head", GATED: "gated block, a column per seed"}
+    words = {ORIGINAL: "original, a slice per head"}
+    for method in drawn.loc[drawn["block"], "method"].unique():
+        words[method] = f"{text(method)} block, a column per seed"
     for method, name in words.items():
         if (drawn["method"] == method).any():
-            mark = {"symbol": "square", "size": 10, "color": COLORS[method]}
+            mark = {"symbol": "square", "size": 10, "color": _color(method)}
             none = {"x": [None], "y": [None], "mode": "markers", "marker": mark, "name": name}
             canvas.fig.add_scatter(**none, **place)
+
+
+def _color(method: str) -> str:
+    return ORIGINAL_COLOR if method == ORIGINAL else BLOCK_COLOR
 
 
 def _lighter(color: str, by: float) -> str:

@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from gated_interp.core.errors import GatedInterpError
@@ -45,7 +45,9 @@ class RandomRepeats:
         width = self.n_positions - 1
         once = torch.randint(self.d_vocab, (n, -(-width // 2)), generator=generator(seed))
         first = torch.full((n, 1), self.bos)
-        return TokenBatch(torch.cat([first, once, once], 1)[:, : self.n_positions])
+        tokens = torch.cat([first, once, once], 1)[:, : self.n_positions]
+        again = torch.arange(self.n_positions) > once.shape[1]
+        return TokenBatch(tokens, again.expand(tokens.shape))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,15 +83,18 @@ class Mixture:
         chances = torch.tensor(self.shares, dtype=torch.double)
         which = torch.multinomial(chances, n, replacement=True, generator=source)
         rows: list[Int[Tensor, " pos"]] = [torch.empty(0)] * n
+        focus: list[Bool[Tensor, " pos"]] = [torch.empty(0)] * n
         for i, sampler in enumerate(self.sources):
             mine = (which == i).nonzero()[:, 0].tolist()
             if mine:
-                drawn = sampler.sample(len(mine), derive(seed, Stream.MIXTURE, i)).tokens
-                for row, tokens in zip(mine, drawn, strict=True):
-                    rows[row] = tokens
+                drawn = sampler.sample(len(mine), derive(seed, Stream.MIXTURE, i))
+                marked = getattr(drawn, "focus", None)
+                marked = torch.zeros_like(drawn.tokens).bool() if marked is None else marked
+                for row, tokens, where in zip(mine, drawn.tokens, marked, strict=True):
+                    rows[row], focus[row] = tokens, where
         if len({len(row) for row in rows}) > 1:
             raise GatedInterpError("mixture-of-lengths", lengths=sorted({len(r) for r in rows}))
-        return TokenBatch(torch.stack(rows))
+        return TokenBatch(torch.stack(rows), torch.stack(focus))
 
 
 def with_repeats(text: TextTask) -> Mixture:

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from jaxtyping import Int, UInt
+from jaxtyping import Bool, Int, UInt
 from torch import Tensor
 
 from gated_interp.core.errors import GatedInterpError
@@ -35,9 +35,12 @@ class TokenBatch:
 
     Attributes:
         tokens: ``[batch pos]``; each begins with the token that a text begins with.
+        focus: ``[batch pos]``, the positions of which a training may take more notice
+            (``focus_weight``): of repeated text, those that say something again. ``None`` is none.
     """
 
     tokens: Int[Tensor, "batch pos"]
+    focus: Bool[Tensor, "batch pos"] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,8 +171,9 @@ class RepeatedText:
         repeats = torch.rand(n, generator=source) < self.share
         length = torch.randint(2, width // 2 + 1, (n,), generator=source)
         length = torch.where(repeats, length, width)
-        column = torch.arange(width) % length[:, None]
-        return TokenBatch(torch.cat([tokens[:, :1], tokens[:, 1:].gather(1, column)], 1))
+        column = torch.arange(width)
+        tokens = torch.cat([tokens[:, :1], tokens[:, 1:].gather(1, column % length[:, None])], 1)
+        return TokenBatch(tokens, torch.arange(-1, width) >= length[:, None])
 
 
 @dataclasses.dataclass(frozen=True, repr=False, init=False)

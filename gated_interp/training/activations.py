@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -32,7 +32,7 @@ from gated_interp.training.data import DataSource, data_for, draw, name_of
 from gated_interp.training.state import fingerprint
 
 Precision = Literal["float16", "bfloat16"]
-NOTES, TOKENS, VERSION = "activations.json", "tokens.npy", 1
+NOTES, TOKENS, FOCUS, VERSION = "activations.json", "tokens.bin", "focus.bin", 2
 # Sequences of one forward pass, which is also after how many the folder is complete up to there.
 AT_ONCE = 8
 PADDING = -1
@@ -45,8 +45,7 @@ class StoredBatch(Batch):
     rows: Int[Tensor, " batch"] = dataclasses.field(default_factory=lambda: torch.empty(0).long())
 
     def __getitem__(self, rows: Any) -> "StoredBatch":
-        real = None if self.real is None else self.real[rows]
-        return dataclasses.replace(self, tokens=self.tokens[rows], real=real, rows=self.rows[rows])
+        return dataclasses.replace(self, **self._each(lambda t: t[rows]), rows=self.rows[rows])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,8 +116,9 @@ class ActivationStore:
     @property
     def files(self) -> dict[str, int]:
         """The files with numbers and their sizes in bytes."""
-        tokens = 4 * self.sequences * self.n_positions
-        return {TOKENS: tokens} | {_file(i): self.bytes_per_layer for i in self.layers}
+        positions = self.sequences * self.n_positions
+        sizes = {TOKENS: 4 * positions, FOCUS: positions}
+        return sizes | {_file(i): self.bytes_per_layer for i in self.layers}
 
     @property
     def bytes_per_layer(self) -> int:
@@ -130,6 +130,12 @@ class ActivationStore:
         """What the model read; -1 at padding."""
         shape = self.sequences, self.n_positions
         return torch.from_numpy(np.fromfile(self.folder / TOKENS, np.int32).reshape(shape)).long()
+
+    @cached_property
+    def focus(self) -> Bool[Tensor, "sequence pos"]:
+        """The positions that the data marked; see :class:`~gated_interp.tasks.text.TokenBatch`."""
+        shape = self.sequences, self.n_positions
+        return torch.from_numpy(np.fromfile(self.folder / FOCUS, np.bool_).reshape(shape))
 
     def sample(self, n: int, seed: int) -> StoredBatch:
         """``n`` of the sequences, with replacement; the same seed gives the same."""
@@ -155,7 +161,11 @@ class ActivationStore:
         real = tokens != PADDING
         padded = not bool(real.all())
         return StoredBatch(
-            tokens.clamp(min=0), real if padded else None, padded, rows=rows.to(tokens.device)
+            tokens.clamp(min=0),
+            real if padded else None,
+            padded,
+            focus=self.focus[rows],
+            rows=rows.to(tokens.device),
         )
 
     def read(self, layer: int, batch: Batch) -> AttentionIO:
@@ -276,6 +286,9 @@ def _fill(
                     )
                 tokens = batch.tokens.masked_fill(~batch.counted, PADDING)
                 files[TOKENS].write(tokens.cpu().numpy().astype(np.int32).tobytes())
+                none = torch.zeros_like(tokens, dtype=torch.bool)
+                focus = none if batch.focus is None else batch.focus
+                files[FOCUS].write(focus.cpu().numpy().tobytes())
                 for layer, numbers in _captured(model, store.layers, batch).items():
                     bits = _to_bits(numbers, store.precision, layer)
                     files[_file(layer)].write(bits.tobytes())

@@ -10,7 +10,7 @@ from gated_interp.core.streams import Stream
 
 PENALTIES = ("alpha", "alpha_unit", "overlap", "overlap_power", "downstream", "penalty_off",
              "penalty_ramp", "fvu_target", "fvu_rate", "fvu_from", "factor_floor", "factor_start",
-             "overlap_unit", "sink_weight", "unit_scales")  # fmt: skip
+             "overlap_unit", "sink_weight", "focus_weight", "unit_scales", "annealed")  # fmt: skip
 """Fields of :class:`TrainConfig` that say nothing to a model that predicts tokens."""
 
 
@@ -65,6 +65,9 @@ class TrainConfig(Config):
             written there. Many models attend to the first token when there is nothing to look for,
             and write more there than anywhere else. The FVU and both penalties' units then leave
             these positions out. ``None`` counts them like all others.
+        focus_weight: Weigh the error this much more at the positions that the data marks, which
+            are those of repeated text that say something again. The error that is held at
+            ``fvu_target`` is weighed alike; the ``fvu`` of the history is not.
         unit_scales: Divide inputs and outputs by their size (the nearest power of two) for the
             training. Learning rates then suit layers of any scale. The block that is returned has
             the layer's own scales; a block with normalised weights stays as it is.
@@ -86,6 +89,8 @@ class TrainConfig(Config):
         factor_start: Start the penalties' factor at this value, below 1 for a block that starts as
             a copy. The mean of the error then counts from the first step. ``None`` starts at 1,
             with a mean that comes down from 1.
+        annealed: Start with a block whose annealing is over, as further steps of a training do. A
+            TopK block then keeps to its k from the first step.
         data: Train on fresh sequences in every step or on a fixed set, read over and over.
         n_sequences: Use this many sequences in the fixed set. It must be a multiple of
             ``batch_size * accumulate``.
@@ -121,6 +126,7 @@ class TrainConfig(Config):
     overlap_power: float = 1.5
     overlap_unit: Literal["variance", "write"] = "variance"
     sink_weight: float | None = None
+    focus_weight: float = 1.0
     unit_scales: bool = False
     downstream: float = 0.0
     penalty_off: float = 0.0
@@ -130,6 +136,7 @@ class TrainConfig(Config):
     fvu_from: float = 0.0
     factor_floor: float = 0.015
     factor_start: float | None = None
+    annealed: bool = False
     data: Literal["fresh", "fixed"] = "fresh"
     n_sequences: int = 100_000
     seed: int = 0
@@ -141,7 +148,8 @@ class TrainConfig(Config):
 
     def to_dict(self) -> dict[str, Any]:
         # Left out where they say nothing, so that files and states are what they were.
-        new = ("overlap_unit", "sink_weight", "unit_scales", "factor_start")
+        new = ("overlap_unit", "sink_weight", "focus_weight", "unit_scales", "factor_start",
+               "annealed")  # fmt: skip
         usual = {field.name: field.default for field in dataclasses.fields(self)}
         return {n: v for n, v in super().to_dict().items() if n not in new or v != usual[n]}
 
@@ -180,6 +188,7 @@ class TrainConfig(Config):
         for name in (
             *("alpha", "overlap", "weight_decay", "checkpoint_every", "evaluate_every"),
             *(() if self.sink_weight is None else ("sink_weight",)),
+            "focus_weight",
         ):
             if getattr(self, name) < 0:
                 found.append(self.problem("config-negative", field=name, value=getattr(self, name)))
@@ -310,6 +319,7 @@ class TrainConfig(Config):
             penalty_ramp=0.0,
             fvu_target=None,
             factor_start=None,
+            annealed=True,
         )
 
     @classmethod

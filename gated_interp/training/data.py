@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gated_interp.anatomy.batch import Batch, Mask, Tokens, token_vocabulary
+from gated_interp.anatomy.batch import Batch, Mask, Tokens, position_mask, token_vocabulary
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.seeds import derive, generator
 from gated_interp.core.streams import Stream
@@ -111,12 +111,15 @@ def name_of(data: Any) -> str:
 def draw(data: Source, n: int, seed: int, model: HookedTransformer) -> Batch:
     """``n`` sequences from ``data``, on the device of ``model``."""
     given = data.sample(n, seed) if isinstance(data, Sampler) else data(n, generator(seed))
-    mask = None
+    mask = focus = None
     if isinstance(data, Sampler) and not isinstance(given, Batch):
         # A document may end where a sequence of text does; that token is no padding.
         mask = torch.ones_like(given.tokens) if isinstance(given, TokenBatch) else None
-        given = given.tokens
+        given, focus = given.tokens, getattr(given, "focus", None)
     found = read_batch(model, given, "tokens of the data source", mask)
+    if focus is not None:
+        focus = position_mask("focus", torch.as_tensor(focus), found.tokens)
+        found = dataclasses.replace(found, focus=focus)
     if len(found) != n:
         raise GatedInterpError("wrong-number-of-sequences", found=len(found), n=n)
     return found

@@ -165,6 +165,10 @@ for _method in (
                {"from_original": False}), chosen=7
     ),
     Method(
+        "topk copies", "TopK of copies of the layer's own heads", kind="topk", train=NO_PENALTY,
+        fit={**COPIES, "k": 2, "noise": 0.01}, width=1
+    ),
+    Method(
         "top1", "Progress on attention (Transformer Circuits, 2025)", kind="topk",
         block={"k": 1}, train=NO_PENALTY, fit={"normalize_weights": False}, expansion=4, width=1,
         toy=PICKED, knob="k", values=(1,),

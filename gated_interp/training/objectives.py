@@ -123,7 +123,8 @@ class Imitate:
         error = (1 - downstream) * mean squared error
                 + downstream * variance of what the layer writes * KL / KL of its silence
 
-    with the KL divergences (nats) of the model's predictions from the original's.
+    with the KL divergences (nats) of the model's predictions from the original's. With
+    ``focus_weight``, mean squared error and variance are weighted means over positions.
 
     Args:
         original: on the device where ``block`` trains; it is only read.
@@ -150,7 +151,14 @@ class Imitate:
         if config.unit_scales:
             self.scales = Scales.of(block, seen, self._counted(sample))
             seen = self.scales.divided(seen)
-        self.variance = output_variance(wide(seen.output), self._counted(sample))
+        self.mean_weight = 1.0
+        if config.focus_weight != 1:
+            weights, counted = self._weights(sample), self._counted(sample)
+            assert weights is not None
+            self.mean_weight = float(weights.mean() if counted is None else weights[counted].mean())
+        self.variance = output_variance(
+            wide(seen.output), self._counted(sample), self._weights(sample)
+        )
         self.first_size = wide(seen.output)[_first(sample)].square().mean()
         if config.downstream:
             self.per_nat = self.variance / self._silence(sample)
@@ -170,7 +178,8 @@ class Imitate:
         }
         # Each process draws noise of its own; the first draws what one by itself would.
         others = (self.group.rank,) if self.group.rank else ()
-        self.block.prepare(step / c.steps, derive(c.seed, Stream.GATE_NOISE, step, *others))
+        done = 1.0 if c.annealed else step / c.steps
+        self.block.prepare(done, derive(c.seed, Stream.GATE_NOISE, step, *others))
 
     def loss(self, batch: Batch) -> Float[Tensor, ""]:
         error, penalty, shared, self.last = self._terms(batch)
@@ -219,7 +228,7 @@ class Imitate:
             found = block.terms(*(x.to(dtype) for x in seen.inputs), real=real)
         output, z, target = found.output.to(dtype), found.z.to(dtype), seen.output.to(dtype)
         counted, weight = self._counted(batch), self.config.sink_weight
-        error = squared = reconstruction_error(output, target, counted)
+        error = squared = reconstruction_error(output, target, counted, self._weights(batch))
         first = torch.zeros(())
         if weight is not None:
             first = first_position_error(output, target, _first(batch), self.first_size)
@@ -270,6 +279,15 @@ class Imitate:
     def _counted(self, batch: Batch) -> Bool[Tensor, "batch pos"] | None:
         """The positions whose error is measured; ``None`` where all are."""
         return batch.real if self.config.sink_weight is None else batch.later
+
+    def _weights(self, batch: Batch) -> Float[Tensor, "batch pos"] | None:
+        """How much each position's error counts; 1 in the mean over the training's sample."""
+        if self.config.focus_weight == 1:
+            return None
+        if batch.focus is None:
+            raise GatedInterpError("nothing-in-focus", weight=self.config.focus_weight)
+        more = (self.config.focus_weight - 1) * batch.focus.to(self.block.b_O.dtype)
+        return (1 + more) / self.mean_weight
 
     def _kl(
         self, batch: Batch, seen: AttentionIO, output: Float[Tensor, "batch pos d_model"]

@@ -209,9 +209,9 @@ def why_not_in_config(config: TrainConfig) -> str | None:
         return "its learning rate falls in a line, without warm-up or weight decay"
     if config.downstream:
         return "it reads no predictions"
-    if config.overlap_unit != "variance" or config.sink_weight is not None:
+    if config.overlap_unit != "variance" or (config.sink_weight, config.focus_weight) != (None, 1):
         return "it measures overlap and error alike at every position"
-    if config.unit_scales or config.factor_start is not None:
+    if config.unit_scales or config.factor_start is not None or config.annealed:
         return "its blocks start at random, in the scales of their layers"
     if config.evaluate_every:
         return "it measures nothing on held-out sequences"
