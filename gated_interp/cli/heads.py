@@ -141,8 +141,8 @@ def _text_of(model: Any, said: Sequence[str] = ()) -> dict[str, Any]:
         usual = usual_sequences(model)
         n = TEXT if usual == SEQUENCES else usual
         return {"tokens": Batch(model.task.part("test").sample(n, 0).tokens)}
-    rows = [[model.task.bos, *model.task.encode(text)] for text in said]
-    if not all(len(row) > 2 for row in rows):
+    rows = [model.task.begun(text) for text in said]
+    if not all(len(row) > 1 + (model.task.bos is not None) for row in rows):
         raise GatedInterpError("prompt-too-short")
     return {"tokens": Batch.of_rows(model, rows), "prompts": True}
 
