@@ -308,8 +308,14 @@ class Subject:
     @cached_property
     def overview(self) -> HeadOverview:
         """Every head of the model, whichever layers are looked at."""
-        first = None if isinstance(self.task, TextTask) else int(self.batch.tokens[0, 0])
-        return head_overview(self.model, self.batch, seed=self.seed, bos=first)
+        return head_overview(self.model, self.batch, seed=self.seed, bos=self.first_token)
+
+    @property
+    def first_token(self) -> int | None:
+        """What begins repeated random tokens: ``None`` where the model's text says it, else what
+        the first of the sequences begins with."""
+        named = isinstance(self.task, TextTask) and self.task.bos is not None
+        return None if named else int(self.batch.tokens[0, 0])
 
     @property
     def layer_shown(self) -> int | None:

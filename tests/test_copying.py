@@ -113,6 +113,7 @@ def test_the_study_keeps_rows_and_goes_on(model, tmp_path):
     pd.testing.assert_frame_equal(
         both.query("method == 'gated'").reset_index(drop=True), first.iloc[:1]
     )
+    assert not list(tmp_path.glob("*.state*"))
     heads = pd.read_csv(tmp_path / "copying-runs.csv")
     assert heads.groupby("method").size().to_dict() == {"gated": 16, "original": 8, "ungated": 16}
     block = GatedAttention.from_pretrained(tmp_path / "L1-gated-seed0.safetensors")

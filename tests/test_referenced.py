@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from unittest import mock
 
 import pandas as pd
 import pytest
@@ -16,6 +17,7 @@ from safetensors.torch import save_file
 from test_open_model import CONFIGS, D_VOCAB, SIZES, tiny, tokenizer, tokens
 
 import gated_interp as gi
+import gated_interp.explorer_server.serve as serve
 from gated_interp.checkpoints import foreign
 from gated_interp.checkpoints.checkpoint import read_info, save
 from gated_interp.core.errors import CheckpointError
@@ -182,6 +184,25 @@ def test_a_model_that_moved_is_given(path, folder, spliced, tmp_path) -> None:
     found = gi.load(path, base=moved)
     assert torch.equal(found(tokens()), spliced(tokens()))
     assert torch.equal(gi.load(save(found, path))(tokens()), spliced(tokens()))  # found from now on
+
+
+def test_commands_take_a_model_that_moved(path, folder, spliced, tmp_path, monkeypatch) -> None:
+    moved = shutil.move(folder, tmp_path / "moved")
+    assert "--base" in one_sentence(invoke(["circuits", path]))
+    for command in (["circuits", path], ["ablate", path]):
+        assert "L1H2" in cli(*command, "--layer", "1", "--base", moved).stdout
+    page = tmp_path / "page.html"
+    cli("report", path, "--layer", "1", "--out", page, "--base", moved)
+    assert "--base moved" in page.read_text()
+    opened = []
+    monkeypatch.setattr(serve, "page_server", lambda *about: opened.append(about[2]) or mock.Mock())
+    cli("explore", path, "--base", moved, "--no-browser")
+    assert opened[0]({"do": "look"})
+    assert "base=" in one_sentence(invoke(["decompose", "2H3ST-gated", "--base", moved]))
+    assert torch.equal(gi.open_model(path, base=moved)(tokens()), spliced(tokens()))
+    for whole in (moved, spliced):
+        with refuses("base-not-needed", CheckpointError):
+            gi.open_model(whole, base=moved)
 
 
 @pytest.mark.parametrize("kind", ["another seed", "trained further", "another shape"])

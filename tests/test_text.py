@@ -341,7 +341,6 @@ def bad_inputs(folder: Path) -> dict[str, tuple[dict, str]]:
         "none.jsonl": b'{"story": "fine"}\n',
         "half.jsonl": b'{"text": "\\ud800"}\n',
         "broken.json": b"{}",
-        "no-bos.json": trained_tokenizer(["abc"], 257).replace(BOS, "<start>").encode(),
     }
     for name, data in files.items():
         (folder / name).write_bytes(data)
@@ -370,10 +369,6 @@ def bad_inputs(folder: Path) -> dict[str, tuple[dict, str]]:
             {"text": good, "vocab": None, "tokenizer": here + "/broken.json"},
             "bad-tokenizer",
         ),
-        "no beginning": (
-            {"text": good, "vocab": None, "tokenizer": here + "/no-bos.json"},
-            "tokenizer-without-start",
-        ),
         "two sizes": (
             {"text": good, "tokenizer": trained_tokenizer(["abc"], 257)},
             "vocab-contradicts-tokenizer",
@@ -385,7 +380,7 @@ def bad_inputs(folder: Path) -> dict[str, tuple[dict, str]]:
 @pytest.mark.parametrize("case", [
     "missing", "nothing", "empty", "no lines", "latin", "short", "cut", "not xz",
     "no JSON", "no text", "surrogate", "bare folder", "tiny vocabulary", "one position",
-    "no tokenizer", "broken tokenizer", "no beginning", "two sizes", "another text",
+    "no tokenizer", "broken tokenizer", "two sizes", "another text",
 ])  # fmt: skip
 def test_bad_input_gets_a_sentence_and_nothing_is_written(case, tmp_path):
     given, code = bad_inputs(tmp_path)[case]

@@ -28,6 +28,7 @@ def open_model(
     *,
     text: str | os.PathLike[str] | Iterable[str | os.PathLike[str]] | TextTask | None = None,
     n_ctx: int | None = None,
+    base: Any = None,
 ) -> TaskTransformer:
     """A model that every command and analysis of this package takes.
 
@@ -50,6 +51,8 @@ def open_model(
             text ``austen`` unless given, or what a checkpoint names.
         n_ctx: the longest sequence of a model of another library: its own, but at most 2,048,
             unless given.
+        base: of a checkpoint that holds blocks alone, their model, where it is not at the place
+            that the checkpoint names; see :func:`~gated_interp.checkpoints.checkpoint.load`.
 
     Returns:
         The model on the CPU. What came from transformers says in ``processed`` what was done to its
@@ -58,32 +61,38 @@ def open_model(
     Raises:
         CheckpointError: no such file, folder or name, or one that holds no whole model.
         GatedInterpError: an architecture that is not converted, another thing than a model, a text
-            for a model that reads none, or another context for one that has its own already.
+            for a model that reads none, another context for one that has its own already, or a
+            ``base`` for a whole model.
 
     Examples:
         >>> open_model("2H3ST-gated").model_name
         '2H3ST-gated'
     """
+    place = isinstance(source, str | os.PathLike)
+    if base is not None and not place:
+        raise CheckpointError("base-not-needed", path=type(source).__name__)
     if isinstance(source, TaskTransformer):
         return _as_asked(source, text, n_ctx)
     if isinstance(source, HookedTransformer):
         return _as_asked(from_memory(source, text, n_ctx), None, n_ctx)
-    if isinstance(source, str | os.PathLike):
-        return _of_place(os.path.expanduser(os.fspath(source)), text, n_ctx)
+    if place:
+        return _of_place(os.path.expanduser(os.fspath(source)), text, n_ctx, base)
     return from_memory(source, text, n_ctx)
 
 
-def _of_place(source: str, text: Any, n_ctx: int | None) -> TaskTransformer:
+def _of_place(source: str, text: Any, n_ctx: int | None, base: Any) -> TaskTransformer:
     path = Path(source)
     if source in shipped_names() or not is_foreign(path):
         try:
-            return _as_asked(load(source), text, n_ctx)
+            return _as_asked(load(source, base=base), text, n_ctx)
         except CheckpointError:
             part = path.name == CONFIG or path.suffix == SUFFIX
             if part and is_foreign(path.parent) and not is_checkpoint(path):
-                return _of_place(str(path.parent), text, n_ctx)
+                return _of_place(str(path.parent), text, n_ctx, base)
             if os.path.exists(path) or not may_be_a_name(source):
                 raise
+    if base is not None:
+        raise CheckpointError("base-not-needed", path=source)
     return from_place(source, text, n_ctx)
 
 

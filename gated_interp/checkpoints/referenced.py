@@ -40,24 +40,19 @@ def blocks_of(
 
 
 def _opened(path: Path, reference: Reference, base: Any) -> TaskTransformer:
-    from gated_interp.checkpoints.checkpoint import load  # which asks here
-
-    text = reference.text
     if base is not None:
         if isinstance(base, str | os.PathLike):
-            model: Any = from_place(os.path.expanduser(os.fspath(base)), text, reference.n_ctx)
+            model: Any = _at(os.path.expanduser(os.fspath(base)), reference)
         elif isinstance(base, PretrainedTransformer):
             model = unsplice(base) if originals(base) else clone(base)
         else:
-            model = clone(from_memory(base, text, reference.n_ctx))
+            model = clone(from_memory(base, reference.text, reference.n_ctx))
         if not reference.is_of(model):
             raise CheckpointError("another-model-given", path=str(path))
         return model
     places = _places(path, reference)
     for place in places:
-        model = (
-            load(place) if place in shipped_names() else from_place(place, text, reference.n_ctx)
-        )
+        model = _at(place, reference)
         if reference.is_of(model):
             return model
     if places:
@@ -66,6 +61,14 @@ def _opened(path: Path, reference: Reference, base: Any) -> TaskTransformer:
         raise CheckpointError("referenced-model-in-memory", path=str(path))
     looked = dict.fromkeys([reference.path, str(_beside(path, reference) or reference.path)])
     raise CheckpointError("referenced-model-missing", path=str(path), looked=[*looked])
+
+
+def _at(place: str, reference: Reference) -> Any:
+    from gated_interp.checkpoints.checkpoint import load  # which asks here
+
+    if place in shipped_names():
+        return load(place)
+    return from_place(place, reference.text, reference.n_ctx)
 
 
 def _places(path: Path, reference: Reference) -> list[str]:

@@ -7,6 +7,7 @@ from cyclopts import Parameter
 
 from gated_interp.cli.console import progress, say, show, tell
 from gated_interp.cli.options import (
+    Base,
     File,
     FirstSeed,
     Natural,
@@ -52,6 +53,7 @@ def decompose(
             "layers.",
         ),
     ] = None,
+    base: Base = None,
     text: list[str] | None = None,
     method: str = "gated",
     heads: Positive | None = None,
@@ -103,7 +105,7 @@ def decompose(
     from gated_interp.experiments.text_methods import compare_methods
     from gated_interp.models.pretrained import PretrainedTransformer
 
-    loaded = model_of(model, text)
+    loaded = model_of(model, text, base)
     folder = Path(f"runs/decompose-{loaded.model_name}") if out is None else out
     extra: dict[str, Any] = {
         "overlap": overlap,

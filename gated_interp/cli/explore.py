@@ -3,13 +3,14 @@
 from typing import Annotated
 
 from gated_interp.cli.console import say
-from gated_interp.cli.options import File, at_least
+from gated_interp.cli.options import Base, File, at_least
 
 
 def explore(
     file: File = "2H3ST-gated",
     /,
     *,
+    base: Base = None,
     port: Annotated[int, at_least(0, 65535)] = 0,
     browser: bool = True,
 ) -> None:
@@ -23,4 +24,4 @@ def explore(
     """
     from gated_interp.explorer_server import explore as opened
 
-    opened(file, port=port, open_browser=browser, say=say)
+    opened(file, base=base, port=port, open_browser=browser, say=say)

@@ -8,7 +8,7 @@ from cyclopts import Parameter
 
 from gated_interp.cli.console import progress, say, show, tell
 from gated_interp.cli.imports import quick_imports
-from gated_interp.cli.options import File, Formats, Layer, Positive, first_figure, model_of
+from gated_interp.cli.options import Base, File, Formats, Layer, Positive, first_figure, model_of
 from gated_interp.core.errors import GatedInterpError
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ def ablate(
     formats: Formats = PAGES,
     trigram: Trigram = None,
     layer: Layer = None,
+    base: Base = None,
     prompts: Annotated[
         list[str] | None,
         Parameter(
@@ -63,7 +64,7 @@ def ablate(
     """
     said = [*(prompts or []), *(_lines(prompt_file) if prompt_file is not None else [])]
     options = {"trigram": trigram, "method": method}
-    _render("ablations", file, out, formats, layer=layer, said=said, **options)
+    _render("ablations", file, out, formats, layer=layer, base=base, said=said, **options)
 
 
 def circuits(
@@ -74,6 +75,7 @@ def circuits(
     formats: Formats = PAGES,
     trigram: Trigram = None,
     layer: Layer = None,
+    base: Base = None,
 ) -> None:
     """Show what the circuits of each head do.
 
@@ -81,7 +83,7 @@ def circuits(
     how far representations are in superposition. Of a language model of several layers, an overview
     of all heads comes first. Of more than four, it chooses the layer, unless you name one.
     """
-    _render("circuits", file, out, formats, layer=layer, trigram=trigram)
+    _render("circuits", file, out, formats, layer=layer, base=base, trigram=trigram)
 
 
 def _render(
@@ -91,6 +93,7 @@ def _render(
     formats: Sequence[str],
     *,
     layer: int | None,
+    base: Path | None,
     said: Sequence[str] = (),
     **options: Any,
 ) -> None:
@@ -100,7 +103,7 @@ def _render(
         from gated_interp.subject import Subject
         from gated_interp.views.shown import write_all
 
-    model = model_of(file)
+    model = model_of(file, base=base)
     subject = Subject.of(model, layer, alone=True, **options, **_text_of(model, said))
     found: list[Any] = []
     if layer is None and not said:
@@ -141,8 +144,8 @@ def _text_of(model: Any, said: Sequence[str] = ()) -> dict[str, Any]:
         usual = usual_sequences(model)
         n = TEXT if usual == SEQUENCES else usual
         return {"tokens": Batch(model.task.part("test").sample(n, 0).tokens)}
-    rows = [[model.task.bos, *model.task.encode(text)] for text in said]
-    if not all(len(row) > 2 for row in rows):
+    rows = [model.task.begun(text) for text in said]
+    if not all(len(row) > 1 + (model.task.bos is not None) for row in rows):
         raise GatedInterpError("prompt-too-short")
     return {"tokens": Batch.of_rows(model, rows), "prompts": True}
 

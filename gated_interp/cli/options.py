@@ -68,6 +68,13 @@ File = Annotated[
         ".gguf file."
     ),
 ]
+Base = Annotated[
+    Path | None,
+    Parameter(
+        help="Put a checkpoint that holds blocks alone into this model: a folder, a file or a "
+        "name. Default: the place that the checkpoint names."
+    ),
+]
 Layer = Annotated[
     Natural | None,
     Parameter(help="Look at the heads of this layer, where the model has several."),
@@ -122,11 +129,15 @@ def drawn_in(run: Path, figures: Path | None) -> Path:
     return folder
 
 
-def model_of(file: str, text: Sequence[str] | None = None) -> Any:
-    """The model of a command that measures it on its own task or text, or on ``text``."""
+def model_of(file: str, text: Sequence[str] | None = None, base: Path | None = None) -> Any:
+    """The model of a command that measures it on its own task or text, or on ``text``.
+
+    Args:
+        base: see :data:`Base`.
+    """
     from gated_interp.checkpoints.opened import open_model
 
-    model = open_model(file, text=text or None)
+    model = open_model(file, text=text or None, base=base)
     if model.task is None:
         raise GatedInterpError("model-without-tokenizer", file=file)
     return model

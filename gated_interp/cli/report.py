@@ -6,7 +6,7 @@ from typing import Annotated
 
 from gated_interp.cli.console import progress, say, tell
 from gated_interp.cli.imports import quick_imports
-from gated_interp.cli.options import File, Flag, Layer, Natural, at_least, model_of
+from gated_interp.cli.options import Base, File, Flag, Layer, Natural, at_least, model_of
 
 
 def report(
@@ -15,6 +15,7 @@ def report(
     *,
     out: Path | None = None,
     layer: Layer = None,
+    base: Base = None,
     sequences: Annotated[int | None, at_least(2)] = None,
     seed: Natural = 0,
     beside: Path | None = None,
@@ -41,10 +42,11 @@ def report(
 
     if out is not None:
         require_page(out)
-    loaded = model_of(model)
+    loaded = model_of(model, base=base)
     page = Path(f"runs/report-{loaded.model_name}.html") if out is None else out
     # Without folders: a page that is shown around does not say where its author keeps things.
     given = {"--out": page.name, "--layer": layer, "--sequences": sequences, "--seed": seed or None,
+             "--base": None if base is None else base.name,
              "--beside": None if beside is None else beside.name}  # fmt: skip
     command = ["gated-interp", "report", Path(model).name]
     for option, value in given.items():

@@ -245,7 +245,8 @@ def _made(
             )
         result.model.save_pretrained(path)
         write_table(result.history, path.with_name(f"{path.stem}-history.csv"))
-        state.unlink(missing_ok=True)
+        for left in (state, Path(f"{state}.finetune")):
+            left.unlink(missing_ok=True)
         spliced, seconds = splice(model, layer, result.model), result.seconds
     row, heads = measured(spliced, layer, task, config)
     which = pd.DataFrame([key] * len(heads))

@@ -389,7 +389,8 @@ def _copying(
 
     Nothing of a model that names no token to begin a sequence with.
     """
-    if getattr(original.task, "bos", None) is None and original.tokenizer is None:
+    tokenizer = getattr(original.tokenizer, "bos_token_id", None)
+    if getattr(original.task, "bos", None) is None and tokenizer is None:
         return {}
     tokens = repeated_random_tokens(original, REPEATS, seed=derive(0, Stream.MEASURED_REPEATS))
     found: dict[str, float] = {}

@@ -17,6 +17,7 @@ from gated_interp.explorer_server.page import HOST, Answer, page_server
 def explore(
     source: Any,
     *,
+    base: Any = None,
     port: int = 0,
     open_browser: bool = True,
     say: Callable[[str], object] = print,
@@ -30,6 +31,7 @@ def explore(
 
     Args:
         source: a model, or what :func:`~gated_interp.checkpoints.opened.open_model` takes.
+        base: the model of a checkpoint that holds blocks alone, as ``open_model`` takes it.
         port: to listen at; 0 takes a free one.
         open_browser: whether to open the page in the default browser.
         say: is told the page's address once the model is loaded, and that it stopped.
@@ -54,7 +56,7 @@ def explore(
         port = listener.getsockname()[1]
         is_path = isinstance(source, str | os.PathLike)
         name = os.path.basename(os.path.normpath(source)) if is_path else "a model"
-        server = page_server(name, port, _answers(source), worker)
+        server = page_server(name, port, _answers(source, base), worker)
         address = f"http://{HOST}:{port}/"
         say(f"The explorer is at {address} (Ctrl-C stops it)")
         if open_browser:
@@ -64,14 +66,14 @@ def explore(
     say("The explorer stopped.")
 
 
-def _answers(source: Any) -> Answer:
+def _answers(source: Any, base: Any) -> Answer:
     """Load the model."""
     from gated_interp.checkpoints.opened import open_model
     from gated_interp.explorer.acts import acted
     from gated_interp.explorer.session import Session
     from gated_interp.explorer.view import Viewer, packed
 
-    session = Session(open_model(source))
+    session = Session(open_model(source, base=base))
     viewer = Viewer(session)
 
     def answer(request: dict[str, Any]) -> bytes:

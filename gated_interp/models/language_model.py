@@ -160,18 +160,17 @@ def give_text(model: TextTransformer, task: TextTask) -> None:
     if task.d_vocab > model.cfg.d_vocab:  # some models leave the last of theirs unused
         task.require_vocabulary(model.cfg.d_vocab)
     model.task = task
-    bos = read_tokenizer(task.tokenizer).id_to_token(task.bos)
+    bos = None if task.bos is None else read_tokenizer(task.tokenizer).id_to_token(task.bos)
     # TransformerLens' own set_tokenizer would look for it on a hub.
     made: Any = transformers.PreTrainedTokenizerFast
     model.tokenizer = made(
         tokenizer_object=read_tokenizer(task.tokenizer),
-        bos_token=bos,
-        eos_token=bos,
-        pad_token=bos,
+        **({} if bos is None else dict.fromkeys(("bos_token", "eos_token", "pad_token"), bos)),
         padding_side="right",
         clean_up_tokenization_spaces=False,
     )
     model.cfg.tokenizer_prepends_bos = False
+    model.cfg.default_prepend_bos &= bos is not None
 
 
 def require_text(model: HookedTransformer, text: TextTask | TextPart) -> None:

@@ -127,7 +127,7 @@ def encoded(
     except (OSError, ValueError, EOFError) as error:
         raise GatedInterpError("text-cache-damaged", folder=folder) from error
     for part, ids in parts.items():
-        _require_length(sources, part, len(ids), n_positions)
+        _require_length(sources, part, len(ids), n_positions, coder)
     return Encoded(tokenizer, found.digest, parts)
 
 
@@ -165,7 +165,7 @@ def _write(
             files[part].write(np.asarray(tokens, dtype).tobytes())
             lengths[part] += len(tokens)
         for part, file in files.items():
-            _require_length(sources, part, lengths[part], n_positions)
+            _require_length(sources, part, lengths[part], n_positions, coder)
             file.seek(0)
             _write_header(file, dtype, lengths[part])
 
@@ -180,16 +180,17 @@ def _write_header(file: BinaryIO, dtype: np.dtype[Any], length: int) -> None:
 def _tokens(
     coder: Any, stream: Iterator[tuple[Part, str | None]]
 ) -> Iterator[tuple[Part, list[int]]]:
-    """The tokens of each piece; a document begins with a token of its own."""
+    """The tokens of each piece; a document begins with a token of its own, if there is one."""
     waiting: list[tuple[Part, str, bool]] = []
     size, begins = 0, True
+    begins_with = [] if (bos := bos_of(coder)) is None else [bos]
 
     def coded() -> Iterator[tuple[Part, list[int]]]:
         texts = [text for _, text, _ in waiting]
         with failing_in_a_sentence(coder):
             found = coder.encode_batch_fast(texts, add_special_tokens=False)
         for (part, _, first), one in zip(waiting, found, strict=True):
-            yield part, [bos_of(coder), *one.ids] if first else one.ids
+            yield part, [*begins_with, *one.ids] if first else one.ids
 
     for part, piece in stream:
         if piece is not None:
@@ -202,13 +203,16 @@ def _tokens(
     yield from coded()
 
 
-def _require_length(sources: tuple[str, ...], part: str, found: int, n_positions: int) -> None:
-    if found < n_positions - 1:
+def _require_length(
+    sources: tuple[str, ...], part: str, found: int, n_positions: int, coder: Any
+) -> None:
+    needed = n_positions if bos_of(coder) is None else n_positions - 1
+    if found < needed:
         raise GatedInterpError(
             "text-too-short",
             part=part,
             sources=sources,
             found=found,
             n_positions=n_positions,
-            needed=n_positions - 1,
+            needed=needed,
         )

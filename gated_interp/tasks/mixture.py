@@ -21,7 +21,7 @@ class RandomRepeats:
     Args:
         d_vocab: tokens are drawn from all of these.
         n_positions: tokens in a sequence, the one that it begins with included.
-        bos: the token that it begins with.
+        bos: the token that it begins with, or ``None`` for nothing.
 
     Examples:
         >>> RandomRepeats(100, 7, bos=0).sample(1, seed=0).tokens.tolist()
@@ -30,7 +30,7 @@ class RandomRepeats:
 
     d_vocab: int
     n_positions: int
-    bos: int = 0
+    bos: int | None = 0
 
     def __post_init__(self) -> None:
         require_whole("n_positions", self.n_positions, 5)
@@ -42,11 +42,12 @@ class RandomRepeats:
 
     def sample(self, n: int, seed: int) -> TokenBatch:
         """``n`` sequences; the same seed gives the same."""
-        width = self.n_positions - 1
+        width = self.n_positions - (self.bos is not None)
         once = torch.randint(self.d_vocab, (n, -(-width // 2)), generator=generator(seed))
-        first = torch.full((n, 1), self.bos)
+        lead = self.n_positions - width
+        first = torch.full((n, lead), self.bos or 0)
         tokens = torch.cat([first, once, once], 1)[:, : self.n_positions]
-        again = torch.arange(self.n_positions) > once.shape[1]
+        again = torch.arange(self.n_positions) >= lead + once.shape[1]
         return TokenBatch(tokens, again.expand(tokens.shape))
 
 

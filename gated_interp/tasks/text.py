@@ -20,6 +20,7 @@ from gated_interp.core.streams import Stream
 from gated_interp.tasks.encoded_text import PARTS, Encoded, Part, cache_folders, encoded
 from gated_interp.tasks.text_files import names_of
 from gated_interp.tasks.tokenizers import (
+    BOS_NAMES,
     bos_of,
     failing_in_a_sentence,
     read_tokenizer,
@@ -34,7 +35,8 @@ class TokenBatch:
     """Sequences of text.
 
     Attributes:
-        tokens: ``[batch pos]``; each begins with the token that a text begins with.
+        tokens: ``[batch pos]``; each begins with the token that a text begins with, if the
+            tokenizer has one.
         focus: ``[batch pos]``, the positions of which a training may take more notice
             (``focus_weight``): of repeated text, those that say something again. ``None`` is none.
     """
@@ -97,12 +99,13 @@ class TextPart:
     def sample(self, n: int, seed: int) -> TokenBatch:
         """``n`` sequences that start anywhere; the same seed gives the same.
 
-        Each is the token that a text begins with, then ``n_positions - 1`` tokens in a row.
+        Each is the token that a text begins with, then ``n_positions - 1`` tokens in a row; where
+        the tokenizer has no such token, ``n_positions`` tokens in a row.
 
         Raises:
             GatedInterpError: a bad seed, or the text cannot be had.
         """
-        ids, width = self.ids, self.n_positions - 1
+        ids, width = self.ids, self._width
         last = len(ids) - width
         starts = torch.randint(last + 1, (n,), generator=generator(seed)).numpy()
         return TokenBatch(self._sequences(ids[starts[:, None] + np.arange(width)]))
@@ -110,15 +113,20 @@ class TextPart:
     def in_order(self, batch_size: int = 64) -> Iterator[Int[Tensor, "batch pos"]]:
         """The whole part as sequences without overlap, ``batch_size`` at a time; what is left over
         at its end is left out."""
-        ids, width = self.ids, self.n_positions - 1
+        ids, width = self.ids, self._width
         n = len(ids) // width
         for start in range(0, n, batch_size):
             stop = min(n, start + batch_size)
             yield self._sequences(ids[start * width : stop * width].reshape(-1, width))
 
+    @property
+    def _width(self) -> int:
+        """Tokens of the text in a sequence."""
+        return self.n_positions if self.task.bos is None else self.n_positions - 1
+
     def _sequences(self, rows: UInt[np.ndarray, "batch rest"]) -> Int[Tensor, "batch pos"]:
-        tokens = np.full((len(rows), self.n_positions), self.task.bos, dtype=np.int64)
-        tokens[:, 1:] = rows
+        tokens = np.full((len(rows), self.n_positions), self.task.bos or 0, dtype=np.int64)
+        tokens[:, self.n_positions - self._width :] = rows
         return torch.from_numpy(tokens)
 
 
@@ -280,7 +288,12 @@ class TextTask:
 
     def __repr__(self) -> str:
         text = ", ".join(map(repr, self.text)) or "no text"
-        return f"TextTask({text}, {self.d_vocab} tokens, {self.n_positions} positions)"
+        said = f"{text}, {self.d_vocab} tokens, {self.n_positions} positions"
+        if self.bos is None:
+            said += ", no token at the beginning"
+        elif (first := read_tokenizer(self.tokenizer).id_to_token(self.bos)) not in BOS_NAMES:
+            said += f", {first} at the beginning"
+        return f"TextTask({said})"
 
     @property
     def described(self) -> str:
@@ -293,9 +306,16 @@ class TextTask:
         return size_of(read_tokenizer(self.tokenizer))
 
     @cached_property
-    def bos(self) -> int:
-        """The token that every sequence and every document begins with."""
+    def bos(self) -> int | None:
+        """The token that every sequence and every document begins with.
+
+        Where the tokenizer has none, it is the token that ends a text, or ``None`` without that.
+        """
         return bos_of(read_tokenizer(self.tokenizer))
+
+    def begun(self, text: str) -> list[int]:
+        """The tokens of ``text`` behind the token that a sequence begins with, if there is one."""
+        return self.encode(text) if self.bos is None else [self.bos, *self.encode(text)]
 
     @cached_property
     def token_names(self) -> Sequence[str]:

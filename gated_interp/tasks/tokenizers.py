@@ -14,6 +14,8 @@ from gated_interp.core.errors import GatedInterpError
 BOS = "<|endoftext|>"
 # What others call the token that a text begins with.
 BOS_NAMES = (BOS, "<|BOS|>", "<|begin_of_text|>", "<s>", "<bos>", "[BOS]")
+# What a text ends with, and so what stands before the next one, where nothing else begins a text.
+END_NAMES = ("</s>", "<eos>", "<|end_of_text|>", "<|im_end|>")
 FEWEST = 257  # every byte, and the token that a text begins with
 
 
@@ -76,7 +78,6 @@ def read_tokenizer(text: str) -> Any:
         if isinstance(error, KeyboardInterrupt | SystemExit):
             raise
         raise GatedInterpError("bad-tokenizer", reason=error) from error
-    bos_of(tokenizer)
     return tokenizer
 
 
@@ -108,12 +109,21 @@ def failing_in_a_sentence(tokenizer: Any) -> Iterator[None]:
             os.close(before)
 
 
-def bos_of(tokenizer: Any) -> int:
-    """The token that a text begins with."""
-    for name in BOS_NAMES:
-        if (found := tokenizer.token_to_id(name)) is not None:
-            return int(found)
-    raise GatedInterpError("tokenizer-without-start", names=BOS_NAMES)
+def bos_of(tokenizer: Any) -> int | None:
+    """The token that a text begins with.
+
+    One that is known by its name, or what the tokenizer itself puts before a text, or else the
+    token that ends a text; ``None`` where there is none of these.
+    """
+    named = (tokenizer.token_to_id(name) for name in BOS_NAMES)
+    if (found := next((n for n in named if n is not None), None)) is not None:
+        return int(found)
+    with failing_in_a_sentence(tokenizer):
+        own = tokenizer.encode("a", add_special_tokens=True)
+    if own.special_tokens_mask[:1] == [1]:
+        return int(own.ids[0])
+    ends = (tokenizer.token_to_id(name) for name in END_NAMES)
+    return next((int(n) for n in ends if n is not None), None)
 
 
 def size_of(tokenizer: Any) -> int:

@@ -17,7 +17,6 @@ from gated_interp.analysis.overview import DEEP, REPEATED
 from gated_interp.models.toy import HookedTransformer
 from gated_interp.plots import circuit_maps
 from gated_interp.subject import Side, Subject
-from gated_interp.tasks.text import TextTask
 from gated_interp.views.shown import Shown, View, marked
 
 WORDS = (
@@ -59,11 +58,10 @@ def show(subject: Subject) -> Iterator[Shown]:
             face=found.rename(columns=lambda name: name.replace("_", " ")),
         )
         return
-    # A model without a text names no token to begin with: its sequences do.
     rows = None
     if subject.model.cfg.d_vocab > MOST_TOKENS:
         rows = torch.unique(subject.batch.tokens[subject.batch.counted])
-    first = None if isinstance(subject.task, TextTask) else int(subject.batch.tokens[0, 0])
+    first = subject.first_token
     for name, model in subject.sides.items():
         scores = _scores(subject, model, first)
         tables = [
