@@ -11,7 +11,7 @@ from gated_interp.analysis.rest import Rest
 from gated_interp.anatomy.batch import Batch
 from gated_interp.core.seeds import derive
 from gated_interp.core.streams import Stream
-from gated_interp.experiments.copying import METHODS, copying_study
+from gated_interp.experiments.copying import METHODS, _activations, _captured, copying_study
 from gated_interp.experiments.copying_measures import CopyingConfig, measured, path_effects
 from gated_interp.replacements.gated_attention import GatedAttention
 from gated_interp.replacements.splice import splice
@@ -158,6 +158,14 @@ def test_finetuning_keeps_to_the_k_that_the_training_ended_with(model, monkeypat
     )
     assert seen[0] == 16
     assert seen[-5:] == [2] * 5
+
+
+def test_activations_that_are_there_are_used_again(tmp_path):
+    (tmp_path / "activations" / "3-12").mkdir(parents=True)
+    assert _captured(tmp_path, [12]) == (3, 12)
+    assert _captured(tmp_path, [3, 12]) == (3, 12)
+    assert _captured(tmp_path, [1]) == (1,)
+    assert _activations(tmp_path, (3, 12)).is_dir()
 
 
 def test_bad_studies_are_refused(model, tmp_path):

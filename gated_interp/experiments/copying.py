@@ -184,17 +184,18 @@ def copying_study(
         scores = induction_scores(model, repeats_of(model, config, config.chosen, seed))
         write_table(scores, out / SCORES)
         trained = sorted({key[0] for key in missing if key[1] != ORIGINAL})
+        captured = _captured(out, trained) if trained else ()
         if trained:
             capture(
                 model,
-                wanted,
-                out / STORE / "-".join(map(str, wanted)),
+                captured,
+                _activations(out, captured),
                 with_repeats(task),
                 sequences=config.sequences,
                 progress=progress,
                 say=say,
             )
-        place = (str(out), tuple(wanted), task, config)
+        place = (str(out), captured, task, config)
         jobs = [(key, _made, (*place, *key)) for key in missing]
         for _, (row, heads) in in_processes(jobs, workers):
             yield CopyingRow.of(row), heads
@@ -203,6 +204,19 @@ def copying_study(
     table = store.frame()
     here = [key in keys for key in table[["layer", "method", "seed"]].itertuples(index=False)]
     return table[here].reset_index(drop=True)
+
+
+def _activations(folder: Path | str, layers: Sequence[int]) -> Path:
+    return Path(folder, STORE, "-".join(map(str, layers)))
+
+
+def _captured(folder: Path, layers: Sequence[int]) -> tuple[int, ...]:
+    """The layers of a store that has been captured and holds ``layers``; else ``layers``."""
+    for place in sorted(folder.glob(f"{STORE}/*")):
+        there = tuple(int(name) for name in place.name.split("-") if name.isdecimal())
+        if there == tuple(sorted(there)) and set(layers) <= set(there):
+            return there
+    return tuple(layers)
 
 
 @functools.lru_cache(maxsize=1)
@@ -231,7 +245,7 @@ def _made(
             result = fit_replacement(
                 model,
                 layer,
-                ActivationStore.open(Path(folder, STORE, "-".join(map(str, captured)))),
+                ActivationStore.open(_activations(folder, captured)),
                 seed=seed,
                 steps=config.steps,
                 finetune=config.finetune,
