@@ -7,6 +7,8 @@ Examples:
     True
 """
 
+from gated_interp.analysis.attribute.ranking import RankingScore
+from gated_interp.analysis.attribute.result import EdgeAttribution, HeadAttribution
 from gated_interp.analysis.attribution import Attribution, EdgeLoadings
 from gated_interp.analysis.circuits import Circuit
 from gated_interp.analysis.faithfulness import Faithfulness
@@ -31,14 +33,17 @@ __all__ = [
     "Attribution",
     "CheckpointInfo",
     "Circuit",
+    "EdgeAttribution",
     "EdgeLoadings",
     "Faithfulness",
+    "HeadAttribution",
     "HeadEffects",
     "HeadOverview",
     "HeadSharing",
     "Holders",
     "PretrainedTransformer",
     "Pruned",
+    "RankingScore",
     "Readings",
     "SubsetValues",
     "TaskTransformer",
