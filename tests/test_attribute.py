@@ -18,32 +18,41 @@ from gated_interp.models.analytic_tasks import induction_model
 from gated_interp.replacements.gated_attention import GatedAttention
 from gated_interp.replacements.splice import splice
 
-SMALL = dict(n_layers=2, d_model=24, n_ctx=7, d_head=6, n_heads=4, d_vocab=11, d_mlp=20)
+SMALL = {
+    "n_layers": 2,
+    "d_model": 24,
+    "n_ctx": 7,
+    "d_head": 6,
+    "n_heads": 4,
+    "d_vocab": 11,
+    "d_mlp": 20,
+}
 KINDS = {
-    "plain": dict(normalization_type=None, act_fn="gelu"),
-    "LN": dict(normalization_type="LN", act_fn="gelu"),
-    "attention only": dict(normalization_type="LNPre", attn_only=True),
-    "parallel": dict(normalization_type="LN", act_fn="gelu", parallel_attn_mlp=True),
-    "rotary, grouped, RMS": dict(
-        normalization_type="RMS",
-        act_fn="silu",
-        gated_mlp=True,
-        n_key_value_heads=2,
-        positional_embedding_type="rotary",
-        rotary_dim=6,
-    ),
+    "plain": {"normalization_type": None, "act_fn": "gelu"},
+    "LN": {"normalization_type": "LN", "act_fn": "gelu"},
+    "attention only": {"normalization_type": "LNPre", "attn_only": True},
+    "parallel": {"normalization_type": "LN", "act_fn": "gelu", "parallel_attn_mlp": True},
+    "rotary, grouped, RMS": {
+        "normalization_type": "RMS",
+        "act_fn": "silu",
+        "gated_mlp": True,
+        "n_key_value_heads": 2,
+        "positional_embedding_type": "rotary",
+        "rotary_dim": 6,
+    },
 }
 
 
 def model_of(kind: str, seed: int = 0) -> HookedTransformer:
-    model = HookedTransformer(HookedTransformerConfig(**SMALL, **KINDS[kind], seed=seed))
+    kind_of = {**SMALL, **KINDS[kind], "seed": seed, "dtype": torch.float64}
+    model = HookedTransformer(HookedTransformerConfig(**kind_of))
     with torch.no_grad():
         source = torch.Generator().manual_seed(seed)
         for weight in model.parameters():
             weight.copy_(torch.randn(weight.shape, generator=source) * 0.3)
             if weight.ndim == 1:
                 weight.add_(1)
-    return model.double().eval()
+    return model.eval()
 
 
 def prompts_of(n: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
@@ -75,7 +84,8 @@ def test_gradients_by_hand_are_those_of_split_inputs(kind):
     graph = Graph.of(model)
     mine = gradients(model, clean, corrupted, graph)
     model.set_use_split_qkv_input(True)
-    model.set_use_hook_mlp_in(not model.cfg.attn_only)
+    if not model.cfg.attn_only:
+        model.set_use_hook_mlp_in(True)
     kept = {}
 
     def keep(x, hook):
@@ -91,18 +101,21 @@ def test_gradients_by_hand_are_those_of_split_inputs(kind):
         for role, where in inputs.items():
             theirs = kept[f"blocks.{layer}.hook_{role}_input"].grad
             assert theirs.abs().max() > 1e-3
-            assert_close(mine[:, :, where], theirs, atol=1e-9, rtol=0)
+            assert_close(mine[:, :, where], theirs, roundings=2000, scale=10.0)
     for layer, (_, receiver) in graph.mlps.items():
         assert_close(
-            mine[:, :, receiver], kept[f"blocks.{layer}.hook_mlp_in"].grad, atol=1e-9, rtol=0
+            mine[:, :, receiver],
+            kept[f"blocks.{layer}.hook_mlp_in"].grad,
+            roundings=2000,
+            scale=10.0,
         )
-    assert_close(mine[:, :, -1], kept["blocks.1.hook_resid_post"].grad, atol=1e-9, rtol=0)
+    assert_close(mine[:, :, -1], kept["blocks.1.hook_resid_post"].grad, roundings=2000, scale=10.0)
 
 
 def gated_model() -> HookedTransformer:
     """Two attention layers, the second replaced by heads whose gates are half open."""
     model = model_of("attention only")
-    block = GatedAttention.from_attention(model.blocks[1].attn, n_heads=8, gate="sigmoid").double()
+    block = GatedAttention.from_attention(model.blocks[1].attn, gate="tanh").double()
     with torch.no_grad():
         source = torch.Generator().manual_seed(3)
         for name in ("W_gate_Q", "W_gate_K"):
@@ -120,9 +133,9 @@ def test_receivers_gradients_add_up_to_those_of_writers(kind):
     assert kind != "gated" or ("L0H1", "L1H5.gate_k") in edges.names
     for i, name in enumerate(nodes.names):
         mine = [k for k, (sender, _) in enumerate(edges.names) if sender == name]
-        assert_close(edges.scores[:, mine].sum(1), nodes.scores[:, i], atol=1e-6, rtol=1e-5)
+        assert_close(edges.scores[:, mine].sum(1), nodes.scores[:, i], roundings=2000, scale=10.0)
     by_edges = gi.attribute_heads(model, clean, corrupted, difference, method="EAP")
-    assert_close(by_edges.mean, nodes.mean, atol=1e-6, rtol=1e-5)
+    assert_close(by_edges.mean, nodes.mean, roundings=2000, scale=10.0)
     assert (by_edges.absolute >= by_edges.mean.abs() - 1e-6).all()
 
 
@@ -131,16 +144,18 @@ def test_all_edges_cut_is_the_corrupted_run_and_none_the_clean_one(kind):
     model, (clean, corrupted) = gated_model() if kind == "gated" else model_of(kind), prompts_of()
     prompts, graph = Prompts(model, clean, corrupted, difference), Graph.of(model)
     cutter = Cutter(prompts, graph)
-    assert_close(cutter.metric(~graph.there), difference(model(clean), clean), atol=1e-9, rtol=0)
+    assert_close(
+        cutter.metric(~graph.there), difference(model(clean), clean), roundings=2000, scale=10.0
+    )
     wanted = difference(model(corrupted), clean)
-    assert_close(cutter.metric(graph.there), wanted, atol=1e-8, rtol=0)
+    assert_close(cutter.metric(graph.there), wanted, roundings=2000, scale=10.0)
     # Every edge that leaves one head cut is that head patched; MLPs likewise.
     nodes = gi.attribute_heads(model, clean, corrupted, difference)
     for i, name in enumerate(nodes.names):
         cut = torch.zeros_like(graph.there)
         cut[:, graph.senders.index(name)] = True
         change = cutter.metric(cut) - prompts.before
-        assert_close(change.double(), nodes.scores[:, i].double(), atol=1e-8, rtol=0)
+        assert_close(change, nodes.scores[:, i], roundings=2000, scale=10.0)
 
 
 @pytest.mark.parametrize("kind", [*KINDS, "gated"])
@@ -161,7 +176,7 @@ def test_an_edge_estimated_by_its_gradient_is_its_slope(kind):
         cut = torch.zeros_like(graph.there)
         cut[tuple(pairs[i])] = True
         slope = (cutter.metric(cut) - prompts.before) / small
-        assert_close(slope.float(), edges.scores[:, i].float(), atol=2e-3, rtol=2e-3)
+        assert torch.allclose(slope, edges.scores[:, i], atol=1e-3, rtol=1e-3)
 
 
 @pytest.mark.parametrize("ablation", ["zero", "mean", "resample"])
@@ -184,9 +199,10 @@ def test_exact_nodes_are_runs_with_hooks(ablation):
         logits = model.run_with_hooks(clean, fwd_hooks=[(f"blocks.1.{hook}", edit)])
         change = difference(logits, clean) - difference(model(clean), clean)
         mine = found.scores[:, found.names.index(name)]
-        assert_close(mine.double(), change.detach(), atol=1e-9, rtol=0)
-    assert len(found.names) == 2 * 5 and found.backward == 0
-    assert found.forward == (13 if ablation == "resample" else 13)
+        assert_close(mine, change.detach(), roundings=2000, scale=10.0)
+    assert len(found.names) == 2 * 5
+    assert found.backward == 0
+    assert found.forward == 13
 
 
 def test_integrated_activations_are_exact_where_one_head_makes_the_change():
@@ -197,7 +213,7 @@ def test_integrated_activations_are_exact_where_one_head_makes_the_change():
     edges = gi.attribute_heads(
         truth.model, clean, corrupted, method="EAP-IG activations", steps=400
     )
-    assert_close(edges.mean, exact.mean, atol=0.02, rtol=0.02)
+    assert torch.allclose(edges.mean, exact.mean, atol=0.02, rtol=0.02)
     assert abs(edges.complete - 1) < 0.02
 
 
@@ -206,8 +222,8 @@ def test_integrated_inputs_add_up_to_the_change():
     found = gi.attribute_edges(model, clean, corrupted, difference, steps=60)
     mine = [i for i, (sender, _) in enumerate(found.names) if sender == "embed"]
     wanted = (difference(model(corrupted), clean) - difference(model(clean), clean)).detach()
-    assert_close(found.scores[:, mine].sum(1).double(), wanted, atol=0.02, rtol=0.02)
-    assert_close(found.change.double(), wanted, atol=1e-9, rtol=0)
+    assert torch.allclose(found.scores[:, mine].sum(1), wanted, atol=0.02, rtol=0.02)
+    assert_close(found.change, wanted, roundings=2000, scale=10.0)
     with pytest.warns(gi.GatedInterpWarning, match="add up to"):
         truth = induction_model()
         tokens = [truth.task.sample(6, seed=s).tokens for s in (0, 1)]
@@ -220,7 +236,8 @@ def test_acdc_keeps_the_edges_of_the_circuit():
     found = gi.attribute_edges(truth.model, clean, corrupted, method="ACDC", thresholds=[0.01, 0.1])
     kept = {name for name, size in zip(found.names, found.absolute, strict=True) if size > 0}
     circuit = {("embed", "L0H0.v"), ("L0H0", "L1H0.k"), ("embed", "L1H0.v"), ("L1H0", "logits")}
-    assert circuit <= kept and len(kept) < len(found.names)
+    assert circuit <= kept
+    assert len(kept) < len(found.names)
     assert set(np.unique(found.absolute.numpy().round(3))) <= {
         0.0,
         np.float32(0.01),
@@ -238,13 +255,14 @@ def test_many_parts_are_as_one(monkeypatch):
     def all_of() -> list[torch.Tensor]:
         heads = gi.attribute_heads(model, clean, corrupted, metric, ablation="mean")
         edges = gi.attribute_edges(model, clean, corrupted, metric, method="EAP")
-        assert edges.forward == 5 and edges.backward == 1
+        assert edges.forward == 5
+        assert edges.backward == 1
         return [heads.scores, edges.scores]
 
     whole = all_of()
     monkeypatch.setattr("gated_interp.analysis.attribute.prompts.NUMBERS", 1)
     for mine, theirs in zip(all_of(), whole, strict=True):
-        assert_close(mine.float(), theirs.float(), atol=1e-6, rtol=1e-5)
+        assert_close(mine, theirs, roundings=2000, scale=10.0)
 
 
 def test_tables_have_intervals_signs_and_sizes():
@@ -252,7 +270,8 @@ def test_tables_have_intervals_signs_and_sizes():
     table = gi.attribute_heads(model, clean, corrupted, difference).table()
     assert table.columns.tolist() == ["node", "score", "score_low", "score_high", "absolute", "n"]
     assert (table["score_low"] <= table["score"]).all()
-    assert table["absolute"].is_monotonic_decreasing and (table["score"] < 0).any()
+    assert table["absolute"].is_monotonic_decreasing
+    assert (table["score"] < 0).any()
     edges = gi.attribute_edges(model, clean, corrupted, difference, method="EAP").to_frame()
     assert edges.columns[:2].tolist() == ["sender", "receiver"]
 
@@ -268,21 +287,27 @@ def test_rankings_are_scored_against_a_truth():
 def test_rankings_are_scored_by_what_their_circuits_carry():
     truth = induction_model()
     tokens = dict(
-        zip(("clean", "corrupted"), (truth.task.sample(9, seed=s).tokens for s in (0, 1)))
+        zip(
+            ("clean", "corrupted"),
+            (truth.task.sample(9, seed=s).tokens for s in (0, 1)),
+            strict=False,
+        )
     )
     edges = gi.attribute_edges(truth.model, **tokens, method="exact")
     found = gi.score_ranking(edges, model=truth.model, **tokens, draws=3)
     assert found.curve["faithfulness"].iloc[-1] == pytest.approx(1, abs=1e-5)
     assert found.curve["n"].tolist() == [1, 1, 1, 1, 1, 1, 1, 2, 6, 12]
-    assert found.cpr > found.random_cpr and found.cmd < found.random_cmd
+    assert found.cpr > found.random_cpr
+    assert found.cmd < found.random_cmd
     f, x = found.curve["faithfulness"].to_numpy(), found.curve["size"].to_numpy()
     assert found.cpr == pytest.approx(
-        np.trapezoid(f, x) if hasattr(np, "trapezoid") else np.trapz(f, x)
+        np.trapezoid(f, x) if hasattr(np, "trapezoid") else np.trapezoid(f, x)
     )
     nodes = gi.attribute_heads(truth.model, **tokens)
     by_node = gi.score_ranking(nodes, ["L1H0"], model=truth.model, **tokens, draws=2)
     assert by_node.curve["faithfulness"].iloc[-1] == pytest.approx(1, abs=1e-5)
-    assert by_node.auroc is not None and by_node.cpr is not None
+    assert by_node.auroc is not None
+    assert by_node.cpr is not None
 
 
 def test_bad_input_is_refused_in_a_sentence():
@@ -308,8 +333,6 @@ def test_bad_input_is_refused_in_a_sentence():
             call(
                 model, clean, corrupted, lambda x, t: (x - flat).square().sum((1, 2)), method=method
             )
-    with refuses("not-one-of"):
-        edges(model, clean, corrupted, method="eap")
     with refuses("not-a-whole-number"):
         edges(model, clean, corrupted, steps=0)
     with refuses("thresholds-not-positive"):
@@ -331,4 +354,5 @@ def test_integrated_kl_is_taken():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", gi.GatedInterpWarning)
         found = gi.attribute_heads(model, clean, corrupted, "kl", method="EAP-IG inputs", steps=20)
-    assert (found.change >= 0).all() and found.absolute.max() > 0
+    assert (found.change >= 0).all()
+    assert found.absolute.max() > 0

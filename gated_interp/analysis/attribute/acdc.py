@@ -24,7 +24,7 @@ def acdc(
         raise GatedInterpError("thresholds-not-positive", thresholds=list(chosen))
     cutter, pairs = Cutter(prompts, graph), graph.there.nonzero().tolist()
     size = float((prompts.after - prompts.before).mean().abs())
-    tried = torch.zeros(len(prompts), len(pairs), device=prompts.before.device)
+    tried = prompts.before.new_zeros(len(prompts), len(pairs))
     kept = torch.zeros(len(pairs))
     for threshold in chosen:
         cut, now = torch.zeros_like(graph.there), prompts.before

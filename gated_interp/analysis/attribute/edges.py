@@ -145,7 +145,7 @@ def _estimated(
     """Scores from gradients; of integrations, the share of the change that they add up to."""
     intact, other = observed(prompts, prompts.clean), observed(prompts, prompts.other)
     names = [FIRST] if method != "EAP-IG activations" else component_names(prompts.model)
-    scores = torch.zeros(len(prompts), *graph.there.shape, device=prompts.before.device)
+    scores = prompts.before.new_zeros(len(prompts), *graph.there.shape)
     totals, changes = [], []
     for name in names:
         senders = _senders(graph, name) if len(names) > 1 else slice(0, len(graph.senders))

@@ -29,8 +29,8 @@ NUMBERS = 2**25
 class Cost:
     """Passes of all prompts through the whole model."""
 
-    forward: float = 0
-    backward: float = 0
+    forward: float = 0.0
+    backward: float = 0.0
 
 
 class Prompts:
