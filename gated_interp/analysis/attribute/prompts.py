@@ -71,6 +71,22 @@ class Prompts:
         with torch.no_grad():
             self.intact = self._all(self.clean)
             self.before = self.values(self.intact)
+            self.by_row = self._by_row()
+
+    def _by_row(self) -> bool:
+        """Whether the metric can be asked about some prompts alone, which takes less memory."""
+        if isinstance(self.metric, str):
+            return True
+        for rows in self.rows():
+            part = self.clean[rows]
+            try:
+                alone = metric_values(self.metric, self.intact[rows], part)
+            except Exception:  # such as one that holds an answer for each prompt
+                return False
+            wanted = self.before[rows]
+            if alone.shape != wanted.shape or not torch.allclose(alone, wanted, equal_nan=True):
+                return False
+        return True
 
     def _all(self, batch: Batch) -> Float[Tensor, "batch pos d_vocab"]:
         """The logits of every prompt."""
@@ -138,14 +154,16 @@ class Prompts:
     ) -> Float[Tensor, " rows"]:
         """The metric of each of these prompts.
 
-        The function is given all prompts, those that are not asked for as they are on the clean
-        ones: it may hold an answer for each.
+        A function that cannot be asked about some prompts alone, such as one that holds an answer
+        for each, is given all of them, those that are not asked for as they are on the clean ones.
         """
         if isinstance(self.metric, str):
             part = self.clean[rows]
             if self.metric == "loss":
                 return next_token_loss(logits, part.tokens, part.known)
             return kl_divergence(self.intact[rows], logits, part.real)
+        if len(logits) < len(self) and self.by_row:
+            return metric_values(self.metric, logits, self.clean[rows])
         whole = logits
         if len(logits) < len(self):
             whole = self.intact.clone()
