@@ -13,6 +13,9 @@ from gated_interp import types as types
 from gated_interp.analysis.ablation import ablate as ablate
 from gated_interp.analysis.ablation import without_heads as without_heads
 from gated_interp.analysis.adversary import adversary_ladder as adversary_ladder
+from gated_interp.analysis.attribute.edges import attribute_edges as attribute_edges
+from gated_interp.analysis.attribute.nodes import attribute_heads as attribute_heads
+from gated_interp.analysis.attribute.ranking import score_ranking as score_ranking
 from gated_interp.analysis.attribution import edge_loadings as edge_loadings
 from gated_interp.analysis.attribution import logit_attribution as logit_attribution
 from gated_interp.analysis.attribution import source_attribution as source_attribution

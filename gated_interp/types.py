@@ -8,6 +8,8 @@ Examples:
 """
 
 from gated_interp.analysis.adversary import AdversaryLadder
+from gated_interp.analysis.attribute.ranking import RankingScore
+from gated_interp.analysis.attribute.result import EdgeAttribution, HeadAttribution
 from gated_interp.analysis.attribution import Attribution, EdgeLoadings
 from gated_interp.analysis.circuits import Circuit
 from gated_interp.analysis.faithfulness import Faithfulness
@@ -34,8 +36,10 @@ __all__ = [
     "Attribution",
     "CheckpointInfo",
     "Circuit",
+    "EdgeAttribution",
     "EdgeLoadings",
     "Faithfulness",
+    "HeadAttribution",
     "HeadEffects",
     "HeadOverview",
     "HeadSharing",
@@ -43,6 +47,7 @@ __all__ = [
     "PretrainedTransformer",
     "Pruned",
     "QKAttribution",
+    "RankingScore",
     "Readings",
     "ScoreParts",
     "SubsetValues",

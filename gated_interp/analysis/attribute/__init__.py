@@ -1,0 +1,1 @@
+"""Which heads, MLPs and edges between them a behaviour needs, exactly or by gradients."""
