@@ -14,6 +14,7 @@ from gated_interp.core.seeds import MAX_SEED, generator
 from gated_interp.core.shapes import attention_shapes
 from gated_interp.models.toy import TaskTransformer, attention_only
 from gated_interp.tasks.program import ProgramTask
+from gated_interp.tasks.programs import PROGRAMS
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -21,6 +22,7 @@ class ProgramConfig(Config):
     """The shape of a transformer that computes a program.
 
     Attributes:
+        program: Compute this program, whose tokens and positions the model has.
         n_layers: Stack this many layers.
         d_model: Make the residual stream this wide.
         n_heads: Give each layer this many attention heads.
@@ -30,10 +32,11 @@ class ProgramConfig(Config):
         seed: Draw the initial weights from this seed.
 
     Examples:
-        >>> ProgramConfig(n_layers=3).d_model
-        32
+        >>> ProgramConfig(program="induction").shapes["embed.W_E"]
+        (12, 32)
     """
 
+    program: str
     n_layers: int = 2
     d_model: int = 32
     n_heads: int = 4
@@ -43,6 +46,8 @@ class ProgramConfig(Config):
     seed: int = 0
 
     def problems(self) -> list[GatedInterpError]:
+        if self.program not in PROGRAMS:
+            return [GatedInterpError("no-such-program", name=self.program, known=[*PROGRAMS])]
         found = positive(self, "n_layers", "d_model", "n_heads", "d_head")
         if self.d_mlp < 0:
             found.append(self.problem("config-negative", field="d_mlp", value=self.d_mlp))
@@ -50,12 +55,24 @@ class ProgramConfig(Config):
             found.append(self.problem("config-bad-seed", value=self.seed))
         return found
 
-    def shapes(self, task: ProgramTask) -> Shapes:
+    @property
+    def task(self) -> ProgramTask:
+        """The program as a task."""
+        return ProgramTask(self.program)
+
+    @property
+    def name(self) -> str:
+        """Its program and shape, such as ``induction-2L4H``."""
+        return f"{self.program}-{self.n_layers}L{self.n_heads}H"
+
+    @property
+    def shapes(self) -> Shapes:
         """The shape of every parameter, by name."""
-        m, found = self.d_model, Shapes()
+        m, task, found = self.d_model, self.task, Shapes()
         found |= {"embed.W_E": (task.d_vocab, m), "pos_embed.W_pos": (task.n_positions, m)}
         found |= {"unembed.W_U": (m, task.d_vocab), "unembed.b_U": (task.d_vocab,)}
-        each = {f"attn.{name}": s for name, s in self._heads.items()}
+        heads = attention_shapes(m, self.n_heads, self.d_head, b_O=True)
+        each = {f"attn.{name}": shape for name, shape in heads.items()}
         if self.d_mlp:
             each |= {"mlp.W_in": (m, self.d_mlp), "mlp.b_in": (self.d_mlp,)}
             each |= {"mlp.W_out": (self.d_mlp, m), "mlp.b_out": (m,)}
@@ -67,10 +84,6 @@ class ProgramConfig(Config):
             found |= {f"blocks.{layer}.{name}": shape for name, shape in each.items()}
         return found
 
-    @property
-    def _heads(self) -> Shapes:
-        return attention_shapes(self.d_model, self.n_heads, self.d_head, b_O=True)
-
 
 class ProgramTransformer(TaskTransformer):
     """A transformer that computes a program, with or without replacements spliced in.
@@ -80,7 +93,7 @@ class ProgramTransformer(TaskTransformer):
         program_config: what it was built as.
 
     Examples:
-        >>> model = build_program(ProgramConfig(), ProgramTask("induction"))
+        >>> model = build_program(ProgramConfig(program="induction"))
         >>> model.model_name, model(torch.tensor([[0, 5, 7]])).shape
         ('induction-2L4H', torch.Size([1, 3, 12]))
     """
@@ -89,16 +102,16 @@ class ProgramTransformer(TaskTransformer):
     program_config: ProgramConfig
 
 
-def build_program(config: ProgramConfig, task: ProgramTask) -> ProgramTransformer:
+def build_program(config: ProgramConfig) -> ProgramTransformer:
     """The model of ``config``, its weights drawn from its seed; global state is untouched.
 
     Weights are normal with a standard deviation of ``0.8 / sqrt(d_model)``, biases zero. MLPs have
     ReLUs, attention is causal, scores are divided by ``sqrt(d_head)``.
 
     Args:
-        config: its shape.
-        task: the program, whose tokens and positions it has.
+        config: program, shape and seed.
     """
+    task = config.task
     norm = None if config.normalization == "none" else config.normalization
     fields: dict[str, Any] = {"attn_only": True}
     if config.d_mlp:
@@ -126,7 +139,6 @@ def build_program(config: ProgramConfig, task: ProgramTask) -> ProgramTransforme
                 nn.init.normal_(parameter, std=0.8 / math.sqrt(config.d_model), generator=source)
             elif last == "w":
                 parameter.fill_(1.0)
-    model.program_config, model.task = config, task
-    model.model_name = f"{task.program}-{config.n_layers}L{config.n_heads}H"
+    model.program_config, model.task, model.model_name = config, task, config.name
     model.info, model.notes = None, {}
     return model

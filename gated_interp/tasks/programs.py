@@ -84,26 +84,17 @@ def followers(wanted: Ids, previous: Ids, tokens: Ids) -> Ids:
     return torch.where(least == most, most, NONE)
 
 
-def counted(here: Tensor, first: int) -> Ids:
-    """How often ``here`` held so far, as a token: ``first`` stands for 0."""
-    return first + here.cumsum(1)
-
-
 def _anything(n_tokens: int, length: int, first: int = 0) -> Callable[[int, torch.Generator], Ids]:
     """Sequences of any tokens from ``first`` on, each as likely."""
     return lambda n, source: first + torch.randint(n_tokens, (n, length), generator=source)
 
 
-def _repeats(length: int) -> Callable[[int, torch.Generator], Ids]:
+def _repeats(n: int, source: torch.Generator) -> Ids:
     """Sequences of 12 tokens whose last one stood somewhere before."""
-
-    def draw(n: int, source: torch.Generator) -> Ids:
-        tokens = torch.randint(12, (n, length), generator=source)
-        at = torch.randint(length - 1, (n, 1), generator=source)
-        tokens[:, -1:] = tokens.gather(1, at)
-        return tokens
-
-    return draw
+    tokens = torch.randint(12, (n, 12), generator=source)
+    at = torch.randint(11, (n, 1), generator=source)
+    tokens[:, -1:] = tokens.gather(1, at)
+    return tokens
 
 
 def _marked(n: int, source: torch.Generator) -> Ids:
@@ -138,15 +129,15 @@ def _same_so_far(tokens: Ids) -> Tensor:
     return ((tokens[:, None] == tokens[..., None]).tril()).sum(2)
 
 
-def _fraction(here: Tensor, first: int) -> Ids:
-    """The place of (how often ``here``) / (positions so far) among all such fractions."""
-    n = torch.arange(here.shape[1]).clamp(min=1)
-    share = here.cumsum(1) / n
-    return first + (share[..., None] > torch.tensor(FRACTIONS[:-1]) + 1e-4).sum(-1)
+def _at_the_end(values: Callable[[Ids], Ids]) -> Mapping[str, Callable[[Ids, Values], Ids]]:
+    """A program of one step that answers after the last token alone."""
+    return {
+        "answer": lambda t, v: torch.full_like(t, NONE).index_copy(
+            1, torch.tensor([t.shape[1] - 1]), values(t)[:, None]
+        )
+    }
 
 
-FRACTIONS = sorted({k / n for n in range(1, 6) for k in range(n + 1)})
-_WORDS = [f"{x:.2f}" for x in FRACTIONS]
 _PREVIOUS = {"q": (), "k": (), "v": ("tokens",)}  # positions are the same in every sequence
 
 PLANTED = {
@@ -154,7 +145,7 @@ PLANTED = {
         "the token that followed this one when it stood here before",
         NOISE[:12],
         12,
-        _repeats(12),
+        _repeats,
         {
             "previous": lambda t, v: before(t),
             "copy": lambda t, v: followers(t, v["previous"], t),
@@ -192,22 +183,6 @@ PLANTED = {
             "or": {"": ("saw A", "saw B")},
         },
     ),
-    "two-hops": Program(
-        "the follower of the follower of this token",
-        NOISE[:12],
-        12,
-        _repeats(12),
-        {
-            "previous": lambda t, v: before(t),
-            "hop": lambda t, v: followers(t, v["previous"], t),
-            "second hop": lambda t, v: followers(v["hop"], v["previous"], t),
-        },
-        {
-            "previous": _PREVIOUS,
-            "hop": {"q": ("tokens",), "k": ("previous",), "v": ("tokens",)},
-            "second hop": {"q": ("hop",), "k": ("previous",), "v": ("tokens",)},
-        },
-    ),
 }
 """Programs that are planted by training, by name."""
 
@@ -240,19 +215,37 @@ COMPILED = {
         _after_bos(5, 7),
         {"answer": lambda t, v: followers(t, before(t), t).index_fill(1, torch.tensor([0]), NONE)},
     ),
-    "a-or-then": Program(
-        "yes if this token or the one before is a, otherwise no",
-        (BOS, *NOISE[:3], "no", "yes"),
+    "a-or-b": Program(
+        "yes if a or b came, otherwise no",
+        (BOS, *NOISE[:6], "no", "yes"),
         6,
-        _after_bos(3, 6),
-        _running(lambda t: 4 + ((t == 1) | (before(t) == 1)).long()),
+        _after_bos(6, 6),
+        _running(lambda t: 7 + seen((t == 1) | (t == 2))),
+    ),
+    "two-hops-rasp": Program(
+        "the follower of the follower of this token",
+        (BOS, *NOISE[:5]),
+        7,
+        _after_bos(5, 7),
+        {
+            "answer": lambda t, v: followers(followers(t, before(t), t), before(t), t).index_fill(
+                1, torch.tensor([0]), NONE
+            )
+        },
     ),
     "share-of-a": Program(
-        "which share of the tokens so far is a",
-        (BOS, *NOISE[:3], *_WORDS),
+        "which share of the tokens is a",
+        (BOS, *NOISE[:3], *(f"{k / 5:.1f}" for k in range(6))),
         6,
         _after_bos(3, 6),
-        _running(lambda t: _fraction(t == 1, 4)),
+        _at_the_end(lambda t: 4 + (t == 1).sum(1)),
+    ),
+    "pair-balance": Program(
+        "the share of ( less the share of )",
+        (BOS, "(", ")", "x", *(f"{k / 5:.1f}" for k in range(-5, 6))),
+        6,
+        _after_bos(3, 6),
+        _at_the_end(lambda t: 9 + (t == 1).sum(1) - (t == 2).sum(1)),
     ),
 }
 """Programs that are compiled to weights, by name."""
