@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from ship import SHIPPED, rounded
 
 from gated_interp.analysis.interchange import node_effects
 from gated_interp.anatomy.nodes import EMBED, LOGITS, nodes_of
@@ -20,7 +21,6 @@ from gated_interp.checkpoints.known import write_record
 from gated_interp.experiments.plant import plant_settings, recorded, write_circuit
 from gated_interp.models.program_model import ProgramConfig, ProgramTransformer, build_program
 from gated_interp.tasks.program import ProgramTask
-from ship import SHIPPED, rounded
 
 HEADS, SCALE, MOST = 4, 10.0, 0.02
 
@@ -85,7 +85,6 @@ def _read_out(model: ProgramTransformer, said: dict) -> None:
 def by_weights(model: ProgramTransformer, heads: int) -> tuple[list[str], list[tuple[str, str]]]:
     """The circuit that the weights of compiled nodes spell: what writes where something reads."""
     writes = {EMBED: model.embed.W_E.abs().sum(0) + model.pos_embed.W_pos.abs().sum(0)}
-    reads: list[tuple[str, torch.Tensor]] = []
     edges: list[tuple[str, str]] = []
 
     def arrive(receiver: str, read: torch.Tensor) -> None:

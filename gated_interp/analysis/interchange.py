@@ -51,7 +51,7 @@ def node_effects(
 
 @torch.no_grad()
 def edge_effects(model: HookedTransformer, pairs: PromptPairs) -> pd.DataFrame:
-    """How far the metric moves when one receiver sees what one sender writes on the corrupted prompt.
+    """How far the metric moves when one receiver sees one sender as on the corrupted prompt.
 
     Everything else that the receiver reads is as it is on the clean prompt; what follows from the
     receiver is computed anew.

@@ -51,7 +51,7 @@ class CircuitRecord:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class KnownCircuit:
-    """A model, what it is asked, and the circuit that is known to answer. See :func:`known_circuit`.
+    """A model, what it is asked, and the circuit that is known to answer.
 
     Attributes:
         name: of the model.

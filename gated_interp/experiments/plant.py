@@ -1,4 +1,4 @@
-"""Plant a program in chosen heads of a small transformer, measure it and write it with its truth."""
+"""Plant a program in chosen heads of a small transformer, and write it with its truth."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -31,7 +31,7 @@ from gated_interp.training.trackers import Tracker
 
 # What moves the metric by this share of the distance from clean to corrupted is in the circuit.
 # What is in one moves it by a multiple, what is not by a fraction: see docs/known-circuits.md.
-LEAST = 0.05
+LEAST = 0.1
 MEASURED = 512
 
 # Where each variable goes unless somebody says.

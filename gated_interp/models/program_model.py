@@ -1,4 +1,4 @@
-"""Transformers of a known circuit: heads and MLPs, with or without norms, of any number of layers."""
+"""Transformers of a known circuit: heads and MLPs, with or without norms."""
 
 import dataclasses
 import math

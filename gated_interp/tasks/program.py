@@ -103,7 +103,7 @@ class ProgramTask(KnownAnswers):
     def answers(self) -> list[int]:
         """The tokens that are an answer, ascending."""
         there = self.rule.answers(self.rule.draw(4000, generator(0)))[:, -1]
-        return [int(token) for token in there.unique() if token != NONE]
+        return sorted(set(there.tolist()) - {NONE})
 
     @property
     def cases(self) -> dict[int, str]:

@@ -13,7 +13,6 @@ from gated_interp.anatomy.nodes import nodes_of, patch_nodes, read_nodes
 from gated_interp.core.seeds import derive, generator
 from gated_interp.core.streams import Stream
 from gated_interp.models.program_model import ProgramTransformer
-from gated_interp.tasks.program import ProgramTask
 from gated_interp.tasks.programs import NONE
 from gated_interp.training.config import TrainConfig
 from gated_interp.training.state import Row
@@ -60,8 +59,14 @@ class Interchange:
         idle = torch.rand(n, len(self.idle), generator=source) < share
         clean, patched, wanted, right = self.passes(batch.tokens, variable, idle)
         first, second = _loss(clean, right), _loss(patched, wanted)
-        self.last = (first.detach(), second.detach(), _right(clean, right), _right(patched, wanted))
-        return first + second
+        # Right answers with less of a lead would do for these; idle nodes should change nothing.
+        alike = (right != NONE) & (variable < 0)[:, None]
+        moved = (patched - clean.detach())[alike].square().mean() / clean[alike].detach().var()
+        self.last = tuple(
+            value.detach()
+            for value in (first, second, moved, _right(clean, right), _right(patched, wanted))
+        )
+        return first + second + moved
 
     def passes(
         self,
@@ -85,7 +90,13 @@ class Interchange:
         return clean, patched, wanted, mine[self.program.output]
 
     def measures(self) -> Row:
-        names = ("cross_entropy", "interchanged", "accuracy", "interchange_accuracy")
+        names = (
+            "cross_entropy",
+            "interchanged",
+            "moved_by_idle",
+            "accuracy",
+            "interchange_accuracy",
+        )
         return {name: float(value) for name, value in zip(names, self.last, strict=True)}
 
     def settle(self) -> None:
