@@ -49,7 +49,8 @@ def moved_by(circuit, nodes, pairs):
 def test_there_are_enough_and_they_are_small():
     compiled = [name for name in NAMES if name.startswith("compiled-")]
     planted = [name for name in NAMES if name.startswith("planted-")]
-    assert len(compiled) >= 6 and len(planted) >= 6
+    assert len(compiled) >= 6
+    assert len(planted) >= 6
     size = 0
     for name in NAMES:
         with located(name) as (path, _):
@@ -105,8 +106,10 @@ def test_edge_effects_add_up_to_the_nodes_where_there_is_one_path():
 def test_pairs_are_of_their_seed_and_their_answers_differ():
     task = gi.known_circuit(NAMES[0]).task
     one, again, other = task.pairs(20, 3), task.pairs(20, 3), task.pairs(20, 4)
-    assert torch.equal(one.clean, again.clean) and not torch.equal(one.clean, other.clean)
-    assert (one.right != one.wrong).all() and one.metric(torch.zeros(20, 6, 10)).shape == (20,)
+    assert torch.equal(one.clean, again.clean)
+    assert not torch.equal(one.clean, other.clean)
+    assert (one.right != one.wrong).all()
+    assert one.metric(torch.zeros(20, 6, 10)).shape == (20,)
 
 
 @pytest.mark.parametrize("program", [*PROGRAMS])
@@ -115,7 +118,8 @@ def test_probes_and_foils_agree_with_the_program(program):
     probes, foils = task.probes(400, 0), task.foils(400, 0)
     assert probes.cases == foils.cases == [*task.cases]
     answers = PROGRAMS[program].answers(probes.tokens)[:, -1]
-    assert torch.equal(answers, probes.target) and (foils.target != answers).all()
+    assert torch.equal(answers, probes.target)
+    assert (foils.target != answers).all()
 
 
 def test_an_interchanged_variable_changes_the_answer_as_the_program_says():
