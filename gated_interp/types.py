@@ -23,9 +23,12 @@ from gated_interp.analysis.subsets import SubsetValues
 from gated_interp.analysis.text_holders import TextHolders
 from gated_interp.analysis.verdict import Verdict
 from gated_interp.checkpoints.checkpoint_format import CheckpointInfo
+from gated_interp.checkpoints.known import CircuitRecord, KnownCircuit
 from gated_interp.models.pretrained import PretrainedTransformer
+from gated_interp.models.program_model import ProgramTransformer
 from gated_interp.models.toy import AttentionTransformer, TaskTransformer, ToyTransformer
 from gated_interp.replacements.pruning import Pruned
+from gated_interp.tasks.program import PromptPairs
 from gated_interp.training.activations import ActivationStore
 from gated_interp.training.loop import TrainResult
 
@@ -36,6 +39,7 @@ __all__ = [
     "Attribution",
     "CheckpointInfo",
     "Circuit",
+    "CircuitRecord",
     "EdgeAttribution",
     "EdgeLoadings",
     "Faithfulness",
@@ -44,7 +48,10 @@ __all__ = [
     "HeadOverview",
     "HeadSharing",
     "Holders",
+    "KnownCircuit",
     "PretrainedTransformer",
+    "ProgramTransformer",
+    "PromptPairs",
     "Pruned",
     "QKAttribution",
     "RankingScore",

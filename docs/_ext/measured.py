@@ -824,7 +824,38 @@ def starts() -> pd.DataFrame:
     return rows.assign(name=rows["start"].map(names)).sort_values("shape", kind="stable")
 
 
+# Known circuits.
+
+
+def known_circuits() -> pd.DataFrame:
+    """A row per known circuit that ships: its shape, its circuit and how sure it is."""
+    rows = []
+    for name in gated_interp.known_circuits():
+        circuit = gated_interp.known_circuit(name)
+        record, config = circuit.record, circuit.model.program_config
+        built, edges = circuit.by_construction
+        mlp, norm = bool(config.d_mlp), config.normalization == "LN"
+        rows.append(
+            {
+                "name": name,
+                "says": circuit.task.rule.says,
+                "shape": f"{config.n_layers} x {config.n_heads}",
+                "parts": ", ".join(["MLPs"] * mlp + ["norms"] * norm) or "attention only",
+                "nodes": ", ".join(circuit.nodes),
+                "n_edges": len(circuit.edges),
+                "built": len(built),
+                "built_edges": len(edges),
+                "accuracy": record.measured["accuracy"],
+                "strict": record.measured.get("strict_accuracy"),
+                "idle": max(record.measured["all_idle"], record.measured["largest_idle"]),
+                "true": record.measured["smallest_true"],
+            }
+        )
+    return pd.DataFrame(rows)
+
+
 NUMBERS = {
+    "known": {"n": count(len(gated_interp.known_circuits()))},
     "reliability": reliability(),
     "phase": phase(),
     "frontier": frontier(),
@@ -867,4 +898,5 @@ TABLES = {
     "copying-pilot": copying_pilot,
     "copying-first": copying_first,
     "austen-induction": austen_induction,
+    "known-circuits": known_circuits,
 }

@@ -39,7 +39,7 @@ FAILED, WRONG_USAGE = 1, 2
 # Commands that resume when the same command is given again.
 RESUME = ("reproduce", "sweep", "reliability", "phase", "repeats", "frontier", "decompose")
 # Commands whose one training several processes can share.
-SHARED = ("train-toy", "train-gated", "train-lm")
+SHARED = ("train-toy", "train-gated", "train-lm", "plant")
 # Parameters that say where to write, and the run folder that figures are drawn from (see drawn_in).
 WRITTEN = ("out", "figures", "cache", "run")
 
@@ -56,6 +56,7 @@ GROUPS: dict[str, dict[str, Callable[..., None]]] = {
         "train-toy": train.train_toy,
         "train-gated": train.train_gated,
         "train-lm": train.train_lm,
+        "plant": train.plant,
         "decompose": decompose.decompose,
     },
     "Studies": {

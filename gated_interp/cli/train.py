@@ -1,6 +1,6 @@
-"""One training at a time: ``train-toy``, ``train-gated`` and ``train-lm``."""
+"""One training at a time: ``train-toy``, ``train-gated``, ``train-lm`` and ``plant``."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -193,6 +193,51 @@ def train_lm(
         ],
     )
     say(f"The model is in {trained.path}.")
+
+
+def _of_a_program() -> list[Options]:
+    from gated_interp.models.program_model import ProgramConfig
+    from gated_interp.training.config import PENALTIES
+
+    shape = Options("Model", [ProgramConfig], NAMES, ["seed", "program"])
+    return [shape, _training(("data", "n_sequences", "accumulate", *PENALTIES))]
+
+
+@settings_from(_of_a_program)
+def plant(
+    program: str,
+    /,
+    *,
+    node: Sequence[str] = (),
+    seed: Seed = 0,
+    out: Out = None,
+    resume: Resume = False,
+    tracker: TrackerName = None,
+    **settings: Any,
+) -> None:
+    """Plant a program in chosen heads of a small transformer, so that its circuit is known.
+
+    Trains a model by strict interchange: the chosen nodes must compute the variables of the
+    program, and all others must not matter. Writes the model, its history and its circuit.
+
+    Args:
+        program: Plant this program: induction, marker or either.
+        node: Put a variable into this node, for example previous=L0H2. Repeat the option for
+            several. Default: the usual places.
+    """
+    from gated_interp.experiments.plant import plant_settings, run_plant
+
+    pairs = [each.partition("=") for each in node]
+    places = {name.strip(): where.strip() for name, _, where in pairs}
+    run = plant_settings(program, seed, variables=places, **settings)
+    path = Path(f"runs/planted-{program}-{seed}.safetensors") if out is None else out
+    with tracked(tracker, path, run.config) as told:
+        circuit = run_plant(run, path, resume=resume, tracker=told)
+    show("the circuit", ["node", "effect"], [
+        (name, f"{effect:.4f}") for name, effect in circuit.record.node_effects.items()
+    ])  # fmt: skip
+    show_facts("on held-out prompts", list(circuit.record.measured.items()))
+    say(f"The model is in {path}, its circuit in {path.with_suffix('.json')}.")
 
 
 @contextmanager

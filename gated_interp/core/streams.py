@@ -17,6 +17,7 @@ class Stream(enum.IntEnum):
     GATE_NOISE = 2
     VARIANCE = 3
     HELD_OUT_SET = 4
+    INTERCHANGED = 5
     # recipes: of a gated run's seed
     OUTPUT_SCALE = 11
     BLOCK = 12

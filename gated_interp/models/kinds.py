@@ -14,6 +14,11 @@ from gated_interp.models.language_model import (
     LanguageTransformer,
     build_language_model,
 )
+from gated_interp.models.program_model import (
+    ProgramConfig,
+    ProgramTransformer,
+    build_program,
+)
 from gated_interp.models.toy import (
     AttentionTransformer,
     TaskTransformer,
@@ -157,5 +162,22 @@ LANGUAGE_MODEL = ModelKind(
     shapes=_language_shapes,
     fixed=lambda model: {},
 )
-MODEL_KINDS = {kind.name: kind for kind in (TOY, ATTENTION, LANGUAGE_MODEL)}
+
+
+def _program_fits(config: ProgramConfig, task: Any) -> str:
+    return "" if config.task == task else f"is for {config.task}, but the task is {task}"
+
+
+PROGRAM = ModelKind(
+    name="program",
+    config_type=ProgramConfig,
+    model_type=ProgramTransformer,
+    build=lambda config, task: build_program(config),
+    config_of=lambda model: model.program_config,
+    sizes=lambda config: (config.n_layers, config.d_model),
+    fits=_program_fits,
+    shapes=lambda config: config.shapes,
+    fixed=lambda model: {},
+)
+MODEL_KINDS = {kind.name: kind for kind in (TOY, ATTENTION, LANGUAGE_MODEL, PROGRAM)}
 """Every kind of model, by name; a new one is a line here."""

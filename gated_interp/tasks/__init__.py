@@ -12,6 +12,7 @@ Examples:
 from gated_interp.tasks.conditional import ConditionalBatch, ConditionalTask
 from gated_interp.tasks.contexts import Contexts, contexts_of
 from gated_interp.tasks.ov_coherent import OVCoherentTask, PairBatch
+from gated_interp.tasks.program import ProgramBatch, ProgramTask
 from gated_interp.tasks.repeated_tokens import RepeatedBatch, RepeatedTokensTask
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask, TrigramBatch
 from gated_interp.tasks.task import KnownAnswers, ProbedTask, Probes, Task
@@ -30,6 +31,8 @@ __all__ = [
     "PairBatch",
     "ProbedTask",
     "Probes",
+    "ProgramBatch",
+    "ProgramTask",
     "QuestionBatch",
     "RepeatedBatch",
     "RepeatedTokensTask",

@@ -4,6 +4,7 @@ from typing import Any
 
 from gated_interp.tasks.conditional import ConditionalTask
 from gated_interp.tasks.ov_coherent import OVCoherentTask
+from gated_interp.tasks.program import ProgramTask
 from gated_interp.tasks.repeated_tokens import RepeatedTokensTask
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
 from gated_interp.tasks.text import TextTask
@@ -19,6 +20,7 @@ TASK_KINDS: dict[str, type[Any]] = {
     "two_layers": TwoLayersTask,
     "wide_content": WideContentTask,
     "conditional": ConditionalTask,
+    "program": ProgramTask,
     "text": TextTask,
 }
 """Every kind of task, by name; a new one is a line here."""

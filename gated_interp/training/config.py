@@ -262,6 +262,20 @@ class TrainConfig(Config):
         return cls.plain(**{**preset, **changes})
 
     @classmethod
+    def planted(cls, **changes: Any) -> "TrainConfig":
+        """For a model that is to compute a program in chosen nodes, by interchange training."""
+        preset = {
+            "steps": 800,
+            "batch_size": 128,
+            "lr": 4e-3,
+            "warmup": 0.05,
+            "clip_norm": 1.0,
+            "alpha": 0.0,
+            "device": "cpu",
+        }
+        return cls.plain(**{**preset, **changes})
+
+    @classmethod
     def fit(cls, **changes: Any) -> "TrainConfig":
         """For a block that starts from copies of the heads of any model, toy or language model."""
         preset = {

@@ -84,6 +84,7 @@ def train_model(
     resume: Path | str | None = None,
     progress: bool = True,
     tracker: Tracker | None = None,
+    objective: Objective | None = None,
 ) -> TrainResult[HookedTransformer]:
     """Train a model (those of its weights that require gradients) to predict the next token.
 
@@ -107,6 +108,8 @@ def train_model(
         progress: whether to show a progress bar.
         tracker: called with (step, numbers) whenever a row is added to the history, see
             :mod:`gated_interp.training.trackers`.
+        objective: what ``model`` is trained for instead, such as
+            :class:`~gated_interp.training.interchange.Interchange`.
 
     Raises:
         GatedInterpError: no data for this model, a loss that is not finite, no such device, or a
@@ -130,12 +133,13 @@ def train_model(
         "config": config,
         "data": name_of(data),
         "frozen weights": fingerprint(model),
+        **getattr(objective, "identity", {}),
     }
     group = group_for(config)
     with group.listening(), moved(model, group.device):
         return _train(
             model,
-            NextToken(model, config),
+            NextToken(model, config) if objective is None else objective,
             batches(data, config, model),
             held_out_of(data if held_out is None else held_out, config, model),
             config,
