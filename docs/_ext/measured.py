@@ -582,7 +582,7 @@ METHOD_NAMES = {
     "ungated": "ungated block: the same heads, no gates, no penalty",
     "gates alone": "gates and gate penalty, no overlap penalty",
     "overlap alone": "overlap penalty, no gates",
-    "topk copies": "two heads at a position",
+    "topk": "two heads at a position",
     "random start": "gated block from random weights",
 }
 
@@ -657,8 +657,8 @@ def copying_all() -> pd.DataFrame:
 
 
 def copying_controls() -> pd.DataFrame:
-    """A row per method, of the layer that has most of them."""
-    table = copying_rows()
+    """A row per method of the first measurement, of the layer that has most of them."""
+    table = judged(read("copying-first.csv"))
     layer = table.groupby("layer")["method"].nunique().idxmax()
     table = table[table["layer"] == layer]
     rows = []
@@ -740,9 +740,7 @@ def pretrained() -> dict[str, str]:
     most = strong[inputs].idxmax(axis=1)
     reading = blocks[blocks["layer"].isin(strong.index)]
     same = reading[inputs].idxmax(axis=1) == reading["layer"].map(most)
-    apart = all_rows[~all_rows["copying"] & (all_rows["method"] == "original")]
-    controls = all_rows[all_rows["copying"]].groupby("method")
-    most_methods = all_rows.groupby("layer")["method"].nunique().idxmax()
+    apart = judged(read("copying-first.csv")).query("method == 'original' and not copying")
     first = judged(read("copying-first.csv")).query("method == 'gated'")
     first = first[first["layer"].isin(shared.index)]
 
@@ -786,14 +784,6 @@ def pretrained() -> dict[str, str]:
         "off_text": between(originals["kl_off"], decimals(2)),
         "previous": f"L{previous['layer']:.0f}H{previous['head']:.0f}",
         "previous_score": decimals(2)(previous["previous_token"]),
-        **{
-            f"{name.replace(' ', '_')}_{column}": or_dash(
-                rows.query("layer == @most_methods")[column].dropna(), write
-            )
-            for name, rows in controls
-            for column, write in (("top2", percent), ("carriers", count), ("rise", decimals(3)))
-        },
-        "control_layer": count(most_methods),
         "pilot_worth": or_dash(originals["worth"][originals.index == 20], decimals(2)),
         "first_top2": or_dash(first["top2"], percent),
         "first_carriers": or_dash(first["carriers"], count),

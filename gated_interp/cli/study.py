@@ -45,6 +45,7 @@ def study(
     first_seed: FirstSeed = 0,
     steps: Positive = 500,
     finetune: Natural = 120,
+    focus_weight: float = 10.0,
     fvu: float = 0.1,
     sequences: Positive = 1400,
     text: str = "austen",
@@ -66,6 +67,7 @@ def study(
         seeds: Train this many blocks for each layer and method.
         steps: Train each block for this many steps of some 1,000 positions.
         finetune: Train for this many further steps on the model's own predictions.
+        focus_weight: Weigh the error this much more where the text repeats itself.
         fvu: Aim for this error. Lower is more faithful, higher is easier to read.
         sequences: Capture this many sequences of text and of repeated tokens.
         text: Capture and measure this text: a name, a file or a folder.
@@ -96,6 +98,7 @@ def study(
             first_seed=first_seed,
             steps=steps,
             finetune=finetune,
+            focus_weight=focus_weight,
             fvu=fvu,
             sequences=sequences,
             text=text,
