@@ -727,7 +727,7 @@ def copying_first() -> pd.DataFrame:
 
 def pretrained() -> dict[str, str]:
     blocks, originals = copying_blocks(), copying_originals()
-    all_rows, scores = copying_rows(), read("copying-scores.csv")
+    scores = read("copying-scores.csv")
     by_layer = blocks.groupby("layer")
     heads = read("copying-heads.csv")
     previous = scores.loc[scores["previous_token"].idxmax()]
