@@ -173,7 +173,7 @@ def test_the_truth_of_another_model_is_refused(tmp_path):
     first, second = gi.known_circuit(NAMES[0]), gi.known_circuit(NAMES[1])
     with pytest.raises(gi.GatedInterpError) as error:
         first.require_model(second.model)
-    assert error.value.code == "truth-of-another-model"
+    assert error.value.code == "circuit-of-another-model"
     with located(NAMES[0]) as (one, _), located(NAMES[1]) as (two, _):
         shutil.copy(one, tmp_path / "model.safetensors")
         with pytest.raises(gi.CheckpointError) as error:
@@ -182,7 +182,7 @@ def test_the_truth_of_another_model_is_refused(tmp_path):
         shutil.copy(two.with_suffix(".json"), tmp_path / "model.json")
         with pytest.raises(gi.GatedInterpError) as error:
             gi.known_circuit(tmp_path)
-        assert error.value.code == "truth-of-another-model"
+        assert error.value.code == "circuit-of-another-model"
         (tmp_path / "model.json").write_text(json.dumps({"model": "x"}))
         with pytest.raises(gi.CheckpointError) as error:
             gi.known_circuit(tmp_path)

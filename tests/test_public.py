@@ -69,9 +69,9 @@ def test_what_public_functions_return_is_public():
     assert not missing
 
 
-def test_there_are_some_seventy_names_at_the_top():
+def test_there_are_no_more_than_eighty_names_at_the_top():
     modules = [n for n in gated_interp.__all__ if inspect.ismodule(getattr(gated_interp, n))]
-    assert len(gated_interp.__all__) - len(modules) <= 72
+    assert len(gated_interp.__all__) - len(modules) <= 80
     assert set(modules) == {"analytic", "anatomy", "plots", "studies", "tasks", "text", "types"}
 
 

@@ -117,7 +117,7 @@ class KnownCircuit:
             GatedInterpError: its weights are others.
         """
         if weights_of(model) != self.record.model:
-            raise GatedInterpError("truth-of-another-model", name=self.name)
+            raise GatedInterpError("circuit-of-another-model", name=self.name)
 
 
 def known_circuits() -> list[str]:
@@ -150,7 +150,7 @@ def known_circuit(source: str | os.PathLike[str]) -> KnownCircuit:
     model.model_name = name
     circuit = KnownCircuit(name, model, record)
     if not isinstance(model, ProgramTransformer) or model.task != circuit.task:
-        raise GatedInterpError("truth-of-another-model", name=name)
+        raise GatedInterpError("circuit-of-another-model", name=name)
     circuit.require_model(model)
     return circuit
 
