@@ -726,22 +726,21 @@ def copying_first() -> pd.DataFrame:
 
 
 def pretrained() -> dict[str, str]:
-    blocks, originals = copying_blocks(), copying_originals()
+    blocks, earlier = copying_blocks(), judged(read("copying-first.csv"))
+    originals = earlier.query("method == 'original' and copying").set_index("layer").sort_index()
     scores = read("copying-scores.csv")
     by_layer = blocks.groupby("layer")
     heads = read("copying-heads.csv")
     previous = scores.loc[scores["previous_token"].idxmax()]
     shared = originals[originals["carriers"] > 2]
     there = blocks[blocks["layer"].isin(shared.index)]
-    missed = there[~there["few"]]
-    failing = there.groupby("layer")["few"].all()
     inputs = ["keys", "queries", "values"]
     strong = originals[originals[inputs].max(axis=1) > 0.1]
     most = strong[inputs].idxmax(axis=1)
     reading = blocks[blocks["layer"].isin(strong.index)]
     same = reading[inputs].idxmax(axis=1) == reading["layer"].map(most)
-    apart = judged(read("copying-first.csv")).query("method == 'original' and not copying")
-    first = judged(read("copying-first.csv")).query("method == 'gated'")
+    apart = earlier.query("method == 'original' and not copying")
+    first = earlier.query("method == 'gated'")
     first = first[first["layer"].isin(shared.index)]
 
     def layers(which: pd.Series) -> str:
@@ -755,6 +754,7 @@ def pretrained() -> dict[str, str]:
     return {
         "layers": count(len(originals)),
         "named": listed(originals.index.tolist()),
+        "replaced": layers(by_layer.size() > 0),
         "seeds": between(by_layer.size()),
         "blocks": count(len(blocks)),
         "few": count(blocks["few"].sum()),
@@ -765,15 +765,10 @@ def pretrained() -> dict[str, str]:
         "there": count(len(there)),
         "there_top2": or_dash(there["top2"], percent),
         "there_few": count(there["few"].sum()),
-        "participation": between(originals["participation_copies"], decimals(1)),
-        "participation_after": between(blocks["participation_copies"], decimals(1)),
         **{name: layers(most == name) for name in inputs},
         "read": count(len(reading)),
         "same": count(same.sum()),
         "worth": between(originals["worth"], decimals(1)),
-        "missed": layers(~failing),
-        "missed_top2": or_dash(missed["top2"], percent),
-        "missed_carriers": or_dash(missed["carriers"], count),
         "faithful": count(blocks["faithful"].sum()),
         "loss": between(originals["loss_original"], decimals(2)),
         "rise": between(blocks["rise"], decimals(3)),
@@ -785,10 +780,10 @@ def pretrained() -> dict[str, str]:
         "previous": f"L{previous['layer']:.0f}H{previous['head']:.0f}",
         "previous_score": decimals(2)(previous["previous_token"]),
         "pilot_worth": or_dash(originals["worth"][originals.index == 20], decimals(2)),
-        "first_top2": or_dash(first["top2"], percent),
         "first_carriers": or_dash(first["carriers"], count),
         "unfaithful": layers(~blocks.groupby("layer")["faithful"].all()),
-        "dense": layers(~blocks.groupby("layer")["sparse"].all()),
+        "shared_still": layers(~blocks.groupby("layer")["few"].all()),
+        "still_top2": or_dash(blocks.loc[~blocks["few"], "top2"], percent),
         "necessary": or_dash(there["necessary2"], percent),
         "apart": or_dash(apart["layer"], count),
         "apart_worth": or_dash(apart["worth"], decimals(3)),

@@ -12,6 +12,7 @@ from gated_interp.plots.layout import Box, Canvas, interval, log_axis, titled
 from gated_interp.plots.style import INK, MUTED, PALETTE, SMALL, SYMBOLS, Columns, text
 
 ORIGINAL = "original"
+LABELS = {"topk copies": "block: two heads write at a position"}
 ORIGINAL_COLOR, BLOCK_COLOR = PALETTE[1], PALETTE[0]
 # Ours first, then the controls; orange is the original's, and yellow is too pale for a mark.
 OTHERS = (PALETTE[0], *PALETTE[2:6], PALETTE[7])
@@ -205,7 +206,7 @@ def _slices(
         )
     words = {ORIGINAL: "original, a slice per head"}
     for method in drawn.loc[drawn["block"], "method"].unique():
-        words[method] = f"{text(method)} block, a column per seed"
+        words[method] = f"{LABELS.get(method, f'{text(method)} block')}, a column per seed"
     for method, name in words.items():
         if (drawn["method"] == method).any():
             mark = {"symbol": "square", "size": 10, "color": _color(method)}
