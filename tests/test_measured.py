@@ -231,9 +231,7 @@ def test_the_page_on_attribution_says_what_its_table_holds():
     worst = runs.groupby(["of", "source", "method"])["auroc"].min()
     for source in ("compiled", "planted"):
         for of in ("heads", "nodes"):
-            assert all(
-                worst[of, source, f"exact, {a}"] == 1 for a in ("zero", "mean", "resample")
-            )
+            assert all(worst[of, source, f"exact, {a}"] == 1 for a in ("zero", "mean", "resample"))
         assert worst["edges", source, "exact"] == 1
         assert worst["edges", source, "ACDC"] >= 0.999
     exact = runs[runs["method"] == "exact, resample"]
