@@ -233,7 +233,7 @@ def test_the_page_on_attribution_says_what_its_table_holds():
         for of in ("heads", "nodes"):
             assert all(worst[of, source, f"exact, {a}"] == 1 for a in ("zero", "mean", "resample"))
         assert worst["edges", source, "exact"] == 1
-        assert worst["edges", source, "ACDC"] >= 0.999
+        assert worst["edges", source, "ACDC"] > 0.998
     exact = runs[runs["method"] == "exact, resample"]
     assert exact["forward"].max() == 18
     assert round(worst["edges", "planted", "EAP-IG inputs"], 3) == 0.999
