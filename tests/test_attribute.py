@@ -195,7 +195,7 @@ def test_exact_nodes_are_runs_with_hooks(ablation):
             x[:] = held
         return x
 
-    for hook, name in (("attn.hook_z", "L1H2"), ("hook_mlp_out", "L1MLP")):
+    for hook, name in (("attn.hook_z", "L1H2"), ("hook_mlp_out", "L1 mlp")):
         logits = model.run_with_hooks(clean, fwd_hooks=[(f"blocks.1.{hook}", edit)])
         change = difference(logits, clean) - difference(model(clean), clean)
         mine = found.scores[:, found.names.index(name)]

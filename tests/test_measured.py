@@ -224,3 +224,22 @@ def test_exact_copies_are_clean_as_often_and_leave_more_gates_open():
         )
         assert few["l0"] < many["l0"]
         assert many["high"] >= table.loc[(shape, "copies, random gates"), "low"]
+
+
+def test_the_page_on_attribution_says_what_its_table_holds():
+    runs = measured.read("known-scores.csv")
+    worst = runs.groupby(["of", "source", "method"])["auroc"].min()
+    for source in ("compiled", "planted"):
+        for of in ("heads", "nodes"):
+            assert all(worst[of, source, f"exact, {a}"] == 1 for a in ("zero", "mean", "resample"))
+        assert worst["edges", source, "exact"] == 1
+        assert worst["edges", source, "ACDC"] > 0.998
+    exact = runs[runs["method"] == "exact, resample"]
+    assert exact["forward"].max() == 18
+    assert round(worst["edges", "planted", "EAP-IG inputs"], 3) == 0.999
+    assert worst["edges", "planted", "EAP"] < 0.84
+    assert worst["edges", "compiled", "EAP"] < 0.34
+    low = runs.query("method == 'EAP-IG inputs' and of == 'heads' and auroc < 0.9")
+    assert low["circuit"].tolist() == ["compiled-count"] * 2
+    for method in ("EAP", "attribution patching"):
+        assert worst["heads", "planted", method] == 1

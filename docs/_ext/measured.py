@@ -839,6 +839,35 @@ def known_circuits() -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def known_scores() -> pd.DataFrame:
+    """A row per attribution method: its passes, and its AUROC on compiled and planted circuits."""
+    runs, rows = read("known-scores.csv"), []
+    for method in dict.fromkeys(runs["method"]):
+        mine = runs[runs["method"] == method]
+        row: dict[str, object] = {"method": method, "passes": passes(mine)}
+        for of in ("heads", "nodes", "edges"):
+            for source in ("compiled", "planted"):
+                found = mine.query("of == @of and source == @source")["auroc"]
+                if len(found):
+                    row[f"{of}_{source}"] = f"{found.median():.2f} ({found.min():.2f})"
+        rows.append(row)
+    chance: dict[str, object] = {"method": "random", "passes": "0"}
+    for (of, source), found in runs.groupby(["of", "source"])["random"]:
+        chance[f"{of}_{source}"] = f"{found.median():.2f}"
+    return pd.DataFrame([*rows, chance])
+
+
+def passes(runs: pd.DataFrame) -> str:
+    """Forward and backward passes on the circuits, from the fewest to the most."""
+    heads = runs[runs["of"] == "heads"]
+    cost = heads if len(heads) else runs
+    said = []
+    for way in ("forward", "backward"):
+        low, high = cost[way].min(), cost[way].max()
+        said.append(count(low) if low == high else f"{count(low)} to {count(high)}")
+    return " + ".join(said)
+
+
 NUMBERS = {
     "known": {"n": count(len(gated_interp.known_circuits()))},
     "reliability": reliability(),
@@ -884,4 +913,5 @@ TABLES = {
     "copying-first": copying_first,
     "austen-induction": austen_induction,
     "known-circuits": known_circuits,
+    "known-scores": known_scores,
 }

@@ -40,8 +40,14 @@ class PromptPairs:
     right: Int[Tensor, " prompt"]
     wrong: Int[Tensor, " prompt"]
 
-    def metric(self, logits: Float[Tensor, "prompt pos d_vocab"]) -> Float[Tensor, " prompt"]:
+    def metric(
+        self,
+        logits: Float[Tensor, "prompt pos d_vocab"],
+        _tokens: Int[Tensor, "prompt pos"] | None = None,
+    ) -> Float[Tensor, " prompt"]:
         """How far the clean answer is ahead of the corrupted one after the last token, in logits.
+
+        Tokens are taken and not looked at, so that it is a metric for ``attribute_heads``.
 
         Examples:
             >>> pairs = ProgramTask("induction").pairs(4, seed=0)

@@ -19,8 +19,8 @@ EMBED, LOGITS = "embed", "logits"
 
 
 def mlp_name(layer: int) -> str:
-    """How an MLP is called, such as ``L0MLP``."""
-    return f"L{layer}MLP"
+    """How an MLP is called, such as ``L0 mlp``."""
+    return f"L{layer} mlp"
 
 
 def has_mlp(model: HookedTransformer, layer: int) -> bool:
@@ -59,8 +59,8 @@ class Graph:
     """Senders are the embedding, heads and MLPs; receivers are what reads the stream.
 
     Attributes:
-        senders: ``embed``, then heads (``L0H1``) and MLPs (``L0MLP``), layer by layer.
-        receivers: ``L0H1.q`` and ``.k``, ``.v``, ``.gate_q``, ``.gate_k``, ``L0MLP``, ``logits``.
+        senders: ``embed``, then heads (``L0H1``) and MLPs (``L0 mlp``), layer by layer.
+        receivers: ``L0H1.q`` and ``.k``, ``.v``, ``.gate_q``, ``.gate_k``, ``L0 mlp``, ``logits``.
             Keys and values that several heads share are named ``L0KV0.k`` and ``L0KV0.v``.
         written: for each sender, when it writes.
         read: for each receiver, when it reads.

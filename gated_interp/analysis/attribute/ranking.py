@@ -88,7 +88,7 @@ def score_ranking(
 
     Args:
         scores: what :func:`attribute_heads` or :func:`attribute_edges` found, or a score for each
-            name: ``"L0H1"`` and ``"L0MLP"``, or ``("L0H1", "L1H0.q")``.
+            name: ``"L0H1"`` and ``"L0 mlp"``, or ``("L0H1", "L1H0.q")``.
         truth: the names in the true circuit.
         model, clean, corrupted, metric, attention_mask: as for :func:`attribute_edges`. With a
             model, the ranking must have every head (or edge) of it.

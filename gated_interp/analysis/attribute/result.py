@@ -22,7 +22,7 @@ class Attributed:
     """How much the metric changes where a node or an edge is taken away, or an estimate of it.
 
     Attributes:
-        names: of nodes, such as ``L0H1`` and ``L0MLP``, or of edges, ``(sender, receiver)``.
+        names: of nodes, such as ``L0H1`` and ``L0 mlp``, or of edges, ``(sender, receiver)``.
         scores: ``[batch name]``, signed, in units of the metric, for each prompt. Below zero where
             the metric falls without it.
         absolute: ``[name]``, the size to rank by: the size of the mean score, unless the method
