@@ -159,5 +159,5 @@ def test_the_block_of_the_notebook_is_small_and_whole():
     path = ROOT / "notebooks" / "smollm2-L17-topk.safetensors"
     assert path.stat().st_size <= 6_000_000
     block = TopKAttention.from_pretrained(path)
-    assert (block.config.n_heads, block.config.k) == (len(block.W_O), 2) == (18, 2)
+    assert (block.config.n_heads, block.config.k) == (len(block.W_O), 2) == (10, 2)
     assert block.W_Q.shape[1:] == (576, 64)

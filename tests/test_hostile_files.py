@@ -87,7 +87,7 @@ def test_a_pattern_that_gives_up_is_a_sentence(slow_pattern, tmp_path, capfd):
 
 def test_a_pattern_that_gives_up_is_a_sentence_in_the_explorer(slow_pattern, capfd):
     """Its examples are of a text on which the pattern gives up; a page shows another."""
-    page = answers(slow_pattern)
+    page = answers(slow_pattern, None)
     for words, said in (("b" * 70, "pattern takes too long on this text"), ("other words", "")):
         shown = page({"do": "tokens", "value": words})
         view = json.loads(shown[4 : 4 + int.from_bytes(shown[:4], "little")])

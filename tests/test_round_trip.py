@@ -41,7 +41,7 @@ RUNS = {
         "--precision bfloat16 --fvu-target 0",
         f"TOY {FEW} --data fixed --sequences 30 --no-scale-output --output-bias --d-head 2",
         f"TOY {FEW} --overlap 0.3 --overlap-power 1 --overlap-unit write --sink-weight 0.1 "
-        "--unit-scales --fvu-target 0.1 --factor-start 0.2",
+        "--unit-scales --fvu-target 0.1 --factor-start 0.2 --focus-weight 1 --annealed",
         f"TOY {FEW} --scale-output --no-output-bias --gate-per head --penalty expected "
         "--gate bernoulli --overlap-power 2 --downstream 0.3 --fvu-rate 0.1 --fvu-from 0.1 "
         "--factor-floor 0.1 --warmup 0.4 --weight-decay 0.1 --decay-shape cosine --n-held-out 20",

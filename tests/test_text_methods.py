@@ -81,7 +81,9 @@ def test_what_recovers_next_to_nothing_is_not_drawn(compared, tmp_path):
 
 def test_the_points_are_of_methods_there_are_each_in_a_folder_of_its_own():
     compared = {method_named(p.method).name for p in POINTS}
-    assert METHODS.keys() - compared == {"gated (post)", "hard-concrete gates", "head gates"}
+    assert METHODS.keys() - compared == {
+        *("gated (post)", "hard-concrete gates", "head gates", "topk copies")
+    }
     folders = [p.folder for p in POINTS]
     assert len(set(folders)) == len(folders)
     assert all(set(f) <= set("abcdefghijklmnopqrstuvwxyz0123456789.-") for f in folders)

@@ -52,5 +52,7 @@ class Stream(enum.IntEnum):
     # adversary_ladder
     LADDER = 71
     LADDER_SHUFFLED = 72
+    # what is measured of planted circuits
+    PLANTED = 73
     # head scores (61, 62 and 65 were of skip trigrams on text)
     PATH_SOURCE = 63

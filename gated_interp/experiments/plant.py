@@ -162,7 +162,7 @@ def recorded(
     variables: Mapping[str, str],
 ) -> CircuitRecord:
     """What there is to say of a circuit: how it was built, and what interchange finds."""
-    pairs = model.task.pairs(MEASURED, derive(0, Stream.HELD_OUT_SET))
+    pairs = model.task.pairs(MEASURED, derive(0, Stream.PLANTED))
     nodes, edges = node_effects(model, pairs), edge_effects(model, pairs)
     true = nodes.loc[nodes["effect"] > LEAST, "nodes"].tolist()
     idle = [node for node in nodes_of(model) if node not in true]
@@ -193,7 +193,7 @@ def recorded(
 
 @torch.no_grad()
 def _accuracy(model: ProgramTransformer) -> float:
-    batch = model.task.sample(MEASURED, derive(0, Stream.HELD_OUT_SET))
+    batch = model.task.sample(MEASURED, derive(0, Stream.PLANTED))
     right = model(batch.tokens)[:, -1].argmax(-1) == batch.answer
     return right.float().mean().item()
 
@@ -206,7 +206,7 @@ def _interchange_accuracy(
     if not variables:
         return {}
     objective = Interchange(model, variables, TrainConfig.planted())
-    tokens = model.task.sample(MEASURED, derive(0, Stream.HELD_OUT_SET)).tokens
+    tokens = model.task.sample(MEASURED, derive(0, Stream.PLANTED)).tokens
     n, off = len(tokens), torch.zeros(MEASURED, len(objective.idle), dtype=torch.bool)
 
     def right(variable: int, swapped: torch.Tensor) -> float:
