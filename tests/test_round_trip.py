@@ -33,7 +33,7 @@ RUNS = {
     "train-gated": [
         f"TOY {FEW} --recipe reference --expansion 3 --gate tanh --d-gate 3 --normalize --seed 2",
         f"TOY {FEW} --heads 5 --gate hard_concrete --init duplicate --noise 0.2 --no-normalize",
-        f"TOY {FEW} --no-unit-scales --no-value-bias --output-scale 3 "
+        f"TOY {FEW} --no-unit-scales --no-annealed --no-value-bias --output-scale 3 "
         "--alpha 0.3 --alpha-unit absolute --gate relu",
         f"TOY {FEW} --value-bias --overlap 0.3 --penalty-p 0.5 --penalty-pairs all --gate binary",
         f"TOY {FEW} --penalty-off 0.1 --penalty-ramp 0.2 --gate-bias 0.4 --fvu-target 0.1",
