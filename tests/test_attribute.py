@@ -211,7 +211,7 @@ def test_integrated_activations_are_exact_where_one_head_makes_the_change():
     clean, corrupted = (truth.task.sample(6, seed=s).tokens for s in (0, 1))
     exact = gi.attribute_heads(truth.model, clean, corrupted)
     edges = gi.attribute_heads(
-        truth.model, clean, corrupted, method="EAP-IG activations", steps=400
+        truth.model, clean, corrupted, method="EAP-IG activations", steps=100
     )
     assert torch.allclose(edges.mean, exact.mean, atol=0.02, rtol=0.02)
     assert abs(edges.complete - 1) < 0.02

@@ -22,7 +22,7 @@ and averaged over positions, or a function of logits ``[batch pos d_vocab]`` and
 that prompt's logits alone."""
 
 # Numbers of what all senders write that are there at once.
-NUMBERS = 2**25
+NUMBERS = 2**24
 
 
 @dataclasses.dataclass
