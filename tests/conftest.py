@@ -12,6 +12,9 @@ import site_build
 
 from gated_interp.models.toy import HookedTransformer, ToyConfig, build_toy
 
+# It runs in an environment of its own, which has the compiler and not this package.
+collect_ignore = ["compile_circuits.py"]
+
 
 @pytest.fixture
 def toy() -> HookedTransformer:
