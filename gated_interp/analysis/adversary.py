@@ -141,9 +141,14 @@ def adversary_ladder(
     shut, every = 0, 0
     pairs = max(len(block.W_O) for block in named.values()) * batch.tokens.shape[1] ** 2
     rows = min(logit_rows(batch, model.cfg.d_vocab_out), max(1, AT_ONCE // pairs))
-    typical = {i: _active(model, i, block, batch, rows) for i, block in named.items()}
+    # Where heads without gates write; what is typical is measured on all of the batch.
+    writing = {
+        i: _writing(model, i, block, batch, rows)
+        for i, block in named.items()
+        if not isinstance(block, GatedAttention)
+    }
     for n, part in enumerate(batch.split(rows)):
-        opener = _Opener.of(model, original, named, part, {i: t[n] for i, t in typical.items()})
+        opener = _Opener.of(model, original, named, part, {i: w[n] for i, w in writing.items()})
         shut += sum(int(mask.sum()) for mask in opener.shut.values())
         every += sum(int(mask.sum()) for mask in opener.could.values())
         some = {"nothing opened": opener.moved({}), "opened at random": opener.at_random(coins)}
@@ -166,12 +171,10 @@ gated block, ``[batch pos head_index]`` of another."""
 
 
 @torch.no_grad()
-def _active(
+def _writing(
     model: HookedTransformer, layer: int, block: Replacement, batch: Batch, rows: int
 ) -> tuple[Tensor, ...]:
-    """Where each head writes, part by part: what is typical is measured on all of the batch."""
-    if isinstance(block, GatedAttention):
-        return tuple(part.tokens for part in batch.split(rows))  # its gates say it
+    """Where each head writes, ``[rows pos head_index]``, so many rows at a time."""
     name = f"blocks.{layer}.attn.hook_z"
     z = [part.cache(model, name, stop_at_layer=layer + 1)[1][name] for part in batch.split(rows)]
     return torch.split(active(torch.cat(z), block.W_O, counted=batch.real), rows)

@@ -6,10 +6,21 @@ from typing import Any
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from gated_interp.core.written import head_name
 from gated_interp.models.toy import HookedTransformer
 
 EMBED, LOGITS = "embed", "logits"
 """Where edges begin and end, beside nodes."""
+
+
+def mlp_name(layer: int) -> str:
+    """How an MLP is called, such as ``L0 mlp``."""
+    return f"L{layer} mlp"
+
+
+def has_mlp(model: HookedTransformer, layer: int) -> bool:
+    """Whether the layer has an MLP that writes to the stream."""
+    return not model.cfg.attn_only and hasattr(model.blocks[layer], "mlp")
 
 
 def nodes_of(model: HookedTransformer) -> list[str]:
@@ -21,9 +32,9 @@ def nodes_of(model: HookedTransformer) -> list[str]:
         ['L0H0', 'L0H1']
     """
     found = []
-    for layer in range(model.cfg.n_layers):
-        found += [f"L{layer}H{head}" for head in range(model.blocks[layer].attn.W_Q.shape[0])]
-        found += [] if model.cfg.attn_only else [f"L{layer} mlp"]
+    for layer, block in enumerate(model.blocks):
+        found += [head_name((layer, h)) for h in range(block.attn.W_O.shape[0])]
+        found += [mlp_name(layer)] if has_mlp(model, layer) else []
     return found
 
 

@@ -1,7 +1,6 @@
 """Known circuits: models whose true circuit is known, with prompts, a metric and the truth."""
 
 import dataclasses
-import hashlib
 import json
 import os
 from pathlib import Path
@@ -12,6 +11,7 @@ from transformer_lens import HookedTransformer
 from gated_interp.checkpoints.checkpoint import load
 from gated_interp.core.errors import CheckpointError, GatedInterpError
 from gated_interp.core.files import write_text
+from gated_interp.core.fingerprint import fingerprint
 from gated_interp.core.metadata import require_fields
 from gated_interp.core.shipped import located, shipped_names
 from gated_interp.models.program_model import ProgramTransformer
@@ -116,7 +116,7 @@ class KnownCircuit:
         Raises:
             GatedInterpError: its weights are others.
         """
-        if weights_of(model) != self.record.model:
+        if fingerprint(model, trained=True) != self.record.model:
             raise GatedInterpError("circuit-of-another-model", name=self.name)
 
 
@@ -171,12 +171,3 @@ def write_record(path: Path, record: CircuitRecord) -> None:
     """Write the JSON beside the model of ``path``."""
     said = json.dumps(dataclasses.asdict(record), indent=1)
     write_text(path.with_suffix(".json"), said + "\n")
-
-
-def weights_of(model: HookedTransformer) -> str:
-    """A hash of every weight of a model."""
-    digest = hashlib.sha256()
-    for name, weight in model.named_parameters():
-        digest.update(f"{name}{tuple(weight.shape)}".encode())
-        digest.update(weight.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]

@@ -18,6 +18,7 @@ from gated_interp.analysis.induction import induction_scores
 from gated_interp.checkpoints.checkpoint import load, save
 from gated_interp.core.errors import GatedInterpError, GatedInterpWarning
 from gated_interp.core.files import write_table
+from gated_interp.core.fingerprint import fingerprint
 from gated_interp.core.seeds import derive
 from gated_interp.core.streams import Stream
 from gated_interp.experiments.copying_measures import CopyingConfig, measured, repeats_of
@@ -32,7 +33,6 @@ from gated_interp.tasks.mixture import with_repeats
 from gated_interp.tasks.text import TextTask
 from gated_interp.training.activations import ActivationStore, capture
 from gated_interp.training.fit import fit_replacement
-from gated_interp.training.state import fingerprint
 
 ORIGINAL, TWO_HEADS = "original", "topk copies"
 MODEL, STORE, SCORES = "original.safetensors", "activations", "scores.csv"
@@ -214,7 +214,7 @@ def _captured(folder: Path, layers: Sequence[int]) -> tuple[int, ...]:
     """The layers of a store that has been captured and holds ``layers``; else ``layers``."""
     for place in sorted(folder.glob(f"{STORE}/*")):
         there = tuple(int(name) for name in place.name.split("-") if name.isdecimal())
-        if there == tuple(sorted(there)) and set(layers) <= set(there):
+        if set(layers) <= set(there):
             return there
     return tuple(layers)
 

@@ -20,6 +20,7 @@ from gated_interp.checkpoints.checkpoint import load, save
 from gated_interp.checkpoints.opened import open_model
 from gated_interp.core.errors import GatedInterpError, GatedInterpWarning
 from gated_interp.core.files import require_place, write_text
+from gated_interp.core.fingerprint import fingerprint
 from gated_interp.core.seeds import derive
 from gated_interp.core.streams import Stream
 from gated_interp.experiments.head_pages import write_head_page
@@ -39,7 +40,6 @@ from gated_interp.tasks.text import TextTask
 from gated_interp.training.activations import capture
 from gated_interp.training.data import DataSource, Source, data_for, draw, held_out_part, name_of
 from gated_interp.training.fit import fit_replacement, fit_settings, steps_and_fvu
-from gated_interp.training.state import fingerprint
 
 # Held-out sequences that results are measured on, and that say which heads are dead.
 SEQUENCES = 128

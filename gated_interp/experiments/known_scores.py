@@ -69,7 +69,9 @@ def _paths(circuit: KnownCircuit, pairs: PromptPairs) -> tuple[dict[Any, float],
 def rated(sizes: Mapping[Any, float], truth: Sequence[Any], seed: int) -> dict[str, float]:
     """The AUROC of a ranking, and the mean of random ones."""
     found = score_ranking(sizes, [t for t in truth if t in sizes], draws=RANDOM, seed=seed)
-    return {"auroc": found.auroc or 0.0, "random": found.random_auroc or 0.0}
+    assert found.auroc is not None
+    assert found.random_auroc is not None
+    return {"auroc": found.auroc, "random": found.random_auroc}
 
 
 def measured(name: str, method: str, of: str, draw: int) -> list[dict[str, Any]]:

@@ -15,10 +15,10 @@ from gated_interp.checkpoints.known import (
     INTERCHANGE,
     CircuitRecord,
     KnownCircuit,
-    weights_of,
     write_record,
 )
 from gated_interp.core.errors import GatedInterpError
+from gated_interp.core.fingerprint import fingerprint
 from gated_interp.core.seeds import derive
 from gated_interp.core.streams import Stream
 from gated_interp.experiments.single import changed, refuse, state_for, write_trained
@@ -179,7 +179,7 @@ def recorded(
     }
     moving = edges[edges["effect"] > 1e-4].itertuples(index=False)
     return CircuitRecord(
-        model=weights_of(model),
+        model=fingerprint(model, trained=True),
         source=source,
         program=model.task.program,
         variables=dict(variables),

@@ -1,17 +1,15 @@
 """Attention-only language models, of one to four layers."""
 
 import dataclasses
-import math
 from typing import Any, Literal
 
 import torch
-from torch import nn
 from transformer_lens import HookedTransformerConfig
 
 from gated_interp.core.config import Config, positive
 from gated_interp.core.errors import GatedInterpError
-from gated_interp.core.seeds import MAX_SEED, generator
-from gated_interp.models.toy import HookedTransformer, TaskTransformer, attention_only
+from gated_interp.core.seeds import MAX_SEED
+from gated_interp.models.toy import HookedTransformer, TaskTransformer, attention_only, draw_weights
 from gated_interp.tasks.text import TextPart, TextTask
 from gated_interp.tasks.tokenizers import read_tokenizer
 
@@ -134,14 +132,7 @@ def build_language_model(
         ),
         LanguageTransformer,
     )
-    source = generator(config.seed)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            last = name.rpartition(".")[2]
-            if last.startswith("W_"):
-                nn.init.normal_(parameter, std=0.8 / math.sqrt(config.d_model), generator=source)
-            elif last == "w":
-                parameter.fill_(1.0)
+    draw_weights(model, config.seed)
     model.language_config, model.model_name = config, config.name
     model.info, model.notes, model.task = None, {}, None
     if task is not None:

@@ -1,18 +1,15 @@
 """Transformers of a known circuit: heads and MLPs, with or without norms."""
 
 import dataclasses
-import math
 from typing import Any, Literal
 
-import torch
-from torch import nn
 from transformer_lens import HookedTransformerConfig
 
 from gated_interp.core.config import Config, Shapes, positive
 from gated_interp.core.errors import GatedInterpError
-from gated_interp.core.seeds import MAX_SEED, generator
+from gated_interp.core.seeds import MAX_SEED
 from gated_interp.core.shapes import attention_shapes
-from gated_interp.models.toy import TaskTransformer, attention_only
+from gated_interp.models.toy import TaskTransformer, attention_only, draw_weights
 from gated_interp.tasks.program import ProgramTask
 from gated_interp.tasks.programs import PROGRAMS
 
@@ -93,6 +90,7 @@ class ProgramTransformer(TaskTransformer):
         program_config: what it was built as.
 
     Examples:
+        >>> import torch
         >>> model = build_program(ProgramConfig(program="induction"))
         >>> model.model_name, model(torch.tensor([[0, 5, 7]])).shape
         ('induction-2L4H', torch.Size([1, 3, 12]))
@@ -131,14 +129,7 @@ def build_program(config: ProgramConfig) -> ProgramTransformer:
         ),
         ProgramTransformer,
     )
-    source = generator(config.seed)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            last = name.rpartition(".")[2]
-            if last.startswith("W_"):
-                nn.init.normal_(parameter, std=0.8 / math.sqrt(config.d_model), generator=source)
-            elif last == "w":
-                parameter.fill_(1.0)
+    draw_weights(model, config.seed)
     model.program_config, model.task, model.model_name = config, task, config.name
     model.info, model.notes = None, {}
     return model

@@ -6,6 +6,7 @@ The only file that imports HookedTransformer: 4.0 removes it, so a port has one 
 """
 
 import copy
+import math
 import warnings
 from typing import Any, TypeVar
 
@@ -31,6 +32,7 @@ __all__ = [
     "build_attention",
     "build_toy",
     "clone",
+    "draw_weights",
 ]
 
 Model = TypeVar("Model", bound=HookedTransformer)
@@ -106,6 +108,22 @@ def attention_only(config: HookedTransformerConfig, kind: type[Model] = HookedTr
         for parameter in model.parameters():
             parameter.zero_()
     return model
+
+
+def draw_weights(model: HookedTransformer, seed: int) -> None:
+    """Draw weights with a standard deviation of ``0.8 / sqrt(d_model)``, as TransformerLens does.
+
+    Gains of norms become one; biases stay as they are.
+    """
+    source = generator(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            last = name.rpartition(".")[2]
+            if last.startswith("W_"):
+                std = 0.8 / math.sqrt(model.cfg.d_model)
+                nn.init.normal_(parameter, std=std, generator=source)
+            elif last == "w":
+                parameter.fill_(1.0)
 
 
 def _blank(config: AttentionConfig, kind: type[Model] = HookedTransformer) -> Model:

@@ -317,6 +317,25 @@ class Replacement(nn.Module):
 
 
 @contextmanager
+def inputs_of(module: nn.Module) -> Iterator[list[dict[str, Any]]]:
+    """A list that grows by the keyword arguments of each call of ``module``."""
+    seen: list[dict[str, Any]] = []
+
+    def note(_module: nn.Module, _args: Any, kwargs: dict[str, Any]) -> None:
+        seen.append(kwargs)
+
+    handle = module.register_forward_pre_hook(note, with_kwargs=True)
+    try:
+        yield seen
+    finally:
+        handle.remove()
+    if not seen:
+        raise GatedInterpError(
+            "hook-not-reached", hook=type(module).__name__, what="nothing was read there"
+        )
+
+
+@contextmanager
 def outputs_of(module: nn.Module) -> Iterator[list[Tensor]]:
     """A list that grows by each output of ``module`` (a hook point) while the context is open."""
     seen: list[Tensor] = []

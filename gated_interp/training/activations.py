@@ -23,13 +23,13 @@ from tqdm.auto import tqdm
 from gated_interp.anatomy.batch import Batch
 from gated_interp.core.errors import CheckpointError, GatedInterpError
 from gated_interp.core.files import refused, write_text
+from gated_interp.core.fingerprint import fingerprint
 from gated_interp.core.seeds import derive, generator
 from gated_interp.core.streams import Stream
 from gated_interp.models.toy import HookedTransformer
-from gated_interp.replacements.replacement import outputs_of
-from gated_interp.training.capture import AttentionIO, inputs_of, require_capturable
+from gated_interp.replacements.replacement import inputs_of, outputs_of
+from gated_interp.training.capture import AttentionIO, require_capturable
 from gated_interp.training.data import DataSource, data_for, draw, name_of
-from gated_interp.training.state import fingerprint
 
 Precision = Literal["float16", "bfloat16"]
 NOTES, TOKENS, FOCUS, VERSION = "activations.json", "tokens.bin", "focus.bin", 2

@@ -1,19 +1,16 @@
 """What one attention layer of any HookedTransformer receives and writes, read through hooks."""
 
 import dataclasses
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from gated_interp.anatomy.batch import Batch, Mask, Tokens
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.renamed import layer_first
 from gated_interp.models.toy import HookedTransformer
-from gated_interp.replacements.replacement import outputs_of
+from gated_interp.replacements.replacement import inputs_of, outputs_of
 from gated_interp.replacements.splice import chosen_layer, require_layer
 
 
@@ -42,25 +39,6 @@ class AttentionIO:
     def inputs(self) -> tuple[Tensor, Tensor, Tensor]:
         """The arguments to call a block with."""
         return self.query_input, self.key_input, self.value_input
-
-
-@contextmanager
-def inputs_of(module: nn.Module) -> Iterator[list[dict[str, Any]]]:
-    """A list that grows by the keyword arguments of each call of ``module``."""
-    seen: list[dict[str, Any]] = []
-
-    def note(_module: nn.Module, _args: Any, kwargs: dict[str, Any]) -> None:
-        seen.append(kwargs)
-
-    handle = module.register_forward_pre_hook(note, with_kwargs=True)
-    try:
-        yield seen
-    finally:
-        handle.remove()
-    if not seen:
-        raise GatedInterpError(
-            "hook-not-reached", hook=type(module).__name__, what="nothing was read there"
-        )
 
 
 @layer_first

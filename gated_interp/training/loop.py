@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 from gated_interp.anatomy.batch import Batch, Mask
 from gated_interp.core.errors import GatedInterpError, GatedInterpWarning
 from gated_interp.core.files import require_place
+from gated_interp.core.fingerprint import fingerprint
 from gated_interp.core.signals import uninterrupted
 from gated_interp.models.language_model import TextTransformer
 from gated_interp.models.toy import HookedTransformer, ToyConfig, build_toy
@@ -30,7 +31,7 @@ from gated_interp.training.interrupt import TrainingInterrupted
 from gated_interp.training.objectives import Imitate, NextToken, Objective
 from gated_interp.training.processes import Group, group_for
 from gated_interp.training.schedule import learning_rate
-from gated_interp.training.state import Row, TrainingState, fingerprint
+from gated_interp.training.state import Row, TrainingState
 from gated_interp.training.trackers import Tracker
 
 Model = TypeVar("Model", bound=HookedTransformer | Replacement)

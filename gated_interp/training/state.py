@@ -5,7 +5,6 @@ step's data and noise are drawn from a seed of their own.
 """
 
 import dataclasses
-import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -29,17 +28,6 @@ MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 FREE = ("device", "checkpoint_every")  # settings that may differ between the parts of a training
 
 Row = dict[str, float]
-
-
-def fingerprint(module: nn.Module, *, trained: bool = False) -> str:
-    """A hash of the weights of ``module``: the frozen ones, or with ``trained`` all of them."""
-    digest = hashlib.sha256()
-    for name, parameter in module.named_parameters():
-        if trained or not parameter.requires_grad:
-            digest.update(f"{name}{tuple(parameter.shape)}{parameter.dtype}".encode())
-            flat = parameter.detach().cpu().contiguous().view(-1).view(torch.uint8)
-            digest.update(flat.numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 @dataclasses.dataclass

@@ -10,8 +10,8 @@ import pandas as pd
 import torch
 
 from gated_interp import __version__
+from gated_interp.core.fingerprint import fingerprint
 from gated_interp.subject import Subject
-from gated_interp.training.state import fingerprint
 from gated_interp.views.shown import Shown, View
 
 

@@ -49,24 +49,29 @@ class Cutter:
         return torch.cat(each)
 
     def _values(self, cut: Bool[Tensor, "receiver sender"], rows: slice) -> Tensor:
-        run = _Run(self, cut, rows)
-        calls = attention_inputs(self.model, run.called)
-        with calls, reading(self.model, run.reads()), intervened(self.model, run.edits()):
-            logits = self.prompts.logits(self.prompts.clean[rows])
+        with attention_inputs(self.model) as called:
+            run = _Run(self, cut, rows, called)
+            with reading(self.model, run.reads()), intervened(self.model, run.edits()):
+                logits = self.prompts.logits(self.prompts.clean[rows])
         return self.prompts.values(logits, rows)
 
 
 class _Run:
     """One pass, with what each sender changes by as it comes up."""
 
-    def __init__(self, cutter: Cutter, cut: Bool[Tensor, "receiver sender"], rows: slice):
+    def __init__(
+        self,
+        cutter: Cutter,
+        cut: Bool[Tensor, "receiver sender"],
+        rows: slice,
+        called: dict[int, list[dict[str, Tensor]]],
+    ):
         self.graph, self.model, self.rows = cutter.graph, cutter.model, rows
         self.other = {name: x[rows] for name, x in cutter.other.items()}
-        self.used = cut.any(0)
+        self.called, self.used = called, cut.any(0)
         self.cut = cut
         self.delta: dict[int, Tensor] = {}
         self.stream: dict[int, Tensor] = {}
-        self.called: dict[int, dict[str, Tensor]] = {}
 
     def edits(self) -> dict[str, Edit]:
         """For the hook points of the model."""
@@ -149,7 +154,7 @@ class _Run:
             x = x.clone()
             scored = getattr(attn, "scored", None)
             if role == "v" and scored is not None:  # a replacement clips before hook_v
-                raw = project(self.called[layer]["value_input"], attn.W_V) + attn.b_V
+                raw = project(self.called[layer][-1]["value_input"], attn.W_V) + attn.b_V
                 x[:, :, heads] = scored.clipped(raw[:, :, heads] + moved)
                 return x
             x[:, :, heads] += moved
@@ -161,7 +166,7 @@ class _Run:
         attn = self.model.blocks[layer].attn
 
         def edit(_scores: Tensor) -> Tensor:
-            called = self.called[layer]
+            called = self.called[layer][-1]
             pair = dict(
                 zip(
                     ("gate_q", "gate_k"),

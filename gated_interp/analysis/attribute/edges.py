@@ -23,6 +23,7 @@ from gated_interp.analysis.attribute.stream import (
 from gated_interp.anatomy.batch import Mask, Tokens
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.models.toy import HookedTransformer
+from gated_interp.tasks.task import require_whole
 
 EdgeMethod = Literal["exact", "EAP", "EAP-IG inputs", "EAP-IG activations", "ACDC"]
 EDGE_METHODS = ("exact", "EAP", "EAP-IG inputs", "EAP-IG activations", "ACDC")
@@ -97,8 +98,7 @@ def attribute_edges(
         raise GatedInterpError(
             "not-one-of", name="method", value=method, choices=list(EDGE_METHODS)
         )
-    if type(steps) is not int or steps < 1:
-        raise GatedInterpError("not-a-whole-number", name="steps", value=steps, least=1)
+    require_whole("steps", steps)
     prompts = Prompts(model, clean, corrupted, metric, attention_mask)
     graph = Graph.of(model)
     return edge_attribution(prompts, graph, method, steps, thresholds)

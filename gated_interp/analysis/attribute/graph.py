@@ -9,32 +9,12 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from gated_interp.anatomy.attention import Attention
+from gated_interp.anatomy.nodes import EMBED, LOGITS, has_mlp, mlp_name
 from gated_interp.core.written import head_name
 from gated_interp.models.toy import HookedTransformer
 
 Edge = tuple[str, str]
 """A sender and a receiver, such as ``("L0H1", "L1H2.q")``."""
-
-EMBED, LOGITS = "embed", "logits"
-
-
-def mlp_name(layer: int) -> str:
-    """How an MLP is called, such as ``L0 mlp``."""
-    return f"L{layer} mlp"
-
-
-def has_mlp(model: HookedTransformer, layer: int) -> bool:
-    """Whether the layer has an MLP that writes to the stream."""
-    return not model.cfg.attn_only and hasattr(model.blocks[layer], "mlp")
-
-
-def node_names(model: HookedTransformer) -> list[str]:
-    """Every head and every MLP, layer by layer."""
-    found = []
-    for layer, block in enumerate(model.blocks):
-        found += [head_name((layer, h)) for h in range(block.attn.W_O.shape[0])]
-        found += [mlp_name(layer)] if has_mlp(model, layer) else []
-    return found
 
 
 def written_heads(attn: Any, which: str) -> int:

@@ -7,15 +7,17 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gated_interp.analysis.attribute.edges import FLAT, EdgeMethod, edge_attribution
-from gated_interp.analysis.attribute.graph import Graph, node_names
+from gated_interp.analysis.attribute.graph import Graph
 from gated_interp.analysis.attribute.prompts import Metric, Prompts
 from gated_interp.analysis.attribute.result import HeadAttribution, found
 from gated_interp.analysis.attribute.stream import FIRST, component_names, observed, watch
 from gated_interp.analysis.heads import intervened
 from gated_interp.anatomy.batch import Batch, Mask, Tokens
+from gated_interp.anatomy.nodes import nodes_of
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.precision import wide
 from gated_interp.models.toy import HookedTransformer
+from gated_interp.tasks.task import require_whole
 
 HeadMethod = Literal["exact", "attribution patching", "EAP", "EAP-IG inputs", "EAP-IG activations"]
 HEAD_METHODS = ("exact", "attribution patching", "EAP", "EAP-IG inputs", "EAP-IG activations")
@@ -86,10 +88,9 @@ def attribute_heads(
     ):
         if value not in choices:
             raise GatedInterpError("not-one-of", name=name, value=value, choices=list(choices))
-    if type(steps) is not int or steps < 1:
-        raise GatedInterpError("not-a-whole-number", name="steps", value=steps, least=1)
+    require_whole("steps", steps)
     prompts = Prompts(model, clean, corrupted, metric, attention_mask)
-    names = node_names(model)
+    names = nodes_of(model)
     if method == "exact":
         scores, label = _exact(prompts, ablation), f"exact, {ablation}"
         result = found(HeadAttribution, names, scores, prompts, label)

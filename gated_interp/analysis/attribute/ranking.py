@@ -11,10 +11,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from gated_interp.analysis.attribute.cut import Cutter
-from gated_interp.analysis.attribute.graph import Graph, node_names
+from gated_interp.analysis.attribute.graph import Graph
 from gated_interp.analysis.attribute.prompts import Metric, Prompts
 from gated_interp.analysis.attribute.result import Attributed
 from gated_interp.anatomy.batch import Mask, Tokens
+from gated_interp.anatomy.nodes import EMBED, nodes_of
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.seeds import generator
 from gated_interp.metrics.intervals import ratio_interval
@@ -154,7 +155,7 @@ def _scores(scores: Attributed | Mapping[Any, float]) -> dict[Any, float]:
 def _require_all(model: HookedTransformer, given: dict[Any, float]) -> None:
     """Refuse a ranking that has no score for a node, or if it is of edges for an edge."""
     of_edges = any(isinstance(name, tuple) for name in given)
-    wanted: list[Any] = [*Graph.of(model).edges] if of_edges else [*node_names(model)]
+    wanted: list[Any] = [*Graph.of(model).edges] if of_edges else [*nodes_of(model)]
     missing = [str(name) for name in wanted if name not in given]
     if missing:
         more = [f"and {len(missing) - 5} more"] if len(missing) > 5 else []
@@ -205,7 +206,7 @@ def _circuit(graph: Graph, kept: list[Any]) -> Bool[Tensor, "receiver sender"]:
     """The edges of a circuit of these edges, or those that leave these nodes or the embedding."""
     if isinstance(kept[0], tuple):
         return graph.mask(kept)
-    on = torch.tensor([name in {*kept, "embed"} for name in graph.senders])
+    on = torch.tensor([name in {*kept, EMBED} for name in graph.senders])
     return graph.there & on
 
 

@@ -14,13 +14,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from gated_interp.analysis.attribute.graph import Graph, has_mlp, written_heads
+from gated_interp.analysis.attribute.graph import Graph, written_heads
 from gated_interp.analysis.attribute.prompts import Prompts
 from gated_interp.analysis.heads import intervened
 from gated_interp.anatomy.batch import Batch
+from gated_interp.anatomy.nodes import has_mlp
 from gated_interp.anatomy.stream import Written, input_norm, write_norm
 from gated_interp.core.precision import wide
 from gated_interp.models.toy import HookedTransformer
+from gated_interp.replacements.replacement import inputs_of
 
 Edit = Callable[[Tensor], Tensor | None]
 FIRST = "blocks.0.hook_resid_pre"
@@ -117,24 +119,10 @@ def reading(model: HookedTransformer, edits: dict[int | None, Edit]) -> Iterator
 
 
 @contextlib.contextmanager
-def attention_inputs(model: HookedTransformer, kept: dict[int, dict[str, Any]]) -> Iterator[None]:
-    """Keep what each layer's attention is called with."""
-
-    def keep(layer: int) -> Callable[..., None]:
-        def before(_module: Any, _inputs: Any, named: dict[str, Any]) -> None:
-            kept[layer] = named
-
-        return before
-
-    handles = [
-        block.attn.register_forward_pre_hook(keep(i), with_kwargs=True)
-        for i, block in enumerate(model.blocks)
-    ]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+def attention_inputs(model: HookedTransformer) -> Iterator[dict[int, list[dict[str, Any]]]]:
+    """What each layer's attention is called with, call by call."""
+    with contextlib.ExitStack() as stack:
+        yield {i: stack.enter_context(inputs_of(b.attn)) for i, b in enumerate(model.blocks)}
 
 
 def read_norm(model: HookedTransformer, layer: int, x: Tensor) -> Tensor:
@@ -175,7 +163,6 @@ def watch(
         receivers: also watch what these read.
     """
     model, at = prompts.model, dict[str, Tensor]()
-    kept: dict[int, dict[str, Any]] = {}
 
     def seen(name: str) -> Edit:
         def edit(x: Tensor) -> Tensor:
@@ -200,12 +187,12 @@ def watch(
             reads[i] = seen("logits_in" if i is None else f"mlp_in.{i}")
     with (
         torch.enable_grad(),
-        attention_inputs(model, kept),
+        attention_inputs(model) as called,
         reading(model, reads),
         intervened(model, {name: seen(name) for name in names}),
     ):
         logits = prompts.logits(part)
-    return Watched(logits, at, kept)
+    return Watched(logits, at, {layer: calls[-1] for layer, calls in called.items()})
 
 
 def receiver_gradients(
