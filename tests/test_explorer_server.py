@@ -408,7 +408,7 @@ import sys
 from gated_interp.explorer_server import explore
 module = sys.modules["gated_interp.explorer_server.serve"]
 load = module._answers
-module._answers = lambda source: print("loading") or load(source)
+module._answers = lambda *args: print("loading") or load(*args)
 explore(sys.argv[1], open_browser=False)
 """
 
