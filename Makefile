@@ -3,6 +3,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
+RUNS := $(VENV)/.runs
 READY := $(VENV)/.ready
 CODE := gated_interp tests
 # Small tensors: a second thread gains little, and beside another process it costs a lot.
@@ -20,15 +21,21 @@ help:  ## list the targets
 
 setup: $(READY)  ## make .venv with the package and everything its development needs
 
-# Made anew whenever what is wanted or what was tested changes.
-$(READY): pyproject.toml constraints.txt
+# Both are made anew whenever what is wanted or what was tested changes. What runs the package comes
+# first, so that `make reproduce` need not wait for the rest.
+$(RUNS): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	@echo "installing into $(VENV); this takes a minute or two"
+	$(BIN)/python -m pip install -q -c constraints.txt -e .
+	@touch $@
+
+$(READY): $(RUNS)
+	@echo "installing what tests and docs need into $(VENV); this takes a minute"
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
 	@touch $@
 
-reproduce: $(READY)  ## run the post's experiments into runs/paper
-	$(BIN)/gated-interp reproduce
+reproduce: $(RUNS)  ## run the post's experiments into runs/paper; ARGS=--quick for a first look
+	$(BIN)/gated-interp reproduce $(ARGS)
 
 test: $(READY)  ## run the tests and doctests that take seconds
 	$(PYTEST) -m "not slow"

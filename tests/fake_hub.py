@@ -1,7 +1,7 @@
 """A hub of models on loopback, as far as ``huggingface_hub`` needs one to move a single file.
 
 Repositories live in memory, each a list of commits (all its files by path). Spoken: create a
-repository, preupload, commit with the file inside it, and ``resolve`` (HEAD and GET). Refusals
+repository, check a card, preupload, commit with the file inside it, and ``resolve`` (HEAD and GET). Refusals
 carry the real hub's ``X-Error-Code``. The real hub takes safetensors through its large-file storage
 instead; which way is the library's business, and not tested here.
 """
@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import unquote, urlsplit
+
+import yaml
 
 TOKEN = "a-token"
 
@@ -67,6 +69,7 @@ class Handler(BaseHTTPRequestHandler):
         if writes and self.headers.get("Authorization") != f"Bearer {TOKEN}":
             return self.answer(401, b"{}")
         for method, pattern, act in (
+            ("POST", r"/api/validate-yaml", self.validate),
             ("POST", r"/api/repos/create", self.create),
             ("POST", r"/api/models/(.+)/preupload/(.+)", self.preupload),
             ("POST", r"/api/models/(.+)/commit/(.+)", self.commit),
@@ -88,6 +91,20 @@ class Handler(BaseHTTPRequestHandler):
 
     def answer_json(self, status: int, value: Any) -> None:
         self.answer(status, json.dumps(value).encode(), Content_Type="application/json")
+
+    def validate(self, body: bytes) -> None:
+        """The checker of model cards, as far as its rules are documented."""
+        _, block, _ = json.loads(body)["content"].split("---\n", 2)
+        said = yaml.safe_load(block)
+        errors = []
+        names = said.get("base_model") or []
+        for name in [names] if isinstance(names, str) else names:
+            if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
+                errors.append(f'"base_model" with value "{name}" is not valid')
+        if not all(isinstance(tag, str) for tag in said.get("tags", [])):
+            errors.append('"tags" must be strings')
+        answer = {"errors": [{"message": e} for e in errors], "warnings": []}
+        self.answer_json(400 if errors else 200, answer)
 
     def create(self, body: bytes) -> None:
         said = json.loads(body)

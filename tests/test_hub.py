@@ -1,5 +1,7 @@
 """Pushing to and loading from a hub, against a local fake of its file interface."""
 
+import functools
+import re
 import socket
 import sys
 import time
@@ -8,16 +10,21 @@ from pathlib import Path
 from typing import Any
 
 import huggingface_hub
+import pandas as pd
 import pytest
 import torch
 from fake_hub import TOKEN, FakeHub, serving
+from markdown_it import MarkdownIt
 from refusals import refuses
+from test_referenced import written
 
 from gated_interp.checkpoints.hub import from_hub, push_to_hub
+from gated_interp.checkpoints.opened import open_model
 from gated_interp.core.errors import CheckpointError, GatedInterpError
 from gated_interp.models.toy import HookedTransformer, ToyConfig, build_toy
 from gated_interp.replacements.gated_attention import GatedAttention, GatedConfig
-from gated_interp.replacements.splice import splice, unsplice
+from gated_interp.replacements.layer_sketch import model_sketch
+from gated_interp.replacements.splice import own_weights, splice, unsplice
 
 REPO = "someone/2H3ST-gated"
 
@@ -69,7 +76,7 @@ def fetch(hub: FakeHub, folder: Path, **options: Any) -> HookedTransformer:
 def test_a_pushed_model_comes_back(hub: FakeHub, model: HookedTransformer, tmp_path: Path) -> None:
     address = push_to_hub(model, REPO, notes={"l0": 0.4}, token=TOKEN, endpoint=hub.endpoint)
     assert address == f"{hub.endpoint}/{REPO}/commit/{hub.commit_id(REPO, 1)}"
-    assert list(hub.repositories[REPO][-1]) == ["model.safetensors"]
+    assert list(hub.repositories[REPO][-1]) == ["model.safetensors", "README.md"]
 
     loaded = fetch(hub, tmp_path)
     for name, value in model.state_dict().items():
@@ -124,6 +131,79 @@ def test_a_private_repository_is_asked_for(model: HookedTransformer) -> None:
     with serving() as hub:
         push_to_hub(model, REPO, private=True, token=TOKEN, endpoint=hub.endpoint)
         assert hub.private[REPO] in (True, "private")
+
+
+# ---------------------------------------------------------------- the model card
+
+
+def card_of(hub: FakeHub) -> huggingface_hub.ModelCard:
+    return huggingface_hub.ModelCard(hub.repositories[REPO][-1]["README.md"].decode())
+
+
+def test_the_card_says_what_it_is_and_how_to_load_it(
+    hub: FakeHub, model: HookedTransformer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measures = pd.DataFrame({"measure": ["FVU"], "value": [0.0123456], "95% | low": [0.01]})
+    options: dict[str, Any] = {"token": TOKEN, "endpoint": hub.endpoint}
+    push_to_hub(model, REPO, measures=measures, license="mit", notes={"seed": 7}, **options)
+    card = card_of(hub)
+    assert card.data.to_dict() == {
+        "library_name": "gated-interp", "license": "mit",
+        "tags": ["interpretability", "attention", "gated"],
+    }  # fmt: skip
+    # What an independent reader of Markdown sees.
+    html = MarkdownIt().enable("table").render(card.text)
+    for cell in ("FVU", "0.01235", "95% | low", "notes.seed", "7", "GatedConfig"):
+        assert re.search(rf"<t[dh]>{re.escape(cell)}</t[dh]>", html), cell
+    assert "Mathwin" in card.text
+
+    # The code on the card loads it.
+    (code,) = re.findall(r"```python\n(.*?)```", card.text, re.DOTALL)
+    theirs = functools.partial(from_hub, cache_dir=tmp_path, **options)
+    monkeypatch.setattr("gated_interp.from_hub", theirs, raising=False)
+    names: dict[str, Any] = {}
+    exec(code, names)
+    assert torch.equal(names["model"].blocks[0].attn.W_Q, model.blocks[0].attn.W_Q)
+
+
+def test_the_card_names_the_base_model_and_no_folder(hub: FakeHub, tmp_path: Path) -> None:
+    folder = written(tmp_path / "secret place")
+    options: dict[str, Any] = {"token": TOKEN, "endpoint": hub.endpoint}
+    opened = open_model(folder)
+    block = GatedAttention.from_attention(opened.blocks[1].attn, 2)
+    push_to_hub(splice(opened, 1, block), REPO, base_model="someone/base", **options)
+    card = card_of(hub)
+    assert card.data.base_model == "someone/base"
+    assert 'base="someone/base"' in card.text
+    assert "secret place" not in card.text
+    (sketch,) = re.findall(r"fingerprint: `(.*?)`", card.text)
+    assert float(sketch.split(",")[0]) == pytest.approx(
+        model_sketch(own_weights(opened))[0], rel=1e-5
+    )
+    back = fetch(hub, tmp_path / "cache", base=folder)
+    tokens = torch.arange(6)[None]
+    expected = splice(opened, 1, block)(tokens)
+    torch.testing.assert_close(back(tokens), expected)
+
+
+def test_a_card_that_the_checker_refuses_is_one_sentence(
+    hub: FakeHub, model: HookedTransformer
+) -> None:
+    with refuses("hub-card-refused") as said:
+        push_to_hub(model, REPO, base_model="a b", token=TOKEN, endpoint=hub.endpoint)
+    sentence(said)
+    assert '"base_model" with value "a b"' in str(said.value)
+    assert hub.repositories[REPO][-1] == {}
+
+
+def test_a_card_that_somebody_wrote_stays(hub: FakeHub, model: HookedTransformer) -> None:
+    options: dict[str, Any] = {"token": TOKEN, "endpoint": hub.endpoint}
+    push_to_hub(unsplice(model), REPO, **options)
+    push_to_hub(model, REPO, **options)
+    assert "gated" in card_of(hub).data.tags  # ours is written again
+    hub.repositories[REPO][-1]["README.md"] = b"My own words."
+    push_to_hub(unsplice(model), REPO, **options)
+    assert hub.repositories[REPO][-1]["README.md"] == b"My own words."
 
 
 # ---------------------------------------------------------------- refusals

@@ -72,6 +72,11 @@ class Part:
         return {"kind": self.kind, "config": self.config.to_dict()}
 
 
+def _of_config(part: Part) -> tuple[str, str]:
+    config = part.config
+    return type(config).__name__, ", ".join(f"{k}={v}" for k, v in config.to_dict().items())
+
+
 @dataclasses.dataclass(frozen=True)
 class CheckpointInfo:
     """What a checkpoint says about its model, without its weights.
@@ -176,6 +181,20 @@ class CheckpointInfo:
         """How many numbers train in the model (in its replacements alone where it has some)."""
         own = "replacement." if self.replacements else "model."
         return sum(math.prod(s) for name, s in self.shapes.items() if name.startswith(own))
+
+    def facts(self) -> list[tuple[str, Any]]:
+        """What a reader asks of it, with a name each: kind, task, configs and notes."""
+        return [
+            ("kind", self.kind),
+            ("format", self.format),
+            ("trained parameters", self.n_parameters),
+            *self._about_the_model(),
+            *(_of_config(part) for part in self.replacements.values()),
+            *((f"notes.{name}", value) for name, value in self.notes.items()),
+        ]
+
+    def _about_the_model(self) -> list[tuple[str, Any]]:
+        return [("task", self.task)] + ([] if self.model is None else [_of_config(self.model)])
 
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON-ready values, in the order of the file's metadata."""

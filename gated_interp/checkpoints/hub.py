@@ -7,12 +7,16 @@ given a repository, and ``load`` of ``attn-only-…`` by name.
 import os
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from gated_interp.checkpoints.checkpoint import load, save
+from gated_interp.checkpoints.card import MARK, model_card
+from gated_interp.checkpoints.checkpoint import load, read_info, save
 from gated_interp.core.hub import downloaded, explained, hub_library
 from gated_interp.core.shipped import MODEL_FILE
 from gated_interp.models.toy import HookedTransformer, TaskTransformer
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def push_to_hub(
@@ -21,6 +25,9 @@ def push_to_hub(
     *,
     filename: str = MODEL_FILE,
     notes: dict[str, Any] | None = None,
+    measures: "pd.DataFrame | None" = None,
+    base_model: str | None = None,
+    license: str | None = None,
     private: bool | None = None,
     revision: str | None = None,
     token: str | None = None,
@@ -29,10 +36,17 @@ def push_to_hub(
 ) -> str:
     """Upload ``model`` as one checkpoint file to a hub repository, made where there is none.
 
+    A model card goes with it (``README.md``): what it is, how to load it, its base model and that
+    one's fingerprint, settings, measures and citation. A card that somebody else wrote stays.
+
     Args:
         repo_id: ``user/name``.
         filename: of the checkpoint in the repository.
         notes: as in :func:`gated_interp.checkpoints.checkpoint.save`.
+        measures: a table for the card, shown as it is; name units, n and intervals in its columns.
+        base_model: for the card, the repository of the model that the blocks stand in; ``None``
+            takes the name under which it was opened, if that was one on the hub.
+        license: for the card, as the hub writes it, such as ``mit``.
         private: whether a new repository is private; ``None`` is the account's default.
         revision: branch to commit to; ``None`` is the main one.
         token: access token; ``None`` is the one that ``huggingface_hub`` has stored.
@@ -53,13 +67,23 @@ def push_to_hub(
     hub = hub_library()
     with tempfile.TemporaryDirectory() as folder:
         path = save(model, Path(folder) / MODEL_FILE, notes=notes)
+        card = model_card(
+            read_info(path),
+            repo_id,
+            filename=filename,
+            base_model=base_model,
+            license=license,
+            measures=measures,
+        )
         try:
             api = hub.HfApi(endpoint=endpoint, token=token)
             api.create_repo(repo_id, private=private, exist_ok=True)
-            commit = api.upload_file(
-                path_or_fileobj=str(path),
-                path_in_repo=filename,
-                repo_id=repo_id,
+            files = {filename: str(path)}
+            if _card_is_ours(hub, repo_id, revision, token, endpoint, folder):
+                files["README.md"] = card.encode()
+            commit = api.create_commit(
+                repo_id,
+                [hub.CommitOperationAdd(name, what) for name, what in files.items()],
                 revision=revision,
                 commit_message=commit_message or f"Upload {filename}",
             )
@@ -67,6 +91,27 @@ def push_to_hub(
         except Exception as error:
             raise explained(error, repo_id, filename, revision) from error
     return str(commit.commit_url)
+
+
+def _card_is_ours(
+    hub: Any,
+    repo_id: str,
+    revision: str | None,
+    token: str | None,
+    endpoint: str | None,
+    folder: str,
+) -> bool:
+    """Whether there is no card yet, or one that was written here."""
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    options = {"token": token, "endpoint": endpoint, "cache_dir": folder}
+    try:
+        found = hub.hf_hub_download(repo_id, "README.md", revision=revision, **options)
+    except LocalEntryNotFoundError:  # the hub did not answer
+        raise
+    except EntryNotFoundError:
+        return True
+    return MARK in Path(found).read_text(encoding="utf-8")
 
 
 def from_hub(
@@ -77,6 +122,7 @@ def from_hub(
     token: str | None = None,
     endpoint: str | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
+    base: Any = None,
 ) -> TaskTransformer:
     """Download a checkpoint from the hub, or take it from the local cache, and load it.
 
@@ -88,6 +134,8 @@ def from_hub(
         token: access token; ``None`` is the one that ``huggingface_hub`` has stored.
         endpoint: address of another hub; ``None`` is ``huggingface_hub``'s default.
         cache_dir: where downloads are kept; ``None`` is ``huggingface_hub``'s default.
+        base: of a checkpoint that holds blocks alone, their model, see
+            :func:`gated_interp.checkpoints.checkpoint.load`.
 
     Returns:
         The model as :func:`gated_interp.checkpoints.checkpoint.load` gives it; ``model_name`` is
@@ -111,6 +159,6 @@ def from_hub(
         endpoint=endpoint,
         cache_dir=cache_dir,
     )
-    model = load(path)
+    model = load(path, base=base)
     model.model_name = repo_id
     return model

@@ -177,6 +177,9 @@ class ReferenceInfo(CheckpointInfo):
         """By layer, the replacements as what reads them takes them."""
         return {i: p.stored(i) for i, p in self.replacements.items() if isinstance(p, BlockPart)}
 
+    def _about_the_model(self) -> list[tuple[str, Any]]:
+        return self.reference.facts()
+
     @property
     def version(self) -> int:
         return VERSION

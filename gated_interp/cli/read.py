@@ -62,7 +62,6 @@ def info(file: File, /, *, as_json: Json = False) -> None:
         from gated_interp.checkpoints.checkpoint import read_info
         from gated_interp.checkpoints.foreign import is_foreign
         from gated_interp.checkpoints.opened import open_model
-        from gated_interp.checkpoints.reference_format import ReferenceInfo
         from gated_interp.subject import Subject
 
     try:
@@ -97,23 +96,5 @@ def info(file: File, /, *, as_json: Json = False) -> None:
             said["task"]["tokenizer"] = f"{found.task.d_vocab} tokens"
         say_exactly(json.dumps(said))
         return
-    facts: list[tuple[str, Any]] = [
-        ("kind", found.kind),
-        ("format", found.format),
-        ("trained parameters", found.n_parameters),
-    ]
-    model_part = found.model
-    if isinstance(found, ReferenceInfo):
-        facts += found.reference.facts()
-        model_part = None
-    else:
-        facts.append(("task", found.task))
-    for part in (model_part, *found.replacements.values()):
-        if part is not None:
-            own = ", ".join(f"{k}={v}" for k, v in part.config.to_dict().items())
-            facts.append((type(part.config).__name__, own))
-    notes = found.notes.items()
-    facts += [
-        (f"notes.{k}", cell(v) if not isinstance(v, dict) else json.dumps(v)) for k, v in notes
-    ]
+    facts = [(k, json.dumps(v) if isinstance(v, dict) else cell(v)) for k, v in found.facts()]
     show_facts(file, facts)

@@ -61,6 +61,9 @@ def explained(
         error, errors.LocalEntryNotFoundError
     ):
         return GatedInterpError("hub-no-file", repo=repo_id, file=filename)
+    if isinstance(error, ValueError) and "metadata" in str(error):
+        reasons = "; ".join(str(error).splitlines()[1:])
+        return GatedInterpError("hub-card-refused", repo=repo_id, reason=reasons)
     # What really happened may hide behind "not in the local cache" or "error while uploading".
     reason: BaseException = error
     while reason.__cause__ is not None and getattr(reason, "response", None) is None:
