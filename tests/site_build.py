@@ -24,7 +24,7 @@ def build(folder: Path) -> Path:
     docs, html = folder / "docs", folder / "html"
     made = shutil.ignore_patterns("_build", "notebooks", "reference")
     shutil.copytree(ROOT / "docs", docs, ignore=made)
-    for name in ("figures", "notebooks", "CHANGELOG.md"):
+    for name in ("figures", "notebooks", "CHANGELOG.md", "CONTRIBUTING.md"):
         (folder / name).symlink_to(ROOT / name)
     (docs / "labels.ipynb").write_text(json.dumps(labels()), encoding="utf-8")
     command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", str(docs), str(html)]
