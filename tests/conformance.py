@@ -1124,8 +1124,9 @@ def _plain_scores(column: Column) -> bool:
     flags = column.flags
     odd = ("use_local_attn", "use_attention_sinks", "use_logn_attn", "attention_dir")
     learned = flags.get("positional_embedding_type", "standard") in ("standard", "shortformer")
-    rotated = column.block == SEES_POSITIONS
-    return bool(column.block and not rotated) or (learned and not any(flags.get(name) for name in odd))
+    if column.block:
+        return column.block != SEES_POSITIONS
+    return learned and not any(flags.get(name) for name in odd)
 
 
 def _trigrams(case: Case) -> Numbers:

@@ -15,10 +15,10 @@ from transformer_lens import HookedTransformerConfig
 
 import gated_interp as gi
 from gated_interp.core.seeds import generator
-from gated_interp.models.toy import HookedTransformer, attention_only
+from gated_interp.models.toy import HookedTransformer, attention_only, draw_weights
 
 OUT = Path(__file__).parents[1] / "figures" / "gates-and-positions.csv"
-TASK = gi.RepeatedTokensTask(n_tokens=32, shortest=4, longest=16, n_positions=32)
+TASK = gi.tasks.RepeatedTokensTask(n_tokens=32, shortest=4, longest=16, n_positions=32)
 SEEDS, ROTATED, STEPS = range(3), (0, 4), 1500
 
 
@@ -32,9 +32,10 @@ def trained_model() -> HookedTransformer:
     config = HookedTransformerConfig(
         n_layers=2, d_model=64, n_heads=4, d_head=16, n_ctx=TASK.n_positions, device="cpu",
         d_vocab=TASK.d_vocab, attn_only=True, normalization_type="LNPre", act_fn="relu",
-        positional_embedding_type="rotary", rotary_dim=16, rotary_base=100, seed=0,
+        positional_embedding_type="rotary", rotary_dim=16, rotary_base=100,
     )  # fmt: skip
     model = attention_only(config)
+    draw_weights(model, seed=0)
     how = gi.TrainConfig.toy(steps=3000, batch_size=64, lr=2e-3, data="fresh", seed=0)
     gi.train_model(model, how, data=drawn, progress=False)
     return model.eval()

@@ -165,7 +165,10 @@ def test_all_edges_cut_is_the_corrupted_run_and_none_the_clean_one(kind):
 @pytest.mark.parametrize("kind", [*KINDS, *GATED])
 def test_an_edge_estimated_by_its_gradient_is_its_slope(kind):
     """Each edge alone: EAP is the exact score of a change that is tiny, over its size."""
-    model, (clean, corrupted) = gated_model(kind) if kind in GATED else model_of(kind), prompts_of(2)
+    model, (clean, corrupted) = (
+        gated_model(kind) if kind in GATED else model_of(kind),
+        prompts_of(2),
+    )
     prompts, graph = Prompts(model, clean, corrupted, difference), Graph.of(model)
     cutter = Cutter(prompts, graph)
     small = 1e-5

@@ -1,5 +1,6 @@
 """fit_gated and decompose: what trains, what is measured and written, and what is refused."""
 
+import contextlib
 import copy
 import json
 
@@ -16,6 +17,8 @@ from gated_interp.analysis.faithfulness import loss_recovered
 from gated_interp.analysis.spare_heads import spare_heads
 from gated_interp.anatomy.batch import Batch
 from gated_interp.experiments import decompose as study
+from gated_interp.experiments.backends import Backend
+from gated_interp.experiments.processes import run_jobs
 from gated_interp.metrics.predictions import next_token_loss
 from gated_interp.replacements.replacement import active
 from gated_interp.tasks.text import RepeatedText, TextTask
@@ -295,6 +298,49 @@ def test_an_interrupted_training_is_taken_up_again(done, model, monkeypatch, tmp
     assert calls[1] == tmp_path / "L1-seed0.safetensors.state"
     whole = done.runs[(done.runs["layer"] == 1) & (done.runs["seed"] == 0)].iloc[0]
     assert again.runs.iloc[0]["kl"] == pytest.approx(whole["kl"], rel=1e-3)
+
+
+def test_its_trainings_run_where_they_are_told(done, model, tmp_path, monkeypatch):
+    """As on a cluster, whose workers are given the run folder alone."""
+    sent, asked = [], []
+
+    def run(function, jobs):
+        sent.extend(jobs)
+        yield from run_jobs(function, jobs, 1)
+
+    def connected(workers):
+        asked.append(workers)
+        return contextlib.nullcontext(Backend(run, 1, 1, None))
+
+    monkeypatch.setattr(study, "connected", connected)
+    how = {"layers": [1], "seeds": 2, **QUICK, "workers": "tcp://there:1"}
+    found = gi.studies.decompose(model, tmp_path, **how).runs.drop(columns="seconds")
+    gi.studies.decompose(model, tmp_path, **how)
+    assert asked == ["tcp://there:1", 1]  # what is finished needs nobody
+    assert [(key, args[:2]) for key, _, args in sent] == [
+        ((1, seed), (str(tmp_path), None)) for seed in (0, 1)
+    ]
+    wanted = done.runs[done.runs["layer"] == 1].reset_index(drop=True)
+    pd.testing.assert_frame_equal(found, wanted[found.columns], check_dtype=False)
+    (tmp_path / study.ORIGINAL).unlink()
+    with refuses("workers-lack-the-folder", folder=str(tmp_path)):
+        sent[0][1](*sent[0][2])
+
+
+@pytest.mark.slow
+def test_it_runs_on_a_cluster(done, model, tmp_path, cluster):
+    address, *_ = cluster(2)
+    found = gi.studies.decompose(model, tmp_path, seeds=2, **QUICK | {"workers": address})
+    pd.testing.assert_frame_equal(
+        found.runs.drop(columns="seconds"), done.runs.drop(columns="seconds")
+    )
+    store = tmp_path / "stored"  # the same from activations that a worker reads
+    kept = {"layers": [1], "seeds": 1, "captured": 60, **QUICK}
+    here, there = (
+        gi.studies.decompose(model, store / name, **kept | {"workers": workers}).runs
+        for name, workers in (("here", 1), ("there", address))
+    )
+    pd.testing.assert_frame_equal(here.drop(columns="seconds"), there.drop(columns="seconds"))
 
 
 def test_heads_that_write_nothing_are_pruned(model):

@@ -156,7 +156,11 @@ def test_a_part_is_what_the_score_loses_without_the_component(column):
 @pytest.mark.parametrize("per", ["pair", "layer 1", "positions"])
 def test_a_gate_score_is_split_in_the_same_way(per):
     layer = int(per == "layer 1")
-    column = Column("rotary", block="rotary gated") if per == "positions" else Column("LN", block="gated")
+    column = (
+        Column("rotary", block="rotary gated")
+        if per == "positions"
+        else Column("LN", block="gated")
+    )
     model = models.gated_layer(TASK) if layer else column.build()
     model = doubled(model)
     found = gi.qk_attribution(model, layer, HEAD, TOKENS, QUERY, KEY, row=ROW)
