@@ -236,5 +236,5 @@ def test_a_block_larger_than_its_tensors_is_refused_before_it_is_made(
     monkeypatch.setattr(GatedAttention, "__init__", lambda *_: pytest.fail("it was made"))
     with pytest.raises(CheckpointError) as refused:
         GatedAttention.from_pretrained(path)
-    assert refused.value.code in (code, "cannot-load")
-    assert code in (refused.value.code, refused.value.fields["reason"].code)
+    error = refused.value.fields.get("reason", refused.value)  # said with the file's name
+    assert error.code == code

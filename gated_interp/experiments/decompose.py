@@ -25,7 +25,7 @@ from gated_interp.core.fingerprint import fingerprint
 from gated_interp.core.seeds import derive
 from gated_interp.core.streams import Stream
 from gated_interp.experiments.backends import connected
-from gated_interp.experiments.head_pages import write_head_page
+from gated_interp.experiments.head_pages import overview_of, write_head_page
 from gated_interp.experiments.processes import keyed
 from gated_interp.experiments.single import history_of, state_of, write_trained
 from gated_interp.experiments.store import Row, Store
@@ -217,7 +217,7 @@ def decompose(
         out: run folder: ``results.json``, ``runs.csv``, for each layer and seed
             ``L0-seed0.safetensors`` (the model with the block) and ``L0-seed0-history.csv``, and
             for each layer ``L0.html``, a page of what its heads do, and those of the run whose FVU
-            is the median.
+            is the median. It starts from an overview of all layers, ``overview.csv``.
         layers: all unless given.
         data, method, heads, fvu, steps, settings: see
             :func:`~gated_interp.training.fit.fit_replacement`.
@@ -315,9 +315,17 @@ def decompose(
     write_text(out / RESULTS, json.dumps(results, indent=2) + "\n")
     found = DecomposeResult(runs, results, out, model)
     tokens = held_out(model, source, "test", READ)
-    for layer in layers if pages else ():
+    if not pages:
+        return found
+    overview = None
+    try:
+        overview = overview_of(out, model, tokens)
+    except GatedInterpError as error:
+        say(f"No overview of all layers: {error}")
+    for layer in layers:
+        which = found.median(layer), tokens, found.median_run(layer)
         try:
-            write_head_page(out, model, found.median(layer), tokens, found.median_run(layer))
+            write_head_page(out, model, *which, overview, layers)
         except GatedInterpError as error:
             say(f"No page of the heads of layer {layer}: {error}")
     return found
