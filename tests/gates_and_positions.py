@@ -19,7 +19,7 @@ from gated_interp.models.toy import HookedTransformer, attention_only, draw_weig
 
 OUT = Path(__file__).parents[1] / "figures" / "gates-and-positions.csv"
 TASK = gi.tasks.RepeatedTokensTask(n_tokens=32, shortest=4, longest=16, n_positions=32)
-SEEDS, ROTATED, STEPS = range(3), (0, 4), 1500
+SEEDS, ROTATED, STEPS = range(3), (0, 4), 500
 
 
 def drawn(n: int, source: torch.Generator) -> torch.Tensor:
@@ -36,7 +36,7 @@ def trained_model() -> HookedTransformer:
     )  # fmt: skip
     model = attention_only(config)
     draw_weights(model, seed=0)
-    how = gi.TrainConfig.toy(steps=3000, batch_size=64, lr=2e-3, data="fresh", seed=0)
+    how = gi.TrainConfig.toy(steps=1500, batch_size=64, lr=2e-3, data="fresh", seed=0)
     gi.train_model(model, how, data=drawn, progress=False)
     return model.eval()
 

@@ -455,7 +455,8 @@ def test_the_grid_of_all_heads_says_what_was_measured_and_marks_heads():
         (0, False, True), (1, True, False)
     ]  # fmt: skip
     (_, whole), (_, first), (_, second) = grid["rows"]
-    assert [t["tip"] for t in whole] == ["all of layer 0: +2.000 nats", "all of layer 1: −0.500 nats"]
+    assert whole[0]["tip"] == "all of layer 0: +2.000 nats"
+    assert whole[1]["tip"] == "all of layer 1: −0.500 nats"
     assert first[0]["tip"] == "L0H0: +1.000 nats, induction, first token"
     assert (first[0]["sign"], first[1]["sign"]) == ("◆", "")
     assert first[0]["color"] == "rgba(0, 114, 178, 0.50)"
