@@ -333,16 +333,13 @@ def test_its_trainings_run_where_they_are_told(done, model, tmp_path, monkeypatc
 
 
 @pytest.mark.slow
-def test_it_runs_on_a_cluster(done, model, tmp_path, cluster):
-    address, *_ = cluster(2)
-    found = gi.studies.decompose(model, tmp_path, seeds=2, **QUICK | {"workers": address})
-    pd.testing.assert_frame_equal(
-        found.runs.drop(columns="seconds"), done.runs.drop(columns="seconds")
-    )
-    store = tmp_path / "stored"  # the same from activations that a worker reads
-    kept = {"layers": [1], "seeds": 1, "captured": 60, **QUICK}
+@pytest.mark.parametrize("captured", [0, 60])
+def test_it_runs_on_a_cluster(model, tmp_path, cluster, captured):
+    """From the model, and from stored activations that the worker reads."""
+    address, *_ = cluster(1)
+    how = {"layers": [1], "seeds": 1, "captured": captured, "pages": False, **QUICK}
     here, there = (
-        gi.studies.decompose(model, store / name, **kept | {"workers": workers}).runs
+        gi.studies.decompose(model, tmp_path / name, **how | {"workers": workers}).runs
         for name, workers in (("here", 1), ("there", address))
     )
     pd.testing.assert_frame_equal(here.drop(columns="seconds"), there.drop(columns="seconds"))
