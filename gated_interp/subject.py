@@ -328,10 +328,14 @@ class Subject:
         """Whether one of the layers has to be chosen: there are many, and none was named."""
         return self.has_overview and len(self.layers) > DEEP
 
-    def narrowed(self) -> "Subject":
-        """The same with the layer alone that the overview puts first; what is measured is kept."""
-        spliced = self.overview.spliced
-        chosen = dataclasses.replace(self, layers=spliced or [self.overview.layer])
+    def narrowed(self, layer: int | None = None) -> "Subject":
+        """The same with one layer alone; what is measured is kept.
+
+        Args:
+            layer: the one that the overview puts first unless given.
+        """
+        first = self.overview.spliced or [self.overview.layer]
+        chosen = dataclasses.replace(self, layers=first if layer is None else [layer])
         for name in ("overview", "batch"):
             chosen.__dict__[name] = getattr(self, name)
         return chosen

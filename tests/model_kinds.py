@@ -115,6 +115,8 @@ DTYPES = {
     "float16": torch.float16,
 }
 BLOCKS = ("", "gated", "TopK", "autoencoder")
+# Its gates are rotated as the layer's queries and keys, where these are.
+SEES_POSITIONS = "rotary gated"
 MLPS = ("", "MLPs", "parallel MLPs")
 
 
@@ -171,6 +173,10 @@ class Column:
             block = GatedAttention(
                 GatedConfig(d_model=width, n_heads=5, d_head=4, d_gate=2, output_bias=True)
             )
+        elif self.block == SEES_POSITIONS:
+            block = GatedAttention.from_attention(
+                model.blocks[0].attn, 5 / model.cfg.n_heads, d_gate=3, gate_rotary=2
+            )
         elif self.block == "TopK":
             config = TopKConfig(d_model=width, n_heads=7, d_head=1, d_qk=4, k=4, output_bias=True)
             block = TopKAttention(config)
@@ -188,6 +194,11 @@ class Column:
             model = attention_only(HookedTransformerConfig(**self.flags))
         _fill(dict(model.named_parameters()), 1)
         return model.eval()
+
+
+def rotates(kind: str) -> bool:
+    """Whether models of this kind or family have rotary embeddings."""
+    return "rotary_dim" in (KINDS | FAMILIES)[kind]
 
 
 SIZES = {"W_E": 1.0, "W_pos": 0.7, "W_U": 0.6, "sinks": 0.7, "b_E": 0.5}
@@ -224,4 +235,5 @@ def columns() -> list[Column]:
             dataclasses.replace(column, block=block)
             for column, block in itertools.product(varied, BLOCKS[1:])
         ),
+        *(Column(kind, block=SEES_POSITIONS) for kind in ("rotary", *FAMILIES) if rotates(kind)),
     ]

@@ -112,10 +112,14 @@ def test_gradients_by_hand_are_those_of_split_inputs(kind):
     assert_close(mine[:, :, -1], kept["blocks.1.hook_resid_post"].grad, roundings=2000, scale=10.0)
 
 
-def gated_model() -> HookedTransformer:
+GATED = {"gated": "attention only", "gates that see positions": "rotary, grouped, RMS"}
+
+
+def gated_model(kind: str = "gated") -> HookedTransformer:
     """Two attention layers, the second replaced by heads whose gates are half open."""
-    model = model_of("attention only")
-    block = GatedAttention.from_attention(model.blocks[1].attn, gate="tanh").double()
+    model = model_of(GATED[kind])
+    sees = {"d_gate": 3, "gate_rotary": 2} if kind != "gated" else {}
+    block = GatedAttention.from_attention(model.blocks[1].attn, gate="tanh", **sees).double()
     with torch.no_grad():
         source = torch.Generator().manual_seed(3)
         for name in ("W_gate_Q", "W_gate_K"):
@@ -124,13 +128,13 @@ def gated_model() -> HookedTransformer:
     return splice(model, 1, block)
 
 
-@pytest.mark.parametrize("kind", [*KINDS, "gated"])
+@pytest.mark.parametrize("kind", [*KINDS, *GATED])
 def test_receivers_gradients_add_up_to_those_of_writers(kind):
     """All that a sender does goes through receivers, so its edges add up to its node."""
-    model, (clean, corrupted) = gated_model() if kind == "gated" else model_of(kind), prompts_of()
+    model, (clean, corrupted) = gated_model(kind) if kind in GATED else model_of(kind), prompts_of()
     edges = gi.attribute_edges(model, clean, corrupted, difference, method="EAP")
     nodes = gi.attribute_heads(model, clean, corrupted, difference, method="attribution patching")
-    assert kind != "gated" or ("L0H1", "L1H5.gate_k") in edges.names
+    assert kind not in GATED or ("L0H1", "L1H5.gate_k") in edges.names
     for i, name in enumerate(nodes.names):
         mine = [k for k, (sender, _) in enumerate(edges.names) if sender == name]
         assert_close(edges.scores[:, mine].sum(1), nodes.scores[:, i], roundings=2000, scale=10.0)
@@ -139,9 +143,9 @@ def test_receivers_gradients_add_up_to_those_of_writers(kind):
     assert (by_edges.absolute >= by_edges.mean.abs() - 1e-6).all()
 
 
-@pytest.mark.parametrize("kind", [*KINDS, "gated"])
+@pytest.mark.parametrize("kind", [*KINDS, *GATED])
 def test_all_edges_cut_is_the_corrupted_run_and_none_the_clean_one(kind):
-    model, (clean, corrupted) = gated_model() if kind == "gated" else model_of(kind), prompts_of()
+    model, (clean, corrupted) = gated_model(kind) if kind in GATED else model_of(kind), prompts_of()
     prompts, graph = Prompts(model, clean, corrupted, difference), Graph.of(model)
     cutter = Cutter(prompts, graph)
     assert_close(
@@ -158,10 +162,13 @@ def test_all_edges_cut_is_the_corrupted_run_and_none_the_clean_one(kind):
         assert_close(change, nodes.scores[:, i], roundings=2000, scale=10.0)
 
 
-@pytest.mark.parametrize("kind", [*KINDS, "gated"])
+@pytest.mark.parametrize("kind", [*KINDS, *GATED])
 def test_an_edge_estimated_by_its_gradient_is_its_slope(kind):
     """Each edge alone: EAP is the exact score of a change that is tiny, over its size."""
-    model, (clean, corrupted) = gated_model() if kind == "gated" else model_of(kind), prompts_of(2)
+    model, (clean, corrupted) = (
+        gated_model(kind) if kind in GATED else model_of(kind),
+        prompts_of(2),
+    )
     prompts, graph = Prompts(model, clean, corrupted, difference), Graph.of(model)
     cutter = Cutter(prompts, graph)
     small = 1e-5

@@ -1,7 +1,11 @@
 """fit_gated and decompose: what trains, what is measured and written, and what is refused."""
 
+import contextlib
 import copy
 import json
+import math
+import re
+import types
 
 import pandas as pd
 import pytest
@@ -15,8 +19,12 @@ from gated_interp.analysis.block_measures import block_measures
 from gated_interp.analysis.faithfulness import loss_recovered
 from gated_interp.analysis.spare_heads import spare_heads
 from gated_interp.anatomy.batch import Batch
+from gated_interp.core.written import change
 from gated_interp.experiments import decompose as study
+from gated_interp.experiments.backends import Backend
+from gated_interp.experiments.processes import run_jobs
 from gated_interp.metrics.predictions import next_token_loss
+from gated_interp.plots.head_grid import head_grids
 from gated_interp.replacements.replacement import active
 from gated_interp.tasks.text import RepeatedText, TextTask
 from gated_interp.training.data import held_out_part
@@ -297,6 +305,46 @@ def test_an_interrupted_training_is_taken_up_again(done, model, monkeypatch, tmp
     assert again.runs.iloc[0]["kl"] == pytest.approx(whole["kl"], rel=1e-3)
 
 
+def test_its_trainings_run_where_they_are_told(done, model, tmp_path, monkeypatch):
+    """As on a cluster, whose workers are given the run folder alone."""
+    sent, asked = [], []
+
+    def run(function, jobs):
+        sent.extend(jobs)
+        yield from run_jobs(function, jobs, 1)
+
+    def connected(workers):
+        asked.append(workers)
+        return contextlib.nullcontext(Backend(run, 1, 1, None))
+
+    monkeypatch.setattr(study, "connected", connected)
+    how = {"layers": [1], "seeds": 2, **QUICK, "workers": "tcp://there:1"}
+    found = gi.studies.decompose(model, tmp_path, **how).runs.drop(columns="seconds")
+    gi.studies.decompose(model, tmp_path, **how)
+    assert asked == ["tcp://there:1", 1]  # what is finished needs nobody
+    assert [(key, args[:2]) for key, _, args in sent] == [
+        ((1, seed), (str(tmp_path), None)) for seed in (0, 1)
+    ]
+    wanted = done.runs[done.runs["layer"] == 1].reset_index(drop=True)
+    pd.testing.assert_frame_equal(found, wanted[found.columns], check_dtype=False)
+    (tmp_path / study.ORIGINAL).unlink()
+    with refuses("workers-lack-the-folder", folder=str(tmp_path)):
+        sent[0][1](*sent[0][2])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("captured", [0, 60])
+def test_it_runs_on_a_cluster(model, tmp_path, cluster, captured):
+    """From the model, and from stored activations that the worker reads."""
+    address, *_ = cluster(1)
+    how = {"layers": [1], "seeds": 1, "captured": captured, "pages": False, **QUICK}
+    here, there = (
+        gi.studies.decompose(model, tmp_path / name, **how | {"workers": workers}).runs
+        for name, workers in (("here", 1), ("there", address))
+    )
+    pd.testing.assert_frame_equal(here.drop(columns="seconds"), there.drop(columns="seconds"))
+
+
 def test_heads_that_write_nothing_are_pruned(model):
     made, _ = fit_settings(model, 1, heads=8)
     with torch.no_grad():
@@ -371,6 +419,47 @@ def test_bad_input_writes_nothing(model, tmp_path, given, code):
     with refuses(code):
         gi.studies.decompose(model, tmp_path / "out", **QUICK | given)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_layers_page_starts_from_an_overview_of_all_layers(done, model):
+    table = pd.read_csv(done.folder / "overview.csv")
+    assert table[["layer", "head"]].to_numpy().tolist() == [[0, 0], [0, 1], [1, 0], [1, 1]]
+    page = (done.folder / "L0.html").read_text(encoding="utf-8")
+    assert page.index("The heads that matter most") < page.index("<h2>Layer 0</h2>")
+    assert page.index("<h2>Layer 0</h2>") < page.index('class="card"')
+    tiles = re.findall(r'<td style="background: ([^"]*)" title="([^"]*)"', page)
+    said = {name: color for color, tip in tiles for name in [tip.split(":")[0]]}
+    assert {"all of layer 0", "all of layer 1", "L0H0", "L1H1"} <= said.keys()
+    for column, places in (("effect", tiles[:6]), ("effect_repeats", tiles[6:])):
+        found = {tip.split(":")[0]: tip for _, tip in places}
+        for row in table.to_dict("records") if places else ():
+            name = f"L{row['layer']}H{row['head']}"
+            assert found[name].startswith(f"{name}: {change(row[column])} nats")
+    assert '<a href="L1.html">1</a>' in page
+    assert '<a href="L0.html">' not in page
+    assert "<script" not in page
+
+
+def test_the_grid_of_all_heads_says_what_was_measured_and_marks_heads():
+    table = pd.DataFrame({"layer": [0, 0, 1], "head": [0, 1, 0], "effect": [1.0, math.nan, -0.5],
+                          "effect_repeats": [math.nan] * 3})  # fmt: skip
+    layers = pd.DataFrame({"effect": [2.0, -0.5], "effect_repeats": [math.nan] * 2})
+    overview = types.SimpleNamespace(
+        table=table, layers=layers, marks=[["induction", "first token"], [], []]
+    )
+    (grid,) = head_grids(overview, 1, [0])
+    assert [(c["layer"], c["here"], c["linked"]) for c in grid["columns"]] == [
+        (0, False, True), (1, True, False)
+    ]  # fmt: skip
+    (_, whole), (_, first), (_, second) = grid["rows"]
+    assert whole[0]["tip"] == "all of layer 0: +2.000 nats"
+    assert whole[1]["tip"] == "all of layer 1: −0.500 nats"
+    assert first[0]["tip"] == "L0H0: +1.000 nats, induction, first token"
+    assert (first[0]["sign"], first[1]["sign"]) == ("◆", "")
+    assert first[0]["color"] == "rgba(0, 114, 178, 0.50)"
+    assert first[1]["color"].startswith("rgba(222, 138, 62")
+    assert second[0]["tip"] == "L0H1: not measured"
+    assert second[1]["tip"] == ""  # there is no such head
 
 
 def test_the_command(done, model, tmp_path):

@@ -10,6 +10,7 @@ import pytest
 import torch
 from commands import cli, invoke, one_sentence
 from refusals import refuses, says
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tokenizers import Regex, Tokenizer, pre_tokenizers
 
@@ -21,6 +22,7 @@ from gated_interp.core.errors import CheckpointError
 from gated_interp.explorer_server.serve import _answers as answers
 from gated_interp.models.analytic import manual_model
 from gated_interp.models.language_model import LanguageModelConfig, build_language_model
+from gated_interp.replacements.gated_attention import GatedAttention, GatedConfig
 from gated_interp.tasks.text import TextTask
 from gated_interp.tasks.tokenizers import trained_tokenizer
 
@@ -201,3 +203,38 @@ def test_torch_is_out_of_memory_in_a_sentence(tmp_path):
     assert ended.returncode == 1
     assert ended.stderr.startswith("Error: there is not enough memory")
     assert ended.stderr.count("\n") == 1
+
+
+# ---- blocks of wide models
+
+
+WIDE = 8192  # as Llama 70B
+
+
+def test_a_block_of_a_wide_layer_is_written_and_read(tmp_path):
+    block = GatedAttention(GatedConfig(d_model=WIDE, n_heads=2))
+    read = GatedAttention.from_pretrained(block.save_pretrained(tmp_path))
+    assert read.config == block.config
+    assert read.W_Q.equal(block.W_Q)
+
+
+@pytest.mark.parametrize(("said", "code"), [
+    ({"d_model": 2**16}, "tensor-wrong-shape"), ({"n_heads": 2**16}, "tensor-wrong-shape"),
+    ({"d_model": 2**16 + 1}, "number-beyond-limit"), ({"n_heads": 10**9}, "number-beyond-limit"),
+    ({"d_head": 2000}, "number-beyond-limit"),
+])  # fmt: skip
+def test_a_block_larger_than_its_tensors_is_refused_before_it_is_made(
+    said, code, tmp_path, monkeypatch
+):
+    config = GatedConfig(d_model=6, n_heads=2)
+    path = GatedAttention(config).save_pretrained(tmp_path / "block.safetensors")
+    with safe_open(path, "pt") as file:
+        whole = json.loads(file.metadata()["gated_interp_block"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    whole["config"] |= said
+    save_file(tensors, path, {"gated_interp_block": json.dumps(whole)})
+    monkeypatch.setattr(GatedAttention, "__init__", lambda *_: pytest.fail("it was made"))
+    with pytest.raises(CheckpointError) as refused:
+        GatedAttention.from_pretrained(path)
+    error = refused.value.fields.get("reason", refused.value)  # said with the file's name
+    assert error.code == code

@@ -76,6 +76,27 @@ def test_a_text_of_one_token_too_few_is_refused(tmp_path) -> None:
     assert gi.text.TextTask(path, 7, begun, folder=tmp_path / "c").bos == 0
 
 
+@pytest.mark.parametrize("own", [False, True])
+def test_where_a_text_begins_with_one_token_and_ends_with_another_the_first_is_taken(
+    own, text, tmp_path
+) -> None:
+    """As in Phi-3, which has all three; its tokenizer puts <s> first, or nothing."""
+    made = tokenizer("<s>", template=own)
+    made.add_special_tokens(["<s>", "<|endoftext|>"])
+    task = gi.text.TextTask(text, 9, made.to_str(), folder=tmp_path / "ids")
+    assert task.bos == 0
+    assert task.part("train").ids[:3].tolist() == [0, *WORDS[:2]]
+    assert str(task).count("at the beginning") == 0
+
+
+def test_a_word_that_looks_like_a_first_token_is_none(text, tmp_path) -> None:
+    made = tokenizer("<s>")  # in a text about HTML it is a word
+    made.add_special_tokens(["<|endoftext|>"])
+    task = gi.text.TextTask(text, 9, made.to_str(), folder=tmp_path / "ids")
+    assert task.bos == D_VOCAB
+    assert gi.text.TextTask(text, 9, tokenizer("<s>").to_str(), folder=tmp_path / "b").bos == 0
+
+
 @pytest.mark.parametrize(("first", "template"), [("</s>", False), ("[CLS]", True)])
 def test_what_else_stands_before_a_text_is_taken_and_named(first, template, text) -> None:
     task = gi.text.TextTask(text, 9, tokenizer(first, template).to_str())

@@ -153,10 +153,15 @@ def test_a_part_is_what_the_score_loses_without_the_component(column):
         assert float(found.score.pairs.abs().max()) > 1e-3
 
 
-@pytest.mark.parametrize("per", ["pair", "layer 1"])
+@pytest.mark.parametrize("per", ["pair", "layer 1", "positions"])
 def test_a_gate_score_is_split_in_the_same_way(per):
     layer = int(per == "layer 1")
-    model = models.gated_layer(TASK) if layer else Column("LN", block="gated").build()
+    column = (
+        Column("rotary", block="rotary gated")
+        if per == "positions"
+        else Column("LN", block="gated")
+    )
+    model = models.gated_layer(TASK) if layer else column.build()
     model = doubled(model)
     found = gi.qk_attribution(model, layer, HEAD, TOKENS, QUERY, KEY, row=ROW)
 

@@ -584,47 +584,6 @@ def test_ctrl_c_on_processes_leaves_a_table_that_resumes(tmp_path):
 # ---- a Dask cluster
 
 
-@pytest.fixture
-def cluster(tmp_path):
-    """A function that starts a real scheduler with ``n`` workers, all on loopback."""
-    pytest.importorskip("distributed")
-    started = []
-
-    def dask(*arguments):
-        process = subprocess.Popen(
-            [sys.executable, "-m", "dask", *arguments, "--no-dashboard"],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            cwd=tmp_path,
-        )
-        started.append(process)
-        return process
-
-    def start(n_workers):
-        file = tmp_path / "scheduler.json"
-        place = ["--host", "127.0.0.1", "--port", "0", "--scheduler-file", str(file)]
-        scheduler = dask("scheduler", *place)
-        end = time.monotonic() + 60
-        address = None
-        while address is None and time.monotonic() < end:
-            with contextlib.suppress(OSError, ValueError):
-                address = json.loads(file.read_text())["address"]
-            time.sleep(0.05)
-        assert address is not None, "the scheduler did not start"
-        workers = [
-            dask("worker", address, "--host", "127.0.0.1", "--nthreads", "1", "--no-nanny",
-                 "--memory-limit", "0", "--local-directory", str(tmp_path))
-            for _ in range(n_workers)
-        ]  # fmt: skip
-        return address, scheduler, workers
-
-    yield start
-    for process in reversed(started):
-        process.kill()
-    for process in started:
-        process.wait()
-
-
 @pytest.mark.slow
 def test_a_cluster_of_two_loses_a_worker_and_finishes(tmp_path, cluster):
     address, _, workers = cluster(2)

@@ -21,7 +21,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 from conformance import RAW, REFUSED, RIGHT, ROWS_OF_MATRIX, WRONG, Outcome, outcome
-from model_kinds import BLOCKS, DTYPES, FAMILIES, KINDS, Column, columns
+from model_kinds import BLOCKS, DTYPES, FAMILIES, KINDS, SEES_POSITIONS, Column, columns
 
 from gated_interp.core.errors import sentence
 
@@ -32,7 +32,7 @@ PAGE = ROOT / "docs" / "what-works.md"
 ROWS = {str(row): row for row in ROWS_OF_MATRIX}
 # What is varied of one kind of model: its dtype, or what stands in the place of its attention.
 VARIANTS = {dtype: {"dtype": dtype} for dtype in DTYPES}
-VARIANTS |= {f"{block} block": {"block": block} for block in BLOCKS[1:]}
+VARIANTS |= {f"{block} block": {"block": block} for block in (*BLOCKS[1:], SEES_POSITIONS)}
 YES = "✓"
 MARK = "<!-- {}: written by tests/what_works.py -->"
 Record = dict[tuple[str, Column], Outcome]
@@ -97,7 +97,7 @@ def recorded() -> Record:
     record: Record = {}
     for line in pd.read_csv(CELLS, dtype=str, keep_default_na=False).to_dict("records"):
         for variant, changes in VARIANTS.items():
-            if not line[variant] or line["function"] not in ROWS or line["model"] not in plain:
+            if not line.get(variant) or line["function"] not in ROWS or line["model"] not in plain:
                 continue
             column = dataclasses.replace(plain[line["model"]], **changes)
             cell = Outcome(RIGHT)

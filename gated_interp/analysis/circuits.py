@@ -230,6 +230,8 @@ def gate_circuit(
     k = _inputs(attention, "key", key_position) @ gate_k
     if biases:
         q, k = q + wide(block.b_gate_Q[head]), k + wide(block.b_gate_K[head])
+    q = block.gate_placed(q[:, None, None], query_position)[:, 0, 0]
+    k = block.gate_placed(k[:, None, None], key_position)[:, 0, 0]
     left = _left_out(attention, query_position, key_position)
     product = FactoredMatrix(q, k.T)
     return Circuit("gate", layer, head, product, block.config.gate, leaves_out=left)

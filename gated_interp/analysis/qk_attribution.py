@@ -340,10 +340,11 @@ class _Edge:
         if block is None:
             return None
         sides = []
-        for role, name in (("query", "Q"), ("key", "K")):
+        for (role, name), at in zip((("query", "Q"), ("key", "K")), self.offsets, strict=True):
             weight = wide(getattr(block, f"W_gate_{name}")[self.head])
             bias = wide(getattr(block, f"b_gate_{name}")[self.head])[None]
-            sides.append(_merged(torch.cat([self.inputs[role] @ weight, bias])))
+            parts = _merged(torch.cat([self.inputs[role] @ weight, bias]))
+            sides.append(block.gate_placed(parts[:, None, None], at)[:, 0, 0])
         return self._checked("hook_gate_scores", sides[0] @ sides[1].T, {})
 
     def write(self, target: Any) -> tuple[Float[Tensor, " component"], str]:

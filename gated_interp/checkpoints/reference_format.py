@@ -18,7 +18,13 @@ from typing import Any
 from gated_interp.checkpoints.checkpoint_format import CheckpointInfo, Part
 from gated_interp.core.config import Config, Shapes, positive
 from gated_interp.core.errors import CheckpointError, GatedInterpError
-from gated_interp.core.metadata import KEY, config_from, require_keys, require_limits
+from gated_interp.core.metadata import (
+    KEY,
+    MOST_OF_BLOCK,
+    config_from,
+    require_keys,
+    require_limits,
+)
 from gated_interp.core.shipped import shipped_names
 from gated_interp.models.pretrained import PretrainedTransformer
 from gated_interp.models.toy import HookedTransformer
@@ -151,7 +157,7 @@ class ReferenceInfo(CheckpointInfo):
         object.__setattr__(self, "format", f"{KEY} {self.version}")
         last = self.reference.n_layers - 1
         for layer, part in self.replacements.items():
-            require_limits(part.config)
+            require_limits(part.config, MOST_OF_BLOCK)
             if layer > last:
                 raise CheckpointError("stored-layer-missing", layer=layer, last=last)
 

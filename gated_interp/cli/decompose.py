@@ -12,7 +12,7 @@ from gated_interp.cli.options import (
     FirstSeed,
     Natural,
     Positive,
-    Processes,
+    Workers,
     at_least,
     model_of,
 )
@@ -69,7 +69,7 @@ def decompose(
     sequences: Positive = 128,
     captured: Natural | None = None,
     out: Path | None = None,
-    workers: Processes = None,
+    workers: Workers = None,
 ) -> None:
     """Train gated blocks in place of a model's attention, and measure what each head does.
 

@@ -81,7 +81,8 @@ def _of_a_block() -> list[Options]:
     from gated_interp.experiments.recipes import BlockRecipe
     from gated_interp.replacements.gated_attention import GatedConfig
 
-    omit = ["seed", "kind", "from_original", "config", "d_model", "attn_scale"]
+    # A toy has no rotary embeddings.
+    omit = ["seed", "kind", "from_original", "config", "d_model", "attn_scale", "gate_rotary"]
     return [Options("Block", [BlockRecipe, GatedConfig], NAMES, omit), _training()]
 
 

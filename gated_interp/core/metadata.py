@@ -20,6 +20,8 @@ VERSIONS = (1, 2, 3)
 LIMITS = {"n_trigrams": 2048, "n_layers": 8, "d_vocab": 2**18}
 LIMITS |= dict.fromkeys(("d_head", "d_gate", "d_qk"), 1024)
 MOST, LARGEST = 4096, 1e30
+MOST_OF_BLOCK = 2**16
+"""Of a block: it is made when its tensors are known to have the shapes that it says."""
 FREE = ("seed",)
 
 
@@ -47,15 +49,19 @@ def said_in(path: Path, text: str, versions: Sequence[int]) -> tuple[dict[str, A
     return said, version
 
 
-def require_limits(part: Any) -> None:
-    """Refuse a task or config with a number beyond what a file may ask for."""
+def require_limits(part: Any, most: int = MOST) -> None:
+    """Refuse a task or config with a number beyond what a file may ask for.
+
+    Args:
+        most: of whole numbers that have no limit of their own.
+    """
     for field in dataclasses.fields(part):
         value = getattr(part, field.name)
         if field.name in FREE or type(value) not in (int, float):
             continue
-        most = LIMITS.get(field.name, MOST) if type(value) is int else LARGEST
-        if abs(value) > most:
-            raise CheckpointError("number-beyond-limit", name=field.name, value=value, most=most)
+        bound = LIMITS.get(field.name, most) if type(value) is int else LARGEST
+        if abs(value) > bound:
+            raise CheckpointError("number-beyond-limit", name=field.name, value=value, most=bound)
 
 
 def config_from(what: str, cls: type[Config], values: Any) -> Config:

@@ -5,6 +5,7 @@ import json
 import math
 import warnings
 from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -23,8 +24,9 @@ from gated_interp.core.files import require_place, write_text
 from gated_interp.core.fingerprint import fingerprint
 from gated_interp.core.seeds import derive
 from gated_interp.core.streams import Stream
-from gated_interp.experiments.head_pages import write_head_page
-from gated_interp.experiments.processes import in_processes
+from gated_interp.experiments.backends import connected
+from gated_interp.experiments.head_pages import overview_of, write_head_page
+from gated_interp.experiments.processes import keyed
 from gated_interp.experiments.single import history_of, state_of, write_trained
 from gated_interp.experiments.store import Row, Store
 from gated_interp.experiments.study import Key, fill
@@ -196,7 +198,7 @@ def decompose(
     spare: int | float = 0.0,
     sequences: int = SEQUENCES,
     captured: int | None = None,
-    workers: int | None = None,
+    workers: int | str | None = None,
     pages: bool = True,
     say: Callable[[str], None] = lambda _: None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
@@ -215,7 +217,7 @@ def decompose(
         out: run folder: ``results.json``, ``runs.csv``, for each layer and seed
             ``L0-seed0.safetensors`` (the model with the block) and ``L0-seed0-history.csv``, and
             for each layer ``L0.html``, a page of what its heads do, and those of the run whose FVU
-            is the median.
+            is the median. It starts from an overview of all layers, ``overview.csv``.
         layers: all unless given.
         data, method, heads, fvu, steps, settings: see
             :func:`~gated_interp.training.fit.fit_replacement`.
@@ -227,7 +229,8 @@ def decompose(
             (:func:`~gated_interp.training.activations.capture`), or from the model in every step if
             0. 1,400 for a model of another library unless given, of its text with repeats
             (:func:`~gated_interp.tasks.mixture.with_repeats`) unless ``data`` are given; else 0.
-        workers: processes; all cores unless given.
+        workers: processes, all cores unless given; or the address of a Dask scheduler, such as
+            ``tcp://127.0.0.1:8786``, whose workers see ``out`` at the same place.
         pages: whether to write the pages of heads.
         say: told a sentence for each run.
         on_progress: told how many runs are done, of how many.
@@ -293,15 +296,17 @@ def decompose(
         folder = str(out.absolute())  # processes may be in the folder of an earlier call
         jobs = [(key, _fit, (folder, own, *key, *settings)) for key in missing]
         positions = config.steps * config.update_size * _positions(source, model)
-        done = in_processes(jobs, 1 if in_memory else workers)
-        for n, (_, row) in enumerate(done, total - len(missing) + 1):
-            if (missed := row.pop(MISSED)) is not None:
-                which = f"layer {row['layer']}, seed {row['seed']}"
-                warnings.warn(f"{which}: {missed}", GatedInterpWarning, stacklevel=2)
-            yield DecomposeRow.of(row | {"positions": positions}), None
-            on_progress(n, total)
+        with closing(where.run(keyed, jobs)) as done:
+            for n, (_, row) in enumerate(done, total - len(missing) + 1):
+                if (missed := row.pop(MISSED)) is not None:
+                    which = f"layer {row['layer']}, seed {row['seed']}"
+                    warnings.warn(f"{which}: {missed}", GatedInterpWarning, stacklevel=2)
+                yield DecomposeRow.of(row | {"positions": positions}), None
+                on_progress(n, total)
 
-    fill(store, wanted, made, unit="runs", say=say)
+    alone = in_memory or store.complete(wanted)  # then nothing is left to train
+    with connected(1 if alone else workers) as where:
+        fill(store, wanted, made, unit="runs", say=say)
     table = store.frame()
     table = table[[key in wanted for key in store.rows]]
     together = _together(model, out, layers, sorted({s for _, s in wanted}), source, sequences)
@@ -310,9 +315,17 @@ def decompose(
     write_text(out / RESULTS, json.dumps(results, indent=2) + "\n")
     found = DecomposeResult(runs, results, out, model)
     tokens = held_out(model, source, "test", READ)
-    for layer in layers if pages else ():
+    if not pages:
+        return found
+    overview = None
+    try:
+        overview = overview_of(out, model, tokens)
+    except GatedInterpError as error:
+        say(f"No overview of all layers: {error}")
+    for layer in layers:
+        which = found.median(layer), tokens, found.median_run(layer)
         try:
-            write_head_page(out, model, found.median(layer), tokens, found.median_run(layer))
+            write_head_page(out, model, *which, overview, layers)
         except GatedInterpError as error:
             say(f"No page of the heads of layer {layer}: {error}")
     return found
@@ -352,6 +365,8 @@ def _fit(
     sequences: int,
 ) -> dict[str, Any]:
     """Train, prune, measure and write one block; called in another process."""
+    if model is None and not Path(folder, ORIGINAL).is_file():
+        raise GatedInterpError("workers-lack-the-folder", folder=folder)
     model, path = model or load(Path(folder, ORIGINAL)), _path(Path(folder), layer, seed)
     source, state = data_for(model, data), state_of(path)
     with warnings.catch_warnings():

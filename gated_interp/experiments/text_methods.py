@@ -70,7 +70,7 @@ def compare_methods(
     first_seed: int = 0,
     steps: int = 1200,
     sequences: int = 128,
-    workers: int | None = None,
+    workers: int | str | None = None,
     formats: Sequence[str] = ("svg", "png"),
     say: Callable[[str], None] = lambda _: None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,

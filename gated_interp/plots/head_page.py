@@ -10,6 +10,7 @@ from torch import Tensor
 
 from gated_interp.core.written import change, head_name, interval, share
 from gated_interp.core.written import token as shown
+from gated_interp.plots.head_grid import SIGNS
 from gated_interp.plots.templates import rendered
 
 # Tokens of a context before the place of the write.
@@ -45,6 +46,7 @@ def head_page(
     sides: Mapping[str, Read],
     names: Sequence[str],
     facts: Sequence[tuple[str, Sequence[str]]] = (),
+    overview: Mapping[str, Any] | None = None,
 ) -> str:
     """A whole page that needs nothing else: the heads of one layer or of several, side by side.
 
@@ -53,9 +55,16 @@ def head_page(
         sides: what was read, by a name such as ``original``.
         names: of tokens; shown as they are, markup included.
         facts: rows of the table above the cards: a name, and one value per side.
+        overview: of all layers, before this one: ``title``, ``words``, ``layer`` and ``grids``
+            (:func:`~gated_interp.plots.head_grid.head_grids`).
     """
     return rendered(
-        "head_page.html.j2", title=title, summary=summary, facts=facts, sides=cards(sides, names)
+        "head_page.html.j2",
+        title=title,
+        summary=summary,
+        facts=facts,
+        sides=cards(sides, names),
+        overview=overview and {**overview, "signs": SIGNS},
     )
 
 

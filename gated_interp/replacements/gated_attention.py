@@ -35,6 +35,7 @@ from gated_interp.replacements.heads import (
     rows_at_once,
 )
 from gated_interp.replacements.replacement import Activations, Terms, register
+from gated_interp.replacements.scoring import Scored, Scoring
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,6 +44,9 @@ class GatedConfig(HeadsConfig):
 
     Attributes:
         d_gate: Give each gate's query and key this many dimensions. The post has 1.
+        gate_rotary: Rotate this many dimensions of each gate's query and key by the position, as
+            the layer rotates its own. Their frequencies are spread over those of the layer. At
+            least one dimension stays as it is, so that a gate can be open at every distance.
         gate: Turn gate scores into gates by this function, see :func:`gate_activation`.
         gate_per: Give every (query, key) pair a gate, or each head one gate whatever the input.
         penalty: Penalise the p-norm of a pair's gates or how many are expected to be open, see
@@ -59,6 +63,7 @@ class GatedConfig(HeadsConfig):
     """
 
     d_gate: int = 1
+    gate_rotary: int = 0
     gate: GateActivation = "clamp"
     gate_per: Literal["pair", "head"] = "pair"
     penalty: Literal["norm", "expected"] = "norm"
@@ -70,7 +75,16 @@ class GatedConfig(HeadsConfig):
         found = [*super().problems(), *positive(self, "d_gate", "penalty_p")]
         if self.penalty == "expected" and not is_drawn(self.gate):
             found.append(self.problem("config-penalty-needs-drawn-gates", gate=self.gate))
+        turns = self.gate_rotary > 0 and not self.gate_rotary % 2 and self.gate_per == "pair"
+        fits = self.gate_rotary < self.d_gate and self.scoring.get("rotary") is not None
+        if self.gate_rotary and not (turns and fits):
+            about = {"value": self.gate_rotary, "d_gate": self.d_gate}
+            found.append(self.problem("config-gates-cannot-rotate", **about))
         return found
+
+    def to_dict(self) -> dict[str, Any]:
+        # Left out where nothing is rotated, so that files are what they were.
+        return {n: v for n, v in super().to_dict().items() if n != "gate_rotary" or v}
 
     @classmethod
     def reference(cls, d_model: int, n_heads: int, seed: int = 0) -> "GatedConfig":
@@ -96,6 +110,8 @@ class GatedAttention(HeadAttention):
     Anything that reads ``W_Q .. W_O``, ``b_Q .. b_O``, ``hook_z`` or ``hook_pattern`` of a
     TransformerLens attention layer reads the same of this one. With ``gate="open"`` every gate is 1
     and nothing of it trains; with ``gate_per="head"`` the score is ``b_gate_Q[h] . b_gate_K[h]``.
+    With ``gate_rotary`` the first dimensions of both sides of the product are rotated by their
+    positions, so that a gate sees the distance.
 
     Examples:
         >>> block = GatedAttention(GatedConfig(d_model=8, n_heads=4))
@@ -118,6 +134,10 @@ class GatedAttention(HeadAttention):
         self.hook_gated_pattern = HookPoint()  # [batch head_index query_pos key_pos]
         # Set by a training: gates that are drawn draw from it while it is there.
         self.noise_generator: torch.Generator | None = None
+        self.gate_turn: Scored | None = None
+        if config.gate_rotary:
+            rotation = Scoring.from_dict(config.scoring).rotation_of(config.gate_rotary)
+            self.gate_turn = Scored(rotation, config.n_heads, config.d_gate)
         self.to(device)
 
     def _initialise(self, source: torch.Generator) -> None:
@@ -137,6 +157,8 @@ class GatedAttention(HeadAttention):
                         nn.init.orthogonal_(head, generator=source)
             else:
                 self.b_gate_K.fill_(1 / g)
+            for bias in (self.b_gate_Q, self.b_gate_K):  # at first no gate sees the distance
+                bias[:, : c.gate_rotary] = 0
 
     def copy_heads(self, attn: Any) -> None:
         """As other heads, their gates as open as they can be and still learn.
@@ -147,12 +169,14 @@ class GatedAttention(HeadAttention):
         super().copy_heads(attn)
         score = OPEN_SCORE[self.config.gate]
         with torch.no_grad():
-            # A query's first dimension is the score and a key's is 1, their others meet zeros: no
-            # sum is rounded, and from the first step gradients reach what multiplies what is there.
-            self.W_gate_Q[..., 0] = 0
+            # In the first dimension that is not rotated, a query is the score and a key is 1. Their
+            # others meet zeros: no sum is rounded, and from the first step gradients reach what
+            # multiplies what is there.
+            still = self.config.gate_rotary
+            self.W_gate_Q[..., still] = 0
             self.W_gate_K.zero_()
-            self.b_gate_Q.zero_()[:, 0] = score
-            self.b_gate_K.zero_()[:, 0] = 1
+            self.b_gate_Q.zero_()[:, still] = score
+            self.b_gate_K.zero_()[:, still] = 1
             start = torch.tensor(score, dtype=torch.float64)
             self.raw_W_O.div_(gate_activation(start, self.config.gate).item())
 
@@ -172,9 +196,45 @@ class GatedAttention(HeadAttention):
         self,
         query_input: Float[Tensor, "batch pos d_model"],
         key_input: Float[Tensor, "batch pos d_model"],
+        real: Bool[Tensor, "batch pos"] | None = None,
     ) -> tuple[Tensor, ...]:
+        pair = self.gate_projected(query_input, key_input)
+        return tuple(self.gate_placed(x, 0, real) for x in pair)
+
+    def gate_projected(
+        self,
+        query_input: Float[Tensor, "batch pos d_model"],
+        key_input: Float[Tensor, "batch pos d_model"],
+    ) -> tuple[Tensor, Tensor]:
+        """Queries and keys of the gates before any rotation, ``[batch pos head_index d_gate]``."""
         gate_q = project(query_input, self.W_gate_Q) + self.b_gate_Q
         return gate_q, project(key_input, self.W_gate_K) + self.b_gate_K
+
+    def gate_placed(
+        self,
+        x: Float[Tensor, "batch pos head_index d_gate"],
+        first: int | None = 0,
+        real: Bool[Tensor, "batch pos"] | None = None,
+    ) -> Float[Tensor, "batch pos head_index d_gate"]:
+        """Queries or keys of the gates as their positions make them.
+
+        Args:
+            first: where the first stands; ``None`` leaves positions out.
+            real: where there is a token; positions are counted from a row's first.
+        """
+        if self.gate_turn is None or first is None:
+            return x
+        return self.gate_turn.turned(x, "k", first, real)
+
+    def gate_scores(
+        self,
+        gate_q: Float[Tensor, "batch pos head_index d_gate"],
+        gate_k: Float[Tensor, "batch pos head_index d_gate"],
+        real: Bool[Tensor, "batch pos"] | None,
+    ) -> Float[Tensor, "batch head_index query_pos key_pos"]:
+        """Gate scores of queries and keys before any rotation, see :meth:`gate_projected`."""
+        placed = (self.gate_placed(x, 0, real) for x in (gate_q, gate_k))
+        return torch.einsum("bqhg,bkhg->bhqk", *placed)
 
     def edited(
         self,
@@ -264,11 +324,12 @@ class GatedAttention(HeadAttention):
 
     def force_gates(self, value: int | float) -> None:
         """Make every gate score ``value`` for every pair (1 opens clamp gates, 0 shuts them)."""
+        still = self.config.gate_rotary  # dimensions from there on see no positions
         with torch.no_grad():
-            for weight in (self.W_gate_Q, self.W_gate_K):
+            for weight in (self.W_gate_Q, self.W_gate_K, self.b_gate_Q, self.b_gate_K):
                 weight.zero_()
-            self.b_gate_Q.fill_(value)
-            self.b_gate_K.fill_(1 / self.config.d_gate)
+            self.b_gate_Q[:, still:] = value
+            self.b_gate_K[:, still:] = 1 / (self.config.d_gate - still)
         self.l0 = None
 
     def __repr__(self) -> str:
@@ -276,6 +337,7 @@ class GatedAttention(HeadAttention):
         known = [f"{c.n_heads} heads"]
         known += [] if self.n_trigrams is None else [f"{self.n_trigrams} trigrams"]
         known += [f"{n}={v}" for n, v in (("d_head", c.d_head), ("d_gate", c.d_gate)) if v != 1]
+        known += [f"gate_rotary={c.gate_rotary}"] if c.gate_rotary else []
         known += [f"gate={c.gate}"]
         known += [] if self.l0 is None else [f"L0={self.l0:.2f}"]
         return f"GatedAttention({', '.join(known)})"

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, cast
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformer_lens import FactoredMatrix
@@ -243,7 +243,7 @@ class HeadAttention(Replacement):
         if self.scored is not None:
             q, k = self.scored.placed(q, "q", 0, real), self.scored.placed(k, "k", 0, real)
             v = self.scored.clipped(v)
-        return q, k, self.hook_v(v), self.pair_inputs(query_input, key_input)
+        return q, k, self.hook_v(v), self.pair_inputs(query_input, key_input, real)
 
     def _by_rows(
         self,
@@ -348,6 +348,7 @@ class HeadAttention(Replacement):
         self,
         query_input: Float[Tensor, "batch pos d_model"],
         key_input: Float[Tensor, "batch pos d_model"],
+        real: Bool[Tensor, "batch pos"] | None = None,
     ) -> tuple[Tensor, ...]:
         """What :meth:`edited` needs of each query and of each key position; nothing, here."""
         return ()

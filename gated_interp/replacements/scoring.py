@@ -71,6 +71,11 @@ class Scoring(Config):
             return self.width
         return 1 if self.rotary is None else int(self.rotary["rotary_dim"])
 
+    def rotation_of(self, dims: int) -> "Scoring":
+        """The rotary embeddings alone, at as many of their frequencies as ``dims`` numbers need."""
+        assert self.rotary is not None
+        return Scoring(width=dims, rotary=self.rotary | {"rotary_dim": dims})
+
     def shapes(self, heads: int, width: int) -> Shapes:
         """The shapes of its parameters, by name."""
         found: Shapes = (

@@ -33,6 +33,7 @@ from gated_interp.core.files import write_whole
 from gated_interp.core.hub import downloaded
 from gated_interp.core.metadata import (
     KEY,
+    MOST_OF_BLOCK,
     VERSIONS,
     config_from,
     require_keys,
@@ -75,7 +76,7 @@ def save_block(block: Replacement, path: str | os.PathLike[str]) -> Path:
     """:meth:`Replacement.save_pretrained`."""
     path = Path(path)
     path = path if path.suffix == SUFFIX else path / MODEL_FILE
-    require_limits(block.config)
+    require_limits(block.config, MOST_OF_BLOCK)
     shapes = block.stored_shapes(block.config)
     tensors = {n: stored_value(block, n, shape, n) for n, shape in shapes.items()}
     for name, parameter in block.named_parameters():
@@ -123,7 +124,7 @@ def block_of(path: Path, header: Header, stored: Stored, original: nn.Module | N
         original: the attention that it stands in for, where its kind asks.
     """
     with in_a_sentence(path):
-        require_limits(stored.config)
+        require_limits(stored.config, MOST_OF_BLOCK)
         shapes = stored.kind.stored_shapes(stored.config)
     theirs = {stored.prefix + name: shape for name, shape in shapes.items()}
     mine = {n: s for n, s in header.shapes.items() if n.startswith(stored.prefix)}

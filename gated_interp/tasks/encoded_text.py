@@ -34,7 +34,7 @@ CACHE = "GATED_INTERP_CACHE"
 # Characters that are encoded at once.
 AT_ONCE = 2**19
 # Raised when the same text would be encoded otherwise.
-LAYOUT = 1
+LAYOUT = 2
 
 
 @dataclasses.dataclass(frozen=True)

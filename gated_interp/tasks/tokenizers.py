@@ -12,8 +12,9 @@ from typing import Any
 from gated_interp.core.errors import GatedInterpError
 
 BOS = "<|endoftext|>"
-# What others call the token that a text begins with.
-BOS_NAMES = (BOS, "<|BOS|>", "<|begin_of_text|>", "<s>", "<bos>", "[BOS]")
+# What others call the token that a text begins with. Where there is another, as in Phi-3, texts end
+# with the last of these.
+BOS_NAMES = ("<|BOS|>", "<|begin_of_text|>", "<s>", "<bos>", "[BOS]", BOS)
 # What a text ends with, and so what stands before the next one, where nothing else begins a text.
 END_NAMES = ("</s>", "<eos>", "<|end_of_text|>", "<|im_end|>")
 FEWEST = 257  # every byte, and the token that a text begins with
@@ -112,18 +113,19 @@ def failing_in_a_sentence(tokenizer: Any) -> Iterator[None]:
 def bos_of(tokenizer: Any) -> int | None:
     """The token that a text begins with.
 
-    One that is known by its name, or what the tokenizer itself puts before a text, or else the
-    token that ends a text; ``None`` where there is none of these.
+    What the tokenizer itself puts before a text, or a special token that is known by its name, or
+    any token of such a name, or else the token that ends a text; ``None`` where there is none of
+    these.
     """
-    named = (tokenizer.token_to_id(name) for name in BOS_NAMES)
-    if (found := next((n for n in named if n is not None), None)) is not None:
-        return int(found)
     with failing_in_a_sentence(tokenizer):
         own = tokenizer.encode("a", add_special_tokens=True)
     if own.special_tokens_mask[:1] == [1]:
         return int(own.ids[0])
-    ends = (tokenizer.token_to_id(name) for name in END_NAMES)
-    return next((int(n) for n in ends if n is not None), None)
+    added = tokenizer.get_added_tokens_decoder()
+    special = {token.content: n for n, token in added.items() if token.special}
+    named = [special.get(name) for name in BOS_NAMES]
+    named += [tokenizer.token_to_id(name) for name in (BOS, *BOS_NAMES, *END_NAMES)]
+    return next((int(n) for n in named if n is not None), None)
 
 
 def size_of(tokenizer: Any) -> int:

@@ -8,12 +8,12 @@ from gated_interp.analysis.overview import MARKED, MARKS, HeadOverview
 from gated_interp.core import written
 from gated_interp.core.written import head_name
 from gated_interp.plots import head_overview
+from gated_interp.plots.head_grid import PANELS
 from gated_interp.subject import Subject
 from gated_interp.views.shown import Shown, View
 
 # Heads that a reader sees; the file has all.
 FIRST = 12
-PANELS = {"effect": "on text", "effect_repeats": "on repeated random tokens"}
 MEASURED = "Every head was mean-ablated: its output was replaced by its mean."
 SOME = (
     "Of each layer, all heads were mean-ablated at once (row “all”), on {text} tokens of text and "

@@ -14,6 +14,7 @@ from gated_interp.analysis.attribute.stream import (
     observed,
     read_norm,
     reading,
+    real_in,
     weights_of,
     z_name,
 )
@@ -170,7 +171,7 @@ class _Run:
             pair = dict(
                 zip(
                     ("gate_q", "gate_k"),
-                    attn.pair_inputs(called["query_input"], called["key_input"]),
+                    attn.gate_projected(called["query_input"], called["key_input"]),
                     strict=True,
                 )
             )
@@ -179,6 +180,6 @@ class _Run:
                     heads, moved = self._moved(layer, role)
                     pair[role] = pair[role].clone()
                     pair[role][:, :, heads] += moved
-            return torch.einsum("bqhg,bkhg->bhqk", pair["gate_q"], pair["gate_k"])
+            return attn.gate_scores(**pair, real=real_in(called))
 
         return edit

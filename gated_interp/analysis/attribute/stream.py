@@ -234,10 +234,17 @@ def _gate_gradient(
     attn: Any, role: str, called: dict[str, Any], grad: Float[Tensor, "batch head query key"]
 ) -> Float[Tensor, "batch pos head d_gate"]:
     """The gradient at the queries or keys of gates, from that at their scores."""
-    gate_q, gate_k = attn.pair_inputs(called["query_input"], called["key_input"])
-    if role == "gate_q":
-        return torch.einsum("bhqk,bkhg->bqhg", grad, gate_k)
-    return torch.einsum("bhqk,bqhg->bkhg", grad, gate_q)
+    pair = attn.gate_projected(called["query_input"], called["key_input"])
+    with torch.enable_grad():
+        sides = dict(zip(("gate_q", "gate_k"), (x.requires_grad_() for x in pair), strict=True))
+        scores = attn.gate_scores(**sides, real=real_in(called))
+    return torch.autograd.grad(scores, sides[role], grad.to(scores))[0]
+
+
+def real_in(called: dict[str, Any]) -> Tensor | None:
+    """Where there are tokens, of what an attention layer was called with; ``None``: everywhere."""
+    mask = called.get("attention_mask")
+    return None if mask is None else mask.bool()
 
 
 def _through_norm(
