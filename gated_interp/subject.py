@@ -17,7 +17,7 @@ from gated_interp.analysis.example import Example, example_of
 from gated_interp.analysis.heads import head_name, heads_of
 from gated_interp.analysis.holders import Holders, holders
 from gated_interp.analysis.overview import DEEP, HeadOverview, head_overview
-from gated_interp.analysis.read_heads import Readings, read_heads
+from gated_interp.analysis.read_heads import Readings, readings
 from gated_interp.analysis.subset_games import Game, game_of, linear_game
 from gated_interp.analysis.subsets import MAX_EXACT, interactions_of, shapley_of
 from gated_interp.analysis.superposition import loading_from_writes
@@ -151,7 +151,19 @@ class Side:
     @cached_property
     def readings(self) -> Readings:
         """What each head reads, and what it says."""
-        return read_heads(self.model, self.layer, self.subject.batch, names=self.subject.names)
+        batch, names = self.subject.batch, self.subject.names
+        effects = None if self.subject.known else self.effects
+        return readings(
+            self.model, self.layer, batch, names, held=self.text_holders, effects=effects
+        )
+
+    @cached_property
+    def effects(self) -> pd.DataFrame:
+        """By how much the loss on the text rises without each head (zero ablation)."""
+        found = self.subject.ablations[self.name].query("method == 'zero' and metric == 'loss'")
+        ends = {"change": "effect", "low": "effect_low", "high": "effect_high"}
+        mine = found.set_index("heads").loc[self.heads, [*ends]].rename(columns=ends)
+        return mine.reset_index(drop=True).rename_axis("head").reset_index()
 
     @property
     def held(self) -> dict[int, list[int]]:

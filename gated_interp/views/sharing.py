@@ -98,6 +98,8 @@ def _measures(
             cells = {name: change(*(each[e] for e in ends)) for name, each in found.items()}
         rows.append({"measure": words, **cells})
         numbers.append({"measure": key, **values})
+    for key in ("effect_low", "effect_high"):
+        numbers.append({"measure": key, **{name: each[key] for name, each in found.items()}})
     matters = any(each.matters for each in effects.values())
     return Shown(
         f"sharing-L{layer}",
