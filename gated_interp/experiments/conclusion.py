@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from gated_interp.analysis.measures import shares
-from gated_interp.core.written import change, count, interval, number, share
+from gated_interp.core.written import change, count, interval, share, short
 from gated_interp.experiments.recipes import recipe_named
 from gated_interp.subject import Side, Subject
 from gated_interp.training.config import TrainConfig
@@ -29,11 +29,13 @@ class Point:
         label: what it is about, where it begins with that.
         words: a sentence or several.
         link: the anchor of its numbers.
+        see: what the link says.
     """
 
     label: str
     words: str
     link: str = ""
+    see: str = "See the numbers"
 
 
 Tables = Mapping[str, Any]
@@ -55,6 +57,11 @@ def conclusion(
         points.append(Point("Where to look.", f"{overview.title}.", "shown-overview"))
     for layer in subject.layers:
         points += (_known if subject.known else _text)(subject, layer, tables)
+    if strongest := [s for s in sections.get("heads", ()) if s.name.startswith("strongest")]:
+        words = " ".join(f"{s.title}." for s in strongest)
+        points.append(
+            Point("Which head matters.", words, f"shown-{strongest[-1].name}", "See its attention")
+        )
     reached = targets(subject, tables)
     return [*points, _sure(subject, reached)], warned(reached)
 
@@ -78,29 +85,31 @@ def _known(subject: Subject, layer: int, tables: Tables) -> Iterator[Point]:
 
 def _held(side: Side, word: str, cases: Mapping[int, str]) -> str:
     """Who holds what, and who has a part in what no head holds."""
-    found = side.holders
+    found, n = side.holders, len(cases)
     alone = {b: heads[0] for b, heads in found.holders.items() if len(heads) == 1}
-    said = [f"{count(len(alone), len(cases))} {word}s are held by one head alone."]
+    if len(alone) in (0, n):
+        said = [f"{'Each' if alone else 'No'} {word} is held by one head alone."]
+    else:
+        said = [f"{count(len(alone), n)} {word}s are held by one head alone."]
     if alone:
-        names = [f"{side.heads[h]} holds {cases[b]}" for b, h in alone.items()]
-        said.append(f"{_listed(names)}.")
-        if found.clean:
-            said.append("No head holds two, so the model is clean.")
+        said.append(f"{_listed([f'{side.heads[h]} holds {cases[b]}' for b, h in alone.items()])}.")
+    if found.clean and n > 1:
+        said.append("No head holds two: the model is clean.")
     others = {b: why for b, why in found.why_not().items() if b in found.learnt}
     if others and side.linear:
         parts = shares(side.loadings).tolist()
-        names = [f"{cases[b]}: {_parts(parts[b - 1], side.heads)}" for b in others]
-        said.append(f"Heads share the others (of what they add to the answer): {_listed(names)}.")
+        names = [f"of {cases[b]}, {_parts(parts[b - 1], side.heads)}" for b in others]
+        said.append(f"What heads add to the right answer: {_listed(names)}.")
     elif others:
-        said.append(f"Of the others: {_listed([f'{cases[b]}, {w}' for b, w in others.items()])}.")
-    if lost := [cases[b] for b in cases if b not in found.learnt]:
+        said.append(f"Why not: {_listed([f'{cases[b]}, {why}' for b, why in others.items()])}.")
+    if lost := [str(cases[b]) for b in cases if b not in found.learnt]:
         said.append(f"Not learnt: {_listed(lost)}.")
     return " ".join(said)
 
 
 def _parts(part: Sequence[float], heads: Sequence[str]) -> str:
     most = sorted(zip(part, heads, strict=True), reverse=True)
-    return " and ".join(f"{head} {share(p)}" for p, head in most if p >= LEAST)
+    return " and ".join(f"{share(p)} by {head}" for p, head in most if p >= LEAST)
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -173,8 +182,8 @@ def _exact(subject: Subject, layer: int, tables: Tables) -> str:
     rows = _rows(tables, layer)
     fvu, active, gates = (rows[m] for m in ("fvu", "active_per_position", "gates_per_pair"))
     said = (
-        f"The block leaves {number(fvu['block'])} of the variance of what the layer writes "
-        f"unexplained (95% interval {interval(fvu['low'], fvu['high'], number)}). "
+        f"The block leaves {short(fvu['block'])} of the variance of what the layer writes "
+        f"unexplained (95% interval {interval(fvu['low'], fvu['high'], short)}). "
         f"{active['block']:.2f} heads write at a position, {active['original']:.2f} in the "
         f"original, and {gates['block']:.2f} gates are open for each pair of positions."
     )
@@ -227,7 +236,7 @@ class Reached:
         what = "the FVU"
         if self.downstream:
             what = "FVU and KL, weighted as in training,"
-        return f"{what} came to {number(self.error)}, and {number(self.target)} was aimed for"
+        return f"{what} came to {short(self.error)}, and {short(self.target)} was aimed for"
 
 
 def targets(subject: Subject, tables: Tables) -> dict[int, Reached]:

@@ -55,15 +55,18 @@ def _attention(subject: Subject, side: Side) -> Iterator[Shown]:
         for q in range(len(tokens))
         for k in range(q + 1)
     )  # fmt: skip
-    rise = f"{written.change(first['effect'])} nats"
-    at, read = (shown[p - begin] for p in (position, max(key, begin)))
+    rise, low, high = (
+        written.change(first[name]) for name in ("effect", "effect_low", "effect_high")
+    )
+    at, read = (
+        written.token(subject.names[int(batch.tokens[row, p])], "·") for p in (position, key)
+    )
     title = subject.said(side.name, f"{name} matters most")
     yield Shown(
         f"strongest-{side.name}",
         title,
-        f"Without it the loss rises by {rise} "
-        f"({written.interval(first['effect_low'], first['effect_high'], written.change)}, 95% "
-        f"interval, zero ablation, on {subject.size}). This is part of the text where it writes "
+        f"Without it the loss rises by {rise} nats (95% interval {low} to {high}, zero ablation, "
+        f"on {subject.size}). The figure shows the part of a text where it writes "
         f"most: at “{at}” (position {position}) it reads “{read}” most. Each row is a query, each "
         "column a key."
         + (" Right: what its gate lets through of the attention." if len(panels) > 1 else ""),
