@@ -1,7 +1,7 @@
 """What is looked at: a model, what it was before, and its sequences; each thing measured once."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -195,6 +195,7 @@ class Subject:
         beside: what else reached which place, to be drawn beside the block.
         made_by: the command or call that asked.
         prompts: whether the given sequences are what a behaviour is looked for in.
+        listeners: told (done, of how many) while something long is measured.
     """
 
     name: str
@@ -211,6 +212,7 @@ class Subject:
     beside: pd.DataFrame | None = None
     made_by: str = ""
     prompts: bool = False
+    listeners: list[Callable[[int, int], None]] = dataclasses.field(default_factory=list)
 
     @classmethod
     def of(
@@ -375,14 +377,22 @@ class Subject:
     @cached_property
     def ablations(self) -> dict[str, pd.DataFrame]:
         """By side, what is lost without each head (of every layer of a task with known answers)."""
-        effects = {}
+        effects: dict[str, pd.DataFrame] = {}
+        layers: list[int | None] = [None] if self.known else [*self.layers]
         for side, model in self.sides.items():
-            layers = [None] if self.known else self.layers
-            each = [ablations(model, layer, None if self.known else self.batch) for layer in layers]
+            each = []
+            for layer in layers:
+                self.tell(len(effects) * len(layers) + len(each), len(self.sides) * len(layers))
+                each.append(ablations(model, layer, None if self.known else self.batch))
             # All heads of the model are ablated with each layer; once is enough.
             once = [*(table[table["kind"] != "all"] for table in each[:-1]), each[-1]]
             effects[side] = pd.concat(once, ignore_index=True)
         return effects
+
+    def tell(self, done: int, total: int) -> None:
+        """Say how far something is that takes long."""
+        for listener in self.listeners:
+            listener(done, total)
 
     def case(self, layer: int) -> int:
         """The case that examples are of: the one asked for, a distributed one, or the first."""

@@ -95,7 +95,7 @@ def test_base_rates_are_those_of_chance(model):  # noqa: F811
                 evenly[row[k]] += 1 / (q + 1)
     for role, rate in {"source": evenly, "destination": stands, "output": comes}.items():
         mine = details[details["role"] == role]
-        base = (rate / rate.sum())[mine["token"].astype(int).tolist()]
+        base = (rate / rate.sum())[mine["token"].astype(int).tolist()].numpy()
         assert mine["base"].tolist() == pytest.approx(base.tolist(), rel=1e-6)
         assert mine["lift"].tolist() == pytest.approx((mine["share"] / base).tolist(), rel=1e-4)
 

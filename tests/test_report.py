@@ -366,7 +366,7 @@ def test_a_missed_target_is_warned_of(tmp_path, downstream):
         tables = shown(frontier, subject)
         rows = tables["faithfulness-L0"].set_index("measure")["block"]
         error = (1 - downstream) * rows["fvu"] + downstream * (1 - rows["kl_recovered_zero"])
-        again = trained_to(tmp_path, times * error, downstream=downstream)
+        again = trained_to(tmp_path, float(times * error), downstream=downstream)
         subject = Subject.of(again, sequences=20)
         (reached,) = conclusion.targets(subject, tables).values()
         assert reached.error == pytest.approx(error)
@@ -405,14 +405,14 @@ def test_its_attention_is_the_models(model):  # noqa: F811
         for row in gi.read_heads(model, layer, subject.batch.tokens).table.to_dict("records")
     }
     layer, head = max(effects, key=effects.get)
-    assert found.title == f"L{layer}H{head} matters most"
+    assert found.title == f"L{layer}H{head} is the head that matters most"
     assert f"{effects[layer, head]:+.3f} nats" in found.words
     name = f"blocks.{layer}.attn.hook_pattern"
     _, cache = model.run_with_cache(subject.batch.tokens, names_filter=name)
     rows = cache[name][:, head]
     table = found.table
     at = table[["query_pos", "key_pos"]].to_numpy().T
-    same = [torch.allclose(row[at[0], at[1]].double(), torch.tensor(table["attention"]),
+    same = [torch.allclose(row[at[0], at[1]].double(), torch.tensor(table["attention"].tolist()).double(),
                            atol=1e-5) for row in rows]  # fmt: skip
     assert sum(same) == 1
     tokens = subject.batch.tokens[same.index(True)]

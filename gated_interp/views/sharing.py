@@ -44,7 +44,8 @@ def show(subject: Subject) -> Iterator[Shown]:
         tokens = repeated_random_tokens(subject.model, SEQUENCES, seed=subject.seed)
         batch, said = Batch.of(subject.model, tokens), "repeated random tokens"
         positions = repeats(batch)
-    for layer in subject.layers:
+    for done, layer in enumerate(subject.layers):
+        subject.tell(done, len(subject.layers))
         effects = {
             name: head_effects(
                 model, layer, batch, positions=positions, permutations=2, seed=subject.seed

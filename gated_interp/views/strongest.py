@@ -61,7 +61,7 @@ def _attention(subject: Subject, side: Side) -> Iterator[Shown]:
     at, read = (
         written.token(subject.names[int(batch.tokens[row, p])], "·") for p in (position, key)
     )
-    title = subject.said(side.name, f"{name} matters most")
+    title = subject.said(side.name, f"{name} is the head that matters most")
     yield Shown(
         f"strongest-{side.name}",
         title,
