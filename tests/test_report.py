@@ -412,8 +412,8 @@ def test_its_attention_is_the_models(model):  # noqa: F811
     rows = cache[name][:, head]
     table = found.table
     at = table[["query_pos", "key_pos"]].to_numpy().T
-    same = [torch.allclose(row[at[0], at[1]].double(), torch.tensor(table["attention"].tolist()).double(),
-                           atol=1e-5) for row in rows]  # fmt: skip
+    values = torch.tensor(table["attention"].tolist()).to(rows)
+    same = [torch.allclose(row[at[0], at[1]], values, atol=1e-5) for row in rows]
     assert sum(same) == 1
     tokens = subject.batch.tokens[same.index(True)]
     assert table["key_token"].tolist() == [subject.names[tokens[k]] for k in at[1]]

@@ -12,6 +12,7 @@ import pandas as pd
 from gated_interp.analysis.measures import shares
 from gated_interp.core.written import change, count, interval, share, short
 from gated_interp.experiments.recipes import recipe_named
+from gated_interp.replacements.splice import gated_block
 from gated_interp.subject import Side, Subject
 from gated_interp.training.config import TrainConfig
 from gated_interp.training.objectives import MISSED
@@ -79,8 +80,8 @@ def _known(subject: Subject, layer: int, tables: Tables) -> Iterator[Point]:
             yield Point(f"What the block changed{_at(subject, layer)}.", words, link)
             yield Point("", _exact(subject, layer, tables), f"shown-faithfulness-L{layer}")
         else:
-            own = "in the original" if len(sides) > 1 else "and what is not"
-            yield Point(f"What heads share {own}.", words, link)
+            own = " in the original" if len(sides) > 1 else ""
+            yield Point(f"What heads share{own}.", words, link)
 
 
 def _held(side: Side, word: str, cases: Mapping[int, str]) -> str:
@@ -145,7 +146,7 @@ def _work(side: Side, tables: Tables) -> str:
     """How many heads carry what the layer does on repeated tokens, else what one is worth."""
     layer = side.layer
     if f"sharing-L{layer}" not in tables:
-        row = tables[f"effects-L{layer}"].query("model == @side.name").nlargest(1, "effect").iloc[0]
+        row = _of(side, tables[f"effects-L{layer}"]).nlargest(1, "effect").iloc[0]
         name = side.heads[int(row["head"])]
         return (
             f"The loss on the text rises most without {name}: {change(row['effect'])} nats "
@@ -156,14 +157,18 @@ def _work(side: Side, tables: Tables) -> str:
     effect = f"{change(found['effect'])} nats"
     if pd.isna(found["carriers"]):
         return f"Without its heads the loss {where} changes by no more than noise ({effect})."
-    each = tables[f"head-effects-L{layer}"].query("model == @side.name and head != 'all'")
-    top = each.loc[each["share"].idxmax()]
+    each = _of(side, tables[f"head-effects-L{layer}"])
+    top = each[each["head"] != "all"].nlargest(1, "share").iloc[0]
     heads = int(found["carriers"])
     return (
-        f"Without its heads the loss {where} rises by {effect}. {heads} of {len(side.heads)} heads "
+        f"Without its heads the loss {where} changes by {effect}. {heads} of {len(side.heads)} heads "
         f"together carry 90% of that. {top['head']} has the largest share, {share(top['share'])} "
         f"(95% interval {_ends(top['share_low'], top['share_high'], 0)})."
     )
+
+
+def _of(side: Side, table: pd.DataFrame) -> pd.DataFrame:
+    return table[table["model"] == side.name]
 
 
 # ---- the block, and how sure
@@ -185,8 +190,10 @@ def _exact(subject: Subject, layer: int, tables: Tables) -> str:
         f"The block leaves {short(fvu['block'])} of the variance of what the layer writes "
         f"unexplained (95% interval {interval(fvu['low'], fvu['high'], short)}). "
         f"{active['block']:.2f} heads write at a position, {active['original']:.2f} in the "
-        f"original, and {gates['block']:.2f} gates are open for each pair of positions."
+        "original."
     )
+    if gated_block(subject.model, layer) is not None:
+        said += f" {gates['block']:.2f} gates are open for each pair of positions."
     if not subject.known and "ce_recovered_zero" in rows:
         recovered = rows["ce_recovered_zero"]
         said += (

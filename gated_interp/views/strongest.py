@@ -31,7 +31,7 @@ def _attention(subject: Subject, side: Side) -> Iterator[Shown]:
     head, name = int(first["head"]), side.heads[int(first["head"])]
     batch = subject.batch
     # Of the places where it writes most, the first at which what it reads most is near enough.
-    keys = found.reads[places.index].argmax(1).tolist()
+    keys = found.reads[places.index.tolist()].argmax(1).tolist()
     near = [p - k < WINDOW - BEFORE for p, k in zip(places["position"], keys, strict=True)]
     chosen = near.index(True) if any(near) else 0
     place, key = places.iloc[chosen], keys[chosen]
@@ -61,7 +61,8 @@ def _attention(subject: Subject, side: Side) -> Iterator[Shown]:
     at, read = (
         written.token(subject.names[int(batch.tokens[row, p])], "·") for p in (position, key)
     )
-    title = subject.said(side.name, f"{name} is the head that matters most")
+    which = "" if subject.layer_shown is None else f" of layer {side.layer}"
+    title = subject.said(side.name, f"{name} is the head{which} that matters most")
     yield Shown(
         f"strongest-{side.name}",
         title,
