@@ -380,7 +380,7 @@ class Subject:
         effects: dict[str, pd.DataFrame] = {}
         layers: list[int | None] = [None] if self.known else [*self.layers]
         for side, model in self.sides.items():
-            each = []
+            each: list[pd.DataFrame] = []
             for layer in layers:
                 self.tell(len(effects) * len(layers) + len(each), len(self.sides) * len(layers))
                 each.append(ablations(model, layer, None if self.known else self.batch))

@@ -51,8 +51,8 @@ def short_rows(attn: Any) -> Iterator[None]:
         if few < LEAST:
             found: Tensor = whole(query_input, key_input, value_input, **_)
             return found
-        short = (x.unflatten(1, (-1, few)).flatten(0, 1) for x in
-                 (query_input, key_input, value_input))  # fmt: skip
+        each = (query_input, key_input, value_input)
+        short = [x.reshape(-1, few, *x.shape[2:]) for x in each]
         return whole(*short).reshape(rows, pos, -1)
 
     attn.forward = forward

@@ -165,7 +165,8 @@ def show_topic(subject: "Subject", topic: str) -> list[Any]:
     from gated_interp.views.registry import views_of
     from gated_interp.views.shown import cells
 
-    found, views = [], views_of(subject, topic)
+    found: list[Any] = []
+    views = views_of(subject, topic)
     with progress("measuring", "%") as update:
         for i, view in enumerate(views):
             at = partial(_told, update, i, len(views))

@@ -161,9 +161,9 @@ def _work(side: Side, tables: Tables) -> str:
     top = each[each["head"] != "all"].nlargest(1, "share").iloc[0]
     heads = int(found["carriers"])
     return (
-        f"Without its heads the loss {where} changes by {effect}. {heads} of {len(side.heads)} heads "
-        f"together carry 90% of that. {top['head']} has the largest share, {share(top['share'])} "
-        f"(95% interval {_ends(top['share_low'], top['share_high'], 0)})."
+        f"Without its heads the loss {where} changes by {effect}. {heads} of {len(side.heads)} "
+        f"heads together carry 90% of that. {top['head']} has the largest share, "
+        f"{share(top['share'])} (95% interval {_ends(top['share_low'], top['share_high'], 0)})."
     )
 
 
@@ -276,9 +276,11 @@ def warned(reached: Mapping[int, Reached]) -> list[str]:
 def _trained(subject: Subject, layer: int) -> TrainConfig | None:
     """How the block was trained, where the file that it comes from says so."""
     model: Any = subject.model
-    info, block = getattr(model, "info", None), model.blocks[layer].attn
-    part = None if info is None else info.replacements.get(layer)
-    if part is None or part.config != block.config:  # spliced in since
+    info: Any = getattr(model, "info", None)
+    block = model.blocks[layer].attn
+    if info is None or layer not in info.replacements:
+        return None
+    if info.replacements[layer].config != block.config:  # another was spliced in since
         return None
     notes = info.notes.get(str(layer), info.notes)
     if not isinstance(notes, Mapping) or notes.get("layer", layer) != layer:

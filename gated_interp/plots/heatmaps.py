@@ -144,7 +144,8 @@ def head_attention(
     Raises:
         GatedInterpError: another shape, or labels that do not fit.
     """
-    values = array("panels", np.stack([*panels.values()]), "panel query_pos key_pos", sizes := {})
+    sizes: dict[str, int] = {}
+    values = array("panels", np.stack([*panels.values()]), "panel query_pos key_pos", sizes)
     square("panels", values)
     words = labels("tokens", tokens, sizes["key_pos"], "positions")
     maps = Maps(values, "", "attention", ATTENTION, (0.0, max(1.0, float(values.max()))),
