@@ -24,6 +24,7 @@ from gated_interp.analysis.measures import shares
 from gated_interp.anatomy.batch import Batch
 from gated_interp.core.seeds import derive
 from gated_interp.core.streams import Stream
+from gated_interp.core.written import number
 from gated_interp.core.written import short as written_short
 from gated_interp.experiments import conclusion
 from gated_interp.experiments.report import report
@@ -375,7 +376,7 @@ def test_a_missed_target_is_warned_of(tmp_path, downstream):
         assert ("met its target" in met) == (not found[times])
     assert found[0.9] == []  # what hovers around its target is on it
     (words,) = found[0.5]
-    assert f"came to {written_short(error)}, and {written_short(error / 2)} was aimed for" in words
+    assert f"came to {written_short(error)}, and {number(float(error / 2))} was aimed for" in words
     page = Page(pages.report_page("t", [], {}, [], [words]))
     (box,) = [a for a in page.all("p") if a.get("class") == "warning"]
     assert box["role"] == "note"
@@ -411,7 +412,7 @@ def test_its_attention_is_the_models(model):  # noqa: F811
     _, cache = model.run_with_cache(subject.batch.tokens, names_filter=name)
     rows = cache[name][:, head]
     table = found.table
-    at = table[["query_pos", "key_pos"]].to_numpy().T
+    at = table[["query_pos", "key_pos"]].to_numpy().T.tolist()
     values = torch.tensor(table["attention"].tolist()).to(rows)
     same = [torch.allclose(row[at[0], at[1]], values, atol=1e-5) for row in rows]
     assert sum(same) == 1

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from gated_interp.analysis.measures import shares
-from gated_interp.core.written import change, count, interval, share, short
+from gated_interp.core.written import change, count, interval, number, share, short
 from gated_interp.experiments.recipes import recipe_named
 from gated_interp.replacements.splice import gated_block
 from gated_interp.subject import Side, Subject
@@ -243,7 +243,7 @@ class Reached:
         what = "the FVU"
         if self.downstream:
             what = "FVU and KL, weighted as in training,"
-        return f"{what} came to {short(self.error)}, and {short(self.target)} was aimed for"
+        return f"{what} came to {short(self.error)}, and {number(self.target)} was aimed for"
 
 
 def targets(subject: Subject, tables: Tables) -> dict[int, Reached]:
