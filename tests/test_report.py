@@ -29,7 +29,7 @@ from gated_interp.core.written import short as written_short
 from gated_interp.experiments import conclusion
 from gated_interp.experiments.report import report
 from gated_interp.models.analytic import manual_model
-from gated_interp.plots import save
+from gated_interp.plots import heatmaps, save
 from gated_interp.subject import Subject, ablations
 from gated_interp.training.config import TrainConfig
 from gated_interp.views import frontier, strongest
@@ -442,6 +442,8 @@ def test_no_control_character_is_on_a_page():
     page = pages.report_page(odd, [odd], {"holders": [part]}, [point], [odd])
     unseen = {c for c in page if unicodedata.category(c) in ("Cc", "Cf", "Zl", "Zp")} - {"\n"}
     assert not unseen
+    fig = heatmaps.head_attention({"attention": [[1.0]]}, ["a\n\x1b"])
+    assert fig.layout.yaxis.labelalias == {"0": r"a⏎\x1b"}
     assert page.count(r"a\x00⏎\x1b\u202e\u2028\u200b\x85") > 6
 
 
