@@ -1,7 +1,7 @@
 """What is looked at: a model, what it was before, and its sequences; each thing measured once."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -17,7 +17,7 @@ from gated_interp.analysis.example import Example, example_of
 from gated_interp.analysis.heads import head_name, heads_of
 from gated_interp.analysis.holders import Holders, holders
 from gated_interp.analysis.overview import DEEP, HeadOverview, head_overview
-from gated_interp.analysis.read_heads import Readings, read_heads
+from gated_interp.analysis.read_heads import Readings, readings
 from gated_interp.analysis.subset_games import Game, game_of, linear_game
 from gated_interp.analysis.subsets import MAX_EXACT, interactions_of, shapley_of
 from gated_interp.analysis.superposition import loading_from_writes
@@ -151,7 +151,19 @@ class Side:
     @cached_property
     def readings(self) -> Readings:
         """What each head reads, and what it says."""
-        return read_heads(self.model, self.layer, self.subject.batch, names=self.subject.names)
+        batch, names = self.subject.batch, self.subject.names
+        effects = None if self.subject.known else self.effects
+        return readings(
+            self.model, self.layer, batch, names, held=self.text_holders, effects=effects
+        )
+
+    @cached_property
+    def effects(self) -> pd.DataFrame:
+        """By how much the loss on the text rises without each head (zero ablation)."""
+        found = self.subject.ablations[self.name].query("method == 'zero' and metric == 'loss'")
+        ends = {"change": "effect", "low": "effect_low", "high": "effect_high"}
+        mine = found.set_index("heads").loc[self.heads, [*ends]].rename(columns=ends)
+        return mine.reset_index(drop=True).rename_axis("head").reset_index()
 
     @property
     def held(self) -> dict[int, list[int]]:
@@ -183,6 +195,7 @@ class Subject:
         beside: what else reached which place, to be drawn beside the block.
         made_by: the command or call that asked.
         prompts: whether the given sequences are what a behaviour is looked for in.
+        listeners: told (done, of how many) while something long is measured.
     """
 
     name: str
@@ -199,6 +212,7 @@ class Subject:
     beside: pd.DataFrame | None = None
     made_by: str = ""
     prompts: bool = False
+    listeners: list[Callable[[int, int], None]] = dataclasses.field(default_factory=list)
 
     @classmethod
     def of(
@@ -367,14 +381,22 @@ class Subject:
     @cached_property
     def ablations(self) -> dict[str, pd.DataFrame]:
         """By side, what is lost without each head (of every layer of a task with known answers)."""
-        effects = {}
+        effects: dict[str, pd.DataFrame] = {}
+        layers: list[int | None] = [None] if self.known else [*self.layers]
         for side, model in self.sides.items():
-            layers = [None] if self.known else self.layers
-            each = [ablations(model, layer, None if self.known else self.batch) for layer in layers]
+            each: list[pd.DataFrame] = []
+            for layer in layers:
+                self.tell(len(effects) * len(layers) + len(each), len(self.sides) * len(layers))
+                each.append(ablations(model, layer, None if self.known else self.batch))
             # All heads of the model are ablated with each layer; once is enough.
             once = [*(table[table["kind"] != "all"] for table in each[:-1]), each[-1]]
             effects[side] = pd.concat(once, ignore_index=True)
         return effects
+
+    def tell(self, done: int, total: int) -> None:
+        """Say how far something is that takes long."""
+        for listener in self.listeners:
+            listener(done, total)
 
     def case(self, layer: int) -> int:
         """The case that examples are of: the one asked for, a distributed one, or the first."""

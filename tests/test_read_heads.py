@@ -16,10 +16,11 @@ import gated_interp as gi
 from gated_interp.analysis.heads import intervened
 from gated_interp.analysis.read_heads import read_attention
 from gated_interp.anatomy.batch import Batch
+from gated_interp.core.written import times
 from gated_interp.experiments.decompose import held_out
 from gated_interp.metrics.predictions import next_token_loss
 from gated_interp.models.analytic import manual_model
-from gated_interp.plots.head_page import head_page, shown
+from gated_interp.plots.head_page import cards, head_page, shown
 from gated_interp.replacements.replacement import active
 
 
@@ -78,6 +79,36 @@ def test_what_a_head_reads_adds_up_to_what_it_writes_at_most(model, block):  # n
     assert_close(reads, pattern * gate * size[:, :, None], roundings=64)
     length = torch.einsum("bphd,hdm->bphm", z, block.W_O).norm(dim=-1).permute(0, 2, 1)
     assert (length <= reads.sum(-1) * (1 + 1e-4) + 1e-6).all()  # triangle inequality
+
+
+def test_base_rates_are_those_of_chance(model):  # noqa: F811
+    tokens = held_out(model, model.task, "test", 4).tokens
+    names = [str(i) for i in range(model.cfg.d_vocab)]
+    details = gi.read_heads(model, 0, tokens, names=names, top=model.cfg.d_vocab).details
+    evenly, stands, comes = (torch.zeros(model.cfg.d_vocab).double() for _ in range(3))
+    comes += 1
+    for row in tokens.tolist():
+        for q in range(1, len(row)):
+            stands[row[q]] += 1
+            comes[row[q]] += 1
+            for k in range(q + 1):
+                evenly[row[k]] += 1 / (q + 1)
+    for role, rate in {"source": evenly, "destination": stands, "output": comes}.items():
+        mine = details[details["role"] == role]
+        base = (rate / rate.sum())[mine["token"].astype(int).tolist()].numpy()
+        assert mine["base"].tolist() == pytest.approx(base.tolist(), rel=1e-6)
+        assert mine["lift"].tolist() == pytest.approx((mine["share"] / base).tolist(), rel=1e-4)
+
+
+def test_cards_name_what_is_more_frequent_than_chance(model):  # noqa: F811
+    tokens = held_out(model, model.task, "test", 4).tokens
+    found = gi.read_heads(model, 0, tokens, top=model.cfg.d_vocab)
+    (side,) = cards({"model": found}, [str(i) for i in range(model.cfg.d_vocab)])
+    named = sum(len(chips) for card in side["cards"] for _, chips in card["roles"])
+    assert named == (found.details["lift"] > 1.05).sum() < len(found.details)
+    first = found.details[found.details["head"] == found.table["head"][0]].iloc[0]
+    chip = side["cards"][0]["roles"][0][1][0]
+    assert chip["said"] == f"{times(first['lift'])}, {first['share']:.0%}"
 
 
 def test_contexts_are_where_the_head_writes_most(model):  # noqa: F811

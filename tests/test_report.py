@@ -2,9 +2,11 @@
 
 import base64
 import dataclasses
+import html
 import io
 import itertools
 import re
+import unicodedata
 from html.parser import HTMLParser
 
 import numpy as np
@@ -18,15 +20,21 @@ from test_decompose import block, model, task  # noqa: F401
 import gated_interp as gi
 from gated_interp.analysis.circuit_tables import circuit_table, circuits_of, largest_entries
 from gated_interp.analysis.holders import holders
+from gated_interp.analysis.measures import shares
 from gated_interp.anatomy.batch import Batch
 from gated_interp.core.seeds import derive
 from gated_interp.core.streams import Stream
+from gated_interp.core.written import number
+from gated_interp.core.written import short as written_short
+from gated_interp.experiments import conclusion
 from gated_interp.experiments.report import report
 from gated_interp.models.analytic import manual_model
-from gated_interp.plots import save
+from gated_interp.plots import heatmaps, save
 from gated_interp.subject import Subject, ablations
-from gated_interp.views import frontier
+from gated_interp.training.config import TrainConfig
+from gated_interp.views import frontier, strongest
 from gated_interp.views import page as pages
+from gated_interp.views.shown import Shown
 
 SECTIONS = ["holders", "frontier", "heads", "circuits", "ablations", "provenance"]
 HOSTILE = "<script>alert(1)</script>"
@@ -37,14 +45,14 @@ SVG = b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>'
 class Page(HTMLParser):
     """A report taken apart: tags with attributes, words, headings, and its files as tables."""
 
-    def __init__(self, html):
+    def __init__(self, source):
         super().__init__()
-        self.html, self.tags, self.words = html, [], []
-        self.feed(html)
+        self.html, self.tags, self.words = source, [], []
+        self.feed(source)
         self.csv = {
             name: pd.read_csv(io.BytesIO(base64.b64decode(data)))
             for name, data in re.findall(
-                r'<a download="([^"]+)" href="data:text/csv;base64,([^"]+)"', html
+                r'<a download="([^"]+)" href="data:text/csv;base64,([^"]+)"', source
             )
         }
 
@@ -111,12 +119,15 @@ def page(request):
 
 
 def test_it_has_every_section_and_links_to_each(page):
-    assert [a["id"] for a in page.all("h2") if a["id"] != "overview"] == SECTIONS
+    first, *others = [a["id"] for a in page.all("h2")]
+    assert first == "in-short"
+    assert [name for name in others if name != "overview"] == SECTIONS
     links = [a["href"] for a in page.all("a") if a["href"].startswith("#")]
     ids = [a["id"] for _, a in page.tags if "id" in a]
     assert len(ids) == len(set(ids))
     assert {link[1:] for link in links} <= set(ids)
-    assert {f"#{name}" for name in SECTIONS} <= set(links)
+    assert {f"#{name}" for name in ["in-short", *SECTIONS]} <= set(links)
+    assert page.html.index("<nav") < page.html.index("<h1") < page.html.index('id="in-short"')
 
 
 def test_headings_do_not_skip_a_level(page):
@@ -283,6 +294,157 @@ def test_the_same_seed_gives_the_same_page(tmp_path):
     assert written(tmp_path, manual_model(2, 3).model).html == first
     assert torch.equal(torch.get_rng_state(), state)
     assert written(tmp_path, manual_model(2, 3).model, seed=1).html != first
+
+
+# ---- the conclusion
+
+
+def points(page):
+    """The words of the conclusion."""
+    part = page.html.partition('id="in-short"')[2].partition("</ul>")[0]
+    return html.unescape(re.sub(r"<[^>]+>", "", part))
+
+
+def shown(view, subject):
+    return {s.name: s.table for s in view.show(subject)}
+
+
+def said_of(subject, sections):
+    found, _ = conclusion.conclusion(subject, sections)
+    return "\n".join(f"{point.label} {point.words}" for point in found)
+
+
+def test_a_text_conclusion_has_the_numbers_of_the_analyses(plain_page, model):  # noqa: F811
+    tokens = model.task.part("test").sample(8, derive(0, Stream.SHOWN_SEQUENCES)).tokens
+    said = points(plain_page)
+    assert plain_page.html.index('id="in-short"') < plain_page.html.index('id="holders"')
+    for layer in range(2):
+        mine = said.partition(f"What heads share in layer {layer}")[2].partition("\n")[0]
+        share = gi.text_holders(model, layer, tokens).share
+        assert f"at {share:.1%} of positions" in mine
+        effects = gi.head_effects(model, layer, permutations=2, seed=0)
+        found = effects.summary()
+        assert f"{found['effect']:+.3f} nats".replace("-", "−") in mine
+        if effects.matters:
+            assert f"{found['carriers']} of {model.cfg.n_heads} heads" in mine
+            top = effects.table().iloc[:-1].nlargest(1, "share").iloc[0]
+            assert f"{top['head']} has the largest share, {top['share']:.0%}" in mine
+        else:
+            assert "no more than noise" in mine
+    assert "8 sequences of" in said
+
+
+def test_a_toy_conclusion_says_who_holds_what_and_who_shares():
+    truth = manual_model(2, 3)  # trigram 1 is written by head 0, 2 by head 1, 3 by both
+    subject = Subject.of(truth.model, sequences=20)
+    said = said_of(subject, {})
+    found = holders(truth.model, truth.task)
+    cases = truth.task.cases
+    alone = {b: heads[0] for b, heads in found.holders.items() if len(heads) == 1}
+    assert f"{len(alone)} of 3 trigrams are held" in said or "No trigram is held" in said
+    for b, name in cases.items():
+        for h in range(2):
+            assert (f"L0H{h} holds {name}" in said) == (alone.get(b) == h)
+    parts = shares(subject.at[0]["model"].loadings)
+    for b in set(cases) - set(alone):
+        percent = sorted((f"{p:.0%} by L0H{h}" for h, p in enumerate(parts[b - 1].tolist())))
+        assert any(p in said for p in percent)
+    assert "block" not in said
+
+
+def trained_to(tmp_path, target, **training):
+    """The untrained block in a file that says what its training aimed for."""
+    config = TrainConfig(fvu_target=target, **training)
+    notes = {"training": config.to_dict(), "layer": 0}
+    return gi.load(gi.save(gated(), tmp_path / "model.safetensors", notes=notes))
+
+
+@pytest.mark.parametrize("downstream", [0.0, 0.67])
+def test_a_missed_target_is_warned_of(tmp_path, downstream):
+    found = {}
+    for times in (0.5, 0.9):
+        subject = Subject.of(trained_to(tmp_path, 1.0, downstream=downstream), sequences=20)
+        tables = shown(frontier, subject)
+        rows = tables["faithfulness-L0"].set_index("measure")["block"]
+        error = (1 - downstream) * rows["fvu"] + downstream * (1 - rows["kl_recovered_zero"])
+        again = trained_to(tmp_path, float(times * error), downstream=downstream)
+        subject = Subject.of(again, sequences=20)
+        (reached,) = conclusion.targets(subject, tables).values()
+        assert reached.error == pytest.approx(error)
+        found[times] = conclusion.warned({0: reached})
+        met = conclusion._sure(subject, {0: reached}).words
+        assert ("met its target" in met) == (not found[times])
+    assert found[0.9] == []  # what hovers around its target is on it
+    (words,) = found[0.5]
+    assert f"came to {written_short(error)}, and {number(float(error / 2))} was aimed for" in words
+    page = Page(pages.report_page("t", [], {}, [], [words]))
+    (box,) = [a for a in page.all("p") if a.get("class") == "warning"]
+    assert box["role"] == "note"
+    assert words in html.unescape(page.html)
+
+
+def test_a_target_is_that_of_the_block_that_is_there(tmp_path):
+    loaded = trained_to(tmp_path, 1e-9)
+    tables = shown(frontier, Subject.of(loaded, sequences=20))
+    assert conclusion.targets(Subject.of(loaded, sequences=20), tables)
+    toy = gi.unsplice(loaded)
+    other = gi.GatedAttention.from_attention(toy.blocks[0].attn, 2, seed=8)
+    changed = Subject.of(gi.splice(toy, 0, other), sequences=20)
+    assert not conclusion.targets(changed, tables)
+    assert not conclusion.targets(Subject.of(gated(), sequences=20), tables)
+
+
+# ---- the head that matters most
+
+
+def test_its_attention_is_the_models(model):  # noqa: F811
+    subject = Subject.of(model, sequences=8)
+    (found,) = strongest.show(subject)
+    effects = {
+        (layer, int(row["head"])): row["effect"]
+        for layer in range(2)
+        for row in gi.read_heads(model, layer, subject.batch.tokens).table.to_dict("records")
+    }
+    layer, head = max(effects, key=effects.get)
+    assert found.title == f"L{layer}H{head} is the head that matters most"
+    assert f"{effects[layer, head]:+.3f} nats" in found.words
+    name = f"blocks.{layer}.attn.hook_pattern"
+    _, cache = model.run_with_cache(subject.batch.tokens, names_filter=name)
+    rows = cache[name][:, head]
+    table = found.table
+    at = table[["query_pos", "key_pos"]].to_numpy().T.tolist()
+    values = torch.tensor(table["attention"].tolist()).to(rows)
+    same = [torch.allclose(row[at[0], at[1]], values, atol=1e-5) for row in rows]
+    assert sum(same) == 1
+    tokens = subject.batch.tokens[same.index(True)]
+    assert table["key_token"].tolist() == [subject.names[tokens[k]] for k in at[1]]
+    assert found.figure.data[0].z.shape == (table["query_pos"].nunique(),) * 2
+
+
+def test_a_gated_head_is_shown_before_and_after_its_gate():
+    subject = Subject.of(gated(), sequences=20)
+    before, after = strongest.show(subject)
+    assert len(before.figure.data) == 1
+    assert len(after.figure.data) == 2
+    through = after.table["after its gate"]
+    assert (through <= after.table["attention"] + 1e-6).all()
+    assert (through < after.table["attention"] - 1e-3).any()
+
+
+# ---- what cannot be seen
+
+
+def test_no_control_character_is_on_a_page():
+    odd = "a\x00\n\x1b\u202e\u2028\u200b\x85"
+    table = pd.DataFrame({odd: [odd], "number": [1.0]})
+    part = Shown("odd", odd, odd, table, face=table)
+    point = conclusion.Point(odd, odd)
+    page = pages.report_page(odd, [odd], {"holders": [part]}, [point], [odd])
+    unseen = {c for c in page if unicodedata.category(c) in ("Cc", "Cf", "Zl", "Zp")} - {"\n"}
+    assert not unseen
+    fig = heatmaps.head_attention({"attention": [[1.0]]}, ["a\n\x1b"])
+    assert fig.layout.yaxis.labelalias == {"0": r"a⏎\x1b"}
+    assert page.count(r"a\x00⏎\x1b\u202e\u2028\u200b\x85") > 6
 
 
 # ---- what a frontier says beside it

@@ -1,5 +1,7 @@
 """What runs behind a layer's heads equals the whole model with hooks, for models of every kind."""
 
+from functools import partial
+
 import pytest
 import torch
 from closeness import assert_close
@@ -8,6 +10,7 @@ from refusals import refuses
 
 import gated_interp.analysis.rest as module
 from gated_interp.analysis.rest import Rest
+from gated_interp.replacements.gated_attention import GatedAttention
 
 ALL = [
     *(Column(kind, "MLPs") for kind in KINDS),
@@ -36,6 +39,8 @@ def _hooked(model, layer, tokens, z, mask):
 @pytest.mark.parametrize("column", ALL, ids=str)
 def test_equals_the_whole_model_with_hooks(column: Column, padded: bool, monkeypatch) -> None:
     monkeypatch.setattr(module, "TOKENS_AT_ONCE", 2 * N_CTX)  # rows two by two
+    monkeypatch.setattr(module, "LEAST", 1)
+    monkeypatch.setattr(module, "MOST", N_CTX // 2)  # its own attention reads parts of a row
     model = column.build()
     if padded and model.cfg.attention_dir != "causal":
         return
@@ -81,6 +86,34 @@ def test_only_the_layers_behind_run() -> None:
     for hook in hooks:
         hook.remove()
     assert ran == [1]
+
+
+@pytest.mark.parametrize("block", [None, "gated"])
+def test_its_own_attention_reads_a_few_positions_unless_somebody_looks(block, monkeypatch) -> None:
+    monkeypatch.setattr(module, "LEAST", 1)
+    monkeypatch.setattr(module, "MOST", N_CTX // 2)
+    model = (Column("LN") if block is None else Column("LN", block=block)).build()
+    layer = next(i for i in (0, 1) if block is None or type(model.blocks[i].attn) is GatedAttention)
+    attn, tokens = model.blocks[layer].attn, TASK.sample(3, 0).tokens
+    rest, seen = Rest(model, layer, tokens), []
+    project = module.intervened  # the edit sees what the attention made
+
+    def watched(model, edits):
+        return project(model, {name: partial(spy, edit) for name, edit in edits.items()})
+
+    def spy(edit, old):
+        seen.append(old.shape[1])
+        return edit(old)
+
+    monkeypatch.setattr(module, "intervened", watched)
+    z = torch.randn(rest.z.shape, generator=torch.Generator().manual_seed(0)).to(rest.z)
+    found = rest.logits(z)
+    attn.hook_pattern.add_perma_hook(lambda value, hook: None)
+    assert_close(rest.logits(z), found, roundings=64)
+    pos = tokens.shape[1]
+    few = max(n for n in range(1, N_CTX // 2 + 1) if pos % n == 0)
+    assert seen == [few, pos]
+    assert "forward" not in vars(attn)
 
 
 def test_logits_are_made_where_they_are_asked_for() -> None:

@@ -183,7 +183,7 @@ def ablate(
                     model, members, method, reference, seed, rows=(first, len(batch))
                 )
             edit = _only_at(edit, None if there is None else there[here])
-            if len(edit) == 1 and members[0][0] > 0:  # the layers before it stay as they are
+            if len(edit) == 1:  # the layers before it stay as they are
                 layer = members[0][0]
                 if layer not in rests:
                     rests = {layer: Rest(model, layer, batch)}

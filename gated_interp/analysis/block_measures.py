@@ -63,7 +63,25 @@ def block_measures(
     """
     layer = chosen_layer(model, layer)
     batch = Batch.of(model, tokens, attention_mask)
-    found = loss_recovered(model, [layer], batch)
+    found = loss_recovered(model, [layer], batch) | layer_measures(model, layer, batch)
+    for which, source in (("", model), ("_original", unsplice(model, layer))):
+        if held:
+            there = text_holders(source, layer, batch)
+            found[f"held_share{which}"] = there.share
+            found[f"held_weighted{which}"] = there.weighted_share
+            found[f"held_entropy{which}"] = there.entropy
+            about_mean = text_holders(source, layer, batch, about_mean=True)
+            found[f"held_about_mean{which}"] = about_mean.share
+        sharing = head_sharing(source, layer, batch).table().set_index("measure")
+        found[f"participation{which}"] = float(sharing["median"]["participation"])
+        found[f"alone{which}"] = float(sharing["mean"]["alone"])
+    return found
+
+
+@torch.no_grad()
+def layer_measures(model: HookedTransformer, layer: int, batch: Batch) -> dict[str, float]:
+    """Of :func:`block_measures` what the layer's own output and gates say: it runs no further."""
+    found: dict[str, float] = {}
     original, block = unsplice(model, layer), model.blocks[layer].attn
     out, prefix = f"blocks.{layer}.hook_attn_out", f"blocks.{layer}.attn."
     watched = [out, prefix + "hook_z", prefix + "hook_gate"]
@@ -87,24 +105,11 @@ def block_measures(
             n_open += int(open_pairs(after[watched[-1]] * both).sum())
     varies = square - total.square().sum() / int(batch.counted.sum())
     found["fvu"] = float(unexplained(error, varies))
-    for which, attn, source in (
-        ("", block, model),
-        ("_original", original.blocks[layer].attn, original),
-    ):
+    for which, attn in (("", block), ("_original", original.blocks[layer].attn)):
         here = wide(torch.cat(z[which])[None])
         found[f"active{which or '_per_position'}"] = float(
             active(here, wide(attn.W_O)).sum(-1).double().mean()
         )
-        if held:
-            there = text_holders(source, layer, batch)
-            found[f"held_share{which}"] = there.share
-            found[f"held_weighted{which}"] = there.weighted_share
-            found[f"held_entropy{which}"] = there.entropy
-            about_mean = text_holders(source, layer, batch, about_mean=True)
-            found[f"held_about_mean{which}"] = about_mean.share
-        sharing = head_sharing(source, layer, batch).table().set_index("measure")
-        found[f"participation{which}"] = float(sharing["median"]["participation"])
-        found[f"alone{which}"] = float(sharing["mean"]["alone"])
         if not which:
             found["heads"] = len(attn.W_O)
             found["heads_alive"] = len(attn.W_O) - len(dead_from(here, attn.W_O))

@@ -16,7 +16,7 @@ from gated_interp.analysis.attribution import read_pairs
 from gated_interp.analysis.block_measures import rows_at_once
 from gated_interp.analysis.heads import chosen_layer
 from gated_interp.analysis.rest import Rest
-from gated_interp.analysis.text_holders import text_holders
+from gated_interp.analysis.text_holders import TextHolders, text_holders
 from gated_interp.analysis.text_pairs import names_for, own_text
 from gated_interp.anatomy.batch import Batch, Mask, Tokens
 from gated_interp.anatomy.stream import HeadReadout, Written
@@ -42,10 +42,14 @@ class Readings:
             ``effect_low``, ``effect_high``, its 95% interval from sequence to sequence;
             ``held``, the share of positions it is the sole holder of, and ``tokens`` and
             ``entropy`` (nats) of what it holds; ``sources``, ``destinations``, ``outputs``: the
-            tokens that it reads from, writes at and raises, by ``share * log(1 + lift)``.
-        details: these tokens one by one: ``head``, ``role`` (``source``, ``destination``,
-            ``output``), ``token``, ``share`` of what the head does in this role, and ``lift``: how
-            many times its share among all heads of the layer that is.
+            tokens that it reads from, writes at and raises more than their base rate, by
+            ``share * log(lift)``.
+        details: tokens one by one, those with the largest ``share * log(lift)``: ``head``, ``role``
+            (``source``, ``destination``, ``output``), ``token``, ``share`` of what the head does in
+            this role, ``base``, and ``lift = share / base``. The base rate is what chance would
+            give: of a source, the share read by a head that attends evenly to its own and all
+            earlier tokens; of a destination, how often the token stands in the text; of an output,
+            how often it comes next there, each token counted once more than it does.
         contexts: where each head writes most: ``head``, ``rank``, ``row`` and ``position`` in
             ``tokens``, ``length`` of the write, ``output`` that it raises most.
         reads: ``[context key_pos]``, per context what the head reads of each key: pattern times
@@ -115,19 +119,43 @@ def read_heads(
     layer = chosen_layer(model, layer)
     batch = own_text(model, tokens, "test", SEQUENCES, SEED, attention_mask)
     batch.require_loss()
-    names = names_for(model, names)
-    held = text_holders(model, layer, batch)
+    return readings(model, layer, batch, names_for(model, names), top=top, contexts=contexts)
+
+
+@torch.no_grad()
+def readings(
+    model: HookedTransformer,
+    layer: int,
+    batch: Batch,
+    names: Sequence[str],
+    *,
+    top: int = 5,
+    contexts: int = 5,
+    held: TextHolders | None = None,
+    effects: pd.DataFrame | None = None,
+) -> Readings:
+    """:func:`read_heads`, where some of it may be known.
+
+    Args:
+        held: of :func:`~gated_interp.analysis.text_holders.text_holders`.
+        effects: a row per head, ``head``, ``effect``, ``effect_low`` and ``effect_high``.
+    """
+    held = text_holders(model, layer, batch) if held is None else held
     z, totals = _totals(model, batch, layer)
+    base = _base_rates(model, batch)
     W_O, later = Written.of(model, layer).W_O, batch.later
     # The first position and padding are left out.
     lengths, writes = writes_at(z, W_O).clamp(min=0).sqrt(), active(z, W_O, counted=batch.real)
     lengths = lengths * batch.counted[..., None]
     heads, own = lengths.shape[-1], held.by_head().to_dict("records")
-    details = pd.concat([_details(role, each, names, top) for role, each in totals.items()])
+    details = pd.concat(
+        [_details(role, each, base[role], names, top) for role, each in totals.items()]
+    )
+    more = details[details["lift"] > 1]
     energy = lengths.double().square().sum((0, 1))
     rows = []
     for head in range(heads):
-        mine = details[details["head"] == head]
+        mine = more[more["head"] == head]
         said = {f"{r}s": mine.loc[mine["role"] == r, "token"].tolist() for r in totals}
         rows.append(
             {
@@ -140,7 +168,8 @@ def read_heads(
                 **said,
             }
         )
-    table = pd.DataFrame(rows).merge(_effects(model, batch, layer), on="head")
+    effects = _effects(model, batch, layer) if effects is None else effects
+    table = pd.DataFrame(rows).merge(effects, on="head")
     table = table.sort_values("effect", ascending=False, ignore_index=True)
     places, reads, attends = _contexts(model, batch, layer, lengths, names, contexts)
     return Readings(table, details, places, reads, attends, batch.tokens, layer)
@@ -218,28 +247,48 @@ def _totals(
     return torch.cat(every), totals
 
 
+def _base_rates(model: HookedTransformer, batch: Batch) -> dict[str, Float[Tensor, " d_vocab"]]:
+    """By role, the share of each token where nothing but the text decides; see ``details``."""
+    tokens, later, counted = batch.tokens, batch.later, batch.counted
+    each = later.double() / counted.cumsum(1).clamp(min=1)
+    evenly = each.flip(1).cumsum(1).flip(1) * counted  # what all later queries read of a key
+    source = tokens.new_zeros(model.cfg.d_vocab, dtype=torch.double)
+    found = {
+        "source": source.index_add(0, tokens.flatten(), evenly.flatten()),
+        "destination": tokens[later].bincount(minlength=model.cfg.d_vocab).double(),
+        "output": 1.0 + tokens[:, 1:][batch.predicts].bincount(minlength=model.cfg.d_vocab_out),
+    }
+    return {role: rate / rate.sum() for role, rate in found.items()}
+
+
 def _details(
-    role: str, totals: Float[Tensor, "head_index d_vocab"], names: Sequence[str], top: int
+    role: str,
+    totals: Float[Tensor, "head_index d_vocab"],
+    base: Float[Tensor, " d_vocab"],
+    names: Sequence[str],
+    top: int,
 ) -> pd.DataFrame:
     share = totals / totals.sum(1, keepdim=True).clamp(min=1e-12)
-    usual = totals.sum(0) / totals.sum().clamp(min=1e-12)
-    # Frequent tokens have a large share in every head; what tells heads apart counts more.
-    tokens = (share * (share / usual.clamp(min=1e-12)).log1p()).topk(min(top, len(usual))).indices
-    values = share.gather(1, tokens)
+    lift = share / base.to(share).clamp(min=1e-12)
+    # Frequent tokens have a large share in every head; what is beyond chance counts.
+    tokens = (share * lift.clamp(min=1e-12).log()).topk(min(top, len(base))).indices
+    each = [values.gather(1, tokens).tolist() for values in (share, lift)]
+    rates = base[tokens].tolist()
     return pd.DataFrame(
         [
             {
                 "head": head,
                 "role": role,
                 "token": names[token],
-                "share": value,
-                "lift": value / max(float(usual[token]), 1e-12),
+                "share": share_of,
+                "base": base_of,
+                "lift": lift_of,
             }
-            for head, row in enumerate(zip(values.tolist(), tokens.tolist(), strict=True))
-            for value, token in zip(*row, strict=True)
-            if value > 0
+            for head, row in enumerate(zip(*each, rates, tokens.tolist(), strict=True))
+            for share_of, lift_of, base_of, token in zip(*row, strict=True)
+            if share_of > 0
         ],
-        columns=["head", "role", "token", "share", "lift"],
+        columns=["head", "role", "token", "share", "base", "lift"],
     )
 
 

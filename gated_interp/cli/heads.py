@@ -1,6 +1,7 @@
 """What views show of one model, in a terminal and as files: ``ablate`` and ``circuits``."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -161,11 +162,18 @@ def _lines(path: Path) -> list[str]:
 
 def show_topic(subject: "Subject", topic: str) -> list[Any]:
     """Print the tables of a topic's views; returns all that they show."""
-    from gated_interp.views.registry import shown_of
+    from gated_interp.views.registry import views_of
     from gated_interp.views.shown import cells
 
-    with progress("measuring"):
-        found = list(shown_of(subject, topic))
+    found: list[Any] = []
+    views = views_of(subject, topic)
+    with progress("measuring", "%") as update:
+        for i, view in enumerate(views):
+            at = partial(_told, update, i, len(views))
+            at(0, 1)
+            subject.listeners[:] = [at]
+            found += view.show(subject)
+    subject.listeners.clear()
     said = ""
     for shown in found:
         if shown.face is not None:
@@ -175,3 +183,10 @@ def show_topic(subject: "Subject", topic: str) -> list[Any]:
                 say(f"{shown.words}\n")
             said = shown.words
     return found
+
+
+def _told(
+    update: Callable[[int, int], None], before: int, views: int, done: int, total: int
+) -> None:
+    """Say how far the views of a topic are, in per cent."""
+    update(100 * (before * total + done) // (views * total), 100)

@@ -4,6 +4,7 @@ The explorer writes numbers under the mouse itself, by the same rules (``explore
 """
 
 import math
+import unicodedata
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +23,8 @@ def head_name(head: tuple[int, int]) -> str:
 
 
 SEEN = {"\n": "⏎", "\t": "⇥"}
+# Unicode's categories of characters that cannot be seen, or that turn others around.
+UNSEEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 
 
 def token(name: str, space: str = " ") -> str:
@@ -34,8 +37,18 @@ def token(name: str, space: str = " ") -> str:
         >>> token(" a\\n"), token("\\x18"), token(" a", "·")
         (' a⏎', '\\\\x18', '·a')
     """
-    seen = (SEEN.get(c) or (c if c.isprintable() else f"\\x{ord(c):02x}") for c in name)
+    seen = (SEEN.get(c) or (c if c.isprintable() else ascii(c)[1:-1]) for c in name)
     return "".join(seen).replace(" ", space)
+
+
+def visible(words: str) -> str:
+    """Words on one line, with a sign for each control and format character, and no other change.
+
+    Examples:
+        >>> visible("a\\n\\x18 b\\u202e")
+        'a⏎\\\\x18 b\\\\u202e'
+    """
+    return "".join(token(c) if unicodedata.category(c) in UNSEEN else c for c in words)
 
 
 def quoted(name: str) -> str:
@@ -56,6 +69,16 @@ def share(value: float, digits: int = 0) -> str:
         ('48%', '4.7%', '-')
     """
     return _signs(f"{value:.{digits}%}") if math.isfinite(value) else NONE
+
+
+def times(value: float) -> str:
+    """How many times something is another.
+
+    Examples:
+        >>> times(3.14), times(41.7), times(2500.0)
+        ('3.1×', '42×', '2,500×')
+    """
+    return f"{value:,.{0 if value >= 10 else 1}f}×"
 
 
 def short(value: float) -> str:

@@ -2,13 +2,14 @@
 
 import dataclasses
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from gated_interp.anatomy.batch import Mask, Tokens
 from gated_interp.checkpoints.opened import open_model
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.files import require_place, write_text
+from gated_interp.experiments.conclusion import conclusion
 from gated_interp.models.toy import HookedTransformer
 from gated_interp.replacements.gated_attention import GatedAttention
 from gated_interp.subject import Subject
@@ -82,7 +83,7 @@ def report(
         ...         manual_model(2, 3).model, f"{folder}/page.html", sequences=50, interactive=True
         ...     )
         ...     page.read_text(encoding="utf-8").count("<h2 ")
-        6
+        7
     """
     out = Path(out)
     require_page(out)
@@ -106,7 +107,8 @@ def report(
         if found or topic != "overview":
             sections[topic] = found
     on_progress(len(TOPICS), len(TOPICS) + 1)
-    page = report_page(title_of(subject), lead_of(subject, sections), sections,
+    points, warnings = conclusion(subject, sections)
+    page = report_page(title_of(subject), lead_of(subject), sections, points, warnings,
                        interactive=interactive, say=say)  # fmt: skip
     write_text(out, page)
     size = out.stat().st_size
@@ -140,8 +142,8 @@ def title_of(subject: Subject) -> str:
     return title if len(sides) == 1 else f"{title}, and the {sides[1]} of a block"
 
 
-def lead_of(subject: Subject, sections: Mapping[str, Sequence[Shown]]) -> list[str]:
-    """What the model is, what was done, what came out, and how the page is read."""
+def lead_of(subject: Subject) -> list[str]:
+    """What the model is, what was done, and how the page is read."""
     layers = subject.model.cfg.n_layers
     what = "an attention-only transformer" if subject.model.cfg.attn_only else "a transformer"
     kind = f"{what} of {layers} layer{'s' if layers > 1 else ''}"
@@ -157,8 +159,6 @@ def lead_of(subject: Subject, sections: Mapping[str, Sequence[Shown]]) -> list[s
             f"Below the overview of all heads, the page shows layer {subject.layer_shown}. "
             "Another layer: --layer, or layer= in Python."
         )
-    found = [f"{s.title}." for section in sections.values() for s in section if s.headline]
-    said.append(f"In short. {' '.join(found)}")
     said.append(
         "Each figure and table has its numbers below it, as CSV. Heads are named by layer and "
         "index: L0H3 is head 3 of layer 0."

@@ -8,7 +8,7 @@ import pandas as pd
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from gated_interp.core.written import change, head_name, interval, share
+from gated_interp.core.written import change, head_name, interval, share, times
 from gated_interp.core.written import token as shown
 from gated_interp.plots.head_grid import SIGNS
 from gated_interp.plots.templates import rendered
@@ -18,6 +18,8 @@ BEFORE = 24
 ROLES = {"source": "reads", "destination": "writes at", "output": "says"}
 # A key is marked where it has this share of what the head reads, or would without its gate.
 MARKED = 0.05
+# By how much a token is more frequent than its base rate, to be named.
+CHANCE = 0.05
 
 
 @runtime_checkable
@@ -143,8 +145,9 @@ def _card(
             (
                 word,
                 [
-                    {"token": shown(d["token"]), "share": share(d["share"])}
+                    {"token": shown(d["token"]), "said": f"{times(d['lift'])}, {share(d['share'])}"}
                     for d in details[details["role"] == role].to_dict("records")
+                    if d["lift"] > 1 + CHANCE
                 ],
             )
             for role, word in ROLES.items()

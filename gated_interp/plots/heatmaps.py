@@ -20,6 +20,9 @@ from gated_interp.plots.style import (
     text_width,
 )  # fmt: skip
 
+# Px: a panel of one head's attention to a text.
+LARGE = 250.0
+
 
 def gate_maps(
     gates: ArrayLike,
@@ -126,6 +129,28 @@ def attention_patterns(
         Maps(v, name, units[name], ATTENTION, (0.0, top), *axes) for name, v in shown.items()
     ]
     return heat_panels(quantities, heads, columns=columns, title=title, marks=marks)
+
+
+def head_attention(
+    panels: Mapping[str, ArrayLike], tokens: Sequence[str], *, title: str | None = None
+) -> go.Figure:
+    """Attention of one head, large enough for the words of a text.
+
+    Args:
+        panels: by name, such as ``attention``, ``[query_pos, key_pos]``; on one scale from 0.
+        tokens: one per position.
+        title: of the figure.
+
+    Raises:
+        GatedInterpError: another shape, or labels that do not fit.
+    """
+    sizes: dict[str, int] = {}
+    values = array("panels", np.stack([*panels.values()]), "panel query_pos key_pos", sizes)
+    square("panels", values)
+    words = labels("tokens", tokens, sizes["key_pos"], "positions")
+    maps = Maps(values, "", "attention", ATTENTION, (0.0, max(1.0, float(values.max()))),
+                "key position", "query position", words, words)  # fmt: skip
+    return heat_panels([maps], [*panels], columns=2, title=title, largest=LARGE)
 
 
 def loading_matrix(

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 
 from gated_interp.core.errors import GatedInterpError
+from gated_interp.core.written import visible
 from gated_interp.plots.style import Number, text
 
 
@@ -59,9 +60,9 @@ def counted(name: str, values: Sequence[str], count: int, things: str) -> None:
 
 
 def labels(name: str, values: Sequence[str], count: int, things: str) -> list[str]:
-    """``values`` as they are shown literally, once there is one for each thing."""
+    """``values`` as they are shown literally on one line, once there is one for each thing."""
     counted(name, values, count, things)
-    return [text(v) for v in values]
+    return [text(visible(str(v))) for v in values]
 
 
 def square(name: str, values: np.ndarray) -> np.ndarray:

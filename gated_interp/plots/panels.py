@@ -81,6 +81,7 @@ def heat_panels(
     columns: Columns,
     title: str | None,
     marks: Mapping[int, str] | None = None,
+    largest: float = LARGEST_PANEL,
 ) -> go.Figure:
     """A figure with one panel per head and quantity.
 
@@ -89,6 +90,7 @@ def heat_panels(
 
     Args:
         marks: what stands in colour beside the names of some heads, by index.
+        largest: width of a panel at most, in px.
     """
     several = len(quantities) > 1
     left = max(text_width(t) for m in quantities for t in m.y_labels) + (44 if several else 30)
@@ -101,14 +103,14 @@ def heat_panels(
         CROWDED * max(len(m.x_labels) for m in quantities),
         max(text_width(name, SMALL, "bold") for name in named) - GAP + 4,
     )
-    if narrowest > LARGEST_PANEL:
+    if narrowest > largest:
         narrowest = room + 1
     # Quantities of one head stand close: they share the labels under the last of them.
     last = quantities[-1]
 
     def sizes(across: int) -> tuple[float, list[float], float]:
         """Width and heights of panels, and the space below a block."""
-        wide = min(LARGEST_PANEL, (room - GAP * (across - 1)) / across)
+        wide = min(largest, (room - GAP * (across - 1)) / across)
         tall = [
             float(np.clip(wide * m.values.shape[1] / m.values.shape[2], 26, 1.5 * wide))
             for m in quantities

@@ -75,12 +75,7 @@ def _bars(subject: Subject, side: str, effects: pd.DataFrame) -> Callable[[], go
 
 
 def _by_head(subject: Subject, layer: int) -> Shown:
-    ends = {"change": "effect", "low": "effect_low", "high": "effect_high"}
-    sides = {}
-    for name, side in subject.at[layer].items():
-        effects = subject.ablations[name].query("method == 'zero' and metric == 'loss'")
-        mine = effects.set_index("heads").loc[side.heads, [*ends]].rename(columns=ends)
-        sides[name] = mine.reset_index(drop=True).rename_axis("head").reset_index()
+    sides = {name: side.effects for name, side in subject.at[layer].items()}
     most = {name: table.sort_values("effect").iloc[-1] for name, table in sides.items()}
     said = "; ".join(
         f"the {name} loses most without {head_name((layer, int(row['head'])))}: "

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from gated_interp.analysis.block_measures import block_measures
+from gated_interp.analysis.block_measures import layer_measures
 from gated_interp.analysis.faithfulness import ABLATIONS, faithfulness, loss_recovered
 from gated_interp.analysis.sparsity import sparsity
 from gated_interp.core.errors import GatedInterpError
@@ -112,8 +112,17 @@ def show(subject: Subject) -> Iterator[Shown]:
 
 def measured(subject: Subject, layer: int) -> pd.DataFrame:
     """By ``measure``: ``original``, ``block``, ``low``, ``high`` (95%, bootstrap of sequences)."""
-    found: dict[str, float] = block_measures(subject.model, layer, subject.batch)
-    drawn = faithfulness(subject.model, layer, subject.batch).measures(subject.bootstrap)
+    whole = faithfulness(subject.model, layer, subject.batch)
+    drawn = whole.measures(subject.bootstrap)
+    found = layer_measures(subject.model, layer, subject.batch)
+    if subject.known:
+        found = loss_recovered(subject.model, [layer], subject.batch) | found
+    else:
+        said = {name: value.item() for name, value in whole.measures().items()}
+        losses = {"ce": said["cross_entropy"], "ce_original": said["original_cross_entropy"]}
+        found = said | losses | found
+        for side, which in (("block", ""), ("original", "_original")):
+            found[f"held_share{which}"] = subject.at[layer][side].text_holders.share
     assert subject.original is not None
     own = {
         "kl": 0.0,

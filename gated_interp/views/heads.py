@@ -27,8 +27,8 @@ def show(subject: Subject) -> Iterator[Shown]:
         "What each head reads, where it writes, and what it says",
         f"Read on {subject.size}. “Reads” are the tokens a head takes most from (attention times "
         "gate times the length of the value), “writes at” those it writes at, “says” those it "
-        "raises most. All three are relative to how often the other heads do so. Below each head "
-        "stand the places where it writes most.",
+        "raises most. All are more frequent than chance would have them. Below each head stand the "
+        "places where it writes most.",
         {side_stem(name): flat(found.table) for name, found in read.items()},
         cards={"sides": read, "names": subject.names, "holds": holds},
     )

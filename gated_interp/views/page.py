@@ -36,6 +36,8 @@ def report_page(
     title: str,
     lead: Sequence[str],
     sections: Mapping[str, Sequence[Shown]],
+    points: Sequence[Any] = (),
+    warnings: Sequence[str] = (),
     *,
     interactive: bool = False,
     say: Callable[[str], object] = lambda _: None,
@@ -44,8 +46,10 @@ def report_page(
 
     Args:
         title: its title and heading.
-        lead: paragraphs below it.
+        lead: paragraphs below the conclusion.
         sections: by topic (see :data:`~gated_interp.views.shown.TOPICS`), what views show.
+        points: the conclusion, each with a ``label``, ``words`` and the ``link`` of its numbers.
+        warnings: stand above it.
         interactive: figures are drawn by the page, and say numbers under the mouse.
         say: takes a sentence where no browser drew the figures, so that the page does.
     """
@@ -64,6 +68,8 @@ def report_page(
         "report.html.j2",
         title=title,
         lead=lead,
+        points=points,
+        warnings=warnings,
         generator=GENERATOR,
         policy=RUNS_SCRIPTS if scripted else ALLOWED,
         sections=[

@@ -26,6 +26,16 @@ def shown_of(
         topic: only the views about it.
         gallery: only the views whose ``gallery`` is one of these.
     """
-    for view in all_views():
-        if topic in (None, view.topic) and view.gallery in gallery and view.applies(subject):
-            yield from view.show(subject)
+    for view in views_of(subject, topic, gallery):
+        yield from view.show(subject)
+
+
+def views_of(
+    subject: Subject, topic: str | None = None, gallery: tuple[str, ...] = ("each", "one", "no")
+) -> list[View]:
+    """The views that have something to say of a subject; see :func:`shown_of`."""
+    return [
+        view
+        for view in all_views()
+        if topic in (None, view.topic) and view.gallery in gallery and view.applies(subject)
+    ]

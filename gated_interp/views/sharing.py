@@ -44,7 +44,8 @@ def show(subject: Subject) -> Iterator[Shown]:
         tokens = repeated_random_tokens(subject.model, SEQUENCES, seed=subject.seed)
         batch, said = Batch.of(subject.model, tokens), "repeated random tokens"
         positions = repeats(batch)
-    for layer in subject.layers:
+    for done, layer in enumerate(subject.layers):
+        subject.tell(done, len(subject.layers))
         effects = {
             name: head_effects(
                 model, layer, batch, positions=positions, permutations=2, seed=subject.seed
@@ -98,6 +99,8 @@ def _measures(
             cells = {name: change(*(each[e] for e in ends)) for name, each in found.items()}
         rows.append({"measure": words, **cells})
         numbers.append({"measure": key, **values})
+    for key in ("effect_low", "effect_high"):
+        numbers.append({"measure": key, **{name: each[key] for name, each in found.items()}})
     matters = any(each.matters for each in effects.values())
     return Shown(
         f"sharing-L{layer}",

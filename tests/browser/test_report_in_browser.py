@@ -120,7 +120,23 @@ def test_the_keyboard_reaches_the_content(opened: Any) -> None:
     assert link.bounding_box()["x"] > 0
     page.keyboard.press("Tab")
     page.keyboard.press("Enter")
-    assert page.url.endswith("#holders")
+    assert page.url.endswith("#in-short")
+
+
+def test_its_contents_stay_in_view(opened: Any) -> None:
+    page, contents = opened.page, opened.page.get_by_role("navigation")
+    for width in WIDTHS:
+        page.set_viewport_size({"width": width, "height": 900})
+        page.evaluate("scrollTo(0, document.body.scrollHeight)")
+        box = contents.bounding_box()
+        assert box["y"] >= 0, width
+        assert box["y"] + box["height"] < 900, width
+        page.get_by_role("link", name="Circuits").click()
+        title = page.locator("#circuits").bounding_box()
+        below = 0 if width >= 1300 else box["height"]
+        assert below <= title["y"] + 1 < 300, width
+        if width >= 1300:  # beside the text, not above it
+            assert box["x"] + box["width"] <= title["x"]
 
 
 def test_it_prints_every_figure_whole(opened: Any) -> None:
