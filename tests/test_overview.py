@@ -7,8 +7,9 @@ import pandas as pd
 import pytest
 import torch
 from commands import cli
+from deep import HEADS, LAYERS, deep_llama
 from refusals import refuses
-from test_open_model import CONFIGS, D_VOCAB, SIZES, tiny, tokenizer, transformers
+from test_open_model import CONFIGS, D_VOCAB, tiny, transformers
 
 import gated_interp as gi
 from gated_interp.analysis.overview import MARKED, HeadOverview, head_overview
@@ -19,17 +20,10 @@ from gated_interp.explorer.view import Viewer
 from gated_interp.models.pretrained import from_transformers
 from gated_interp.subject import Subject
 
-LAYERS, HEADS = 6, 4
-DEEP = {**SIZES, "num_hidden_layers": LAYERS, "num_key_value_heads": 2}
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A deep Llama with its tokenizer."""
-    place = tmp_path_factory.mktemp("deep") / "deep"
-    tiny(transformers.LlamaConfig(**DEEP)).save_pretrained(place)
-    tokenizer().save_pretrained(place)
-    return place
+    return deep_llama(tmp_path_factory.mktemp("deep") / "deep")
 
 
 @pytest.fixture(scope="module")

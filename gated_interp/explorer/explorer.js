@@ -400,7 +400,8 @@ class Explorer {
     card.bar.style.width = percent(Math.abs(head.effect ?? 0) / most);
     card.bar.classList.toggle("gi-falls", head.effect < 0);
     const raises = head.raises.join(" ");
-    say(card.raises, !view.is_text || !head.on ? "" : raises ? `↑ ${raises}` : "writes nothing here");
+    card.raises.hidden = !view.is_text;
+    say(card.raises, !head.on ? "" : raises ? `↑ ${raises}` : "writes nothing here");
     card.raises.title = raises && `raises most: ${raises}`;
     card.pattern.disabled = !this.sheets[m];
     const n = view.tokens.length;
