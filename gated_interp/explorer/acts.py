@@ -23,6 +23,7 @@ ACTS: dict[str, Act] = {
     "tokens": lambda s, at, m: s.at_tokens(at, str(m["value"])),
     "position": lambda s, at, m: s.at_position(at, m["value"]),
     "open": lambda s, at, m: s.with_opened(at, m["head"], m["model"]),
+    "edge": lambda s, at, m: s.with_edge(at, m["query"], m["key"]),
     "close": lambda s, at, m: s.with_opened(at, None),
     "place": lambda s, at, m: s.at_position(s.at_example(at, int(m["example"])), m["position"]),
     "link": lambda s, at, m: s.at_link(m["value"]),

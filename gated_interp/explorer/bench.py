@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import cached_property
 from typing import Any
 
@@ -153,6 +154,7 @@ class Bench:
         self._effects: dict[tuple[object, ...], list[float]] = {}
         self._strips: dict[tuple[object, ...], list[list[float]]] = {}
         self._writes: dict[tuple[int, ...], Any] = {}
+        self._heads: dict[tuple[float, ...], Tensor] = {}
         self._streams: dict[tuple[object, ...], Tensor] = {}
         self._layers: dict[tuple[object, ...], tuple[Rest, dict[str, Tensor]]] = {}
         self._passes: dict[tuple[object, ...], _Pass] = {}
@@ -175,7 +177,7 @@ class Bench:
         """The logits with every head on; of the last few examples they are remembered."""
         found = self._pass(tokens, frozenset(), "zero", 0)
         make = lambda: logits_of(self.model, found.stream)[0]  # noqa: E731
-        return _kept(self._intact, tuple(tokens), make, 4)
+        return kept(self._intact, tuple(tokens), make, 4)
 
     @torch.no_grad()
     def read(
@@ -195,7 +197,7 @@ class Bench:
         seen = {n: cache[hook] for n, hook in self._hooks(layer).items() if hook in cache}
         pattern, gates = seen.get("pattern"), seen.get("gate")
         at, before = wide(here["logits"][0, 0]), wide(intact[position])
-        writes = self._logit_writes(here, layer, [0], [0])[0]
+        writes = self._writes_at(here, layer)
         raw = wide(here[RAW_LOGITS][0, 0])
         if asked.metric is None:
             metric = asked.of(here["logits"], row.tokens, 0)
@@ -244,7 +246,7 @@ class Bench:
                 without = asked.of(logits, rows, 0)
             return (without - with_it).tolist()
 
-        return _kept(self._effects, (tuple(tokens), position, zero, layer, asked), found)
+        return kept(self._effects, (tuple(tokens), position, zero, layer, asked), found)
 
     def _each_off(
         self, tokens: Sequence[int], zero: bool, layer: int
@@ -258,10 +260,10 @@ class Bench:
                 z = rest.z.repeat(len(heads), 1, 1, 1)
                 z[torch.arange(len(heads), device=z.device), :, heads] = put[heads][:, None]
                 rows = torch.zeros_like(heads)
-                streams.append(self._behind(rest, z, rows, {})[self._last])
+                streams.append(rest.stream(z, rows))
             return torch.cat(streams)
 
-        return _kept(self._streams, (tuple(tokens), zero, layer), found, 4)
+        return kept(self._streams, (tuple(tokens), zero, layer), found, 4)
 
     @torch.no_grad()
     def strip(self, tokens: Sequence[int], position: int, token: int) -> list[list[float]]:
@@ -270,7 +272,7 @@ class Bench:
         Relative to the mean over the vocabulary, with every head on and norms at their scale.
         """
         key = (tuple(tokens), position, token)
-        return _kept(self._strips, key, lambda: self._direct(tokens, position, token))
+        return kept(self._strips, key, lambda: self._direct(tokens, position, token))
 
     def _direct(self, tokens: Sequence[int], position: int, token: int) -> list[list[float]]:
         z, scales = self._written(tokens)
@@ -304,13 +306,9 @@ class Bench:
             scales |= {n: s[0] for n, s in self._final_scale(self._row(tokens), stream).items()}
             return [wide(seen[name][0]) for name in names], scales
 
-        return _kept(self._writes, tuple(tokens), found, 4)
+        return kept(self._writes, tuple(tokens), found, 4)
 
     # ---- passes, of which only what stands behind the first switched head is run again
-
-    @property
-    def _last(self) -> str:
-        return f"blocks.{self.model.cfg.n_layers - 1}.hook_resid_post"
 
     def _layer(self, tokens: Sequence[int], layer: int) -> tuple[Rest, dict[str, Tensor]]:
         """What stands behind a layer's heads, and what they do, with every head on."""
@@ -321,7 +319,7 @@ class Bench:
                 rest = Rest(self.model, layer, self._row(tokens))
             return rest, seen
 
-        return _kept(self._layers, (tuple(tokens), layer), found, 8)
+        return kept(self._layers, (tuple(tokens), layer), found, 8)
 
     def _pass(
         self, tokens: Sequence[int], off: frozenset[Head], method: Method, layer: int
@@ -339,38 +337,39 @@ class Bench:
             edits = self._edits(off, method)
             first = min(at for at, _ in off)
             own: Any = edits.pop(f"blocks.{first}.attn.hook_z")
-            rest, _ = self._layer(tokens, first)
+            rest, held = self._layer(tokens, first)
+            alone = self._alone(tokens, off, method)
             seen: dict[str, Tensor] = {}
-            looks = self._looks(layer, seen) if layer >= first else {}
-            with intervened(self.model, edits):
-                stream = self._behind(rest, own, None, looks)[self._last]
+            if alone is not None and layer == first:
+                stream, seen = alone, dict(held)
+            else:
+                looks = self._looks(layer, seen) if layer >= first else {}
+                with intervened(self.model, edits), intervened(self.model, looks):
+                    stream = rest.stream(own)
             if layer == first:  # looked at before the edit
                 z = f"blocks.{layer}.attn.hook_z"
                 seen[z] = own(seen[z])
             return _Pass(stream, seen if layer >= first else self._layer(tokens, layer)[1])
 
         key = (tuple(tokens), off, method if off else "zero", layer)
-        return _kept(self._passes, key, found, 8)
+        return kept(self._passes, key, found, 8)
+
+    def _alone(
+        self, tokens: Sequence[int], off: frozenset[Head], method: Method
+    ) -> Float[Tensor, "batch pos d_model"] | None:
+        """The stream without one head alone, if it is known from the effects of its layer."""
+        ((layer, head), *others) = off
+        known = self._streams.get((tuple(tokens), method == "zero", layer))
+        # A norm behind the layer has another scale without the head.
+        is_last = set(self.readout(layer).scales) <= {*final_scales(self.model)}
+        if known is None or others or method not in ("zero", "mean") or not is_last:
+            return None
+        return known[head : head + 1]
 
     def _stream_of(self, tokens: Sequence[int], rest: Rest) -> Float[Tensor, "batch pos d_model"]:
         """The stream behind the last layer with every head on."""
 
-        def found() -> Tensor:
-            return self._behind(rest, None, None, {})[self._last]
-
-        return _kept(self._finals, tuple(tokens), found, 4)
-
-    def _behind(
-        self, rest: Rest, z: Any, rows: Tensor | None, looks: dict[str, Any]
-    ) -> dict[str, Tensor]:
-        """The stream behind the last layer where ``rest`` holds ``z``, and what ``looks`` see."""
-        seen: dict[str, Tensor] = {}
-        with (
-            intervened(self.model, looks),
-            intervened(self.model, {self._last: _see(seen, self._last)}),
-        ):
-            rest.logits(z, positions=slice(-1, None), rows=rows)
-        return seen
+        return kept(self._finals, tuple(tokens), rest.stream, 4)
 
     def _looks(self, layer: int, seen: dict[str, Tensor]) -> dict[str, Any]:
         """Hooks that keep what the heads of a layer do."""
@@ -391,7 +390,7 @@ class Bench:
             reference = Reference(self.model, self.reference)
             return replacements(self.model, sorted(off), method, reference, self.resample_seed)
 
-        return dict(_kept(self._edited, (off, method), found, 8))
+        return dict(kept(self._edited, (off, method), found, 8))
 
     def _at(self, found: "_Pass", layer: int, position: int) -> dict[str, Tensor]:
         """Logits and what they are read from, at one position."""
@@ -410,8 +409,12 @@ class Bench:
             return self._accuracy(frozenset(), "zero")
         if (off, method) in self._accuracies:
             return self._accuracies[off, method]
-        with intervened(self.model, self._edits(off, method)):
+        with self.ablated(off, method):
             return self._accuracy(off, method)
+
+    def ablated(self, off: frozenset[Head], method: Method) -> AbstractContextManager[Any]:
+        """The model with the heads in ``off`` ablated, for whatever else reads it."""
+        return intervened(self.model, self._edits(off, method) if off else {})
 
     @cached_property
     def _zeros(self) -> list[Float[Tensor, "head_index d_head"]]:
@@ -429,7 +432,7 @@ class Bench:
     @torch.no_grad()
     def scale(self, layer: int) -> Scale:
         """The largest values of ``layer``, over the probes or else the reference."""
-        return _kept(self._scales, layer, lambda: self._measured(layer))
+        return kept(self._scales, layer, lambda: self._measured(layer))
 
     def _measured(self, layer: int) -> Scale:
         if self.probes is not None:
@@ -481,7 +484,7 @@ class Bench:
             return seen
 
         key = tuple(batch.tokens.flatten().tolist())
-        return _kept(self._final_scales, key, found, 16)
+        return kept(self._final_scales, key, found, 16)
 
     def _darkest(self, kind: str, values: Tensor | None, batch: Batch) -> float:
         if values is None:
@@ -504,10 +507,26 @@ class Bench:
         writes = torch.einsum("ehd,hdm->ehm", z[rows, positions], W_O) @ readout.matrix
         return writes / scale[rows, positions][:, None] if isinstance(scale, Tensor) else writes
 
+    def _writes_at(
+        self, here: dict[str, Tensor], layer: int
+    ) -> Float[Tensor, "head_index d_vocab"]:
+        """The same at the one position that is read; a switch leaves most heads what they held."""
+        readout, W_O = self.readout(layer), wide(self.model.blocks[layer].attn.W_O)
+        z, scale = wide(here[f"blocks.{layer}.attn.hook_z"])[0, 0], readout.scale(here)
+
+        def row(h: int) -> Tensor:
+            if not z[h].any():
+                return torch.zeros_like(readout.matrix[0])
+            make = lambda: z[h] @ W_O[h] @ readout.matrix  # noqa: E731
+            return kept(self._heads, (layer, h, *z[h].tolist()), make, 2 * max(self.counts))
+
+        writes = torch.stack([row(h) for h in range(len(z))])
+        return writes / scale[0, 0] if isinstance(scale, Tensor) else writes
+
     def readout(self, layer: int) -> Readout:
         """From writes of ``layer`` to the logits; large, and made once for all like layers."""
         at = None if write_norm(self.model, layer) is None else layer
-        return _kept(self._readouts, at, lambda: Readout.of(self.model, at), 4)
+        return kept(self._readouts, at, lambda: Readout.of(self.model, at), 4)
 
     def _value_lengths(
         self, cache: Any, layer: int
@@ -532,7 +551,7 @@ class Bench:
             right = leads(wide(logits[probes.row, probes.position]), probes.target) > 0
             return {b: float(right[probes.case == b].double().mean()) for b in probes.cases}
 
-        return _kept(self._accuracies, (off, method if off else "zero"), found, 10**6)
+        return kept(self._accuracies, (off, method if off else "zero"), found, 10**6)
 
     def _row(self, tokens: Sequence[int]) -> Batch:
         return Batch.of_rows(self.model, [tokens])
@@ -577,7 +596,7 @@ def _constant(
     return edit
 
 
-def _kept(store: dict[Any, Any], key: Any, make: Callable[[], Any], most: int = 64) -> Any:
+def kept(store: dict[Any, Any], key: Any, make: Callable[[], Any], most: int = 64) -> Any:
     """What ``make`` gives, remembered in ``store`` with the last ``most`` others."""
     if key not in store:
         while len(store) >= most:

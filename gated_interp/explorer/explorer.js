@@ -496,10 +496,11 @@ class Explorer {
     large.title = element("h3");
     large.canvas = element("canvas", {
       tabIndex: 0, onmousemove: (e) => this.pointLarge(e), onkeydown: (e) => this.keyLarge(e),
-      onclick: () => large.at && this.ask({ do: "position", value: large.at[0] }),
+      onclick: () => this.askEdge(),
     });
     large.canvas.setAttribute("role", "img");
     large.readout = element("div", { className: "gi-readout", role: "status" });
+    large.edge = element("div", { className: "gi-edge", role: "status" });
     large.places = element("ol", { className: "gi-places" });
     large.root = element("dialog", {
       className: "gi-dialog",
@@ -511,7 +512,8 @@ class Explorer {
         element("button", { type: "button", onclick: () => move(1) }, "head ▶"),
         element("button", { type: "button", className: "gi-close",
           onclick: () => large.root.close() }, "close")),
-      large.readout, large.canvas,
+      large.readout,
+      element("div", { className: "gi-large" }, large.canvas, large.edge),
       element("h4", {}, "where it writes most, among the examples"), large.places);
     this.large = large;
   }
@@ -524,8 +526,11 @@ class Explorer {
     const kind = this.sheets[large.m] ? view.pattern : "no such pattern";
     say(large.title, `${opened.name}${opened.model === "model" ? "" : `, ${opened.model}`}: ${kind}`);
     large.canvas.setAttribute("aria-label",
-      `${opened.name}, ${kind}: arrow keys move over the pairs of positions`);
-    large.at = [view.position, view.position];
+      `${opened.name}, ${kind}: arrow keys move over the pairs of positions, `
+      + "Enter takes one apart");
+    large.at = opened.edge ? [opened.edge.query, opened.edge.key]
+      : [view.position, view.position];
+    this.drawEdge(view, opened);
     large.places.replaceChildren(...opened.contexts.map((place) => element("li", {},
       element("button", {
         type: "button",
@@ -540,16 +545,65 @@ class Explorer {
     this.paintLarge();
   }
 
+  askEdge() {
+    const [query, key] = this.large.at;
+    this.ask({ do: "edge", query, key });
+  }
+
+  // Which earlier components made the score of the cell that was clicked.
+  drawEdge(view, { name, edge }) {
+    const node = this.large.edge, cell = (tag, text) => element(tag, {}, text);
+    if (!edge) {
+      node.replaceChildren("Click a cell, or press Enter on it, to see which earlier heads made "
+        + "this score, and what the head writes from there.");
+      return;
+    }
+    const said = (i) => `${view.tokens[i]} (${i})`;
+    const title = element("h4", {}, `why ${name} at ${said(edge.query)} reads ${said(edge.key)}`);
+    const read = element("button", { type: "button", className: "gi-read-here",
+      onclick: () => this.ask({ do: "position", value: edge.query }),
+    }, `predict after ${said(edge.query)}`);
+    if (edge.refused) { node.replaceChildren(title, element("p", {}, edge.refused), read); return; }
+    const { scores, columns, rows } = edge;
+    const sums = `attention score ${number(scores.attention)}, attention ${number(edge.attention)}`
+      + (scores.gate === undefined ? ""
+        : `; gate score ${number(scores.gate)}, gate ${number(edge.openness)}`)
+      + `; it writes ${number(edge.written)} from there`;
+    const most = columns.map((_, c) => Math.max(...rows.map((r) => Math.abs(r[c + 1])), 1e-9));
+    const table = element("table", {},
+      element("thead", {}, element("tr", {}, element("td"),
+        ...columns.map((c) => Object.assign(cell("th", c.replace("_", " ")), { scope: "col" })))),
+      element("tbody", {}, ...rows.map(([component, ...values]) => element("tr", {},
+        Object.assign(cell("th", component), { scope: "row" }),
+        ...values.map((value, c) => {
+          const made = cell("td", number(value)), colour = shade(view.signed, 0.5 + 0.5 * value / most[c]);
+          made.style.background = css(colour);
+          made.style.color = dark(colour) ? "#fff" : "#222";
+          return made;
+        })))));
+    const pairs = Object.entries(edge.pairs).flatMap(([kind, best]) => [
+      element("h4", {}, `largest pairs of the ${kind} score`),
+      element("ul", {}, ...best.map(([q, k, value]) =>
+        element("li", {}, `${q} at the query × ${k} at the key: ${signed(value)}`)))]);
+    const beside = edge.beside.map(([what, value]) => `${what} ${signed(value)}. `).join("");
+    node.replaceChildren(title, element("p", {}, sums), table,
+      element("p", { className: "gi-where" }, "query, key: what each component adds to the "
+        + "attention score on that side; write: its part in what the head writes, as a length "
+        + `along it. ${beside}`), ...pairs, read);
+  }
+
   paintLarge() {
     const { canvas, m, h, at } = this.large, view = this.view, n = view.tokens.length;
     const sharp = window.devicePixelRatio || 1;
-    const room = Math.min(this.large.root.clientWidth - 34, window.innerHeight - 190, 640);
+    const wide = this.large.root.clientWidth - 34;
+    const room = Math.min(wide > 860 ? wide - 440 : wide, window.innerHeight - 190, 640);
     const context = canvas.getContext("2d");
     context.font = "11px gated-interp, Arial, sans-serif";
     const widest = Math.max(...view.tokens.map((t) => context.measureText(t).width));
     const margin = Math.min(90, Math.ceil(widest) + 8);
     const cell = Math.max(3, (room - margin) / n), size = margin + cell * n;
     Object.assign(this.large, { margin, cell });
+    canvas.dataset.margin = margin;
     canvas.width = canvas.height = Math.round(size * sharp);
     canvas.style.width = canvas.style.height = `${size}px`;
     context.scale(sharp, sharp);
@@ -567,6 +621,9 @@ class Explorer {
     context.strokeStyle = "#E69F00";
     context.lineWidth = 1.5;
     context.strokeRect(margin, margin + view.position * cell, n * cell, cell);
+    const { edge } = view.opened;
+    context.strokeStyle = "#0072B2";
+    if (edge) context.strokeRect(margin + edge.key * cell, margin + edge.query * cell, cell, cell);
     context.strokeStyle = "#D55E00";
     context.strokeRect(margin + at[1] * cell, margin + at[0] * cell, cell, cell);
     this.labelLarge(context, n);
@@ -613,7 +670,7 @@ class Explorer {
     const [q, k] = this.large.at, last = this.view.tokens.length - 1;
     const to = { ArrowUp: [q - 1, k], ArrowDown: [q + 1, k], ArrowLeft: [q, k - 1],
       ArrowRight: [q, k + 1] }[event.key];
-    if (event.key === "Enter") this.ask({ do: "position", value: q });
+    if (event.key === "Enter") this.askEdge();
     if (!to || Math.min(...to) < 0 || Math.max(...to) > last) return;
     event.preventDefault();
     this.large.at = to;

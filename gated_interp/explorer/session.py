@@ -94,7 +94,7 @@ class Session:
 
     def read(self, state: ExplorerState) -> dict[str, Reading]:
         """What every model does in ``state``; of a model that it leaves alone, the last reading."""
-        with self._threads():
+        with self.threads():
             asked, found = self.asked(state), {}
             for name, bench in self.benches.items():
                 off = state.off[name]
@@ -108,7 +108,7 @@ class Session:
         """Of a deep model, a token and what each head writes to its logit, by layer."""
         if self.n_layers <= DEEP:
             return None
-        with self._threads():
+        with self.threads():
             asked = self.asked(state)
             bench = self.benches[self.main]
             token = asked.token
@@ -125,7 +125,7 @@ class Session:
             tokens = repeated_random_tokens(model, REPEATED, bos=bos)
         except GatedInterpError:  # no room for repeats
             return []
-        with self._threads():
+        with self.threads():
             table = induction_scores(model, tokens)
         return [
             (word, (int(row["layer"]), int(row["head"])))
@@ -134,13 +134,13 @@ class Session:
             if row.get(column, 0.0) >= MARKED
         ]
 
-    def _threads(self) -> AbstractContextManager[None]:
+    def threads(self) -> AbstractContextManager[None]:
         """One thread for a small model; of a large one, the pieces are large enough to share."""
         return nullcontext() if self._large else one_thread()
 
     def effects(self, state: ExplorerState) -> dict[str, list[float]]:
         """Per model, by how much what is asked changes without each head of the layer alone."""
-        with self._threads():
+        with self.threads():
             asked = self.asked(state)
             return {
                 name: bench.effects(state.tokens, state.position, state.method, state.layer, asked)
@@ -209,7 +209,7 @@ class Session:
         """``state`` with another layer's heads shown."""
         if type(layer) is not int or not 0 <= layer < self.n_layers:
             raise GatedInterpError("no-such-layer", layer=layer, last=self.n_layers - 1)
-        return dataclasses.replace(state, layer=layer, opened=None)
+        return dataclasses.replace(state, layer=layer, opened=None, edge=None)
 
     def with_pattern(self, state: ExplorerState, pattern: str) -> ExplorerState:
         """``state`` with another pattern of each head shown."""
@@ -220,10 +220,18 @@ class Session:
     ) -> ExplorerState:
         """``state`` with the pattern of one head enlarged, or of none."""
         if head is None:
-            return dataclasses.replace(state, opened=None)
+            return dataclasses.replace(state, opened=None, edge=None)
         name = self.name(model)
         one = self.head(state, head, name)
         return dataclasses.replace(state, opened=(name, one), layer=one[0])
+
+    def with_edge(self, state: ExplorerState, query: int, key: int) -> ExplorerState:
+        """``state`` with one cell of the enlarged head's pattern taken apart."""
+        if state.opened is None:
+            raise GatedInterpError("no-head-opened")
+        for position in (query, key):
+            self.at_position(state, position)
+        return dataclasses.replace(state, edge=(query, key))
 
     def at_example(self, state: ExplorerState, example: int) -> ExplorerState:
         """``state`` at a numbered example, read where its answer comes; the numbers go round."""
@@ -233,6 +241,7 @@ class Session:
             tokens=self.examples.tokens[row],
             position=self.examples.position[row],
             example=row,
+            edge=None,
         )
 
     def at_tokens(self, state: ExplorerState, words: str) -> ExplorerState:
@@ -244,7 +253,7 @@ class Session:
         if isinstance(self.task, SkipTrigramTask):
             last = armed_positions(self.task, tokens)[-1:]
         at = (last or [len(tokens) - 1])[0]
-        return dataclasses.replace(state, tokens=tokens, position=at, example=None)
+        return dataclasses.replace(state, tokens=tokens, position=at, example=None, edge=None)
 
     def at_position(self, state: ExplorerState, position: int) -> ExplorerState:
         """``state`` read at another position."""
@@ -279,6 +288,9 @@ class Session:
         if "open" in said:
             name, _, head = said["open"].partition(".")
             state = self.with_opened(state, head, name)
+        if "edge" in said:
+            query, _, key = said["edge"].partition(".")
+            state = self.with_edge(state, number(query), number(key))
         return state
 
     def head(self, state: ExplorerState, head: int | HeadLike, model: str) -> Head:

@@ -23,6 +23,7 @@ class ExplorerState:
         pattern: which of the heads' patterns; unless named, attention × gate where there are gates.
         by_effect: whether the heads with the largest effect come first.
         opened: the model and the head whose pattern is enlarged.
+        edge: the query and the key of that head which are taken apart.
     """
 
     tokens: tuple[int, ...]
@@ -34,6 +35,7 @@ class ExplorerState:
     pattern: str | None = None
     by_effect: bool = False
     opened: tuple[str, Head] | None = None
+    edge: tuple[int, int] | None = None
 
 
 def link_of(state: ExplorerState) -> str:
@@ -61,6 +63,8 @@ def link_of(state: ExplorerState) -> str:
         said["sort"] = "effect"
     if state.opened is not None:
         said["open"] = f"{state.opened[0]}.{head_name(state.opened[1])}"
+        if state.edge is not None:
+            said["edge"] = "{}.{}".format(*state.edge)
     return urlencode(said)
 
 

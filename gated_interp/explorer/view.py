@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 
 from gated_interp.core import written
+from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.written import head_name
 from gated_interp.explorer.bench import PATTERNS, Reading
 from gated_interp.explorer.contexts import Contexts
+from gated_interp.explorer.edges import Edges, table_of
 from gated_interp.explorer.session import Session
 from gated_interp.explorer.state import ExplorerState, link_of
 from gated_interp.plots.style import ATTENTION, GATE, SIGNED
@@ -36,6 +38,7 @@ class Viewer:
     def __init__(self, session: Session):
         self.session = session
         self._contexts = {n: Contexts(b, session.examples) for n, b in session.benches.items()}
+        self._edges = {n: Edges(bench) for n, bench in session.benches.items()}
 
     def view(
         self, state: ExplorerState, readings: Mapping[str, Reading], message: str = ""
@@ -234,7 +237,21 @@ class Viewer:
                 }
                 for place in self._contexts[name].of(layer, head)
             ],
+            "edge": self._edge(state),
         }
+
+    def _edge(self, state: ExplorerState) -> dict[str, Any] | None:
+        """The cell that was clicked, taken apart; or why it cannot be."""
+        if state.opened is None or state.edge is None:
+            return None
+        name, head = state.opened
+        edges, off = self._edges[name], state.off[name]
+        with self.session.threads():
+            found = edges.of(state.tokens, head, state.edge, off, state.method)
+        where = {"query": state.edge[0], "key": state.edge[1], "refused": ""}
+        if isinstance(found, GatedInterpError):
+            return {**where, "refused": str(found)}
+        return {**where, **table_of(found)}
 
     def _around(self, example: int, position: int) -> dict[str, str]:
         tokens = self.session.examples.tokens[example]

@@ -49,3 +49,51 @@ def test_a_layer_is_opened_from_the_strip_and_nothing_moves(served: str, tab: Ta
             page.expect_pressed(head, True, "model")
             assert page.places(BOXES) == before
     tab.assert_quiet({"127.0.0.1"})
+
+
+def test_a_click_on_a_cell_says_what_made_its_score(served: str, tab: Tab) -> None:
+    tab.page.goto(served)
+    page = ExplorerPage(tab.page)
+    page.type_tokens(TEXT)
+    page.expect_count("typed")
+    tab.page.locator(".gi-layer-4").click()
+    pattern = tab.page.locator(".gi-of-model .gi-pattern").nth(2)
+    expect(tab.page.locator(".gi-of-model .gi-head").first).to_have_text("L4H0")
+    pattern.click()
+    edge, canvas = tab.page.locator(".gi-edge"), tab.page.locator("dialog canvas")
+    expect(edge).to_contain_text("Click a cell")
+    box, n = canvas.bounding_box(), len(TEXT.split())
+    cell = tab.page.evaluate(
+        "() => { const c = document.querySelector('dialog canvas');"
+        f"return (c.getBoundingClientRect().width - parseFloat(c.dataset.margin)) / {n}; }}"
+    )
+    margin = box["width"] - n * cell
+    at = [box[side] + margin + (i + 0.5) * cell for side, i in (("x", 1), ("y", 5))]
+    tab.page.mouse.click(*at)
+    expect(edge.locator("h4").first).to_have_text("why L4H2 at w1 (5) reads w2 (1)")
+    expect(edge).to_contain_text("attention score")
+    heads = {f"L{layer}H{h}" for layer in range(4) for h in range(HEADS)}
+    rows = edge.locator("tbody th").all_inner_texts()
+    assert heads & set(rows)
+    assert rows[-1] == "others"
+    assert "edge=5.1" in tab.page.url
+    # The numbers say what the link leads to, also by keyboard.
+    said = edge.inner_text()
+    address = tab.page.url
+    tab.page.goto("about:blank")
+    tab.page.goto(address)
+    expect(edge.locator("h4").first).to_have_text("why L4H2 at w1 (5) reads w2 (1)")
+    assert edge.inner_text() == said
+    canvas.focus()
+    tab.page.keyboard.press("ArrowUp")
+    tab.page.keyboard.press("Enter")
+    expect(edge.locator("h4").first).to_have_text("why L4H2 at w5 (4) reads w2 (1)")
+    for _ in range(3):
+        tab.page.keyboard.press("ArrowRight")
+    tab.page.keyboard.press("ArrowUp")
+    tab.page.keyboard.press("Enter")  # a key behind the query
+    expect(edge).to_contain_text("cannot")
+    tab.page.locator(".gi-read-here").click()
+    tab.page.keyboard.press("Escape")
+    assert page.position() == 3
+    tab.assert_quiet({"127.0.0.1"})
