@@ -24,7 +24,7 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-READY = 90.0  # seconds a server may take to answer
+READY = 300.0  # seconds a server may take to answer
 
 
 class Tab:

@@ -62,7 +62,7 @@ def test_a_click_on_a_cell_says_what_made_its_score(served: str, tab: Tab) -> No
     pattern.click()
     edge, canvas = tab.page.locator(".gi-edge"), tab.page.locator("dialog canvas")
     expect(edge).to_contain_text("Click a cell")
-    box, n = canvas.bounding_box(), len(TEXT.split())
+    box, n = canvas.bounding_box(), tab.page.locator(".gi-tokens button").count()
     cell = tab.page.evaluate(
         "() => { const c = document.querySelector('dialog canvas');"
         f"return (c.getBoundingClientRect().width - parseFloat(c.dataset.margin)) / {n}; }}"
@@ -70,7 +70,7 @@ def test_a_click_on_a_cell_says_what_made_its_score(served: str, tab: Tab) -> No
     margin = box["width"] - n * cell
     at = [box[side] + margin + (i + 0.5) * cell for side, i in (("x", 1), ("y", 5))]
     tab.page.mouse.click(*at)
-    expect(edge.locator("h4").first).to_have_text("why L4H2 at w1 (5) reads w2 (1)")
+    expect(edge.locator("h4").first).to_have_text("why L4H2 at w5 (5) reads w1 (1)")
     expect(edge).to_contain_text("attention score")
     heads = {f"L{layer}H{h}" for layer in range(4) for h in range(HEADS)}
     rows = edge.locator("tbody th").all_inner_texts()
@@ -82,17 +82,17 @@ def test_a_click_on_a_cell_says_what_made_its_score(served: str, tab: Tab) -> No
     address = tab.page.url
     tab.page.goto("about:blank")
     tab.page.goto(address)
-    expect(edge.locator("h4").first).to_have_text("why L4H2 at w1 (5) reads w2 (1)")
+    expect(edge.locator("h4").first).to_have_text("why L4H2 at w5 (5) reads w1 (1)")
     assert edge.inner_text() == said
     canvas.focus()
     tab.page.keyboard.press("ArrowUp")
     tab.page.keyboard.press("Enter")
-    expect(edge.locator("h4").first).to_have_text("why L4H2 at w5 (4) reads w2 (1)")
+    expect(edge.locator("h4").first).to_have_text("why L4H2 at w4 (4) reads w1 (1)")
     for _ in range(3):
         tab.page.keyboard.press("ArrowRight")
     tab.page.keyboard.press("ArrowUp")
     tab.page.keyboard.press("Enter")  # a key behind the query
-    expect(edge).to_contain_text("cannot")
+    expect(edge).to_contain_text("only sees keys")
     tab.page.locator(".gi-read-here").click()
     tab.page.keyboard.press("Escape")
     assert page.position() == 3
