@@ -15,6 +15,7 @@ import gated_interp as gi
 from gated_interp.analysis.overview import MARKED, HeadOverview, head_overview
 from gated_interp.analysis.rest import Rest
 from gated_interp.experiments.report import report
+from gated_interp.explorer.acts import acted
 from gated_interp.explorer.session import Session
 from gated_interp.explorer.state import link_of
 from gated_interp.explorer.view import Viewer
@@ -253,7 +254,9 @@ def test_a_switch_runs_only_the_layers_behind_it(session, model) -> None:
     assert np.allclose(without.writes, fresh.read(one)["model"].writes, atol=1e-4)
 
 
-def test_the_strip_is_what_each_head_writes(session, model) -> None:
+def test_the_strip_is_what_each_head_writes(model, monkeypatch) -> None:
+    monkeypatch.setattr("gated_interp.explorer.session.AT_ONCE", 0)  # as of a large model
+    session = Session(model)
     view, _ = Viewer(session).view(session.start, session.read(session.start))
     strip, state = view["strip"], session.start
     assert [len(layer) for layer in strip["values"]] == [HEADS] * LAYERS
@@ -262,8 +265,40 @@ def test_the_strip_is_what_each_head_writes(session, model) -> None:
         writes = session.read(session.with_layer(state, layer))["model"].writes
         wanted = writes[:, token] - writes.mean(1)
         assert np.allclose(strip["values"][layer], wanted, atol=1e-3)
+    # Layer by layer, each head's effect is measured when it is asked for.
+    assert strip["left"] == LAYERS - 1
+    for left in range(LAYERS - 2, -1, -1):
+        acted(session, state, {"do": "measure"})
+        strip = Viewer(session).view(state, session.read(state))[0]["strip"]
+        assert strip["left"] == left
+    assert strip["says"].startswith("By how much log p of ")
+    monkeypatch.undo()
+    assert Viewer(Session(model)).view(state, session.read(state))[0]["strip"] == strip
+    without = session.read(session.with_head(state, (2, 3), False))["model"]
+    change = without.metric - without.intact_metric
+    assert strip["values"][2][3] == pytest.approx(change, abs=1e-3)
     shallow = Session(gi.load("austen-1l"))
     assert Viewer(shallow).view(shallow.start, shallow.read(shallow.start))[0]["strip"] is None
+
+
+def test_heads_of_any_model_of_several_layers_are_marked() -> None:
+    session = Session(gi.load("austen-2l-gated"))
+    marks = dict.fromkeys(word for word, _ in session.marks)
+    assert set(marks) >= {"previous token", "gated"}
+    model = gi.load("austen-2l")
+    tokens = gi.text.repeated_random_tokens(model, 2, bos=0)
+    scores = gi.induction_scores(model, tokens)
+    wanted = {
+        (int(r.layer), int(r.head)) for r in scores.itertuples() if r.prefix_matching >= MARKED
+    }
+    session = Session(model)
+    assert {head for word, head in session.marks if word == "induction"} == wanted
+    assert "gated" not in dict(session.marks)
+    text = session.examples.reference[:2].tokens
+    _, cache = model.run_with_cache(text)
+    first = cache["blocks.1.attn.hook_pattern"][:, :, 2:, 0].mean((0, 2))
+    mine = {head for word, head in session.marks if word == "first token" and head[0] == 1}
+    assert mine == {(1, h) for h, share in enumerate(first) if share >= MARKED}
 
 
 # ---- opening

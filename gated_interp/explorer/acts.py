@@ -27,6 +27,10 @@ ACTS: dict[str, Act] = {
     "close": lambda s, at, m: s.with_opened(at, None),
     "place": lambda s, at, m: s.at_position(s.at_example(at, int(m["example"])), m["position"]),
     "link": lambda s, at, m: s.at_link(m["value"]),
+    "text": lambda s, at, m: dataclasses.replace(
+        at, readers=m["readers"] is True, first=m["first"] is True
+    ),
+    "measure": lambda s, at, m: measured(s, at),
     "look": lambda s, at, m: at,
 }
 
@@ -40,6 +44,12 @@ def acted(session: Session, state: ExplorerState, message: Any) -> ExplorerState
         raise
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise GatedInterpError("not-understood", message=repr(message)[:80]) from error
+
+
+def measured(session: Session, state: ExplorerState) -> ExplorerState:
+    """The same state, in which the effects of one more layer's heads are known."""
+    session.measure(state)
+    return state
 
 
 def stepped(session: Session, state: ExplorerState, by: int) -> ExplorerState:

@@ -246,7 +246,22 @@ class Bench:
                 without = asked.of(logits, rows, 0)
             return (without - with_it).tolist()
 
-        return kept(self._effects, (tuple(tokens), position, zero, layer, asked), found)
+        return kept(self._effects, (tuple(tokens), position, zero, layer, asked), found, 256)
+
+    def unmeasured(
+        self, tokens: Sequence[int], position: int, method: Method, asked: Asked
+    ) -> list[int]:
+        """The layers whose :meth:`effects` are not known yet."""
+        zero = method == "zero" or self.reference is None
+        rest = tuple(tokens), position, zero
+        layers = range(len(self.counts))
+        return [layer for layer in layers if (*rest, layer, asked) not in self._effects]
+
+    @cached_property
+    def heads_behind(self) -> int:
+        """How many weights a token meets where every head is left out in turn."""
+        blocks = [sum(p.numel() for p in block.parameters()) for block in self.model.blocks]
+        return sum(n * sum(blocks[layer:]) for layer, n in enumerate(self.counts))
 
     def _each_off(
         self, tokens: Sequence[int], zero: bool, layer: int

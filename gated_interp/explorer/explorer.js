@@ -53,6 +53,7 @@ const colours = (ramp) => {
 };
 const shade = (ramp, x) => colours(ramp)[Math.round(255 * Math.min(1, Math.max(0, x)))];
 const dark = ([r, g, b]) => 0.3 * r + 0.59 * g + 0.11 * b < 140;
+const hue = (h, count) => `hsl(${Math.round((360 * h) / count)} 75% ${h % 2 ? 32 : 45}%)`;
 const css = (rgb) => `rgb(${rgb.join(" ")})`;
 
 class Explorer {
@@ -69,7 +70,7 @@ class Explorer {
     this.legend = element("div", { className: "gi-legend" });
     this.strip = element("div", { className: "gi-strip" });
     this.dialog();
-    host.append(this.top, this.message, this.tokens, this.strip, this.legend, this.models, this.large.root);
+    host.append(this.top, this.message, this.tokens, this.words, this.strip, this.legend, this.models, this.large.root);
     this.key = "";
   }
 
@@ -103,8 +104,9 @@ class Explorer {
     this.message = element("div", { className: "gi-message", role: "status" });
     this.tokens = element("div", {
       className: "gi-tokens", role: "group", "aria-label": "position that is read",
-      onkeydown: (e) => this.step(e),
+      onkeydown: (e) => this.step(e), onmouseleave: () => this.pointToken(null),
     });
+    this.reading();
     this.top = element("div", { className: "gi-top" },
       element("div", { className: "gi-bar" },
         button("◀", "previous example", () => this.ask({ do: "step", value: -1 })),
@@ -116,6 +118,21 @@ class Explorer {
         element("label", {}, this.boxName, this.box),
         element("button", { type: "button", className: "gi-go", onclick: () => this.typed() },
           "read it")));
+  }
+
+  // What stands below the text: how its bars are to be read, and whose they are.
+  reading() {
+    const act = () => this.ask({
+      do: "text", readers: this.readers.value === "who reads it", first: this.first.checked,
+    });
+    this.readers = element("select", { className: "gi-readers", onchange: act });
+    this.first = element("input", { type: "checkbox", onchange: act });
+    this.pointed = element("span", { className: "gi-pointed", role: "status" });
+    this.chips = element("span", { className: "gi-chips" });
+    this.picked = new Set(); // heads whose bars alone are shown
+    this.words = element("div", { className: "gi-legend gi-words" },
+      element("label", {}, "bars: ", this.readers), this.pointed,
+      element("label", {}, this.first, " with the first token"), this.chips);
   }
 
   typed() { this.ask({ do: "tokens", value: this.box.value }); }
@@ -184,9 +201,10 @@ class Explorer {
             : element("h4", {}, "likeliest next tokens (every head on)"),
           part.facts),
         element("div", { className: "gi-heads" },
-          element("h4", {}, "heads: switch, ", part.kind = element("span"), ", ",
-            part.effect = element("span")),
-          part.readout, part.grid),
+          element("div", { className: "gi-heading" },
+            element("h4", {}, "heads: switch, ", part.kind = element("span"), ", ",
+              part.effect = element("span")),
+            part.readout), part.grid),
         element("div", { className: "gi-writes" },
           element("h4", {}, "each head’s contribution to the logits at the selected token"),
           element("div", { className: "gi-table" },
@@ -257,50 +275,74 @@ class Explorer {
     // The longer the text, the larger the pictures of its pairs.
     this.host.style.setProperty("--card", `${Math.min(180, 84 + 0.75 * view.tokens.length)}px`);
     view.models.forEach((model, m) => this.drawModel(view, model, m));
+    this.drawWords();
     this.drawStrip(view);
     this.drawLegend(view);
     this.drawLarge(view);
   }
 
-  // All heads of a deep model: a column for each layer, which a click opens.
+  // All heads of several layers: a column for each layer, which a click opens.
   drawStrip(view) {
     const strip = view.strip;
     this.strip.hidden = !strip;
     if (!strip) return;
-    if (!this.tiles) {
-      this.stripSays = element("h4");
-      this.tiles = strip.values.map((heads) => heads.map(() => element("span")));
-      this.columns = this.tiles.map((tiles, layer) => element("button", {
-        type: "button", className: `gi-layer gi-layer-${layer}`, "aria-label": `open layer ${layer}`,
-        onclick: () => this.ask({ do: "layer", value: layer }),
-      }, ...tiles, element("b", {}, String(layer))));
-      strip.marks.forEach(([word, layer, head]) => {
-        this.tiles[layer][head].classList.add(`gi-mark-${word.split(" ")[0]}`);
-      });
-      this.stripKey = element("div", { className: "gi-legend" },
-        ...[["induction", "induction head"], ["previous", "previous-token head"]].map(
-          ([kind, words]) => element("span", {},
-            element("i", { className: `gi-tile gi-mark-${kind}` }), ` ${words}`)),
-        element("span", {}, "blue raises the logit, orange lowers it; largest ",
-          this.stripMost = element("span"), " logits"));
-      this.strip.append(this.stripSays,
-        element("div", { className: "gi-layers", role: "group", "aria-label": "layers" },
-          ...this.columns), this.stripKey);
-    }
+    if (!this.tiles) this.buildStrip(strip);
     say(this.stripSays, strip.says);
-    say(this.stripMost, number(strip.most));
-    const off = new Set(strip.off.map(String));
-    const marks = new Map(strip.marks.map(([word, ...head]) => [String(head), word]));
+    say(this.stripKey, `${strip.key}; darkest ${number(strip.most)}`);
+    const off = new Set(strip.off.map(String)), marks = new Map();
+    strip.marks.forEach(([word, ...head]) =>
+      marks.set(String(head), [...(marks.get(String(head)) ?? []), word]));
     strip.values.forEach((heads, layer) => {
       pressed(this.columns[layer], layer === view.layer);
       heads.forEach((value, h) => {
         const tile = this.tiles[layer][h], name = String([layer, h]);
         tile.style.background = css(shade(view.signed, 0.5 + (0.5 * value) / strip.most));
-        tile.title = `L${layer}H${h}: ${signed(value)} logits`
-          + (marks.has(name) ? `, ${marks.get(name)} head` : "") + (off.has(name) ? ", off" : "");
+        tile.title = [`L${layer}H${h}: ${signed(value)}`, ...(marks.get(name) ?? []),
+          ...(off.has(name) ? ["off"] : [])].join(", ");
         tile.classList.toggle("gi-tile-off", off.has(name));
       });
     });
+    // Layer by layer, so that a click in between is answered soon; of another place, not on its own.
+    const place = JSON.stringify([view.tokens, view.position, view.metric, view.method]);
+    if (this.measuring !== place || !strip.left) this.measuring = null;
+    this.measure.hidden = !strip.left;
+    say(this.measure, this.measuring ? `stop (${strip.left} layers left)`
+      : `measure every head’s effect (${strip.left} layers)`);
+    this.measure.onclick = () => {
+      this.measuring = this.measuring ? null : place;
+      this.ask({ do: this.measuring ? "measure" : "look" });
+    };
+    if (this.measuring && this.left !== strip.left) this.ask({ do: "measure" });
+    this.left = strip.left;
+  }
+
+  buildStrip(strip) {
+    const rows = strip.values.length <= 8; // few layers are rows, many are columns
+    this.strip.classList.toggle("gi-rows", rows);
+    this.stripSays = element("h4");
+    this.tiles = strip.values.map((heads) => heads.map(() => element("span")));
+    this.columns = this.tiles.map((tiles, layer) => element("button", {
+      type: "button", className: `gi-layer gi-layer-${layer}`, "aria-label": `open layer ${layer}`,
+      onclick: () => this.ask({ do: "layer", value: layer }),
+    }, ...tiles, element("b", {}, rows ? `layer ${layer}` : String(layer))));
+    const kinds = new Set();
+    strip.marks.forEach(([word, layer, head]) => {
+      const kind = word.split(" ")[0];
+      kinds.add(kind);
+      this.tiles[layer][head].append(element("i", { className: `gi-mark gi-mark-${kind}` }));
+    });
+    const words = { induction: "induction head", previous: "attends to the previous token",
+      first: "attends to the first token", gated: "gated" };
+    this.stripKey = element("span");
+    this.measure = element("button", { type: "button", className: "gi-measure" });
+    this.strip.append(this.stripSays,
+      element("div", { className: "gi-layers", role: "group", "aria-label": "layers" },
+        ...this.columns),
+      element("div", { className: "gi-legend" },
+        ...Object.keys(words).filter((kind) => kinds.has(kind)).map((kind) => element("span", {},
+          element("i", { className: "gi-tile" },
+            element("i", { className: `gi-mark gi-mark-${kind}` })), ` ${words[kind]}`)),
+        this.stripKey, this.measure));
   }
 
   // The patterns of each model, one after the other in the bytes.
@@ -335,14 +377,80 @@ class Explorer {
       this.tokens.replaceChildren(...view.tokens.map((t, i) => element("button", {
         type: "button", title: `position ${i}`,
         onclick: () => this.ask({ do: "position", value: i }),
-      }, t)));
+        onmouseenter: () => this.pointToken(i),
+      }, element("i"), t, ...view.models.slice(1).map(() => element("i")))));
     }
+    options(this.readers, ["what it reads", "who reads it"],
+      view.readers ? "who reads it" : "what it reads");
+    this.first.checked = view.first;
+    this.drawChips(view);
     [...this.tokens.children].forEach((button, i) => {
       pressed(button, i === view.position);
       button.tabIndex = i === view.position ? 0 : -1;
     });
     if (this.aim !== undefined) this.tokens.children[view.position].focus();
     if (this.aim === view.position || view.message) this.aim = undefined;
+  }
+
+  // A chip for each head, in its colour; a click shows the bars of the heads picked alone.
+  drawChips(view) {
+    const names = view.models.map((m) => m.heads.map((h) => h.name));
+    const key = JSON.stringify(names);
+    if (this.chips.key === key) return;
+    this.chips.key = key;
+    this.picked.clear();
+    this.chips.replaceChildren(...view.models.flatMap((model, m) => [
+      element("b", {}, view.models.length < 2 ? "" : m ? ` below: ${model.name} ` : `above: ${model.name} `),
+      ...model.heads.map((head, h) => {
+        const name = `${m}.${h}`;
+        const chip = element("button", {
+          type: "button", className: "gi-chip", title: `bars of ${head.name} alone`,
+          onclick: () => {
+            if (!this.picked.delete(name)) this.picked.add(name);
+            pressed(chip, this.picked.has(name));
+            this.drawWords();
+          },
+        }, head.name);
+        chip.style.borderColor = hue(h, model.heads.length);
+        pressed(chip, false);
+        return chip;
+      })]));
+  }
+
+  pointToken(i) { this.over = i; this.drawWords(); }
+
+  // Under each token a bar for each head: how much of it the token pointed at reads, or is read by.
+  drawWords() {
+    const { view } = this, n = view.tokens.length, at = this.over ?? view.position;
+    const from = view.first ? 0 : 1, bars = [];
+    let most = 0, best = "";
+    view.models.forEach((model, m) => model.heads.forEach((head, h) => {
+      if (!this.sheets[m] || (this.picked.size && !this.picked.has(`${m}.${h}`))) return;
+      for (let i = from; i < n; i++) {
+        const [q, k] = view.readers ? [i, at] : [at, i];
+        const value = k > q ? 0 : this.value(m, h, q, k);
+        if (value > 0) bars.push([m, h, i, value]);
+        if (value > most) [most, best] = [value, `${head.name}, ${view.tokens[i]}`];
+      }
+    }));
+    const drawn = [...this.tokens.children].map(() => view.models.map(() => []));
+    bars.forEach(([m, h, i, value]) => {
+      const share = value / most, count = view.models[m].heads.length;
+      if (share < 0.02) return;
+      const colour = hue(h, count), left = count < 2 ? 0 : (100 * h) / (count - 1);
+      drawn[i][m].push(`linear-gradient(${colour},${colour}) ${left}% ${m ? 0 : 100}% / `
+        + `${100 / count}% ${100 * share}% no-repeat`);
+    });
+    [...this.tokens.children].forEach((button, i) => {
+      button.classList.toggle("gi-at", i === at);
+      button.querySelectorAll("i").forEach((bar, m) => {
+        const said = drawn[i][m].join(", ");
+        if (bar.said !== said) { bar.said = said; bar.style.background = said; }
+      });
+    });
+    const token = `${view.tokens[at]} (${at})`, kind = view.pattern;
+    say(this.pointed, `${kind} ${view.readers ? `of what reads ${token}` : `at ${token}`}`
+      + (most ? `; tallest bar ${number(most)} (${best})` : "; none"));
   }
 
   drawModel(view, model, m) {
@@ -385,12 +493,13 @@ class Explorer {
     const { after, predicted, probability, expected, right, intact } = answer;
     const mark = right === null ? "" : right ? " ✓" : ` ✗ not ${expected}`;
     const kind = right === null ? "gi-open" : right ? "gi-right" : "gi-wrong";
-    const said = `after ${after} predicts ${predicted}${mark} (${percent(probability)})`
-      + (intact === null ? "" : `; every head on: ${intact}`);
+    const first = `after ${after} predicts `, chance = ` (${percent(probability)})`;
+    const last = `every head on: ${intact ?? predicted}`;
+    const said = `${first}${predicted}${mark}${chance}${last}`;
     if (node.textContent === said) return;
-    node.replaceChildren(`after ${after} predicts `,
-      element("b", { className: kind }, `${predicted}${mark}`),
-      said.slice(`after ${after} predicts ${predicted}${mark}`.length));
+    node.title = said;
+    node.replaceChildren(first, element("b", { className: kind }, `${predicted}${mark}`), chance,
+      element("span", {}, last));
   }
 
   drawCard(view, model, m, head, card, most) {

@@ -1,15 +1,23 @@
 """Models side by side, the states an explorer of them can be in, and what follows from one."""
 
+import contextlib
 import dataclasses
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, get_args
 
 from gated_interp.analysis.ablation import Method
-from gated_interp.analysis.heads import Head, HeadLike, head_name, require_heads
-from gated_interp.analysis.induction import induction_scores, repeated_random_tokens
+from gated_interp.analysis.heads import (
+    Head,
+    HeadLike,
+    all_heads,
+    head_counts,
+    head_name,
+    require_heads,
+)
+from gated_interp.analysis.induction import attention_in, induction_scores, repeated_random_tokens
 from gated_interp.analysis.logits import MetricFunction
-from gated_interp.analysis.overview import DEEP, MARKED, MARKS
-from gated_interp.anatomy.batch import Mask, Tokens, token_vocabulary
+from gated_interp.analysis.overview import DEEP, MARKED, MARKS, text_scores
+from gated_interp.anatomy.batch import Batch, Mask, Tokens, token_vocabulary
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.seeds import derive
 from gated_interp.core.streams import Stream
@@ -28,8 +36,10 @@ from gated_interp.tasks.text import TextPart, TextTask
 
 # Weights from which on a model runs on every thread.
 LARGE = 2**25
-# Sequences of repeated random tokens that heads of a deep model are marked on.
+# Sequences of text, and of repeated random tokens, that heads are marked on.
 REPEATED = 2
+# Weights behind each head, times tokens: below it, every head is ablated before anyone asks.
+AT_ONCE = 2**33
 
 
 class Session:
@@ -87,7 +97,8 @@ class Session:
         off: dict[str, frozenset[Head]] = {n: frozenset() for n in self.benches}
         self._large = sum(p.numel() for p in model.parameters()) > LARGE
         self.marks = self._marked(model)
-        inducing = [layer for word, (layer, _) in self.marks if word == "induction"]
+        deep = model.cfg.n_layers > DEEP
+        inducing = [layer for word, (layer, _) in self.marks if deep and word == "induction"]
         first = (spliced or inducing or [0])[0]
         start = ExplorerState((0,), 0, off, layer=first)
         self.start = self.at_example(start, 0)
@@ -104,9 +115,33 @@ class Session:
                 found[name] = self._last[name][1]
             return found
 
+    def overview(self, state: ExplorerState) -> tuple[list[list[float]] | None, int]:
+        """By layer, what is asked changes by without each head, and how many layers are unknown.
+
+        Of a large model it is ``None`` until :meth:`measure` went through every layer.
+        """
+        asked, bench = self.asked(state), self.benches[self.main]
+        each = (state.tokens, state.position, state.method)
+        with self.threads():
+            unknown = bench.unmeasured(*each, asked)
+            if bench.heads_behind * len(state.tokens) < AT_ONCE:
+                unknown = []
+            if unknown:
+                return None, len(unknown)
+            layers = range(self.n_layers)
+            return [bench.effects(*each, layer, asked) for layer in layers], 0
+
+    def measure(self, state: ExplorerState) -> None:
+        """Measure the heads of one more layer, from the last one down, for :meth:`overview`."""
+        asked, bench = self.asked(state), self.benches[self.main]
+        each = (state.tokens, state.position, state.method)
+        with self.threads():
+            for layer in bench.unmeasured(*each, asked)[-1:]:
+                bench.effects(*each, layer, asked)
+
     def strip(self, state: ExplorerState) -> tuple[int, list[list[float]]] | None:
-        """Of a deep model, a token and what each head writes to its logit, by layer."""
-        if self.n_layers <= DEEP:
+        """Of several layers, a token and what each head writes to its logit, by layer."""
+        if self.n_layers < 2:
             return None
         with self.threads():
             asked = self.asked(state)
@@ -117,22 +152,31 @@ class Session:
             return token, bench.strip(state.tokens, state.position, token)
 
     def _marked(self, model: HookedTransformer) -> list[tuple[str, Head]]:
-        """Of a deep model, the induction and previous-token heads."""
-        if model.cfg.n_layers <= DEEP:
+        """Heads that attend in a known way, of a model of several layers."""
+        if model.cfg.n_layers < 2:
             return []
-        bos = int(self.examples.tokens[0][0])
-        try:
-            tokens = repeated_random_tokens(model, REPEATED, bos=bos)
-        except GatedInterpError:  # no room for repeats
-            return []
-        with self.threads():
-            table = induction_scores(model, tokens)
-        return [
-            (word, (int(row["layer"]), int(row["head"])))
-            for row in table.to_dict("records")
+        scores: list[dict[str, float]] = []
+        repeats, text = None, self.examples.reference
+        # A model without room for repeats has none.
+        with self.threads(), contextlib.suppress(GatedInterpError):
+            bos = int(self.examples.tokens[0][0])
+            repeats = Batch.of(model, repeated_random_tokens(model, REPEATED, bos=bos))
+            scores = induction_scores(model, repeats.tokens).to_dict("records")
+        text = repeats if text is None else text[:REPEATED]
+        if text is not None:
+            with self.threads():
+                first = _first_token(model, text)
+            scores = scores or [{} for _ in first]
+            scores = [{**row, "first_token": at} for row, at in zip(scores, first, strict=True)]
+        rows = zip(all_heads(model), scores, strict=False)
+        found = [
+            (word, head)
+            for head, row in rows
             for column, word in MARKS.items()
             if row.get(column, 0.0) >= MARKED
         ]
+        gated = self.benches[self.main].gated
+        return found + [("gated", head) for head in all_heads(model) if gated[head[0]]]
 
     def threads(self) -> AbstractContextManager[None]:
         """One thread for a small model; of a large one, the pieces are large enough to share."""
@@ -281,7 +325,12 @@ class Session:
         state = self.with_layer(state, number(said.get("layer", "0")))
         if "pattern" in said:
             state = self.with_pattern(state, said["pattern"])
-        state = dataclasses.replace(state, by_effect=said.get("sort") == "effect")
+        state = dataclasses.replace(
+            state,
+            by_effect=said.get("sort") == "effect",
+            readers=said.get("bars") == "readers",
+            first=said.get("first") != "out",
+        )
         for name in self.benches:
             for head in filter(None, said.get(f"off.{name}", "").split(".")):
                 state = self.with_head(state, head, False, name)
@@ -309,6 +358,19 @@ class Session:
     def head_names(self, heads: frozenset[Head]) -> str:
         """``L0H1, L0H3``."""
         return ", ".join(map(head_name, sorted(heads)))
+
+
+def _first_token(model: HookedTransformer, text: Batch) -> list[float]:
+    """How much of each head's attention goes to the first token."""
+    ends = ("hook_pattern", "hook_gated_pattern")
+    _, cache = text.cache(model, lambda name: name.endswith(ends))
+    found: list[float] = []
+    for layer, n in enumerate(head_counts(model)):
+        scores = [0.0] * n
+        with contextlib.suppress(GatedInterpError):  # a layer that attends to nothing
+            scores = text_scores(attention_in(cache, layer, n), text)["first_token"].tolist()
+        found += scores
+    return found
 
 
 def _one_of(what: str, value: Any, allowed: tuple[str, ...]) -> Any:

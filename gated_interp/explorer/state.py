@@ -24,6 +24,8 @@ class ExplorerState:
         by_effect: whether the heads with the largest effect come first.
         opened: the model and the head whose pattern is enlarged.
         edge: the query and the key of that head which are taken apart.
+        readers: whether the bars at the text show who reads a token, and not what it reads.
+        first: whether they show the first token.
     """
 
     tokens: tuple[int, ...]
@@ -36,6 +38,8 @@ class ExplorerState:
     by_effect: bool = False
     opened: tuple[str, Head] | None = None
     edge: tuple[int, int] | None = None
+    readers: bool = False
+    first: bool = True
 
 
 def link_of(state: ExplorerState) -> str:
@@ -65,6 +69,10 @@ def link_of(state: ExplorerState) -> str:
         said["open"] = f"{state.opened[0]}.{head_name(state.opened[1])}"
         if state.edge is not None:
             said["edge"] = "{}.{}".format(*state.edge)
+    if state.readers:
+        said["bars"] = "readers"
+    if not state.first:
+        said["first"] = "out"
     return urlencode(said)
 
 

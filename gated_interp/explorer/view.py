@@ -90,6 +90,8 @@ class Viewer:
             "range": "or more; the first position is left out of this scale" if of_text else "",
             "ramp": GATE if pattern == "gate" else ATTENTION,
             "by_effect": state.by_effect,
+            "readers": state.readers,
+            "first": state.first,
             "metric": session.asked(state).name,
             "columns": [self.shown(t) for t in columns],
             "signed": SIGNED,
@@ -103,19 +105,30 @@ class Viewer:
         return found, b"".join(packed)
 
     def _strip(self, state: ExplorerState) -> dict[str, Any] | None:
-        """All heads of a deep model, by layer; ``None`` of another."""
+        """All heads of several layers; ``None`` of a model of one.
+
+        Tiles are effects where they are known, and what heads write directly where they are not.
+        """
         found = self.session.strip(state)
         if found is None:
             return None
         token, values = found
-        off = state.off[self.session.main]
+        effects, left = self.session.overview(state)
+        asked = self.session.asked(state).name
+        said = f"What each head writes directly to the logit of {self.shown(token)} here"
+        key = "blue raises the logit, orange lowers it"
+        if effects is not None:
+            said, values = f"By how much {asked} changes here without each head", effects
+            key = "orange: without the head it falls; blue: it rises"
+        finite = [[_finite(value) for value in layer] for layer in values]
         return {
-            "says": f"What each head writes directly to the logit of {self.shown(token)} here, "
-            "layer by layer. Click a layer to open it.",
-            "values": [[_finite(value) for value in layer] for layer in values],
-            "most": max(abs(value) for layer in values for value in layer) or 1.0,
+            "says": f"{said}, layer by layer. Click a layer to open it.",
+            "key": key,
+            "left": left,
+            "values": finite,
+            "most": max(abs(value or 0.0) for layer in finite for value in layer) or 1.0,
             "marks": [[word, *head] for word, head in self.session.marks],
-            "off": [[*head] for head in sorted(off)],
+            "off": [[*head] for head in sorted(state.off[self.session.main])],
         }
 
     def columns(self, state: ExplorerState, readings: Mapping[str, Reading]) -> list[int]:
