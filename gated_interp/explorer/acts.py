@@ -18,6 +18,7 @@ ACTS: dict[str, Act] = {
     "method": lambda s, at, m: s.with_method(at, m["value"]),
     "layer": lambda s, at, m: s.with_layer(at, m["value"]),
     "pattern": lambda s, at, m: s.with_pattern(at, m["value"]),
+    "question": lambda s, at, m: s.with_words(at, m["kind"], str(m["value"])),
     "sort": lambda s, at, m: dataclasses.replace(at, by_effect=m["value"] is True),
     "step": lambda s, at, m: stepped(s, at, -1 if m["value"] == -1 else 1),
     "tokens": lambda s, at, m: s.at_tokens(at, str(m["value"])),

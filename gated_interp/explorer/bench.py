@@ -40,6 +40,8 @@ PATTERNS = ("attention", "gate", "attention × gate", "value-weighted")
 SCALED, SCALED_DEEP = 16, 4
 # Copies of the example, each without another head, that one pass takes.
 AT_ONCE = 8
+# Positions whose logits are made at once.
+POSITIONS = 64
 # Of the weights above this share of the largest, so many are paler than the darkest colour.
 FAINT, SHARE_BELOW = 0.01, 0.95
 
@@ -190,7 +192,7 @@ class Bench:
         asked: Asked | None = None,
     ) -> Reading:
         """What the model does with ``tokens`` while the heads in ``off`` are ablated."""
-        row, intact = self._row(tokens), self.intact(tokens)
+        row, intact = self.row(tokens), self.intact(tokens)
         asked = asked or Asked("log p", int(intact[position].argmax()), log=True)
         found = self._pass(tokens, off, method, layer)
         cache, here = found.cache, self._at(found, layer, position)
@@ -199,10 +201,9 @@ class Bench:
         at, before = wide(here["logits"][0, 0]), wide(intact[position])
         writes = self._writes_at(here, layer)
         raw = wide(here[RAW_LOGITS][0, 0])
-        if asked.metric is None:
-            metric = asked.of(here["logits"], row.tokens, 0)
-        else:
-            metric = asked.of(logits_of(self.model, found.stream), row.tokens, position)
+        where = asked.where(position)
+        is_here = where == slice(position, position + 1)
+        logits = here["logits"] if is_here else logits_of(self.model, found.stream[:, where])
         lengths = self._value_lengths(cache, layer)
         probabilities, prediction = at.softmax(-1), int(at.argmax())
         return Reading(
@@ -217,8 +218,8 @@ class Bench:
             intact_prediction=int(before.argmax()),
             probabilities=_numpy(probabilities),
             intact_probabilities=_numpy(before.softmax(-1)),
-            metric=float(metric),
-            intact_metric=float(asked.of(intact[None], row.tokens, position)),
+            metric=float(asked.of(logits, row.tokens, position, intact[where])),
+            intact_metric=float(asked.of(intact[None, where], row.tokens, position, intact[where])),
             accuracy=self._accuracy_without(off, method),
             intact_accuracy=self._accuracy(frozenset(), "zero"),
         )
@@ -235,16 +236,16 @@ class Bench:
         zero = method == "zero" or self.reference is None
 
         def found() -> list[float]:
-            row = self._row(tokens)
-            streams = self._each_off(tokens, zero, layer)
-            with_it = asked.of(self.intact(tokens)[None], row.tokens, position)
-            rows = row.repeated(len(streams)).tokens
-            if asked.metric is not None:
-                without = asked.of(logits_of(self.model, streams), rows, position)
-            else:  # the readout is the largest product, and one position is asked for
-                logits = logits_of(self.model, streams[:, position : position + 1])
-                without = asked.of(logits, rows, 0)
-            return (without - with_it).tolist()
+            row, where = self.row(tokens).tokens, asked.where(position)
+            intact = self.intact(tokens)[where]
+            with_it = asked.of(intact[None], row, position, intact)
+            # Where many positions are asked for, the readout of a few heads is large already.
+            few = max(1, POSITIONS // len(intact))
+            without = []
+            for some in self._each_off(tokens, zero, layer).split(few):
+                logits = logits_of(self.model, some[:, where])
+                without.append(asked.of(logits, row.repeat(len(some), 1), position, intact))
+            return (torch.cat(without) - with_it).tolist()
 
         return kept(self._effects, (tuple(tokens), position, zero, layer, asked), found, 256)
 
@@ -315,10 +316,10 @@ class Bench:
             names = [f"blocks.{layer}.attn.hook_z" for layer in layers]
             norms = [name for i in layers for name in Written.of(self.model, i).scales]
             with intervened(self.model, {n: _see(seen, n) for n in [*names, *norms]}):
-                stream = self._row(tokens).logits(self.model, stop_at_layer=len(names))
+                stream = self.row(tokens).logits(self.model, stop_at_layer=len(names))
             self._finals[tuple(tokens)] = stream
             scales = {name: seen[name][0] for name in norms}
-            scales |= {n: s[0] for n, s in self._final_scale(self._row(tokens), stream).items()}
+            scales |= {n: s[0] for n, s in self._final_scale(self.row(tokens), stream).items()}
             return [wide(seen[name][0]) for name in names], scales
 
         return kept(self._writes, tuple(tokens), found, 4)
@@ -331,7 +332,7 @@ class Bench:
         def found() -> tuple[Rest, dict[str, Tensor]]:
             seen: dict[str, Tensor] = {}
             with intervened(self.model, self._looks(layer, seen)):
-                rest = Rest(self.model, layer, self._row(tokens))
+                rest = Rest(self.model, layer, self.row(tokens))
             return rest, seen
 
         return kept(self._layers, (tuple(tokens), layer), found, 8)
@@ -568,7 +569,8 @@ class Bench:
 
         return kept(self._accuracies, (off, method if off else "zero"), found, 10**6)
 
-    def _row(self, tokens: Sequence[int]) -> Batch:
+    def row(self, tokens: Sequence[int]) -> Batch:
+        """One example as a batch."""
         return Batch.of_rows(self.model, [tokens])
 
     def _hooks(self, layer: int) -> dict[str, str]:

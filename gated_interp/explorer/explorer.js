@@ -56,6 +56,10 @@ const dark = ([r, g, b]) => 0.3 * r + 0.59 * g + 0.11 * b < 140;
 const hue = (h, count) => `hsl(${Math.round((360 * h) / count)} 75% ${h % 2 ? 32 : 45}%)`;
 const css = (rgb) => `rgb(${rgb.join(" ")})`;
 
+// What is typed beside a question.
+const HINTS = { "a token": "one token", "a difference": "two tokens",
+  "the loss on a span": "first and last position" };
+
 class Explorer {
   constructor(host, ask, address) {
     this.ask = ask;          // ask({do: …}): tell Python
@@ -100,6 +104,22 @@ class Explorer {
         if (e.key === "Enter" && !e.shiftKey) { e.preventDefault(); this.typed(); }
       },
     });
+    const question = () => this.ask({
+      do: "question", kind: this.question.value, value: this.asked.value,
+    });
+    this.question = element("select", {
+      className: "gi-question",
+      onchange: () => {
+        this.asked.hidden = !HINTS[this.question.value];
+        this.asked.placeholder = HINTS[this.question.value] ?? "";
+        this.asked.value = "";
+        if (this.asked.hidden) question(); else this.asked.focus();
+      },
+    });
+    this.asked = element("input", {
+      className: "gi-asked", spellcheck: false, "aria-label": "tokens or positions asked about",
+      onchange: question,
+    });
     this.boxName = element("span", {}, "tokens ");
     this.message = element("div", { className: "gi-message", role: "status" });
     this.tokens = element("div", {
@@ -117,7 +137,8 @@ class Explorer {
       element("div", { className: "gi-typing" },
         element("label", {}, this.boxName, this.box),
         element("button", { type: "button", className: "gi-go", onclick: () => this.typed() },
-          "read it")));
+          "read it"),
+        labelled("ask about ", this.question), this.asked));
   }
 
   // What stands below the text: how its bars are to be read, and whose they are.
@@ -364,6 +385,12 @@ class Explorer {
     options(this.layer, [...Array(view.layers).keys()], view.layer);
     options(this.method, view.methods, view.method);
     options(this.pattern, view.patterns, view.pattern);
+    if (!view.message && document.activeElement !== this.asked) {
+      options(this.question, view.kinds, view.kind);
+      this.asked.hidden = !HINTS[view.kind];
+      this.asked.placeholder = HINTS[view.kind] ?? "";
+      this.asked.value = view.words;
+    }
     pressed(this.sort, view.by_effect);
     say(this.boxName, view.is_text ? "text " : "tokens ");
     this.box.rows = view.is_text ? 2 : 1;
@@ -376,7 +403,7 @@ class Explorer {
     if (!same) {
       this.tokens.replaceChildren(...view.tokens.map((t, i) => element("button", {
         type: "button", title: `position ${i}`,
-        onclick: () => this.ask({ do: "position", value: i }),
+        onclick: (e) => this.ask(e.shiftKey ? this.span(i) : { do: "position", value: i }),
         onmouseenter: () => this.pointToken(i),
       }, element("i"), t, ...view.models.slice(1).map(() => element("i")))));
     }
@@ -415,6 +442,12 @@ class Explorer {
         pressed(chip, false);
         return chip;
       })]));
+  }
+
+  // From the token that is read to the one that was clicked.
+  span(i) {
+    const ends = [this.view.position, i].sort((a, b) => a - b);
+    return { do: "question", kind: "the loss on a span", value: ends.join(" ") };
   }
 
   pointToken(i) { this.over = i; this.drawWords(); }

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import re
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, get_args
 
@@ -23,7 +24,7 @@ from gated_interp.core.seeds import derive
 from gated_interp.core.streams import Stream
 from gated_interp.core.threads import one_thread
 from gated_interp.core.written import quoted
-from gated_interp.explorer.asked import Asked, own_metric
+from gated_interp.explorer.asked import KINDS, SAID, Asked, own_metric
 from gated_interp.explorer.bench import PATTERNS, Bench, Reading
 from gated_interp.explorer.examples import armed_positions, examples_of
 from gated_interp.explorer.state import ExplorerState, link_parts, number
@@ -147,7 +148,7 @@ class Session:
             asked = self.asked(state)
             bench = self.benches[self.main]
             token = asked.token
-            if asked.metric is not None:
+            if not asked.tokens:
                 token = int(bench.intact(state.tokens)[state.position].argmax())
             return token, bench.strip(state.tokens, state.position, token)
 
@@ -203,7 +204,9 @@ class Session:
         return None
 
     def asked(self, state: ExplorerState) -> Asked:
-        """What is asked at the position: see the class's ``metric``."""
+        """What is asked at the position: the state's question, else see the class's ``metric``."""
+        if state.question is not None:
+            return self._asked(state.question)
         if self.metric is not None:
             return own_metric(self.metric)
         expected, name = self.expected(state), self.vocabulary.name
@@ -249,6 +252,63 @@ class Session:
         """``state`` with another method of ablation."""
         return dataclasses.replace(state, method=_one_of("method", method, self.methods))
 
+    def with_words(self, state: ExplorerState, kind: str, words: str) -> ExplorerState:
+        """``state`` with another question: its kind, and the tokens or positions that it names.
+
+        A token is written as the page shows it, ``·`` for the space before a word.
+        """
+        said = dict(zip(KINDS, (None, *SAID), strict=True))[_one_of("kind", kind, KINDS)]
+        if said is None:
+            return dataclasses.replace(state, question=None)
+        if said == "loss":
+            parts = re.findall(r"\d+", words)
+        elif said == "kl":
+            parts = []
+        elif self.vocabulary.is_text:
+            parts = [str(self._token(word)) for word in words.split()]
+        else:
+            parts = [str(t) for t in self.vocabulary.parse(words, self.longest)]
+        return self.with_question(state, ".".join([said, *parts]))
+
+    def _token(self, word: str) -> int:
+        """The first token of a word, as the page shows it."""
+        tokens = self.vocabulary.parse(word.replace("·", " ").replace("⏎", "\n"), self.longest)
+        behind = len(tokens) > 1 and tokens[0] == getattr(self.vocabulary, "bos", None)
+        return tokens[1 if behind else 0]
+
+    def with_question(self, state: ExplorerState, question: str) -> ExplorerState:
+        """``state`` with another question, as a link says it."""
+        kind, *parts = question.split(".")
+        wanted = {"token": 1, "difference": 2, "kl": 0, "loss": 2}
+        if kind not in wanted or len(parts) != wanted[kind]:
+            raise GatedInterpError("bad-question", last=len(state.tokens) - 1)
+        numbers = [number(part) for part in parts]
+        if kind == "loss":
+            self.benches[self.main].row(state.tokens).require_loss()
+            if not 1 <= numbers[0] <= numbers[1] < len(state.tokens):
+                raise GatedInterpError("bad-question", last=len(state.tokens) - 1)
+        elif max(numbers, default=0) >= self.benches[self.main].model.cfg.d_vocab_out:
+            raise GatedInterpError("link-to-unknown-tokens")
+        return dataclasses.replace(state, question=".".join([kind, *map(str, numbers)]))
+
+    def _asked(self, question: str) -> Asked:
+        """What a state's question asks."""
+        kind, *parts = question.split(".")
+        numbers = [*map(int, parts)]
+        if kind == "kl":
+            return Asked("KL from every head on (nats)", kl=True)
+        if kind == "loss":
+            first, last = numbers
+            return Asked(
+                f"loss at positions {first} to {last} (nats per token)", span=(first, last)
+            )
+        names = [quoted(self.vocabulary.name(token)) for token in numbers]
+        if kind == "token":
+            return Asked(f"log p of {names[0]}", numbers[0], log=True)
+        return Asked(
+            f"logit of {names[0]} minus that of {names[1]}", numbers[0], against=numbers[1]
+        )
+
     def with_layer(self, state: ExplorerState, layer: int) -> ExplorerState:
         """``state`` with another layer's heads shown."""
         if type(layer) is not int or not 0 <= layer < self.n_layers:
@@ -285,7 +345,7 @@ class Session:
             tokens=self.examples.tokens[row],
             position=self.examples.position[row],
             example=row,
-            edge=None,
+            **_elsewhere(state),
         )
 
     def at_tokens(self, state: ExplorerState, words: str) -> ExplorerState:
@@ -297,7 +357,8 @@ class Session:
         if isinstance(self.task, SkipTrigramTask):
             last = armed_positions(self.task, tokens)[-1:]
         at = (last or [len(tokens) - 1])[0]
-        return dataclasses.replace(state, tokens=tokens, position=at, example=None, edge=None)
+        rest = _elsewhere(state)
+        return dataclasses.replace(state, tokens=tokens, position=at, example=None, **rest)
 
     def at_position(self, state: ExplorerState, position: int) -> ExplorerState:
         """``state`` read at another position."""
@@ -323,6 +384,8 @@ class Session:
         state = self.at_position(state, number(said.get("read", str(state.position))))
         state = self.with_method(state, said.get("method", "zero"))
         state = self.with_layer(state, number(said.get("layer", "0")))
+        if "ask" in said:
+            state = self.with_question(state, said["ask"])
         if "pattern" in said:
             state = self.with_pattern(state, said["pattern"])
         state = dataclasses.replace(
@@ -358,6 +421,12 @@ class Session:
     def head_names(self, heads: frozenset[Head]) -> str:
         """``L0H1, L0H3``."""
         return ", ".join(map(head_name, sorted(heads)))
+
+
+def _elsewhere(state: ExplorerState) -> dict[str, Any]:
+    """What a state leaves behind with its example: all that names positions of it."""
+    question = state.question
+    return {"edge": None, "question": None if (question or "").startswith("loss") else question}
 
 
 def _first_token(model: HookedTransformer, text: Batch) -> list[float]:

@@ -26,6 +26,8 @@ class ExplorerState:
         edge: the query and the key of that head which are taken apart.
         readers: whether the bars at the text show who reads a token, and not what it reads.
         first: whether they show the first token.
+        question: what is asked in the place of what the explorer asks by itself: ``token.5``,
+            ``difference.5.7``, ``kl`` or ``loss.3.9``.
     """
 
     tokens: tuple[int, ...]
@@ -40,6 +42,7 @@ class ExplorerState:
     edge: tuple[int, int] | None = None
     readers: bool = False
     first: bool = True
+    question: str | None = None
 
 
 def link_of(state: ExplorerState) -> str:
@@ -69,6 +72,8 @@ def link_of(state: ExplorerState) -> str:
         said["open"] = f"{state.opened[0]}.{head_name(state.opened[1])}"
         if state.edge is not None:
             said["edge"] = "{}.{}".format(*state.edge)
+    if state.question is not None:
+        said["ask"] = state.question
     if state.readers:
         said["bars"] = "readers"
     if not state.first:

@@ -10,6 +10,7 @@ import numpy as np
 from gated_interp.core import written
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.written import head_name
+from gated_interp.explorer.asked import KINDS, SAID
 from gated_interp.explorer.bench import PATTERNS, Reading
 from gated_interp.explorer.contexts import Contexts
 from gated_interp.explorer.edges import Edges, table_of
@@ -93,6 +94,9 @@ class Viewer:
             "readers": state.readers,
             "first": state.first,
             "metric": session.asked(state).name,
+            "kinds": list(KINDS),
+            "kind": SAID[state.question.split(".")[0]] if state.question else KINDS[0],
+            "words": self._words(state),
             "columns": [self.shown(t) for t in columns],
             "signed": SIGNED,
             "write_scale": max(b.scale(state.layer).write for b in session.benches.values()),
@@ -131,6 +135,13 @@ class Viewer:
             "off": [[*head] for head in sorted(state.off[self.session.main])],
         }
 
+    def _words(self, state: ExplorerState) -> str:
+        """The tokens or positions of a question, as they are typed."""
+        kind, *parts = (state.question or "").split(".")
+        if kind in ("token", "difference"):
+            return " ".join(self.shown(int(part)) for part in parts)
+        return " ".join(parts)
+
     def columns(self, state: ExplorerState, readings: Mapping[str, Reading]) -> list[int]:
         """The tokens whose logits are shown: all, or the asked and the likeliest ones."""
         session = self.session
@@ -141,8 +152,7 @@ class Viewer:
         # Of the intact model, so that a switch moves no column.
         likely = bench.intact(state.tokens)[state.position].topk(COLUMNS).indices.tolist()
         predicted = [r.prediction for r in readings.values()]
-        first = [] if asked.metric else [asked.token]
-        return list(dict.fromkeys([*first, *likely, *predicted]))
+        return list(dict.fromkeys([*asked.tokens, *likely, *predicted]))
 
     def shown(self, token: int) -> str:
         """A token as a label: of text with its spaces and line ends made visible."""
