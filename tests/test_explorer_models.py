@@ -171,6 +171,65 @@ def test_any_metric(two_layers: Any, metric: Callable[[Tensor, Tensor], Any]) ->
     assert explorer.widget.view["metric"] == name
 
 
+QUESTIONS = {
+    ("a token", "17"): lambda now, _: now[0, 3].log_softmax(-1)[17],
+    ("a difference", "17 5"): lambda now, _: now[0, 3, 17] - now[0, 3, 5],
+    ("KL", ""): lambda now, before: torch.nn.functional.kl_div(
+        now[0, 3].log_softmax(-1), before[0, 3].log_softmax(-1), reduction="sum", log_target=True
+    ),
+    ("the loss on a span", "2 to 4"): lambda now, _: torch.nn.functional.cross_entropy(
+        now[0, 1:4], TOKENS[0, 2:5]
+    ),
+}
+
+
+@pytest.mark.parametrize("question", QUESTIONS, ids=str)
+def test_the_reader_chooses_what_is_asked(two_layers: Any, question: tuple[str, str]) -> None:
+    explorer = HeadExplorer(two_layers, tokens=TOKENS)
+    explorer.set_position(3)
+    kind, words = question
+    view = ask(explorer, "question", kind=kind, value=words)
+    value, name = QUESTIONS[question], view["metric"]
+    assert (view["kind"], view["words"]) == (kind, words.replace("to ", ""))
+    with torch.no_grad():
+        intact = two_layers(TOKENS[:1])
+        with without_heads(two_layers, [(0, 2)]):
+            without = two_layers(TOKENS[:1])
+    change = float(value(without, intact) - value(intact, intact))
+    (model,) = view["models"]
+    assert model["heads"][2]["effect"] == pytest.approx(change, abs=2e-4)
+    assert view["strip"]["values"][0][2] == pytest.approx(change, abs=2e-4)
+    explorer.set_head(2, on=False)
+    (model,) = explorer.widget.view["models"]
+    assert model["metric"] == pytest.approx(float(value(without, intact)), abs=2e-4)
+    assert model["intact_metric"] == pytest.approx(float(value(intact, intact)), abs=2e-4)
+    other = HeadExplorer(two_layers, tokens=TOKENS)
+    other.restore(explorer.link)
+    assert other.widget.view["metric"] == name
+    explorer.ask("the next token")
+    assert explorer.widget.view["metric"].startswith("log p of the true next token")
+
+
+def test_a_question_that_is_not_complete_gets_a_sentence(two_layers: Any) -> None:
+    explorer = HeadExplorer(two_layers, tokens=TOKENS)
+    for kind, words in (
+        ("a token", "1 2"), ("a difference", "1"), ("the loss on a span", "4 2"),
+        ("the loss on a span", "0 2"), ("the loss on a span", f"2 {POSITIONS}"),
+        ("the loss on a span", "two"),
+    ):  # fmt: skip
+        with refuses("bad-question"):
+            explorer.ask(kind, words)
+    with refuses("no-such-token"):
+        explorer.ask("a token", str(VOCABULARY))
+    with refuses("not-one-of"):
+        explorer.ask("nothing")
+    with refuses("link-to-unknown-tokens"):
+        explorer.restore(f"example=1&ask=token.{VOCABULARY}")
+    explorer.ask("the loss on a span", "2 4")
+    explorer.next_example()  # where these positions mean something else
+    assert explorer.state.question is None
+
+
 def test_a_metric_of_another_shape_gets_a_sentence(two_layers: Any) -> None:
     with refuses("metric-wrong-shape"):
         HeadExplorer(two_layers, tokens=TOKENS, metric=lambda logits, tokens: logits)
@@ -249,6 +308,13 @@ def test_typed_text(austen: HeadExplorer) -> None:
     assert "There is no text" in ask(austen, "tokens", value="")["message"]
     assert "the model reads at most 64" in ask(austen, "tokens", value="a " * 99)["message"]
     assert austen.state.tokens == (task.bos, *task.encode(text))
+    view = ask(austen, "question", kind="a difference", value="·truth be")
+    tokens = [*task.encode(" truth")[:1], *task.encode("be")[:1]]
+    asked = austen.session.asked(austen.state)
+    assert asked.tokens == tokens
+    assert view["words"] == " ".join(map(austen._viewer.shown, tokens))
+    assert view["columns"][:2] == view["words"].split(" ")
+    ask(austen, "question", kind="the next token", value="")
     link = austen.link
     austen.next_example()
     austen.restore(link)

@@ -7,29 +7,25 @@ import pandas as pd
 import pytest
 import torch
 from commands import cli
-from refusals import refuses
-from test_open_model import CONFIGS, D_VOCAB, SIZES, tiny, tokenizer, transformers
+from deep import HEADS, LAYERS, deep_llama
+from refusals import refuses, says
+from test_open_model import CONFIGS, D_VOCAB, tiny, transformers
 
 import gated_interp as gi
 from gated_interp.analysis.overview import MARKED, HeadOverview, head_overview
 from gated_interp.analysis.rest import Rest
 from gated_interp.experiments.report import report
+from gated_interp.explorer.acts import acted
 from gated_interp.explorer.session import Session
+from gated_interp.explorer.state import link_of
 from gated_interp.explorer.view import Viewer
 from gated_interp.models.pretrained import from_transformers
 from gated_interp.subject import Subject
 
-LAYERS, HEADS = 6, 4
-DEEP = {**SIZES, "num_hidden_layers": LAYERS, "num_key_value_heads": 2}
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A deep Llama with its tokenizer."""
-    place = tmp_path_factory.mktemp("deep") / "deep"
-    tiny(transformers.LlamaConfig(**DEEP)).save_pretrained(place)
-    tokenizer().save_pretrained(place)
-    return place
+    return deep_llama(tmp_path_factory.mktemp("deep") / "deep")
 
 
 @pytest.fixture(scope="module")
@@ -233,20 +229,34 @@ def test_a_switch_is_what_a_whole_pass_says(session, model) -> None:
 def test_a_switch_runs_only_the_layers_behind_it(session, model) -> None:
     state = session.with_layer(session.start, 4)
     session.read(state)
-    ran = []
+    ran: list[int] = []
     handles = [
         block.register_forward_hook(lambda *_, i=i: ran.append(i))
         for i, block in enumerate(model.blocks)
     ]
     try:
         session.read(session.with_head(state, (4, 2), False))
+        assert ran == [4, 5]
+        # Each head alone is known from the effects; of several, the layers behind run.
+        session.effects(session.with_layer(state, 3))
+        one = session.with_head(session.with_layer(state, 3), (3, 1), False)
+        session.read(session.with_layer(state, 3))
+        ran.clear()
+        without = session.read(one)["model"]
+        assert ran == []
+        session.read(session.with_head(one, (3, 2), False))
+        assert ran == [3, 4, 5]
     finally:
         for handle in handles:
             handle.remove()
-    assert ran == [4, 5]
+    fresh = Session(model)
+    assert np.allclose(without.logits, fresh.read(one)["model"].logits, atol=1e-4)
+    assert np.allclose(without.writes, fresh.read(one)["model"].writes, atol=1e-4)
 
 
-def test_the_strip_is_what_each_head_writes(session, model) -> None:
+def test_the_strip_is_what_each_head_writes(model, monkeypatch) -> None:
+    monkeypatch.setattr("gated_interp.explorer.session.AT_ONCE", 0)  # as of a large model
+    session = Session(model)
     view, _ = Viewer(session).view(session.start, session.read(session.start))
     strip, state = view["strip"], session.start
     assert [len(layer) for layer in strip["values"]] == [HEADS] * LAYERS
@@ -255,8 +265,40 @@ def test_the_strip_is_what_each_head_writes(session, model) -> None:
         writes = session.read(session.with_layer(state, layer))["model"].writes
         wanted = writes[:, token] - writes.mean(1)
         assert np.allclose(strip["values"][layer], wanted, atol=1e-3)
+    # Layer by layer, each head's effect is measured when it is asked for.
+    assert strip["left"] == LAYERS - 1
+    for left in range(LAYERS - 2, -1, -1):
+        acted(session, state, {"do": "measure"})
+        strip = Viewer(session).view(state, session.read(state))[0]["strip"]
+        assert strip["left"] == left
+    assert strip["says"].startswith("By how much log p of ")
+    monkeypatch.undo()
+    assert Viewer(Session(model)).view(state, session.read(state))[0]["strip"] == strip
+    without = session.read(session.with_head(state, (2, 3), False))["model"]
+    change = without.metric - without.intact_metric
+    assert strip["values"][2][3] == pytest.approx(change, abs=1e-3)
     shallow = Session(gi.load("austen-1l"))
     assert Viewer(shallow).view(shallow.start, shallow.read(shallow.start))[0]["strip"] is None
+
+
+def test_heads_of_any_model_of_several_layers_are_marked() -> None:
+    session = Session(gi.load("austen-2l-gated"))
+    marks = dict.fromkeys(word for word, _ in session.marks)
+    assert set(marks) >= {"previous token", "gated"}
+    model = gi.load("austen-2l")
+    tokens = gi.text.repeated_random_tokens(model, 2, bos=0)
+    scores = gi.induction_scores(model, tokens)
+    wanted = {
+        (int(r.layer), int(r.head)) for r in scores.itertuples() if r.prefix_matching >= MARKED
+    }
+    session = Session(model)
+    assert {head for word, head in session.marks if word == "induction"} == wanted
+    assert "gated" not in dict(session.marks)
+    text = session.examples.reference[:2].tokens
+    _, cache = model.run_with_cache(text)
+    first = cache["blocks.1.attn.hook_pattern"][:, :, 2:, 0].mean((0, 2))
+    mine = {head for word, head in session.marks if word == "first token" and head[0] == 1}
+    assert mine == {(1, h) for h, share in enumerate(first) if share >= MARKED}
 
 
 # ---- opening
@@ -269,3 +311,40 @@ def test_weights_lie_as_a_pass_reads_them(model) -> None:
     assert block.mlp.W_gate.T.is_contiguous()
     assert block.attn.W_Q.transpose(1, 2).is_contiguous()
     assert block.attn.W_O.permute(2, 0, 1).is_contiguous()
+
+
+def test_a_cell_of_an_attention_picture_is_taken_apart(session, model) -> None:
+    state = session.at_tokens(session.start, "w1 w2 w3 w1 w2")
+    state = session.with_edge(session.with_opened(state, (4, 1)), 4, 2)
+    edge = Viewer(session).view(state, session.read(state))[0]["opened"]["edge"]
+    found = gi.qk_attribution(model, "L4H1", tokens=[state.tokens], query=4, key=2)
+    table = found.table(8)
+    assert edge["columns"] == ["query", "key", "write"]
+    assert [row[0] for row in edge["rows"]] == list(table["component"])
+    for at, column in enumerate(edge["columns"], 1):
+        assert np.allclose([row[at] for row in edge["rows"]], table[column], atol=1e-3)
+    pattern = session.read(state)["model"].attention
+    assert edge["attention"] == pytest.approx(pattern[1, 4, 2], abs=1e-3)
+    sums = [sum(row[at] for row in edge["rows"]) for at in (1, 2)]
+    assert sums == pytest.approx([edge["scores"]["attention"]] * 2, abs=1e-2)
+    # The parts are those of the picture, with what is off.
+    off = session.with_head(state, (1, 2), False)
+    without = dict(Viewer(session).view(off, session.read(off))[0]["opened"]["edge"])
+    assert without["rows"] != edge["rows"]
+    assert without["attention"] == pytest.approx(
+        session.read(off)["model"].attention[1, 4, 2], abs=1e-3
+    )
+    assert not session.with_layer(state, 2).edge
+    assert session.at_link(link_of(off)) == off
+
+
+def test_a_cell_that_is_hidden_gets_the_sentence(session) -> None:
+    state = session.at_tokens(session.start, "w1 w2 w3 w1 w2")
+    with refuses("no-head-opened"):
+        session.with_edge(state, 1, 1)
+    opened = session.with_opened(state, (4, 1))
+    with refuses("no-such-position"):
+        session.with_edge(opened, 1, 99)
+    ahead = session.with_edge(opened, 1, 3)
+    edge = Viewer(session).view(ahead, session.read(ahead))[0]["opened"]["edge"]
+    assert says("key-not-visible", edge["refused"])

@@ -151,7 +151,10 @@ def head_overview(
     table = pd.DataFrame(all_heads(model), columns=["layer", "head"])
     layers = pd.DataFrame(index=pd.RangeIndex(model.cfg.n_layers, name="layer"))
     losses, counts = [], []
-    for name, batch, scores in (("effect", text, _on_text), ("effect_repeats", repeated, _repeats)):
+    for name, batch, scores in (
+        ("effect", text, text_scores),
+        ("effect_repeats", repeated, _repeats),
+    ):
         used = batch if every or batch is None else _shorter(batch[:FEW], scores is _repeats)
         found = _Effects.none(model) if used is None else _effects(model, used, every, scores)
         layers[name], table[name] = found.layers, found.heads
@@ -190,8 +193,13 @@ Scores = dict[str, Tensor]
 Score = Callable[[Float[Tensor, "batch head query_pos key_pos"], Batch], Scores]
 
 
-def _on_text(pattern: Tensor, batch: Batch) -> Scores:
-    """Attention to the token before and to the first, at every position but the first two."""
+def text_scores(
+    pattern: Float[Tensor, "batch head_index query_pos key_pos"], batch: Batch
+) -> dict[str, Float[Tensor, " head_index"]]:
+    """Each head's attention to the token before and to the first, but for the first two positions.
+
+    The columns ``previous_token`` and ``first_token`` of :class:`HeadOverview`.
+    """
     asked = batch.later[:, 1:] & batch.later[:, :-1]
     first = batch.counted.long().argmax(1)  # padding may stand before it
     sink = pattern.gather(3, first[:, None, None, None].expand(*pattern.shape[:3], 1))[..., 0]

@@ -157,22 +157,30 @@ class Rest:
             GatedInterpError: z of another shape, or a mask of another one.
         """
         chosen = self._rows(rows)
+        picked = self._picked(positions, chosen)
+        stream = self.stream(z, rows)[picked]
+        ragged = stream.ndim == 2
+        return self._unembedded(stream[None])[0] if ragged else self._unembedded(stream)
+
+    @torch.no_grad()
+    def stream(
+        self,
+        z: Float[Tensor, "row pos head_index d_head"] | Callable[[Tensor], Tensor] | None = None,
+        rows: Int[Tensor, " row"] | slice | None = None,
+    ) -> Float[Tensor, "row pos d_model"]:
+        """The residual stream behind the last layer where the layer's heads hold ``z``.
+
+        As :meth:`logits`, without the final norm and the unembedding.
+        """
+        chosen = self._rows(rows)
         given = self.z[chosen] if z is None or callable(z) else z
         given = z(given) if callable(z) else given
         wanted = (len(chosen), *self.z.shape[1:])
         if given.shape != wanted:
             raise GatedInterpError("bad-z", shape=tuple(given.shape), wanted=wanted)
-        picked = self._picked(positions, chosen)
         at_once = max(1, TOKENS_AT_ONCE // self.batch.tokens.shape[1])
-        parts = [
-            self._stream(part, own)
-            for part, own in zip(
-                torch.split(chosen, at_once), torch.split(given, at_once), strict=True
-            )
-        ]
-        stream = torch.cat(parts)[picked]
-        ragged = stream.ndim == 2
-        return self._unembedded(stream[None])[0] if ragged else self._unembedded(stream)
+        both = zip(torch.split(chosen, at_once), torch.split(given, at_once), strict=True)
+        return torch.cat([self._stream(part, own) for part, own in both])
 
     @torch.no_grad()
     def losses(
@@ -216,7 +224,7 @@ class Rest:
     def _stream(
         self, rows: Int[Tensor, " row"], z: Float[Tensor, "row pos head_index d_head"]
     ) -> Float[Tensor, "row pos d_model"]:
-        """The residual stream behind the last layer."""
+        """The same, of as many rows as fit."""
         edit: Edits = {f"blocks.{self.layer}.attn.hook_z": lambda old: z.to(old).reshape(old.shape)}
         with short_rows(self.model.blocks[self.layer].attn), intervened(self.model, edit):
             found: Tensor = self.model(

@@ -18,14 +18,20 @@ ACTS: dict[str, Act] = {
     "method": lambda s, at, m: s.with_method(at, m["value"]),
     "layer": lambda s, at, m: s.with_layer(at, m["value"]),
     "pattern": lambda s, at, m: s.with_pattern(at, m["value"]),
+    "question": lambda s, at, m: s.with_words(at, m["kind"], str(m["value"])),
     "sort": lambda s, at, m: dataclasses.replace(at, by_effect=m["value"] is True),
     "step": lambda s, at, m: stepped(s, at, -1 if m["value"] == -1 else 1),
     "tokens": lambda s, at, m: s.at_tokens(at, str(m["value"])),
     "position": lambda s, at, m: s.at_position(at, m["value"]),
     "open": lambda s, at, m: s.with_opened(at, m["head"], m["model"]),
+    "edge": lambda s, at, m: s.with_edge(at, m["query"], m["key"]),
     "close": lambda s, at, m: s.with_opened(at, None),
     "place": lambda s, at, m: s.at_position(s.at_example(at, int(m["example"])), m["position"]),
     "link": lambda s, at, m: s.at_link(m["value"]),
+    "text": lambda s, at, m: dataclasses.replace(
+        at, readers=m["readers"] is True, first=m["first"] is True
+    ),
+    "measure": lambda s, at, m: measured(s, at),
     "look": lambda s, at, m: at,
 }
 
@@ -39,6 +45,12 @@ def acted(session: Session, state: ExplorerState, message: Any) -> ExplorerState
         raise
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise GatedInterpError("not-understood", message=repr(message)[:80]) from error
+
+
+def measured(session: Session, state: ExplorerState) -> ExplorerState:
+    """The same state, in which the effects of one more layer's heads are known."""
+    session.measure(state)
+    return state
 
 
 def stepped(session: Session, state: ExplorerState, by: int) -> ExplorerState:

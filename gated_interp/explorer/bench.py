@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import cached_property
 from typing import Any
 
@@ -39,6 +40,8 @@ PATTERNS = ("attention", "gate", "attention × gate", "value-weighted")
 SCALED, SCALED_DEEP = 16, 4
 # Copies of the example, each without another head, that one pass takes.
 AT_ONCE = 8
+# Positions whose logits are made at once.
+POSITIONS = 64
 # Of the weights above this share of the largest, so many are paler than the darkest colour.
 FAINT, SHARE_BELOW = 0.01, 0.95
 
@@ -153,6 +156,7 @@ class Bench:
         self._effects: dict[tuple[object, ...], list[float]] = {}
         self._strips: dict[tuple[object, ...], list[list[float]]] = {}
         self._writes: dict[tuple[int, ...], Any] = {}
+        self._heads: dict[tuple[float, ...], Tensor] = {}
         self._streams: dict[tuple[object, ...], Tensor] = {}
         self._layers: dict[tuple[object, ...], tuple[Rest, dict[str, Tensor]]] = {}
         self._passes: dict[tuple[object, ...], _Pass] = {}
@@ -175,7 +179,7 @@ class Bench:
         """The logits with every head on; of the last few examples they are remembered."""
         found = self._pass(tokens, frozenset(), "zero", 0)
         make = lambda: logits_of(self.model, found.stream)[0]  # noqa: E731
-        return _kept(self._intact, tuple(tokens), make, 4)
+        return kept(self._intact, tuple(tokens), make, 4)
 
     @torch.no_grad()
     def read(
@@ -188,19 +192,18 @@ class Bench:
         asked: Asked | None = None,
     ) -> Reading:
         """What the model does with ``tokens`` while the heads in ``off`` are ablated."""
-        row, intact = self._row(tokens), self.intact(tokens)
+        row, intact = self.row(tokens), self.intact(tokens)
         asked = asked or Asked("log p", int(intact[position].argmax()), log=True)
         found = self._pass(tokens, off, method, layer)
         cache, here = found.cache, self._at(found, layer, position)
         seen = {n: cache[hook] for n, hook in self._hooks(layer).items() if hook in cache}
         pattern, gates = seen.get("pattern"), seen.get("gate")
         at, before = wide(here["logits"][0, 0]), wide(intact[position])
-        writes = self._logit_writes(here, layer, [0], [0])[0]
+        writes = self._writes_at(here, layer)
         raw = wide(here[RAW_LOGITS][0, 0])
-        if asked.metric is None:
-            metric = asked.of(here["logits"], row.tokens, 0)
-        else:
-            metric = asked.of(logits_of(self.model, found.stream), row.tokens, position)
+        where = asked.where(position)
+        is_here = where == slice(position, position + 1)
+        logits = here["logits"] if is_here else logits_of(self.model, found.stream[:, where])
         lengths = self._value_lengths(cache, layer)
         probabilities, prediction = at.softmax(-1), int(at.argmax())
         return Reading(
@@ -215,8 +218,8 @@ class Bench:
             intact_prediction=int(before.argmax()),
             probabilities=_numpy(probabilities),
             intact_probabilities=_numpy(before.softmax(-1)),
-            metric=float(metric),
-            intact_metric=float(asked.of(intact[None], row.tokens, position)),
+            metric=float(asked.of(logits, row.tokens, position, intact[where])),
+            intact_metric=float(asked.of(intact[None, where], row.tokens, position, intact[where])),
             accuracy=self._accuracy_without(off, method),
             intact_accuracy=self._accuracy(frozenset(), "zero"),
         )
@@ -233,18 +236,33 @@ class Bench:
         zero = method == "zero" or self.reference is None
 
         def found() -> list[float]:
-            row = self._row(tokens)
-            streams = self._each_off(tokens, zero, layer)
-            with_it = asked.of(self.intact(tokens)[None], row.tokens, position)
-            rows = row.repeated(len(streams)).tokens
-            if asked.metric is not None:
-                without = asked.of(logits_of(self.model, streams), rows, position)
-            else:  # the readout is the largest product, and one position is asked for
-                logits = logits_of(self.model, streams[:, position : position + 1])
-                without = asked.of(logits, rows, 0)
-            return (without - with_it).tolist()
+            row, where = self.row(tokens).tokens, asked.where(position)
+            intact = self.intact(tokens)[where]
+            with_it = asked.of(intact[None], row, position, intact)
+            # Where many positions are asked for, the readout of a few heads is large already.
+            few = max(1, POSITIONS // len(intact))
+            without = []
+            for some in self._each_off(tokens, zero, layer).split(few):
+                logits = logits_of(self.model, some[:, where])
+                without.append(asked.of(logits, row.repeat(len(some), 1), position, intact))
+            return (torch.cat(without) - with_it).tolist()
 
-        return _kept(self._effects, (tuple(tokens), position, zero, layer, asked), found)
+        return kept(self._effects, (tuple(tokens), position, zero, layer, asked), found, 256)
+
+    def unmeasured(
+        self, tokens: Sequence[int], position: int, method: Method, asked: Asked
+    ) -> list[int]:
+        """The layers whose :meth:`effects` are not known yet."""
+        zero = method == "zero" or self.reference is None
+        rest = tuple(tokens), position, zero
+        layers = range(len(self.counts))
+        return [layer for layer in layers if (*rest, layer, asked) not in self._effects]
+
+    @cached_property
+    def heads_behind(self) -> int:
+        """How many weights a token meets where every head is left out in turn."""
+        blocks = [sum(p.numel() for p in block.parameters()) for block in self.model.blocks]
+        return sum(n * sum(blocks[layer:]) for layer, n in enumerate(self.counts))
 
     def _each_off(
         self, tokens: Sequence[int], zero: bool, layer: int
@@ -258,10 +276,10 @@ class Bench:
                 z = rest.z.repeat(len(heads), 1, 1, 1)
                 z[torch.arange(len(heads), device=z.device), :, heads] = put[heads][:, None]
                 rows = torch.zeros_like(heads)
-                streams.append(self._behind(rest, z, rows, {})[self._last])
+                streams.append(rest.stream(z, rows))
             return torch.cat(streams)
 
-        return _kept(self._streams, (tuple(tokens), zero, layer), found, 4)
+        return kept(self._streams, (tuple(tokens), zero, layer), found, 4)
 
     @torch.no_grad()
     def strip(self, tokens: Sequence[int], position: int, token: int) -> list[list[float]]:
@@ -270,7 +288,7 @@ class Bench:
         Relative to the mean over the vocabulary, with every head on and norms at their scale.
         """
         key = (tuple(tokens), position, token)
-        return _kept(self._strips, key, lambda: self._direct(tokens, position, token))
+        return kept(self._strips, key, lambda: self._direct(tokens, position, token))
 
     def _direct(self, tokens: Sequence[int], position: int, token: int) -> list[list[float]]:
         z, scales = self._written(tokens)
@@ -298,19 +316,15 @@ class Bench:
             names = [f"blocks.{layer}.attn.hook_z" for layer in layers]
             norms = [name for i in layers for name in Written.of(self.model, i).scales]
             with intervened(self.model, {n: _see(seen, n) for n in [*names, *norms]}):
-                stream = self._row(tokens).logits(self.model, stop_at_layer=len(names))
+                stream = self.row(tokens).logits(self.model, stop_at_layer=len(names))
             self._finals[tuple(tokens)] = stream
             scales = {name: seen[name][0] for name in norms}
-            scales |= {n: s[0] for n, s in self._final_scale(self._row(tokens), stream).items()}
+            scales |= {n: s[0] for n, s in self._final_scale(self.row(tokens), stream).items()}
             return [wide(seen[name][0]) for name in names], scales
 
-        return _kept(self._writes, tuple(tokens), found, 4)
+        return kept(self._writes, tuple(tokens), found, 4)
 
     # ---- passes, of which only what stands behind the first switched head is run again
-
-    @property
-    def _last(self) -> str:
-        return f"blocks.{self.model.cfg.n_layers - 1}.hook_resid_post"
 
     def _layer(self, tokens: Sequence[int], layer: int) -> tuple[Rest, dict[str, Tensor]]:
         """What stands behind a layer's heads, and what they do, with every head on."""
@@ -318,10 +332,10 @@ class Bench:
         def found() -> tuple[Rest, dict[str, Tensor]]:
             seen: dict[str, Tensor] = {}
             with intervened(self.model, self._looks(layer, seen)):
-                rest = Rest(self.model, layer, self._row(tokens))
+                rest = Rest(self.model, layer, self.row(tokens))
             return rest, seen
 
-        return _kept(self._layers, (tuple(tokens), layer), found, 8)
+        return kept(self._layers, (tuple(tokens), layer), found, 8)
 
     def _pass(
         self, tokens: Sequence[int], off: frozenset[Head], method: Method, layer: int
@@ -339,38 +353,39 @@ class Bench:
             edits = self._edits(off, method)
             first = min(at for at, _ in off)
             own: Any = edits.pop(f"blocks.{first}.attn.hook_z")
-            rest, _ = self._layer(tokens, first)
+            rest, held = self._layer(tokens, first)
+            alone = self._alone(tokens, off, method)
             seen: dict[str, Tensor] = {}
-            looks = self._looks(layer, seen) if layer >= first else {}
-            with intervened(self.model, edits):
-                stream = self._behind(rest, own, None, looks)[self._last]
+            if alone is not None and layer == first:
+                stream, seen = alone, dict(held)
+            else:
+                looks = self._looks(layer, seen) if layer >= first else {}
+                with intervened(self.model, edits), intervened(self.model, looks):
+                    stream = rest.stream(own)
             if layer == first:  # looked at before the edit
                 z = f"blocks.{layer}.attn.hook_z"
                 seen[z] = own(seen[z])
             return _Pass(stream, seen if layer >= first else self._layer(tokens, layer)[1])
 
         key = (tuple(tokens), off, method if off else "zero", layer)
-        return _kept(self._passes, key, found, 8)
+        return kept(self._passes, key, found, 8)
+
+    def _alone(
+        self, tokens: Sequence[int], off: frozenset[Head], method: Method
+    ) -> Float[Tensor, "batch pos d_model"] | None:
+        """The stream without one head alone, if it is known from the effects of its layer."""
+        ((layer, head), *others) = off
+        known = self._streams.get((tuple(tokens), method == "zero", layer))
+        # A norm behind the layer has another scale without the head.
+        is_last = set(self.readout(layer).scales) <= {*final_scales(self.model)}
+        if known is None or others or method not in ("zero", "mean") or not is_last:
+            return None
+        return known[head : head + 1]
 
     def _stream_of(self, tokens: Sequence[int], rest: Rest) -> Float[Tensor, "batch pos d_model"]:
         """The stream behind the last layer with every head on."""
 
-        def found() -> Tensor:
-            return self._behind(rest, None, None, {})[self._last]
-
-        return _kept(self._finals, tuple(tokens), found, 4)
-
-    def _behind(
-        self, rest: Rest, z: Any, rows: Tensor | None, looks: dict[str, Any]
-    ) -> dict[str, Tensor]:
-        """The stream behind the last layer where ``rest`` holds ``z``, and what ``looks`` see."""
-        seen: dict[str, Tensor] = {}
-        with (
-            intervened(self.model, looks),
-            intervened(self.model, {self._last: _see(seen, self._last)}),
-        ):
-            rest.logits(z, positions=slice(-1, None), rows=rows)
-        return seen
+        return kept(self._finals, tuple(tokens), rest.stream, 4)
 
     def _looks(self, layer: int, seen: dict[str, Tensor]) -> dict[str, Any]:
         """Hooks that keep what the heads of a layer do."""
@@ -391,7 +406,7 @@ class Bench:
             reference = Reference(self.model, self.reference)
             return replacements(self.model, sorted(off), method, reference, self.resample_seed)
 
-        return dict(_kept(self._edited, (off, method), found, 8))
+        return dict(kept(self._edited, (off, method), found, 8))
 
     def _at(self, found: "_Pass", layer: int, position: int) -> dict[str, Tensor]:
         """Logits and what they are read from, at one position."""
@@ -410,8 +425,12 @@ class Bench:
             return self._accuracy(frozenset(), "zero")
         if (off, method) in self._accuracies:
             return self._accuracies[off, method]
-        with intervened(self.model, self._edits(off, method)):
+        with self.ablated(off, method):
             return self._accuracy(off, method)
+
+    def ablated(self, off: frozenset[Head], method: Method) -> AbstractContextManager[Any]:
+        """The model with the heads in ``off`` ablated, for whatever else reads it."""
+        return intervened(self.model, self._edits(off, method) if off else {})
 
     @cached_property
     def _zeros(self) -> list[Float[Tensor, "head_index d_head"]]:
@@ -429,7 +448,7 @@ class Bench:
     @torch.no_grad()
     def scale(self, layer: int) -> Scale:
         """The largest values of ``layer``, over the probes or else the reference."""
-        return _kept(self._scales, layer, lambda: self._measured(layer))
+        return kept(self._scales, layer, lambda: self._measured(layer))
 
     def _measured(self, layer: int) -> Scale:
         if self.probes is not None:
@@ -481,7 +500,7 @@ class Bench:
             return seen
 
         key = tuple(batch.tokens.flatten().tolist())
-        return _kept(self._final_scales, key, found, 16)
+        return kept(self._final_scales, key, found, 16)
 
     def _darkest(self, kind: str, values: Tensor | None, batch: Batch) -> float:
         if values is None:
@@ -504,10 +523,26 @@ class Bench:
         writes = torch.einsum("ehd,hdm->ehm", z[rows, positions], W_O) @ readout.matrix
         return writes / scale[rows, positions][:, None] if isinstance(scale, Tensor) else writes
 
+    def _writes_at(
+        self, here: dict[str, Tensor], layer: int
+    ) -> Float[Tensor, "head_index d_vocab"]:
+        """The same at the one position that is read; a switch leaves most heads what they held."""
+        readout, W_O = self.readout(layer), wide(self.model.blocks[layer].attn.W_O)
+        z, scale = wide(here[f"blocks.{layer}.attn.hook_z"])[0, 0], readout.scale(here)
+
+        def row(h: int) -> Tensor:
+            if not z[h].any():
+                return torch.zeros_like(readout.matrix[0])
+            make = lambda: z[h] @ W_O[h] @ readout.matrix  # noqa: E731
+            return kept(self._heads, (layer, h, *z[h].tolist()), make, 2 * max(self.counts))
+
+        writes = torch.stack([row(h) for h in range(len(z))])
+        return writes / scale[0, 0] if isinstance(scale, Tensor) else writes
+
     def readout(self, layer: int) -> Readout:
         """From writes of ``layer`` to the logits; large, and made once for all like layers."""
         at = None if write_norm(self.model, layer) is None else layer
-        return _kept(self._readouts, at, lambda: Readout.of(self.model, at), 4)
+        return kept(self._readouts, at, lambda: Readout.of(self.model, at), 4)
 
     def _value_lengths(
         self, cache: Any, layer: int
@@ -532,9 +567,10 @@ class Bench:
             right = leads(wide(logits[probes.row, probes.position]), probes.target) > 0
             return {b: float(right[probes.case == b].double().mean()) for b in probes.cases}
 
-        return _kept(self._accuracies, (off, method if off else "zero"), found, 10**6)
+        return kept(self._accuracies, (off, method if off else "zero"), found, 10**6)
 
-    def _row(self, tokens: Sequence[int]) -> Batch:
+    def row(self, tokens: Sequence[int]) -> Batch:
+        """One example as a batch."""
         return Batch.of_rows(self.model, [tokens])
 
     def _hooks(self, layer: int) -> dict[str, str]:
@@ -577,7 +613,7 @@ def _constant(
     return edit
 
 
-def _kept(store: dict[Any, Any], key: Any, make: Callable[[], Any], most: int = 64) -> Any:
+def kept(store: dict[Any, Any], key: Any, make: Callable[[], Any], most: int = 64) -> Any:
     """What ``make`` gives, remembered in ``store`` with the last ``most`` others."""
     if key not in store:
         while len(store) >= most:

@@ -53,7 +53,12 @@ const colours = (ramp) => {
 };
 const shade = (ramp, x) => colours(ramp)[Math.round(255 * Math.min(1, Math.max(0, x)))];
 const dark = ([r, g, b]) => 0.3 * r + 0.59 * g + 0.11 * b < 140;
+const hue = (h, count) => `hsl(${Math.round((360 * h) / count)} 75% ${h % 2 ? 32 : 45}%)`;
 const css = (rgb) => `rgb(${rgb.join(" ")})`;
+
+// What is typed beside a question.
+const HINTS = { "a token": "one token", "a difference": "two tokens",
+  "the loss on a span": "first and last position" };
 
 class Explorer {
   constructor(host, ask, address) {
@@ -69,7 +74,7 @@ class Explorer {
     this.legend = element("div", { className: "gi-legend" });
     this.strip = element("div", { className: "gi-strip" });
     this.dialog();
-    host.append(this.top, this.message, this.tokens, this.strip, this.legend, this.models, this.large.root);
+    host.append(this.top, this.message, this.tokens, this.words, this.strip, this.legend, this.models, this.large.root);
     this.key = "";
   }
 
@@ -99,12 +104,29 @@ class Explorer {
         if (e.key === "Enter" && !e.shiftKey) { e.preventDefault(); this.typed(); }
       },
     });
+    const question = () => this.ask({
+      do: "question", kind: this.question.value, value: this.asked.value,
+    });
+    this.question = element("select", {
+      className: "gi-question",
+      onchange: () => {
+        this.asked.hidden = !HINTS[this.question.value];
+        this.asked.placeholder = HINTS[this.question.value] ?? "";
+        this.asked.value = "";
+        if (this.asked.hidden) question(); else this.asked.focus();
+      },
+    });
+    this.asked = element("input", {
+      className: "gi-asked", spellcheck: false, "aria-label": "tokens or positions asked about",
+      onchange: question,
+    });
     this.boxName = element("span", {}, "tokens ");
     this.message = element("div", { className: "gi-message", role: "status" });
     this.tokens = element("div", {
       className: "gi-tokens", role: "group", "aria-label": "position that is read",
-      onkeydown: (e) => this.step(e),
+      onkeydown: (e) => this.step(e), onmouseleave: () => this.pointToken(null),
     });
+    this.reading();
     this.top = element("div", { className: "gi-top" },
       element("div", { className: "gi-bar" },
         button("◀", "previous example", () => this.ask({ do: "step", value: -1 })),
@@ -115,7 +137,23 @@ class Explorer {
       element("div", { className: "gi-typing" },
         element("label", {}, this.boxName, this.box),
         element("button", { type: "button", className: "gi-go", onclick: () => this.typed() },
-          "read it")));
+          "read it"),
+        labelled("ask about ", this.question), this.asked));
+  }
+
+  // What stands below the text: how its bars are to be read, and whose they are.
+  reading() {
+    const act = () => this.ask({
+      do: "text", readers: this.readers.value === "who reads it", first: this.first.checked,
+    });
+    this.readers = element("select", { className: "gi-readers", onchange: act });
+    this.first = element("input", { type: "checkbox", onchange: act });
+    this.pointed = element("span", { className: "gi-pointed", role: "status" });
+    this.chips = element("span", { className: "gi-chips" });
+    this.picked = new Set(); // heads whose bars alone are shown
+    this.words = element("div", { className: "gi-legend gi-words" },
+      element("label", {}, "bars: ", this.readers), this.pointed,
+      element("label", {}, this.first, " with the first token"), this.chips);
   }
 
   typed() { this.ask({ do: "tokens", value: this.box.value }); }
@@ -184,9 +222,10 @@ class Explorer {
             : element("h4", {}, "likeliest next tokens (every head on)"),
           part.facts),
         element("div", { className: "gi-heads" },
-          element("h4", {}, "heads: switch, ", part.kind = element("span"), ", ",
-            part.effect = element("span")),
-          part.readout, part.grid),
+          element("div", { className: "gi-heading" },
+            element("h4", {}, "heads: switch, ", part.kind = element("span"), ", ",
+              part.effect = element("span")),
+            part.readout), part.grid),
         element("div", { className: "gi-writes" },
           element("h4", {}, "each head’s contribution to the logits at the selected token"),
           element("div", { className: "gi-table" },
@@ -257,50 +296,74 @@ class Explorer {
     // The longer the text, the larger the pictures of its pairs.
     this.host.style.setProperty("--card", `${Math.min(180, 84 + 0.75 * view.tokens.length)}px`);
     view.models.forEach((model, m) => this.drawModel(view, model, m));
+    this.drawWords();
     this.drawStrip(view);
     this.drawLegend(view);
     this.drawLarge(view);
   }
 
-  // All heads of a deep model: a column for each layer, which a click opens.
+  // All heads of several layers: a column for each layer, which a click opens.
   drawStrip(view) {
     const strip = view.strip;
     this.strip.hidden = !strip;
     if (!strip) return;
-    if (!this.tiles) {
-      this.stripSays = element("h4");
-      this.tiles = strip.values.map((heads) => heads.map(() => element("span")));
-      this.columns = this.tiles.map((tiles, layer) => element("button", {
-        type: "button", className: `gi-layer gi-layer-${layer}`, "aria-label": `open layer ${layer}`,
-        onclick: () => this.ask({ do: "layer", value: layer }),
-      }, ...tiles, element("b", {}, String(layer))));
-      strip.marks.forEach(([word, layer, head]) => {
-        this.tiles[layer][head].classList.add(`gi-mark-${word.split(" ")[0]}`);
-      });
-      this.stripKey = element("div", { className: "gi-legend" },
-        ...[["induction", "induction head"], ["previous", "previous-token head"]].map(
-          ([kind, words]) => element("span", {},
-            element("i", { className: `gi-tile gi-mark-${kind}` }), ` ${words}`)),
-        element("span", {}, "blue raises the logit, orange lowers it; largest ",
-          this.stripMost = element("span"), " logits"));
-      this.strip.append(this.stripSays,
-        element("div", { className: "gi-layers", role: "group", "aria-label": "layers" },
-          ...this.columns), this.stripKey);
-    }
+    if (!this.tiles) this.buildStrip(strip);
     say(this.stripSays, strip.says);
-    say(this.stripMost, number(strip.most));
-    const off = new Set(strip.off.map(String));
-    const marks = new Map(strip.marks.map(([word, ...head]) => [String(head), word]));
+    say(this.stripKey, `${strip.key}; darkest ${number(strip.most)}`);
+    const off = new Set(strip.off.map(String)), marks = new Map();
+    strip.marks.forEach(([word, ...head]) =>
+      marks.set(String(head), [...(marks.get(String(head)) ?? []), word]));
     strip.values.forEach((heads, layer) => {
       pressed(this.columns[layer], layer === view.layer);
       heads.forEach((value, h) => {
         const tile = this.tiles[layer][h], name = String([layer, h]);
         tile.style.background = css(shade(view.signed, 0.5 + (0.5 * value) / strip.most));
-        tile.title = `L${layer}H${h}: ${signed(value)} logits`
-          + (marks.has(name) ? `, ${marks.get(name)} head` : "") + (off.has(name) ? ", off" : "");
+        tile.title = [`L${layer}H${h}: ${signed(value)}`, ...(marks.get(name) ?? []),
+          ...(off.has(name) ? ["off"] : [])].join(", ");
         tile.classList.toggle("gi-tile-off", off.has(name));
       });
     });
+    // Layer by layer, so that a click in between is answered soon; of another place, not on its own.
+    const place = JSON.stringify([view.tokens, view.position, view.metric, view.method]);
+    if (this.measuring !== place || !strip.left) this.measuring = null;
+    this.measure.hidden = !strip.left;
+    say(this.measure, this.measuring ? `stop (${strip.left} layers left)`
+      : `measure every head’s effect (${strip.left} layers)`);
+    this.measure.onclick = () => {
+      this.measuring = this.measuring ? null : place;
+      this.ask({ do: this.measuring ? "measure" : "look" });
+    };
+    if (this.measuring && this.left !== strip.left) this.ask({ do: "measure" });
+    this.left = strip.left;
+  }
+
+  buildStrip(strip) {
+    const rows = strip.values.length <= 8; // few layers are rows, many are columns
+    this.strip.classList.toggle("gi-rows", rows);
+    this.stripSays = element("h4");
+    this.tiles = strip.values.map((heads) => heads.map(() => element("span")));
+    this.columns = this.tiles.map((tiles, layer) => element("button", {
+      type: "button", className: `gi-layer gi-layer-${layer}`, "aria-label": `open layer ${layer}`,
+      onclick: () => this.ask({ do: "layer", value: layer }),
+    }, ...tiles, element("b", {}, rows ? `layer ${layer}` : String(layer))));
+    const kinds = new Set();
+    strip.marks.forEach(([word, layer, head]) => {
+      const kind = word.split(" ")[0];
+      kinds.add(kind);
+      this.tiles[layer][head].append(element("i", { className: `gi-mark gi-mark-${kind}` }));
+    });
+    const words = { induction: "induction head", previous: "attends to the previous token",
+      first: "attends to the first token", gated: "gated" };
+    this.stripKey = element("span");
+    this.measure = element("button", { type: "button", className: "gi-measure" });
+    this.strip.append(this.stripSays,
+      element("div", { className: "gi-layers", role: "group", "aria-label": "layers" },
+        ...this.columns),
+      element("div", { className: "gi-legend" },
+        ...Object.keys(words).filter((kind) => kinds.has(kind)).map((kind) => element("span", {},
+          element("i", { className: "gi-tile" },
+            element("i", { className: `gi-mark gi-mark-${kind}` })), ` ${words[kind]}`)),
+        this.stripKey, this.measure));
   }
 
   // The patterns of each model, one after the other in the bytes.
@@ -322,6 +385,12 @@ class Explorer {
     options(this.layer, [...Array(view.layers).keys()], view.layer);
     options(this.method, view.methods, view.method);
     options(this.pattern, view.patterns, view.pattern);
+    if (!view.message && document.activeElement !== this.asked) {
+      options(this.question, view.kinds, view.kind);
+      this.asked.hidden = !HINTS[view.kind];
+      this.asked.placeholder = HINTS[view.kind] ?? "";
+      this.asked.value = view.words;
+    }
     pressed(this.sort, view.by_effect);
     say(this.boxName, view.is_text ? "text " : "tokens ");
     this.box.rows = view.is_text ? 2 : 1;
@@ -334,15 +403,87 @@ class Explorer {
     if (!same) {
       this.tokens.replaceChildren(...view.tokens.map((t, i) => element("button", {
         type: "button", title: `position ${i}`,
-        onclick: () => this.ask({ do: "position", value: i }),
-      }, t)));
+        onclick: (e) => this.ask(e.shiftKey ? this.span(i) : { do: "position", value: i }),
+        onmouseenter: () => this.pointToken(i),
+      }, element("i"), t, ...view.models.slice(1).map(() => element("i")))));
     }
+    options(this.readers, ["what it reads", "who reads it"],
+      view.readers ? "who reads it" : "what it reads");
+    this.first.checked = view.first;
+    this.drawChips(view);
     [...this.tokens.children].forEach((button, i) => {
       pressed(button, i === view.position);
       button.tabIndex = i === view.position ? 0 : -1;
     });
     if (this.aim !== undefined) this.tokens.children[view.position].focus();
     if (this.aim === view.position || view.message) this.aim = undefined;
+  }
+
+  // A chip for each head, in its colour; a click shows the bars of the heads picked alone.
+  drawChips(view) {
+    const names = view.models.map((m) => m.heads.map((h) => h.name));
+    const key = JSON.stringify(names);
+    if (this.chips.key === key) return;
+    this.chips.key = key;
+    this.picked.clear();
+    this.chips.replaceChildren(...view.models.flatMap((model, m) => [
+      element("b", {}, view.models.length < 2 ? "" : m ? ` below: ${model.name} ` : `above: ${model.name} `),
+      ...model.heads.map((head, h) => {
+        const name = `${m}.${h}`;
+        const chip = element("button", {
+          type: "button", className: "gi-chip", title: `bars of ${head.name} alone`,
+          onclick: () => {
+            if (!this.picked.delete(name)) this.picked.add(name);
+            pressed(chip, this.picked.has(name));
+            this.drawWords();
+          },
+        }, head.name);
+        chip.style.borderColor = hue(h, model.heads.length);
+        pressed(chip, false);
+        return chip;
+      })]));
+  }
+
+  // From the token that is read to the one that was clicked.
+  span(i) {
+    const ends = [this.view.position, i].sort((a, b) => a - b);
+    return { do: "question", kind: "the loss on a span", value: ends.join(" ") };
+  }
+
+  pointToken(i) { this.over = i; this.drawWords(); }
+
+  // Under each token a bar for each head: how much of it the token pointed at reads, or is read by.
+  drawWords() {
+    const { view } = this, n = view.tokens.length, at = this.over ?? view.position;
+    const from = view.first ? 0 : 1, bars = [];
+    let most = 0, best = "";
+    view.models.forEach((model, m) => model.heads.forEach((head, h) => {
+      if (!this.sheets[m] || (this.picked.size && !this.picked.has(`${m}.${h}`))) return;
+      for (let i = from; i < n; i++) {
+        const [q, k] = view.readers ? [i, at] : [at, i];
+        const value = k > q ? 0 : this.value(m, h, q, k);
+        if (value > 0) bars.push([m, h, i, value]);
+        if (value > most) [most, best] = [value, `${head.name}, ${view.tokens[i]}`];
+      }
+    }));
+    const drawn = [...this.tokens.children].map(() => view.models.map(() => []));
+    bars.forEach(([m, h, i, value]) => {
+      const share = value / most, count = view.models[m].heads.length;
+      if (share < 0.02) return;
+      const colour = hue(h, count), left = count < 2 ? 0 : (100 * h) / (count - 1);
+      drawn[i][m].push(`linear-gradient(${colour},${colour}) ${left}% ${m ? 0 : 100}% / `
+        + `${100 / count}% ${100 * share}% no-repeat`);
+    });
+    [...this.tokens.children].forEach((button, i) => {
+      button.classList.toggle("gi-at", i === at);
+      button.querySelectorAll("i").forEach((bar, m) => {
+        const said = drawn[i][m].join(", ");
+        if (bar.said !== said) { bar.said = said; bar.style.background = said; }
+      });
+    });
+    const token = `${view.tokens[at]} (${at})`, kind = view.pattern;
+    say(this.pointed, `${kind} ${view.readers ? `of what reads ${token}` : `at ${token}`}`
+      + (most ? `; tallest bar ${number(most)} (${best})` : "; none"));
   }
 
   drawModel(view, model, m) {
@@ -385,12 +526,13 @@ class Explorer {
     const { after, predicted, probability, expected, right, intact } = answer;
     const mark = right === null ? "" : right ? " ✓" : ` ✗ not ${expected}`;
     const kind = right === null ? "gi-open" : right ? "gi-right" : "gi-wrong";
-    const said = `after ${after} predicts ${predicted}${mark} (${percent(probability)})`
-      + (intact === null ? "" : `; every head on: ${intact}`);
+    const first = `after ${after} predicts `, chance = ` (${percent(probability)})`;
+    const last = `every head on: ${intact ?? predicted}`;
+    const said = `${first}${predicted}${mark}${chance}${last}`;
     if (node.textContent === said) return;
-    node.replaceChildren(`after ${after} predicts `,
-      element("b", { className: kind }, `${predicted}${mark}`),
-      said.slice(`after ${after} predicts ${predicted}${mark}`.length));
+    node.title = said;
+    node.replaceChildren(first, element("b", { className: kind }, `${predicted}${mark}`), chance,
+      element("span", {}, last));
   }
 
   drawCard(view, model, m, head, card, most) {
@@ -400,7 +542,8 @@ class Explorer {
     card.bar.style.width = percent(Math.abs(head.effect ?? 0) / most);
     card.bar.classList.toggle("gi-falls", head.effect < 0);
     const raises = head.raises.join(" ");
-    say(card.raises, !view.is_text || !head.on ? "" : raises ? `↑ ${raises}` : "writes nothing here");
+    card.raises.hidden = !view.is_text;
+    say(card.raises, !head.on ? "" : raises ? `↑ ${raises}` : "writes nothing here");
     card.raises.title = raises && `raises most: ${raises}`;
     card.pattern.disabled = !this.sheets[m];
     const n = view.tokens.length;
@@ -495,10 +638,11 @@ class Explorer {
     large.title = element("h3");
     large.canvas = element("canvas", {
       tabIndex: 0, onmousemove: (e) => this.pointLarge(e), onkeydown: (e) => this.keyLarge(e),
-      onclick: () => large.at && this.ask({ do: "position", value: large.at[0] }),
+      onclick: () => this.askEdge(),
     });
     large.canvas.setAttribute("role", "img");
     large.readout = element("div", { className: "gi-readout", role: "status" });
+    large.edge = element("div", { className: "gi-edge", role: "status" });
     large.places = element("ol", { className: "gi-places" });
     large.root = element("dialog", {
       className: "gi-dialog",
@@ -510,7 +654,8 @@ class Explorer {
         element("button", { type: "button", onclick: () => move(1) }, "head ▶"),
         element("button", { type: "button", className: "gi-close",
           onclick: () => large.root.close() }, "close")),
-      large.readout, large.canvas,
+      large.readout,
+      element("div", { className: "gi-large" }, large.canvas, large.edge),
       element("h4", {}, "where it writes most, among the examples"), large.places);
     this.large = large;
   }
@@ -523,8 +668,11 @@ class Explorer {
     const kind = this.sheets[large.m] ? view.pattern : "no such pattern";
     say(large.title, `${opened.name}${opened.model === "model" ? "" : `, ${opened.model}`}: ${kind}`);
     large.canvas.setAttribute("aria-label",
-      `${opened.name}, ${kind}: arrow keys move over the pairs of positions`);
-    large.at = [view.position, view.position];
+      `${opened.name}, ${kind}: arrow keys move over the pairs of positions, `
+      + "Enter takes one apart");
+    large.at = opened.edge ? [opened.edge.query, opened.edge.key]
+      : [view.position, view.position];
+    this.drawEdge(view, opened);
     large.places.replaceChildren(...opened.contexts.map((place) => element("li", {},
       element("button", {
         type: "button",
@@ -539,16 +687,65 @@ class Explorer {
     this.paintLarge();
   }
 
+  askEdge() {
+    const [query, key] = this.large.at;
+    this.ask({ do: "edge", query, key });
+  }
+
+  // Which earlier components made the score of the cell that was clicked.
+  drawEdge(view, { name, edge }) {
+    const node = this.large.edge, cell = (tag, text) => element(tag, {}, text);
+    if (!edge) {
+      node.replaceChildren("Click a cell, or press Enter on it, to see which earlier heads made "
+        + "this score, and what the head writes from there.");
+      return;
+    }
+    const said = (i) => `${view.tokens[i]} (${i})`;
+    const title = element("h4", {}, `why ${name} at ${said(edge.query)} reads ${said(edge.key)}`);
+    const read = element("button", { type: "button", className: "gi-read-here",
+      onclick: () => this.ask({ do: "position", value: edge.query }),
+    }, `predict after ${said(edge.query)}`);
+    if (edge.refused) { node.replaceChildren(title, element("p", {}, edge.refused), read); return; }
+    const { scores, columns, rows } = edge;
+    const sums = `attention score ${number(scores.attention)}, attention ${number(edge.attention)}`
+      + (scores.gate === undefined ? ""
+        : `; gate score ${number(scores.gate)}, gate ${number(edge.openness)}`)
+      + `; it writes ${number(edge.written)} from there`;
+    const most = columns.map((_, c) => Math.max(...rows.map((r) => Math.abs(r[c + 1])), 1e-9));
+    const table = element("table", {},
+      element("thead", {}, element("tr", {}, element("td"),
+        ...columns.map((c) => Object.assign(cell("th", c.replace("_", " ")), { scope: "col" })))),
+      element("tbody", {}, ...rows.map(([component, ...values]) => element("tr", {},
+        Object.assign(cell("th", component), { scope: "row" }),
+        ...values.map((value, c) => {
+          const made = cell("td", number(value)), colour = shade(view.signed, 0.5 + 0.5 * value / most[c]);
+          made.style.background = css(colour);
+          made.style.color = dark(colour) ? "#fff" : "#222";
+          return made;
+        })))));
+    const pairs = Object.entries(edge.pairs).flatMap(([kind, best]) => [
+      element("h4", {}, `largest pairs of the ${kind} score`),
+      element("ul", {}, ...best.map(([q, k, value]) =>
+        element("li", {}, `${q} at the query × ${k} at the key: ${signed(value)}`)))]);
+    const beside = edge.beside.map(([what, value]) => `${what} ${signed(value)}. `).join("");
+    node.replaceChildren(title, element("p", {}, sums), table,
+      element("p", { className: "gi-where" }, "query, key: what each component adds to the "
+        + "attention score on that side; write: its part in what the head writes, as a length "
+        + `along it. ${beside}`), ...pairs, read);
+  }
+
   paintLarge() {
     const { canvas, m, h, at } = this.large, view = this.view, n = view.tokens.length;
     const sharp = window.devicePixelRatio || 1;
-    const room = Math.min(this.large.root.clientWidth - 34, window.innerHeight - 190, 640);
+    const wide = this.large.root.clientWidth - 34;
+    const room = Math.min(wide > 860 ? wide - 440 : wide, window.innerHeight - 190, 640);
     const context = canvas.getContext("2d");
     context.font = "11px gated-interp, Arial, sans-serif";
     const widest = Math.max(...view.tokens.map((t) => context.measureText(t).width));
     const margin = Math.min(90, Math.ceil(widest) + 8);
     const cell = Math.max(3, (room - margin) / n), size = margin + cell * n;
     Object.assign(this.large, { margin, cell });
+    canvas.dataset.margin = margin;
     canvas.width = canvas.height = Math.round(size * sharp);
     canvas.style.width = canvas.style.height = `${size}px`;
     context.scale(sharp, sharp);
@@ -566,6 +763,9 @@ class Explorer {
     context.strokeStyle = "#E69F00";
     context.lineWidth = 1.5;
     context.strokeRect(margin, margin + view.position * cell, n * cell, cell);
+    const { edge } = view.opened;
+    context.strokeStyle = "#0072B2";
+    if (edge) context.strokeRect(margin + edge.key * cell, margin + edge.query * cell, cell, cell);
     context.strokeStyle = "#D55E00";
     context.strokeRect(margin + at[1] * cell, margin + at[0] * cell, cell, cell);
     this.labelLarge(context, n);
@@ -612,7 +812,7 @@ class Explorer {
     const [q, k] = this.large.at, last = this.view.tokens.length - 1;
     const to = { ArrowUp: [q - 1, k], ArrowDown: [q + 1, k], ArrowLeft: [q, k - 1],
       ArrowRight: [q, k + 1] }[event.key];
-    if (event.key === "Enter") this.ask({ do: "position", value: q });
+    if (event.key === "Enter") this.askEdge();
     if (!to || Math.min(...to) < 0 || Math.max(...to) > last) return;
     event.preventDefault();
     this.large.at = to;

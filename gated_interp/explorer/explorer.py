@@ -158,6 +158,17 @@ class HeadExplorer:
         """Read predictions and writes at another position."""
         self._go(self.session.at_position(self.state, position))
 
+    def ask(self, kind: str, words: str = "") -> None:
+        """Measure heads by another question: see the page's list ``ask about``.
+
+        Args:
+            kind: ``the next token``, ``a token``, ``a difference``, ``KL`` or ``the loss on a
+                span``.
+            words: the token or the two tokens, as the page shows them; of a span the positions of
+                its first and its last token.
+        """
+        self._go(self.session.with_words(self.state, kind, words))
+
     @property
     def link(self) -> str:
         """The state as a line of text, for :meth:`restore`; the served page's address ends in it.

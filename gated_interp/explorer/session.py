@@ -1,21 +1,30 @@
 """Models side by side, the states an explorer of them can be in, and what follows from one."""
 
+import contextlib
 import dataclasses
+import re
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, get_args
 
 from gated_interp.analysis.ablation import Method
-from gated_interp.analysis.heads import Head, HeadLike, head_name, require_heads
-from gated_interp.analysis.induction import induction_scores, repeated_random_tokens
+from gated_interp.analysis.heads import (
+    Head,
+    HeadLike,
+    all_heads,
+    head_counts,
+    head_name,
+    require_heads,
+)
+from gated_interp.analysis.induction import attention_in, induction_scores, repeated_random_tokens
 from gated_interp.analysis.logits import MetricFunction
-from gated_interp.analysis.overview import DEEP, MARKED, MARKS
-from gated_interp.anatomy.batch import Mask, Tokens, token_vocabulary
+from gated_interp.analysis.overview import DEEP, MARKED, MARKS, text_scores
+from gated_interp.anatomy.batch import Batch, Mask, Tokens, token_vocabulary
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.seeds import derive
 from gated_interp.core.streams import Stream
 from gated_interp.core.threads import one_thread
 from gated_interp.core.written import quoted
-from gated_interp.explorer.asked import Asked, own_metric
+from gated_interp.explorer.asked import KINDS, SAID, Asked, own_metric
 from gated_interp.explorer.bench import PATTERNS, Bench, Reading
 from gated_interp.explorer.examples import armed_positions, examples_of
 from gated_interp.explorer.state import ExplorerState, link_parts, number
@@ -28,8 +37,10 @@ from gated_interp.tasks.text import TextPart, TextTask
 
 # Weights from which on a model runs on every thread.
 LARGE = 2**25
-# Sequences of repeated random tokens that heads of a deep model are marked on.
+# Sequences of text, and of repeated random tokens, that heads are marked on.
 REPEATED = 2
+# Weights behind each head, times tokens: below it, every head is ablated before anyone asks.
+AT_ONCE = 2**33
 
 
 class Session:
@@ -87,14 +98,15 @@ class Session:
         off: dict[str, frozenset[Head]] = {n: frozenset() for n in self.benches}
         self._large = sum(p.numel() for p in model.parameters()) > LARGE
         self.marks = self._marked(model)
-        inducing = [layer for word, (layer, _) in self.marks if word == "induction"]
+        deep = model.cfg.n_layers > DEEP
+        inducing = [layer for word, (layer, _) in self.marks if deep and word == "induction"]
         first = (spliced or inducing or [0])[0]
         start = ExplorerState((0,), 0, off, layer=first)
         self.start = self.at_example(start, 0)
 
     def read(self, state: ExplorerState) -> dict[str, Reading]:
         """What every model does in ``state``; of a model that it leaves alone, the last reading."""
-        with self._threads():
+        with self.threads():
             asked, found = self.asked(state), {}
             for name, bench in self.benches.items():
                 off = state.off[name]
@@ -104,43 +116,76 @@ class Session:
                 found[name] = self._last[name][1]
             return found
 
+    def overview(self, state: ExplorerState) -> tuple[list[list[float]] | None, int]:
+        """By layer, what is asked changes by without each head, and how many layers are unknown.
+
+        Of a large model it is ``None`` until :meth:`measure` went through every layer.
+        """
+        asked, bench = self.asked(state), self.benches[self.main]
+        each = (state.tokens, state.position, state.method)
+        with self.threads():
+            unknown = bench.unmeasured(*each, asked)
+            if bench.heads_behind * len(state.tokens) < AT_ONCE:
+                unknown = []
+            if unknown:
+                return None, len(unknown)
+            layers = range(self.n_layers)
+            return [bench.effects(*each, layer, asked) for layer in layers], 0
+
+    def measure(self, state: ExplorerState) -> None:
+        """Measure the heads of one more layer, from the last one down, for :meth:`overview`."""
+        asked, bench = self.asked(state), self.benches[self.main]
+        each = (state.tokens, state.position, state.method)
+        with self.threads():
+            for layer in bench.unmeasured(*each, asked)[-1:]:
+                bench.effects(*each, layer, asked)
+
     def strip(self, state: ExplorerState) -> tuple[int, list[list[float]]] | None:
-        """Of a deep model, a token and what each head writes to its logit, by layer."""
-        if self.n_layers <= DEEP:
+        """Of several layers, a token and what each head writes to its logit, by layer."""
+        if self.n_layers < 2:
             return None
-        with self._threads():
+        with self.threads():
             asked = self.asked(state)
             bench = self.benches[self.main]
             token = asked.token
-            if asked.metric is not None:
+            if not asked.tokens:
                 token = int(bench.intact(state.tokens)[state.position].argmax())
             return token, bench.strip(state.tokens, state.position, token)
 
     def _marked(self, model: HookedTransformer) -> list[tuple[str, Head]]:
-        """Of a deep model, the induction and previous-token heads."""
-        if model.cfg.n_layers <= DEEP:
+        """Heads that attend in a known way, of a model of several layers."""
+        if model.cfg.n_layers < 2:
             return []
-        bos = int(self.examples.tokens[0][0])
-        try:
-            tokens = repeated_random_tokens(model, REPEATED, bos=bos)
-        except GatedInterpError:  # no room for repeats
-            return []
-        with self._threads():
-            table = induction_scores(model, tokens)
-        return [
-            (word, (int(row["layer"]), int(row["head"])))
-            for row in table.to_dict("records")
+        scores: list[dict[str, float]] = []
+        repeats, text = None, self.examples.reference
+        # A model without room for repeats has none.
+        with self.threads(), contextlib.suppress(GatedInterpError):
+            bos = int(self.examples.tokens[0][0])
+            repeats = Batch.of(model, repeated_random_tokens(model, REPEATED, bos=bos))
+            scores = induction_scores(model, repeats.tokens).to_dict("records")
+        text = repeats if text is None else text[:REPEATED]
+        if text is not None:
+            with self.threads():
+                first = _first_token(model, text)
+            scores = scores or [{} for _ in first]
+            scores = [{**row, "first_token": at} for row, at in zip(scores, first, strict=True)]
+        rows = zip(all_heads(model), scores, strict=False)
+        found = [
+            (word, head)
+            for head, row in rows
             for column, word in MARKS.items()
             if row.get(column, 0.0) >= MARKED
         ]
+        gated = self.benches[self.main].gated
+        return found + [("gated", head) for head in all_heads(model) if gated[head[0]]]
 
-    def _threads(self) -> AbstractContextManager[None]:
+    def threads(self) -> AbstractContextManager[None]:
         """One thread for a small model; of a large one, the pieces are large enough to share."""
         return nullcontext() if self._large else one_thread()
 
     def effects(self, state: ExplorerState) -> dict[str, list[float]]:
         """Per model, by how much what is asked changes without each head of the layer alone."""
-        with self._threads():
+        with self.threads():
             asked = self.asked(state)
             return {
                 name: bench.effects(state.tokens, state.position, state.method, state.layer, asked)
@@ -159,7 +204,9 @@ class Session:
         return None
 
     def asked(self, state: ExplorerState) -> Asked:
-        """What is asked at the position: see the class's ``metric``."""
+        """What is asked at the position: the state's question, else see the class's ``metric``."""
+        if state.question is not None:
+            return self._asked(state.question)
         if self.metric is not None:
             return own_metric(self.metric)
         expected, name = self.expected(state), self.vocabulary.name
@@ -205,11 +252,68 @@ class Session:
         """``state`` with another method of ablation."""
         return dataclasses.replace(state, method=_one_of("method", method, self.methods))
 
+    def with_words(self, state: ExplorerState, kind: str, words: str) -> ExplorerState:
+        """``state`` with another question: its kind, and the tokens or positions that it names.
+
+        A token is written as the page shows it, ``·`` for the space before a word.
+        """
+        said = dict(zip(KINDS, (None, *SAID), strict=True))[_one_of("kind", kind, KINDS)]
+        if said is None:
+            return dataclasses.replace(state, question=None)
+        if said == "loss":
+            parts = re.findall(r"\d+", words)
+        elif said == "kl":
+            parts = []
+        elif self.vocabulary.is_text:
+            parts = [str(self._token(word)) for word in words.split()]
+        else:
+            parts = [str(t) for t in self.vocabulary.parse(words, self.longest)]
+        return self.with_question(state, ".".join([said, *parts]))
+
+    def _token(self, word: str) -> int:
+        """The first token of a word, as the page shows it."""
+        tokens = self.vocabulary.parse(word.replace("·", " ").replace("⏎", "\n"), self.longest)
+        behind = len(tokens) > 1 and tokens[0] == getattr(self.vocabulary, "bos", None)
+        return tokens[1 if behind else 0]
+
+    def with_question(self, state: ExplorerState, question: str) -> ExplorerState:
+        """``state`` with another question, as a link says it."""
+        kind, *parts = question.split(".")
+        wanted = {"token": 1, "difference": 2, "kl": 0, "loss": 2}
+        if kind not in wanted or len(parts) != wanted[kind]:
+            raise GatedInterpError("bad-question", last=len(state.tokens) - 1)
+        numbers = [number(part) for part in parts]
+        if kind == "loss":
+            self.benches[self.main].row(state.tokens).require_loss()
+            if not 1 <= numbers[0] <= numbers[1] < len(state.tokens):
+                raise GatedInterpError("bad-question", last=len(state.tokens) - 1)
+        elif max(numbers, default=0) >= self.benches[self.main].model.cfg.d_vocab_out:
+            raise GatedInterpError("link-to-unknown-tokens")
+        return dataclasses.replace(state, question=".".join([kind, *map(str, numbers)]))
+
+    def _asked(self, question: str) -> Asked:
+        """What a state's question asks."""
+        kind, *parts = question.split(".")
+        numbers = [*map(int, parts)]
+        if kind == "kl":
+            return Asked("KL from every head on (nats)", kl=True)
+        if kind == "loss":
+            first, last = numbers
+            return Asked(
+                f"loss at positions {first} to {last} (nats per token)", span=(first, last)
+            )
+        names = [quoted(self.vocabulary.name(token)) for token in numbers]
+        if kind == "token":
+            return Asked(f"log p of {names[0]}", numbers[0], log=True)
+        return Asked(
+            f"logit of {names[0]} minus that of {names[1]}", numbers[0], against=numbers[1]
+        )
+
     def with_layer(self, state: ExplorerState, layer: int) -> ExplorerState:
         """``state`` with another layer's heads shown."""
         if type(layer) is not int or not 0 <= layer < self.n_layers:
             raise GatedInterpError("no-such-layer", layer=layer, last=self.n_layers - 1)
-        return dataclasses.replace(state, layer=layer, opened=None)
+        return dataclasses.replace(state, layer=layer, opened=None, edge=None)
 
     def with_pattern(self, state: ExplorerState, pattern: str) -> ExplorerState:
         """``state`` with another pattern of each head shown."""
@@ -220,10 +324,18 @@ class Session:
     ) -> ExplorerState:
         """``state`` with the pattern of one head enlarged, or of none."""
         if head is None:
-            return dataclasses.replace(state, opened=None)
+            return dataclasses.replace(state, opened=None, edge=None)
         name = self.name(model)
         one = self.head(state, head, name)
         return dataclasses.replace(state, opened=(name, one), layer=one[0])
+
+    def with_edge(self, state: ExplorerState, query: int, key: int) -> ExplorerState:
+        """``state`` with one cell of the enlarged head's pattern taken apart."""
+        if state.opened is None:
+            raise GatedInterpError("no-head-opened")
+        for position in (query, key):
+            self.at_position(state, position)
+        return dataclasses.replace(state, edge=(query, key))
 
     def at_example(self, state: ExplorerState, example: int) -> ExplorerState:
         """``state`` at a numbered example, read where its answer comes; the numbers go round."""
@@ -233,6 +345,7 @@ class Session:
             tokens=self.examples.tokens[row],
             position=self.examples.position[row],
             example=row,
+            **_elsewhere(state),
         )
 
     def at_tokens(self, state: ExplorerState, words: str) -> ExplorerState:
@@ -244,7 +357,8 @@ class Session:
         if isinstance(self.task, SkipTrigramTask):
             last = armed_positions(self.task, tokens)[-1:]
         at = (last or [len(tokens) - 1])[0]
-        return dataclasses.replace(state, tokens=tokens, position=at, example=None)
+        rest = _elsewhere(state)
+        return dataclasses.replace(state, tokens=tokens, position=at, example=None, **rest)
 
     def at_position(self, state: ExplorerState, position: int) -> ExplorerState:
         """``state`` read at another position."""
@@ -270,15 +384,25 @@ class Session:
         state = self.at_position(state, number(said.get("read", str(state.position))))
         state = self.with_method(state, said.get("method", "zero"))
         state = self.with_layer(state, number(said.get("layer", "0")))
+        if "ask" in said:
+            state = self.with_question(state, said["ask"])
         if "pattern" in said:
             state = self.with_pattern(state, said["pattern"])
-        state = dataclasses.replace(state, by_effect=said.get("sort") == "effect")
+        state = dataclasses.replace(
+            state,
+            by_effect=said.get("sort") == "effect",
+            readers=said.get("bars") == "readers",
+            first=said.get("first") != "out",
+        )
         for name in self.benches:
             for head in filter(None, said.get(f"off.{name}", "").split(".")):
                 state = self.with_head(state, head, False, name)
         if "open" in said:
             name, _, head = said["open"].partition(".")
             state = self.with_opened(state, head, name)
+        if "edge" in said:
+            query, _, key = said["edge"].partition(".")
+            state = self.with_edge(state, number(query), number(key))
         return state
 
     def head(self, state: ExplorerState, head: int | HeadLike, model: str) -> Head:
@@ -297,6 +421,25 @@ class Session:
     def head_names(self, heads: frozenset[Head]) -> str:
         """``L0H1, L0H3``."""
         return ", ".join(map(head_name, sorted(heads)))
+
+
+def _elsewhere(state: ExplorerState) -> dict[str, Any]:
+    """What a state leaves behind with its example: all that names positions of it."""
+    question = state.question
+    return {"edge": None, "question": None if (question or "").startswith("loss") else question}
+
+
+def _first_token(model: HookedTransformer, text: Batch) -> list[float]:
+    """How much of each head's attention goes to the first token."""
+    ends = ("hook_pattern", "hook_gated_pattern")
+    _, cache = text.cache(model, lambda name: name.endswith(ends))
+    found: list[float] = []
+    for layer, n in enumerate(head_counts(model)):
+        scores = [0.0] * n
+        with contextlib.suppress(GatedInterpError):  # a layer that attends to nothing
+            scores = text_scores(attention_in(cache, layer, n), text)["first_token"].tolist()
+        found += scores
+    return found
 
 
 def _one_of(what: str, value: Any, allowed: tuple[str, ...]) -> Any:

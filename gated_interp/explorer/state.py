@@ -23,6 +23,11 @@ class ExplorerState:
         pattern: which of the heads' patterns; unless named, attention × gate where there are gates.
         by_effect: whether the heads with the largest effect come first.
         opened: the model and the head whose pattern is enlarged.
+        edge: the query and the key of that head which are taken apart.
+        readers: whether the bars at the text show who reads a token, and not what it reads.
+        first: whether they show the first token.
+        question: what is asked in the place of what the explorer asks by itself: ``token.5``,
+            ``difference.5.7``, ``kl`` or ``loss.3.9``.
     """
 
     tokens: tuple[int, ...]
@@ -34,6 +39,10 @@ class ExplorerState:
     pattern: str | None = None
     by_effect: bool = False
     opened: tuple[str, Head] | None = None
+    edge: tuple[int, int] | None = None
+    readers: bool = False
+    first: bool = True
+    question: str | None = None
 
 
 def link_of(state: ExplorerState) -> str:
@@ -61,6 +70,14 @@ def link_of(state: ExplorerState) -> str:
         said["sort"] = "effect"
     if state.opened is not None:
         said["open"] = f"{state.opened[0]}.{head_name(state.opened[1])}"
+        if state.edge is not None:
+            said["edge"] = "{}.{}".format(*state.edge)
+    if state.question is not None:
+        said["ask"] = state.question
+    if state.readers:
+        said["bars"] = "readers"
+    if not state.first:
+        said["first"] = "out"
     return urlencode(said)
 
 

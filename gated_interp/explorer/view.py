@@ -8,9 +8,12 @@ from typing import Any
 import numpy as np
 
 from gated_interp.core import written
+from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.written import head_name
+from gated_interp.explorer.asked import KINDS, SAID
 from gated_interp.explorer.bench import PATTERNS, Reading
 from gated_interp.explorer.contexts import Contexts
+from gated_interp.explorer.edges import Edges, table_of
 from gated_interp.explorer.session import Session
 from gated_interp.explorer.state import ExplorerState, link_of
 from gated_interp.plots.style import ATTENTION, GATE, SIGNED
@@ -36,6 +39,7 @@ class Viewer:
     def __init__(self, session: Session):
         self.session = session
         self._contexts = {n: Contexts(b, session.examples) for n, b in session.benches.items()}
+        self._edges = {n: Edges(bench) for n, bench in session.benches.items()}
 
     def view(
         self, state: ExplorerState, readings: Mapping[str, Reading], message: str = ""
@@ -87,7 +91,12 @@ class Viewer:
             "range": "or more; the first position is left out of this scale" if of_text else "",
             "ramp": GATE if pattern == "gate" else ATTENTION,
             "by_effect": state.by_effect,
+            "readers": state.readers,
+            "first": state.first,
             "metric": session.asked(state).name,
+            "kinds": list(KINDS),
+            "kind": SAID[state.question.split(".")[0]] if state.question else KINDS[0],
+            "words": self._words(state),
             "columns": [self.shown(t) for t in columns],
             "signed": SIGNED,
             "write_scale": max(b.scale(state.layer).write for b in session.benches.values()),
@@ -100,20 +109,38 @@ class Viewer:
         return found, b"".join(packed)
 
     def _strip(self, state: ExplorerState) -> dict[str, Any] | None:
-        """All heads of a deep model, by layer; ``None`` of another."""
+        """All heads of several layers; ``None`` of a model of one.
+
+        Tiles are effects where they are known, and what heads write directly where they are not.
+        """
         found = self.session.strip(state)
         if found is None:
             return None
         token, values = found
-        off = state.off[self.session.main]
+        effects, left = self.session.overview(state)
+        asked = self.session.asked(state).name
+        said = f"What each head writes directly to the logit of {self.shown(token)} here"
+        key = "blue raises the logit, orange lowers it"
+        if effects is not None:
+            said, values = f"By how much {asked} changes here without each head", effects
+            key = "orange: without the head it falls; blue: it rises"
+        finite = [[_finite(value) for value in layer] for layer in values]
         return {
-            "says": f"What each head writes directly to the logit of {self.shown(token)} here, "
-            "layer by layer. Click a layer to open it.",
-            "values": [[_finite(value) for value in layer] for layer in values],
-            "most": max(abs(value) for layer in values for value in layer) or 1.0,
+            "says": f"{said}, layer by layer. Click a layer to open it.",
+            "key": key,
+            "left": left,
+            "values": finite,
+            "most": max(abs(value or 0.0) for layer in finite for value in layer) or 1.0,
             "marks": [[word, *head] for word, head in self.session.marks],
-            "off": [[*head] for head in sorted(off)],
+            "off": [[*head] for head in sorted(state.off[self.session.main])],
         }
+
+    def _words(self, state: ExplorerState) -> str:
+        """The tokens or positions of a question, as they are typed."""
+        kind, *parts = (state.question or "").split(".")
+        if kind in ("token", "difference"):
+            return " ".join(self.shown(int(part)) for part in parts)
+        return " ".join(parts)
 
     def columns(self, state: ExplorerState, readings: Mapping[str, Reading]) -> list[int]:
         """The tokens whose logits are shown: all, or the asked and the likeliest ones."""
@@ -125,8 +152,7 @@ class Viewer:
         # Of the intact model, so that a switch moves no column.
         likely = bench.intact(state.tokens)[state.position].topk(COLUMNS).indices.tolist()
         predicted = [r.prediction for r in readings.values()]
-        first = [] if asked.metric else [asked.token]
-        return list(dict.fromkeys([*first, *likely, *predicted]))
+        return list(dict.fromkeys([*asked.tokens, *likely, *predicted]))
 
     def shown(self, token: int) -> str:
         """A token as a label: of text with its spaces and line ends made visible."""
@@ -234,7 +260,21 @@ class Viewer:
                 }
                 for place in self._contexts[name].of(layer, head)
             ],
+            "edge": self._edge(state),
         }
+
+    def _edge(self, state: ExplorerState) -> dict[str, Any] | None:
+        """The cell that was clicked, taken apart; or why it cannot be."""
+        if state.opened is None or state.edge is None:
+            return None
+        name, head = state.opened
+        edges, off = self._edges[name], state.off[name]
+        with self.session.threads():
+            found = edges.of(state.tokens, head, state.edge, off, state.method)
+        where = {"query": state.edge[0], "key": state.edge[1], "refused": ""}
+        if isinstance(found, GatedInterpError):
+            return {**where, "refused": str(found)}
+        return {**where, **table_of(found)}
 
     def _around(self, example: int, position: int) -> dict[str, str]:
         tokens = self.session.examples.tokens[example]

@@ -123,6 +123,17 @@ class ExplorerPage:
         found: list[str] = self.page.locator(".gi-facts .gi-value").all_text_contents()
         return found
 
+    def places(self, which: str = "*") -> list[list[float]]:
+        """Where every box that a selector finds stands, and how large it is."""
+        found: list[list[float]] = self.page.evaluate(
+            """(which) => [...document.querySelectorAll(`.gi-explorer ${which}`)].map((node) => {
+              const {x, y, width, height} = node.getBoundingClientRect();
+              return [x, y, width, height];
+            })""",
+            which,
+        )
+        return found
+
     def overflow(self) -> list[str]:
         """What is wider than the window, or than the box that the explorer stands in."""
         found: list[str] = self.page.evaluate(OVERFLOW)

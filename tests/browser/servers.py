@@ -24,7 +24,7 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-READY = 90.0  # seconds a server may take to answer
+READY = 300.0  # seconds a server may take to answer
 
 
 class Tab:
@@ -61,7 +61,9 @@ def free_port() -> int:
 
 
 @contextmanager
-def process(command: list[str], folder: Path, log: Path) -> Iterator["subprocess.Popen[bytes]"]:
+def process(
+    command: list[str], folder: Path, log: Path, threads: int = 1
+) -> Iterator["subprocess.Popen[bytes]"]:
     """A command with Jupyter folders of its own, ended however the block is left."""
     home = folder / "home"
     home.mkdir(exist_ok=True)
@@ -69,7 +71,7 @@ def process(command: list[str], folder: Path, log: Path) -> Iterator["subprocess
         **os.environ,
         "HOME": str(home),
         "PYTHONUNBUFFERED": "1",
-        "OMP_NUM_THREADS": "1",
+        "OMP_NUM_THREADS": str(threads),
         "IPYTHONDIR": str(home / "ipython"),
         **{
             f"JUPYTER_{kind}_DIR": str(home / kind.lower())
@@ -110,7 +112,7 @@ def wait_until_answers(url: str, running: "subprocess.Popen[bytes]", log: Path) 
 
 
 @contextmanager
-def explored(model: str | Path, folder: Path) -> Iterator[str]:
+def explored(model: str | Path, folder: Path, threads: int = 1) -> Iterator[str]:
     """The address of ``gated-interp explore`` of a model; its page may still wait for the model."""
     log, port = folder / "explore.log", free_port()
     command = [
@@ -118,7 +120,7 @@ def explored(model: str | Path, folder: Path) -> Iterator[str]:
         *("--no-browser", "--port", str(port)),
     ]
     address = f"http://127.0.0.1:{port}/"
-    with process(command, folder, log) as running:
+    with process(command, folder, log, threads) as running:
         end = time.monotonic() + READY
         while address not in log.read_text() and running.poll() is None:
             assert time.monotonic() < end, log.read_text()

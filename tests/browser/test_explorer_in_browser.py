@@ -254,22 +254,13 @@ def test_a_pattern_says_its_pair_and_its_places_lead_there(served: str, tab: Tab
 def test_bad_input_moves_nothing(served: str, tab: Tab) -> None:
     tab.page.goto(served)
     page = ExplorerPage(tab.page)
-
-    def places() -> list[list[float]]:
-        found: list[list[float]] = tab.page.evaluate(
-            """() => [...document.querySelectorAll('.gi-explorer *')].map((node) => {
-              const {x, y, width, height} = node.getBoundingClientRect();
-              return [x, y, width, height];
-            })"""
-        )
-        return found
-
-    before = places()
+    boxes = ":not(.gi-message)"
+    before = page.places(boxes)
     page.type_tokens("no " * 400)
     page.expect_message(
         "Write fewer" if "text" in tab.page.locator(".gi-typing").inner_text() else "not"
     )
-    assert places() == before
+    assert page.places(boxes) == before
 
 
 def test_the_picture_of_the_readme_can_be_taken_anew(tmp_path: Path) -> None:
