@@ -98,12 +98,14 @@ def gi_generator(seed):
 
 
 def test_the_study_keeps_rows_and_goes_on(model, tmp_path):
-    said = []
+    said, counted = [], []
     how = {**SMALL, "workers": 1, "say": said.append}
+    how["on_progress"] = lambda done, total: counted.append((done, total))
     first = copying_study(model, tmp_path, [1], methods=["gated"], seeds=1, **how)
     assert first[["method", "seed"]].to_numpy().tolist() == [["gated", 0], ["original", -1]]
     both = copying_study(model, tmp_path, [1], methods=["gated", "ungated"], seeds=1, **how)
     assert len(both) == 3
+    assert counted == [(0, 1), (0, 1), (1, 1), (1, 2), (2, 2)]  # the original is no block
     assert any("are there already" in words for words in said)
     gated, ungated = both.query("method == 'gated'").iloc[0], both.query("method == 'ungated'")
     assert gated["heads"] == 16
@@ -177,4 +179,6 @@ def test_bad_studies_are_refused(model, tmp_path):
         copying_study(gi.load("2H3ST-toy"), tmp_path, [0])
     with refuses("is-negative"):
         gi.fit_gated(model, 1, finetune=-1)
+    with refuses("config-negative"):
+        copying_study(model, tmp_path, [1], finetune=-1)
     assert not any(tmp_path.iterdir())

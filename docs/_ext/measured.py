@@ -63,6 +63,15 @@ def between(values: Iterable[float], write: Callable[[float], str] = count) -> s
     return low if low == high else f"{low} to {high}"
 
 
+def over_seeds(values: pd.Series, write: Callable[[float], str]) -> str:
+    """The mean with its 95% interval over seeds, or the one value."""
+    mean = write(values.mean())
+    if len(values) < 2:
+        return mean
+    low, high = mean_interval(values.to_numpy())
+    return f"{mean} ({write(low)} to {write(high)})"
+
+
 def points(share: float) -> str:
     """A difference of two shares in percentage points."""
     return f"{100 * share:.0f}"
@@ -582,8 +591,8 @@ METHOD_NAMES = {
     "ungated": "ungated block: the same heads, no gates, no penalty",
     "gates alone": "gates and gate penalty, no overlap penalty",
     "overlap alone": "overlap penalty, no gates",
-    "topk": "two heads at a position",
     "random start": "gated block from random weights",
+    "topk copies": "two heads at a position (the method above)",
 }
 
 
@@ -624,7 +633,7 @@ def share_of(row: pd.Series) -> str:
 
 
 def copying_layers() -> pd.DataFrame:
-    """A row per layer: the original beside the range of its blocks."""
+    """A row per layer: the original beside its blocks, with intervals over seeds."""
     originals, blocks = copying_originals(), copying_blocks().groupby("layer")
     rows = pd.DataFrame(
         {
@@ -633,10 +642,10 @@ def copying_layers() -> pd.DataFrame:
             "before": originals["carriers"].map(count),
             "after": blocks["carriers"].agg(between),
             "top2_before": originals.apply(share_of, axis=1),
-            "top2": blocks["top2"].agg(lambda v: between(v, percent)),
-            "necessary2": blocks["necessary2"].agg(lambda v: between(v, percent)),
-            "rise": blocks["rise"].agg(lambda v: between(v, decimals(3))),
-            "kl": blocks["kl_text"].agg(lambda v: between(v, decimals(4))),
+            "top2": blocks["top2"].agg(lambda v: over_seeds(v, percent)),
+            "necessary2": blocks["necessary2"].agg(lambda v: over_seeds(v, percent)),
+            "rise": blocks["rise"].agg(lambda v: over_seeds(v, decimals(3))),
+            "kl": blocks["kl_text"].agg(lambda v: over_seeds(v, decimals(4))),
             "participation_before": originals["participation_copies"],
             "participation": blocks["participation_copies"].agg(lambda v: between(v, decimals(1))),
         }
@@ -657,8 +666,8 @@ def copying_all() -> pd.DataFrame:
 
 
 def copying_controls() -> pd.DataFrame:
-    """A row per method of the first measurement, of the layer that has most of them."""
-    table = judged(read("copying-first.csv"))
+    """A row per kind of block, of the layer that has most of them."""
+    table = copying_rows()
     layer = table.groupby("layer")["method"].nunique().idxmax()
     table = table[table["layer"] == layer]
     rows = []
