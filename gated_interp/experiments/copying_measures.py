@@ -42,8 +42,7 @@ class CopyingConfig(Config):
         steps: Train each block for this many steps of some 1,000 positions.
         finetune: Train for this many further steps on the model's own predictions.
         focus_weight: Weigh the error this much more where the text repeats itself.
-        fvu: Aim for this error of what a layer writes. Lower is more faithful, higher is easier to
-            read.
+        fvu: Aim for this error (FVU): lower is more faithful, higher is easier to read.
         sequences: Capture this many sequences of text and of repeated tokens.
         n_positions: Capture this many tokens of each sequence.
         period: Measure on this many random tokens, that are then repeated once.
