@@ -162,6 +162,23 @@ def test_finetuning_keeps_to_the_k_that_the_training_ended_with(model, monkeypat
     assert seen[-5:] == [2] * 5
 
 
+def test_more_heads_may_write_again_when_finetuning_begins(model, monkeypatch):
+    seen, prepare = [], TopKAttention.prepare
+
+    def recorded(block, *given):
+        prepare(block, *given)
+        seen.append(block.k_now)
+
+    monkeypatch.setattr(TopKAttention, "prepare", recorded)
+    how = {"method": "topk copies", "steps": 2, "finetune": 9, "batch_size": 2, "progress": False}
+    # Of 16 heads, 2 write in the end. Six more do at the start, and none after a third.
+    slower = {"anneal_from": 4 / 70, "anneal_to": 13 / 70}
+    data = RandomRepeats(model.cfg.d_vocab, 24)
+    result = gi.fit_replacement(model, 1, data, finetune_with=slower, **how)
+    assert seen[-9:] == [8, 6, 4, 2, 2, 2, 2, 2, 2]
+    assert result.model.k_now == 2
+
+
 def test_activations_that_are_there_are_used_again(tmp_path):
     (tmp_path / "activations" / "3-12").mkdir(parents=True)
     assert _captured(tmp_path, [12]) == (3, 12)
