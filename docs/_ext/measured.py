@@ -749,6 +749,7 @@ def pretrained() -> dict[str, str]:
     reading = blocks[blocks["layer"].isin(strong.index)]
     same = reading[inputs].idxmax(axis=1) == reading["layer"].map(most)
     apart = earlier.query("method == 'original' and not copying")
+    all_goals = blocks[["few", "faithful", "sparse"]].all(axis=1)
     first = earlier.query("method == 'gated'")
     first = first[first["layer"].isin(shared.index)]
 
@@ -782,7 +783,9 @@ def pretrained() -> dict[str, str]:
         "loss": between(originals["loss_original"], decimals(2)),
         "rise": between(blocks["rise"], decimals(3)),
         "kl": between(blocks["kl_text"], decimals(4)),
-        "all_goals": count(blocks[["few", "faithful", "sparse"]].all(axis=1).sum()),
+        "all_goals": count(all_goals.sum()),
+        "all_goals_interval": "{:.0%} to {:.0%}".format(*wilson(all_goals.sum(), len(blocks))),
+        "all_goals_in": layers(all_goals.groupby(blocks["layer"]).any()),
         "sparse": count(blocks["sparse"].sum()),
         "sequences": between(heads["n"]),
         "off_text": between(originals["kl_off"], decimals(2)),
@@ -791,6 +794,7 @@ def pretrained() -> dict[str, str]:
         "pilot_worth": or_dash(originals["worth"][originals.index == 20], decimals(2)),
         "first_carriers": or_dash(first["carriers"], count),
         "unfaithful": layers(~blocks.groupby("layer")["faithful"].all()),
+        "dense": layers(~blocks.groupby("layer")["sparse"].all()),
         "shared_still": layers(~blocks.groupby("layer")["few"].all()),
         "still_top2": or_dash(blocks.loc[~blocks["few"], "top2"], percent),
         "necessary": or_dash(there["necessary2"], percent),
