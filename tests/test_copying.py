@@ -196,6 +196,8 @@ def test_bad_studies_are_refused(model, tmp_path):
         copying_study(gi.load("2H3ST-toy"), tmp_path, [0])
     with refuses("is-negative"):
         gi.fit_gated(model, 1, finetune=-1)
+    with refuses("finetune-with-nothing"):
+        gi.fit_replacement(model, 1, finetune_with={"anneal_from": 0.1})
     with refuses("config-negative"):
         copying_study(model, tmp_path, [1], finetune=-1)
     assert not any(tmp_path.iterdir())

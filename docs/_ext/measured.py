@@ -784,7 +784,7 @@ def pretrained() -> dict[str, str]:
         "rise": between(blocks["rise"], decimals(3)),
         "kl": between(blocks["kl_text"], decimals(4)),
         "all_goals": count(all_goals.sum()),
-        "all_goals_interval": "{:.0%} to {:.0%}".format(*wilson(all_goals.sum(), len(blocks))),
+        "all_goals_interval": "{:.0%} to {:.0%}".format(*wilson(int(all_goals.sum()), len(blocks))),
         "all_goals_in": layers(all_goals.groupby(blocks["layer"]).any()),
         "sparse": count(blocks["sparse"].sum()),
         "sequences": between(heads["n"]),

@@ -155,6 +155,8 @@ def fit_replacement(
     data = data_for(model, data, attention_mask)
     if finetune < 0:
         raise GatedInterpError("is-negative", name="finetune", value=finetune)
+    if finetune_with and not finetune:
+        raise GatedInterpError("finetune-with-nothing")
     block, config = fit_settings(model, layer, data, method=method, **settings)
     how: dict[str, Any] = {"layer": layer, "data": data, "held_out": held_out}
     how |= {"progress": progress, "tracker": tracker}
