@@ -592,7 +592,8 @@ METHOD_NAMES = {
     "gates alone": "gates and gate penalty, no overlap penalty",
     "overlap alone": "overlap penalty, no gates",
     "random start": "gated block from random weights",
-    "topk copies": "two heads at a position (the method above)",
+    "topk": "two heads at a position",
+    "topk copies": "two heads at a position",
 }
 
 
@@ -666,26 +667,28 @@ def copying_all() -> pd.DataFrame:
 
 
 def copying_controls() -> pd.DataFrame:
-    """A row per kind of block, of the layer that has most of them."""
-    table = copying_rows()
-    layer = table.groupby("layer")["method"].nunique().idxmax()
-    table = table[table["layer"] == layer]
+    """A row per kind of block and training, of the layer that has most kinds."""
+    first, table = judged(read("copying-first.csv")), copying_rows()
+    layer = first.groupby("layer")["method"].nunique().idxmax()
     rows = []
-    for method, name in METHOD_NAMES.items():
-        part = table[table["method"] == method]
-        if len(part):
+    trainings = {"plain": first, "as above": table[table["method"] != "original"]}
+    for training, measured in trainings.items():
+        for method, name in METHOD_NAMES.items():
+            part = measured[(measured["layer"] == layer) & (measured["method"] == method)]
+            if part.empty:
+                continue
+            kept = part["carriers"].notna().all()
             rows.append(
                 {
                     "name": name,
-                    "n": len(part) if method != "original" else "–",
-                    "carriers": between(part["carriers"].dropna())
-                    if part["carriers"].any()
-                    else None,
-                    "top2": between(part["top2"].dropna(), percent) if part["top2"].any() else None,
-                    "participation": between(part["participation_copies"], decimals(1)),
+                    "training": "–" if method == "original" else training,
+                    "n": "–" if method == "original" else len(part),
+                    "carriers": between(part["carriers"]) if kept else None,
+                    "top2": over_seeds(part["top2"], percent) if kept else None,
+                    "participation": over_seeds(part["participation_copies"], decimals(1)),
                     "gates": between(part["gates_per_pair"], decimals(1)),
-                    "rise": between(part["rise"], decimals(3)),
-                    "kl": between(part["kl_text"], decimals(4)),
+                    "rise": over_seeds(part["rise"], decimals(3)),
+                    "kl": over_seeds(part["kl_text"], decimals(4)),
                 }
             )
     return pd.DataFrame(rows)
