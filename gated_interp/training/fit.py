@@ -1,6 +1,7 @@
 """One call that trains a stand-in for any model's attention, with settings that suit any model."""
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,7 @@ def fit_replacement(
     progress: bool = True,
     tracker: Tracker | None = None,
     finetune: int = 0,
+    finetune_with: Mapping[str, Any] | None = None,
     **settings: Any,
 ) -> TrainResult[Replacement]:
     """Train a replacement of any kind as :func:`fit_gated` trains a gated block.
@@ -138,6 +140,9 @@ def fit_replacement(
             these runs the model. The idea is that of end-to-end training (Braun et al., 2024) and
             of Karvonen (2025, arXiv 2503.17272), who fine-tunes briefly at the end. Its state is
             kept beside ``checkpoint`` as ``CHECKPOINT.finetune``.
+        finetune_with: fields of :class:`TrainConfig` for these steps, instead of theirs.
+            ``anneal_from`` and ``anneal_to`` let more heads of a TopK block write again when they
+            begin.
         **settings: as for ``fit_gated``, its ``heads``, ``fvu``, ``steps`` and ``seed`` among them.
 
     Examples:
@@ -150,6 +155,8 @@ def fit_replacement(
     data = data_for(model, data, attention_mask)
     if finetune < 0:
         raise GatedInterpError("is-negative", name="finetune", value=finetune)
+    if finetune_with and not finetune:
+        raise GatedInterpError("finetune-with-nothing")
     block, config = fit_settings(model, layer, data, method=method, **settings)
     how: dict[str, Any] = {"layer": layer, "data": data, "held_out": held_out}
     how |= {"progress": progress, "tracker": tracker}
@@ -157,7 +164,7 @@ def fit_replacement(
     if not finetune:
         return result
     last = result.history.iloc[-1]
-    further = config.finetuned(finetune, float(last["factor"]))
+    further = config.finetuned(finetune, float(last["factor"])).replace(**finetune_with or {})
     state = None if checkpoint is None else Path(f"{checkpoint}.finetune")
     begun = state if state is not None and state.is_file() else None
     second = train_gated(model, result.model, further, checkpoint=state, resume=begun, **how)

@@ -178,7 +178,7 @@ class Imitate:
         }
         # Each process draws noise of its own; the first draws what one by itself would.
         others = (self.group.rank,) if self.group.rank else ()
-        done = 1.0 if c.annealed else step / c.steps
+        done = c.anneal_from + (c.anneal_to - c.anneal_from) * (step / c.steps)
         self.block.prepare(done, derive(c.seed, Stream.GATE_NOISE, step, *others))
 
     def loss(self, batch: Batch) -> Float[Tensor, ""]:

@@ -211,7 +211,8 @@ def why_not_in_config(config: TrainConfig) -> str | None:
         return "it reads no predictions"
     if config.overlap_unit != "variance" or (config.sink_weight, config.focus_weight) != (None, 1):
         return "it measures overlap and error alike at every position"
-    if config.unit_scales or config.factor_start is not None or config.annealed:
+    annealed = (config.anneal_from, config.anneal_to) != (0, 1)
+    if config.unit_scales or config.factor_start is not None or annealed:
         return "its blocks start at random, in the scales of their layers"
     if config.evaluate_every:
         return "it measures nothing on held-out sequences"
