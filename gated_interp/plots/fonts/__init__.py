@@ -53,6 +53,16 @@ def outlines(characters: Iterable[str]) -> dict[str, dict[str, str]]:
     return found
 
 
+def has(character: str) -> bool:
+    """Whether the font can write ``character``."""
+    return ord(character) in _advances("normal")
+
+
+def path_of(weight: str) -> str:
+    """The file of the font in ``weight``."""
+    return str(files(__name__) / WEIGHTS[weight])
+
+
 def font_face(characters: Iterable[str] = ()) -> str:
     """CSS rules that bring along a subset of the font, as data.
 
