@@ -6,6 +6,8 @@ them, one sentence each. Outlined texts and real ones are measured alike.
 
 from typing import Any
 
+from gated_interp.plots.paper import Drawing
+
 # Of a text: its words, kind (the class plotly gives it) and box. Of a panel: the box of its data
 # area. Of a legend: the box outside which plotly clips it.
 MEASURE = """(root) => {
@@ -48,6 +50,17 @@ def measure_svg(page: Any, svg: bytes | str) -> dict[str, Any]:
     words = svg.decode("utf-8") if isinstance(svg, bytes) else svg
     page.set_content(f"<!DOCTYPE html><body style='margin: 0'>{words}</body>")
     return page.evaluate(f"() => ({MEASURE})(document.body)")
+
+
+def measure(drawing: Drawing) -> dict[str, Any]:
+    """The boxes of a figure as it is drawn on paper."""
+    texts = [{"said": t.words, "kind": t.kind, "box": list(t.box)} for t in drawing.texts]
+    return {
+        "size": [drawing.width, drawing.height],
+        "texts": texts,
+        "panels": [list(panel) for panel in drawing.panels],
+        "legends": [list(drawing.legend)] if drawing.legend else [],
+    }
 
 
 def faults(seen: dict[str, Any], slack: float = 1.0) -> list[str]:

@@ -1,5 +1,6 @@
 """The lines, ticks and words around a panel."""
 
+import itertools
 from collections.abc import Iterator
 
 from gated_interp.plots.fonts import text_width
@@ -34,6 +35,13 @@ def around(x: Scale, y: Scale, frame: Frame) -> Iterator[Item]:
         spec, across = scale.spec, scale is x
         if spec.get("visible") is False:
             continue
+        out = spec["ticklen"] if spec.get("ticks") == "outside" else 0
+        places = scale.ticks()
+        for at, _ in places if out else ():
+            points = (
+                ((at, bottom), (at, bottom + out)) if across else ((left, at), (left - out, at))
+            )
+            yield line(*points, stroke=spec.get("tickcolor", spec["linecolor"]), width=1)
         look = {"stroke": spec["linecolor"], "width": spec["linewidth"]}
         if spec.get("showline"):
             near = ((left, bottom), (right, bottom)) if across else ((left, top), (left, bottom))
@@ -41,11 +49,6 @@ def around(x: Scale, y: Scale, frame: Frame) -> Iterator[Item]:
             yield line(*near, **look)
             if spec.get("mirror"):
                 yield line(*far, **look)
-        out = spec["ticklen"] if spec.get("ticks") == "outside" else 0
-        places = scale.ticks()
-        for at, _ in places if out else ():
-            points = ((at, bottom), (at, bottom + out)) if across else ((left, at), (left - out, at))
-            yield line(*points, stroke=spec.get("tickcolor", spec["linecolor"]), width=1)
         labels: list[Text] = []
         if spec.get("showticklabels", True):
             labels = list(_labels(scale, across, places, left - out, bottom + out))
@@ -66,13 +69,13 @@ def _labels(
                              valign="middle", kind="tick")  # fmt: skip
         return
     angle = spec.get("tickangle")
-    pitch = min((abs(b - a) for (a, _), (b, _) in zip(places, places[1:], strict=False)),
+    pitch = min((abs(b - a) for (a, _), (b, _) in itertools.pairwise(places)),
                 default=float("inf"))  # fmt: skip
     if angle is None and scale.kind == "category":
         places = [(at, broken(words, pitch - APART, size)) for at, words in places]
     for at, words in places:
         if angle in (None, 0):
-            yield from block(words, at, bottom + 1, size, color, anchor="center", valign="top",
+            yield from block(words, at, bottom + 2, size, color, anchor="center", valign="top",
                              kind="tick")  # fmt: skip
         else:
             yield from block(words, at, bottom + BESIDE, size, color, anchor="right",

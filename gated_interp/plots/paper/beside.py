@@ -18,10 +18,10 @@ from gated_interp.plots.paper.items import (
     rectangle,
 )
 from gated_interp.plots.paper.patterns import hatched
-from gated_interp.plots.paper.scales import Scale, round_numbers
+from gated_interp.plots.paper.scales import Extent, Scale, round_numbers
 from gated_interp.plots.paper.spec import Spec
 from gated_interp.plots.paper.traces import marks_look
-from gated_interp.plots.paper.words import block, lines, number, number
+from gated_interp.plots.paper.words import block, lines, number
 
 # The legend, in px: a sample's width, from it to the name, a row, and what an entry needs beside
 # its name, as `layout.legend_rows` counts it.
@@ -34,8 +34,12 @@ class Where:
     def __init__(self, paper: Frame, scales: Mapping[str, Scale]):
         self.paper, self.scales = paper, scales
 
-    def at(self, ref: str | None, value: Any, across: bool) -> float:
-        """The px of ``value``."""
+    def at(self, ref: str | None, value: Any, across: bool, *, powers: bool = False) -> float:
+        """The px of ``value``.
+
+        Args:
+            powers: values on a logarithmic axis are exponents, as those of notes are.
+        """
         if ref in (None, "paper"):
             start, end = self.paper[0 if across else 3], self.paper[2 if across else 1]
             return float(start + value * (end - start))
@@ -44,7 +48,18 @@ class Where:
             start, end = scale.pixels
             return float(start + value * (end - start))
         # A word names a category, a number its place.
-        return float(scale.at([value])[0] if isinstance(value, str) else scale.place(value))
+        named = isinstance(value, str) or (scale.kind == "log" and not powers)
+        return float(scale.at([value])[0] if named else scale.place(value))
+
+
+def reached(layout: Spec, name: str) -> list[Extent]:
+    """What shapes span on an axis."""
+    return [
+        Extent([shape[f"{name[0]}{end}"]])
+        for shape in layout.get("shapes", ())
+        for end in "01"
+        if shape.get(f"{name[0]}ref") == name
+    ]
 
 
 def shapes(layout: Spec, where: Where, *, below: bool) -> Iterator[Item]:
@@ -67,16 +82,17 @@ def notes(layout: Spec, where: Where) -> Iterator[Item]:
     """Annotations."""
     for note in layout.get("annotations", ()):
         look = {**layout["font"], **note.get("font", {})}
-        x = where.at(note.get("xref"), note["x"], True)
-        y = where.at(note.get("yref"), note["y"], False)
+        x = where.at(note.get("xref"), note["x"], True, powers=True)
+        y = where.at(note.get("yref"), note["y"], False, powers=True)
         inner = note.get("borderpad", 1)
         anchor, valign = note.get("xanchor", "center"), note.get("yanchor", "middle")
+        kind = "note" if note.get("xref") == "paper" else "cell"
         found = block(note["text"], x, y, look["size"], look["color"], anchor=anchor,
-                      valign=valign, kind="cell" if note.get("xref") != "paper" else "note")  # fmt: skip
+                      valign=valign, kind=kind)  # fmt: skip
         if note.get("bgcolor") and found:
             boxes = np.array([text.box for text in found])
             low, high = boxes[:, :2].min(0) - inner, boxes[:, 2:].max(0) + inner
-            yield rectangle((*low, *high), fill=note["bgcolor"])  # type: ignore[arg-type]
+            yield rectangle((*low, *high), fill=note["bgcolor"])
         yield from found
 
 
@@ -91,11 +107,12 @@ def color_bars(layout: Spec, where: Where) -> Iterator[Item]:
         ramp = np.linspace(high, low, 256)[:, None]
         yield Cells(scaled(ramp, axis["colorscale"], low, high), frame)
         yield rectangle(frame, stroke=bar["outlinecolor"], width=bar["outlinewidth"])
+        font = {**layout["font"], **bar.get("tickfont", {})}
         if bar.get("tickvals") is not None:
             marks = [(v, number(v, bar.get("tickformat") or ".6g")) for v in bar["tickvals"]]
         else:
-            marks = round_numbers(low, high, bar.get("nticks", 5), bar)
-        font = {**layout["font"], **bar.get("tickfont", {})}
+            most = min(bar.get("nticks", 5), max(2, bar["len"] / (1.6 * font["size"])))
+            marks = round_numbers(low, high, most, bar)
         right = frame[2]
         for value, words in marks:
             y = bottom - (value - low) / ((high - low) or 1) * bar["len"]
@@ -107,8 +124,8 @@ def color_bars(layout: Spec, where: Where) -> Iterator[Item]:
         title = bar.get("title", {})
         if title.get("text"):
             font = {**layout["font"], **title.get("font", {})}
-            yield from block(title["text"], right + 5, middle, font["size"], font["color"],
-                             anchor="center", valign="bottom", angle=-90, kind="title")  # fmt: skip
+            yield from block(title["text"], right + 3, middle, font["size"], font["color"],
+                             anchor="center", valign="top", angle=90, kind="title")  # fmt: skip
 
 
 def legend(

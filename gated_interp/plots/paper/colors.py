@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 
-NAMED = {"white": "#FFFFFF", "black": "#000000", "red": "#FF0000"}
 # A cell darker than this carries white words.
 DARK = 0.55
 LIGHT_INK, DARK_INK = "#FFFFFF", "#222222"
@@ -18,7 +17,12 @@ def rgba(color: str) -> tuple[float, float, float, float]:
         >>> rgba("#FF0000"), rgba("rgba(0, 255, 0, 0.5)")
         ((1.0, 0.0, 0.0, 1.0), (0.0, 1.0, 0.0, 0.5))
     """
-    color = NAMED.get(color, color)
+    if color == "white":
+        color = "#FFFFFF"
+    if color.isalpha():
+        from matplotlib.colors import CSS4_COLORS
+
+        color = CSS4_COLORS[color.lower()]
     if color.startswith("#"):
         r, g, b = (int(color[i : i + 2], 16) / 255 for i in (1, 3, 5))
         return r, g, b, 1.0
@@ -34,6 +38,17 @@ def scaled(values: np.ndarray, scale: Any, low: float, high: float) -> np.ndarra
     found = np.stack([np.interp(at, stops, parts[:, i]) for i in range(4)], axis=-1)
     found[~np.isfinite(values)] = (1, 1, 1, 0)
     return found
+
+
+def mixed(over: str, under: str, share: float) -> str:
+    """A colour of which ``share`` is ``over``, and the rest ``under``.
+
+    Examples:
+        >>> mixed("#FFFFFF", "#000000", 0.5)
+        '#808080'
+    """
+    parts = share * np.array(rgba(over)[:3]) + (1 - share) * np.array(rgba(under)[:3])
+    return "#" + "".join(f"{round(255 * float(c)):02X}" for c in parts)
 
 
 def ink_on(color: np.ndarray) -> str:

@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 
 from gated_interp.plots.paper import axes, beside
 from gated_interp.plots.paper.items import Drawing, Frame, Item, rectangle
-from gated_interp.plots.paper.scales import Extent, Scale, scale_of
+from gated_interp.plots.paper.scales import Extent, scale_of
 from gated_interp.plots.paper.spec import Spec, merged, read
 from gated_interp.plots.paper.traces import LAYERS, Bars, drawn, extents, frame_of
 
@@ -27,15 +27,16 @@ def composed(fig: go.Figure | Mapping[str, Any]) -> Drawing:
         (648, ['0', '0.00', '0.5'])
     """
     layout, specs, traces = read(fig.to_dict() if isinstance(fig, go.Figure) else fig)
-    _fonts(layout, specs)
+    for name, spec in specs.items():
+        specs[name] = merged(_looks(name, layout, traces), spec)
     _colors(layout, traces)
     margin = layout["margin"]
     width, height = layout["width"], layout["height"]
     paper = margin["l"], margin["t"], width - margin["r"], height - margin["b"]
     pairs = _pairs(specs)
-    panels: list[tuple[Scale, Scale, list[Spec], Bars]] = []
     bars = {pair: Bars(_of(traces, pair), layout) for pair in pairs}
-    spans = {name: _extents(name, specs, traces, bars) for name in specs}
+    spans = {name: _extents(name, specs, traces, bars) + beside.reached(layout, name)
+             for name in specs}  # fmt: skip
     scales = {name: scale_of(name, spec, _pixels(name, spec, paper), spans[name])
               for name, spec in specs.items()}  # fmt: skip
     panels = [(scales[x], scales[y], _of(traces, (x, y)), bars[x, y]) for x, y in pairs]
@@ -96,12 +97,16 @@ def _pixels(name: str, spec: Spec, paper: Frame) -> tuple[float, float]:
     return low, high
 
 
-def _fonts(layout: Spec, specs: dict[str, Spec]) -> None:
-    """Every axis gets the fonts of its words."""
+def _looks(name: str, layout: Spec, traces: Sequence[Spec]) -> Spec:
+    """What an axis is by itself: its fonts, and a grid unless bars or cells stand on its ticks."""
     plain = {"size": layout["font"]["size"], "color": layout["font"]["color"]}
-    for name, spec in specs.items():
-        fonts = {"tickfont": plain, "title": {"font": plain}}
-        specs[name] = merged(fonts, spec)
+    mine = [trace for trace in traces if trace[f"{name[0]}axis"] == name]
+    grid = not any(
+        trace["type"] == "heatmap"
+        or (trace["type"] == "bar" and (trace.get("orientation") == "h") == (name[0] == "y"))
+        for trace in mine
+    )
+    return {"tickfont": plain, "title": {"font": plain}, "showgrid": grid}
 
 
 def _colors(layout: Spec, traces: Sequence[Spec]) -> None:

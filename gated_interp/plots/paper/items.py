@@ -16,6 +16,7 @@ Frame = tuple[float, float, float, float]
 Anchor = Literal["left", "center", "right"]
 # Of a line of text, in its size: above the baseline, below it, and from one line to the next.
 ASCENT, DESCENT, PITCH = 0.73, 0.21, 1.3
+HANGING = frozenset("gjpqyQ,;()[]{}_|/$@")
 DASHES: dict[str, tuple[float, ...]] = {"solid": (), "dot": (2, 2), "dash": (5, 4)}
 
 
@@ -69,9 +70,10 @@ class Text:
 
     @property
     def box(self) -> Frame:
-        """From the top of capitals to the foot of a g."""
+        """From the top of capitals to the baseline, or to the foot of a g where there is one."""
         before, after = self.start, self.start + self.width
-        up, down = ASCENT * self.size, DESCENT * self.size
+        up = ASCENT * self.size
+        down = DESCENT * self.size if HANGING & set(self.words) else 0.0
         if self.angle == 90:
             return self.x - up, self.y - after, self.x + down, self.y - before
         if self.angle == -90:

@@ -5,6 +5,7 @@ painted under its defaults, at px that are known, in the package's font.
 """
 
 import io
+import logging
 import re
 import threading
 import warnings
@@ -29,8 +30,10 @@ SYMBOLS: dict[str, tuple[Any, float]] = {
 }  # fmt: skip
 PX_PER_INCH, POINTS = 96.0, 0.75
 MISSING = "\N{WHITE SQUARE}"
-_SETTINGS = {"svg.fonttype": "path", "svg.hashsalt": "gated-interp", "pdf.fonttype": 42,
-             "text.hinting": "none", "text.hinting_factor": 1, "text.kerning_factor": 0}  # fmt: skip
+_SETTINGS: dict[str, Any] = {
+    "svg.fonttype": "path", "svg.hashsalt": "gated-interp", "pdf.fonttype": 42,
+    "text.hinting": "none", "text.hinting_factor": 1, "text.kerning_factor": 0,
+}  # fmt: skip
 _ONE_AT_A_TIME = threading.RLock()
 
 
@@ -41,20 +44,25 @@ def painted(drawing: Drawing, kind: str, scale: float | int = 3) -> bytes:
         kind: ``svg`` (letters as outlines), ``pdf`` (letters as text, with their font), ``png``.
         scale: PNG pixels per px; grids of colours in the others have as many.
     """
-    from matplotlib.figure import Figure
-
     out = io.BytesIO()
     with _own_settings():
+        from matplotlib.figure import Figure
+
         size = drawing.width / PX_PER_INCH, drawing.height / PX_PER_INCH
         canvas = Figure(figsize=size, dpi=PX_PER_INCH, facecolor=drawing.ground)
         painter = _Painter(canvas, drawing.height)
         for item in drawing.items:
             painter.add(item)
-        metadata: dict[str, Any] = {"svg": {"Date": None, "Creator": None, "Title": drawing.title},
-                                    "pdf": {"CreationDate": None, "Title": drawing.title},
-                                    "png": {"Software": None}}[kind]  # fmt: skip
+        metadata = _about(kind, drawing.title)
         canvas.savefig(out, format=kind, dpi=PX_PER_INCH * scale, metadata=metadata)
     return _described(out.getvalue()) if kind == "svg" else out.getvalue()
+
+
+def _about(kind: str, title: str) -> dict[str, Any]:
+    """What a file says of itself: its title, and no time, which would differ each time."""
+    if kind == "svg":
+        return {"Date": None, "Creator": None, "Title": title}
+    return {"CreationDate": None, "Title": title} if kind == "pdf" else {"Software": None}
 
 
 class _Painter:
@@ -86,16 +94,14 @@ class _Painter:
         from matplotlib.path import Path as Curve
 
         path = Curve(*_path(item.points, item.fill is not None))
-        stroke = (*rgba(item.stroke)[:3], rgba(item.stroke)[3] * item.opacity) if item.stroke else "none"
-        fill = (*rgba(item.fill)[:3], rgba(item.fill)[3] * item.opacity) if item.fill else "none"
         dash = DASHES[item.dash]
         unit = max(item.width, 1.0) * POINTS
         self._put(
             PathPatch(
                 path,
                 transform=self.place,
-                facecolor=fill,
-                edgecolor=stroke,
+                facecolor=_faint(item.fill, item.opacity),
+                edgecolor=_faint(item.stroke, item.opacity),
                 linewidth=item.width * POINTS if item.stroke else 0,
                 linestyle=(0, tuple(d * unit for d in dash)) if dash else "solid",
                 capstyle="butt",
@@ -132,7 +138,7 @@ class _Painter:
         left, top, right, bottom = item.frame
         box = TransformedBbox(Bbox.from_extents(left, bottom, right, top), self.place)
         smooth = item.colors.shape[0] == 256 and item.colors.shape[1] == 1
-        image = BboxImage(box, interpolation="bilinear" if smooth else "nearest", origin="upper")
+        image = BboxImage(box, interpolation="bilinear" if smooth else "nearest", origin="lower")
         image.set_data(np.round(item.colors * 255).astype(np.uint8))
         self._put(image)
 
@@ -159,6 +165,13 @@ class _Painter:
                     )
                 )
                 along += type(run)(words, run.bold, run.color).width(item.size)
+
+
+def _faint(color: str | None, opacity: float) -> Any:
+    if color is None:
+        return "none"
+    r, g, b, a = rgba(color)
+    return r, g, b, a * opacity
 
 
 def _path(points: np.ndarray, closed: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -220,10 +233,17 @@ def _font(file: str, points: float) -> Any:
 @contextmanager
 def _own_settings() -> Iterator[None]:
     """Matplotlib as it comes, for as long as this takes; its backend is not touched."""
-    import matplotlib
-
+    # Of caches and fonts that it looks for, which we do not need, it would say something.
+    log = logging.getLogger("matplotlib")
     with _ONE_AT_A_TIME, warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        level = log.level
+        log.setLevel(logging.ERROR)
+        try:
+            import matplotlib
+            import matplotlib.font_manager
+        finally:
+            log.setLevel(level)
         own = {k: v for k, v in matplotlib.rcParamsDefault.items() if "backend" not in k}
         with matplotlib.rc_context({**own, **_SETTINGS}):
             yield

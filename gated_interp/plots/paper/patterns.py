@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from gated_interp.plots.paper.colors import mixed
 from gated_interp.plots.paper.items import Frame, Item, Marks, Outline, rectangle
 
 # The directions of the lines of each pattern.
@@ -23,7 +24,8 @@ def hatched(
     if not shape:
         return
     ink = pattern.get("fgcolor") or ("#FFFFFF" if over else color)
-    faint = opacity * pattern.get("fgopacity", 1)
+    if ground and pattern.get("fgopacity", 1) < 1:
+        ink = mixed(ink, ground, pattern["fgopacity"])
     size, solidity = float(pattern.get("size", 8)), float(pattern.get("solidity", 0.3))
     within = _common(frame, clip)
     if shape == ".":
@@ -36,8 +38,9 @@ def hatched(
     for direction in LINES[shape]:
         points = np.array(list(_lines(frame, direction, size)))
         if len(points):
-            width = size * solidity
-            yield Outline(points, stroke=ink, width=width, opacity=faint, clip=within)
+            # Where lines cross, each takes its share of the ground.
+            share = 1 - np.sqrt(1 - solidity) if len(LINES[shape]) > 1 else solidity
+            yield Outline(points, stroke=ink, width=size * share, opacity=opacity, clip=within)
 
 
 def _lines(frame: Frame, direction: str, size: float) -> Iterator[tuple[float, float]]:

@@ -1,6 +1,7 @@
 """From values on an axis to px, and where its ticks stand."""
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -12,7 +13,7 @@ from gated_interp.plots.paper.spec import Spec
 from gated_interp.plots.paper.words import number, plain
 
 # Px between automatic ticks, of an axis that does not say how many: across and down.
-SPACED = {"x": 70.0, "y": 45.0}
+SPACED = {"x": 70.0, "y": 30.0}
 # The share of the data's range that stays free beside marks and lines.
 FREE = 0.06
 
@@ -101,9 +102,7 @@ def round_numbers(low: float, high: float, most: float, spec: Spec) -> list[tupl
     return [(i * step, _said(i * step, spec, step)) for i in range(first, last + 1)]
 
 
-def scale_of(
-    name: str, spec: Spec, pixels: tuple[float, float], seen: Sequence["Extent"]
-) -> Scale:
+def scale_of(name: str, spec: Spec, pixels: tuple[float, float], seen: Sequence["Extent"]) -> Scale:
     """The axis ``name`` over what is drawn on it."""
     names = _categories(spec, seen)
     kind = spec.get("type") or ("category" if names else "linear")
@@ -116,7 +115,7 @@ def scale_of(
     else:
         low, high = _around(kind, names, seen, spec)
     if low == high:
-        low, high = low - 1, high + 1
+        low, high = (0.0, 1.0) if low == 0 else (low - abs(low) / 2, high + abs(high) / 2)
     return Scale(name, spec, kind, (low, high), pixels, names)
 
 
@@ -199,5 +198,5 @@ def _touch(spec: Spec, places: Sequence[tuple[float, str]]) -> bool:
     size = spec["tickfont"]["size"]
     return any(
         abs(b - a) < (text_width(v, size) + text_width(w, size)) / 2 + 5
-        for (a, v), (b, w) in zip(places, places[1:], strict=False)
+        for (a, v), (b, w) in itertools.pairwise(places)
     )

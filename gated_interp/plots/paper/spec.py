@@ -76,7 +76,7 @@ BASE: Spec = {
 }  # fmt: skip
 AXIS: Spec = {"domain": [0, 1], "ticks": "", "ticklen": 5, "linewidth": 1, "linecolor": "#444444",
               "gridcolor": "#EEEEEE", "zerolinecolor": "#444444", "zerolinewidth": 1,
-              "showgrid": True, "title": {"standoff": 8}}  # fmt: skip
+              "title": {"standoff": 8}}  # fmt: skip
 
 
 def read(fig: Mapping[str, Any]) -> tuple[Spec, dict[str, Spec], list[Spec]]:
@@ -112,6 +112,10 @@ def _trace(given: Mapping[str, Any], looks: Mapping[str, Any]) -> Spec:
     _known(f"a trace of type {kind}", TRACES.get(kind), given)
     if kind == "heatmap" and "coloraxis" not in given:
         raise GatedInterpError("figure-not-on-paper", what="a heat map without a colour axis")
+    varied = [k for k in ("color", "size", "symbol", "opacity") if kind == "scatter"
+              and not isinstance(given.get("marker", {}).get(k, 0), str | int | float)]  # fmt: skip
+    if varied:
+        raise GatedInterpError("figure-not-on-paper", what=f"marks that differ in {varied[0]}")
     values = {key: _values(value) for key, value in given.items()}
     kept = {k: v for k, v in (looks.get(kind) or [{}])[0].items() if k in TRACES[kind]}
     return merged(kept, {"type": kind, "xaxis": "x", "yaxis": "y", **values})

@@ -85,9 +85,7 @@ class Bars:
         return float(np.diff(np.sort(np.array(list(found), dtype=float))).min())
 
 
-def drawn(
-    trace: Spec, x: Scale, y: Scale, bars: Bars, layout: Mapping[str, Any]
-) -> Iterator[Item]:
+def drawn(trace: Spec, x: Scale, y: Scale, bars: Bars, layout: Mapping[str, Any]) -> Iterator[Item]:
     """What is painted of ``trace``."""
     clip = frame_of(x, y)
     if trace["type"] == "heatmap":
@@ -188,8 +186,9 @@ def marks_look(marker: Mapping[str, Any]) -> dict[str, Any]:
         return {"symbol": symbol[:-5], "size": marker.get("size", 6), "fill": "none",
                 "stroke": color, "width": edge.get("width") or 1.0}  # fmt: skip
     thin = symbol in ("cross-thin", "line-ew")
+    stroke = edge.get("color", color if thin else None)
     return {"symbol": symbol, "size": marker.get("size", 6), "fill": "none" if thin else color,
-            "stroke": edge.get("color", color if thin else None), "width": edge.get("width", 0)}  # fmt: skip
+            "stroke": stroke, "width": edge.get("width", 0)}  # fmt: skip
 
 
 def _whiskers(
