@@ -8,6 +8,7 @@ from gated_interp.plots.paper.items import ASCENT, PITCH, Frame, Item, Text, lin
 from gated_interp.plots.paper.scales import Scale
 from gated_interp.plots.paper.spec import Spec
 from gated_interp.plots.paper.words import block
+from gated_interp.plots.style import Number
 
 # Px between a tick and its label, and between two labels.
 BESIDE, APART = 3.0, 3.0
@@ -59,7 +60,7 @@ def around(x: Scale, y: Scale, frame: Frame) -> Iterator[Item]:
 
 
 def _labels(
-    scale: Scale, across: bool, places: list[tuple[float, str]], left: float, bottom: float
+    scale: Scale, across: bool, places: list[tuple[Number, str]], left: Number, bottom: Number
 ) -> Iterator[Text]:
     spec = scale.spec
     size, color = spec["tickfont"]["size"], spec["tickfont"]["color"]
@@ -82,7 +83,7 @@ def _labels(
                              valign="middle", angle=90, kind="tick")  # fmt: skip
 
 
-def broken(words: str, pixels: float, size: float) -> str:
+def broken(words: str, pixels: Number, size: Number) -> str:
     """``words`` on as many lines as it takes to stay within ``pixels``.
 
     Examples:
@@ -100,7 +101,7 @@ def broken(words: str, pixels: float, size: float) -> str:
 
 
 def _title(
-    spec: Spec, across: bool, labels: list[Text], frame: Frame, out: float
+    spec: Spec, across: bool, labels: list[Text], frame: Frame, out: Number
 ) -> Iterator[Text]:
     title = spec["title"]
     size, color = title["font"]["size"], title["font"]["color"]

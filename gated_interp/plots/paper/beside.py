@@ -22,6 +22,7 @@ from gated_interp.plots.paper.scales import Extent, Scale, round_numbers
 from gated_interp.plots.paper.spec import Spec
 from gated_interp.plots.paper.traces import marks_look
 from gated_interp.plots.paper.words import block, lines, number
+from gated_interp.plots.style import Number
 
 # The legend, in px: a sample's width, from it to the name, a row, and what an entry needs beside
 # its name, as `layout.legend_rows` counts it.
@@ -172,7 +173,7 @@ def _named(traces: Sequence[Spec], layout: Spec) -> list[Spec]:
     return shown[::-1] if stacked else shown
 
 
-def _sample(trace: Spec, x: float, y: float) -> Iterator[Item]:
+def _sample(trace: Spec, x: Number, y: Number) -> Iterator[Item]:
     marker = trace.get("marker", {})
     if trace["type"] == "bar":
         box = (x + SAMPLE / 2 - 6, y - 6, x + SAMPLE / 2 + 6, y + 6)

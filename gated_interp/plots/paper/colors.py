@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from gated_interp.plots.style import Number
+
 # A cell darker than this carries white words.
 DARK = 0.55
 LIGHT_INK, DARK_INK = "#FFFFFF", "#222222"
@@ -30,7 +32,7 @@ def rgba(color: str) -> tuple[float, float, float, float]:
     return parts[0] / 255, parts[1] / 255, parts[2] / 255, parts[3] if len(parts) > 3 else 1.0
 
 
-def scaled(values: np.ndarray, scale: Any, low: float, high: float) -> np.ndarray:
+def scaled(values: np.ndarray, scale: Any, low: Number, high: Number) -> np.ndarray:
     """The colours of ``values`` on ``scale``, ``[..., 4]``; where there is no value, nothing."""
     stops = np.array([float(at) for at, _ in scale])
     parts = np.array([rgba(color) for _, color in scale])
@@ -40,7 +42,7 @@ def scaled(values: np.ndarray, scale: Any, low: float, high: float) -> np.ndarra
     return found
 
 
-def mixed(over: str, under: str, share: float) -> str:
+def mixed(over: str, under: str, share: Number) -> str:
     """A colour of which ``share`` is ``over``, and the rest ``under``.
 
     Examples:

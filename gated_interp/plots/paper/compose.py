@@ -10,6 +10,7 @@ from gated_interp.plots.paper.items import Drawing, Frame, Item, rectangle
 from gated_interp.plots.paper.scales import Extent, scale_of
 from gated_interp.plots.paper.spec import Spec, merged, read
 from gated_interp.plots.paper.traces import LAYERS, Bars, drawn, extents, frame_of
+from gated_interp.plots.style import Number
 
 
 def composed(fig: go.Figure | Mapping[str, Any]) -> Drawing:
@@ -91,7 +92,7 @@ def _extents(
     return found
 
 
-def _pixels(name: str, spec: Spec, paper: Frame) -> tuple[float, float]:
+def _pixels(name: str, spec: Spec, paper: Frame) -> tuple[Number, Number]:
     start, end = (paper[0], paper[2]) if name[0] == "x" else (paper[3], paper[1])
     low, high = (start + share * (end - start) for share in spec["domain"])
     return low, high

@@ -10,14 +10,15 @@ from typing import Literal
 import numpy as np
 
 from gated_interp.plots.fonts import text_width
+from gated_interp.plots.style import Number
 
 # Left, top, right, bottom.
-Frame = tuple[float, float, float, float]
+Frame = tuple[Number, Number, Number, Number]
 Anchor = Literal["left", "center", "right"]
 # Of a line of text, in its size: above the baseline, below it, and from one line to the next.
 ASCENT, DESCENT, PITCH = 0.73, 0.21, 1.3
 HANGING = frozenset("gjpqyQ,;()[]{}_|/$@")
-DASHES: dict[str, tuple[float, ...]] = {"solid": (), "dot": (2, 2), "dash": (5, 4)}
+DASHES: dict[str, tuple[Number, ...]] = {"solid": (), "dot": (2, 2), "dash": (5, 4)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Run:
     bold: bool
     color: str
 
-    def width(self, size: float) -> float:
+    def width(self, size: Number) -> float:
         """Px across."""
         # The words are plain here, and markup is not counted where widths are.
         plain = self.words.replace("&", "&amp;")
@@ -46,9 +47,9 @@ class Text:
     """
 
     runs: tuple[Run, ...]
-    x: float
-    y: float
-    size: float
+    x: Number
+    y: Number
+    size: Number
     anchor: Anchor = "left"
     angle: int = 0
     kind: str = "note"
@@ -92,10 +93,10 @@ class Outline:
 
     points: np.ndarray
     stroke: str | None = None
-    width: float = 1.0
+    width: Number = 1.0
     dash: str = "solid"
     fill: str | None = None
-    opacity: float = 1.0
+    opacity: Number = 1.0
     clip: Frame | None = None
 
 
@@ -110,10 +111,10 @@ class Marks:
 
     points: np.ndarray
     symbol: str
-    size: float
+    size: Number
     fill: str
     stroke: str | None = None
-    width: float = 0.0
+    width: Number = 0.0
     clip: Frame | None = None
 
 
@@ -144,8 +145,8 @@ class Drawing:
         title: what it says, in plain words.
     """
 
-    width: float
-    height: float
+    width: Number
+    height: Number
     ground: str
     items: Sequence[Item]
     panels: Sequence[Frame]
@@ -158,7 +159,7 @@ class Drawing:
         return [item for item in self.items if isinstance(item, Text)]
 
 
-def line(*points: tuple[float, float], **look: object) -> Outline:
+def line(*points: tuple[Number, Number], **look: object) -> Outline:
     """A line through ``points``."""
     return Outline(np.array(points, dtype=float), **look)  # type: ignore[arg-type]
 

@@ -21,6 +21,7 @@ import numpy as np
 from gated_interp.plots.fonts import has, path_of
 from gated_interp.plots.paper.colors import rgba
 from gated_interp.plots.paper.items import DASHES, Cells, Drawing, Frame, Item, Marks, Outline, Text
+from gated_interp.plots.style import Number
 
 # Plotly's signs, as matplotlib calls them, and how much larger than a circle they are drawn there.
 SYMBOLS: dict[str, tuple[Any, float]] = {
@@ -37,7 +38,7 @@ _SETTINGS: dict[str, Any] = {
 _ONE_AT_A_TIME = threading.RLock()
 
 
-def painted(drawing: Drawing, kind: str, scale: float | int = 3) -> bytes:
+def painted(drawing: Drawing, kind: str, scale: Number = 3) -> bytes:
     """The picture, the same bytes each time.
 
     Args:
@@ -66,7 +67,7 @@ def _about(kind: str, title: str) -> dict[str, Any]:
 
 
 class _Painter:
-    def __init__(self, canvas: Any, height: float):
+    def __init__(self, canvas: Any, height: Number):
         from matplotlib.transforms import Affine2D
 
         self.canvas = canvas
@@ -167,7 +168,7 @@ class _Painter:
                 along += type(run)(words, run.bold, run.color).width(item.size)
 
 
-def _faint(color: str | None, opacity: float) -> Any:
+def _faint(color: str | None, opacity: Number) -> Any:
     if color is None:
         return "none"
     r, g, b, a = rgba(color)
@@ -224,7 +225,7 @@ def _others() -> frozenset[str]:
 
 
 @cache
-def _font(file: str, points: float) -> Any:
+def _font(file: str, points: Number) -> Any:
     from matplotlib.font_manager import FontProperties
 
     return FontProperties(fname=file, size=points)

@@ -7,13 +7,14 @@ import numpy as np
 
 from gated_interp.plots.paper.colors import mixed
 from gated_interp.plots.paper.items import Frame, Item, Marks, Outline, rectangle
+from gated_interp.plots.style import Number
 
 # The directions of the lines of each pattern.
 LINES = {"/": ["/"], "\\": ["\\"], "x": ["/", "\\"], "-": ["-"], "|": ["|"], "+": ["-", "|"]}
 
 
 def hatched(
-    frame: Frame, color: str, pattern: Mapping[str, Any], opacity: float, clip: Frame
+    frame: Frame, color: str, pattern: Mapping[str, Any], opacity: Number, clip: Frame
 ) -> Iterator[Item]:
     """A filled rectangle with its pattern."""
     shape = pattern.get("shape") or ""
@@ -43,7 +44,7 @@ def hatched(
             yield Outline(points, stroke=ink, width=size * share, opacity=opacity, clip=within)
 
 
-def _lines(frame: Frame, direction: str, size: float) -> Iterator[tuple[float, float]]:
+def _lines(frame: Frame, direction: str, size: Number) -> Iterator[tuple[Number, Number]]:
     left, top, right, bottom = frame
     nothing = (np.nan, np.nan)
     if direction == "-":
@@ -61,7 +62,7 @@ def _lines(frame: Frame, direction: str, size: float) -> Iterator[tuple[float, f
             yield from (*ends, nothing)
 
 
-def _steps(low: float, high: float, size: float) -> np.ndarray:
+def _steps(low: Number, high: Number, size: Number) -> np.ndarray:
     """Multiples of ``size``, so that the patterns of neighbours run on."""
     return np.arange(np.ceil(low / size), np.floor(high / size) + 1) * size
 

@@ -11,6 +11,7 @@ import numpy as np
 from gated_interp.plots.fonts import text_width
 from gated_interp.plots.paper.spec import Spec
 from gated_interp.plots.paper.words import number, plain
+from gated_interp.plots.style import Number
 
 # Px between automatic ticks, of an axis that does not say how many: across and down.
 SPACED = {"x": 70.0, "y": 30.0}
@@ -33,8 +34,8 @@ class Scale:
     name: str
     spec: Spec
     kind: str
-    ends: tuple[float, float]
-    pixels: tuple[float, float]
+    ends: tuple[Number, Number]
+    pixels: tuple[Number, Number]
     names: tuple[str, ...] = ()
 
     def numbers(self, values: Any) -> np.ndarray:
@@ -51,12 +52,12 @@ class Scale:
         found = start + (np.asarray(numbers, dtype=float) - low) / (high - low) * (end - start)
         return np.asarray(found)
 
-    def inside(self, pixel: float) -> bool:
+    def inside(self, pixel: Number) -> bool:
         """Whether a px is on the axis."""
         low, high = sorted(self.pixels)
         return low - 0.5 <= pixel <= high + 0.5
 
-    def ticks(self) -> list[tuple[float, str]]:
+    def ticks(self) -> list[tuple[Number, str]]:
         """Px and label of each tick."""
         marks = self._marks()
         places = [(float(self.place(m)), words) for m, words in marks]
@@ -66,7 +67,7 @@ class Scale:
             places = places[::2]
         return places
 
-    def _marks(self) -> list[tuple[float, str]]:
+    def _marks(self) -> list[tuple[Number, str]]:
         spec, alias = self.spec, self.spec.get("labelalias") or {}
         given = spec.get("tickvals")
         if given is not None:
@@ -87,7 +88,7 @@ class Scale:
         return [(v, str(alias.get(w, w))) for v, w in round_numbers(low, high, most, spec)]
 
 
-def round_numbers(low: float, high: float, most: float, spec: Spec) -> list[tuple[float, str]]:
+def round_numbers(low: Number, high: Number, most: Number, spec: Spec) -> list[tuple[Number, str]]:
     """At most about ``most`` round numbers from ``low`` to ``high``, and how they are written.
 
     Examples:
@@ -102,7 +103,9 @@ def round_numbers(low: float, high: float, most: float, spec: Spec) -> list[tupl
     return [(i * step, _said(i * step, spec, step)) for i in range(first, last + 1)]
 
 
-def scale_of(name: str, spec: Spec, pixels: tuple[float, float], seen: Sequence["Extent"]) -> Scale:
+def scale_of(
+    name: str, spec: Spec, pixels: tuple[Number, Number], seen: Sequence["Extent"]
+) -> Scale:
     """The axis ``name`` over what is drawn on it."""
     names = _categories(spec, seen)
     kind = spec.get("type") or ("category" if names else "linear")
@@ -133,12 +136,12 @@ class Extent:
     values: Any
     tight: bool = False
     grounded: bool = False
-    margin: float = 0.0
+    margin: Number = 0.0
 
 
 def _around(
     kind: str, names: tuple[str, ...], seen: Sequence[Extent], spec: Spec
-) -> tuple[float, float]:
+) -> tuple[Number, Number]:
     if kind == "category":
         return -0.5, len(names) - 0.5
     low, high, free = math.inf, -math.inf, True
@@ -186,7 +189,7 @@ def _listed(values: Any) -> Iterable[Any]:
     return values.tolist() if isinstance(values, np.ndarray) else values
 
 
-def _said(value: float, spec: Spec, step: float) -> str:
+def _said(value: Number, spec: Spec, step: Number) -> str:
     if spec.get("tickformat"):
         return number(value, spec["tickformat"])
     if not step:

@@ -102,6 +102,14 @@ def read(fig: Mapping[str, Any]) -> tuple[Spec, dict[str, Spec], list[Spec]]:
         )
         for name in sorted(used)
     }
+    # Those in use alone: a template may have others, which say little.
+    scales = {trace["coloraxis"] for trace in traces if trace["type"] == "heatmap"}
+    for name in [key for key in layout if key.startswith("coloraxis")]:
+        if name not in scales:
+            del layout[name]
+        elif missing := {"colorscale", "cmin", "cmax", "colorbar"} - set(layout[name]):
+            what = f"a colour axis without {min(missing)}"
+            raise GatedInterpError("figure-not-on-paper", what=what)
     if any(note.get("showarrow", True) for note in layout.get("annotations", ())):
         raise GatedInterpError("figure-not-on-paper", what="an annotation with an arrow")
     return layout, axes, traces
@@ -118,7 +126,13 @@ def _trace(given: Mapping[str, Any], looks: Mapping[str, Any]) -> Spec:
         raise GatedInterpError("figure-not-on-paper", what=f"marks that differ in {varied[0]}")
     values = {key: _values(value) for key, value in given.items()}
     kept = {k: v for k, v in (looks.get(kind) or [{}])[0].items() if k in TRACES[kind]}
-    return merged(kept, {"type": kind, "xaxis": "x", "yaxis": "y", **values})
+    trace = merged(kept, {"type": kind, "xaxis": "x", "yaxis": "y", **values})
+    for key in ("error_x", "error_y"):
+        error = trace.pop(key, {})
+        if "array" in error:
+            plain = {"arrayminus": error["array"], "thickness": 2, "color": "#444444"}
+            trace[key] = plain | error
+    return trace
 
 
 def merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> Spec:

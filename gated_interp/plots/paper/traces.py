@@ -11,6 +11,7 @@ from gated_interp.plots.paper.patterns import hatched
 from gated_interp.plots.paper.scales import Extent, Scale
 from gated_interp.plots.paper.spec import Spec
 from gated_interp.plots.paper.words import block, filled
+from gated_interp.plots.style import Number
 
 # Below each other in this order, whatever the order of the traces.
 LAYERS = ("heatmap", "bar", "scatter")
@@ -47,7 +48,7 @@ class Bars:
         self.gap = float(layout.get("bargap", 0.2))
         self.group_gap = float(layout.get("bargroupgap", 0))
         self._ends: dict[int, tuple[np.ndarray, np.ndarray]] = {}
-        below: dict[Any, float] = {}
+        below: dict[Any, Number] = {}
         for trace in self.traces:
             value = _lengths(trace)
             base = np.asarray(trace.get("base", 0.0), dtype=float) + 0 * value
@@ -197,7 +198,7 @@ def _whiskers(
 ) -> Iterator[Item]:  # fmt: skip
     if not error:
         return
-    found: list[tuple[float, float]] = []
+    found: list[tuple[Number, Number]] = []
     nothing = (np.nan, np.nan)
     cap = error.get("width", 4)
     low_end = scale.pixels[0]

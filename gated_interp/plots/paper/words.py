@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from gated_interp.plots.paper.items import ASCENT, DESCENT, PITCH, Anchor, Run, Text
+from gated_interp.plots.style import Number
 
 TAG = re.compile(r"(<br\s*/?>|</?b>|<span style=\"color:[^\"]+\">|</span>)")
 FILLED = re.compile(r"%\{(\w+)(?::([^}]*))?\}")
@@ -38,7 +39,7 @@ def lines(words: str, color: str) -> list[tuple[Run, ...]]:
 
 
 def block(
-    words: str, x: float, y: float, size: float, color: str, *, anchor: Anchor = "left",
+    words: str, x: Number, y: Number, size: Number, color: str, *, anchor: Anchor = "left",
     valign: str = "bottom", angle: int = 0, kind: str = "note",
 ) -> list[Text]:  # fmt: skip
     """Lines of text whose ``anchor`` and ``valign`` stand at (x, y); turned by ``angle``."""
@@ -59,7 +60,7 @@ def block(
     return found
 
 
-def number(value: float, form: str) -> str:
+def number(value: Number, form: str) -> str:
     """``value`` in the format ``form`` (as Python and d3 both read it), with a true minus sign.
 
     Examples:
@@ -71,7 +72,7 @@ def number(value: float, form: str) -> str:
     return said[1:] if said.startswith(MINUS) and not re.search("[1-9]", said) else said
 
 
-def plain(value: float, step: float, thousands: bool = True) -> str:
+def plain(value: Number, step: Number, thousands: bool = True) -> str:
     """A tick's number, with as many decimals as the ``step`` between ticks needs.
 
     Examples:
