@@ -36,6 +36,7 @@ _SETTINGS: dict[str, Any] = {
     "text.hinting": "none", "text.hinting_factor": 1, "text.kerning_factor": 0,
 }  # fmt: skip
 _ONE_AT_A_TIME = threading.RLock()
+_SHORTER = re.compile(r"-?\d+\.\d{3,}")
 
 
 def painted(drawing: Drawing, kind: str, scale: Number = 3) -> bytes:
@@ -258,4 +259,13 @@ def _described(image: bytes) -> bytes:
         lambda m: f'<g class="text" aria-label="{escape(m[1])}" ',
         svg,
     )
-    return found.encode("utf-8")
+    # A hundredth of a point is finer than any printer; long names and blanks say nothing.
+    found = re.sub(r"(?<= d=\")[^\"]+", lambda m: _SHORTER.sub(_rounded, m[0]), found)
+    for long, short in (("LiberationSans-Bold-", "b"), ("LiberationSans-", "n")):
+        found = found.replace(long, short)
+    found = re.sub(r"\n\s*(?=[MLQCZz\d-])", " ", found)
+    return re.sub(r"\n\s+", "\n", found).encode("utf-8")
+
+
+def _rounded(match: re.Match[str]) -> str:
+    return f"{float(match[0]):.2f}".rstrip("0").rstrip(".")

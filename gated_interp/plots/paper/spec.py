@@ -104,10 +104,11 @@ def read(fig: Mapping[str, Any]) -> tuple[Spec, dict[str, Spec], list[Spec]]:
     }
     # Those in use alone: a template may have others, which say little.
     scales = {trace["coloraxis"] for trace in traces if trace["type"] == "heatmap"}
-    for name in [key for key in layout if key.startswith("coloraxis")]:
-        if name not in scales:
-            del layout[name]
-        elif missing := {"colorscale", "cmin", "cmax", "colorbar"} - set(layout[name]):
+    for name in [key for key in layout if key.startswith("coloraxis") and key not in scales]:
+        del layout[name]
+    for name in scales:
+        missing = {"colorscale", "cmin", "cmax", "colorbar"} - set(layout.get(name, {}))
+        if missing:
             what = f"a colour axis without {min(missing)}"
             raise GatedInterpError("figure-not-on-paper", what=what)
     if any(note.get("showarrow", True) for note in layout.get("annotations", ())):
