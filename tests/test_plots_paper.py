@@ -153,15 +153,21 @@ def test_axis_numbers_have_one_precision_and_a_true_minus() -> None:
     ("fig", "what"),
     [
         (figure(go.Pie(values=[1])), "a trace of type pie"),
-        (figure(go.Scatter(x=[1], y=[1], line={"shape": "spline"})), "shape of a trace of type scatter, line"),
+        (
+            figure(go.Scatter(x=[1], y=[1], line={"shape": "spline"})),
+            "shape of a trace of type scatter, line",
+        ),
         (figure(go.Scatter(x=[1], y=[1], marker={"size": [1]})), "marks that differ in size"),
         (figure(go.Heatmap(z=[[1]])), "a heat map without a colour axis"),
         (figure(go.Heatmap(z=[[1]], coloraxis="coloraxis")), "a colour axis without cmax"),
-        (figure(go.Bar(y=[1]), annotations=[{"text": "a", "x": 0, "y": 0}]), "an annotation with an arrow"),
+        (
+            figure(go.Bar(y=[1]), annotations=[{"text": "a", "x": 0, "y": 0}]),
+            "an annotation with an arrow",
+        ),
         (figure(go.Bar(y=[1]), polar={"bgcolor": "red"}), "polar"),
         (figure(go.Bar(y=[1]), xaxis={"rangeslider": {"visible": True}}), "rangeslider of xaxis"),
     ],
-)  # fmt: skip
+)
 def test_what_is_not_known_is_refused(fig: go.Figure, what: str) -> None:
     with refuses("figure-not-on-paper", what=what):
         composed(fig)

@@ -8,6 +8,7 @@ refused, never left out.
 
 from gated_interp.plots.paper.compose import composed
 from gated_interp.plots.paper.items import Drawing, Text
-from gated_interp.plots.paper.paint import lacking, painted
+from gated_interp.plots.paper.letters import lacking
+from gated_interp.plots.paper.paint import painted
 
 __all__ = ["Drawing", "Text", "composed", "lacking", "painted"]

@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Iterator
 
 from gated_interp.plots.fonts import text_width
-from gated_interp.plots.paper.items import ASCENT, PITCH, Frame, Item, Text, line
+from gated_interp.plots.paper.items import Frame, Item, Text, line
 from gated_interp.plots.paper.scales import Scale
 from gated_interp.plots.paper.spec import Spec
 from gated_interp.plots.paper.words import block
@@ -114,6 +114,3 @@ def _title(
     edge = min([t.box[0] for t in labels], default=frame[0] - out)
     yield from block(title["text"], edge - title["standoff"], (frame[1] + frame[3]) / 2, size,
                      color, anchor="center", valign="bottom", angle=90, kind="title")  # fmt: skip
-
-
-__all__ = ["ASCENT", "PITCH", "around", "behind", "broken"]

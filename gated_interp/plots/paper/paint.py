@@ -11,16 +11,14 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
 from html import escape
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from gated_interp.plots.fonts import has, path_of
 from gated_interp.plots.paper.colors import rgba
 from gated_interp.plots.paper.items import DASHES, Cells, Drawing, Frame, Item, Marks, Outline, Text
+from gated_interp.plots.paper.letters import font, in_fonts
 from gated_interp.plots.style import Number
 
 # Plotly's signs, as matplotlib calls them, and how much larger than a circle they are drawn there.
@@ -30,7 +28,6 @@ SYMBOLS: dict[str, tuple[Any, float]] = {
     "star": ("*", 1.5), "hexagon": ("h", 1.15), "cross-thin": ("+", 1.4), "line-ew": ("_", 1.4),
 }  # fmt: skip
 PX_PER_INCH, POINTS = 96.0, 0.75
-MISSING = "\N{WHITE SQUARE}"
 _SETTINGS: dict[str, Any] = {
     "svg.fonttype": "path", "svg.hashsalt": "gated-interp", "pdf.fonttype": 42,
     "text.hinting": "none", "text.hinting_factor": 1, "text.kerning_factor": 0,
@@ -149,7 +146,7 @@ class _Painter:
 
         along = item.start
         for run in item.runs:
-            for words, file in _in_fonts(run.words, run.bold):
+            for words, file in in_fonts(run.words, run.bold):
                 dx, dy = {0: (along, 0.0), 90: (0.0, -along), -90: (0.0, along)}[item.angle]
                 self._put(
                     Words(
@@ -158,7 +155,7 @@ class _Painter:
                         words,
                         transform=self.place,
                         color=rgba(run.color),
-                        fontproperties=_font(file, item.size * POINTS),
+                        fontproperties=font(file, item.size * POINTS),
                         ha="left",
                         va="baseline",
                         rotation=item.angle % 360,
@@ -189,47 +186,6 @@ def _path(points: np.ndarray, closed: bool) -> tuple[np.ndarray, np.ndarray]:
         kept = np.insert(kept, ends + 1, kept[ends], axis=0)
         codes = np.insert(codes, ends + 1, Curve.CLOSEPOLY)
     return kept, codes
-
-
-def lacking(drawing: Drawing) -> list[str]:
-    """The characters that no font which travels with us or with matplotlib has, in order."""
-    words = {c for text in drawing.texts for c in text.words}
-    return sorted(c for c in words if not has(c) and c not in _others() and not c.isspace())
-
-
-def _in_fonts(words: str, bold: bool) -> Iterator[tuple[str, str]]:
-    """Parts of ``words`` with the file of their font: ours, else DejaVu; else an empty box."""
-    part, file = "", ""
-    for c in words:
-        shown = c if has(c) or c in _others() else MISSING
-        mine = path_of("bold" if bold else "normal") if has(shown) else _dejavu()
-        if part and mine != file:
-            yield part, file
-            part = ""
-        part, file = part + shown, mine
-    if part:
-        yield part, file
-
-
-@cache
-def _dejavu() -> str:
-    import matplotlib
-
-    return str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf")
-
-
-@cache
-def _others() -> frozenset[str]:
-    from fontTools.ttLib import TTFont
-
-    return frozenset(map(chr, TTFont(_dejavu(), lazy=True).getBestCmap()))
-
-
-@cache
-def _font(file: str, points: Number) -> Any:
-    from matplotlib.font_manager import FontProperties
-
-    return FontProperties(fname=file, size=points)
 
 
 @contextmanager

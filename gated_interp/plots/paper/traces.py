@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from gated_interp.plots.paper.colors import ink_on, rgba, scaled
+from gated_interp.plots.paper.colors import ink_on, scaled
 from gated_interp.plots.paper.items import Cells, Frame, Item, Marks, Outline, line, rectangle
 from gated_interp.plots.paper.patterns import hatched
 from gated_interp.plots.paper.scales import Extent, Scale
@@ -241,6 +241,3 @@ def _or_numbers(given: Any, trace: Spec) -> Any:
 
 def _listed(values: Any) -> list[Any]:
     return values.tolist() if isinstance(values, np.ndarray) else list(values)
-
-
-__all__ = ["LAYERS", "Bars", "drawn", "extents", "frame_of", "marks_look", "rgba"]

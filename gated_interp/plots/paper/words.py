@@ -79,8 +79,9 @@ def plain(value: Number, step: Number, thousands: bool = True) -> str:
         >>> plain(0.30000000000000004, 0.1, True), plain(12000, 2000), plain(-2e-6, 1e-6)
         ('0.3', '12k', '−2e−6')
     """
-    if thousands and step >= 1000 and abs(value) >= 1000:
-        return number(value / 1000, ".6g") + "k"
+    for size, sign in ((1e6, "M"), (1e3, "k")) if thousands else ():
+        if step >= size:
+            return number(value / size, ".6g") + sign if value else "0"
     if 0 < step < 1e-4:
         return re.sub(r"e−0*", "e−", number(value, ".3g"))
     # By its digits: 0.25 has two, though it is nearer to 0.1 than to 0.01.
