@@ -1,10 +1,12 @@
-"""Whether a drawn figure can be read: what a browser says about the boxes of its texts.
+"""Whether a drawn figure can be read: the boxes of its texts, on paper and in a browser.
 
-``measure`` puts an SVG, or takes a page, and returns boxes; ``faults`` says what is wrong with
-them, one sentence each. Outlined texts and real ones are measured alike.
+``measure`` and, in a browser, ``MEASURE`` return boxes; ``faults`` says what is wrong with them,
+one sentence each.
 """
 
 from typing import Any
+
+from gated_interp.plots.paper import Drawing
 
 # Of a text: its words, kind (the class plotly gives it) and box. Of a panel: the box of its data
 # area. Of a legend: the box outside which plotly clips it.
@@ -14,18 +16,17 @@ MEASURE = """(root) => {
   const [x0, y0] = [frame.left, frame.top];
   const box = (r) => [r.left - x0, r.top - y0, r.right - x0, r.bottom - y0];
   const texts = [];
-  for (const t of root.querySelectorAll("svg text, svg g.text")) {
-    const said = (t.getAttribute("aria-label") || t.textContent).replace(/\\u200b/g, "").trim();
+  for (const t of root.querySelectorAll("svg text")) {
+    const said = t.textContent.replace(/\\u200b/g, "").trim();
     const r = t.getBoundingClientRect();
     const hidden = t.closest(".hoverlayer, .infolayer .modebar, defs")
       || getComputedStyle(t).opacity === "0" || getComputedStyle(t).visibility === "hidden";
     if (!said || hidden || !r.width) continue;
     const b = box(r);
-    if (t.tagName === "text") { // the em box: a fifth above and below holds no ink
-      const spare = 0.2 * Math.min(parseFloat(getComputedStyle(t).fontSize), r.width, r.height);
-      if (r.height > r.width && said.length > 2) { b[0] += spare; b[2] -= spare; }
-      else { b[1] += spare; b[3] -= spare; }
-    }
+    // The em box: a fifth above and below holds no ink.
+    const spare = 0.2 * Math.min(parseFloat(getComputedStyle(t).fontSize), r.width, r.height);
+    if (r.height > r.width && said.length > 2) { b[0] += spare; b[2] -= spare; }
+    else { b[1] += spare; b[3] -= spare; }
     const holder = t.closest("[class]:not(.text):not(text)");
     const kind = `${t.getAttribute("class") || ""} ${holder ? holder.getAttribute("class") : ""}`;
     texts.push({said, kind, box: b});
@@ -43,18 +44,22 @@ MEASURE = """(root) => {
 Box = list[float]
 
 
-def measure_svg(page: Any, svg: bytes | str) -> dict[str, Any]:
-    """The boxes of an SVG, shown alone on an empty page."""
-    words = svg.decode("utf-8") if isinstance(svg, bytes) else svg
-    page.set_content(f"<!DOCTYPE html><body style='margin: 0'>{words}</body>")
-    return page.evaluate(f"() => ({MEASURE})(document.body)")
+def measure(drawing: Drawing) -> dict[str, Any]:
+    """The boxes of a figure as it is drawn on paper."""
+    texts = [{"said": t.words, "kind": t.kind, "box": list(t.box)} for t in drawing.texts]
+    return {
+        "size": [drawing.width, drawing.height],
+        "texts": texts,
+        "panels": [list(panel) for panel in drawing.panels],
+        "legends": [list(drawing.legend)] if drawing.legend else [],
+    }
 
 
 def faults(seen: dict[str, Any], slack: float = 1.0) -> list[str]:
     """What is wrong with the layout: a sentence each, none where all is well.
 
     Args:
-        seen: of :func:`measure_svg`.
+        seen: of :func:`measure`.
         slack: px that texts may reach over an edge, as round letters do.
     """
     found = []

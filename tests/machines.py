@@ -5,7 +5,7 @@ elsewhere. These settings take instructions away; none adds those that the proce
 with AVX-512 "native" uses them and "avx2" is a machine without, on one with AVX2 both are the same.
 Natively with one thread is how `make test` runs them.
 
-The bare machine has no browser to draw with, no home to write to, no language and no terminal; all
+The bare machine has no home to write to, no language and no terminal; all
 quick tests run on it.
 """
 
@@ -32,7 +32,6 @@ FILES = [
 ]
 TESTS = ["-m", "pytest", "-q", *FILES, "-m", "numeric and not slow", "--show-closeness"]
 BARE = {
-    "BROWSER_PATH": "/nowhere",
     "HOME": "/nowhere",
     "LC_ALL": "C",
     "CI": "",

@@ -81,8 +81,8 @@ def _kinds(output: Any) -> set[str]:
         return {"error"}
     found = set(output.data) - {"text/plain"}
     if WIDGET in found:
-        return {WIDGET}  # with a picture or, where no browser draws one, without
-    # Saved with a PNG; where no browser draws one, run without it.
+        return {WIDGET}
+    # Saved with a PNG alone.
     return {"picture" if kind in PICTURES else kind for kind in found} or {"text"}
 
 

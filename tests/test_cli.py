@@ -74,7 +74,7 @@ def test_a_verdict_brings_nothing_heavy_but_transformer_lens():
         "from gated_interp.cli import run\n"
         "run(['verdict', '2H3ST-gated', '--json'])\n"
         "mine = {m.split('.')[0] for m in set(sys.modules) - before}\n"
-        "print(sorted(mine & {'plotly', 'kaleido', 'joblib', 'scipy', 'tqdm',"
+        "print(sorted(mine & {'plotly', 'matplotlib', 'joblib', 'scipy', 'tqdm',"
         " 'IPython', 'ipywidgets', 'dask', 'pyarrow'}))"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

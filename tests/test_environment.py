@@ -1,4 +1,4 @@
-"""Commands where something is missing or set oddly: a home, docstrings, a browser."""
+"""Commands where something is missing or set oddly: a home, docstrings."""
 
 import os
 import signal
@@ -41,19 +41,17 @@ def ended(command, *args, **environment):
     return found.stdout + found.stderr
 
 
-@pytest.mark.parametrize("browser", ["/nowhere", None])
 @pytest.mark.slow
-def test_a_user_without_a_home(browser, tmp_path):
-    chosen = {} if browser is None else {"BROWSER_PATH": browser}
+def test_a_user_without_a_home(tmp_path):
     text = tmp_path / "text.txt"
     text.write_text("a line like many others, no more\n" * 300)
     out = tmp_path / "m.safetensors"
     nobody = [sys.executable, "-c", NOBODY]
     ended(nobody, "train-lm", text, "--vocab", 262, "--steps", 1, "--context", 8, "--d-model", 8,
-          "--heads", 2, "--out", out, **chosen)  # fmt: skip
-    ended(nobody, "info", out, **chosen)
-    ended(nobody, "report", "2H3ST-toy", "--sequences", 9, "--out", tmp_path / "r.html", **chosen)
-    ended(nobody, "figures", "--help", **chosen)
+          "--heads", 2, "--out", out)  # fmt: skip
+    ended(nobody, "info", out)
+    ended(nobody, "report", "2H3ST-toy", "--sequences", 9, "--out", tmp_path / "r.html")
+    ended(nobody, "figures", "--help")
 
 
 @pytest.fixture

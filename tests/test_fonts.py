@@ -23,11 +23,10 @@ def test_widths_are_those_of_arial() -> None:
     assert fonts.text_width("\u65e5", 2048) == 1706
 
 
-def test_outlines_have_the_box_of_the_glyph() -> None:
-    found = fonts.outlines("L \u65e5")
-    assert found["normal"] == {"L": "M168 0V1409H359V156H1071V0Z", " ": ""}
-    assert set(found["bold"]) == {"L", " "}
-    assert found["bold"]["L"] != found["normal"]["L"]
+def test_the_font_knows_what_it_can_write() -> None:
+    assert all(map(fonts.has, "A→−Ω…"))
+    assert not fonts.has("\u65e5")
+    assert fonts.path_of("bold").endswith("LiberationSans-Bold.ttf")
 
 
 def test_a_page_gets_a_subset_under_another_name() -> None:

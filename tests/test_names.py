@@ -261,7 +261,7 @@ def test_heads_say_their_layer_where_none_is_named() -> None:
 
 def drawing() -> set[str]:
     functions = {n for n in gi.plots.__all__ if inspect.isfunction(getattr(gi.plots, n))}
-    return functions - {"save_figure", "save_figures", "browser_found"}
+    return functions - {"save_figure", "save_figures"}
 
 
 def test_what_draws_says_that_it_returns_a_figure() -> None:

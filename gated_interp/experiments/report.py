@@ -45,8 +45,7 @@ def report(
     what each head does, circuits, ablations, and what made it.
 
     Of a model with blocks spliced in, the original stands beside them. The page opens from disk,
-    asks nobody for anything, and holds every number it shows as CSV. Its figures are pictures,
-    drawn by a Chrome or Chromium; where there is none, the page draws them itself.
+    asks nobody for anything, and holds every number it shows as CSV. Its figures are pictures.
 
     Args:
         model: a model, a checkpoint, or the name of one that comes with the package.
@@ -109,7 +108,7 @@ def report(
     on_progress(len(TOPICS), len(TOPICS) + 1)
     points, warnings = conclusion(subject, sections)
     page = report_page(title_of(subject), lead_of(subject), sections, points, warnings,
-                       interactive=interactive, say=say)  # fmt: skip
+                       interactive=interactive)  # fmt: skip
     write_text(out, page)
     size = out.stat().st_size
     if size > LARGEST:

@@ -30,7 +30,7 @@ from gated_interp.plots.ladder import adversary_ladder
 from gated_interp.plots.overview import head_overview
 from gated_interp.plots.reliability import reliability
 from gated_interp.plots.roles import head_roles_figure
-from gated_interp.plots.save import browser_found, save_figure, save_figures
+from gated_interp.plots.save import save_figure, save_figures
 from gated_interp.plots.style import TEMPLATE, WIDTHS
 from gated_interp.plots.sweeps import phase_diagram, sweep_curves
 from gated_interp.plots.text import head_effects
@@ -48,7 +48,6 @@ __all__ = [
     "attention_patterns",
     "attention_view",
     "before_after",
-    "browser_found",
     "circuit_maps",
     "copying_controls",
     "copying_shares",

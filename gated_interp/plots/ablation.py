@@ -31,7 +31,7 @@ from gated_interp.plots.style import (
     text_width,
 )  # fmt: skip
 
-LEFT = 52.0
+LEFT = 58.0
 # The scale of interactions reaches at least this share of the largest Shapley value.
 FAINTEST = 0.1
 # A pattern besides the colour, so that the methods stay apart in print.
@@ -174,7 +174,7 @@ def shapley_and_interactions(
         )
     n, stacked = len(names), columns == 1
     canvas = Canvas(columns, title, LEFT, 0)
-    side_left, bar, gap = max(map(text_width, names)) + 28, 56.0, 10.0
+    side_left, bar, gap = max(map(text_width, names)) + 28, 64.0, 10.0
     room = canvas.width - bar - (0 if stacked else side_left + gap)
     side = min(240.0, room if stacked else 0.5 * room, 34.0 * n + 90)
     if stacked:

@@ -52,7 +52,7 @@ def copying_shares(
     table("heads", heads, ["layer", "method", "seed", "share"])
     drawn = _columns(blocks, method)
     table("layers that matter", drawn, CARRIED)
-    canvas = Canvas(columns, in_words(drawn) if title is None else title, 44.0)
+    canvas = Canvas(columns, in_words(drawn) if title is None else title, 50.0)
     wide, ends = canvas.width, (-0.9, float(drawn["x"].max()) + 0.9)
     layers = drawn.groupby("layer", sort=False)["x"].mean()
     top = max(1.0, float(drawn["top2_high"].max())) + 0.03
@@ -81,7 +81,7 @@ def copying_shares(
     )
     canvas.rule(place, y=GOAL, color=MUTED, dash="dot")
     canvas.note(
-        "heads needed for 90% of the copying:", -40, 12, align="left", size=SMALL, color=MUTED
+        "heads needed for 90% of the copying:", -44, 12, align="left", size=SMALL, color=MUTED
     )
     for at, n in zip(drawn["x"], drawn["carriers"], strict=True):
         pixel = wide * (at - ends[0]) / (ends[1] - ends[0])

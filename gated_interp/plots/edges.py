@@ -6,6 +6,7 @@ import plotly.graph_objects as go
 from numpy.typing import ArrayLike
 
 from gated_interp.core.errors import GatedInterpError
+from gated_interp.core.written import change
 from gated_interp.plots.inputs import array, labels
 from gated_interp.plots.layout import ZERO, Box, Canvas, framed, label_space, ticks, titled
 from gated_interp.plots.style import SIGNED, Columns, symmetric_limit, text, text_width
@@ -74,7 +75,9 @@ def qk_attribution(
             showlegend=False,
             **place,
         )
-        said = f"<b>{text(name)}</b> {values.sum():.2f}, by pairs of components"
+        said = f"<b>{text(name)}</b> {change(values.sum(), 2)}"
+        if columns == 2:  # in one there is no room to say it
+            said += ", by pairs of components"
         canvas.note(said, box.left, box.top - 2, align="left")
         limit = symmetric_limit(values)
         length = min(box.height, 120.0)
@@ -87,7 +90,7 @@ def qk_attribution(
         place = canvas.panel(
             box,
             titled(unit, showgrid=True, nticks=6) | ZERO,
-            framed(ticks([*parts], box.height, vertical=True), "at the key"),
+            {**ticks([*parts], box.height, vertical=True), "ticks": "", **titled("at the key")},
         )
         low, high = SIGNED[1][1], SIGNED[3][1]
         canvas.fig.add_bar(
@@ -100,7 +103,7 @@ def qk_attribution(
             showlegend=False,
             **place,
         )
-        said = f"<b>write</b> {sum(parts.values()):.2f}, by what stands at the key"
+        said = f"<b>write</b> {change(sum(parts.values()), 2)}, by what stands at the key"
         canvas.note(said, box.left, box.top - 2, align="left")
         space = 36.0
     return canvas.finish(space)

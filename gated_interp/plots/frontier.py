@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 
 from gated_interp.core.written import count
 from gated_interp.plots.inputs import table
-from gated_interp.plots.layout import Box, Canvas, Place, interval, log_axis, titled
+from gated_interp.plots.layout import Box, Canvas, Place, fitting, interval, log_axis, titled
 from gated_interp.plots.style import INK, MUTED, PALETTE, SYMBOLS, Columns, text
 
 BELOW = 44.0
@@ -108,8 +108,12 @@ def held_frontier(
     most = max(original, *results["held_share"], *(y for _, y in goals))
     held = titled("held by one head", tickformat=".0%", range=[0, 1.08 * most], showgrid=True)
     few: dict[str, Any] = {"nticks": 6 if columns == 2 else 3, "tickangle": 0}
-    recovered = titled("loss recovered (zero ablation)", tickformat=".1%", **few)
-    places = _two(canvas, 62.0, recovered, titled(ACTIVE, rangemode="tozero", **few), held)
+    wide = (canvas.width - 62.0) / 2
+    recovered = titled(
+        fitting("loss recovered (zero ablation)", wide, 10.5), tickformat=".1%", **few
+    )
+    active = titled(fitting(ACTIVE, wide, 10.5), rangemode="tozero", **few)
+    places = _two(canvas, 62.0, recovered, active, held)
     for method, look in _looks(results["method"].unique().tolist()).items():
         part = results[results["method"] == method].sort_values("ce_recovered_zero")
         for place, column in zip(places, ("ce_recovered_zero", "active_per_position"), strict=True):

@@ -280,7 +280,7 @@ def log_axis(values: ArrayLike, title: str, pixels: Number = math.inf) -> Axis:
         half = (text_width(f"{m:.3g}") + text_width(f"{apart[-1]:.3g}")) / 2 + 6
         if math.log10(m / apart[-1]) >= half * per_px:
             apart.append(m)
-    words = {"tickvals": apart, "ticktext": [f"{m:.3g}" for m in apart]}
+    words = {"tickvals": apart, "ticktext": [f"{m:.3g}".replace("e-0", "e−") for m in apart]}
     return titled(title, type="log", range=[low - pad, high + pad], showgrid=True, **words)
 
 

@@ -1,44 +1,12 @@
-"""The pages that figures are drawn on, each with the package's font loaded before it measures."""
+"""The page of an interactive figure, with the package's font loaded before it measures."""
 
 import html
 import json
-from collections.abc import Sequence
-from importlib.resources import files
 
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
-from gated_interp.plots.fonts import font_face, loaded_script, outlines
-
-# Of numbers on axes: digits, signs, units.
-WRITTEN_BY_PLOTLY = {chr(code) for code in range(0x20, 0x7F)} | set("−×\u00b5\u03bc…")
-
-
-class DrawingPage:
-    """The page in which the browser draws static figures, their texts as outlines.
-
-    Args:
-        figures: all that will be drawn; their characters are outlined.
-    """
-
-    def __init__(self, figures: Sequence[go.Figure]):
-        self.figures = figures
-
-    def generate_index(self) -> str:
-        """The page, as Kaleido asks for it; in ASCII, as Kaleido writes it in any encoding."""
-        import kaleido
-
-        plain: str = kaleido.PageGenerator(mathjax=False).generate_index()
-        script = (files("gated_interp.plots") / "outlines.js").read_text(encoding="utf-8")
-        used = characters(*self.figures) | WRITTEN_BY_PLOTLY
-        glyphs = json.dumps(outlines(used))
-        # Positions as on paper, not as a screen's pixels would have them.
-        head = (
-            f"<style>{font_face(used)}\ntext {{ text-rendering: geometricPrecision; }}</style>"
-            f"<script>const glyphs = {glyphs}; const fontReady = {loaded_script()};</script>"
-            f"<script>{script}</script></head>"
-        )
-        return plain.replace("</head>", head, 1)
+from gated_interp.plots.fonts import font_face, loaded_script
 
 
 def interactive_page(fig: go.Figure, div_id: str, *, plotlyjs: str) -> str:

@@ -10,7 +10,8 @@ import plotly.graph_objects as go
 import plotly.io as pio
 from plotly.io.base_renderers import MimetypeRenderer
 
-from gated_interp.plots.save import drawn
+from gated_interp.core.errors import GatedInterpError
+from gated_interp.plots.paper import composed, painted
 
 RENDERER = "gated_interp"
 MIMETYPE = "application/vnd.plotly.v1+json"
@@ -25,9 +26,8 @@ PLAIN_JUPYTER = ("plotly_mimetype", "plotly_mimetype+notebook")
 def show_with_pictures() -> str:
     """From now on, show each figure with a PNG beside it, which code hosts display.
 
-    The PNG is drawn by a Chrome or Chromium, without network; where none works, a figure shows
-    without it. Outside a plain Jupyter (a hosted notebook service, an editor) plotly's own choice
-    for that place stays.
+    A figure that paper cannot show (one of another package) is shown without it. Outside a plain
+    Jupyter (a hosted notebook service, an editor) plotly's own choice for that place stays.
 
     Returns:
         The name of plotly's default renderer from now on.
@@ -41,12 +41,15 @@ def show_with_pictures() -> str:
 def picture_beside(figure: Callable[[], go.Figure]) -> dict[str, str]:
     """``{"image/png": ...}`` of a figure, for what is shown beside it; only if pictures are wanted.
 
-    That is after :func:`show_with_pictures`, and where a browser draws it; else empty.
+    That is after :func:`show_with_pictures`; else empty.
     """
     if pio.renderers.default != RENDERER:
         return {}
-    images, _ = drawn([(figure(), "png")], float(os.environ.get(SCALE, 1)))
-    return {"image/png": base64.b64encode(images[0]).decode("ascii")} if images else {}
+    try:
+        image = painted(composed(figure()), "png", float(os.environ.get(SCALE, 1)))
+    except GatedInterpError:
+        return {}
+    return {"image/png": base64.b64encode(image).decode("ascii")}
 
 
 class _WithPicture(MimetypeRenderer):

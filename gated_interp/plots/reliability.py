@@ -129,7 +129,8 @@ def reliability(
             canvas.rule(axes, y=row - 0.5, color=FAINT)
     if target is not None:
         canvas.rule(places[0], x=target, color=MUTED, dash="dash")
-        aim = f"target {share(target)}"
+        aims = f"target {share(target)}", share(target)
+        aim = next((a for a in aims if text_width(a) <= boxes[0].width), aims[-1])
         at_px = boxes[0].width * (target - start + pad) / (1 - start + 2 * pad)
         half = text_width(aim) / 2
         at_px = float(np.clip(at_px, half, boxes[0].width - half))

@@ -19,9 +19,9 @@ TEMPLATE = "gated_interp"
 Columns = Literal[1, 2]
 # Whole or not: type checkers take an int for a float, run-time checkers do not.
 Number = float | int
-# Paper columns of 3.4 and 7 inches, in CSS pixels of 1/96 inch.
-WIDTHS: dict[int, int] = {1: 326, 2: 672}
-# 11 px print as 8 points; nothing is set smaller than SMALL, 7 points (6.5 inside crowded cells).
+# Paper columns of 3.25 and 6.75 inches, in CSS pixels of 1/96 inch.
+WIDTHS: dict[int, int] = {1: 312, 2: 648}
+# 11 px print as 8 points; nothing is set smaller than SMALL, 7 points (6.4 inside crowded cells).
 FONT, SMALL, TINY = 11.0, 9.5, 8.5
 # Lines of TINY capitals this close are still apart.
 CROWDED = 7.0

@@ -64,7 +64,7 @@ def phase_diagram(
     heads, trigrams = (
         list(range(int(phases[c].min()), int(phases[c].max()) + 1)) for c in ("heads", "trigrams")
     )
-    canvas, bar, gap = Canvas(columns, title, 40.0, 0), 48.0, 14.0
+    canvas, bar, gap = Canvas(columns, title, 40.0, 0), 62.0, 14.0
     across = 1 if columns == 1 else 2 if len(drawn) == 4 else len(drawn)
     wide = (canvas.width - bar - gap * (across - 1)) / across
     cell = min(wide / len(trigrams), 34.0)
@@ -100,7 +100,9 @@ def phase_diagram(
         _gaps(canvas.fig, axes, ~ran, undefined, first=i == 0, show_undefined=not explained)
         explained = explained or bool(undefined.any())
         canvas.note(words, box.left, box.top - 3, align="left", size=10)
-    reach = max(box.right for box in canvas.boxes)
+    # Right of the panels, and of the words above them, which may be longer.
+    said = zip(canvas.boxes, drawn, strict=True)
+    reach = max(max(box.right, box.left + text_width(words, 10)) for box, (_, words) in said)
     where = Box(reach + 10, 18, 8, min(max(tall, 80.0), 160.0))
     ends = 0.0, 1.0
     canvas.color_bar("coloraxis", FRACTION, ends, "fraction of runs", where, tickformat=".0%")

@@ -1,15 +1,15 @@
 """One self-contained page of everything that views show, each with its numbers to download.
 
-Figures are SVG pictures, drawn by a Chrome or Chromium while the page is made: they need no script,
-scale, print, and a whole page stays far below 5 MB. Where no browser is, the page brings plotly's
-script, packed (2 MB instead of 4.8), and draws them when it is opened.
+Figures are SVG pictures: they need no script, scale, print, and a whole page stays far below 5 MB.
+Where they are to say numbers under the mouse, the page brings plotly's script, packed (2 MB instead
+of 4.8), and draws them when it is opened.
 """
 
 import base64
 import gzip
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import plotly.graph_objects as go
@@ -18,7 +18,7 @@ from plotly.offline import get_plotlyjs
 from gated_interp.plots.fonts import font_face, loaded_script
 from gated_interp.plots.head_page import cards
 from gated_interp.plots.page import characters
-from gated_interp.plots.save import drawn
+from gated_interp.plots.paper import composed, painted
 from gated_interp.plots.templates import rendered
 from gated_interp.views.shown import TOPICS, Shown, cells, csv_of
 
@@ -40,7 +40,6 @@ def report_page(
     warnings: Sequence[str] = (),
     *,
     interactive: bool = False,
-    say: Callable[[str], object] = lambda _: None,
 ) -> str:
     """The whole page, which needs nothing else.
 
@@ -51,19 +50,11 @@ def report_page(
         points: the conclusion, each with a ``label``, ``words`` and the ``link`` of its numbers.
         warnings: stand above it.
         interactive: figures are drawn by the page, and say numbers under the mouse.
-        say: takes a sentence where no browser drew the figures, so that the page does.
     """
     figures = [s.figure for section in sections.values() for s in section if s.figure is not None]
-    images: list[bytes] = []
-    if figures and not interactive:
-        images, trouble = drawn([(figure, "svg") for figure in figures])
-        if trouble:
-            say(
-                "No Chrome or Chromium drew the figures (one can be named in BROWSER_PATH); the "
-                "page draws them itself when it is opened."
-            )
+    scripted = interactive and bool(figures)
+    images = [] if scripted else [painted(composed(figure), "svg") for figure in figures]
     svgs = iter(images)
-    scripted = bool(figures) and not images
     return rendered(
         "report.html.j2",
         title=title,

@@ -83,7 +83,7 @@ def write_all(
     *,
     say: Callable[[str], object] | None = None,
 ) -> list[Path]:
-    """As :meth:`Shown.write`, of many with one start of the browser."""
+    """As :meth:`Shown.write`, of many."""
     drawn = {stem: (shown.figure, shown.table) for stem, shown in found.items() if shown.figure}
     written = save_figures(drawn, formats, say=say)
     for stem, shown in found.items():

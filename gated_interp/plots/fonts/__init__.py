@@ -1,7 +1,7 @@
 """The font of every figure, which travels with the package: Liberation Sans, as wide as Arial.
 
-Figures are measured and drawn with it whatever fonts a machine has. Saved pictures hold its
-outlines, pages a subset of it, under the family name :data:`FAMILY` gives first.
+Figures are measured and drawn with it whatever fonts a machine has. SVG pictures hold its
+outlines, PDF and pages a subset of it, under the family name :data:`FAMILY` gives first.
 """
 
 import base64
@@ -12,7 +12,6 @@ from collections.abc import Iterable
 from functools import cache
 from importlib.resources import files
 
-from fontTools.pens.svgPathPen import SVGPathPen
 from fontTools.ttLib import TTFont
 
 NAME = "gated-interp"
@@ -35,22 +34,14 @@ def text_width(label: str, size: float | int = 9.5, weight: str = "normal") -> f
     return units * size / _units(weight)
 
 
-def outlines(characters: Iterable[str]) -> dict[str, dict[str, str]]:
-    """By weight and character, the SVG path of its glyph, in font units, y upwards.
+def has(character: str) -> bool:
+    """Whether the font can write ``character``."""
+    return ord(character) in _advances("normal")
 
-    Characters that the font lacks are left out.
-    """
-    found: dict[str, dict[str, str]] = {}
-    for weight in WEIGHTS:
-        font = _font(weight)
-        glyphs, names = font.getGlyphSet(), font.getBestCmap()
-        found[weight] = {}
-        for character in sorted(set(characters)):
-            if ord(character) in names:
-                pen = SVGPathPen(glyphs, ntos=lambda v: f"{v:g}")
-                glyphs[names[ord(character)]].draw(pen)
-                found[weight][character] = pen.getCommands()
-    return found
+
+def path_of(weight: str) -> str:
+    """The file of the font in ``weight``."""
+    return str(files(__name__) / WEIGHTS[weight])
 
 
 def font_face(characters: Iterable[str] = ()) -> str:
