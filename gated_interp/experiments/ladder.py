@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 import torch
 
+from gated_interp import plots
 from gated_interp.analysis.adversary import RUNGS, adversary_ladder
 from gated_interp.analysis.faithfulness import faithfulness
 from gated_interp.analysis.sharing import head_sharing
@@ -32,7 +33,9 @@ from gated_interp.experiments.seeds import (
     train_gated_seeds,
     train_toy_seeds,
 )
+from gated_interp.metrics.intervals import mean_interval
 from gated_interp.models.toy import HookedTransformer
+from gated_interp.plots import save_figures
 from gated_interp.replacements.splice import splice, unsplice
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
 from gated_interp.tasks.text import TextTask
@@ -103,12 +106,26 @@ def measure_shipped(path: Path) -> pd.DataFrame:
         if (asked.name, asked.where) not in done:
             parts.append(ladder_of(asked))
             write_table(pd.concat(parts, ignore_index=True), path)
-    return pd.concat(parts, ignore_index=True)
+    table = pd.concat(parts, ignore_index=True)
+    shown = {
+        name if where == "0" else f"{name}, both layers": rows
+        for (name, where), rows in table.groupby(["model", "layer"], sort=False)
+        if where == "all" or name in TOYS
+    }
+    title = "Opening what is shut moves predictions, within 20 steps"
+    _draw(path, table, shown, title)
+    return table
+
+
+def _draw(path: Path, table: pd.DataFrame, ladders: dict[str, pd.DataFrame], title: str) -> None:
+    figure = plots.adversary_ladder(ladders, title=title)
+    save_figures({path.with_suffix(""): (figure, table)}, ["svg"])
 
 
 WEIGHTS = (0.0, 0.02, 0.1, 0.3, 1.0)
 """Of the error with opened gates; 0 is as many further steps without an adversary."""
 AS_TRAINED = "as trained"
+SHOWN = (AS_TRAINED, *(f"weight {weight:g}" for weight in WEIGHTS[1:]))
 
 
 def further(weight: float, seed: int) -> TrainConfig:
@@ -166,8 +183,19 @@ def measure_trained(path: Path, part: str = "measured") -> pd.DataFrame:
     seeds = PARTS[part]
     base = train_gated_seeds(TASK, RELIABLE, seeds, [originals[seed] for seed in seeds])
     table = against(base)
-    write_table(table, path)
+    shown = {name: rungs_of(rows) for name, rows in table.groupby("strength", sort=False)}
+    title = "Training against an adversary leaves it little to open"
+    _draw(path, table, {str(n): t for n, t in shown.items() if n in SHOWN}, title)
     return table
+
+
+def rungs_of(runs: pd.DataFrame) -> pd.DataFrame:
+    """The rungs of several runs, with 95% intervals over them."""
+    rows = []
+    for rung in ("nothing opened", "opened at random", "20 steps", "layer zeroed"):
+        low, high = mean_interval(runs[rung].to_numpy())
+        rows.append({"rung": rung, "kl": runs[rung].mean(), "kl_low": low, "kl_high": high})
+    return pd.DataFrame(rows)
 
 
 if __name__ == "__main__":
