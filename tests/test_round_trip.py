@@ -45,6 +45,7 @@ RUNS = {
         "--anneal-to 0.6",
         f"TOY {FEW} --scale-output --no-output-bias --gate-per head --penalty expected "
         "--gate bernoulli --overlap-power 2 --downstream 0.3 --fvu-rate 0.1 --fvu-from 0.1 "
+        "--opened-share 0.5 --opened-weight 2 --opened-steps 1 "
         "--factor-floor 0.1 --warmup 0.4 --weight-decay 0.1 --decay-shape cosine --n-held-out 20",
     ],
     "train-lm": [

@@ -873,6 +873,40 @@ def known_scores() -> pd.DataFrame:
     return pd.DataFrame([*rows, chance])
 
 
+RUNGS = {"nothing": "nothing opened", "random": "opened at random", "steps_20": "20 steps",
+         "steps_320": "320 steps", "zeroed": "layer zeroed", "weights": "random weights"}  # fmt: skip
+
+
+def ladder() -> pd.DataFrame:
+    """A row per replacement that ships: the KL of each rung, with its interval over prompts."""
+    rows = []
+    for (model, layer), found in read("ladder.csv").groupby(["model", "layer"], sort=False):
+        of = found.set_index("rung")
+        row = {
+            "model": model,
+            "layer": layer,
+            "n": of["sequences"].iloc[0],
+            "shut": of["shut"].iloc[0],
+        }
+        for name, rung in RUNGS.items():
+            kl, low, high = of.loc[rung, ["kl", "kl_low", "kl_high"]]
+            row[name] = f"{kl:.2g} ({low:.2g} to {high:.2g})"
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def ladder_pilot() -> pd.DataFrame:
+    """A row per weight of the error with opened gates: medians over seeds, and the range."""
+    rows = []
+    for weight, found in read("ladder-pilot.csv").groupby("weight", sort=False):
+        row = {"weight": weight, "clean": f"{found['clean'].sum()} of {len(found)}"}
+        for name in ("fvu", "l0", "kl_ladder", "opened_at_random", "steps_20", "layer_zeroed"):
+            values = found[name]
+            row[name] = f"{values.median():.2g} ({values.min():.2g} to {values.max():.2g})"
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
 def passes(runs: pd.DataFrame) -> str:
     """Forward and backward passes on the circuits, from the fewest to the most."""
     heads = runs[runs["of"] == "heads"]
@@ -930,4 +964,6 @@ TABLES = {
     "austen-induction": austen_induction,
     "known-circuits": known_circuits,
     "known-scores": known_scores,
+    "ladder": ladder,
+    "ladder-pilot": ladder_pilot,
 }

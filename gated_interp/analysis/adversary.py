@@ -22,7 +22,7 @@ from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.seeds import derive, generator
 from gated_interp.core.streams import Stream
 from gated_interp.metrics.intervals import mean_interval
-from gated_interp.metrics.predictions import kl_divergence
+from gated_interp.metrics.predictions import kl_divergence, next_token_loss
 from gated_interp.metrics.reconstruction import pairs_of
 from gated_interp.models.toy import HookedTransformer
 from gated_interp.replacements.gated_attention import GatedAttention
@@ -46,16 +46,20 @@ class AdversaryLadder:
         steps: by rung, of gradient ascent; rungs that are none are not there.
         shut: what can be opened, as a share of all: (head, query, key) triples of gated blocks,
             (head, position) pairs of others.
+        loss: by rung, ``[sequence]``: next-token loss in nats where the KL is as high as that, and
+            of the ``original``; empty where the model predicts no tokens of its own vocabulary.
     """
 
     kl: dict[str, Float[Tensor, " sequence"]] = dataclasses.field(repr=False)
     steps: dict[str, int]
     shut: float
+    loss: dict[str, Float[Tensor, " sequence"]] = dataclasses.field(repr=False)
 
     def table(self) -> pd.DataFrame:
         """One row per rung: ``rung``, ``steps``, ``kl``, ``kl_low``, ``kl_high``, ``sequences``.
 
-        The interval is of 95%, over sequences; missing where there is only one.
+        The interval is of 95%, over sequences; missing where there is only one. Where there is a
+        loss, ``loss_increase`` says by how many nats per token it is above the original's.
         """
         rows = []
         for rung, kl in self.kl.items():
@@ -65,9 +69,16 @@ class AdversaryLadder:
                 {
                     **{"rung": rung, "steps": steps, "kl": float(kl.double().mean())},
                     **{"kl_low": low, "kl_high": high, "sequences": len(kl)},
+                    **self._increase(rung),
                 }
             )
         return pd.DataFrame(rows).astype({"steps": "Int64"})
+
+    def _increase(self, rung: str) -> dict[str, float]:
+        if not self.loss:
+            return {}
+        increase = self.loss[rung].double() - self.loss["original"].double()
+        return {"loss_increase": float(increase.mean())}
 
     def __repr__(self) -> str:
         values = ", ".join(f"{rung} {float(kl.mean()):.3g}" for rung, kl in self.kl.items())
@@ -82,6 +93,7 @@ def adversary_ladder(
     seed: int,
     rungs: Sequence[int] = RUNGS,
     draws: int = 4,
+    restarts: int = 3,
     attention_mask: Mask | None = None,
 ) -> AdversaryLadder:
     """How far predictions move when an adversary opens what replacements keep shut.
@@ -89,9 +101,10 @@ def adversary_ladder(
     What is opened: in a gated block each shut gate (at most 0.001), for its (head, query, key);
     in another replacement each head at each position where it does not write, which then writes
     what its attention alone would have it write. A mask says how far, from 0 to 1. ``opened at
-    random`` opens each fully with probability one half. The adversary starts at one half and takes
-    steps along the sign of the gradient of the KL, of size ``5 / (20 + step)``; each sequence keeps
-    the worst that it has found so far, so that rungs never fall.
+    random`` opens each fully with probability one half. The adversary starts at one half, then
+    again at random masks, and takes steps along the sign of the gradient of the KL, of size
+    ``5 / (20 + step)``. Each sequence keeps the worst that any start has found so far, so that
+    rungs never fall. What it finds is a lower bound: a better adversary may find more.
 
     Beside it stand the original with the layer's writes zeroed, and the model whose blocks have
     their weights shuffled: numbers of the same sizes that compute nothing.
@@ -99,13 +112,15 @@ def adversary_ladder(
     Args:
         layer: whose replacement is opened; unless given, all of the model's together.
         tokens: ``[batch pos]``.
-        seed: of the random openings and of the shuffled weights.
+        seed: of the random openings, of the random starts and of the shuffled weights.
         rungs: numbers of steps, rising.
         draws: random openings to average over.
+        restarts: starts of the ascent. Each costs as many passes as the longest rung has steps.
         attention_mask: ``[batch pos]``, 1 at tokens and 0 at padding.
 
     Raises:
-        GatedInterpError: no replacement, tokens the model cannot read, or bad rungs or draws.
+        GatedInterpError: no replacement, tokens the model cannot read, or bad rungs, draws or
+            restarts.
 
     Examples:
         >>> import gated_interp as gi
@@ -126,8 +141,9 @@ def adversary_ladder(
         raise GatedInterpError("nothing-spliced")
     if not rungs or list(rungs) != sorted(set(rungs)) or rungs[0] < 1:
         raise GatedInterpError("bad-rungs", rungs=list(rungs))
-    if draws < 1:
-        raise GatedInterpError("too-small", name="draws", value=draws, least=1)
+    for what, value in (("draws", draws), ("restarts", restarts)):
+        if value < 1:
+            raise GatedInterpError("too-small", name=what, value=value, least=1)
     named = {i: block for i, block in blocks.items() if block is not None}
     original = unsplice(model, layer)
     shuffled = _shuffled(original, named, seed)
@@ -137,7 +153,12 @@ def adversary_ladder(
         for i in named
         for draw in range(draws)
     }
-    found: dict[str, list[Tensor]] = {}
+    starts = {
+        (i, start): generator(derive(seed, Stream.LADDER_STARTS, i, start))
+        for i in named
+        for start in range(1, restarts)
+    }
+    found: dict[str, list[_Moved]] = {}
     shut, every = 0, 0
     pairs = max(len(block.W_O) for block in named.values()) * batch.tokens.shape[1] ** 2
     rows = min(logit_rows(batch, model.cfg.d_vocab_out), max(1, AT_ONCE // pairs))
@@ -152,17 +173,38 @@ def adversary_ladder(
         shut += sum(int(mask.sum()) for mask in opener.shut.values())
         every += sum(int(mask.sum()) for mask in opener.could.values())
         some = {"nothing opened": opener.moved({}), "opened at random": opener.at_random(coins)}
-        some |= opener.ascended(rungs)
+        some |= opener.ascended(rungs, restarts, starts)
         with torch.no_grad():
             with intervened(original, zeroed):
-                some["layer zeroed"] = opener.kl(part.logits(original))
-            some["random weights"] = opener.kl(part.logits(shuffled))
-        for rung, kl in some.items():
-            found.setdefault(rung, []).append(kl.detach())
-    steps = {"nothing opened": 0} | {f"{n} steps": n for n in rungs}
-    return AdversaryLadder(
-        {rung: torch.cat(parts) for rung, parts in found.items()}, steps, shut / every
+                some["layer zeroed"] = opener.compared(part.logits(original))
+            some["random weights"] = opener.compared(part.logits(shuffled))
+        some["original"] = opener.compared(opener.intact)
+        for rung, moved in some.items():
+            found.setdefault(rung, []).append(moved)
+    kl, loss = (
+        {
+            rung: torch.cat([getattr(part, what).detach() for part in parts])
+            for rung, parts in found.items()
+        }
+        for what in ("kl", "loss")
     )
+    del kl["original"]
+    steps = {"nothing opened": 0} | {f"{n} steps": n for n in rungs}
+    return AdversaryLadder(kl, steps, shut / every, loss if batch.next_token else {})
+
+
+@dataclasses.dataclass(frozen=True)
+class _Moved:
+    """How far predictions moved, and the next-token loss that they have (NaN where none)."""
+
+    kl: Float[Tensor, " batch"]
+    loss: Float[Tensor, " batch"]
+
+    def or_worse(self, other: "_Moved") -> "_Moved":
+        """Of each sequence the one that moved further; without gradients."""
+        further = other.kl > self.kl
+        kl, loss = other.kl.where(further, self.kl), other.loss.where(further, self.loss)
+        return _Moved(kl.detach(), loss.detach())
 
 
 Masks = dict[int, Tensor]
@@ -222,9 +264,13 @@ class _Opener:
             shut[layer] = (is_shut & there).float()
         return cls(model, blocks, batch, batch.logits(original), shut, could)
 
-    def kl(self, logits: Float[Tensor, "batch pos d_vocab"]) -> Float[Tensor, " batch"]:
-        """How far these predictions are from the original's."""
-        return kl_divergence(self.intact, logits, self.batch.real)
+    def compared(self, logits: Float[Tensor, "batch pos d_vocab"]) -> _Moved:
+        """How far these predictions are from the original's, and how good they are."""
+        batch = self.batch
+        kl = kl_divergence(self.intact, logits, batch.real)
+        if not batch.next_token:
+            return _Moved(kl, torch.full_like(kl.detach(), torch.nan))
+        return _Moved(kl, next_token_loss(logits.detach(), batch.tokens, batch.known))
 
     def opened(self, masks: Masks) -> AbstractContextManager[HookedTransformer]:
         """The model with what is shut opened as far as masks say."""
@@ -233,13 +279,13 @@ class _Opener:
             edits |= _opening(self.blocks[layer], layer, mask * self.shut[layer])
         return intervened(self.model, edits)
 
-    def moved(self, masks: Masks) -> Float[Tensor, " batch"]:
+    def moved(self, masks: Masks) -> _Moved:
         """How far the predictions move."""
         with self.opened(masks):
-            return self.kl(self.batch.logits(self.model))
+            return self.compared(self.batch.logits(self.model))
 
     @torch.no_grad()
-    def at_random(self, coins: dict[tuple[int, int], torch.Generator]) -> Float[Tensor, " batch"]:
+    def at_random(self, coins: dict[tuple[int, int], torch.Generator]) -> _Moved:
         """How far they move on average where each is opened with probability one half."""
         found = []
         for draw in sorted({draw for _, draw in coins}):
@@ -248,18 +294,35 @@ class _Opener:
                 tossed = torch.rand(shut.shape, generator=coins[layer, draw])
                 masks[layer] = (tossed < 0.5).to(shut)
             found.append(self.moved(masks))
-        return torch.stack(found).mean(0)
+        kl, loss = (torch.stack([getattr(m, what) for m in found]) for what in ("kl", "loss"))
+        return _Moved(kl.mean(0), loss.mean(0))
 
-    def ascended(self, rungs: Sequence[int]) -> dict[str, Float[Tensor, " batch"]]:
-        """How far they move after so many steps of gradient ascent, the worst so far."""
-        masks = {layer: torch.full_like(shut, 0.5) for layer, shut in self.shut.items()}
-        found, worst = {}, torch.full((len(self.batch),), -torch.inf).to(self.intact)
+    def ascended(
+        self, rungs: Sequence[int], restarts: int, starts: dict[tuple[int, int], torch.Generator]
+    ) -> dict[str, _Moved]:
+        """How far they move after so many steps of gradient ascent, the worst of all starts."""
+        found: dict[str, _Moved] = {}
+        for start in range(restarts):
+            masks = {layer: torch.full_like(shut, 0.5) for layer, shut in self.shut.items()}
+            if start:
+                masks = {
+                    layer: torch.rand(half.shape, generator=starts[layer, start]).to(half)
+                    for layer, half in masks.items()
+                }
+            for rung, worst in self._climbed(rungs, masks).items():
+                found[rung] = found[rung].or_worse(worst) if rung in found else worst
+        return found
+
+    def _climbed(self, rungs: Sequence[int], masks: Masks) -> dict[str, _Moved]:
+        """The same from one start, the worst so far."""
+        found: dict[str, _Moved] = {}
+        worst: _Moved | None = None
         for step in range(rungs[-1] + 1):
             with torch.enable_grad():
                 leaves = [mask.requires_grad_() for mask in masks.values()]
                 moved = self.moved(masks)
-                slopes = torch.autograd.grad(moved.sum(), leaves)
-            worst = torch.maximum(worst, moved.detach())
+                slopes = torch.autograd.grad(moved.kl.sum(), leaves)
+            worst = (worst or moved).or_worse(moved)
             if step in rungs:
                 found[f"{step} steps"] = worst
             size = 5 / (20 + step)

@@ -18,6 +18,7 @@ class Stream(enum.IntEnum):
     VARIANCE = 3
     HELD_OUT_SET = 4
     INTERCHANGED = 5
+    OPENED = 6
     # recipes: of a gated run's seed
     OUTPUT_SCALE = 11
     BLOCK = 12
@@ -52,6 +53,7 @@ class Stream(enum.IntEnum):
     # adversary_ladder
     LADDER = 71
     LADDER_SHUFFLED = 72
+    LADDER_STARTS = 74
     # what is measured of planted circuits
     PLANTED = 73
     # head scores (61, 62 and 65 were of skip trigrams on text)

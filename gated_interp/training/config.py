@@ -11,7 +11,7 @@ from gated_interp.core.streams import Stream
 PENALTIES = ("alpha", "alpha_unit", "overlap", "overlap_power", "downstream", "penalty_off",
              "penalty_ramp", "fvu_target", "fvu_rate", "fvu_from", "factor_floor", "factor_start",
              "overlap_unit", "sink_weight", "focus_weight", "unit_scales", "anneal_from",
-             "anneal_to")  # fmt: skip
+             "anneal_to", "opened_share", "opened_weight", "opened_steps")  # fmt: skip
 """Fields of :class:`TrainConfig` that say nothing to a model that predicts tokens."""
 
 
@@ -93,6 +93,12 @@ class TrainConfig(Config):
         anneal_from: Start where a block's annealing is at this fraction of a training. At 1 it is
             over, as in further steps of a training: a TopK block then keeps to its k.
         anneal_to: End where a block's annealing is at this fraction of a training.
+        opened_share: Open closed gates in this share of the steps, so that nothing depends on their
+            staying closed. The block must then write the same with them open: the error with open
+            gates is added to the loss. Only gated blocks have gates to open.
+        opened_weight: Weigh the error with opened gates by this, relative to the error without.
+        opened_steps: Choose the gates to open by this many steps of an adversary, or open each with
+            probability one half if 0.
         data: Train on fresh sequences in every step or on a fixed set, read over and over.
         n_sequences: Use this many sequences in the fixed set. It must be a multiple of
             ``batch_size * accumulate``.
@@ -140,6 +146,9 @@ class TrainConfig(Config):
     factor_start: float | None = None
     anneal_from: float = 0.0
     anneal_to: float = 1.0
+    opened_share: float = 0.0
+    opened_weight: float = 1.0
+    opened_steps: int = 0
     data: Literal["fresh", "fixed"] = "fresh"
     n_sequences: int = 100_000
     seed: int = 0
@@ -152,7 +161,8 @@ class TrainConfig(Config):
     def to_dict(self) -> dict[str, Any]:
         # Left out where they say nothing, so that files and states are what they were.
         new = ("overlap_unit", "sink_weight", "focus_weight", "unit_scales", "factor_start",
-               "anneal_from", "anneal_to")  # fmt: skip
+               "anneal_from", "anneal_to", "opened_share", "opened_weight",
+               "opened_steps")  # fmt: skip
         usual = {field.name: field.default for field in dataclasses.fields(self)}
         return {n: v for n, v in super().to_dict().items() if n not in new or v != usual[n]}
 
@@ -162,7 +172,7 @@ class TrainConfig(Config):
         if self.clip_norm is not None:
             found += positive(self, "clip_norm")
         for name in ("lr_decay", "warmup", "penalty_off", "penalty_ramp", "fvu_from", "anneal_from",
-                     "anneal_to"):  # fmt: skip
+                     "anneal_to", "opened_share"):  # fmt: skip
             if not 0 <= getattr(self, name) <= 1:
                 found.append(
                     self.problem("config-not-a-share", field=name, value=getattr(self, name))
@@ -201,7 +211,7 @@ class TrainConfig(Config):
         for name in (
             *("alpha", "overlap", "weight_decay", "checkpoint_every", "evaluate_every"),
             *(() if self.sink_weight is None else ("sink_weight",)),
-            "focus_weight",
+            *("focus_weight", "opened_weight", "opened_steps"),
         ):
             if getattr(self, name) < 0:
                 found.append(self.problem("config-negative", field=name, value=getattr(self, name)))

@@ -13,11 +13,12 @@ from torch.func import functional_call
 from gated_interp.anatomy.batch import Batch
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.precision import wide
-from gated_interp.core.seeds import derive
+from gated_interp.core.seeds import derive, generator
 from gated_interp.core.streams import Stream
 from gated_interp.metrics.predictions import kl_divergence, next_token_loss
 from gated_interp.metrics.reconstruction import squared_error, unexplained, variation
 from gated_interp.models.toy import HookedTransformer
+from gated_interp.replacements.gated_attention import GatedAttention
 from gated_interp.replacements.replacement import Replacement, outputs_of
 from gated_interp.training.activations import ActivationStore
 from gated_interp.training.capture import AttentionIO, attention_io
@@ -29,6 +30,7 @@ from gated_interp.training.losses import (
     output_variance,
     reconstruction_error,
 )
+from gated_interp.training.opening import opened_error, opens, require_gates
 from gated_interp.training.processes import Group
 from gated_interp.training.scales import Scales
 from gated_interp.training.schedule import penalty_weight
@@ -120,6 +122,7 @@ class Imitate:
     ::
 
         loss = error + alpha * the block's penalty + overlap * overlap penalty
+               + opened_weight * error with closed gates opened, in opened_share of the steps
         error = (1 - downstream) * mean squared error
                 + downstream * variance of what the layer writes * KL / KL of its silence
 
@@ -141,6 +144,7 @@ class Imitate:
         data: Source,
         group: Group,
     ):
+        require_gates(block, config)
         self.block, self.original, self.layer, self.config = block, original, layer, config
         self.group = group
         # Measured once: it scales penalties and the FVU they answer to.
@@ -180,9 +184,14 @@ class Imitate:
         others = (self.group.rank,) if self.group.rank else ()
         done = c.anneal_from + (c.anneal_to - c.anneal_from) * (step / c.steps)
         self.block.prepare(done, derive(c.seed, Stream.GATE_NOISE, step, *others))
+        # What this step opens; nothing in most.
+        self.opening = None
+        if opens(step, c):
+            self.opening = generator(derive(c.seed, Stream.OPENED, step, *others))
 
     def loss(self, batch: Batch) -> Float[Tensor, ""]:
-        error, penalty, shared, self.last = self._terms(batch)
+        seen = self._seen(batch, logits=self.config.downstream > 0)
+        error, penalty, shared, self.last = self._terms(batch, seen)
         self.errors.append(error.detach())
         # The weights are worked out in float64 and rounded once, as Python's numbers are.
         factor = self.control.factor[0]
@@ -191,10 +200,16 @@ class Imitate:
         if self.config.overlap:
             weight = self.ramp * self.config.overlap * factor.double()
             loss = loss + weight.to(shared.dtype) * shared
+        self.opened = torch.tensor(torch.nan)
+        if self.opening is not None:
+            opened = self._opened(batch, seen, self.opening)
+            self.opened = opened.detach()
+            loss = loss + self.config.opened_weight * opened
         return loss
 
     def measures(self) -> Row:
-        return {**self.last(), "factor": float(self.control.factor)}
+        opened = {"opened": self.opened.item()} if self.config.opened_share else {}
+        return {**self.last(), **opened, "factor": float(self.control.factor)}
 
     def settle(self) -> None:
         """Let the controller see the step's FVU."""
@@ -216,28 +231,19 @@ class Imitate:
     @torch.no_grad()
     def held_out(self, batch: Batch) -> Row:
         self.block.settle()  # the next step prepares it again
-        return self._terms(batch)[-1]()
+        return self._terms(batch, self._seen(batch, logits=self.config.downstream > 0))[-1]()
 
     def _terms(
-        self, batch: Batch
+        self, batch: Batch, seen: AttentionIO
     ) -> tuple[Float[Tensor, ""], Float[Tensor, ""], Float[Tensor, ""], Callable[[], Row]]:
         """Reconstruction error, penalty, overlap penalty, and what the history says of them."""
         block, dtype, real = self.block, self.block.b_O.dtype, batch.real
-        seen = self._seen(batch, logits=self.config.downstream > 0)
         with autocast(self.config, batch.tokens.device):
             found = block.terms(*(x.to(dtype) for x in seen.inputs), real=real)
         output, z, target = found.output.to(dtype), found.z.to(dtype), seen.output.to(dtype)
         counted, weight = self._counted(batch), self.config.sink_weight
-        error = squared = reconstruction_error(output, target, counted, self._weights(batch))
-        first = torch.zeros(())
-        if weight is not None:
-            first = first_position_error(output, target, _first(batch), self.first_size)
-            error = squared + weight * self.variance.to(dtype) * first
+        error, squared, first, kl = self._error(batch, seen, output)
         penalty = found.penalty.to(dtype)
-        kl = torch.zeros(())
-        if self.config.downstream:
-            share, kl = self.config.downstream, self._kl(batch, seen, output).mean()
-            error = (1 - share) * error + share * self.per_nat * kl
         shared = torch.zeros(())
         if self.config.overlap:
             relative = self.config.overlap_unit == "write"
@@ -257,6 +263,37 @@ class Imitate:
             }
 
         return error, penalty, shared, measures
+
+    def _error(
+        self, batch: Batch, seen: AttentionIO, output: Float[Tensor, "batch pos d_model"]
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, ""], Float[Tensor, ""], Float[Tensor, ""]]:
+        """The error of ``output``; its mean square, at first positions, and in predictions."""
+        dtype, weight = self.block.b_O.dtype, self.config.sink_weight
+        target, counted = seen.output.to(dtype), self._counted(batch)
+        error = squared = reconstruction_error(output, target, counted, self._weights(batch))
+        first = torch.zeros(())
+        if weight is not None:
+            first = first_position_error(output, target, _first(batch), self.first_size)
+            error = squared + weight * self.variance.to(dtype) * first
+        kl = torch.zeros(())
+        if self.config.downstream:
+            share, kl = self.config.downstream, self._kl(batch, seen, output).mean()
+            error = (1 - share) * error + share * self.per_nat * kl
+        return error, squared, first, kl
+
+    def _opened(
+        self, batch: Batch, seen: AttentionIO, source: torch.Generator
+    ) -> Float[Tensor, ""]:
+        """The error with closed gates opened."""
+        block, dtype = self.block, self.block.b_O.dtype
+        assert isinstance(block, GatedAttention)
+
+        def error() -> Float[Tensor, ""]:
+            with autocast(self.config, batch.tokens.device):
+                output = block(*(x.to(dtype) for x in seen.inputs), attention_mask=batch.real)
+            return self._error(batch, seen, output.to(dtype))[0]
+
+        return opened_error(block, error, self.config.opened_steps, source)
 
     def _seen(self, batch: Batch, logits: bool = False) -> AttentionIO:
         """What the original's layer receives and writes, from its store if there is one."""

@@ -1,7 +1,7 @@
 """R blocks of one shape, their weights on a leading run axis, and their way to and from modules."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -17,6 +17,7 @@ from gated_interp.replacements.heads import unit
 from gated_interp.replacements.sae import SAEConfig
 from gated_interp.replacements.topk import TopKConfig, k_at, most
 from gated_interp.training.config import TrainConfig
+from gated_interp.training.opening import added, coins
 from gated_interp.training.stacked.forward import flat_W_O, stacked_z
 
 PLAIN = ("W_Q", "W_K", "W_V", "W_O", "b_Q", "b_K", "b_V", "b_O")
@@ -182,7 +183,16 @@ class StackedHeads:
         gate: Float[Tensor, "run head_index query key"] | None = None,
     ) -> Float[Tensor, "run query context head"]:
         """``hook_z``, flattened as :func:`stacked_z` does."""
-        return stacked_z(counts, self.scores(), gate, self.values())
+        return self.z_of(counts, gate, self.values())
+
+    def z_of(
+        self,
+        counts: Float[Tensor, "run query context key"],
+        gate: Float[Tensor, "run head_index query key"] | None,
+        values: Float[Tensor, "run head_index key d_head"],
+    ) -> Float[Tensor, "run query context head"]:
+        """The same with these values."""
+        return stacked_z(counts, self.scores(), gate, values)
 
     def values(self) -> Float[Tensor, "run head_index key d_head"]:
         """The value of every key token."""
@@ -241,6 +251,40 @@ class StackedGated(StackedHeads):
         if self.config.gate == "open":
             return Written(self.z(counts), None, gate)
         return Written(self.z(counts, gate), gate_cost(scores, gate, self.config), gate)
+
+    def opened(
+        self,
+        counts: Float[Tensor, "run query context key"],
+        written: Written,
+        step: int,
+        configs: Sequence[TrainConfig],
+        missing: Callable[[Tensor], Tensor],
+    ) -> Float[Tensor, "run query context head"]:
+        """``z`` with closed gates opened, see :func:`~gated_interp.training.opening.opened_error`.
+
+        At random by one toss for each pair of tokens, as with noise. By an adversary at each
+        position: the slope of the error in a gate is that of the head's ``z`` times the key's
+        value, so with one dimension a head opens the keys whose values are positive or those whose
+        values are negative.
+
+        Args:
+            written: without.
+            missing: what the error's slope in the output is proportional to, given ``z``.
+        """
+        z, gate, values = written.z, written.gate, self.values()
+        assert gate is not None
+        if not configs[0].opened_steps:
+            sources = [generator(derive(c.seed, Stream.OPENED, step)) for c in configs]
+            tossed = torch.stack([coins(gate.shape[1:], source) for source in sources])
+            return self.z(counts, gate + tossed.to(gate) * added(gate))
+        closed = added(gate)
+        up, down = (self.z_of(counts, closed, part) for part in (values.relu(), -(-values).relu()))
+        with torch.no_grad():
+            worst = z + (up + down) / 2
+            for _ in range(configs[0].opened_steps):
+                rising = torch.matmul(missing(worst), self.W_O.mT) > 0
+                worst = z + torch.where(rising, up, down)
+        return z + torch.where(rising, up, down)
 
     def unstack(self) -> list[GatedAttention]:
         """The runs as ordinary modules, in order."""

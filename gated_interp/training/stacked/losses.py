@@ -59,6 +59,18 @@ def reconstruction(
     )
 
 
+def residual(
+    z: Float[Tensor, "run query context head"],
+    W_O: Float[Tensor, "run 1 head d_model"],
+    bias: Float[Tensor, "run d_model"],
+    original_z: Float[Tensor, "run query context original_head_and_1"],
+    original_W_O: Float[Tensor, "run 1 original_head d_model"],
+) -> Float[Tensor, "run query context d_model"]:
+    """What :func:`reconstruction` squares, at each position."""
+    known = torch.cat([original_W_O, -bias[:, None, None]], 2)
+    return torch.matmul(z, W_O) - torch.matmul(original_z, known)
+
+
 def with_one(
     z: Float[Tensor, "run query context head"],
 ) -> Float[Tensor, "run query context head_and_1"]:

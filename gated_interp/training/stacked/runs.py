@@ -30,13 +30,15 @@ from gated_interp.training.config import TrainConfig
 from gated_interp.training.constraint import FvuControl
 from gated_interp.training.device import pick_device
 from gated_interp.training.loop import TrainResult, train_gated, train_model
+from gated_interp.training.opening import opens, require_gates
 from gated_interp.training.schedule import learning_rate, penalty_weight
-from gated_interp.training.stacked.blocks import STACKED, StackedAttention
+from gated_interp.training.stacked.blocks import STACKED, StackedAttention, StackedGated
 from gated_interp.training.stacked.data import ContextPool, StackedBatch
 from gated_interp.training.stacked.losses import (
     cross_entropy,
     overlap_penalty,
     reconstruction,
+    residual,
     with_one,
 )
 from gated_interp.training.stacked.optimizer import StackedAdam
@@ -45,7 +47,8 @@ from gated_interp.training.stacked.optimizer import StackedAdam
 FRESH_POOL = 1000
 # What may differ between runs of one stack.
 PER_RUN = ("lr", "lr_decay", "alpha", "alpha_unit", "overlap", "penalty_off", "penalty_ramp",
-           "fvu_target", "fvu_rate", "fvu_from", "factor_floor", "seed")  # fmt: skip
+           "fvu_target", "fvu_rate", "fvu_from", "factor_floor", "seed",
+           "opened_weight")  # fmt: skip
 
 
 def say_on_stderr(sentence: str) -> None:
@@ -182,10 +185,13 @@ def why_not_stackable(run: GatedRun) -> str | None:
         raise GatedInterpError(
             "block-width-mismatch", block=run.block.config.d_model, model=cfg.d_model
         )
+    require_gates(run.block, run.config)
     if run.block.kind not in STACKED:
         return f"replacements of kind {run.block.kind!r} have no stacked form"
     if run.block.kind == "topk" and run.block.config.d_head > 1:
         return "TopK heads are stacked where they have one dimension"
+    if run.config.opened_share and run.config.opened_steps and run.block.config.d_head > 1:
+        return "an adversary opens the gates of stacked heads where they have one dimension"
     if cfg.n_layers != 1 or not cfg.attn_only or why_not_linear(model, 0) is not None:
         return "the original is not one attention-only layer without normalisation"
     attention = Attention.of(model, 0)
@@ -325,6 +331,7 @@ def _gated_stack(runs: list[GatedRun], progress: bool) -> list[TrainResult[Repla
     control = FvuControl(configs, device)
     overlap_weight = torch.tensor([c.overlap for c in configs], device=device)
     any_overlap = bool(overlap_weight.any())
+    opened_weight = torch.tensor([c.opened_weight for c in configs], device=device)
     original_z: dict[int, Tensor] = {}
     del first
 
@@ -336,7 +343,8 @@ def _gated_stack(runs: list[GatedRun], progress: bool) -> list[TrainResult[Repla
         stack.prepare(step, configs)
         written, W_O = stack.written(batch.counts), stack.W_O
         bias = stack.weights["b_O"] - original.weights["b_O"]
-        error = reconstruction(written.z, W_O, bias, original_z[at], original.W_O, batch.weight)
+        known = original_z[at], original.W_O
+        error = reconstruction(written.z, W_O, bias, *known, batch.weight)
         factor, penalty, loss = control.factor, torch.zeros_like(error.detach()), error
         if written.cost is not None:
             penalty = (written.cost * batch.pairs).sum((1, 2))
@@ -352,6 +360,14 @@ def _gated_stack(runs: list[GatedRun], progress: bool) -> list[TrainResult[Repla
                 configs[0].overlap_power,
             )
             loss = loss + rates["penalty"] * overlap_weight * factor * shared
+        opened = torch.full_like(error.detach(), torch.nan)
+        if opens(step, configs[0]):
+            assert isinstance(stack, StackedGated)
+            z = stack.opened(
+                batch.counts, written, step, configs, lambda z: residual(z, W_O, bias, *known)
+            )
+            opened = reconstruction(z, W_O, bias, *known, batch.weight)
+            loss = loss + opened_weight * opened
         fvu = error.detach() / variance
         control.observe(fvu, step)
 
@@ -366,6 +382,7 @@ def _gated_stack(runs: list[GatedRun], progress: bool) -> list[TrainResult[Repla
                 "penalty": penalty.detach(),
                 "overlap": torch.where(overlap_weight > 0, shared.detach(), 0.0),
                 **l0,
+                **({"opened": opened.detach()} if configs[0].opened_share else {}),
                 "factor": factor,
             }
 
