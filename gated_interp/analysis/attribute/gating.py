@@ -18,7 +18,7 @@ from gated_interp.analysis.heads import all_heads, head_counts, head_name, inter
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.seeds import generator
 
-WEIGHT, CLAMP, RATE = 0.1, 4.0, 1.0
+WEIGHT, CLAMP, RATE = 0.1, 4.0, 0.2
 """Of the penalty; where logits of gates stop to count in it; Adam's learning rate."""
 ROLES = ("facilitating", "irrelevant", "interfering")
 
@@ -30,22 +30,22 @@ def head_gates(prompts: Prompts, steps: int, seed: int) -> tuple[Tensor, Tensor]
         GatedInterpError: a metric that is a function, without corrupted prompts to say which way is
             worse.
     """
-    sign, size = 1.0, 1.0
+    sign = 1.0
     if not isinstance(prompts.metric, str):
         change = float((prompts.after - prompts.before).mean())
         if change == 0:
             raise GatedInterpError("metric-constant", metric=prompts.name)
-        sign, size = float(np.sign(change)), abs(change)
+        sign = float(np.sign(change))
     n = len(all_heads(prompts.model))
     first = torch.rand(n, generator=generator(seed)).clamp(1e-3, 1 - 1e-3).logit()
     device = prompts.before.device
-    start = _fitted(prompts, first.to(device), sign / size, 0.0, steps)
-    up, down = (_fitted(prompts, start, sign / size, w, steps) for w in (WEIGHT, -WEIGHT))
+    start = _fitted(prompts, first.to(device), sign, 0.0, steps)
+    up, down = (_fitted(prompts, start, sign, weight, steps) for weight in (WEIGHT, -WEIGHT))
     return up.sigmoid(), down.sigmoid()
 
 
 def _fitted(
-    prompts: Prompts, start: Float[Tensor, " head"], scale: float, weight: float, steps: int
+    prompts: Prompts, start: Float[Tensor, " head"], sign: float, weight: float, steps: int
 ) -> Float[Tensor, " head"]:
     """Logits of gates after ``steps`` steps of Adam on all prompts at once."""
     logits = start.clone().requires_grad_()
@@ -55,7 +55,7 @@ def _fitted(
         for rows in prompts.rows():
             with torch.enable_grad(), intervened(prompts.model, _edits(prompts, logits.sigmoid())):
                 values = prompts.values(prompts.logits(prompts.clean[rows]), rows)
-            grad += prompts.gradients(values, [logits])[0] * (scale / len(prompts))
+            grad += prompts.gradients(values, [logits])[0] * (sign / len(prompts))
         drawn = logits.detach().abs() < CLAMP
         logits.grad = grad - weight * drawn.to(grad) / len(logits)
         adam.step()

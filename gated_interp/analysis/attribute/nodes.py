@@ -72,8 +72,10 @@ def attribute_heads(
       sizes.
     - ``causal head gating``: of heads alone. Gates from 0 to 1 on what heads write are fitted to
       the metric, once drawn open (``G+``) and once shut (``G-``), see ``roles`` (Nam et al., 2025,
-      arXiv 2505.13737). The signed score is ``G+ + G- - 1``: 1 facilitates, -1 interferes. It is of
-      all prompts together, so it has no interval. ``3 m`` forward and backward for ``m`` steps.
+      arXiv 2505.13737). The penalty weighs 0.1 in any unit, so give ``"loss"``, ``"kl"`` or a
+      function in nats; of a function, worse is where the corrupted prompts move it. The signed
+      score is ``G+ + G- - 1``: 1 facilitates, -1 interferes. It is of all prompts together, so it
+      has no interval. ``3 m`` forward and backward for ``m`` steps.
 
     Args:
         clean, corrupted: ``[batch pos]``, compared row by row. Where no method patches
