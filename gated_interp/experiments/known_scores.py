@@ -1,6 +1,6 @@
 """Every attribution method on every known circuit: how well it ranks heads, MLPs and edges.
 
-``python -m gated_interp.experiments.known_scores figures/known-scores.csv`` measures all.
+``python -m gated_interp.experiments.known_scores figures/known-scores`` measures all.
 """
 
 import sys
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pandas as pd
+import plotly.graph_objects as go
 import torch
 from torch import Tensor
 
@@ -20,7 +21,7 @@ from gated_interp.analysis.patching import path_patch
 from gated_interp.analysis.subsets import pair_interactions, shapley
 from gated_interp.checkpoints.known import KnownCircuit, known_circuit, known_circuits
 from gated_interp.core.errors import GatedInterpWarning
-from gated_interp.core.files import write_text
+from gated_interp.plots import attribution_scores, save_figure
 from gated_interp.tasks.program import PromptPairs
 
 PROMPTS, DRAWS, RANDOM = 32, 3, 100
@@ -31,6 +32,9 @@ TOOLS = (PATHS, SHAPLEY, PAIRS)
 HEADS = (*(f"exact, {a}" for a in ABLATIONS), *get_args(HeadMethod)[1:], *TOOLS)
 ORDERS = 20
 """Random orders of arrival, for Shapley values."""
+MIB = {"exact": 0.28, "EAP": 0.73, "EAP-IG inputs": 0.71, "EAP-IG activations": 0.81}
+"""Theirs: the AUROC on InterpBench's model of indirect object identification, counterfactual
+ablation (Mueller et al., 2025, arXiv 2504.13151, Table 2). Random rankings had 0.44."""
 EDGES = get_args(EdgeMethod)
 ONCE = ("ACDC",)
 """Methods that take many passes: they are measured on the first draw of prompts only."""
@@ -151,8 +155,13 @@ def every(
                     yield from measured(name, method, of, draw)
 
 
+def figure_of(runs: pd.DataFrame) -> go.Figure:
+    """The AUROC of every method, beside what MIB published."""
+    title = "Integrated gradients find the edges of trained models, single gradients do not"
+    return attribution_scores(runs, published=MIB, title=title)
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    frame = pd.DataFrame(every(known_circuits()))
-    table = frame.to_csv(index=False, lineterminator="\n", float_format="%.4f")
-    write_text(Path(sys.argv[1]), table)
+    frame = pd.DataFrame(every(known_circuits())).round(4)
+    save_figure(figure_of(frame), frame, Path(sys.argv[1]), ("svg",))
