@@ -125,7 +125,7 @@ known-circuits: $(READY)  ## compile and plant the known circuits anew, and ship
 	$(ONE_THREAD) $(BIN)/python tests/ship_circuits.py runs/compiled runs/planted-*.safetensors
 
 known-scores: $(READY)  ## score every attribution method on the known circuits
-	$(ONE_THREAD) $(BIN)/python -m gated_interp.experiments.known_scores figures/known-scores.csv
+	$(ONE_THREAD) $(BIN)/python -m gated_interp.experiments.known_scores figures/known-scores
 
 # Minutes for what ships; an hour for blocks trained against the adversary.
 ladder: $(READY)  ## measure how far an adversary moves each replacement that ships

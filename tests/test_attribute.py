@@ -209,7 +209,7 @@ def test_exact_nodes_are_runs_with_hooks(ablation):
         assert_close(mine, change.detach(), roundings=2000, scale=10.0)
     assert len(found.names) == 2 * 5
     assert found.backward == 0
-    assert found.forward == 13
+    assert found.forward == 12
 
 
 def test_integrated_activations_are_exact_where_one_head_makes_the_change():
@@ -262,7 +262,7 @@ def test_many_parts_are_as_one(monkeypatch):
     def all_of() -> list[torch.Tensor]:
         heads = gi.attribute_heads(model, clean, corrupted, metric, ablation="mean")
         edges = gi.attribute_edges(model, clean, corrupted, metric, method="EAP")
-        assert edges.forward == 5
+        assert edges.forward == 3
         assert edges.backward == 1
         return [heads.scores, edges.scores]
 
@@ -303,11 +303,18 @@ def test_rankings_are_scored_by_what_their_circuits_carry():
     edges = gi.attribute_edges(truth.model, **tokens, method="exact")
     found = gi.score_ranking(edges, model=truth.model, **tokens, draws=3)
     assert found.curve["faithfulness"].iloc[-1] == pytest.approx(1, abs=1e-5)
-    assert found.curve["n"].tolist() == [1, 1, 1, 1, 1, 1, 1, 2, 6, 12]
+    assert found.curve["n"].tolist() == [0, 0, 0, 0, 0, 0, 1, 2, 6, 12]
     assert found.cpr > found.random_cpr
     assert found.cmd < found.random_cmd
-    f, x = found.curve["faithfulness"].to_numpy(), found.curve["size"].to_numpy()
-    assert found.cpr == pytest.approx(((f[1:] + f[:-1]) / 2 * np.diff(x)).sum())
+    f, s, x = (found.curve[name].to_numpy() for name in ("faithfulness", "signed", "size"))
+    assert found.cpr == pytest.approx(((s[1:] + s[:-1]) / 2 * np.diff(x)).sum())
+    g = abs(1 - f)
+    assert found.cmd == pytest.approx(((g[1:] + g[:-1]) / 2 * np.diff(x)).sum())
+    assert (f[:6] == 0).all()  # a share of less than one edge is no edge
+    for signed, name in ((True, "signed"), (False, "faithfulness")):
+        both = gi.score_ranking(edges, model=truth.model, **tokens, draws=1, signed=signed).curve
+        assert (both["signed"] == both["faithfulness"]).all()
+        assert both["signed"].to_numpy() == pytest.approx(found.curve[name].to_numpy())
     nodes = gi.attribute_heads(truth.model, **tokens)
     by_node = gi.score_ranking(nodes, ["L1H0"], model=truth.model, **tokens, draws=2)
     assert by_node.curve["faithfulness"].iloc[-1] == pytest.approx(1, abs=1e-5)

@@ -20,6 +20,7 @@ from gated_interp.plots import (
     ablation_bars,
     adversary_ladder,
     attention_patterns,
+    attribution_scores,
     before_after,
     circuit_maps,
     copying_controls,
@@ -198,6 +199,14 @@ FIGURES = {
         {"embed": 0.3, "L0H12": -0.1, "L0 b_O": 0.0}, **k,
     ),
     "ladder": lambda **k: adversary_ladder({"gated": rungs(1.0), "TopK": rungs(3.0)}, **k),
+    "attribution": lambda **k: attribution_scores(
+        pd.DataFrame([
+            {"method": m, "source": s, "of": o, "auroc": a, "random": 0.5, "forward": 3,
+             "backward": 1}
+            for o in ("heads", "edges") for s, a in (("compiled", 0.4), ("planted", 0.9))
+            for m in ("exact", "EAP")
+        ]), published={"EAP": 0.73, "none of these": 0.1}, **k,
+    ),
     "phases": lambda **k: phase_diagram(phases(), **k),
     "ablation": lambda **k: ablation_bars(effects(), panel="trigram", **k),
     "shapley": lambda **k: shapley_and_interactions([1.0, -2.0, 0.5], OV[0, :3, :3], HEADS, **k),

@@ -866,6 +866,10 @@ def known_scores() -> pd.DataFrame:
                 found = mine.query("of == @of and source == @source")["auroc"]
                 if len(found):
                     row[f"{of}_{source}"] = f"{found.median():.2f} ({found.min():.2f})"
+        for source in ("compiled", "planted"):
+            made = mine.query("of == 'edges' and source == @source")["constructed"].dropna()
+            if len(made):
+                row[f"made_{source}"] = f"{made.median():.2f} ({made.min():.2f})"
         rows.append(row)
     chance: dict[str, object] = {"method": "random", "passes": "0"}
     for (of, source), found in runs.groupby(["of", "source"])["random"]:

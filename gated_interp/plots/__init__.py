@@ -16,6 +16,7 @@ Examples:
 
 from gated_interp.plots.ablation import ablation_bars, shapley_and_interactions
 from gated_interp.plots.attention_views import AttentionView, attention_view
+from gated_interp.plots.attribution import attribution_scores
 from gated_interp.plots.copying import copying_controls, copying_shares
 from gated_interp.plots.edges import qk_attribution
 from gated_interp.plots.frontier import frontier, frontier_point, held_frontier
@@ -47,6 +48,7 @@ __all__ = [
     "adversary_ladder",
     "attention_patterns",
     "attention_view",
+    "attribution_scores",
     "before_after",
     "circuit_maps",
     "copying_controls",

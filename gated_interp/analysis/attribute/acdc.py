@@ -23,6 +23,7 @@ def acdc(
     if not chosen or chosen[0] <= 0:
         raise GatedInterpError("thresholds-not-positive", thresholds=list(chosen))
     cutter, pairs = Cutter(prompts, graph), graph.there.nonzero().tolist()
+    prompts.require_change()
     size = float((prompts.after - prompts.before).mean().abs())
     tried = prompts.before.new_zeros(len(prompts), len(pairs))
     kept = torch.zeros(len(pairs))

@@ -61,6 +61,7 @@ class Prompts:
         if metric == "loss":
             self.clean.require_loss()
         self.corrupted: Batch | None = None
+        self.seen: Tensor | None = None  # logits of the corrupted prompts, once they have been run
         if corrupted is not None:
             self.corrupted = Batch.of(model, corrupted, attention_mask, "corrupted")
             shapes = self.clean.tokens.shape, self.corrupted.tokens.shape
@@ -120,11 +121,18 @@ class Prompts:
             GatedInterpError: it is the same as on the clean ones.
         """
         with torch.no_grad():
-            logits = self._all(self.other)
-            found = self.values(logits)
+            found = self.values(self._all(self.other) if self.seen is None else self.seen)
         if bool((found == self.before).all()):
             raise GatedInterpError("metric-constant", metric=self.name)
         return found
+
+    def require_change(self) -> float:
+        """The mean size of the metric's change from clean to corrupted prompts.
+
+        Raises:
+            GatedInterpError: there is none.
+        """
+        return float((self.after - self.before).abs().mean())
 
     def rows(self) -> list[slice]:
         """The prompts in parts of which all that is written fits into memory."""
@@ -140,13 +148,17 @@ class Prompts:
         return part.logits(self.model)
 
     def gradients(
-        self, values: Float[Tensor, " rows"], at: list[Tensor]
+        self, values: Float[Tensor, " rows"], at: list[Tensor], *, again: bool = False
     ) -> list[Float[Tensor, "..."]]:
-        """The gradient of each prompt's metric at tensors of its forward pass."""
+        """The gradient of each prompt's metric at tensors of its forward pass.
+
+        Args:
+            again: keep the graph for another gradient.
+        """
         if not values.requires_grad:
             raise GatedInterpError("metric-without-gradient", metric=self.name)
         self.cost.backward += len(values) / len(self)
-        found = torch.autograd.grad(values.sum(), at, allow_unused=True)
+        found = torch.autograd.grad(values.sum(), at, allow_unused=True, retain_graph=again)
         return [torch.zeros_like(x) if g is None else g for x, g in zip(at, found, strict=True)]
 
     def values(

@@ -33,12 +33,13 @@ class RankingScore:
         auroc: the chance that a name of the true circuit has a larger absolute score than one
             outside; 1 is perfect, 0.5 random. ``None`` without a truth.
         random_auroc: the mean of random rankings.
-        cpr: the area under the faithfulness curve, from the smallest size to 1; more is better.
-            ``None`` without a model.
-        cmd: the area between that curve and 1; less is better.
+        cpr: the area under the faithfulness curve of circuits by signed scores, from the smallest
+            size to 1; more is better. ``None`` without a model.
+        cmd: the area between the curve of circuits by absolute scores and 1; less is better.
         random_cpr, random_cmd: the means of random rankings.
         curve: a row per size: ``size`` (share of the names), ``n`` (how many), ``faithfulness``
-            with ``faithfulness_low`` and ``faithfulness_high`` (95% over prompts), and ``random``.
+            by absolute scores with ``faithfulness_low`` and ``faithfulness_high`` (95% over
+            prompts), ``signed``, by signed scores, and ``random``.
         draws: how many random rankings there are.
     """
 
@@ -69,7 +70,7 @@ def score_ranking(
     clean: Tokens | None = None,
     corrupted: Tokens | None = None,
     metric: Metric = "loss",
-    signed: bool = False,
+    signed: bool | None = None,
     draws: int = 5,
     seed: int = 0,
     attention_mask: Mask | None = None,
@@ -78,14 +79,15 @@ def score_ranking(
 
     With ``truth``: the AUROC of absolute scores. With a model and prompts: the faithfulness curve
     of MIB (Mueller et al., 2025, arXiv 2504.13151). The circuit holds the first 0.1%, 0.2%, 0.5%,
-    1%, 2%, 5%, 10%, 20%, 50% and 100% of the ranking. All other edges carry what they carry on the
-    corrupted prompts; of a ranking of nodes, all edges that leave other heads and MLPs do. Then ::
+    1%, 2%, 5%, 10%, 20%, 50% and 100% of the ranking, rounded down. All other edges carry what they
+    carry on the corrupted prompts; of nodes, all edges that leave other heads and MLPs do. Then ::
 
         faithfulness = (m(circuit) - m(nothing)) / (m(model) - m(nothing))
 
     with the metric averaged over prompts before the division. CPR is the area under it and CMD the
-    area between it and 1, both by trapezoids over the share of names. Each size and each random
-    ranking costs a forward pass.
+    area between it and 1, both by trapezoids over the share of names. As there, circuits are chosen
+    by signed scores for CPR, and by absolute scores for CMD. Each size of each ranking, random ones
+    too, costs a forward pass.
 
     Args:
         scores: what :func:`attribute_heads` or :func:`attribute_edges` found, or a score for each
@@ -93,8 +95,9 @@ def score_ranking(
         truth: the names in the true circuit.
         model, clean, corrupted, metric, attention_mask: as for :func:`attribute_edges`. With a
             model, the ranking must have every head (or edge) of it.
-        signed: order the circuits by signed scores, those first whose removal moves the metric as
-            the corrupted prompts do. Else by absolute scores.
+        signed: order all circuits by signed scores, those first whose removal moves the metric as
+            the corrupted prompts do, or (``False``) all by absolute scores. Unless given, CPR takes
+            the one and CMD the other, but both take absolute scores of a mapping.
         draws: random rankings to compare with.
         seed: of these.
 
@@ -125,19 +128,22 @@ def score_ranking(
         return RankingScore(auroc, random_auroc, None, None, None, None, None, draws)
     prompts = Prompts(model, clean, corrupted, metric, attention_mask)
     towards = float((prompts.after - prompts.before).mean().sign())
-    order = (signs * towards if signed else size).argsort(descending=True, stable=True)
-    curves = [_curve(prompts, names, o) for o in [order, *orders]]
+    by_sign, by_size = (x.argsort(descending=True, stable=True) for x in (signs * towards, size))
+    if signed is None:
+        signed = None if isinstance(scores, Attributed) else False
+    by_sign, by_size = by_size if signed is False else by_sign, by_sign if signed else by_size
+    curves = [_curve(prompts, names, o) for o in [by_size, by_sign, *orders]]
     shares = [[ratio_interval(*pair) for pair in curve] for curve in curves]
-    mine = np.array(shares[0])
-    others = np.array([[each[0] for each in curve] for curve in shares[1:]])
+    mine, by_signs = np.array(shares[0]), np.array(shares[1])[:, 0]
+    others = np.array([[each[0] for each in curve] for curve in shares[2:]])
     n = [_count(s, len(names)) for s in SIZES]
     columns = {"size": SIZES, "n": n, "faithfulness": mine[:, 0]}
     columns |= {"faithfulness_low": mine[:, 1], "faithfulness_high": mine[:, 2]}
-    frame = pd.DataFrame(columns | {"random": others.mean(0)})
+    frame = pd.DataFrame(columns | {"signed": by_signs, "random": others.mean(0)})
     return RankingScore(
         auroc,
         random_auroc,
-        _area(mine[:, 0]),
+        _area(by_signs),
         _area(abs(1 - mine[:, 0])),
         float(np.mean([_area(each) for each in others])),
         float(np.mean([_area(abs(1 - each)) for each in others])),
@@ -182,8 +188,8 @@ def _auroc(size: Float[Tensor, " name"], inside: Bool[Tensor, " name"]) -> float
 
 
 def _count(share: float, of: int) -> int:
-    """How many names a share is, at least one."""
-    return max(1, round(share * of))
+    """How many names a share is, rounded down as in MIB."""
+    return int(share * of)
 
 
 def _curve(
@@ -197,14 +203,15 @@ def _curve(
         n = _count(share, len(names))
         if n not in done:
             kept = [names[i] for i in order[:n].tolist()]
-            values = cutter.metric(graph.there & ~_circuit(graph, kept))
+            cut = graph.there & ~_circuit(graph, kept)
+            values = cutter.metric(cut) if kept else prompts.after
             done[n] = (values - prompts.after).double().cpu().numpy(), whole
     return [done[_count(share, len(names))] for share in SIZES]
 
 
 def _circuit(graph: Graph, kept: list[Any]) -> Bool[Tensor, "receiver sender"]:
     """The edges of a circuit of these edges, or those that leave these nodes or the embedding."""
-    if isinstance(kept[0], tuple):
+    if any(isinstance(name, tuple) for name in kept):
         return graph.mask(kept)
     on = torch.tensor([name in {*kept, EMBED} for name in graph.senders])
     return graph.there & on

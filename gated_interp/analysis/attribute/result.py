@@ -2,6 +2,7 @@
 
 import dataclasses
 import warnings
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -24,13 +25,13 @@ class Attributed:
     Attributes:
         names: of nodes, such as ``L0H1`` and ``L0 mlp``, or of edges, ``(sender, receiver)``.
         scores: ``[batch name]``, signed, in units of the metric, for each prompt. Below zero where
-            the metric falls without it.
+            the metric falls without it. One row where a method scores all prompts together.
         absolute: ``[name]``, the size to rank by: the size of the mean score, unless the method
             has a size of its own.
         method, metric: their names.
         forward, backward: passes of all prompts through the whole model. A method that runs again
             some prompts counts a share.
-        change: ``[batch]``, of the metric from clean to corrupted prompts; ``None`` without these.
+        change: ``[prompt]``, of the metric from clean to corrupted prompts; ``None`` without these.
         complete: the share of the change that integrated scores add up to; 1 is all of it.
             ``None`` of methods that do not integrate.
     """
@@ -42,7 +43,7 @@ class Attributed:
     metric: str
     forward: float
     backward: float
-    change: Float[Tensor, " batch"] | None = None
+    change: Float[Tensor, " prompt"] | None = None
     complete: float | None = None
 
     def __repr__(self) -> str:
@@ -88,16 +89,30 @@ class Attributed:
 SIDES = ("sender", "receiver")
 
 
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class HeadAttribution(Attributed):
-    """Scores of every head and MLP; see :func:`attribute_heads`."""
+    """Scores of every head and MLP; see :func:`attribute_heads`.
+
+    Attributes:
+        inputs: of ``AtP*``, the scores of each head's queries, keys and values, such as ``L0H1.q``.
+            Keys and values that heads share are named ``L0KV0.k`` and ``L0KV0.v``.
+        roles: of ``causal head gating``, a row per head: ``node``, how far it is ``facilitating``,
+            ``irrelevant`` and ``interfering`` (each 0 to 1), and ``role``, the largest of these.
+    """
+
+    inputs: "HeadAttribution | None" = None
+    roles: pd.DataFrame | None = None
 
 
 class EdgeAttribution(Attributed):
     """Scores of every edge; see :func:`attribute_edges`."""
 
 
+Kind = TypeVar("Kind", bound=Attributed)
+
+
 def found(
-    kind: type[Attributed],
+    kind: type[Kind],
     names: list[str] | list[Edge],
     scores: Float[Tensor, "batch name"],
     prompts: Prompts,
@@ -105,7 +120,7 @@ def found(
     *,
     absolute: Float[Tensor, " name"] | None = None,
     complete: float | None = None,
-) -> Attributed:
+) -> Kind:
     """The result; warns where integrated scores do not add up to what they should."""
     scores, change, cost = scores.detach().cpu(), None, prompts.cost
     if prompts.corrupted is not None:

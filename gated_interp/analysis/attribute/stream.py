@@ -7,7 +7,7 @@ weights and the norm by hand, and a change of an input is added to them in the s
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -47,12 +47,22 @@ def component_names(model: HookedTransformer) -> list[str]:
     return found
 
 
-def observed(prompts: Prompts, batch: Batch) -> dict[str, Tensor]:
-    """What stands at :func:`component_names` on every row of ``batch``, and at norms of writes."""
-    model = prompts.model
+def scale_names(model: HookedTransformer) -> list[str]:
+    """The hook points of the scales of norms behind attention."""
     norms = [write_norm(model, i) for i in range(model.cfg.n_layers)]
-    names = [*component_names(model), *(n.hook_scale for n in norms if n is not None)]
+    return [n.hook_scale for n in norms if n is not None]
+
+
+def observed(prompts: Prompts, batch: Batch, also: Sequence[str] = ()) -> dict[str, Tensor]:
+    """What stands at :func:`component_names` on every row of ``batch``, and at norms of writes.
+
+    Args:
+        also: more hook points.
+    """
+    model = prompts.model
+    names = [*component_names(model), *scale_names(model), *also]
     parts: list[dict[str, Tensor]] = []
+    logits: list[Tensor] = []
     for rows in prompts.rows():
         kept: dict[str, Tensor] = {}
 
@@ -60,8 +70,10 @@ def observed(prompts: Prompts, batch: Batch) -> dict[str, Tensor]:
             return lambda x: kept.__setitem__(name, x.detach())
 
         with torch.no_grad(), intervened(model, {name: keep(name) for name in names}):
-            prompts.logits(batch[rows])
+            logits.append(prompts.logits(batch[rows]))
         parts.append(kept)
+    if batch is prompts.corrupted:
+        prompts.seen = torch.cat(logits)
     return {name: torch.cat([part[name] for part in parts]) for name in names}
 
 
@@ -146,23 +158,31 @@ class Watched:
     Attributes:
         logits: with their graph.
         at: activations in that graph: hook points by name, ``mlp_in`` by layer and ``logits_in``.
+        scales: of norms behind attention, by hook point.
         attention: what each layer's attention was called with.
     """
 
     logits: Tensor
     at: dict[str, Tensor] = dataclasses.field(default_factory=dict)
+    scales: dict[str, Tensor] = dataclasses.field(default_factory=dict)
     attention: dict[int, dict[str, Any]] = dataclasses.field(default_factory=dict)
 
 
 def watch(
-    prompts: Prompts, part: Batch, put: dict[str, Tensor], *, receivers: Graph | None = None
+    prompts: Prompts,
+    part: Batch,
+    put: dict[str, Tensor],
+    *,
+    receivers: Graph | None = None,
+    also: Sequence[str] = (),
 ) -> Watched:
     """A forward pass with ``put`` in the place of activations, watched for gradients.
 
     Args:
         receivers: also watch what these read.
+        also: more hook points to watch.
     """
-    model, at = prompts.model, dict[str, Tensor]()
+    model, at, scales = prompts.model, dict[str, Tensor](), dict[str, Tensor]()
 
     def seen(name: str) -> Edit:
         def edit(x: Tensor) -> Tensor:
@@ -176,7 +196,11 @@ def watch(
 
         return edit
 
-    names, reads = component_names(model), dict[int | None, Edit]()
+    def scale(name: str) -> Edit:
+        return lambda x: scales.__setitem__(name, x.detach())
+
+    looks = {name: scale(name) for name in scale_names(model)}
+    names, reads = [*component_names(model), *also], dict[int | None, Edit]()
     if receivers is not None:
         for layer, inputs in enumerate(receivers.inputs):
             hook = f"blocks.{layer}.attn.hook_"
@@ -189,10 +213,25 @@ def watch(
         torch.enable_grad(),
         attention_inputs(model) as called,
         reading(model, reads),
-        intervened(model, {name: seen(name) for name in names}),
+        intervened(model, {name: seen(name) for name in names} | looks),
     ):
         logits = prompts.logits(part)
-    return Watched(logits, at, {layer: calls[-1] for layer, calls in called.items()})
+    return Watched(logits, at, scales, {layer: calls[-1] for layer, calls in called.items()})
+
+
+def by_node(
+    model: HookedTransformer,
+    other: dict[str, Tensor],
+    at: dict[str, Tensor],
+    grad: dict[str, Tensor],
+) -> Float[Tensor, "batch node"]:
+    """What each head's and each MLP's activation differs by, times the gradient at it."""
+    each = []
+    for name in component_names(model)[1:]:
+        product = wide((other[name] - at[name].detach()) * grad[name])
+        by_head = product.ndim == 4
+        each.append(product.sum((1, 3)) if by_head else product.sum((1, 2))[:, None])
+    return torch.cat(each, 1)
 
 
 def receiver_gradients(
