@@ -66,6 +66,14 @@ class Carriers:
         return others.fill_diagonal_(0).amax(1)
 
     @property
+    def pure(self) -> float:
+        """How far each head works for one variable: 1 if all do, 0.5 if all work for two alike.
+
+        The shares of each head's main variable, relative to all shares.
+        """
+        return float(self.shares.amax(0).sum() / self.shares.sum())
+
+    @property
     def own(self) -> bool:
         """Whether each variable has :data:`MOST` in one head, and no two in the same.
 

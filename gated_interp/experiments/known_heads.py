@@ -7,15 +7,18 @@ import dataclasses
 import math
 import sys
 import warnings
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pandas as pd
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 
-from gated_interp.analysis.attribute.edges import attribute_edges
+from gated_interp.analysis.attribute.cut import Cutter
+from gated_interp.analysis.attribute.graph import Graph
+from gated_interp.analysis.attribute.prompts import Prompts
 from gated_interp.analysis.carriers import MOST, Asked, carriers
 from gated_interp.analysis.faithfulness import faithfulness
 from gated_interp.analysis.interchange import node_effects
@@ -35,11 +38,10 @@ METHODS: dict[str, dict[str, Any]] = {
     "gated": {},
     "ungated + overlap": {},
     "topk copies": {"k": 1},
-    "ungated": {},
 }
 """Methods of the registry that replace each layer, with their settings."""
 ORIGINAL = "original"
-FITTING, EXPANSION, PROMPTS, OF_EDGES = 400, 2, 512, 64
+FITTING, EXPANSION, PROMPTS = 500, 2, 512
 LEAST, ALONE, FEWEST = 0.3, 0.1, 16
 """A prompt asks for one head if it moves the metric by more than the first share of the distance,
 and the layer's other true heads by less than the second; there must be so many of these."""
@@ -92,27 +94,22 @@ class KnownRow(Row):
         return f"{which}: {self.held} of {self.told} held, {self.kept} of {self.wires} wires kept."
 
 
-def variables_of(circuit: KnownCircuit, layer: int, pairs: PromptPairs) -> dict[str, Asked]:
-    """The layer's true heads and the metric of each, on the prompts that ask for it alone.
+def variables_of(
+    circuit: KnownCircuit, layer: int, pairs: PromptPairs
+) -> dict[str, Bool[Tensor, " prompt"]]:
+    """The layer's true heads, and for each the prompts that ask for it alone.
 
     A head for which there are too few such prompts is left out.
     """
-    true = [n for n in circuit.nodes if "H" in n and layer_of(n) == layer]
+    model, true = circuit.model, true_heads(circuit, layer)
     with torch.no_grad():
-        base = pairs.metric(read_nodes(circuit.model, pairs.clean)[0])
-        other, written = read_nodes(circuit.model, pairs.corrupted)
+        base = pairs.metric(read_nodes(model, pairs.clean)[0])
+        other, written = read_nodes(model, pairs.corrupted)
         distance = (base - pairs.metric(other)).mean()
-        moved = {
-            node: (
-                pairs.metric(patch_nodes(circuit.model, pairs.clean, {node: written[node]})) - base
-            ).abs()
-            / distance
-            for node in true
-        }
-
-    def on(asked: Tensor) -> Asked:
-        return lambda logits: pairs.metric(logits)[asked]
-
+        moved = {}
+        for node in true:
+            logits = patch_nodes(model, pairs.clean, {node: written[node]})
+            moved[node] = (pairs.metric(logits) - base).abs() / distance
     found = {}
     for node in true:
         asked = torch.ones(len(pairs), dtype=torch.bool)
@@ -121,8 +118,16 @@ def variables_of(circuit: KnownCircuit, layer: int, pairs: PromptPairs) -> dict[
             for rival in set(true) - {node}:
                 asked &= moved[rival] < ALONE
         if asked.sum() >= FEWEST:
-            found[node] = on(asked)
+            found[node] = asked
     return found
+
+
+def true_heads(circuit: KnownCircuit, layer: int) -> list[str]:
+    """The true heads of a layer."""
+    return [n for n in circuit.nodes if "H" in n and layer_of(n) == layer]
+
+
+NOTHING = {"held": 0, "share": math.nan, "idle": math.nan, "kept": 0, "fvu": math.nan}
 
 
 def measured(
@@ -130,61 +135,69 @@ def measured(
 ) -> dict[str, Any]:
     """What a row says of ``model``, the circuit's or one with a block at ``layer``."""
     pairs = circuit.pairs(PROMPTS, seed)
-    asked = variables_of(circuit, layer, pairs)
-    true = [n for n in circuit.nodes if "H" in n and layer_of(n) == layer]
+    asked, true = variables_of(circuit, layer, pairs), true_heads(circuit, layer)
     batch = circuit.task.sample(PROMPTS, seed + 1)
     with torch.no_grad():
         right = model(batch.tokens)[:, -1].argmax(-1) == batch.answer
     heads = len(model.blocks[layer].attn.W_O)
-    row: dict[str, Any] = {
-        "variables": len(true),
-        "told": len(asked),
-        "heads": heads,
-        "accuracy": right.float().mean().item(),
-    }
+    row: dict[str, Any] = {"variables": len(true), "told": len(asked), "heads": heads}
+    row |= {"accuracy": right.float().mean().item()}
     if not asked:
-        return row | {"held": 0, "share": math.nan, "needed": 0, "idle": math.nan} | NO_WIRES
-    found = carriers(model, layer, pairs.clean, pairs.corrupted, asked)
-    first = found.first.tolist()
-    held = (found.needed == 1) & torch.tensor([first.count(h) == 1 for h in first])
-    others = [head_name((layer, h)) for h in range(heads) if h not in first]
-    idle = node_effects(model, pairs, [others])["effect"].item() if len(true) == len(asked) else 0.0
+        return row | NOTHING | {"needed": 0, "wires": 0}
+
+    def on(there: Tensor) -> Asked:
+        return lambda logits: pairs.metric(logits)[there]
+
+    metrics = {node: on(there) for node, there in asked.items()}
+    found = carriers(model, layer, pairs.clean, pairs.corrupted, metrics)
+    first = dict(zip(found.variables, found.first.tolist(), strict=True))
+    own = torch.tensor([[*first.values()].count(h) == 1 for h in first.values()])
+    others = [head_name((layer, h)) for h in range(heads) if h not in first.values()]
+    idle = node_effects(model, pairs, [others])["effect"].item()
     return row | {
-        "held": int(held.sum()),
+        "held": int(((found.needed == 1) & own).sum()),
         "share": found.share.min().item(),
         "needed": int(found.needed.max()),
         "idle": idle if len(true) == len(asked) else math.nan,
-        **_wires(circuit, layer, model, dict(zip(found.variables, first, strict=True)), seed),
+        **_wires(circuit, layer, model, pairs, first, asked),
     }
 
 
-NO_WIRES = {"wires": 0, "kept": 0}
-
-
 def _wires(
-    circuit: KnownCircuit, layer: int, model: HookedTransformer, first: dict[str, int], seed: int
+    circuit: KnownCircuit,
+    layer: int,
+    model: HookedTransformer,
+    pairs: PromptPairs,
+    first: Mapping[str, int],
+    asked: Mapping[str, Tensor],
 ) -> dict[str, int]:
-    """How many true edges of the variables there are, and of how many one head has most."""
-    pairs = circuit.pairs(OF_EDGES, seed)
-    edges = attribute_edges(model, pairs.clean, pairs.corrupted, pairs.metric, method="exact")
-    sizes = pd.Series(
-        edges.scores.abs().mean(0).tolist(), index=pd.MultiIndex.from_tuples(edges.names)
-    )
+    """How many true edges of the variables there are, and of how many their first head has most.
+
+    What a head reads as a query is what its query and the query of its gate read; keys likewise.
+    """
+    prompts = Prompts(model, pairs.clean, pairs.corrupted, pairs.metric, None)
+    graph = Graph.of(model)
+    cutter, there = Cutter(prompts, graph), set(graph.edges)
     wires = kept = 0
-    heads = range(len(model.blocks[layer].attn.W_O))
     for sender, receiver in circuit.edges:
         reader, _, role = receiver.partition(".")
-        if sender in first:
-            each = [(head_name((layer, h)), receiver) for h in heads]
-            mine = first[sender]
-        elif reader in first:
-            each = [(sender, f"{head_name((layer, h))}.{role}") for h in heads]
-            mine = first[reader]
-        else:
+        node = sender if sender in first else reader
+        if node not in first:
             continue
-        found = sizes[each]
         wires += 1
-        kept += bool(found.iloc[mine] >= MOST * found.sum())
+        rivals = [h for name, h in first.items() if name != node]
+        if first[node] in rivals:
+            continue
+        sizes = {}
+        for h in set(range(len(model.blocks[layer].attn.W_O))) - set(rivals):
+            name = head_name((layer, h))
+            edges = [(name, receiver)]
+            if node == reader:
+                edges = [(sender, f"{name}.{part}") for part in (role, f"gate_{role}")]
+            cut = graph.mask([edge for edge in edges if edge in there])
+            change = (cutter.metric(cut) - prompts.before)[asked[node]]
+            sizes[h] = float(change.abs().mean())
+        kept += sizes[first[node]] >= MOST * sum(sizes.values())
     return {"wires": wires, "kept": kept}
 
 
@@ -217,17 +230,13 @@ def all_rows(
                     **METHODS[method],
                 )
         except GatedInterpError as error:
-            rows.append({**rows[0], **row, "refused": str(error), **NOTHING})
+            rows.append({**rows[0], **row, "refused": str(error), **NOTHING, "accuracy": math.nan})
             continue
         block = splice(circuit.model, layer, result.model)
         tokens = circuit.task.sample(PROMPTS, seed + 2).tokens
         fvu = faithfulness(block, tokens=tokens).measures()["fvu"].item()
         rows.append(row | {"fvu": fvu} | measured(circuit, layer, block, seed))
     return rows
-
-
-NOTHING = {"held": 0, "share": math.nan, "idle": math.nan, "kept": 0, "accuracy": math.nan,
-           "fvu": math.nan}  # fmt: skip
 
 
 def layers_of(name: str) -> list[int]:
@@ -272,4 +281,4 @@ def run(
 
 
 if __name__ == "__main__":
-    run(sys.argv[1], workers=2, say=print)
+    run(sys.argv[1], workers=1, say=print)
