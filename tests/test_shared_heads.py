@@ -173,14 +173,14 @@ def test_two_programs_come_to_share_two_heads_as_they_are_asked_to():
     assert not found.own
 
 
-def test_a_head_of_its_own_counts_and_one_for_both_does_not():
+def test_a_point_of_the_figure_is_a_mean_over_seeds():
     rows = [
-        {"degrees": d, "seed": s, "method": "gated", "share": 0.9, "same_head": d > 0}
-        for d in (0.0, 45.0)
+        {"degrees": d, "seed": s, "method": "gated", "share": 0.9 - d / 100 + s / 10}
+        for d in (45.0, 0.0)
         for s in (0, 1)
     ]
-    (points,) = own_shares(pd.DataFrame(rows), ["gated"]).data
-    assert list(points.y) == pytest.approx([0.9, 0.0])
+    (points,) = own_shares(shared_heads.summary(pd.DataFrame(rows)), ["gated"]).data
+    assert list(points.y) == pytest.approx([0.95, 0.5])
 
 
 def test_a_known_circuit_has_its_variables_in_heads_and_an_untrained_block_has_not():

@@ -1,6 +1,6 @@
 """On every known circuit: does a block keep the circuit that is there?
 
-``python -m gated_interp.experiments.known_heads figures`` measures all.
+``python -m gated_interp.experiments.known_heads runs/known-heads figures`` measures all.
 """
 
 import dataclasses
@@ -25,6 +25,7 @@ from gated_interp.analysis.interchange import node_effects
 from gated_interp.anatomy.nodes import layer_of, patch_nodes, read_nodes
 from gated_interp.checkpoints.known import KnownCircuit, known_circuit, known_circuits
 from gated_interp.core.errors import GatedInterpError, GatedInterpWarning
+from gated_interp.core.files import write_table
 from gated_interp.core.written import head_name
 from gated_interp.experiments.processes import in_processes
 from gated_interp.experiments.store import Row, Store
@@ -127,7 +128,8 @@ def true_heads(circuit: KnownCircuit, layer: int) -> list[str]:
     return [n for n in circuit.nodes if "H" in n and layer_of(n) == layer]
 
 
-NOTHING = {"held": 0, "share": math.nan, "idle": math.nan, "kept": 0, "fvu": math.nan}
+NOTHING = {"held": 0, "share": math.nan, "needed": 0, "idle": math.nan, "wires": 0, "kept": 0}
+MISSING = {"accuracy": math.nan, "fvu": math.nan}
 
 
 def measured(
@@ -143,7 +145,7 @@ def measured(
     row: dict[str, Any] = {"variables": len(true), "told": len(asked), "heads": heads}
     row |= {"accuracy": right.float().mean().item()}
     if not asked:
-        return row | NOTHING | {"needed": 0, "wires": 0}
+        return row | NOTHING
 
     def on(there: Tensor) -> Asked:
         return lambda logits: pairs.metric(logits)[there]
@@ -230,7 +232,7 @@ def all_rows(
                     **METHODS[method],
                 )
         except GatedInterpError as error:
-            rows.append({**rows[0], **row, "refused": str(error), **NOTHING, "accuracy": math.nan})
+            rows.append({**rows[0], **row, "refused": str(error), **NOTHING, **MISSING})
             continue
         block = splice(circuit.model, layer, result.model)
         tokens = circuit.task.sample(PROMPTS, seed + 2).tokens
@@ -281,4 +283,5 @@ def run(
 
 
 if __name__ == "__main__":
-    run(sys.argv[1], workers=1, say=print)
+    found = run(sys.argv[1], workers=2, say=print)
+    write_table(found, Path(sys.argv[2]) / "known-heads.csv", "%.4g")

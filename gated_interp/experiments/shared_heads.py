@@ -1,6 +1,6 @@
 """Two programs planted into the same two heads: does a block give each one a head of its own?
 
-``python -m gated_interp.experiments.shared_heads figures`` measures all, with ``--tune`` first the
+``python -m gated_interp.experiments.shared_heads runs/known-heads figures`` measures all: first the
 settings, on seeds that no result is measured on.
 """
 
@@ -22,11 +22,13 @@ from torch.nn.functional import cross_entropy
 from gated_interp.analysis.carriers import Carriers, carriers
 from gated_interp.analysis.faithfulness import faithfulness
 from gated_interp.core.errors import GatedInterpWarning
+from gated_interp.core.files import write_table
 from gated_interp.core.seeds import derive
 from gated_interp.core.streams import Stream
 from gated_interp.experiments.processes import in_processes
 from gated_interp.experiments.store import Row, Store
 from gated_interp.experiments.study import Key, fill
+from gated_interp.metrics.intervals import mean_interval
 from gated_interp.models.program_model import ProgramConfig, ProgramTransformer, build_program
 from gated_interp.models.toy import HookedTransformer
 from gated_interp.plots.carriers import own_shares
@@ -311,15 +313,27 @@ def run(
     return store.frame()
 
 
+def summary(table: pd.DataFrame, column: str = "share") -> pd.DataFrame:
+    """The mean of a column for each angle and method, with its interval over seeds."""
+    rows = []
+    for (degrees, method), found in table.groupby(["degrees", "method"], sort=False):
+        values = found[column].to_numpy(float)
+        low, high = mean_interval(values)
+        row = {"degrees": degrees, "method": method, column: values.mean()}
+        rows.append(row | {"low": low, "high": high})
+    return pd.DataFrame(rows)
+
+
 def draw(table: pd.DataFrame, out: Path | str) -> None:
     """Write the figure of the study, and the rows that it is drawn from."""
     title = "Two programs in the same two heads: what a head of its own has"
-    figure = partial(own_shares, table, DRAWN)
+    figure = partial(own_shares, summary(table), DRAWN)
     shown = Shown("shared-heads", title, "A point is a mean over seeds.", table, figure)
     write_all({Path(out) / shown.name: shown}, ("svg",))
 
 
 if __name__ == "__main__":
-    rows = run(sys.argv[1], tune="--tune" in sys.argv, workers=2, say=print)
-    if "--tune" not in sys.argv:
-        draw(rows, sys.argv[1])
+    folder, figures = sys.argv[1:3]
+    searched = run(folder, tune=True, workers=2, say=print)
+    write_table(searched, Path(figures) / "shared-heads-tuning.csv", "%.4g")
+    draw(run(folder, workers=2, say=print), figures)

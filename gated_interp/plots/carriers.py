@@ -5,12 +5,11 @@ from collections.abc import Sequence
 import pandas as pd
 import plotly.graph_objects as go
 
-from gated_interp.metrics.intervals import mean_interval
 from gated_interp.plots.inputs import table
 from gated_interp.plots.layout import Box, Canvas, interval, titled
 from gated_interp.plots.style import PALETTE, SYMBOLS, Columns, text
 
-WANTED = ["degrees", "seed", "method", "share", "same_head"]
+WANTED = ["degrees", "method", "share", "low", "high"]
 
 
 def own_shares(
@@ -20,12 +19,10 @@ def own_shares(
     title: str | None = None,
     columns: Columns = 2,
 ) -> go.Figure:
-    """The share of a program that its first head has, for each angle, with intervals over seeds.
-
-    A program counts as nothing where the same head is the first of both.
+    """The share of a program that one head has, for each angle, with intervals over seeds.
 
     Args:
-        results: ``degrees``, ``seed``, ``method``, ``share`` and ``same_head``; a row per model.
+        results: ``degrees``, ``method``, ``share``, ``low`` and ``high``; a row for each of both.
         methods: those that are drawn, in this order.
 
     Raises:
@@ -41,19 +38,18 @@ def own_shares(
             ticktext=[f"{angle:g} degrees" for angle in angles],
             range=[-0.5, len(angles) - 0.5],
         ),
-        titled("share in a head of its own", tickformat=".0%", range=[-0.04, 1.04], showgrid=True),
+        titled(
+            "share of a program in one head", tickformat=".0%", range=[-0.04, 1.04], showgrid=True
+        ),
     )
     for i, method in enumerate(methods):
         rows = results[results["method"] == method]
-        apart = rows["share"].where(~rows["same_head"], 0.0)
-        found = [apart[rows["degrees"] == angle] for angle in angles]
-        ends = [mean_interval(each.to_numpy(float)) for each in found]
-        means, color = [each.mean() for each in found], PALETTE[i % len(PALETTE)]
-        low, high = ([end[j] for end in ends] for j in (0, 1))
+        rows = rows.set_index("degrees").reindex(angles)
+        color = PALETTE[i % len(PALETTE)]
         canvas.fig.add_scatter(
             x=[x + 0.12 * (i - (len(methods) - 1) / 2) for x in range(len(angles))],
-            y=means,
-            error_y=interval(means, low, high, color),
+            y=rows["share"].tolist(),
+            error_y=interval(rows["share"], rows["low"], rows["high"], color),
             mode="markers",
             marker={"color": color, "symbol": SYMBOLS[i % len(SYMBOLS)], "size": 8},
             name=text(method),

@@ -75,11 +75,11 @@ class SharedInterchange(Interchange):
         self, mine: Mapping[str, Tensor], theirs: Mapping[str, Tensor], variable: Tensor
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         own, other = self.subspaces(mine), self.subspaces(theirs)
-        mixed = [
+        first, second = (
             o.where((variable == i)[:, None, None], u)
             for i, (u, o) in enumerate(zip(own, other, strict=True))
-        ]
-        back = rotated(*mixed, -self.degrees)
+        )
+        back = rotated(first, second, -self.degrees)
         everywhere = torch.ones_like(variable, dtype=torch.bool)
         nodes = self.nodes.values()
         return dict(zip(nodes, back, strict=True)), dict.fromkeys(nodes, everywhere)
@@ -118,7 +118,8 @@ class SharedInterchange(Interchange):
 
     def subspaces(self, written: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Both subspaces of what the heads wrote."""
-        return rotated(*(written[node] for node in self.nodes.values()), self.degrees)
+        first, second = (written[node] for node in self.nodes.values())
+        return rotated(first, second, self.degrees)
 
 
 def shares(degrees: float) -> Float[Tensor, "variable head"]:
