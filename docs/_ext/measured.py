@@ -16,6 +16,7 @@ import pandas as pd
 import gated_interp
 from gated_interp.experiments.copying import TWO_HEADS
 from gated_interp.experiments.copying_figures import WORTH
+from gated_interp.experiments.shared_heads import TRIED
 from gated_interp.metrics.intervals import clustered, mean_interval, paired_difference, wilson
 
 FIGURES = Path(__file__).resolve().parents[2] / "figures"
@@ -899,6 +900,59 @@ def ladder() -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def shared_heads() -> pd.DataFrame:
+    """A row per angle and method: how far a program is in one head, and a head in one program."""
+    runs, rows = read("shared-heads.csv"), []
+    for (degrees, method), found in runs.groupby(["degrees", "method"], sort=False):
+        row: dict[str, object] = {"degrees": f"{degrees:g}", "method": method}
+        for column in ("share", "pure"):
+            low, high = mean_interval(found[column].to_numpy(float))
+            ends = f"{percent(max(low, 0))} to {percent(min(high, 1))}"
+            row[column] = f"{percent(found[column].mean())} ({ends})"
+        row["own"] = f"{int(found['own'].sum())} of {len(found)}"
+        both = pd.concat([found["needed_capital"], found["needed_small"]])
+        row |= {"needed": between(both), "cross": percent(found["cross"].median())}
+        row |= {
+            "accuracy": percent(found["accuracy"].min(), 1),
+            "fvu": f"{found['fvu'].median():.2f}",
+        }
+        row["loss"] = f"{found[['loss_capital', 'loss_small']].mean(axis=1).median():.3f}"
+        rows.append(row)
+    return pd.DataFrame(rows).sort_values("degrees", key=lambda d: d.astype(float), kind="stable")
+
+
+def shared_tuning() -> pd.DataFrame:
+    """A row per method and setting of the search: means over its seeds."""
+    runs = read("shared-heads-tuning.csv")
+    runs["setting"] = [
+        shared_setting(m, i) for m, i in zip(runs["method"], runs["tried"], strict=True)
+    ]
+    columns = ["share", "pure", "fvu"]
+    return runs.groupby(["method", "setting"], sort=False)[columns].mean().reset_index()
+
+
+def shared_setting(method: str, tried: int) -> str:
+    """What a setting of the search changes."""
+    changes = TRIED[method][1][tried] if method in TRIED else {}
+    return ", ".join(f"{name}={value}" for name, value in changes.items()) or "–"
+
+
+def known_heads() -> pd.DataFrame:
+    """A row per kind of circuit and method: variables held, wires kept, idle heads."""
+    runs, rows = read("known-heads.csv"), []
+    runs["source"] = runs["circuit"].str.partition("-")[0]
+    for (source, method), found in runs.groupby(["source", "method"], sort=False):
+        row = {"source": source, "method": method, "layers": len(found)}
+        row["held"] = f"{int(found['held'].sum())} of {int(found['told'].sum())}"
+        row["kept"] = f"{int(found['kept'].sum())} of {int(found['wires'].sum())}"
+        row["idle"] = percent(found["idle"].median())
+        row["worst"] = percent(found["idle"].max())
+        row["fvu"] = f"{found['fvu'].median():.2f}"
+        row["accuracy"] = percent(found["accuracy"].min(), 1)
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
 def ladder_pilot() -> pd.DataFrame:
     """A row per weight of the error with opened gates: medians over seeds, and the range."""
     rows = []
@@ -907,6 +961,20 @@ def ladder_pilot() -> pd.DataFrame:
         for name in ("fvu", "l0", "kl_ladder", "opened_at_random", "steps_20", "layer_zeroed"):
             values = found[name]
             row[name] = f"{values.median():.2g} ({values.min():.2g} to {values.max():.2g})"
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def known_heads_layers() -> pd.DataFrame:
+    """A row per layer of a circuit: variables held and wires kept by each method."""
+    runs, rows = read("known-heads.csv"), []
+    for (circuit, layer), found in runs.groupby(["circuit", "layer"], sort=False):
+        row: dict[str, object] = {"circuit": circuit, "layer": layer}
+        for number, (_, one) in enumerate(found.iterrows()):
+            what = f"{one['held']}/{one['told']}, {one['kept']}/{one['wires']}"
+            if one["told"] < one["variables"]:
+                what += f" ({one['variables'] - one['told']} not told apart)"
+            row[f"method{number}"] = what
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -970,4 +1038,8 @@ TABLES = {
     "known-scores": known_scores,
     "ladder": ladder,
     "ladder-pilot": ladder_pilot,
+    "shared-heads": shared_heads,
+    "shared-heads-tuning": shared_tuning,
+    "known-heads": known_heads,
+    "known-heads-layers": known_heads_layers,
 }

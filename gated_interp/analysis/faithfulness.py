@@ -107,10 +107,15 @@ class Faithfulness:
             ce_off, kl_off = getattr(self, f"ce_{how}"), getattr(self, f"kl_{how}")
             if ce_off is not None and kl_off is not None:
                 found[f"ce_{how}"] = off = w @ ce_off
-                found[f"ce_recovered_{how}"] = (off - ce) / (off - original)
+                found[f"ce_recovered_{how}"] = _share(off - ce, off - original)
                 found[f"kl_{how}"] = off = w @ kl_off
-                found[f"kl_recovered_{how}"] = 1 - kl / off
+                found[f"kl_recovered_{how}"] = 1 - _share(kl, off)
         return found
+
+
+def _share(part: Tensor, whole: Tensor) -> Tensor:
+    """``part / whole``; missing (NaN) where an ablation costs nothing that could be recovered."""
+    return (part / whole).where(whole != 0, torch.nan)
 
 
 @layer_first
@@ -178,7 +183,8 @@ def loss_recovered(
         ``ce_difference = ce - ce_original``; ``ce_recovered_zero = (ce_zero - ce) / (ce_zero -
         ce_original)``, the others likewise: 1 is all of it, 0 no better than that ablation, below 0
         worse. ``kl``: KL(original || model), per position; ``kl_zero`` and the others of the
-        original with that ablation, and ``kl_recovered_zero = 1 - kl / kl_zero``.
+        original with that ablation, and ``kl_recovered_zero = 1 - kl / kl_zero``. What is recovered
+        of an ablation that costs nothing at all is missing (NaN).
 
     Raises:
         GatedInterpError: nothing was spliced there, or tokens the model cannot read.

@@ -393,7 +393,8 @@ def _fit(
         "heads": len(result.model.W_O),
         "seconds": result.seconds,
     }
-    write_trained(spliced, path, {"training": result.config.to_dict(), **row}, result.history)
+    known = {n: v for n, v in row.items() if v is not None and math.isfinite(v)}
+    write_trained(spliced, path, {"training": result.config.to_dict(), **known}, result.history)
     return {**row, MISSED: result.missed}
 
 

@@ -113,6 +113,26 @@ def _two_signals(n: int, source: torch.Generator) -> Ids:
     return tokens.scatter(1, at, signals)
 
 
+LETTERS, BEFORE = 5, 4
+"""Letters of each kind in a program of two, and tokens before its question."""
+
+
+def _two_letters(n: int, source: torch.Generator, asked: int) -> Ids:
+    """A capital and a small letter among noise, and then questions."""
+    tokens = 2 * LETTERS + 2 + torch.randint(3, (n, BEFORE), generator=source)
+    at = torch.rand(n, BEFORE, generator=source).argsort(1)[:, :2]
+    letters = torch.randint(LETTERS, (n, 2), generator=source) + torch.tensor([0, LETTERS])
+    order = torch.rand(n, 2, generator=source).argsort(1)[:, :asked]
+    return torch.cat([tokens.scatter(1, at, letters), 2 * LETTERS + order], 1)
+
+
+def _letter(tokens: Ids, first: int, asked: Tensor) -> Ids:
+    """The letter from ``first`` on that came, where it is asked."""
+    there = (tokens >= first) & (tokens < first + LETTERS)
+    letter = tokens.where(there, NONE).amax(1, keepdim=True)
+    return letter.expand_as(tokens).where(asked, NONE)
+
+
 def _after_bos(n_tokens: int, length: int) -> Callable[[int, torch.Generator], Ids]:
     """BOS (token 0) and then any of ``n_tokens``."""
     rest = _anything(n_tokens, length - 1, 1)
@@ -250,4 +270,23 @@ COMPILED = {
 }
 """Programs that are compiled to weights, by name."""
 
-PROGRAMS = PLANTED | COMPILED
+SHARED = {
+    "two-letters": Program(
+        "the capital letter or the small one, whichever is asked",
+        (*"ABCDE", *"abcde", "capital?", "small?", "x", "y", "z", "nothing"),
+        BEFORE + 2,
+        lambda n, source: _two_letters(n, source, 2),
+        {
+            "capital": lambda t, v: _letter(t, 0, t == 2 * LETTERS),
+            "small": lambda t, v: _letter(t, LETTERS, t == 2 * LETTERS + 1),
+            "answer": lambda t, v: torch.where(
+                (t == 2 * LETTERS) | (t == 2 * LETTERS + 1),
+                torch.where(t == 2 * LETTERS, v["capital"], v["small"]),
+                2 * LETTERS + 5,
+            ),
+        },
+    ),
+}
+"""Programs of two variables that are planted into the same heads, by name."""
+
+PROGRAMS = PLANTED | COMPILED | SHARED

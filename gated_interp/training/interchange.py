@@ -77,17 +77,25 @@ class Interchange:
         """Logits of both passes, and the answers to the second and to the first."""
         other = tokens.roll(-1, 0)
         mine, source = self.program.run(tokens), self.program.run(other)
-        swapped: dict[str, Tensor] = {}
         wanted = mine[self.program.output].clone()
         for i, name in enumerate(self.nodes):
             answers = self.program.answers(tokens, {name: source[name]})
             wanted = torch.where((variable == i)[:, None], answers, wanted)
-            swapped[self.nodes[name]] = variable == i
-        swapped |= {node: idle[:, i] for i, node in enumerate(self.idle)}
-        clean, written = read_nodes(self.model, tokens)
-        theirs = {node: value.roll(-1, 0) for node, value in written.items()}
-        patched = patch_nodes(self.model, tokens, theirs, swapped)
+        clean, self.written = read_nodes(self.model, tokens)
+        self.clean = clean
+        theirs = {node: value.roll(-1, 0) for node, value in self.written.items()}
+        swapped = {node: idle[:, i] for i, node in enumerate(self.idle)}
+        instead, where = self.interchanged(self.written, theirs, variable)
+        patched = patch_nodes(self.model, tokens, theirs | instead, swapped | where)
         return clean, patched, wanted, mine[self.program.output]
+
+    def interchanged(
+        self, mine: Mapping[str, Tensor], theirs: Mapping[str, Tensor], variable: Tensor
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """By node of a variable, what it writes in the second pass, and in which sequences."""
+        nodes = self.nodes.values()
+        where = {node: variable == i for i, node in enumerate(nodes)}
+        return {node: theirs[node] for node in nodes}, where
 
     def measures(self) -> Row:
         names = (
