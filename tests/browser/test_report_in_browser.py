@@ -131,7 +131,7 @@ def test_its_contents_stay_in_view(opened: Any) -> None:
         box = contents.bounding_box()
         assert box["y"] >= 0, width
         assert box["y"] + box["height"] < 900, width
-        page.get_by_role("link", name="Circuits").click()
+        contents.get_by_role("link", name="Circuits").click()
         title = page.locator("#circuits").bounding_box()
         below = 0 if width >= 1300 else box["height"]
         assert below <= title["y"] + 1 < 300, width
