@@ -242,7 +242,7 @@ class Bench:
             # Where many positions are asked for, the readout of a few heads is large already.
             few = max(1, POSITIONS // len(intact))
             without = []
-            for some in self._each_off(tokens, zero, layer).split(few):
+            for some in torch.split(self._each_off(tokens, zero, layer), few):
                 logits = logits_of(self.model, some[:, where])
                 without.append(asked.of(logits, row.repeat(len(some), 1), position, intact))
             return (torch.cat(without) - with_it).tolist()

@@ -156,7 +156,7 @@ class Session:
         """Heads that attend in a known way, of a model of several layers."""
         if model.cfg.n_layers < 2:
             return []
-        scores: list[dict[str, float]] = []
+        scores: list[dict[Any, Any]] = []
         repeats, text = None, self.examples.reference
         # A model without room for repeats has none.
         with self.threads(), contextlib.suppress(GatedInterpError):
