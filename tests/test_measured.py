@@ -237,11 +237,20 @@ def test_the_page_on_attribution_says_what_its_table_holds():
         assert worst["edges", source, "exact"] == 1
         assert worst["edges", source, "ACDC"] > 0.998
     exact = runs[runs["method"] == "exact, resample"]
-    assert exact["forward"].max() == 18
+    assert exact["forward"].max() <= 18
     assert round(worst["edges", "planted", "EAP-IG inputs"], 3) == 0.999
+    assert worst["heads", "planted", "EAP-IG inputs"] == 1
+    default = runs[runs["method"] == "EAP-IG inputs"]
+    assert (default["forward"] + default["backward"] == 19).all()
+    assert all(worst["heads", "planted", f] == 1 for f in ("AtP*", "Shapley values"))
+    for source in ("compiled", "planted"):
+        assert worst["heads", source, "Shapley values"] == 1
+    assert worst["heads", "compiled", "AtP*"] < 0.1
+    nodes = runs[(runs["of"] != "edges") & runs["constructed"].notna()]
+    assert (nodes["constructed"] == nodes["auroc"]).all()
     assert worst["edges", "planted", "EAP"] < 0.84
     assert worst["edges", "compiled", "EAP"] < 0.34
     low = runs.query("method == 'EAP-IG inputs' and of == 'heads' and auroc < 0.9")
-    assert low["circuit"].tolist() == ["compiled-count"] * 2
+    assert low["circuit"].tolist() == ["compiled-count"] * 3
     for method in ("EAP", "attribution patching"):
         assert worst["heads", "planted", method] == 1

@@ -45,15 +45,15 @@ def attribution_scores(
     of = {name: runs[runs["of"] == name] for name in ("heads", "edges")}
     labels = {name: _labels(mine) for name, mine in of.items() if len(mine)}
     widest = max(text_width(label) for each in labels.values() for label in each.values())
-    canvas = Canvas(columns, title, widest + 14)
+    canvas = Canvas(columns, title, widest + 34)
     for name, methods in labels.items():
         box, order = Box(0, top, canvas.width, PITCH * len(methods) + 8), [*methods]
         rows = {"tickvals": [*range(len(order))], "ticktext": [text(x) for x in methods.values()]}
         place = canvas.panel(
             box,
             titled(f"AUROC of {name}", range=[-0.02, 1.02], showgrid=True, nticks=6),
-            {"range": [len(order) - 0.5, -0.5], "showgrid": False, "ticks": "", **rows}
-            | {"tickfont": {"size": SMALL}},
+            titled("method · passes", range=[len(order) - 0.5, -0.5], showgrid=False, ticks="")
+            | {"tickfont": {"size": SMALL}, **rows},
         )
         canvas.rule(place, x=float(of[name]["random"].mean()), color=MUTED, dash="dash")
         for i, source in enumerate(sources):
