@@ -878,8 +878,14 @@ def known_scores() -> pd.DataFrame:
     return pd.DataFrame([*rows, chance])
 
 
-RUNGS = {"nothing": "nothing opened", "random": "opened at random", "steps_20": "20 steps",
-         "steps_320": "320 steps", "zeroed": "layer zeroed", "weights": "random weights"}  # fmt: skip
+RUNGS = {
+    "nothing": "nothing opened",
+    "random": "opened at random",
+    "steps_20": "20 steps",
+    "steps_320": "320 steps",
+    "zeroed": "layer zeroed",
+    "weights": "random weights",
+}
 
 
 def ladder() -> pd.DataFrame:

@@ -108,7 +108,7 @@ def measure_shipped(path: Path) -> pd.DataFrame:
             write_table(pd.concat(parts, ignore_index=True), path)
     table = pd.concat(parts, ignore_index=True)
     shown = {
-        name if where == "0" else f"{name}, both layers": rows
+        str(name) if where == "0" else f"{name}, both layers": rows
         for (name, where), rows in table.groupby(["model", "layer"], sort=False)
         if where == "all" or name in TOYS
     }
@@ -145,7 +145,7 @@ def measured(run: GatedOutcome, model: HookedTransformer, strength: str) -> dict
     held_out, prompts = (TASK.sample(n, HELD_OUT_SEED).tokens for n in (HELD_OUT, TOY_PROMPTS))
     rungs = adversary_ladder(model, 0, prompts, seed=SEED, rungs=(20,)).kl
     shared = head_sharing(model, 0, held_out).table().set_index("measure")["mean"]
-    found = faithfulness(model, held_out).measures()
+    found = faithfulness(model, tokens=held_out).measures()
     return {
         "strength": strength,
         "seed": run.seed,
@@ -204,7 +204,7 @@ if __name__ == "__main__":
     if what == "shipped":
         measure_shipped(Path(rest[0]))
     elif what == "trained":
-        measure_trained(*map(Path, rest[:1]), *rest[1:])
+        measure_trained(Path(rest[0]), *rest[1:])
     else:
         raise GatedInterpError(
             "not-one-of", name="ladder", value=what, choices=["shipped", "trained"]

@@ -96,5 +96,7 @@ def opened_error(
         assert by is not None
         (slope,) = torch.autograd.grad(found, by)
         by = (slope > 0).to(slope)
-    with opened_by(block, lambda _gate: by):
+    assert by is not None
+    chosen: Tensor = by
+    with opened_by(block, lambda _gate: chosen):
         return error()
