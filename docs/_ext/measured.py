@@ -936,7 +936,19 @@ def passes(runs: pd.DataFrame) -> str:
     return " + ".join(said)
 
 
+def shared_numbers() -> dict[str, str]:
+    """What gated blocks do where each original head does half of both programs."""
+    runs = read("shared-heads.csv").query("method == 'gated'")
+    most = runs[runs["degrees"] == runs["degrees"].max()]
+    return {
+        "pure": percent(most["pure"].mean()),
+        "share": percent(most["share"].mean()),
+        "own": f"{int(runs['own'].sum())} of {len(runs)}",
+    }
+
+
 NUMBERS = {
+    "shared": shared_numbers(),
     "known": {"n": count(len(gated_interp.known_circuits()))},
     "reliability": reliability(),
     "phase": phase(),
