@@ -268,7 +268,8 @@ def test_the_page_on_shared_heads_says_what_its_tables_hold():
     assert (fvu[["ungated + overlap", "gates alone"]] > fvu["gated"]).all()
     blocks = runs[~runs["method"].isin(["original"])]
     assert blocks["accuracy"].min() > 0.98
-    assert (blocks[blocks["method"] == "gated"][["needed_capital", "needed_small"]] <= 3).all(None)
+    gated = blocks[blocks["method"] == "gated"]
+    assert gated[["needed_capital", "needed_small"]].to_numpy().max() <= 3
 
 
 def test_the_page_on_known_circuits_says_what_its_table_holds():
