@@ -254,3 +254,36 @@ def test_the_page_on_attribution_says_what_its_table_holds():
     assert low["circuit"].tolist() == ["compiled-count"] * 3
     for method in ("EAP", "attribution patching"):
         assert worst["heads", "planted", method] == 1
+
+
+def test_the_page_on_shared_heads_says_what_its_tables_hold():
+    runs = measured.read("shared-heads.csv")
+    mean = runs.groupby(["degrees", "method"])[["share", "pure"]].mean()
+    planted = {0.0: 1.0, 22.5: 0.854, 45.0: 0.5}
+    for degrees, share in planted.items():
+        assert abs(mean.loc[(degrees, "original"), "share"] - share) < 0.06
+    half = mean.loc[45.0]
+    # Gates part the programs, but spread each over two heads, and also what nobody shared.
+    assert half.loc["original", "pure"] < 0.55
+    assert half.loc["gated", "pure"] > 0.95
+    assert half.loc["gated", "share"] < 0.8
+    assert mean.loc[(0.0, "gated"), "share"] < mean.loc[(0.0, "original"), "share"] - 0.1
+    alone = half.loc[["ungated + overlap", "gates alone"]]
+    assert (alone["share"] > half.loc["gated", "share"] + 0.05).all()
+    assert (alone["pure"] > 0.9).all()
+    assert half.loc["topk copies", "pure"] < 0.7
+    assert half.loc["gated, random start", "share"] < half.loc["gated", "share"]
+    fvu = runs[runs["degrees"] == 45].groupby("method")["fvu"].median()
+    assert (fvu[["ungated + overlap", "gates alone"]] > fvu["gated"]).all()
+    blocks = runs[~runs["method"].isin(["original"])]
+    assert blocks["accuracy"].min() > 0.98
+    gated = blocks[blocks["method"] == "gated"]
+    assert gated[["needed_capital", "needed_small"]].to_numpy().max() <= 3
+
+
+def test_the_page_on_known_circuits_says_what_its_table_holds():
+    runs = measured.read("known-heads.csv")
+    held = runs.groupby("method")["held"].sum() / runs.groupby("method")["told"].sum()
+    assert held["original"] == 1
+    assert held["gated"] < 1
+    assert runs.query("method == 'original'")["idle"].max() < 0.1

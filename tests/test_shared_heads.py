@@ -7,7 +7,7 @@ import torch
 from gated_interp.analysis.carriers import Carriers, carriers
 from gated_interp.experiments import known_heads, shared_heads
 from gated_interp.models.program_model import ProgramConfig, build_program
-from gated_interp.plots.carriers import own_shares
+from gated_interp.plots.carriers import carried_shares
 from gated_interp.tasks.programs import LETTERS, NONE, SHARED
 from gated_interp.training.config import TrainConfig
 from gated_interp.training.shared_heads import SharedInterchange, rotated, shares
@@ -175,12 +175,14 @@ def test_two_programs_come_to_share_two_heads_as_they_are_asked_to():
 
 def test_a_point_of_the_figure_is_a_mean_over_seeds():
     rows = [
-        {"degrees": d, "seed": s, "method": "gated", "share": 0.9 - d / 100 + s / 10}
+        {"degrees": d, "seed": s, "method": "gated", "share": 0.9 - d / 100 + s / 10, "pure": 1.0}
         for d in (45.0, 0.0)
         for s in (0, 1)
     ]
-    (points,) = own_shares(shared_heads.summary(pd.DataFrame(rows)), ["gated"]).data
-    assert list(points.y) == pytest.approx([0.95, 0.5])
+    pure, share = carried_shares(shared_heads.summary(pd.DataFrame(rows)), ["gated"]).data
+    assert list(pure.y) == [1.0, 1.0]
+    assert list(share.y) == pytest.approx([0.95, 0.5])
+    assert list(share.error_y.array) == pytest.approx([0.05, 0.5], abs=1e-6)
 
 
 def test_a_known_circuit_has_its_variables_in_heads_and_an_untrained_block_has_not():

@@ -916,6 +916,12 @@ def shared_heads() -> pd.DataFrame:
             ends = f"{percent(max(low, 0))} to {percent(min(high, 1))}"
             row[column] = f"{percent(found[column].mean())} ({ends})"
         row["own"] = f"{int(found['own'].sum())} of {len(found)}"
+        if degrees and method != "original":
+            before = runs.query("degrees == @degrees and method == 'original'").set_index("seed")
+            there = before["share"].reindex(found["seed"]).to_numpy(float)
+            gained = (found["share"].to_numpy(float) - there) / (1 - there)
+            low, high = mean_interval(gained)
+            row["gained"] = f"{percent(gained.mean())} ({percent(low)} to {percent(high)})"
         both = pd.concat([found["needed_capital"], found["needed_small"]])
         row |= {"needed": between(both), "cross": percent(found["cross"].median())}
         row |= {
@@ -996,7 +1002,19 @@ def passes(runs: pd.DataFrame) -> str:
     return " + ".join(said)
 
 
+def shared_numbers() -> dict[str, str]:
+    """What gated blocks do where each original head does half of both programs."""
+    runs = read("shared-heads.csv").query("method == 'gated'")
+    most = runs[runs["degrees"] == runs["degrees"].max()]
+    return {
+        "pure": percent(most["pure"].mean()),
+        "share": percent(most["share"].mean()),
+        "own": f"{int(runs['own'].sum())} of {len(runs)}",
+    }
+
+
 NUMBERS = {
+    "shared": shared_numbers(),
     "known": {"n": count(len(gated_interp.known_circuits()))},
     "reliability": reliability(),
     "phase": phase(),

@@ -31,7 +31,7 @@ from gated_interp.experiments.study import Key, fill
 from gated_interp.metrics.intervals import mean_interval
 from gated_interp.models.program_model import ProgramConfig, ProgramTransformer, build_program
 from gated_interp.models.toy import HookedTransformer
-from gated_interp.plots.carriers import own_shares
+from gated_interp.plots.carriers import carried_shares
 from gated_interp.replacements.gated_attention import GatedAttention
 from gated_interp.replacements.splice import splice
 from gated_interp.tasks.program import ProgramTask
@@ -69,6 +69,8 @@ CHOSEN = {"gates alone": 1, "head gates": 1, "ungated + overlap": 2, "topk copie
 """Which of the settings tried is measured; the first, unless said. On the seeds of the search no
 setting gave each program a head of its own, so the largest product of ``share`` and ``pure`` won.
 """
+PANELS = {"pure": "work of a head for one program", "share": "share of a program in one head"}
+"""Columns that are drawn, and how they are called."""
 MEASURED = ("gated", "gates alone", "ungated + overlap", "topk copies", "gated, random start")
 """Methods that are measured on unused seeds. The others came close to nobody in the search."""
 
@@ -313,21 +315,22 @@ def run(
     return store.frame()
 
 
-def summary(table: pd.DataFrame, column: str = "share") -> pd.DataFrame:
-    """The mean of a column for each angle and method, with its interval over seeds."""
+def summary(table: pd.DataFrame) -> pd.DataFrame:
+    """What is drawn: means for each angle and method, with intervals over seeds."""
     rows = []
-    for (degrees, method), found in table.groupby(["degrees", "method"], sort=False):
-        values = found[column].to_numpy(float)
-        low, high = mean_interval(values)
-        row = {"degrees": degrees, "method": method, column: values.mean()}
-        rows.append(row | {"low": low, "high": high})
+    for column, measure in PANELS.items():
+        for (degrees, method), found in table.groupby(["degrees", "method"], sort=False):
+            values = found[column].to_numpy(float)
+            low, high = mean_interval(values)
+            row = {"degrees": degrees, "method": method, "measure": measure}
+            rows.append(row | {"value": values.mean(), "low": low, "high": min(high, 1.0)})
     return pd.DataFrame(rows)
 
 
 def draw(table: pd.DataFrame, out: Path | str) -> None:
     """Write the figure of the study, and the rows that it is drawn from."""
-    title = "Two programs in the same two heads: what a head of its own has"
-    figure = partial(own_shares, summary(table), DRAWN)
+    title = "Gates part the programs, but spread each over two heads"
+    figure = partial(carried_shares, summary(table), DRAWN, title=title)
     shown = Shown("shared-heads", title, "A point is a mean over seeds.", table, figure)
     write_all({Path(out) / shown.name: shown}, ("svg",))
 
