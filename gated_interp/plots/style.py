@@ -24,7 +24,7 @@ WIDTHS: dict[int, int] = {1: 312, 2: 648}
 # 11 px print as 8 points; nothing is set smaller than SMALL, 7 points (6.4 inside crowded cells).
 FONT, SMALL, TINY = 11.0, 9.5, 8.5
 # Lines of TINY capitals this close are still apart.
-CROWDED = 7.0
+CROWDED = 6.5
 
 # Okabe & Ito's colour-blind-safe palette (2008), black last.
 PALETTE = (

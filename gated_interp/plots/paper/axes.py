@@ -87,7 +87,7 @@ def broken(words: str, pixels: Number, size: Number) -> str:
     """``words`` on as many lines as it takes to stay within ``pixels``.
 
     Examples:
-        >>> broken("opened at random", 45, 9.5)
+        >>> broken("opened at random", 40, 9.5)
         'opened<br>at<br>random'
     """
     rows = [""]

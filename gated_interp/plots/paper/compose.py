@@ -25,7 +25,7 @@ def composed(fig: go.Figure | Mapping[str, Any]) -> Drawing:
         ...     {"toy": [[1.0, 0.0]]}, ["B1"], {"toy": ["L0H0", "L0H1"]})
         >>> drawing = composed(figure)
         >>> drawing.width, sorted({text.words for text in drawing.texts})[:3]
-        (648, ['0', '0.00', '0.5'])
+        (648, ['0.0', '0.00', '0.5'])
     """
     layout, specs, traces = read(fig.to_dict() if isinstance(fig, go.Figure) else fig)
     for name, spec in specs.items():
