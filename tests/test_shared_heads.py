@@ -141,11 +141,7 @@ def test_each_head_has_its_share_where_weights_say_so():
 
 
 def test_the_study_writes_a_row_for_each_model_and_resumes(tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        shared_heads,
-        "TRIED",
-        {"gated": ("gated", ({},)), "topk copies": ("topk copies", ({"k": 1},))},
-    )
+    monkeypatch.setattr(shared_heads, "MEASURED", ("gated", "topk copies"))
     how = {"degrees": [45.0], "seeds": [3], "planting": 3, "fitting": 2, "workers": 1}
     said = []
     table = shared_heads.run(tmp_path, **how, say=said.append)
