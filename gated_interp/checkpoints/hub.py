@@ -78,7 +78,7 @@ def push_to_hub(
         try:
             api = hub.HfApi(endpoint=endpoint, token=token)
             api.create_repo(repo_id, private=private, exist_ok=True)
-            files = {filename: str(path)}
+            files: dict[str, str | bytes] = {filename: str(path)}
             if _card_is_ours(hub, repo_id, revision, token, endpoint, folder):
                 files["README.md"] = card.encode()
             commit = api.create_commit(

@@ -103,8 +103,8 @@ def _subsets(
         "reference_tokens": pairs.corrupted,
     }
     if method == SHAPLEY:
-        orders = {"permutations": ORDERS, "permutation_seed": 0}
-        found = shapley(model, pairs.clean, **common, **orders)["value"].abs().tolist()
+        common |= {"permutations": ORDERS, "permutation_seed": 0}
+        found = shapley(model, pairs.clean, **common)["value"].abs().tolist()
     else:
         (each,) = pair_interactions(model, pairs.clean, **common).values()
         found = each[0].abs().sum(1).tolist()

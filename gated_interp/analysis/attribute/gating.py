@@ -68,7 +68,7 @@ def _edits(prompts: Prompts, gates: Float[Tensor, " head"]) -> dict[str, Edit]:
     def edit(mine: Tensor) -> Edit:
         return lambda z: z * mine[:, None].to(z)
 
-    each = gates.split(head_counts(prompts.model))
+    each = torch.split(gates, head_counts(prompts.model))
     return {z_name(layer): edit(mine) for layer, mine in enumerate(each)}
 
 

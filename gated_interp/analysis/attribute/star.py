@@ -56,7 +56,7 @@ def _scored(
     for layer in layers:
         for name in (_attn_out(layer), mlp_out(layer)):
             if name in seen.at:
-                seen.at[name].register_hook(_stop(layer, dropped))
+                seen.at[name].register_hook(_stop(layer, dropped))  # type: ignore[no-untyped-call]
     values = prompts.values(seen.logits, rows)
     names = component_names(prompts.model)[1:]
     names += [_at(i, what) for i in layers for what in ("v", "pattern")]
@@ -134,7 +134,7 @@ def _inputs(
             by_head = (wide(moved) * wide(grad[name])).sum((2, 3))
             # The keys of several heads: what all of them change by.
             sets = inputs[role].stop - inputs[role].start
-            found.append(by_head.unflatten(1, (sets, -1)).sum(2))
+            found.append(by_head.reshape(len(by_head), sets, -1).sum(2))
         v = _at(layer, "v")
         moved = there[v] - seen.at[v].detach()
         found.append((wide(moved) * wide(grad[v])).sum((1, 3)))
