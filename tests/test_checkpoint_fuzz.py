@@ -103,7 +103,12 @@ def with_defaults(said: dict[str, Any]) -> dict[str, Any]:
             holder[name] = defaults | holder[name]
         return said
     optional = {
-        part: {f.name: f.default for f in dataclasses.fields(cls) if f.default is not MISSING}
+        part: {
+            f.name: f.default
+            for f in dataclasses.fields(cls)
+            # Not written where nothing is rotated.
+            if f.default is not MISSING and f.name != "gate_rotary"
+        }
         for part, cls in (
             ("task", SkipTrigramTask), ("toy_config", ToyConfig), ("gated_config", GatedConfig)
         )

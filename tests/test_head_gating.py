@@ -22,7 +22,7 @@ def model():
         made.embed.W_E[3, 3] = 1
         attn.b_V[1:, 0] = 1
         attn.W_V[0, 3, 0] = 1
-        attn.W_O[0, 0, 0], attn.W_O[2, 0, 1] = 8, 4
+        attn.W_O[0, 0, 0], attn.W_O[2, 0, 1] = 3, 3
         attn.W_O[3, 0, 2] = 8
         made.unembed.W_U[0, 3], made.unembed.W_U[1, 7] = 1, 1
     return made

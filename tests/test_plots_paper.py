@@ -158,6 +158,7 @@ def test_axis_numbers_have_one_precision_and_a_true_minus() -> None:
             "shape of a trace of type scatter, line",
         ),
         (figure(go.Scatter(x=[1], y=[1], marker={"size": [1]})), "marks that differ in size"),
+        (figure(go.Scatter(y=[1], marker={"symbol": "asterisk"})), "a mark of shape asterisk"),
         (figure(go.Heatmap(z=[[1]])), "a heat map without a colour axis"),
         (figure(go.Heatmap(z=[[1]], coloraxis="coloraxis")), "a colour axis without cmax"),
         (

@@ -54,6 +54,7 @@ class Stream(enum.IntEnum):
     LADDER = 71
     LADDER_SHUFFLED = 72
     LADDER_STARTS = 74
+    LADDER_TRAINED = 75
     # what is measured of planted circuits
     PLANTED = 73
     # head scores (61, 62 and 65 were of skip trigrams on text)

@@ -21,6 +21,7 @@ from gated_interp.analysis.patching import path_patch
 from gated_interp.analysis.subsets import pair_interactions, shapley
 from gated_interp.checkpoints.known import KnownCircuit, known_circuit, known_circuits
 from gated_interp.core.errors import GatedInterpWarning
+from gated_interp.core.files import write_table
 from gated_interp.plots import attribution_scores, save_figure
 from gated_interp.tasks.program import PromptPairs
 
@@ -164,4 +165,5 @@ def figure_of(runs: pd.DataFrame) -> go.Figure:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     frame = pd.DataFrame(every(known_circuits())).round(4)
+    write_table(frame, Path(sys.argv[1]).with_suffix(".csv"))
     save_figure(figure_of(frame), frame, Path(sys.argv[1]), ("svg",))

@@ -136,7 +136,7 @@ def further(weight: float, seed: int) -> TrainConfig:
         opened_share=1.0,
         opened_steps=1,
         opened_weight=weight,
-        seed=derive(seed, Stream.OPENED),
+        seed=derive(seed, Stream.LADDER_TRAINED),
     )
 
 

@@ -46,7 +46,7 @@ TASK = ProgramTask("two-letters")
 NODES = {"capital": "L0H0", "small": "L0H1"}
 DEGREES = (0.0, 22.5, 45.0)
 PLANTING, FITTING, HEADS, BATCH, PROMPTS = 800, 600, 8, 32, 512
-TUNED_ON, MEASURED_ON = range(2), range(100, 103)
+TUNED_ON, MEASURED_ON = range(2), range(100, 105)
 ORIGINAL, COPIES = "original", "copies, not trained"
 DRAWN = (ORIGINAL, "gated", "gates alone", "ungated + overlap", "topk copies")
 

@@ -9,7 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
-from gated_interp.core.errors import GatedInterpError, sentence
+from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.files import write_text, write_whole
 from gated_interp.plots.inputs import one_of
 from gated_interp.plots.page import interactive_page
@@ -96,7 +96,7 @@ def _images(fig: go.Figure, kinds: Sequence[str]) -> tuple[dict[str, bytes], str
     except GatedInterpError as error:
         return {}, str(error)
     missing = lacking(drawing)
-    trouble = sentence("no-such-letter", {"letters": " ".join(missing)}) if missing else ""
+    trouble = str(GatedInterpError("no-such-letter", letters=" ".join(missing))) if missing else ""
     return {kind: painted(drawing, kind) for kind in kinds}, trouble
 
 

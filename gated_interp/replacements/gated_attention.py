@@ -78,8 +78,8 @@ class GatedConfig(HeadsConfig):
         turns = self.gate_rotary > 0 and not self.gate_rotary % 2 and self.gate_per == "pair"
         fits = self.gate_rotary < self.d_gate and self.scoring.get("rotary") is not None
         if self.gate_rotary and not (turns and fits):
-            about = {"value": self.gate_rotary, "d_gate": self.d_gate}
-            found.append(self.problem("config-gates-cannot-rotate", **about))
+            value, d_gate = self.gate_rotary, self.d_gate
+            found.append(self.problem("config-gates-cannot-rotate", value=value, d_gate=d_gate))
         return found
 
     def to_dict(self) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from gated_interp.training.interchange import Interchange
 Width = Float[Tensor, "batch pos d_head"]
 
 
-def rotated(first: Width, second: Width, degrees: float) -> tuple[Width, Width]:
+def rotated(first: Width, second: Width, degrees: int | float) -> tuple[Width, Width]:
     """What two heads write, in the coordinates of two variables.
 
     ::
@@ -63,7 +63,7 @@ class SharedInterchange(Interchange):
         model: ProgramTransformer,
         nodes: Mapping[str, str],
         config: TrainConfig,
-        degrees: float,
+        degrees: int | float,
     ):
         super().__init__(model, nodes, config)
         self.degrees = degrees
@@ -122,7 +122,7 @@ class SharedInterchange(Interchange):
         return rotated(first, second, self.degrees)
 
 
-def shares(degrees: float) -> Float[Tensor, "variable head"]:
+def shares(degrees: int | float) -> Float[Tensor, "variable head"]:
     """What each of two heads has of each of two variables that a rotation shares out.
 
     Examples:

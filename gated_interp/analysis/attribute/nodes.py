@@ -57,8 +57,8 @@ def attribute_heads(
     Methods, with passes of all prompts, of ``N`` heads and MLPs:
 
     - ``exact``: the node holds what ``ablation`` says, everything behind it follows. ``N + 2``
-      forward. Right by definition, but a node for which another steps in (a backup head) scores
-      little.
+      forward, one more for ``zero`` and ``mean``. Right by definition, but a node for which
+      another steps in (a backup head) scores little.
     - ``attribution patching``: the difference of its activation, corrupted less clean, times the
       gradient on the clean prompts (Nanda, 2023). 3 forward, 1 backward.
     - ``AtP*``: the same with two corrections (Kramár et al., 2024, arXiv 2403.00745). GradDrop, for

@@ -19,14 +19,9 @@ import numpy as np
 from gated_interp.plots.paper.colors import rgba
 from gated_interp.plots.paper.items import DASHES, Cells, Drawing, Frame, Item, Marks, Outline, Text
 from gated_interp.plots.paper.letters import font, in_fonts
+from gated_interp.plots.paper.spec import SYMBOLS
 from gated_interp.plots.style import Number
 
-# Plotly's signs, as matplotlib calls them, and how much larger than a circle they are drawn there.
-SYMBOLS: dict[str, tuple[Any, float]] = {
-    "circle": ("o", 1.0), "square": ("s", 1.0), "diamond": ("D", 0.92),
-    "triangle-up": ("^", 1.1), "triangle-left": ("<", 1.1), "cross": ("P", 1.1), "x": ("X", 1.1),
-    "star": ("*", 1.5), "hexagon": ("h", 1.15), "cross-thin": ("+", 1.4), "line-ew": ("_", 1.4),
-}  # fmt: skip
 PX_PER_INCH, POINTS = 96.0, 0.75
 _SETTINGS: dict[str, Any] = {
     "svg.fonttype": "path", "svg.hashsalt": "gated-interp", "pdf.fonttype": 42,

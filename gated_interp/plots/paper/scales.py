@@ -95,6 +95,8 @@ def round_numbers(low: Number, high: Number, most: Number, spec: Spec) -> list[t
         >>> [words for _, words in round_numbers(-0.04, 1.04, 6, {"tickformat": ".0%"})]
         ['0%', '20%', '40%', '60%', '80%', '100%']
     """
+    if low == high:
+        return [(low, _said(low, spec, 1.0))]
     rough = (high - low) / most
     size = 10.0 ** math.floor(math.log10(rough))
     step = next(s * size for s in (1, 2, 5, 10) if s * size >= rough * (1 - 1e-9))

@@ -20,6 +20,13 @@ _SEEN = dict.fromkeys(["type", "name", "xaxis", "yaxis", "x", "y", "showlegend",
 _UNSEEN = dict.fromkeys(["hovertemplate", "hoverinfo", "hoverongaps", "customdata", "uid", "meta",
                          "hovertext"], 0)  # fmt: skip
 _EACH = _SEEN | _UNSEEN
+# Plotly's signs, as matplotlib calls them, and how much larger than a circle they are drawn there.
+SYMBOLS: dict[str, tuple[str, float]] = {
+    "circle": ("o", 1.0), "square": ("s", 1.0), "diamond": ("D", 0.92),
+    "triangle-up": ("^", 1.1), "triangle-left": ("<", 1.1), "cross": ("P", 1.1), "x": ("X", 1.1),
+    "star": ("*", 1.5), "hexagon": ("h", 1.15), "cross-thin": ("+", 1.4), "x-thin": ("x", 1.1),
+    "line-ew": ("_", 1.4),
+}  # fmt: skip
 _MARKER = {"color": 0, "line": _LINE, "size": 0, "symbol": 0, "opacity": 0}
 _PATTERN = dict.fromkeys(
     ["shape", "fgcolor", "bgcolor", "size", "solidity", "fillmode", "fgopacity"], 0
@@ -125,6 +132,9 @@ def _trace(given: Mapping[str, Any], looks: Mapping[str, Any]) -> Spec:
               and not isinstance(given.get("marker", {}).get(k, 0), str | int | float)]  # fmt: skip
     if varied:
         raise GatedInterpError("figure-not-on-paper", what=f"marks that differ in {varied[0]}")
+    symbol = str(given.get("marker", {}).get("symbol", "circle")).removesuffix("-open")
+    if kind == "scatter" and symbol not in SYMBOLS:
+        raise GatedInterpError("figure-not-on-paper", what=f"a mark of shape {symbol}")
     values = {key: _values(value) for key, value in given.items()}
     kept = {k: v for k, v in (looks.get(kind) or [{}])[0].items() if k in TRACES[kind]}
     trace = merged(kept, {"type": kind, "xaxis": "x", "yaxis": "y", **values})
