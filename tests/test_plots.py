@@ -41,6 +41,7 @@ from gated_interp.plots import (
     sweep_curves,
     wiring_diagram,
 )
+from gated_interp.plots.carriers import carried_shares
 from gated_interp.plots.frontier import frontier_point
 from gated_interp.plots.layout import log_axis
 
@@ -206,6 +207,13 @@ FIGURES = {
             for o in ("heads", "edges") for s, a in (("compiled", 0.4), ("planted", 0.9))
             for m in ("exact", "EAP")
         ]), published={"EAP": 0.73, "none of these": 0.1}, **k,
+    ),
+    "carried": lambda **k: carried_shares(
+        pd.DataFrame([
+            {"degrees": d, "method": m, "measure": w, "value": v, "low": v - 0.1, "high": 1.0}
+            for d in (0.0, 22.5, 45.0) for w in ("purity of heads", "share in first head")
+            for m, v in (("original", 0.5), ("ungated + overlap", 0.9))
+        ]), ["original", "ungated + overlap"], **k,
     ),
     "phases": lambda **k: phase_diagram(phases(), **k),
     "ablation": lambda **k: ablation_bars(effects(), panel="trigram", **k),

@@ -158,7 +158,7 @@ def every(
 
 def figure_of(runs: pd.DataFrame) -> go.Figure:
     """The AUROC of every method, beside what MIB published."""
-    title = "Integrated gradients find the edges of trained models, single gradients do not"
+    title = "Integrated gradients find the edges of planted circuits, single gradients miss some"
     return attribution_scores(runs, published=MIB, title=title)
 
 

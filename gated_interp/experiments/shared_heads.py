@@ -69,7 +69,7 @@ CHOSEN = {"gates alone": 1, "head gates": 1, "ungated + overlap": 2, "topk copie
 """Which of the settings tried is measured; the first, unless said. On the seeds of the search no
 setting gave each program a head of its own, so the largest product of ``share`` and ``pure`` won.
 """
-PANELS = {"pure": "work of a head for one program", "share": "share of a program in one head"}
+PANELS = {"pure": "purity of heads", "share": "share in first head"}
 """Columns that are drawn, and how they are called."""
 MEASURED = ("gated", "gates alone", "ungated + overlap", "topk copies", "gated, random start")
 """Methods that are measured on unused seeds. The others came close to nobody in the search."""

@@ -10,7 +10,7 @@ from gated_interp.plots.layout import Box, Canvas, interval, titled
 from gated_interp.plots.style import PALETTE, SYMBOLS, Columns, text
 
 WANTED = ["degrees", "method", "measure", "value", "low", "high"]
-GAP = 24.0
+GAP = 62.0
 
 
 def carried_shares(
@@ -38,14 +38,13 @@ def carried_shares(
         place = canvas.panel(
             Box(panel * (wide + GAP), 18, wide, 190),
             titled(
-                "angle (45: each head has half of both)",
+                "rotation",
                 tickvals=[*range(len(angles))],
                 ticktext=[f"{angle:g}\u00b0" for angle in angles],
                 range=[-0.5, len(angles) - 0.5],
             ),
-            titled("", tickformat=".0%", range=[0.2, 1.04], showgrid=True, nticks=6),
+            titled(text(measure), tickformat=".0%", range=[0.2, 1.04], showgrid=True, nticks=6),
         )
-        canvas.note(f"<b>{text(measure)}</b>", panel * (wide + GAP), 15, align="left")
         for i, method in enumerate(methods):
             mine = (results["method"] == method) & (results["measure"] == measure)
             rows = results[mine].set_index("degrees").reindex(angles)
