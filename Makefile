@@ -41,8 +41,9 @@ reproduce: $(RUNS)  ## run the post's experiments into runs/paper; ARGS=--quick 
 test: $(READY)  ## run the tests and doctests that take seconds
 	$(PYTEST) -m "not slow"
 
+# The quick ones run on the bare machine of tests/machines.py, which has less than this one.
 test-all: $(READY)  ## run all tests: also the slow ones, the notebooks, those in a browser, as other machines
-	$(PYTEST) -rs --show-closeness
+	$(PYTEST) -rs --show-closeness -m slow
 	$(BIN)/python tests/machines.py
 
 test-machines: $(READY)  ## run the numeric tests with the settings of other machines

@@ -3,6 +3,8 @@
 import contextlib
 import inspect
 import json
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +16,7 @@ from types import CodeType, FunctionType
 import closeness
 import pytest
 import site_build
+from filelock import FileLock
 
 from gated_interp.models.toy import HookedTransformer, ToyConfig, build_toy
 
@@ -70,8 +73,16 @@ def cluster(tmp_path):
 
 @pytest.fixture(scope="session")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the built documentation."""
-    return site_build.build(tmp_path_factory.mktemp("site"))
+    """The folder of the built documentation, which the processes of one run share."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "site"
+    with FileLock(f"{folder}.lock"):
+        if not (folder / "built").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            site_build.build(folder)
+            (folder / "built").touch()
+    return folder / "html"
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,7 +1,7 @@
 """Whether a drawn figure can be read: the boxes of its texts, on paper and in a browser.
 
-``measure`` and, in a browser, ``MEASURE`` return boxes; ``faults`` says what is wrong with them,
-one sentence each.
+``measure`` and, in a browser, ``MEASURE`` and ``measure_svg`` return boxes; ``faults`` says what is
+wrong with them, one sentence each.
 """
 
 from typing import Any
@@ -16,17 +16,18 @@ MEASURE = """(root) => {
   const [x0, y0] = [frame.left, frame.top];
   const box = (r) => [r.left - x0, r.top - y0, r.right - x0, r.bottom - y0];
   const texts = [];
-  for (const t of root.querySelectorAll("svg text")) {
-    const said = t.textContent.replace(/\\u200b/g, "").trim();
+  for (const t of root.querySelectorAll("svg text, svg g.text")) {
+    const said = (t.getAttribute("aria-label") || t.textContent).replace(/\\u200b/g, "").trim();
     const r = t.getBoundingClientRect();
     const hidden = t.closest(".hoverlayer, .infolayer .modebar, defs")
       || getComputedStyle(t).opacity === "0" || getComputedStyle(t).visibility === "hidden";
     if (!said || hidden || !r.width) continue;
     const b = box(r);
-    // The em box: a fifth above and below holds no ink.
-    const spare = 0.2 * Math.min(parseFloat(getComputedStyle(t).fontSize), r.width, r.height);
-    if (r.height > r.width && said.length > 2) { b[0] += spare; b[2] -= spare; }
-    else { b[1] += spare; b[3] -= spare; }
+    if (t.tagName === "text") { // the em box: a fifth above and below holds no ink
+      const spare = 0.2 * Math.min(parseFloat(getComputedStyle(t).fontSize), r.width, r.height);
+      if (r.height > r.width && said.length > 2) { b[0] += spare; b[2] -= spare; }
+      else { b[1] += spare; b[3] -= spare; }
+    }
     const holder = t.closest("[class]:not(.text):not(text)");
     const kind = `${t.getAttribute("class") || ""} ${holder ? holder.getAttribute("class") : ""}`;
     texts.push({said, kind, box: b});
@@ -46,7 +47,10 @@ Box = list[float]
 
 def measure(drawing: Drawing) -> dict[str, Any]:
     """The boxes of a figure as it is drawn on paper."""
-    texts = [{"said": t.words, "kind": t.kind, "box": list(t.box)} for t in drawing.texts]
+    texts = [
+        {"said": t.words, "kind": t.kind, "box": list(t.box), "turned": t.angle % 180 != 0}
+        for t in drawing.texts
+    ]
     return {
         "size": [drawing.width, drawing.height],
         "texts": texts,
@@ -55,11 +59,17 @@ def measure(drawing: Drawing) -> dict[str, Any]:
     }
 
 
+def measure_svg(page: Any, svg: bytes) -> dict[str, Any]:
+    """The boxes of an SVG, shown alone on an empty page of a browser."""
+    page.set_content(f"<!DOCTYPE html><body style='margin: 0'>{svg.decode('utf-8')}</body>")
+    return page.evaluate(f"() => ({MEASURE})(document.body)")
+
+
 def faults(seen: dict[str, Any], slack: float = 1.0) -> list[str]:
     """What is wrong with the layout: a sentence each, none where all is well.
 
     Args:
-        seen: of :func:`measure`.
+        seen: of :func:`measure` or :func:`measure_svg`.
         slack: px that texts may reach over an edge, as round letters do.
     """
     found = []
@@ -77,8 +87,11 @@ def faults(seen: dict[str, Any], slack: float = 1.0) -> list[str]:
                 found.append(f"{said!r} ({text['kind'].strip()}) crosses the edge of a panel")
     for i, one in enumerate(texts):
         for other in texts[i + 1 :]:
-            # Side by side, two words need a gap to be two words.
-            wider = [one["box"][0] - 1, one["box"][1], one["box"][2] + 1, one["box"][3]]
+            # Side by side, two words need a gap to be two words; lines need less between them.
+            left, top, right, bottom = one["box"]
+            turned = one.get("turned", bottom - top > right - left)
+            across, down = (0, 1) if turned else (1, 0)
+            wider = [left - across, top - down, right + across, bottom + down]
             if _overlap(wider, other["box"], 0.3):
                 found.append(f"{one['said']!r} touches {other['said']!r}")
     for legend in seen["legends"]:

@@ -49,6 +49,7 @@ QUICK = [
     "loadfile",
     "-m",
     "not slow",
+    "--show-closeness",
 ]
 
 

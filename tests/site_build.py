@@ -24,8 +24,10 @@ def build(folder: Path) -> Path:
     docs, html = folder / "docs", folder / "html"
     made = shutil.ignore_patterns("_build", "notebooks", "reference")
     shutil.copytree(ROOT / "docs", docs, ignore=made)
-    for name in ("figures", "notebooks", "CHANGELOG.md", "CONTRIBUTING.md"):
+    for name in ("figures", "notebooks"):
         (folder / name).symlink_to(ROOT / name)
+    for name in ("CHANGELOG.md", "CONTRIBUTING.md"):
+        shutil.copy(ROOT / name, folder)  # their links lead on from where they really are
     (docs / "labels.ipynb").write_text(json.dumps(labels()), encoding="utf-8")
     command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", str(docs), str(html)]
     settings = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}

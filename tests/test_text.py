@@ -1,5 +1,6 @@
 """Text: where it comes from, how it becomes tokens, and which sequences are drawn from it."""
 
+import bz2
 import json
 import lzma
 import subprocess
@@ -57,11 +58,12 @@ def said(*sources) -> str:
 def test_files_of_every_kind_say_the_same(tmp_path):
     (tmp_path / "a.txt").write_text("one\ntwö\n", encoding="utf-8")
     (tmp_path / "a.txt.xz").write_bytes(lzma.compress("one\ntwö\n".encode()))
+    (tmp_path / "a.txt.bz2").write_bytes(bz2.compress("one\ntwö\n".encode()))
     (tmp_path / "a.xz").write_bytes(lzma.compress("one\ntwö\n".encode()))
     both = json.dumps({"text": "one\ntwö\n", "id": 3}) + "\n\n" + json.dumps("three") + "\n"
     (tmp_path / "b.jsonl").write_text(both)
     (tmp_path / "b.jsonl.xz").write_bytes(lzma.compress(both.encode()))
-    for name in ("a.txt", "a.txt.xz", "a.xz"):
+    for name in ("a.txt", "a.txt.xz", "a.txt.bz2", "a.xz"):
         assert said(tmp_path / name) == "one\ntwö\n|"
     for name in ("b.jsonl", "b.jsonl.xz"):
         assert said(tmp_path / name) == "one\ntwö\n|three|"
@@ -336,7 +338,9 @@ def bad_inputs(folder: Path) -> dict[str, tuple[dict, str]]:
         "latin.txt": TEXT.encode() + "caf\xe9\n".encode("latin-1"),
         "short.txt": b"too short\n" * 3,
         "cut.txt.xz": lzma.compress(TEXT.encode())[:-9],
+        "cut.txt.bz2": bz2.compress(TEXT.encode())[:-9],
         "no.xz": b"not packed at all",
+        "no.bz2": b"not packed at all",
         "bad.jsonl": b'{"text": "fine"}\n{"text": \n',
         "none.jsonl": b'{"story": "fine"}\n',
         "half.jsonl": b'{"text": "\\ud800"}\n',
@@ -353,8 +357,10 @@ def bad_inputs(folder: Path) -> dict[str, tuple[dict, str]]:
         "no lines": ({"text": here + "/empty.jsonl"}, "file-empty"),
         "latin": ({"text": here + "/latin.txt"}, "not-utf8"),
         "short": ({"text": here + "/short.txt"}, "text-too-short"),
-        "cut": ({"text": here + "/cut.txt.xz"}, "not-xz"),
-        "not xz": ({"text": here + "/no.xz"}, "not-xz"),
+        "cut": ({"text": here + "/cut.txt.xz"}, "not-packed"),
+        "cut bz2": ({"text": here + "/cut.txt.bz2"}, "not-packed"),
+        "not bz2": ({"text": here + "/no.bz2"}, "not-packed"),
+        "not xz": ({"text": here + "/no.xz"}, "not-packed"),
         "no JSON": ({"text": here + "/bad.jsonl"}, "line-not-json"),
         "no text": ({"text": here + "/none.jsonl"}, "line-without-text"),
         "surrogate": ({"text": here + "/half.jsonl"}, "half-a-surrogate-pair"),

@@ -142,7 +142,7 @@ def counted(monkeypatch, *names):
     return calls
 
 
-ONCE = ("verdict_from_writes", "holders", "probe_writes", "example_of", "read_heads",
+ONCE = ("verdict_from_writes", "holders", "probe_writes", "example_of", "readings",
         "shapley_of", "interactions_of", "ablations")  # fmt: skip
 
 

@@ -133,7 +133,7 @@ class SharedRow(Row):
 
 
 def plant_shared(
-    degrees: float, seed: int, steps: int = PLANTING
+    degrees: float | int, seed: int, steps: int = PLANTING
 ) -> tuple[ProgramTransformer, SharedInterchange]:
     """A model of one layer with both programs in its first two heads, and how it was trained.
 
@@ -189,7 +189,12 @@ def measured(model: HookedTransformer, seed: int) -> tuple[Carriers, dict[str, f
 
 
 def row_of(
-    degrees: float, seed: int, method: str, tried: int, model: HookedTransformer, **said: float
+    degrees: float | int,
+    seed: int,
+    method: str,
+    tried: int,
+    model: HookedTransformer,
+    **said: float,
 ) -> dict[str, Any]:
     """What a row says of a model, with or without a block."""
     found, answers = measured(model, seed)
@@ -219,7 +224,7 @@ def row_of(
 
 
 def all_rows(
-    degrees: float,
+    degrees: float | int,
     seed: int,
     methods: Sequence[tuple[str, int]],
     planting: int = PLANTING,
@@ -274,7 +279,7 @@ def run(
     out: Path | str,
     *,
     tune: bool = False,
-    degrees: Sequence[float] | None = None,
+    degrees: Sequence[float | int] | None = None,
     seeds: Sequence[int] | None = None,
     planting: int = PLANTING,
     fitting: int = FITTING,

@@ -195,7 +195,8 @@ class TextTask:
 
     Args:
         text: the name of a text that comes with the package, a file (``.txt``, ``.jsonl``, both
-            also as ``.xz``), a folder of these, ``datasets:NAME[:CONFIG[:SPLIT]]``, or several.
+            also as ``.xz`` or ``.bz2``), a folder of these, ``datasets:NAME[:CONFIG[:SPLIT]]``, or
+            several.
         n_positions: tokens in a sequence, the one that it begins with included.
         vocab: tokens of the byte-level BPE tokenizer that is trained on the ``train`` part, where
             none is given.

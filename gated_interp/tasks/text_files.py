@@ -1,5 +1,6 @@
 """Where text comes from: files, folders, `datasets`; read piece by piece, never whole."""
 
+import bz2
 import io
 import json
 import lzma
@@ -13,9 +14,10 @@ from gated_interp.core.errors import GatedInterpError
 
 # Longer lines are cut: a piece is what the tokenizer sees at once.
 PIECE = 2**13
-TEXT, LINES, PACKED = ".txt", ".jsonl", ".xz"
+TEXT, LINES = ".txt", ".jsonl"
+PACKED = {".xz": lzma.open, ".bz2": bz2.open}
 DATASETS = "datasets:"
-SHIPPED_SUFFIX = TEXT + PACKED
+SHIPPED_SUFFIX = TEXT + ".bz2"  # smaller than .xz for text
 
 Pieces = Iterator[str | None]
 """Lines with their ends, none longer than :data:`PIECE`; ``None`` where a document ends."""
@@ -37,8 +39,8 @@ def pieces(sources: Iterable[str]) -> Pieces:
 
     Args:
         sources: each the name of a shipped text, a file (``.jsonl``: a document a line, with its
-            ``text``; anything else is one document of UTF-8 text; both also as ``.xz``), a folder
-            (all ``.txt`` and ``.jsonl`` in it, in the order of their paths), or
+            ``text``; anything else is one document of UTF-8 text; both also as ``.xz`` or
+            ``.bz2``), a folder (all ``.txt`` and ``.jsonl`` in it, in the order of their paths), or
             ``datasets:NAME[:CONFIG[:SPLIT]]``.
     """
     for source in sources:
@@ -67,17 +69,19 @@ def texts_in(folder: Path | str) -> list[Path]:
 
 
 def _is_text(path: Path) -> bool:
-    return Path(path.name.removesuffix(PACKED)).suffix in (TEXT, LINES) and path.is_file()
+    return _unpacked(path).suffix in (TEXT, LINES) and path.is_file()
+
+
+def _unpacked(path: Path) -> Path:
+    return path.with_suffix("") if path.suffix in PACKED else path
 
 
 def _of_file(path: Path) -> Pieces:
-    opened = lzma.open if path.name.endswith(PACKED) else open
+    opened = PACKED.get(path.suffix, open)
     try:
         with opened(path, "rt", encoding="utf-8") as file:
-            if path.name.removesuffix(PACKED).endswith(LINES):
-                whole = _of_lines(file, path)
-            else:
-                whole = _of_document(file)
+            is_lines = _unpacked(path).suffix == LINES
+            whole = _of_lines(file, path) if is_lines else _of_document(file)
             something = False
             for piece in whole:
                 something |= bool(piece)
@@ -88,8 +92,10 @@ def _of_file(path: Path) -> Pieces:
     except UnicodeDecodeError as error:
         raise GatedInterpError("not-utf8", path=path, byte=error.object[error.start]) from error
     except (lzma.LZMAError, EOFError) as error:
-        raise GatedInterpError("not-xz", path=path) from error
+        raise GatedInterpError("not-packed", path=path, kind=path.suffix) from error
     except OSError as error:
+        if error.errno is None:  # bz2 says of its own data what it says of a disk
+            raise GatedInterpError("not-packed", path=path, kind=path.suffix) from error
         raise GatedInterpError("cannot-read", path=path, reason=error.strerror or error) from error
 
 
