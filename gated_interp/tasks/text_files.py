@@ -5,7 +5,7 @@ import io
 import json
 import lzma
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from gated_interp.core.errors import GatedInterpError
 # Longer lines are cut: a piece is what the tokenizer sees at once.
 PIECE = 2**13
 TEXT, LINES = ".txt", ".jsonl"
-PACKED = {".xz": lzma.open, ".bz2": bz2.open}
+PACKED: Mapping[str, Callable[..., Any]] = {".xz": lzma.open, ".bz2": bz2.open}
 DATASETS = "datasets:"
 SHIPPED_SUFFIX = TEXT + ".bz2"  # smaller than .xz for text
 
