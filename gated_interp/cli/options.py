@@ -105,9 +105,6 @@ RecipeName = Annotated[
     Literal["reliable", "reference"],
     Parameter(help="Train as this package recommends, or as the post did (hours)."),
 ]
-Processes = Annotated[
-    Positive | None, Parameter(help="Use this many processes. Default: all cores.")
-]
 Workers = Annotated[
     Any,  # int | str | None
     read_by(

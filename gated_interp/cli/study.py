@@ -13,7 +13,7 @@ from gated_interp.cli.options import (
     Formats,
     Natural,
     Positive,
-    Processes,
+    Workers,
     WrongUsage,
     drawn_in,
     first_figure,
@@ -57,7 +57,7 @@ def study(
     out: Path | None = None,
     figures: Figures = None,
     formats: Formats = DRAWN,
-    workers: Processes = None,
+    workers: Workers = None,
     **settings: Any,
 ) -> None:
     """Measure which heads of a pretrained model copy repeated text, before and after training.

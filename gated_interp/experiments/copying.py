@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import warnings
 from collections.abc import Generator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,8 +22,9 @@ from gated_interp.core.files import write_table
 from gated_interp.core.fingerprint import fingerprint
 from gated_interp.core.seeds import derive
 from gated_interp.core.streams import Stream
+from gated_interp.experiments.backends import connected
 from gated_interp.experiments.copying_measures import CopyingConfig, measured, repeats_of
-from gated_interp.experiments.processes import in_processes
+from gated_interp.experiments.processes import keyed
 from gated_interp.experiments.single import state_of
 from gated_interp.experiments.store import Row, Store
 from gated_interp.experiments.study import Key, Progress, Say, fill
@@ -131,7 +133,7 @@ def copying_study(
     seeds: int = 3,
     first_seed: int = 0,
     text: str | Path = "austen",
-    workers: int | None = None,
+    workers: int | str | None = None,
     say: Say = lambda _: None,
     on_progress: Progress = lambda done, total: None,
     progress: bool = False,
@@ -151,7 +153,8 @@ def copying_study(
         methods: of :data:`METHODS`.
         seeds, first_seed: blocks of each.
         text: what blocks are trained and measured on besides random tokens.
-        workers: processes, of one thread each; all cores unless given.
+        workers: processes, of one thread each; all cores unless given; or the address of a Dask
+            scheduler, such as ``tcp://127.0.0.1:8786``, whose workers see ``out`` as we do.
         on_progress: told how many blocks are done, of how many.
         settings: fields of :class:`CopyingConfig`.
 
@@ -202,13 +205,15 @@ def copying_study(
                 progress=progress,
                 say=say,
             )
-        place = (str(out), captured, task, config)
+        place = (str(out.absolute()), captured, task, config)
         jobs = [(key, _made, (*place, *key)) for key in missing]
-        for _, (row, heads) in in_processes(jobs, workers):
-            yield CopyingRow.of(row), heads
-            tell_count()
+        with closing(where.run(keyed, jobs)) as done:
+            for _, (row, heads) in done:
+                yield CopyingRow.of(row), heads
+                tell_count()
 
-    fill(store, keys, made, unit="blocks", say=say)
+    with connected(1 if store.complete(keys) else workers) as where:
+        fill(store, keys, made, unit="blocks", say=say)
     table = store.frame()
     here = [key in keys for key in table[["layer", "method", "seed"]].itertuples(index=False)]
     return table[here].reset_index(drop=True)
@@ -243,6 +248,8 @@ def _made(
     seed: int,
 ) -> tuple[dict[str, Any], pd.DataFrame]:
     """Train a block and measure it, or the original; called in another process."""
+    if not Path(folder, MODEL).is_file():
+        raise GatedInterpError("workers-lack-the-folder", folder=folder)
     model, key = _opened(str(Path(folder, MODEL))), {"layer": layer, "method": method, "seed": seed}
     spliced, seconds = model, 0.0
     if method != ORIGINAL:
