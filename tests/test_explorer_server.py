@@ -117,7 +117,7 @@ def test_the_page_and_its_parts() -> None:
         assert b"<h1>Heads of &lt;script&gt;" in body
         assert b"Switch attention heads off" in body
         assert headers["Content-Type"] == "text/html; charset=utf-8"
-        for part in ("explorer.js", "explorer.css", "page.css", "LiberationSans-Bold.ttf"):
+        for part in ("explorer.js", "explorer.css", "page.css", "gated-interp-Bold.ttf"):
             assert ask(port, "GET", f"/{part}")[0] == 200
         assert ask(port, "GET", "/explorer.js")[2]["Content-Type"].startswith("text/javascript")
         for none in ("/../pyproject.toml", "/page.py", "//evil.example", "/%2e%2e/page.py"):

@@ -3,6 +3,7 @@
 import base64
 import io
 import re
+from pathlib import Path
 
 import pytest
 from fontTools.ttLib import TTFont
@@ -26,7 +27,7 @@ def test_widths_are_those_of_arial() -> None:
 def test_the_font_knows_what_it_can_write() -> None:
     assert all(map(fonts.has, "A→−Ω…"))
     assert not fonts.has("\u65e5")
-    assert fonts.path_of("bold").endswith("LiberationSans-Bold.ttf")
+    assert fonts.path_of("bold").endswith("gated-interp-Bold.ttf")
 
 
 def test_a_page_gets_a_subset_under_another_name() -> None:
@@ -44,10 +45,13 @@ def test_a_page_gets_a_subset_under_another_name() -> None:
 
 
 @pytest.mark.parametrize("file", sorted(fonts.WEIGHTS.values()))
-def test_the_fonts_are_the_unchanged_ones_under_their_licence(file: str) -> None:
+def test_the_fonts_have_another_name_and_their_licence(file: str) -> None:
     folder = fonts.files(fonts.__name__)
     font = TTFont(io.BytesIO((folder / file).read_bytes()))
-    assert font["name"].getDebugName(1) == "Liberation Sans"
+    assert font["name"].getDebugName(1) == fonts.NAME
+    assert font["name"].getDebugName(6) == Path(file).stem
+    assert len(font.getBestCmap()) > 2300
+    assert "kern" in font
     assert "2.1.5" in font["name"].getDebugName(5)
     licence = (folder / "LICENSE-Liberation.txt").read_text(encoding="utf-8")
     assert "SIL OPEN FONT LICENSE Version 1.1" in licence

@@ -192,8 +192,8 @@ def test_files_have_the_width_of_a_column_and_bring_their_font(name: str) -> Non
     pdf = painted(drawing, "pdf")
     assert b"/MediaBox [ 0 0 234 " in pdf
     fonts = set(re.findall(rb"/BaseFont /[A-Z]+\+([\w-]+)", pdf))
-    assert b"LiberationSans" in fonts
-    assert fonts <= {b"LiberationSans", b"LiberationSans-Bold"}
+    assert b"gated-interp" in fonts
+    assert fonts <= {b"gated-interp", b"gated-interp-Bold"}
     assert b"/Type3" not in pdf  # which some journals refuse
     png = painted(drawing, "png")
     assert struct.unpack(">II", png[16:24]) == (3 * 312, int(3 * drawing.height))

@@ -31,8 +31,8 @@ PARTS = {
     "explorer/explorer.js": "text/javascript",
     "explorer/explorer.css": "text/css",
     "explorer_server/page.css": "text/css",
-    "plots/fonts/LiberationSans-Regular.ttf": "font/ttf",
-    "plots/fonts/LiberationSans-Bold.ttf": "font/ttf",
+    "plots/fonts/gated-interp.ttf": "font/ttf",
+    "plots/fonts/gated-interp-Bold.ttf": "font/ttf",
 }
 REFUSALS = {
     400: "The explorer does not understand this request. Reload the page and try again.",

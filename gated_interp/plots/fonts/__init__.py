@@ -1,5 +1,6 @@
 """The font of every figure, which travels with the package: Liberation Sans, as wide as Arial.
 
+It has another name here, as what we do not use was cut from it (``tests/cut_fonts.py``).
 Figures are measured and drawn with it whatever fonts a machine has. SVG pictures hold its
 outlines, PDF and pages a subset of it, under the family name :data:`FAMILY` gives first.
 """
@@ -17,7 +18,7 @@ from fontTools.ttLib import TTFont
 NAME = "gated-interp"
 # The rest is for a notebook, where a page's font is not ours: all are about as wide.
 FAMILY = f"{NAME}, Liberation Sans, Arial, Arimo, Helvetica, DejaVu Sans Condensed, sans-serif"
-WEIGHTS = {"normal": "LiberationSans-Regular.ttf", "bold": "LiberationSans-Bold.ttf"}
+WEIGHTS = {"normal": "gated-interp.ttf", "bold": "gated-interp-Bold.ttf"}
 # What a subset holds in any case: ASCII, Latin-1, Greek, punctuation, arrows, mathematics.
 ALWAYS = ((0x20, 0x7E), (0xA0, 0xFF), (0x370, 0x3FF), (0x2010, 0x2044), (0x2190, 0x2265))
 
@@ -93,7 +94,7 @@ def _advances(weight: str) -> dict[int, int]:
 
 @cache
 def _subset(weight: str, characters: str) -> bytes:
-    """A WOFF of these characters; a modified font must not keep its name."""
+    """A WOFF of these characters, under one name."""
     from fontTools import subset  # slow to import, and most figures stay in memory
 
     options = subset.Options(
@@ -101,7 +102,6 @@ def _subset(weight: str, characters: str) -> bytes:
         hinting=False,
         name_IDs=[0, 13, 14],
         notdef_outline=True,
-        drop_tables=["FFTM"],
     )
     font = TTFont(io.BytesIO(_file(weight)), recalcTimestamp=False)
     cutter = subset.Subsetter(options)

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from gated_interp.plots.fonts import NAME
 from gated_interp.plots.paper.colors import rgba
 from gated_interp.plots.paper.items import DASHES, Cells, Drawing, Frame, Item, Marks, Outline, Text
 from gated_interp.plots.paper.letters import font, in_fonts
@@ -212,7 +213,7 @@ def _described(image: bytes) -> bytes:
     )
     # A hundredth of a point is finer than any printer; long names and blanks say nothing.
     found = re.sub(r"(?<= d=\")[^\"]+", lambda m: _SHORTER.sub(_rounded, m[0]), found)
-    for long, short in (("LiberationSans-Bold-", "b"), ("LiberationSans-", "n")):
+    for long, short in ((f"{NAME}-Bold-", "b"), (f"{NAME}-", "n")):
         found = found.replace(long, short)
     found = re.sub(r"\n\s*(?=[MLQCZz\d-])", " ", found)
     return re.sub(r"\n\s+", "\n", found).encode("utf-8")
