@@ -115,40 +115,60 @@ def path_patch(
         1
     """
     batch, other = _pair(model, tokens, source_tokens, attention_mask, source_mask)
-    (layer, head) = require_heads(model, [sender])[0]
-    require_hook(model, receiver)
-    sender_name = f"blocks.{layer}.attn.hook_z"
+    return Paths(model, batch, other, receiver, receiver_head).patched(sender)
 
-    layers = range(model.cfg.n_layers)
-    frozen = {f"blocks.{i}.attn.hook_z" for i in layers}
-    if not model.cfg.attn_only:
-        frozen |= {f"blocks.{i}.hook_mlp_out" for i in layers}
-    read = frozen | {receiver}
-    # A cache lists hook points in the order in which the forward pass reaches them.
-    cache = batch.cache(model, lambda name: name in read)[1]
-    order = list(cache.keys())
-    if receiver in order and order.index(receiver) <= order.index(sender_name):
-        raise GatedInterpError(
-            "receiver-not-later", receiver=receiver, head=head_name((layer, head))
-        )
-    source_z = _activation(model, other, sender_name)[:, :, head]
-    arrived: list[Tensor] = []
 
-    def freeze(name: str) -> Callable[[Tensor], Tensor]:
-        kept = cache[name].clone()
-        if name == sender_name:
-            kept[:, :, head] = source_z
-        return lambda _activation: kept
+class Paths:
+    """Paths from any head to one receiver; both batches are read once for all of them.
 
-    with intervened(
-        model,
-        {
-            **{name: freeze(name) for name in sorted(frozen - {receiver})},
-            receiver: lambda activation: arrived.append(activation.clone()),
-        },
+    Args:
+        batch, other: the run that is changed, and the one that activations are taken from.
+        receiver, receiver_head: as in :func:`path_patch`.
+    """
+
+    @torch.no_grad()
+    def __init__(
+        self,
+        model: HookedTransformer,
+        batch: Batch,
+        other: Batch,
+        receiver: str,
+        receiver_head: HeadOfLayer | None = None,
     ):
-        batch.logits(model)
-    return _with(model, batch, receiver, receiver_head, None, arrived[0])
+        require_hook(model, receiver)
+        self.model, self.batch = model, batch
+        self.receiver, self.receiver_head = receiver, receiver_head
+        z = {f"blocks.{i}.attn.hook_z" for i in range(model.cfg.n_layers)}
+        outputs = {f"blocks.{i}.hook_mlp_out" for i in range(model.cfg.n_layers)}
+        self._frozen = z if model.cfg.attn_only else z | outputs
+        read = self._frozen | {receiver}
+        self._clean = batch.cache(model, lambda name: name in read)[1]
+        self._source = other.cache(model, lambda name: name in z)[1]
+
+    @torch.no_grad()
+    def patched(self, sender: HeadLike) -> Float[Tensor, "batch pos d_vocab_out"]:
+        """The logits where the path from ``sender`` alone sees the source."""
+        (layer, head) = require_heads(self.model, [sender])[0]
+        sender_name, clean = f"blocks.{layer}.attn.hook_z", self._clean
+        # A cache lists hook points in the order in which the forward pass reaches them.
+        order = list(clean.keys())
+        if self.receiver in order and order.index(self.receiver) <= order.index(sender_name):
+            raise GatedInterpError(
+                "receiver-not-later", receiver=self.receiver, head=head_name((layer, head))
+            )
+        arrived: list[Tensor] = []
+
+        def freeze(name: str) -> Callable[[Tensor], Tensor]:
+            kept = clean[name].clone()
+            if name == sender_name:
+                kept[:, :, head] = self._source[sender_name][:, :, head]
+            return lambda _activation: kept
+
+        edits = {name: freeze(name) for name in sorted(self._frozen - {self.receiver})}
+        look = {self.receiver: lambda activation: arrived.append(activation.clone())}
+        with intervened(self.model, {**edits, **look}):
+            self.batch.logits(self.model)
+        return _with(self.model, self.batch, self.receiver, self.receiver_head, None, arrived[0])
 
 
 def patch_effects(

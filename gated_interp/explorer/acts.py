@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from gated_interp.core.errors import GatedInterpError
+from gated_interp.explorer.second import measured_second, with_receiver, with_second
 from gated_interp.explorer.session import Session
 from gated_interp.explorer.state import ExplorerState
 
@@ -32,6 +33,9 @@ ACTS: dict[str, Act] = {
         at, readers=m["readers"] is True, first=m["first"] is True
     ),
     "measure": lambda s, at, m: measured(s, at),
+    "second": lambda s, at, m: with_second(s, at, str(m["value"])),
+    "into": lambda s, at, m: with_receiver(s, at, str(m["value"]), m["part"]),
+    "measure second": lambda s, at, m: measured_second(s, at),
     "look": lambda s, at, m: at,
 }
 

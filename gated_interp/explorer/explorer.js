@@ -33,7 +33,7 @@ const number = (value, digits = 2) => {
   return Number(said) === 0 ? said.replace("-", "") : said.replace("-", "−");
 };
 const signed = (value) => (value >= 0.005 ? "+" : "") + number(value);
-const percent = (value) => `${Math.round(100 * value)}%`;
+const percent = (value) => `${number(100 * value, 0)}%`;
 
 // A ramp [[place, "#rrggbb"], …] as 256 colours.
 const ramps = new Map();
@@ -73,8 +73,10 @@ class Explorer {
     this.models = element("div", { className: "gi-models" });
     this.legend = element("div", { className: "gi-legend" });
     this.strip = element("div", { className: "gi-strip" });
+    this.second = new SecondPrompt(ask);
     this.dialog();
-    host.append(this.top, this.message, this.tokens, this.words, this.strip, this.legend, this.models, this.large.root);
+    host.append(this.top, this.message, this.tokens, this.words, this.strip, this.second.root,
+      this.legend, this.models, this.large.root);
     this.key = "";
   }
 
@@ -298,6 +300,7 @@ class Explorer {
     view.models.forEach((model, m) => this.drawModel(view, model, m));
     this.drawWords();
     this.drawStrip(view);
+    this.second.draw(view, (model, head) => head);
     this.drawLegend(view);
     this.drawLarge(view);
   }

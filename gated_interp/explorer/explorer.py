@@ -3,6 +3,7 @@
 from importlib.resources import files
 from typing import Any
 
+import pandas as pd
 import plotly.graph_objects as go
 
 from gated_interp.analysis.ablation import Method
@@ -11,6 +12,8 @@ from gated_interp.analysis.logits import MetricFunction
 from gated_interp.anatomy.batch import Mask, Tokens
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.explorer.acts import acted, stepped
+from gated_interp.explorer.script import script
+from gated_interp.explorer.second import shares, with_second
 from gated_interp.explorer.session import Session
 from gated_interp.explorer.snapshot import snapshot
 from gated_interp.explorer.state import ExplorerState, link_of
@@ -37,7 +40,7 @@ class ExplorerWidget(anywidget.AnyWidget):
         patterns: the patterns of every head, as it packs them.
     """
 
-    _esm = (FOLDER / "explorer.js").read_text(encoding="utf-8")
+    _esm = script()
     _css = f"{font_face()}\n{(FOLDER / 'explorer.css').read_text(encoding='utf-8')}"
     view = traitlets.Dict().tag(sync=True)
     patterns = traitlets.Bytes().tag(sync=True)
@@ -168,6 +171,40 @@ class HeadExplorer:
                 its first and its last token.
         """
         self._go(self.session.with_words(self.state, kind, words))
+
+    def set_second(self, words: str) -> None:
+        """Take ``words`` as the second prompt, for patching; none without words."""
+        self._go(with_second(self.session, self.state, words))
+
+    def set_receiver(
+        self, head: HeadLike | None, part: str = "query", model: str | None = None
+    ) -> None:
+        """Measure the paths from earlier heads into one head, or into the logits.
+
+        Args:
+            head: ``(layer, head)`` or its name; ``None`` for the logits.
+            part: what the head reads: ``query``, ``key``, ``value`` or, of a gated head, ``gate
+                score``.
+        """
+        name = self.session.name(model)
+        self._go(self.session.with_receiver(self.state, name, head, part))
+
+    def shares(self, model: str | None = None) -> pd.DataFrame:
+        """Patching with the second prompt: how far each head moves the answer.
+
+        Returns:
+            One row per head: ``layer``, ``head``, ``share``, the part of the difference between the
+            answers to both prompts that the head's output from the second prompt makes alone: 0
+            nothing, 1 all of it.
+
+        Raises:
+            GatedInterpError: no second prompt, one of another length, or answers that do not
+                differ.
+        """
+        name = self.session.name(model)
+        found = shares(self.session, self.state, name, self.session.n_layers)
+        rows = [(i, h, x) for i, row in enumerate(found) for h, x in enumerate(row or [])]
+        return pd.DataFrame(rows, columns=["layer", "head", "share"])
 
     @property
     def link(self) -> str:

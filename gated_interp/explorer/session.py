@@ -27,6 +27,7 @@ from gated_interp.core.written import quoted
 from gated_interp.explorer.asked import KINDS, SAID, Asked, own_metric
 from gated_interp.explorer.bench import PATTERNS, Bench, Reading
 from gated_interp.explorer.examples import armed_positions, examples_of
+from gated_interp.explorer.patches import PARTS, Patches
 from gated_interp.explorer.state import ExplorerState, link_parts, number
 from gated_interp.explorer.vocabulary import vocabulary_of
 from gated_interp.models.language_model import require_text
@@ -89,6 +90,7 @@ class Session:
         }
         self.main = "gated" if any(benches["model"].gated) else "model"
         self.benches = {self.main if n == "model" else n: b for n, b in benches.items()}
+        self.patches = {n: Patches(bench) for n, bench in self.benches.items()}
         self.n_layers: int = model.cfg.n_layers
         self._last: dict[str, tuple[object, Reading]] = {}
         # The best constant is searched for on the whole reference: of a text that takes minutes.
@@ -376,10 +378,7 @@ class Session:
                 raise GatedInterpError("link-to-no-example", example=row + 1)
             state = self.at_example(self.start, row)
         else:
-            tokens = tuple(number(t) for t in said["tokens"].split("."))
-            d_vocab = self.benches[self.main].model.cfg.d_vocab
-            if len(tokens) > self.longest or max(tokens) >= d_vocab:
-                raise GatedInterpError("link-to-unknown-tokens")
+            tokens = self._linked(said["tokens"])
             state = dataclasses.replace(self.start, tokens=tokens, position=0, example=None)
         state = self.at_position(state, number(said.get("read", str(state.position))))
         state = self.with_method(state, said.get("method", "zero"))
@@ -397,6 +396,12 @@ class Session:
         for name in self.benches:
             for head in filter(None, said.get(f"off.{name}", "").split(".")):
                 state = self.with_head(state, head, False, name)
+        if "other" in said:
+            state = dataclasses.replace(state, other=self._linked(said["other"]))
+        if "into" in said:
+            name, end, part = (*said["into"].split("."), "", "")[:3]
+            part = next((p for p in PARTS if p.split()[0] == part), part)
+            state = self.with_receiver(state, name, None if end == "logits" else end, part)
         if "open" in said:
             name, _, head = said["open"].partition(".")
             state = self.with_opened(state, head, name)
@@ -404,6 +409,27 @@ class Session:
             query, _, key = said["edge"].partition(".")
             state = self.with_edge(state, number(query), number(key))
         return state
+
+    def _linked(self, said: str) -> tuple[int, ...]:
+        """The tokens in a link."""
+        tokens = tuple(number(t) for t in said.split("."))
+        d_vocab = self.benches[self.main].model.cfg.d_vocab
+        if len(tokens) > self.longest or max(tokens) >= d_vocab:
+            raise GatedInterpError("link-to-unknown-tokens")
+        return tokens
+
+    def with_receiver(
+        self, state: ExplorerState, model: str, head: HeadLike | None, part: str = PARTS[0]
+    ) -> ExplorerState:
+        """``state`` with the paths shown that end at the ``part`` of a head, or at the logits."""
+        name = self.name(model)
+        if head is None:
+            return dataclasses.replace(state, receiver=(name, None, PARTS[0]))
+        one = self.head(state, head, name)
+        if one[0] == 0:
+            raise GatedInterpError("no-such-receiver", receiver=head_name(one))
+        part = _one_of("part", part, self.patches[name].parts(one))
+        return dataclasses.replace(state, receiver=(name, one, part))
 
     def head(self, state: ExplorerState, head: int | HeadLike, model: str) -> Head:
         """A head as (layer, head); a number alone is one of the layer shown."""

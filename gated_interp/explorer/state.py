@@ -28,6 +28,9 @@ class ExplorerState:
         first: whether they show the first token.
         question: what is asked in the place of what the explorer asks by itself: ``token.5``,
             ``difference.5.7``, ``kl`` or ``loss.3.9``.
+        other: the second prompt, for patching.
+        receiver: where the paths end that are shown: the model, the head (``None`` for the logits)
+            and what it receives, one of :data:`~gated_interp.explorer.patches.PARTS`.
     """
 
     tokens: tuple[int, ...]
@@ -43,6 +46,8 @@ class ExplorerState:
     readers: bool = False
     first: bool = True
     question: str | None = None
+    other: tuple[int, ...] | None = None
+    receiver: tuple[str, Head | None, str] | None = None
 
 
 def link_of(state: ExplorerState) -> str:
@@ -78,6 +83,12 @@ def link_of(state: ExplorerState) -> str:
         said["bars"] = "readers"
     if not state.first:
         said["first"] = "out"
+    if state.other is not None:
+        said["other"] = ".".join(map(str, state.other))
+    if state.receiver is not None:
+        model, head, part = state.receiver
+        end = "logits" if head is None else f"{head_name(head)}.{part.split()[0]}"
+        said["into"] = f"{model}.{end}"
     return urlencode(said)
 
 

@@ -14,6 +14,7 @@ from gated_interp.explorer.asked import KINDS, SAID
 from gated_interp.explorer.bench import PATTERNS, Reading
 from gated_interp.explorer.contexts import Contexts
 from gated_interp.explorer.edges import Edges, table_of
+from gated_interp.explorer.second import second_view
 from gated_interp.explorer.session import Session
 from gated_interp.explorer.state import ExplorerState, link_of
 from gated_interp.plots.style import ATTENTION, GATE, SIGNED
@@ -103,6 +104,7 @@ class Viewer:
             "models": models,
             "opened": self._opened(state),
             "strip": self._strip(state),
+            "second": second_view(session, state, self.shown),
             "link": link_of(state),
             "message": message,
         }

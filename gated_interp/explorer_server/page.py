@@ -17,6 +17,8 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
+from gated_interp.explorer.script import script
+
 HOST = "127.0.0.1"
 LONGEST = 2**20  # bytes of a request
 # Whatever a label says, the page runs its own script only and asks nobody else for anything.
@@ -28,7 +30,6 @@ HEADERS = [("Content-Security-Policy", POLICY), ("Cache-Control", "no-store")]
 HEADERS += [("X-Content-Type-Options", "nosniff")]
 # What the page is made of.
 PARTS = {
-    "explorer/explorer.js": "text/javascript",
     "explorer/explorer.css": "text/css",
     "explorer_server/page.css": "text/css",
     "plots/fonts/gated-interp.ttf": "font/ttf",
@@ -60,6 +61,7 @@ def page_server(name: str, port: int, answer: Answer, worker: Executor) -> uvico
     for path, kind in PARTS.items():
         part = Response(package.joinpath(path).read_bytes(), media_type=kind)
         made[f"/{path.rpartition('/')[2]}"] = part
+    made["/explorer.js"] = Response(script().encode(), media_type="text/javascript")
     allowed = {f"{host}:{port}" for host in (HOST, "localhost")}
 
     def require_local(request: Request) -> None:
