@@ -42,7 +42,8 @@ class SecondPrompt {
       this.body);
   }
 
-  into(value, part) { this.ask({ do: "into", value, part: part || "query" }); }
+  // Keys may come faster than answers.
+  into(value, part) { this.aim = value; this.ask({ do: "into", value, part: part || "query" }); }
 
   draw(view, named) {
     const second = view.second;
@@ -54,7 +55,7 @@ class SecondPrompt {
     if (!view.message && this.drawn !== view.link && this.box.value !== box) this.box.value = box;
     this.drawn = view.link;
     this.box.rows = view.is_text ? 2 : 1;
-    if (!second) { this.stopped = false; return; }
+    if (!second) { this.aim = undefined; this.stopped = false; return; }
     this.root.classList.toggle("gi-wrong-length", !!second.refused);
     for (const node of this.body.children) if (node !== this.says) node.hidden = !!second.refused;
     if (second.refused) { say(this.says, second.refused); return; }
@@ -80,7 +81,11 @@ class SecondPrompt {
       this.receiver.replaceChildren(element("option", { value: "" }, "choose a receiver"),
         ...all.map(([value, label, of]) => element("option", { value }, `${of}${label}`)));
     }
-    this.receiver.value = paths ? paths.value : "";
+    const now = paths ? paths.value : "";
+    if (this.aim === undefined || this.aim === now || view.message) {
+      this.aim = undefined;
+      this.receiver.value = now;
+    }
     this.part.hidden = !paths || !paths.parts.length;
     if (paths) options(this.part, paths.parts, paths.part);
     this.along.hidden = this.paths.hidden = !paths;
