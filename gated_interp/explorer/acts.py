@@ -5,6 +5,8 @@ from collections.abc import Callable
 from typing import Any
 
 from gated_interp.core.errors import GatedInterpError
+from gated_interp.explorer.annotated import with_group, with_words_of
+from gated_interp.explorer.saved import state_of
 from gated_interp.explorer.second import measured_second, with_receiver, with_second
 from gated_interp.explorer.session import Session
 from gated_interp.explorer.state import ExplorerState
@@ -35,6 +37,11 @@ ACTS: dict[str, Act] = {
     "measure": lambda s, at, m: measured(s, at),
     "second": lambda s, at, m: with_second(s, at, str(m["value"])),
     "into": lambda s, at, m: with_receiver(s, at, str(m["value"]), m["part"]),
+    "note": lambda s, at, m: with_words_of(
+        s, at, m["model"], m["head"], **{k: m[k] for k in ("pinned", "name", "groups", "note")}
+    ),
+    "group": lambda s, at, m: with_group(s, at, m["value"], m["on"] is True),
+    "file": lambda s, at, m: state_of(s, str(m["value"])),
     "measure second": lambda s, at, m: measured_second(s, at),
     "look": lambda s, at, m: at,
 }

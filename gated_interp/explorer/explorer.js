@@ -69,6 +69,8 @@ class Explorer {
     host.classList.add("gi-explorer");
     // JupyterLab's shortcuts would take the keys.
     host.dataset.lmSuppressShortcuts = "true";
+    this.notes = new Notes(host, ask);
+    this.file = new SavedFile(ask, (words) => say(this.message, words));
     this.bar();
     this.models = element("div", { className: "gi-models" });
     this.legend = element("div", { className: "gi-legend" });
@@ -76,7 +78,7 @@ class Explorer {
     this.second = new SecondPrompt(ask);
     this.dialog();
     host.append(this.top, this.message, this.tokens, this.words, this.strip, this.second.root,
-      this.legend, this.models, this.large.root);
+      this.notes.root, this.legend, this.models, this.large.root);
     this.key = "";
   }
 
@@ -135,7 +137,7 @@ class Explorer {
         this.counter,
         button("▶", "next example", () => this.ask({ do: "step", value: 1 })),
         this.layerLabel, labelled("ablation ", this.method), labelled("show ", this.pattern),
-        this.sort, this.copy),
+        this.sort, this.copy, this.file.save, this.file.open, this.file.chosen),
       element("div", { className: "gi-typing" },
         element("label", {}, this.boxName, this.box),
         element("button", { type: "button", className: "gi-go", onclick: () => this.typed() },
@@ -260,10 +262,16 @@ class Explorer {
     }, card.canvas, card.query, element("span", { className: "gi-off" }, "off"));
     card.bar = element("span", { className: "gi-bar-of" });
     card.effect = element("span");
+    card.note = element("button", { type: "button", className: "gi-only gi-note",
+      title: `name ${label}, write a note on it, pin it or put it into groups`,
+      "aria-label": `note on ${label}, ${model}`,
+      onclick: () => this.notes.edit(model, view.layer, label) }, "note");
+    card.name = element("div", { className: "gi-name" });
     card.raises = element("div", { className: "gi-raises" });
     card.root = element("div", { className: "gi-card" },
-      element("div", { className: "gi-buttons" }, card.toggle, card.only), card.pattern,
-      element("div", { className: "gi-effect" }, card.effect, card.bar), card.raises);
+      element("div", { className: "gi-buttons" }, card.toggle, card.only), card.name,
+      card.pattern,
+      element("div", { className: "gi-effect" }, card.effect, card.note, card.bar), card.raises);
     return card;
   }
 
@@ -271,7 +279,7 @@ class Explorer {
     const box = card.canvas.getBoundingClientRect(), n = this.view.tokens.length;
     const at = (x, low, size) => Math.min(n - 1, Math.max(0, Math.floor((n * (x - low)) / size)));
     const k = at(event.clientX, box.left, box.width), q = at(event.clientY, box.top, box.height);
-    say(part.readout, `${label}: ${this.pair(part.index, card.h, q, k)}`);
+    say(part.readout, `${this.notes.named(this.view.models[part.index].name, label)}: ${this.pair(part.index, card.h, q, k)}`);
   }
 
   // What a head does with a pair of positions, in words.
@@ -294,13 +302,15 @@ class Explorer {
     const key = JSON.stringify([view.layer, view.is_text,
       view.models.map((m) => [m.name, m.heads.map((h) => h.name), m.accuracy.map((a) => a[0])])]);
     if (key !== this.key) { this.build(view); this.key = key; }
+    this.file.view = view;
+    this.notes.draw(view);
     this.drawTop(view);
     // The longer the text, the larger the pictures of its pairs.
     this.host.style.setProperty("--card", `${Math.min(180, 84 + 0.75 * view.tokens.length)}px`);
     view.models.forEach((model, m) => this.drawModel(view, model, m));
     this.drawWords();
     this.drawStrip(view);
-    this.second.draw(view, (model, head) => head);
+    this.second.draw(view, (model, head) => this.notes.named(model, head));
     this.drawLegend(view);
     this.drawLarge(view);
   }
@@ -321,7 +331,7 @@ class Explorer {
       heads.forEach((value, h) => {
         const tile = this.tiles[layer][h], name = String([layer, h]);
         tile.style.background = css(shade(view.signed, 0.5 + (0.5 * value) / strip.most));
-        tile.title = [`L${layer}H${h}: ${signed(value)}`, ...(marks.get(name) ?? []),
+        tile.title = [`${this.notes.named(strip.model, `L${layer}H${h}`)}: ${signed(value)}`, ...(marks.get(name) ?? []),
           ...(off.has(name) ? ["off"] : [])].join(", ");
         tile.classList.toggle("gi-tile-off", off.has(name));
       });
@@ -424,7 +434,7 @@ class Explorer {
 
   // A chip for each head, in its colour; a click shows the bars of the heads picked alone.
   drawChips(view) {
-    const names = view.models.map((m) => m.heads.map((h) => h.name));
+    const names = view.models.map((m) => m.heads.map((h) => this.notes.named(m.name, h.name)));
     const key = JSON.stringify(names);
     if (this.chips.key === key) return;
     this.chips.key = key;
@@ -440,7 +450,7 @@ class Explorer {
             pressed(chip, this.picked.has(name));
             this.drawWords();
           },
-        }, head.name);
+        }, names[m][h]);
         chip.style.borderColor = hue(h, model.heads.length);
         pressed(chip, false);
         return chip;
@@ -466,7 +476,9 @@ class Explorer {
         const [q, k] = view.readers ? [i, at] : [at, i];
         const value = k > q ? 0 : this.value(m, h, q, k);
         if (value > 0) bars.push([m, h, i, value]);
-        if (value > most) [most, best] = [value, `${head.name}, ${view.tokens[i]}`];
+        if (value > most) {
+          [most, best] = [value, `${this.notes.named(model.name, head.name)}, ${view.tokens[i]}`];
+        }
       }
     }));
     const drawn = [...this.tokens.children].map(() => view.models.map(() => []));
@@ -493,7 +505,8 @@ class Explorer {
     const part = this.parts[m];
     part.index = m;
     say(part.title, model.title);
-    say(part.elsewhere, model.elsewhere && `also off: ${model.elsewhere}`);
+    say(part.elsewhere, model.elsewhere
+      && `also off: ${this.notes.sentence(model.name, model.elsewhere)}`);
     part.all.disabled = !model.any_off;
     this.drawAnswer(part.answer, model.answer);
     say(part.metric, `${view.metric}: ${number(model.metric)} `
@@ -541,6 +554,12 @@ class Explorer {
   drawCard(view, model, m, head, card, most) {
     pressed(card.toggle, head.on);
     card.root.classList.toggle("gi-is-off", !head.on);
+    const note = this.notes.of(model.name, head.name);
+    card.root.classList.toggle("gi-pinned", !!note?.pinned);
+    card.name.hidden = !note?.name;
+    say(card.name, note?.name ? `\u2068${note.name}\u2069` : "");
+    card.name.title = note ? [note.name, note.note].filter(Boolean).join(": ") : "";
+    say(card.note, note ? "note ✓" : "note");
     say(card.effect, signed(head.effect));
     card.bar.style.width = percent(Math.abs(head.effect ?? 0) / most);
     card.bar.classList.toggle("gi-falls", head.effect < 0);
@@ -580,6 +599,9 @@ class Explorer {
   }
 
   drawTable(view, model, part) {
+    const named = model.heads.map((h) => this.notes.named(model.name, h.name));
+    named.forEach((label, h) => { say(part.lines[h].firstChild, label); part.lines[h].firstChild.title = label; });
+    part.head.closest("table").classList.toggle("gi-named", named.some((l, h) => l !== model.heads[h].name));
     if (part.columns !== view.columns.join("\n")) {
       part.columns = view.columns.join("\n");
       part.head.replaceChildren(element("td"), ...view.columns.map((c) =>
@@ -669,7 +691,7 @@ class Explorer {
     large.m = view.models.findIndex((m) => m.name === opened.model);
     large.h = opened.head;
     const kind = this.sheets[large.m] ? view.pattern : "no such pattern";
-    say(large.title, `${opened.name}${opened.model === "model" ? "" : `, ${opened.model}`}: ${kind}`);
+    say(large.title, `${this.notes.named(opened.model, opened.name)}${opened.model === "model" ? "" : `, ${opened.model}`}: ${kind}`);
     large.canvas.setAttribute("aria-label",
       `${opened.name}, ${kind}: arrow keys move over the pairs of positions, `
       + "Enter takes one apart");
@@ -696,7 +718,8 @@ class Explorer {
   }
 
   // Which earlier components made the score of the cell that was clicked.
-  drawEdge(view, { name, edge }) {
+  drawEdge(view, { model, name: head, edge }) {
+    const name = this.notes.named(model, head), spoken = (c) => this.notes.component(model, c);
     const node = this.large.edge, cell = (tag, text) => element(tag, {}, text);
     if (!edge) {
       node.replaceChildren("Click a cell, or press Enter on it, to see which earlier heads made "
@@ -719,7 +742,7 @@ class Explorer {
       element("thead", {}, element("tr", {}, element("td"),
         ...columns.map((c) => Object.assign(cell("th", c.replace("_", " ")), { scope: "col" })))),
       element("tbody", {}, ...rows.map(([component, ...values]) => element("tr", {},
-        Object.assign(cell("th", component), { scope: "row" }),
+        Object.assign(cell("th", spoken(component)), { scope: "row" }),
         ...values.map((value, c) => {
           const made = cell("td", number(value)), colour = shade(view.signed, 0.5 + 0.5 * value / most[c]);
           made.style.background = css(colour);
@@ -729,7 +752,7 @@ class Explorer {
     const pairs = Object.entries(edge.pairs).flatMap(([kind, best]) => [
       element("h4", {}, `largest pairs of the ${kind} score`),
       element("ul", {}, ...best.map(([q, k, value]) =>
-        element("li", {}, `${q} at the query × ${k} at the key: ${signed(value)}`)))]);
+        element("li", {}, `${spoken(q)} at the query × ${spoken(k)} at the key: ${signed(value)}`)))]);
     const beside = edge.beside.map(([what, value]) => `${what} ${signed(value)}. `).join("");
     node.replaceChildren(title, element("p", {}, sums), table,
       element("p", { className: "gi-where" }, "query, key: what each component adds to the "

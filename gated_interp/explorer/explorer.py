@@ -1,6 +1,8 @@
 """The explorer in a notebook: a :class:`Session` behind one widget."""
 
+from collections.abc import Sequence
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -11,7 +13,10 @@ from gated_interp.analysis.heads import HeadLike
 from gated_interp.analysis.logits import MetricFunction
 from gated_interp.anatomy.batch import Mask, Tokens
 from gated_interp.core.errors import GatedInterpError
+from gated_interp.core.files import write_text
 from gated_interp.explorer.acts import acted, stepped
+from gated_interp.explorer.annotated import with_group, with_words_of
+from gated_interp.explorer.saved import file_text, state_of
 from gated_interp.explorer.script import script
 from gated_interp.explorer.second import shares, with_second
 from gated_interp.explorer.session import Session
@@ -205,6 +210,47 @@ class HeadExplorer:
         found = shares(self.session, self.state, name, self.session.n_layers)
         rows = [(i, h, x) for i, row in enumerate(found) for h, x in enumerate(row or [])]
         return pd.DataFrame(rows, columns=["layer", "head", "share"])
+
+    def annotate(
+        self,
+        head: int | HeadLike,
+        *,
+        name: str | None = None,
+        note: str | None = None,
+        groups: Sequence[str] | None = None,
+        pinned: bool | None = None,
+        model: str | None = None,
+    ) -> None:
+        """Name a head, write a note on it, put it into groups or pin it; what is left out stays.
+
+        Args:
+            head: its number in the layer shown, ``(layer, head)`` or its name.
+        """
+        words = {"name": name, "note": note, "groups": groups, "pinned": pinned}
+        given = {what: value for what, value in words.items() if value is not None}
+        self._go(with_words_of(self.session, self.state, model, head, **given))
+
+    def set_group(self, group: str, on: bool) -> None:
+        """Switch every head of a group on or off."""
+        self._go(with_group(self.session, self.state, group, on))
+
+    def save(self, path: Path | str) -> Path:
+        """Write the state, with all notes, to a JSON file that :meth:`open` reads."""
+        return write_text(path, file_text(self.session, self.state))
+
+    def open(self, path: Path | str) -> None:
+        """Go to the state that a file from :meth:`save`, or from the page, holds.
+
+        Raises:
+            GatedInterpError: a file that cannot be read, another kind of file, or the file of
+                another model.
+        """
+        try:
+            text = Path(path).read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or "it is not text in UTF-8"
+            raise GatedInterpError("cannot-read", path=path, reason=reason) from error
+        self._go(state_of(self.session, text))
 
     @property
     def link(self) -> str:

@@ -3,7 +3,7 @@
 from importlib.resources import files
 
 # The last one starts the page.
-FILES = ("second.js", "explorer.js")
+FILES = ("notes.js", "second.js", "explorer.js")
 
 
 def script() -> str:

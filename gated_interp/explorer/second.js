@@ -35,7 +35,7 @@ class SecondPrompt {
         element("h4", {}, "head by head"), this.go), this.formula, this.heads,
       this.chosen, this.along, this.paths);
     this.root = element("section", { className: "gi-second", "aria-label": "patching" },
-      element("div", { className: "gi-typing" },
+      element("div", { className: "gi-compare" },
         element("label", {}, element("span", {}, "second prompt "), this.box),
         element("button", { type: "button", className: "gi-patch", onclick: typed }, "patch"),
         this.same, this.clear),

@@ -4,7 +4,10 @@ import contextlib
 import dataclasses
 import re
 from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
 from typing import Any, get_args
+
+import torch
 
 from gated_interp.analysis.ablation import Method
 from gated_interp.analysis.heads import (
@@ -27,6 +30,7 @@ from gated_interp.core.written import quoted
 from gated_interp.explorer.asked import KINDS, SAID, Asked, own_metric
 from gated_interp.explorer.bench import PATTERNS, Bench, Reading
 from gated_interp.explorer.examples import armed_positions, examples_of
+from gated_interp.explorer.notes import note_of, rows_of, with_note
 from gated_interp.explorer.patches import PARTS, Patches
 from gated_interp.explorer.state import ExplorerState, link_parts, number
 from gated_interp.explorer.vocabulary import vocabulary_of
@@ -402,6 +406,10 @@ class Session:
             name, end, part = (*said["into"].split("."), "", "")[:3]
             part = next((p for p in PARTS if p.split()[0] == part), part)
             state = self.with_receiver(state, name, None if end == "logits" else end, part)
+        for model, label, *words in rows_of(said["notes"]) if "notes" in said else []:
+            of = self.name(str(model))
+            one = of, self.head(state, str(label), of)
+            state = dataclasses.replace(state, notes=with_note(state.notes, one, note_of(*words)))
         if "open" in said:
             name, _, head = said["open"].partition(".")
             state = self.with_opened(state, head, name)
@@ -439,6 +447,21 @@ class Session:
         if type(head) is not int or not 0 <= head < n:
             raise GatedInterpError("no-such-head-of-model", head=head, model=model, last=n - 1)
         return state.layer, head
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """What tells the model from others: its name, its shape, and the norm of each layer."""
+        bench = self.benches[self.main]
+        model: Any = bench.model
+        name = getattr(model, "model_name", None) or model.cfg.model_name or "a model"
+        each = [[p.detach().double().norm() for p in b.parameters()] for b in model.blocks]
+        norms = [float(torch.stack(parts).norm()) for parts in each]
+        return {
+            "name": str(name),
+            "heads": list(bench.counts),
+            "tokens": model.cfg.d_vocab,
+            "norms": norms,
+        }
 
     def name(self, model: str | None = None) -> str:
         """Name of a model; of the one explored where none is given."""

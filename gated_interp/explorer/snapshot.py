@@ -7,6 +7,7 @@ import plotly.graph_objects as go
 
 from gated_interp.core.written import share
 from gated_interp.explorer.bench import Reading
+from gated_interp.explorer.notes import labelled
 from gated_interp.explorer.session import Session
 from gated_interp.explorer.state import ExplorerState
 from gated_interp.explorer.view import Viewer
@@ -28,7 +29,10 @@ def snapshot(
     heads: list[str] = []
     answers: list[str] = []
     for name, reading in readings.items():
-        names = session.benches[name].head_names(layer)
+        names = [
+            text(labelled(label, state.notes.get((name, (layer, h)))))
+            for h, label in enumerate(session.benches[name].head_names(layer))
+        ]
         off = [head for at, head in state.off[name] if at == layer]
         of = f"{name} " if len(readings) > 1 else ""
         heads += [f"{of}{n}{' off' if h in off else ''}" for h, n in enumerate(names)]

@@ -7,6 +7,8 @@ from urllib.parse import parse_qsl, urlencode
 from gated_interp.analysis.ablation import Method
 from gated_interp.analysis.heads import Head, head_name
 from gated_interp.core.errors import GatedInterpError
+from gated_interp.explorer.notes import Notes
+from gated_interp.explorer.notes import said as said_notes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +33,7 @@ class ExplorerState:
         other: the second prompt, for patching.
         receiver: where the paths end that are shown: the model, the head (``None`` for the logits)
             and what it receives, one of :data:`~gated_interp.explorer.patches.PARTS`.
+        notes: what the reader says of heads, by model and head.
     """
 
     tokens: tuple[int, ...]
@@ -48,6 +51,7 @@ class ExplorerState:
     question: str | None = None
     other: tuple[int, ...] | None = None
     receiver: tuple[str, Head | None, str] | None = None
+    notes: Notes = dataclasses.field(default_factory=dict)
 
 
 def link_of(state: ExplorerState) -> str:
@@ -89,6 +93,8 @@ def link_of(state: ExplorerState) -> str:
         model, head, part = state.receiver
         end = "logits" if head is None else f"{head_name(head)}.{part.split()[0]}"
         said["into"] = f"{model}.{end}"
+    if state.notes:
+        said["notes"] = said_notes(state.notes)
     return urlencode(said)
 
 

@@ -10,10 +10,12 @@ import numpy as np
 from gated_interp.core import written
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.written import head_name
+from gated_interp.explorer.annotated import notes_view
 from gated_interp.explorer.asked import KINDS, SAID
 from gated_interp.explorer.bench import PATTERNS, Reading
 from gated_interp.explorer.contexts import Contexts
 from gated_interp.explorer.edges import Edges, table_of
+from gated_interp.explorer.saved import file_name, file_text
 from gated_interp.explorer.second import second_view
 from gated_interp.explorer.session import Session
 from gated_interp.explorer.state import ExplorerState, link_of
@@ -104,6 +106,8 @@ class Viewer:
             "models": models,
             "opened": self._opened(state),
             "strip": self._strip(state),
+            "notes": notes_view(state),
+            "file": [file_name(session), file_text(session, state)],
             "second": second_view(session, state, self.shown),
             "link": link_of(state),
             "message": message,
@@ -130,6 +134,7 @@ class Viewer:
         return {
             "says": f"{said}, layer by layer. Click a layer to open it.",
             "key": key,
+            "model": self.session.main,
             "left": left,
             "values": finite,
             "most": max(abs(value or 0.0) for layer in finite for value in layer) or 1.0,
@@ -202,6 +207,8 @@ class Viewer:
         order = list(range(len(heads)))
         if state.by_effect:
             order.sort(key=lambda h: -abs(_finite(effects[h]) or 0.0))
+        pinned = {head for (of, head), note in state.notes.items() if of == name and note.pinned}
+        order.sort(key=lambda h: (state.layer, h) not in pinned)
         elsewhere = frozenset(h for h in off if h[0] != state.layer)
         cases = {} if bench.probes is None else self.session.task.cases
         kind = TITLES[name]
