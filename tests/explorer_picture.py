@@ -30,20 +30,21 @@ def new_page(height: int = 500) -> Iterator[Any]:
         chromium.close()
 
 
-def take(out: Path, model: str = "2H3ST-gated", most: int | None = None) -> None:
+def take(out: Path, model: str = "2H3ST-gated", most: int | None = None, link: str = "") -> None:
     """The explorer of a shipped model as it opens.
 
     Args:
         out: a PNG.
         model: its name.
         most: the height of the picture; the whole page unless given.
+        link: the state that it opens in; the first example unless given.
     """
     with (
         tempfile.TemporaryDirectory() as folder,
         explored(model, Path(folder)) as address,
         new_page() as page,
     ):
-        page.goto(address)
+        page.goto(f"{address}#{link}" if link else address)
         ExplorerPage(page)  # waits until it is drawn
         clip = None if most is None else {"x": 0, "y": 0, "width": WIDTH, "height": most}
         page.screenshot(path=out, full_page=True, clip=clip)
@@ -67,10 +68,11 @@ if __name__ == "__main__":
     parser.add_argument("out", type=Path, help="a picture of the explorer, or of the report")
     parser.add_argument("--model", default="2H3ST-gated", help="whose explorer")
     parser.add_argument("--most", type=int, help="height of the explorer's picture")
+    parser.add_argument("--link", default="", help="the state that the explorer opens in")
     parser.add_argument("--report", type=Path, help="a report's page, instead of the explorer")
     parser.add_argument("--card", type=Path, help="also a picture of the report's first gated card")
     asked = parser.parse_args()
     if asked.report is None:
-        take(asked.out, asked.model, asked.most)
+        take(asked.out, asked.model, asked.most, asked.link)
     else:
         take_report(asked.report, asked.out, asked.card)

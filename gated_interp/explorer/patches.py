@@ -73,6 +73,7 @@ class Patches:
     def __init__(self, bench: Bench):
         self.bench = bench
         self._answers: dict[tuple[object, ...], tuple[float, float]] = {}
+        self._ends: dict[tuple[object, ...], Tensor] = {}
         self._streams: dict[tuple[object, ...], Tensor] = {}
         self._shares: dict[tuple[object, ...], list[float]] = {}
         self._paths: dict[tuple[object, ...], Paths] = {}
@@ -89,14 +90,11 @@ class Patches:
                 "prompts-differ-in-length", first=len(pair.tokens), second=len(pair.other)
             )
 
-        @torch.no_grad()
         def found() -> tuple[float, float]:
-            with self.bench.ablated(pair.off, pair.method):
-                both = [
-                    self.bench.row(t).logits(self.bench.model) for t in (pair.tokens, pair.other)
-                ]
-            logits = torch.cat([each[:, pair.asked.where(pair.position)] for each in both])
-            first, second = self._asked(pair, logits)
+            where = pair.asked.where(pair.position)
+            first, second = self._asked(
+                pair, logits_of(self.bench.model, self._both(pair)[:, where])
+            )
             return first, second
 
         first, second = kept(self._answers, (*pair.runs, pair.position, pair.asked), found)
@@ -160,6 +158,21 @@ class Patches:
         """What ``head`` receives."""
         hooks = self.bench.model.hook_dict
         return tuple(p for p in PARTS if f"blocks.{head[0]}.attn.{HOOKS[p]}" in hooks)
+
+    def _both(self, pair: Pair) -> Float[Tensor, "2 pos d_model"]:
+        """The stream behind the last layer, of each prompt."""
+
+        @torch.no_grad()
+        def found() -> Tensor:
+            bench, last = self.bench, len(self.bench.counts)
+            with bench.ablated(pair.off, pair.method):
+                each = [
+                    bench.row(tokens).logits(bench.model, stop_at_layer=last)
+                    for tokens in (pair.tokens, pair.other)
+                ]
+            return torch.cat(each)
+
+        return kept(self._ends, pair.runs, found, 4)
 
     def _to(self, pair: Pair, receiver: Receiver) -> Paths:
         model, row = self.bench.model, self.bench.row
