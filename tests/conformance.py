@@ -376,6 +376,143 @@ def _edges(case: Case) -> Numbers:
     }
 
 
+def _lead(logits: Tensor, _tokens: Tensor | None = None) -> Tensor:
+    """How far a token's logit is ahead of another's at the last position."""
+    return logits[:, -1, 1] - logits[:, -1, 2]
+
+
+def _slope(model: Any, tokens: Tensor, edits: Callable[[float], dict[str, Any]]) -> Tensor:
+    """Of the lead, as all that is edited moves a little towards the other prompts, by hooks."""
+    step, found = 1e-4, []
+    for size in (step, -step):
+        hooks = [(name, edit) for name, edit in edits(size).items()]
+        with torch.no_grad():
+            found.append(_lead(model.run_with_hooks(tokens, fwd_hooks=hooks)))
+    return (found[0] - found[1]) / (2 * step)
+
+
+def _node_slopes(case: Case) -> Numbers:
+    """The slope at each head and MLP, in float64."""
+    truth, found = case.truth, {}
+    here, other = truth.seen(TOKENS), truth.seen(SOURCE)
+
+    def towards(name: str, head: int | None) -> Callable[[float], dict[str, Any]]:
+        def at(size: float) -> dict[str, Any]:
+            def edit(x: Tensor, hook: Any) -> Tensor:
+                moved, part = x.clone(), slice(None) if head is None else (..., head, slice(None))
+                moved[part] += size * (other[name] - here[name])[part]
+                return moved
+
+            return {name: edit}
+
+        return at
+
+    for name, place, head in _nodes(truth):
+        found[name] = _slope(truth.exact, TOKENS, towards(place, head))
+    return found
+
+
+def _nodes(truth: Truth) -> list[tuple[str, str, int | None]]:
+    found: list[tuple[str, str, int | None]] = []
+    for layer in truth.layers:
+        z = f"blocks.{layer}.attn.hook_z"
+        found += [(f"L{layer}H{h}", z, h) for h in range(truth.heads(layer))]
+        if not truth.cfg.attn_only:
+            found.append((f"L{layer} mlp", f"blocks.{layer}.hook_mlp_out", None))
+    return found
+
+
+def _exact_nodes(case: Case) -> Numbers:
+    """The change as each head or MLP holds what it holds on the other prompts."""
+    truth, found = case.truth, {}
+    intact, other = _lead(truth.seen(TOKENS)["logits"]), truth.seen(SOURCE)
+    for name, place, head in _nodes(truth):
+        at = slice(None) if head is None else (..., head, slice(None))
+
+        def edit(x: Tensor, place: str = place, at: Any = at) -> Tensor:
+            x = x.clone()
+            x[at] = other[place][at].to(x)
+            return x
+
+        found[name] = _lead(truth.logits(TOKENS, {place: edit})) - intact
+    return found
+
+
+def _by_name(found: Any) -> Numbers:
+    return dict(zip(found.names, found.scores.T, strict=True))
+
+
+def full_precision(column: Column) -> bool:
+    """Slopes are of float32 or float64: in 16 bits rounding moves more than a small step."""
+    return column.dtype in ("float32", "float64")
+
+
+@row("attribute_heads", "exact", oracle=_exact_nodes)
+def _(case: Case) -> Numbers:
+    return _by_name(gi.attribute_heads(case.model, TOKENS, SOURCE, _lead))
+
+
+@row(
+    "attribute_heads", "AtP*", oracle=_node_slopes, applies=full_precision, tolerance=100
+)  # gradients in float32, slopes by differences
+def _(case: Case) -> Numbers:
+    return _by_name(gi.attribute_heads(case.model, TOKENS, SOURCE, _lead, method="AtP*"))
+
+
+def _write_slopes(case: Case) -> Numbers:
+    """The slope at what each head and MLP writes, a norm behind attention at its scale."""
+    truth, found = case.truth, {}
+    here, other = truth.seen(TOKENS), truth.seen(SOURCE)
+    for name, place, head in _nodes(truth):
+        layer, moved = int(place.split(".")[1]), other[place] - here[place]
+        if head is not None:
+            place = f"blocks.{layer}.hook_attn_out"
+            written = moved[:, :, head] @ truth.attn(layer).W_O[head].detach()
+            moved = truth.into_stream(layer, written, here)
+
+        def at(size: float, place: str = place, moved: Tensor = moved) -> dict[str, Any]:
+            return {place: lambda x, hook: x + size * moved}
+
+        found[name] = _slope(truth.exact, TOKENS, at)
+    return found
+
+
+@row(
+    "attribute_edges", "EAP", oracle=_write_slopes, applies=full_precision, tolerance=100
+)  # what leaves a head or an MLP adds up to its slope
+def _(case: Case) -> Numbers:
+    edges = gi.attribute_edges(case.model, TOKENS, SOURCE, _lead, method="EAP")
+    found: Numbers = {}
+    for (sender, _), score in zip(edges.names, edges.scores.T, strict=True):
+        found[sender] = found.get(sender, 0) + score
+    del found["embed"]
+    return found
+
+
+def _direct(case: Case) -> Numbers:
+    """The change as only the logits read a head's or MLP's write on the other prompts."""
+    truth, last = case.truth, f"blocks.{case.last}.hook_resid_post"
+    here, other, found = truth.seen(TOKENS), truth.seen(SOURCE), {}
+    for name, place, head in _nodes(truth):
+        moved = other[place] - here[place]
+        if head is not None:
+            moved = moved[:, :, head] @ truth.attn(int(place.split(".")[1])).W_O[head].detach()
+        after = truth.logits(TOKENS, {last: lambda x, moved=moved: x + moved.to(x)})
+        found[name] = _lead(after) - _lead(here["logits"])
+    return found
+
+
+@row("attribute_edges", "exact", oracle=_direct)
+def _(case: Case) -> Numbers:
+    edges = gi.attribute_edges(case.model, TOKENS, SOURCE, _lead, method="exact")
+    found = dict(zip(edges.names, edges.scores.T, strict=True))
+    return {
+        sender: score
+        for (sender, receiver), score in found.items()
+        if receiver == "logits" and sender != "embed"
+    }
+
+
 @row("edge_loadings", oracle=_edges)
 def _(case: Case) -> Numbers:
     found = gi.edge_loadings(case.model, BATCH, TASK)

@@ -102,8 +102,6 @@ NO_ROW = {
     "language_measures": "of a model with a text of its own: induction_scores, and the loss",
     "push_to_hub": "sends what save writes",
     "save_pretrained": "writes what save writes",
-    "attribute_heads": "held against cuts by hooks on each kind of layer in test_attribute",
-    "attribute_edges": "held against split inputs in test_attribute",
     "score_ranking": "scores a ranking",
 }
 

@@ -7,10 +7,11 @@ import pandas as pd
 import pytest
 import torch
 from commands import invoke
-from refusals import refuses
+from refusals import refuses, says
 
 import gated_interp as gi
 from gated_interp.analysis.sparsity import sparsity, switching_on
+from gated_interp.anatomy.nodes import layer_of
 from gated_interp.experiments import study
 from gated_interp.experiments.benchmarks import run_benchmarks
 from gated_interp.experiments.frontier import (
@@ -96,6 +97,17 @@ def test_an_unknown_method_or_task_is_a_sentence(tmp_path):
         run_frontier(tmp_path, tasks=["trigrams"])
     result = invoke(["frontier", "--tune", "--width"])
     assert result.exit_code == 1
+
+
+def test_no_known_circuit_has_the_verdict_that_a_frontier_counts(tmp_path):
+    for name in gi.known_circuits():
+        circuit = gi.known_circuit(name)
+        for layer in {layer_of(node) for node in circuit.nodes if "H" in node}:
+            with refuses("logits-not-a-sum", layer=layer):
+                gi.verdict(circuit.model, circuit.task, layer=layer)
+    result = invoke(["frontier", "--task", name, "--out", str(tmp_path)])
+    assert result.exit_code == 1
+    assert says("known-circuit-in-frontier", result.stderr)
 
 
 def test_a_method_registered_in_one_line_is_everywhere(tmp_path, monkeypatch):

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from gated_interp.analysis.verdict import verdict
+from gated_interp.checkpoints.known import known_circuits
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.experiments.behaviour import firm_lead
 from gated_interp.experiments.recipes import Recipe
@@ -175,9 +176,14 @@ def originals_named(name: str) -> Originals:
     Examples:
         >>> originals_named("3H4ST"), originals_named("two-sources").parts
         (Toys(heads=3, trigrams=4), False)
+
+    Raises:
+        GatedInterpError: it is neither; of a known circuit, why it cannot be one.
     """
     if name in BENCHMARKS:
         return BENCHMARKS[name]
+    if name in known_circuits():
+        raise GatedInterpError("known-circuit-in-frontier", name=name)
     shape = re.fullmatch(r"([1-9]\d*)H([1-9]\d*)ST", name)
     if shape is None:
         raise GatedInterpError("no-such-original", name=name, choices=[*BENCHMARKS])
