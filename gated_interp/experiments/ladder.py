@@ -1,7 +1,7 @@
 """The adversary's ladder of every replacement that ships, and of blocks trained against it.
 
-``python -m gated_interp.experiments.ladder shipped figures/ladder.csv`` measures the first,
-``… trained figures/ladder-trained.csv`` the second. Started again, they go on where they were.
+``python -m gated_interp.experiments.ladder shipped figures/ladder.csv`` measures the first and goes
+on where it was, ``… trained figures/ladder-trained.csv`` the second.
 """
 
 import copy
@@ -33,6 +33,7 @@ from gated_interp.experiments.seeds import (
     train_gated_seeds,
     train_toy_seeds,
 )
+from gated_interp.experiments.store import read_table
 from gated_interp.metrics.intervals import mean_interval
 from gated_interp.models.toy import HookedTransformer
 from gated_interp.plots import save_figures
@@ -48,6 +49,8 @@ TEXT = "austen-2l-gated"
 TOY_PROMPTS, PROMPTS, POSITIONS = 64, 8, 32
 # Of toys trained against an adversary: 2 heads, 3 trigrams.
 HEADS, TASK, FURTHER, TOYS_TRAINED = 2, SkipTrigramTask(n_trigrams=3), 1200, 32
+RUNG = ("rung", "kl", "kl_low", "kl_high")
+WRITTEN = {"shipped": "ladder", "trained": "ladder-trained"}
 PARTS = {"tuned": range(51_000, 51_004), "measured": range(51_004, 51_016)}
 
 
@@ -99,8 +102,15 @@ def ladder_of(asked: Asked) -> pd.DataFrame:
 
 
 def measure_shipped(path: Path) -> pd.DataFrame:
-    """All that :func:`shipped` names, into ``path``."""
-    parts = [pd.read_csv(path, dtype={"layer": str})] if path.is_file() else []
+    """All that :func:`shipped` names, into ``path``; what is there already is kept.
+
+    Raises:
+        GatedInterpError: ``path`` is no such table.
+    """
+    parts = []
+    if path.is_file():
+        there = read_table(path, ["model", "layer", *RUNG])
+        parts = [there.assign(layer=there["layer"].astype(str))]
     done = {(m, w) for part in parts for m, w in zip(part["model"], part["layer"], strict=True)}
     for asked in shipped():
         if (asked.name, asked.where) not in done:
@@ -198,14 +208,22 @@ def rungs_of(runs: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def main(what: str = "", path: str = "", part: str = "measured") -> None:
+    """Measure ``shipped`` or ``trained`` into a CSV, in ``figures/`` unless one is named.
+
+    Raises:
+        GatedInterpError: it is neither, or there is no such part.
+    """
+    for name, value, choices in (("ladder", what, [*WRITTEN]), ("part", part, [*PARTS])):
+        if value not in choices:
+            raise GatedInterpError("not-one-of", name=name, value=value, choices=choices)
+    to = Path(path or f"figures/{WRITTEN[what]}.csv")
+    if what == "shipped":
+        measure_shipped(to)
+    else:
+        measure_trained(to, part)
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    what, *rest = sys.argv[1:]
-    if what == "shipped":
-        measure_shipped(Path(rest[0]))
-    elif what == "trained":
-        measure_trained(Path(rest[0]), *rest[1:])
-    else:
-        raise GatedInterpError(
-            "not-one-of", name="ladder", value=what, choices=["shipped", "trained"]
-        )
+    main(*sys.argv[1:])
