@@ -11,7 +11,9 @@ from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 import gated_interp as gi
 from gated_interp.analysis.attribute.cut import Cutter
+from gated_interp.analysis.attribute.edges import EDGE_METHODS
 from gated_interp.analysis.attribute.graph import Graph
+from gated_interp.analysis.attribute.nodes import HEAD_METHODS
 from gated_interp.analysis.attribute.prompts import Prompts
 from gated_interp.analysis.attribute.stream import receiver_gradients, watch
 from gated_interp.models.analytic_tasks import induction_model
@@ -322,6 +324,42 @@ def test_rankings_are_scored_by_what_their_circuits_carry():
     assert by_node.cpr is not None
 
 
+EVERY = [(gi.attribute_heads, m) for m in HEAD_METHODS]
+EVERY += [(gi.attribute_edges, m) for m in EDGE_METHODS]
+FLAT = ("attribution patching", "AtP*", "EAP")
+SLOPES = (*FLAT, "EAP-IG inputs", "EAP-IG activations", "causal head gating")
+
+
+@pytest.mark.parametrize(("function", "method"), EVERY)
+def test_each_method_refuses_what_it_cannot_be_asked(function, method):
+    model, (clean, corrupted) = model_of("LN"), prompts_of()
+
+    def asked(metric=difference, first=clean, second=corrupted):
+        function(model, first, second, metric, method=method)
+
+    for second in (corrupted[:, :3], corrupted[:2]):
+        with refuses("batches-differ-in-shape"):
+            asked(second=second)
+    with refuses("tokens-not-a-table"):
+        asked(first=[[1, 2, 3], [1, 2]])
+    with refuses("metric-constant"):
+        asked(lambda x, t: x[:, 0, 0] * 0)
+    with refuses("metric-constant"):
+        asked(second=clean)
+    with refuses("metric-not-per-prompt"):
+        asked(lambda x, t: x.mean())
+    with refuses("array-not-finite"):
+        asked(lambda x, t: x[:, -1, 0] * float("nan"))
+    if method in SLOPES:
+        with refuses("metric-without-gradient"):
+            asked(lambda x, t: x[:, -1].argmax(-1).double())
+        with refuses("metric-without-gradient"):
+            asked(lambda x, t: x[:, -1, 0].detach())
+    if method in FLAT:
+        with refuses("metric-flat-at-clean"):
+            asked("kl")
+
+
 def test_bad_input_is_refused_in_a_sentence():
     model, (clean, corrupted) = model_of("LN"), prompts_of()
     heads, edges = gi.attribute_heads, gi.attribute_edges
@@ -352,6 +390,14 @@ def test_bad_input_is_refused_in_a_sentence():
     scores = dict.fromkeys(heads(model, clean, corrupted, difference).names, 1.0)
     with refuses("truth-of-another-model"):
         gi.score_ranking(scores, ["L7H0"])
+    with refuses("truth-of-another-model"):  # edges for nodes
+        gi.score_ranking(scores, [("L0H0", "L1H0.q")])
+    with refuses("truth-of-another-model"):  # a ranking of another model
+        gi.score_ranking({**scores, "L7H0": 1.0}, ["L0H0"], model=model)
+    with refuses("truth-not-names"):
+        gi.score_ranking(scores, "L0H0")
+    with refuses("array-not-finite"):
+        gi.score_ranking({**scores, "L0H0": float("nan")}, ["L0H0"])
     with refuses("truth-without-contrast"):
         gi.score_ranking(scores, [])
     with refuses("no-prompts-for-faithfulness"):
@@ -359,6 +405,8 @@ def test_bad_input_is_refused_in_a_sentence():
     del scores["L1H2"]
     with refuses("ranking-incomplete", missing=["L1H2"]):
         gi.score_ranking(scores, ["L0H0"], model=model)
+    with refuses("truth-of-another-model", unknown=["L1H2"]):  # without a model
+        gi.score_ranking(scores, ["L0H0", "L1H2"])
 
 
 def test_integrated_kl_is_taken():

@@ -41,7 +41,7 @@ class Prompts:
 
     Raises:
         GatedInterpError: prompts of different shapes, or that the model cannot read; a metric that
-            is not of each prompt, or is the same on both.
+            is not of each prompt, is not finite, or is the same on both.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Prompts:
     ):
         self.model, self.metric, self.cost = model, metric, Cost()
         self.clean = Batch.of(model, clean, attention_mask, "clean")
-        if isinstance(metric, str) and metric not in ("loss", "kl"):
+        if not callable(metric) and metric not in ("loss", "kl"):
             raise GatedInterpError(
                 "not-one-of", name="metric", value=metric, choices=["loss", "kl", "a function"]
             )
@@ -71,8 +71,13 @@ class Prompts:
                 )
         with torch.no_grad():
             self.intact = self._all(self.clean)
-            self.before = self.values(self.intact)
+            self.before = self._finite(self.values(self.intact))
             self.by_row = self._by_row()
+
+    def _finite(self, values: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:
+        if not bool(values.isfinite().all()):
+            raise GatedInterpError("array-not-finite", name=f"The metric {self.name}")
+        return values
 
     def _by_row(self) -> bool:
         """Whether the metric can be asked about some prompts alone, which takes less memory."""
@@ -122,6 +127,7 @@ class Prompts:
         """
         with torch.no_grad():
             found = self.values(self._all(self.other) if self.seen is None else self.seen)
+        self._finite(found)
         if bool((found == self.before).all()):
             raise GatedInterpError("metric-constant", metric=self.name)
         return found

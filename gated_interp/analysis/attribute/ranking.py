@@ -1,6 +1,7 @@
 """How good a ranking of nodes or edges is: against a known circuit, or by what its top carries."""
 
 import dataclasses
+import math
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -102,8 +103,9 @@ def score_ranking(
         seed: of these.
 
     Raises:
-        GatedInterpError: heads or edges without a score, a truth that names others or holds none or
-            all, neither truth nor prompts, and what :func:`attribute_edges` raises.
+        GatedInterpError: heads or edges without a finite score, a truth that is no list of names,
+            names others or holds none or all, neither truth nor prompts, and what
+            :func:`attribute_edges` raises.
 
     Examples:
         >>> found = score_ranking({"L0H0": 0.9, "L0H1": -0.1, "L0H2": 0.0}, ["L0H0"])
@@ -111,6 +113,8 @@ def score_ranking(
         1.0
     """
     given = _scores(scores)
+    if truth is not None and (isinstance(truth, str) or not isinstance(truth, Collection)):
+        raise GatedInterpError("truth-not-names", kind=type(truth).__name__)
     if model is not None:
         _require_all(model, given)
     if truth is None and (model is None or clean is None or corrupted is None):
@@ -155,7 +159,10 @@ def score_ranking(
 def _scores(scores: Attributed | Mapping[Any, float]) -> dict[Any, float]:
     if isinstance(scores, Attributed):
         return dict(zip(scores.names, scores.mean.tolist(), strict=True))
-    return {name: float(value) for name, value in scores.items()}
+    given = {name: float(value) for name, value in scores.items()}
+    if not all(map(math.isfinite, given.values())):
+        raise GatedInterpError("array-not-finite", name="The ranking")
+    return given
 
 
 def _require_all(model: HookedTransformer, given: dict[Any, float]) -> None:
