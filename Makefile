@@ -136,7 +136,8 @@ ladder: $(READY)  ## measure how far an adversary moves each replacement that sh
 	$(ONE_THREAD) $(BIN)/python -m gated_interp.experiments.ladder shipped figures/ladder.csv
 
 ladder-trained: $(READY)  ## measure it for blocks that were trained against the adversary
-	$(ONE_THREAD) $(BIN)/python -m gated_interp.experiments.ladder trained figures/ladder-trained.csv
+	$(ONE_THREAD) $(BIN)/python -m gated_interp.experiments.ladder trained
+	$(ONE_THREAD) $(BIN)/python -m gated_interp.experiments.ladder trained-again
 
 # Some 20 minutes on two cores.
 known-heads: $(READY)  ## replace the heads of every known circuit, and of two programs in the same heads

@@ -99,15 +99,18 @@ def test_blocks_trained_further_are_measured_as_hooks_measure_them():
 
 
 def test_the_control_takes_the_same_steps_with_an_adversary_of_no_weight():
-    control, trained = ladder.further(0.0, 5), ladder.further(0.3, 5)
-    assert control == trained.replace(opened_weight=0.0)
-    assert trained != ladder.further(0.3, 6)
-    assert trained.fvu_target == RELIABLE.training.fvu_target
+    for settings in (ladder.WEIGHTS, ladder.CHOSEN):
+        control, trained = (ladder.further(setting, 5) for setting in settings[:2])
+        assert control == trained.replace(opened_weight=0.0)
+        assert trained.opened_weight > 0
+        assert trained != ladder.further(settings[1], 6)
+        assert trained.fvu_target == RELIABLE.training.fvu_target
 
 
 def test_no_seed_is_both_tuned_and_measured():
-    seeds = [seed for part in ladder.PARTS.values() for seed in part]
+    seeds = [seed for _, part, _ in ladder.PARTS.values() for seed in part]
     assert len(set(seeds)) == len(seeds)
+    assert ladder.CHOSEN[1] in ladder.TRIED
 
 
 def test_an_interrupted_ladder_goes_on(tmp_path, monkeypatch):
@@ -142,8 +145,6 @@ def test_bad_input_is_refused_in_a_sentence(tmp_path):
         ladder.main()
     with refuses("not-one-of", name="ladder", value="all"):
         ladder.main("all", str(tmp_path / "x.csv"))
-    with refuses("not-one-of", name="part", value="all"):
-        ladder.main("trained", str(tmp_path / "x.csv"), "all")
     for text, code in (("", "bad-table-file"), ("model,kl\na,1\n", "table-file-lacks-a-column")):
         (tmp_path / "x.csv").write_text(text)
         with refuses(code):

@@ -1,7 +1,8 @@
 """The adversary's ladder of every replacement that ships, and of blocks trained against it.
 
 ``python -m gated_interp.experiments.ladder shipped figures/ladder.csv`` measures the first and goes
-on where it was, ``… trained figures/ladder-trained.csv`` the second.
+on where it was. ``trained`` in place of ``shipped`` measures the second at several weights, and
+``trained-again`` at the setting that was chosen among those of ``trained-pilot``.
 """
 
 import copy
@@ -50,8 +51,6 @@ TOY_PROMPTS, PROMPTS, POSITIONS = 64, 8, 32
 # Of toys trained against an adversary: 2 heads, 3 trigrams.
 HEADS, TASK, FURTHER, TOYS_TRAINED = 2, SkipTrigramTask(n_trigrams=3), 1200, 32
 RUNG = ("rung", "kl", "kl_low", "kl_high")
-WRITTEN = {"shipped": "ladder", "trained": "ladder-trained"}
-PARTS = {"tuned": range(51_000, 51_004), "measured": range(51_004, 51_016)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,32 +131,75 @@ def _draw(path: Path, table: pd.DataFrame, ladders: dict[str, pd.DataFrame], tit
     save_figures({path.with_suffix(""): (figure, table)}, ["svg"])
 
 
-WEIGHTS = (0.0, 0.02, 0.1, 0.3, 1.0)
-"""Of the error with opened gates; 0 is as many further steps without an adversary."""
+Setting = tuple[float, dict[str, Any]]
+"""Weight of the error with opened gates, and what else of the training differs. The weight 0 is as
+many further steps without an adversary."""
+WEIGHTS: list[Setting] = [(weight, {}) for weight in (0.0, 0.02, 0.1, 0.3, 1.0)]
+GENTLE = {"lr": 0.005, "factor_floor": 0.005, "steps": 2 * FURTHER}
+"""The penalties may fall further, so that the FVU stays where it was, in longer and smaller steps.
+"""
+CHOSEN: list[Setting] = [(0.0, GENTLE), (0.02, GENTLE)]
+TRIED: list[Setting] = [
+    (0.02, {}),
+    (0.02, {"factor_floor": 0.001}),
+    (0.02, {"factor_floor": 0.001, "fvu_target": 0.015}),
+    (0.02, {"factor_floor": 0.001, "lr": 0.01}),
+    (0.01, {"factor_floor": 0.001}),
+    (0.02, {"factor_floor": 0.001, "steps": 2400}),
+    (0.0, {"factor_floor": 0.001}),
+    (0.02, {"lr": 0.01}),
+    (0.02, {"lr": 0.005}),
+    (0.02, {"lr": 0.01, "factor_floor": 0.03}),
+    (0.02, {"lr": 0.005, "factor_floor": 0.03}),
+    (0.02, {"lr": 0.01, "steps": 2400}),
+    (0.02, {"lr": 0.005, "factor_floor": 0.005}),
+    (0.02, {"lr": 0.005, "factor_floor": 0.005, "steps": 2400}),
+    (0.02, {"lr": 0.01, "factor_floor": 0.005, "steps": 2400}),
+    (0.02, {"lr": 0.005, "factor_floor": 0.01, "steps": 2400}),
+]
+PARTS: dict[str, tuple[int, range, list[Setting]]] = {
+    "trained-pilot": (51_000, range(51_000, 51_004), TRIED),
+    "trained": (51_000, range(51_004, 51_016), WEIGHTS),
+    "trained-again": (51_032, range(51_032, 51_048), CHOSEN),
+}
+"""The first seed of the toys, seeds of the blocks, and settings. Toys go to seeds in order from the
+first on. Those of the pilot are no other's."""
 AS_TRAINED = "as trained"
-SHOWN = (AS_TRAINED, *(f"weight {weight:g}" for weight in WEIGHTS[1:]))
 
 
-def further(weight: float, seed: int) -> TrainConfig:
+def strength(setting: Setting) -> str:
+    """What a setting is called in tables.
+
+    Examples:
+        >>> strength((0.02, {"lr": 0.005}))
+        'weight 0.02, lr=0.005'
+    """
+    weight, changes = setting
+    return ", ".join([f"weight {weight:g}", *(f"{name}={x:g}" for name, x in changes.items())])
+
+
+def further(setting: Setting, seed: int) -> TrainConfig:
     """Further steps of the reliable recipe, in each of which an adversary opens closed gates."""
-    return RELIABLE.training.replace(
-        steps=FURTHER,
-        penalty_ramp=0.0,
-        opened_share=1.0,
-        opened_steps=1,
-        opened_weight=weight,
-        seed=derive(seed, Stream.LADDER_TRAINED),
-    )
+    weight, changes = setting
+    given: dict[str, Any] = {
+        "steps": FURTHER,
+        "penalty_ramp": 0.0,
+        "opened_share": 1.0,
+        "opened_steps": 1,
+        "opened_weight": weight,
+        "seed": derive(seed, Stream.LADDER_TRAINED),
+    }
+    return RELIABLE.training.replace(**given | changes)
 
 
-def measured(run: GatedOutcome, model: HookedTransformer, strength: str) -> dict[str, Any]:
+def measured(run: GatedOutcome, model: HookedTransformer, called: str) -> dict[str, Any]:
     """A row: the ladder, and how faithful and how clean the block is, on held-out sequences."""
     held_out, prompts = (TASK.sample(n, HELD_OUT_SEED).tokens for n in (HELD_OUT, TOY_PROMPTS))
     rungs = adversary_ladder(model, 0, prompts, seed=SEED, rungs=(20,)).kl
     shared = head_sharing(model, 0, held_out).table().set_index("measure")["mean"]
     found = faithfulness(model, tokens=held_out).measures()
     return {
-        "strength": strength,
+        "strength": called,
         "seed": run.seed,
         "toy_seed": run.toy_seed,
         "clean": verdict(model, TASK).clean,
@@ -167,35 +209,35 @@ def measured(run: GatedOutcome, model: HookedTransformer, strength: str) -> dict
     }
 
 
-def against(base: Sequence[GatedOutcome]) -> pd.DataFrame:
-    """Each block as it is and after further steps of every weight: a row each."""
+def against(base: Sequence[GatedOutcome], settings: Sequence[Setting]) -> pd.DataFrame:
+    """Each block as it is and after further steps of every setting: a row each."""
     models = [(run, run.model, AS_TRAINED) for run in base]
     runs = []
-    for weight in WEIGHTS:
+    for setting in settings:
         for run in base:
             block = copy.deepcopy(run.model.blocks[0].attn)
-            config = further(weight, run.seed)
-            runs.append(GatedRun(unsplice(run.model), block, config, TASK))
-            models.append((run, splice(unsplice(run.model), 0, block), f"weight {weight:g}"))
+            runs.append(GatedRun(unsplice(run.model), block, further(setting, run.seed), TASK))
+            models.append((run, splice(unsplice(run.model), 0, block), strength(setting)))
     train_gated_runs(runs, progress=False)
     return pd.DataFrame([measured(*each) for each in models])
 
 
-def measure_trained(path: Path, part: str = "measured") -> pd.DataFrame:
+def measure_trained(path: Path, part: str = "trained") -> pd.DataFrame:
     """The blocks of toys against an adversary, into ``path``.
 
     Args:
-        part: of :data:`PARTS`; weights and steps were chosen on the seeds of ``tuned``.
+        part: of :data:`PARTS`.
     """
-    every = [seed for seeds in PARTS.values() for seed in seeds]
-    toys = train_toy_seeds(HEADS, TASK, RELIABLE, range(every[0], every[0] + TOYS_TRAINED))
-    originals = dict(zip(every, assigned(toys, every), strict=True))
-    seeds = PARTS[part]
-    base = train_gated_seeds(TASK, RELIABLE, seeds, [originals[seed] for seed in seeds])
-    table = against(base)
-    shown = {name: rungs_of(rows) for name, rows in table.groupby("strength", sort=False)}
+    first, seeds, settings = PARTS[part]
+    toys = train_toy_seeds(HEADS, TASK, RELIABLE, range(first, first + TOYS_TRAINED))
+    originals = assigned(toys, range(first, seeds.stop))[-len(seeds) :]
+    table = against(train_gated_seeds(TASK, RELIABLE, seeds, originals), settings)
+    if part == "trained-pilot":
+        write_table(table, path)
+        return table
+    shown = {str(n): rungs_of(rows) for n, rows in table.groupby("strength", sort=False)}
     title = "Training against an adversary leaves it little to open"
-    _draw(path, table, {str(n): t for n, t in shown.items() if n in SHOWN}, title)
+    _draw(path, table, {n: rungs for n, rungs in shown.items() if n != strength((0, {}))}, title)
     return table
 
 
@@ -208,20 +250,19 @@ def rungs_of(runs: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def main(what: str = "", path: str = "", part: str = "measured") -> None:
-    """Measure ``shipped`` or ``trained`` into a CSV, in ``figures/`` unless one is named.
+def main(what: str = "", path: str = "") -> None:
+    """Measure what ships or a part of :data:`PARTS` into a CSV, in ``figures/`` unless one is named.
 
     Raises:
-        GatedInterpError: it is neither, or there is no such part.
+        GatedInterpError: it is neither.
     """
-    for name, value, choices in (("ladder", what, [*WRITTEN]), ("part", part, [*PARTS])):
-        if value not in choices:
-            raise GatedInterpError("not-one-of", name=name, value=value, choices=choices)
-    to = Path(path or f"figures/{WRITTEN[what]}.csv")
+    choices = ["shipped", *PARTS]
+    if what not in choices:
+        raise GatedInterpError("not-one-of", name="ladder", value=what, choices=choices)
     if what == "shipped":
-        measure_shipped(to)
+        measure_shipped(Path(path or "figures/ladder.csv"))
     else:
-        measure_trained(to, part)
+        measure_trained(Path(path or f"figures/ladder-{what}.csv"), what)
 
 
 if __name__ == "__main__":
