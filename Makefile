@@ -133,11 +133,12 @@ known-scores: $(READY)  ## score every attribution method on the known circuits
 
 # Minutes for what ships; an hour for blocks trained against the adversary.
 ladder: $(READY)  ## measure how far an adversary moves each replacement that ships
-	$(ONE_THREAD) $(BIN)/python -m gated_interp.experiments.ladder shipped figures/ladder.csv
+	$(ONE_THREAD) $(BIN)/python -m gated_interp.experiments.ladder figures/ladder.csv
 
 ladder-trained: $(READY)  ## measure it for blocks that were trained against the adversary
-	$(ONE_THREAD) $(BIN)/python -m gated_interp.experiments.ladder trained
-	$(ONE_THREAD) $(BIN)/python -m gated_interp.experiments.ladder trained-again
+	$(ONE_THREAD) $(BIN)/python -m gated_interp.experiments.ladder_trained trained
+	$(ONE_THREAD) $(BIN)/python -m gated_interp.experiments.ladder_trained trained-again
+	$(BIN)/python -m gated_interp.experiments.ladder_trained frontier
 
 # Some 20 minutes on two cores.
 known-heads: $(READY)  ## replace the heads of every known circuit, and of two programs in the same heads

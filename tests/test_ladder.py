@@ -8,10 +8,12 @@ import torch
 from refusals import refuses
 
 import gated_interp as gi
-from gated_interp.experiments import ladder
+from gated_interp.experiments import ladder, ladder_trained
 from gated_interp.experiments.ladder import Asked, ladder_of, measure_shipped
 from gated_interp.experiments.recipes import RELIABLE
 from gated_interp.experiments.seeds import HELD_OUT_SEED
+from gated_interp.metrics.intervals import wilson
+from gated_interp.plots.ladder import ladder_frontier
 
 ZEROED = [("blocks.0.hook_attn_out", lambda x, hook: 0 * x)]
 
@@ -80,9 +82,9 @@ def test_a_layer_of_a_language_model_is_asked_with_the_other_as_it_was():
 
 def test_blocks_trained_further_are_measured_as_hooks_measure_them():
     model = gi.load("2H3ST-gated")
-    run = Mock(spec=ladder.GatedOutcome, seed=7, toy_seed=8)
-    row = ladder.measured(run, model, "weight 1")
-    tokens, original = ladder.TASK.sample(500, HELD_OUT_SEED).tokens, gi.unsplice(model)
+    run = Mock(spec=ladder_trained.GatedOutcome, seed=7, toy_seed=8)
+    row = ladder_trained.measured(run, model, "weight 1")
+    tokens, original = ladder_trained.TASK.sample(500, HELD_OUT_SEED).tokens, gi.unsplice(model)
     with torch.no_grad():
         _, was = original.run_with_cache(tokens)
         after, seen = model.run_with_cache(tokens)
@@ -99,18 +101,41 @@ def test_blocks_trained_further_are_measured_as_hooks_measure_them():
 
 
 def test_the_control_takes_the_same_steps_with_an_adversary_of_no_weight():
-    for settings in (ladder.WEIGHTS, ladder.CHOSEN):
-        control, trained = (ladder.further(setting, 5) for setting in settings[:2])
+    for settings in (ladder_trained.WEIGHTS, ladder_trained.CHOSEN):
+        control, trained = (ladder_trained.further(setting, 5) for setting in settings[:2])
         assert control == trained.replace(opened_weight=0.0)
         assert trained.opened_weight > 0
-        assert trained != ladder.further(settings[1], 6)
+        assert trained != ladder_trained.further(settings[1], 6)
         assert trained.fvu_target == RELIABLE.training.fvu_target
 
 
 def test_no_seed_is_both_tuned_and_measured():
-    seeds = [seed for _, part, _ in ladder.PARTS.values() for seed in part]
+    seeds = [seed for _, part, _ in ladder_trained.PARTS.values() for seed in part]
     assert len(set(seeds)) == len(seeds)
-    assert ladder.CHOSEN[1] in ladder.TRIED
+    assert ladder_trained.CHOSEN[1] in ladder_trained.TRIED
+
+
+def test_a_frontier_has_means_over_seeds_of_each_setting():
+    runs = pd.DataFrame(
+        {
+            "strength": ["as trained", "as trained", "weight 0", "weight 0.02"],
+            "clean": [True, False, True, True],
+            "fvu": [0.02, 0.04, 0.03, 0.05],
+            "participation": [1.0, 2.0, 3.0, 4.0],
+            "20 steps": [1.0, 3.0, 5.0, 0.1],
+        }
+    )
+    found = ladder_trained.frontier_of({"longer": runs}).set_index(["setting", "measure"])
+    assert found.loc["as trained", "value"].tolist() == pytest.approx([0.5, 0.03, 1.5])
+    assert found.loc["as trained", "kl"].tolist() == [2.0] * 3
+    assert found.loc[("as trained", "clean blocks"), "low"] == pytest.approx(wilson(1, 2)[0])
+    assert found.groupby("setting", sort=False)["series"].first().tolist() == [
+        "as trained", "longer, no adversary", "longer"
+    ]  # fmt: skip
+    fig = ladder_frontier(found.reset_index())
+    assert [trace.y[0] for trace in fig.data[:3]] == [2.0, 5.0, 0.1]
+    assert fig.layout.yaxis.type == "log"
+    assert len(fig.data) == 9
 
 
 def test_an_interrupted_ladder_goes_on(tmp_path, monkeypatch):
@@ -141,11 +166,11 @@ def test_an_interrupted_ladder_goes_on(tmp_path, monkeypatch):
 
 
 def test_bad_input_is_refused_in_a_sentence(tmp_path):
-    with refuses("not-one-of", name="ladder", value=""):
-        ladder.main()
-    with refuses("not-one-of", name="ladder", value="all"):
-        ladder.main("all", str(tmp_path / "x.csv"))
+    with refuses("not-one-of", name="part", value=""):
+        ladder_trained.main()
+    with refuses("not-one-of", name="part", value="all"):
+        ladder_trained.main("all", str(tmp_path / "x.csv"))
     for text, code in (("", "bad-table-file"), ("model,kl\na,1\n", "table-file-lacks-a-column")):
         (tmp_path / "x.csv").write_text(text)
         with refuses(code):
-            ladder.main("shipped", str(tmp_path / "x.csv"))
+            measure_shipped(tmp_path / "x.csv")

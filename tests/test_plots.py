@@ -43,6 +43,7 @@ from gated_interp.plots import (
 )
 from gated_interp.plots.carriers import carried_shares
 from gated_interp.plots.frontier import frontier_point
+from gated_interp.plots.ladder import ladder_frontier
 from gated_interp.plots.layout import log_axis
 
 RNG = np.random.default_rng(0)
@@ -200,6 +201,14 @@ FIGURES = {
         {"embed": 0.3, "L0H12": -0.1, "L0 b_O": 0.0}, **k,
     ),
     "ladder": lambda **k: adversary_ladder({"gated": rungs(1.0), "TopK": rungs(3.0)}, **k),
+    "ladder frontier": lambda **k: ladder_frontier(
+        pd.DataFrame([
+            {"series": s, "setting": f"{s} {y}", "measure": m, "value": y / 9, "low": 0, "high": 1,
+             "kl": y, "kl_low": y / 2, "kl_high": 2 * y}
+            for s in ("as trained", "further steps") for m in ("clean blocks", "FVU")
+            for y in (0.1, 1.0, 2.0)
+        ]), **k,
+    ),
     "attribution": lambda **k: attribution_scores(
         pd.DataFrame([
             {"method": m, "source": s, "of": o, "auroc": a, "random": 0.5, "forward": 3,

@@ -1013,8 +1013,27 @@ def shared_numbers() -> dict[str, str]:
     }
 
 
+def known_heads_numbers() -> dict[str, str]:
+    """What gated blocks keep of known circuits, and of the layers of planted ones."""
+    runs = read("known-heads.csv")
+    planted = runs[runs["circuit"].str.startswith("planted-")]
+    said = {"layers": count(len(runs.groupby(["circuit", "layer"])))}
+    for name, found in (
+        ("", runs.query("method == 'gated'")),
+        ("original_", runs.query("method == 'original'")),
+        ("first_", planted.query("method == 'gated' and layer == 0")),
+        ("second_", planted.query("method == 'gated' and layer == 1")),
+        ("second_topk_", planted.query("method == 'topk copies' and layer == 1")),
+    ):
+        said[f"{name}held"] = f"{found['held'].sum()} of {found['told'].sum()}"
+        said[f"{name}kept"] = f"{found['kept'].sum()} of {found['wires'].sum()}"
+        said[f"{name}fvu"] = percent(found["fvu"].median())
+    return said
+
+
 NUMBERS = {
     "shared": shared_numbers(),
+    "heads": known_heads_numbers(),
     "known": {"n": count(len(gated_interp.known_circuits()))},
     "reliability": reliability(),
     "phase": phase(),

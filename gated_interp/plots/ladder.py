@@ -10,6 +10,7 @@ from gated_interp.plots.inputs import table
 from gated_interp.plots.layout import Box, Canvas, interval, log_axis, titled
 from gated_interp.plots.style import PALETTE, SYMBOLS, Columns, text
 
+GAP = 44.0
 BESIDE = {"layer zeroed": "dash", "random weights": "dot"}
 
 
@@ -66,3 +67,50 @@ def adversary_ladder(
             if rung in BESIDE and kl > 0:
                 canvas.rule(place, y=kl, color=color, dash=BESIDE[rung])
     return canvas.finish(40.0)
+
+
+def ladder_frontier(
+    results: pd.DataFrame,
+    *,
+    title: str | None = None,
+    columns: Columns = 2,
+) -> go.Figure:
+    """How far an adversary moves predictions against what a block costs: a panel for each measure.
+
+    Bars are 95% intervals.
+
+    Args:
+        results: ``series`` (a color and a line), ``setting`` (for the hover text), ``measure`` (the
+            panel, in words) with ``value``, ``low`` and ``high``, and ``kl``, ``kl_low`` and
+            ``kl_high`` (nats).
+
+    Raises:
+        GatedInterpError: no rows, or a column is missing.
+    """
+    ends = ["value", "low", "high", "kl", "kl_low", "kl_high"]
+    table("results", results, ["series", "setting", "measure", *ends])
+    canvas, panels = Canvas(columns, title, 58.0), results["measure"].unique().tolist()
+    wide = (canvas.width - GAP * (len(panels) - 1)) / len(panels)
+    for panel, measure in enumerate(panels):
+        across = titled(text(measure), nticks=4, showgrid=True)
+        up = log_axis(results["kl"], "KL after 20 steps, nats" if panel == 0 else "")
+        place = canvas.panel(Box(panel * (wide + GAP), 8, wide, 200), across, up)
+        for i, series in enumerate(results["series"].unique()):
+            rows = results[(results["series"] == series) & (results["measure"] == measure)]
+            color, name = PALETTE[i % len(PALETTE)], text(series)
+            canvas.fig.add_scatter(
+                x=rows["value"].tolist(),
+                y=rows["kl"].tolist(),
+                error_x=interval(rows["value"], rows["low"], rows["high"], color),
+                error_y=interval(rows["kl"], rows["kl_low"], rows["kl_high"], color),
+                mode="lines+markers" if len(rows) > 2 else "markers",
+                marker={"color": color, "symbol": SYMBOLS[i % len(SYMBOLS)], "size": 8},
+                line={"color": color, "width": 1},
+                name=name,
+                legendgroup=name,
+                showlegend=panel == 0,
+                text=[text(setting) for setting in rows["setting"]],
+                hovertemplate="%{text}: %{x:.3g}, %{y:.3g} nats<extra>" + name + "</extra>",
+                **place,
+            )
+    return canvas.finish(44.0)
