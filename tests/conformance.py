@@ -447,7 +447,9 @@ def full_precision(column: Column) -> bool:
     return column.dtype in ("float32", "float64")
 
 
-@row("attribute_heads", "exact", oracle=_exact_nodes)
+@row(
+    "attribute_heads", "exact", oracle=_exact_nodes, tolerance=3
+)  # a small difference of two leads, which 16 bits round
 def _(case: Case) -> Numbers:
     return _by_name(gi.attribute_heads(case.model, TOKENS, SOURCE, _lead))
 
@@ -502,7 +504,7 @@ def _direct(case: Case) -> Numbers:
     return found
 
 
-@row("attribute_edges", "exact", oracle=_direct)
+@row("attribute_edges", "exact", oracle=_direct, tolerance=3)  # likewise
 def _(case: Case) -> Numbers:
     edges = gi.attribute_edges(case.model, TOKENS, SOURCE, _lead, method="exact")
     found = dict(zip(edges.names, edges.scores.T, strict=True))

@@ -878,6 +878,7 @@ def known_scores() -> pd.DataFrame:
     return pd.DataFrame([*rows, chance])
 
 
+LADDERS = ("trained", "trained-again", "trained-pilot")
 RUNGS = {
     "nothing": "nothing opened",
     "random": "opened at random",
@@ -965,16 +966,48 @@ def known_heads() -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def ladder_pilot() -> pd.DataFrame:
-    """A row per weight of the error with opened gates: medians over seeds, and the range."""
+def ladder_trained(part: str = "trained") -> pd.DataFrame:
+    """A row per setting of a training against the adversary: means over seeds, with intervals."""
     rows = []
-    for weight, found in read("ladder-pilot.csv").groupby("weight", sort=False):
-        row = {"weight": weight, "clean": f"{found['clean'].sum()} of {len(found)}"}
-        for name in ("fvu", "l0", "kl_ladder", "opened_at_random", "steps_20", "layer_zeroed"):
-            values = found[name]
-            row[name] = f"{values.median():.2g} ({values.min():.2g} to {values.max():.2g})"
+    runs = read(f"ladder-{part}.csv")
+    runs["rise"] = runs["20 steps"] - runs["nothing opened"]
+    for strength, found in runs.groupby("strength", sort=False):
+        row = {"strength": strength, "weight": str(strength).partition(",")[0]}
+        row["clean"] = f"{found['clean'].sum()} of {len(found)}"
+        for name, digits in (("fvu", 3), ("participation", 2), ("rise", 3)):
+            row[name] = over_seeds(found[name], decimals(digits))
+            row[f"mean_{name}"] = decimals(digits)(found[name].mean())
+        for name, rung in (("nothing", "nothing opened"), ("random", "opened at random")):
+            row[name] = decimals(4)(found[rung].mean())
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def ladder_numbers() -> dict[str, str]:
+    """What training against the adversary does to the rise, and to the FVU, of the same seeds."""
+    said = {}
+    for part, key in (("trained", "further"), ("trained-again", "held")):
+        runs = read(f"ladder-{part}.csv")
+        runs["rise"] = runs["20 steps"] - runs["nothing opened"]
+        runs["weight"] = runs["strength"].str.partition(",")[0]
+        of = {weight: found.set_index("seed") for weight, found in runs.groupby("weight")}
+        before, after = of["as trained"], of["weight 0.02"]
+        worst = (after["rise"] / before["rise"]).max()
+        low, high = mean_interval((after["fvu"] - before["fvu"]).to_numpy())
+        said |= {
+            f"{key}_n": count(len(before)),
+            f"{key}_before": decimals(1)(before["rise"].mean()),
+            f"{key}_after": decimals(3)(after["rise"].mean()),
+            f"{key}_share": percent(after["rise"].mean() / before["rise"].mean(), 1),
+            f"{key}_worst": percent(worst, 1),
+            f"{key}_clean_before": count(before["clean"].sum()),
+            f"{key}_clean": count(after["clean"].sum()),
+            f"{key}_fvu_before": percent(before["fvu"].mean(), 1),
+            f"{key}_fvu": percent(after["fvu"].mean(), 1),
+            f"{key}_fvu_control": percent(of["weight 0"]["fvu"].mean(), 1),
+            f"{key}_fvu_more": f"{100 * low:+.2f} to {100 * high:+.2f}",
+        }
+    return said
 
 
 def known_heads_layers() -> pd.DataFrame:
@@ -1034,6 +1067,7 @@ def known_heads_numbers() -> dict[str, str]:
 NUMBERS = {
     "shared": shared_numbers(),
     "heads": known_heads_numbers(),
+    "ladder": ladder_numbers(),
     "known": {"n": count(len(gated_interp.known_circuits()))},
     "reliability": reliability(),
     "phase": phase(),
@@ -1080,7 +1114,7 @@ TABLES = {
     "known-circuits": known_circuits,
     "known-scores": known_scores,
     "ladder": ladder,
-    "ladder-pilot": ladder_pilot,
+    **{f"ladder-{p}": functools.partial(ladder_trained, p) for p in LADDERS},
     "shared-heads": shared_heads,
     "shared-heads-tuning": shared_tuning,
     "known-heads": known_heads,
