@@ -1002,6 +1002,7 @@ def ladder_numbers() -> dict[str, str]:
             f"{key}_worst": percent(worst, 1),
             f"{key}_clean_before": count(before["clean"].sum()),
             f"{key}_clean": count(after["clean"].sum()),
+            f"{key}_clean_control": count(of["weight 0"]["clean"].sum()),
             f"{key}_fvu_before": percent(before["fvu"].mean(), 1),
             f"{key}_fvu": percent(after["fvu"].mean(), 1),
             f"{key}_fvu_control": percent(of["weight 0"]["fvu"].mean(), 1),

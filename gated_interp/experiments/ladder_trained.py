@@ -196,7 +196,7 @@ def draw_frontier(folder: Path) -> None:
     names = {"trained": "further steps", "trained-again": "FVU held"}
     runs = {said: read_table(folder / f"ladder-{part}.csv") for part, said in names.items()}
     table = frontier_of(runs)
-    figure = ladder_frontier(table, title="Little left to open, at what a block costs")
+    figure = ladder_frontier(table, title="Training against the adversary closes what it opened")
     save_figures({folder / "ladder-frontier": (figure, table)}, ["svg"])
 
 

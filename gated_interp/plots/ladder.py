@@ -93,7 +93,8 @@ def ladder_frontier(
     wide = (canvas.width - GAP * (len(panels) - 1)) / len(panels)
     for panel, measure in enumerate(panels):
         across = titled(text(measure), nticks=4, showgrid=True)
-        up = log_axis(results["kl"], "KL after 20 steps, nats" if panel == 0 else "")
+        up = log_axis(results["kl"], "" if panel else "KL after 20 steps, nats")
+        up |= {"showticklabels": not panel}  # one scale for all panels
         place = canvas.panel(Box(panel * (wide + GAP), 8, wide, 200), across, up)
         for i, series in enumerate(results["series"].unique()):
             rows = results[(results["series"] == series) & (results["measure"] == measure)]
