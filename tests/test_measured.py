@@ -287,3 +287,29 @@ def test_the_page_on_known_circuits_says_what_its_table_holds():
     assert held["original"] == 1
     assert held["gated"] < 1
     assert runs.query("method == 'original'")["idle"].max() < 0.1
+    planted = runs[runs["circuit"].str.startswith("planted-") & (runs["method"] == "gated")]
+    second = planted[planted["layer"] == 1]
+    assert second["held"].equals(second["told"])
+    assert second["kept"].equals(second["wires"])
+    assert planted.loc[planted["layer"] == 0, "held"].sum() == 0
+
+
+def test_the_page_on_the_adversary_says_what_its_tables_hold():
+    means = {}
+    for part in ("trained", "trained-again"):
+        runs = measured.read(f"ladder-{part}.csv")
+        runs["rise"] = runs["20 steps"] - runs["nothing opened"]
+        runs["weight"] = runs["strength"].str.partition(",")[0]
+        means[part] = runs.groupby("weight")[["rise", "fvu", "clean"]].mean()
+    first, again = means["trained"], means["trained-again"]
+    # A small weight takes nearly all away; further steps cost most of the FVU.
+    assert first.loc["weight 0.02", "rise"] < 0.01 * first.loc["as trained", "rise"]
+    assert first.loc["weight 0.02", "clean"] >= first.loc["as trained", "clean"]
+    added = first["fvu"] - first.loc["as trained", "fvu"]
+    assert added["weight 0"] > 0.5 * added["weight 0.02"] > 0
+    assert (first.loc[["weight 0.3", "weight 1"], "fvu"] > first.loc["weight 0.02", "fvu"]).all()
+    # With the FVU held, fewer are clean, and without an adversary too.
+    assert again.loc["weight 0.02", "rise"] < 0.1 * again.loc["as trained", "rise"]
+    assert abs(again.loc["weight 0.02", "fvu"] - again.loc["as trained", "fvu"]) < 0.002
+    clean = again["clean"]
+    assert clean["weight 0.02"] <= clean["weight 0"] < clean["as trained"]

@@ -984,31 +984,30 @@ def ladder_trained(part: str = "trained") -> pd.DataFrame:
 
 
 def ladder_numbers() -> dict[str, str]:
-    """What training against the adversary does to the rise, and to the FVU, of the same seeds."""
+    """What training against the adversary does to the rise, the FVU and the clean rate."""
     said = {}
     for part, key in (("trained", "further"), ("trained-again", "held")):
         runs = read(f"ladder-{part}.csv")
         runs["rise"] = runs["20 steps"] - runs["nothing opened"]
         runs["weight"] = runs["strength"].str.partition(",")[0]
         of = {weight: found.set_index("seed") for weight, found in runs.groupby("weight")}
+        said[f"{key}_n"] = count(len(of["as trained"]))
+        for name, weight in (
+            ("_before", "as trained"),
+            ("_control", "weight 0"),
+            ("", "weight 0.02"),
+        ):
+            said[f"{key}_fvu{name}"] = percent(of[weight]["fvu"].mean(), 1)
+            said[f"{key}_clean{name}"] = count(of[weight]["clean"].sum())
         before, after = of["as trained"], of["weight 0.02"]
-        worst = (after["rise"] / before["rise"]).max()
-        low, high = mean_interval((after["fvu"] - before["fvu"]).to_numpy())
-        said |= {
-            f"{key}_n": count(len(before)),
-            f"{key}_before": decimals(1)(before["rise"].mean()),
-            f"{key}_after": decimals(3)(after["rise"].mean()),
-            f"{key}_share": percent(after["rise"].mean() / before["rise"].mean(), 1),
-            f"{key}_worst": percent(worst, 1),
-            f"{key}_clean_before": count(before["clean"].sum()),
-            f"{key}_clean": count(after["clean"].sum()),
-            f"{key}_clean_control": count(of["weight 0"]["clean"].sum()),
-            f"{key}_fvu_before": percent(before["fvu"].mean(), 1),
-            f"{key}_fvu": percent(after["fvu"].mean(), 1),
-            f"{key}_fvu_control": percent(of["weight 0"]["fvu"].mean(), 1),
-            f"{key}_fvu_more": f"{100 * low:+.2f} to {100 * high:+.2f}",
-        }
-    return said
+        said[f"{key}_before"] = decimals(1)(before["rise"].mean())
+        said[f"{key}_after"] = decimals(3)(after["rise"].mean())
+    low, high = mean_interval((after["fvu"] - before["fvu"]).to_numpy())
+    return said | {
+        "held_share": percent(after["rise"].mean() / before["rise"].mean(), 1),
+        "held_worst": percent((after["rise"] / before["rise"]).max(), 1),
+        "held_fvu_more": f"{100 * low:+.2f} to {100 * high:+.2f}",
+    }
 
 
 def known_heads_layers() -> pd.DataFrame:
@@ -1050,19 +1049,24 @@ def shared_numbers() -> dict[str, str]:
 def known_heads_numbers() -> dict[str, str]:
     """What gated blocks keep of known circuits, and of the layers of planted ones."""
     runs = read("known-heads.csv")
-    planted = runs[runs["circuit"].str.startswith("planted-")]
-    said = {"layers": count(len(runs.groupby(["circuit", "layer"])))}
-    for name, found in (
-        ("", runs.query("method == 'gated'")),
-        ("original_", runs.query("method == 'original'")),
-        ("first_", planted.query("method == 'gated' and layer == 0")),
-        ("second_", planted.query("method == 'gated' and layer == 1")),
-        ("second_topk_", planted.query("method == 'topk copies' and layer == 1")),
-    ):
-        said[f"{name}held"] = f"{found['held'].sum()} of {found['told'].sum()}"
-        said[f"{name}kept"] = f"{found['kept'].sum()} of {found['wires'].sum()}"
-        said[f"{name}fvu"] = percent(found["fvu"].median())
-    return said
+    runs["part"] = runs["layer"].map({0: "first", 1: "second"})
+    runs.loc[~runs["circuit"].str.startswith("planted-"), "part"] = "compiled"
+
+    def of(column: str, out_of: str, method: str = "gated", part: str = "") -> str:
+        found = runs[(runs["method"] == method) & (runs["part"].eq(part) | (part == ""))]
+        return f"{found[column].sum()} of {found[out_of].sum()}"
+
+    fvu = runs[runs["method"] == "gated"].groupby("part")["fvu"].median()
+    return {
+        "layers": count(len(runs.groupby(["circuit", "layer"]))),
+        "original_held": of("held", "told", "original"),
+        "held": of("held", "told"),
+        "kept": of("kept", "wires"),
+        "second_topk_kept": of("kept", "wires", "topk copies", "second"),
+        **{f"{part}_held": of("held", "told", part=part) for part in ("first", "second")},
+        **{f"{part}_kept": of("kept", "wires", part=part) for part in ("first", "second")},
+        **{f"{part}_fvu": percent(fvu[part]) for part in ("first", "second")},
+    }
 
 
 NUMBERS = {
