@@ -185,7 +185,7 @@ def frontier_of(runs: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
                 low, high = mean_interval(values.to_numpy())
                 if measure == "clean":
                     low, high = wilson(int(values.sum()), n)
-                row = {"series": series, "setting": said, "measure": words}
+                row: dict[str, Any] = {"series": series, "setting": said, "measure": words}
                 row |= {"value": values.mean(), "low": low, "high": high, "kl": kl.mean()}
                 rows.append(row | end)
     return pd.DataFrame(rows)
