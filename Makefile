@@ -14,7 +14,7 @@ unexport PYTHONDONTWRITEBYTECODE
 PYTEST := $(ONE_THREAD) $(BIN)/python -m pytest -q -n logical --maxprocesses 8 --dist loadfile
 
 .PHONY: help setup reproduce test test-all test-machines test-tl4 check format bench docs docs-serve dist \
-  explorer-picture language-models gated-language-model known-circuits known-scores known-heads ladder \
+  explorer-picture language-models loss-curve gated-language-model known-circuits known-scores known-heads ladder \
   ladder-trained smollm2 mutants constraints clean
 
 help:  ## list the targets
@@ -102,6 +102,13 @@ language-models: $(READY)  ## train austen-1l and austen-2l anew, and ship them
 	  --out runs/austen-2l.safetensors \
 	  $(if $(wildcard runs/austen-2l.safetensors.state),--resume)
 	$(ONE_THREAD) $(BIN)/python tests/ship.py runs/austen-1l.safetensors runs/austen-2l.safetensors
+
+# Some ten minutes on one core.
+loss-curve: $(READY)  ## train austen-1l once more, and keep its loss on held-out text along the way
+	@mkdir -p runs
+	$(ONE_THREAD) $(TRAIN_LM) --layers 1 --context 64 --steps 2000 --evaluate-every 20 \
+	  --n-held-out 256 --out runs/austen-1l-curve.safetensors
+	$(BIN)/python tests/loss_curve.py runs/austen-1l-curve-history.csv figures/austen-1l-curve.csv
 
 # An hour on one core. Then the pictures of what ships: report, card and explorer.
 GATED := $(BIN)/gated-interp decompose austen-2l --first-seed 30 --seeds 1 --workers 1

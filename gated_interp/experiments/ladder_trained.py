@@ -163,7 +163,7 @@ def rungs_of(runs: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-MEASURES = {"clean": "clean blocks", "fvu": "FVU", "participation": "heads per position"}
+MEASURES = {"clean": "clean blocks", "fvu": "FVU", "participation": "participation"}
 
 
 def frontier_of(runs: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
