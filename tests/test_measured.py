@@ -313,3 +313,17 @@ def test_the_page_on_the_adversary_says_what_its_tables_hold():
     assert abs(again.loc["weight 0.02", "fvu"] - again.loc["as trained", "fvu"]) < 0.002
     clean = again["clean"]
     assert clean["weight 0.02"] <= clean["weight 0"] < clean["as trained"]
+
+
+def test_the_page_says_what_a_block_recovers_of_the_training():
+    curve = measured.read("austen-1l-curve.csv")
+    assert curve["step"].iloc[[0, -1]].tolist() == [0, measured.AUSTEN_STEPS - 1]
+    assert curve["loss"].iloc[-1] == curve["loss"].min()
+    rows = measured.text_methods().sort_values("ce_difference")
+    shares = rows["compute"].str.split(" ").str[0].astype(int)
+    assert shares.is_monotonic_decreasing
+    assert shares.iloc[0] > 95
+    # A small rise of the loss is worth much training.
+    small = rows["ce_difference"].between(0.005, 0.02)
+    assert small.any()
+    assert (shares[small] < 90).all()

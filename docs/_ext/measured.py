@@ -17,9 +17,11 @@ import gated_interp
 from gated_interp.experiments.copying import TWO_HEADS
 from gated_interp.experiments.copying_figures import WORTH
 from gated_interp.experiments.shared_heads import TRIED
+from gated_interp.metrics.compute import training_share
 from gated_interp.metrics.intervals import clustered, mean_interval, paired_difference, wilson
 
 FIGURES = Path(__file__).resolve().parents[2] / "figures"
+AUSTEN_STEPS = 2000
 TOYS = ["2H3ST", "3H4ST", "4H5ST"]
 LAYERS = ["model", "layer"]
 CHANGE = ["change", "change_low", "change_high"]
@@ -436,6 +438,8 @@ def decompose() -> dict[str, str]:
         "times": between(medians["held_share"] / medians["held_share_original"]),
         "fvu": between(medians["fvu"], percent),
         "entropy": between(medians["held_entropy"], decimals(1)),
+        "compute": compute_recovered(one["ce_difference"]),
+        "increase": decimals(3)(one["ce_difference"]),
         "ce_zero": f"{one['ce_zero']:.2f}",
         "ce_mean": f"{one['ce_mean']:.2f}",
         "top1": percent(methods.loc["top1", "ce_recovered_zero"]),
@@ -506,13 +510,23 @@ def gated_numbers() -> dict[str, str]:
     }
 
 
+def compute_recovered(increase: float) -> str:
+    """The share of the training of ``austen-1l`` after which its loss was this far above its last.
+
+    It lies between two recorded steps.
+    """
+    curve = read("austen-1l-curve.csv")
+    ends = training_share(curve, increase, AUSTEN_STEPS)
+    return between([round(100 * end) for end in ends]) + "%"
+
+
 def text_methods() -> pd.DataFrame:
-    measures = ["ce_recovered_zero", "held_share", "active_per_position"]
+    measures = ["ce_recovered_zero", "held_share", "active_per_position", "ce_difference"]
     runs = read("decompose-methods-runs.csv").fillna({"knob": "", "value": 0})
     rows = runs.groupby(["method", "knob", "value"], sort=False)[measures].median().reset_index()
     units = {"fvu": "{:g}", "k": "K = {:g}", "heads": "{:g} heads", "": "no penalty"}
     rows["setting"] = [units[k].format(v) for k, v in zip(rows["knob"], rows["value"], strict=True)]
-    return rows
+    return rows.assign(compute=rows["ce_difference"].map(compute_recovered))
 
 
 # Where gating should fail.
