@@ -475,19 +475,15 @@ def ablations(
         # A padded row has nothing to take another's place.
         if Batch.of(model, reference).real is not None:
             methods.remove("resample")
-    parts = [
-        ablate(
-            model,
-            data,
-            heads_of(model, layer),
-            method,
-            task=task if tokens is None else None,
-            reference_tokens=None if method == "zero" else reference,
-            seed=derive(seed, Stream.SHOWN_RESAMPLE) if method == "resample" else None,
-        )
-        for method in methods
-    ]
-    return pd.concat(parts, ignore_index=True)
+    return ablate(
+        model,
+        data,
+        heads_of(model, layer),
+        methods,
+        task=task if tokens is None else None,
+        reference_tokens=reference,
+        seed=derive(seed, Stream.SHOWN_RESAMPLE),
+    )
 
 
 def answer_word(task: ProbedTask) -> str:
