@@ -42,8 +42,8 @@ REPLICATES = 500
 METHODS: tuple[Method, ...] = ("zero", "mean", "resample", "optimal")
 # Orders of arrival, where a layer has too many heads for every subset of them.
 PERMUTATIONS = 200
-# Sequences that constants come from: of a task with known answers, and of text. Of a model with many
-# weights they are fewer, as what it is read on is.
+# Sequences that constants come from: of a task with known answers, and of text. They are fewer of a
+# model with many weights.
 REFERENCE, REFERENCE_TEXT = 250, 50
 
 

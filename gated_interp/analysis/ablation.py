@@ -123,8 +123,8 @@ def ablate(
             Several methods in one call share what they have in common, and give one table.
 
     Returns:
-        One row per method, set of heads and metric. Columns: ``kind`` (``head``, ``set`` or ``all``),
-        ``heads`` (``L0H0+L0H1``, ``all of layer 1`` or ``all heads``), ``method``, ``metric``,
+        One row per method, set of heads and metric. Columns: ``kind`` (``head``, ``set`` or
+        ``all``), ``heads`` (``L0H0+L0H1``, ``all of layer 1`` or ``all heads``), ``method``, ``metric``,
         ``trigram`` (missing where the metric is not of one), ``intact``, ``ablated``, ``change``
         with ``low`` and ``high`` (95%, normal approximation over sequences or occurrences) and
         ``n``. Metrics: ``loss`` (next-token cross-entropy, nats; left out where

@@ -113,7 +113,7 @@ LAYER = {
     "heads_alive": "heads that write anywhere",
     "parameters": "weights of the block that train",
     "held_share": "share of positions at which one head alone holds what the layer writes",
-    "held_weighted": "the same, positions weighted by how far the heads raise the token that is held",
+    "held_weighted": "the same, each position weighted by how far its token is raised",
     "held_entropy": "entropy of the tokens that are held there, nats",
     "held_about_mean": "the share that is held where each head's mean write is set aside",
     "participation": "participation number of heads, median over positions",
