@@ -124,10 +124,10 @@ def ablate(
 
     Returns:
         One row per method, set of heads and metric. Columns: ``kind`` (``head``, ``set`` or
-        ``all``), ``heads`` (``L0H0+L0H1``, ``all of layer 1`` or ``all heads``), ``method``, ``metric``,
-        ``trigram`` (missing where the metric is not of one), ``intact``, ``ablated``, ``change``
-        with ``low`` and ``high`` (95%, normal approximation over sequences or occurrences) and
-        ``n``. Metrics: ``loss`` (next-token cross-entropy, nats; left out where
+        ``all``), ``heads`` (``L0H0+L0H1``, ``all of layer 1`` or ``all heads``), ``method``,
+        ``metric``, ``trigram`` (missing where the metric is not of one), ``intact``, ``ablated``,
+        ``change`` with ``low`` and ``high`` (95%, normal approximation over sequences or
+        occurrences) and ``n``. Metrics: ``loss`` (next-token cross-entropy, nats; left out where
         outputs are no tokens, ``d_vocab_out``), ``kl`` (of the intact model's
         prediction from the ablated one's, nats, mean over positions), ``logit`` and ``accuracy`` of
         each case's C at its B (accurate: strictly above every other logit); of one's own, its

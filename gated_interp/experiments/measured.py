@@ -51,12 +51,12 @@ def of_paper(entry: Mapping[str, Any], seeds: Iterable[int]) -> How:
         entry: what ``results.json`` has of it.
         seeds: of its gated runs and toys.
     """
-    seeds, n = _span(seeds), entry["seeds"]
+    span, n = _span(seeds), entry["seeds"]
     probes = f"{EXAMPLES:,} sequences that ask for a skip trigram (seed {SEED})"
     examples = f"{FIRM_EXAMPLES:,} sequences that ask for a skip trigram (seed {HELD_OUT_SEED})"
     ordinary = f"{HELD_OUT} ordinary sequences of the task (seed {HELD_OUT_SEED})"
     shown = f"the run that is shown, seed {entry['selected_seed']}"
-    runs, toys = f"gated runs, {seeds}", f"toys, {seeds}"
+    runs, toys = f"gated runs, {span}", f"toys, {span}"
     found: How = {}
     for name, value in entry.items():
         key, _, which = name.rpartition("_")
