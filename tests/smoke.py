@@ -62,10 +62,8 @@ class Elsewhere:
                  *of_pip, f"{built.resolve()}{extra}")  # fmt: skip
 
     def execute(self, notebook: Path) -> None:
-        """A copy of a notebook from top to bottom, and nothing of the checkout beside it."""
-        alone = self.folder / notebook.name
-        alone.write_bytes(notebook.read_bytes())
-        self.run("jupyter", "execute", "--timeout=300", alone)
+        """A notebook from top to bottom, with the files that lie beside it; it is not saved."""
+        self.run("jupyter", "execute", "--timeout=300", notebook.resolve())
 
     def tried(self) -> str:
         """The version that is installed, once it does what a stranger tries first."""
