@@ -23,7 +23,7 @@ from torch import Tensor
 from transformer_lens import FactoredMatrix
 from transformer_lens.utilities.activation_functions import apply_softcap
 
-from gated_interp.analysis.heads import HeadOfLayer, all_heads, head_counts, head_name, one_head
+from gated_interp.analysis.heads import HeadOfLayer, all_heads, head_name, one_head
 from gated_interp.analysis.writes import require_linear
 from gated_interp.anatomy.attention import Attention, Role
 from gated_interp.anatomy.batch import Batch, Tokens
