@@ -10,7 +10,7 @@ from typing import Any
 from gated_interp.core.lazy import names_from_stub as _names_from_stub
 from gated_interp.core.renamed import RENAMED as _RENAMED
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 
 _names, _get = _names_from_stub(__name__, __path__[0], _RENAMED)
 __all__ = sorted([*_names, "__version__"])

@@ -42,7 +42,8 @@ REPLICATES = 500
 METHODS: tuple[Method, ...] = ("zero", "mean", "resample", "optimal")
 # Orders of arrival, where a layer has too many heads for every subset of them.
 PERMUTATIONS = 200
-# Sequences that constants come from: of a task with known answers, and of text.
+# Sequences that constants come from: of a task with known answers, and of text. They are fewer of a
+# model with many weights.
 REFERENCE, REFERENCE_TEXT = 250, 50
 
 
@@ -436,6 +437,11 @@ def usual_sequences(model: HookedTransformer) -> int:
     return max(FEWEST, min(SEQUENCES, SEQUENCES * WEIGHTS // weights))
 
 
+def usual_reference(model: HookedTransformer) -> int:
+    """How many sequences of text the means of an ablation are of, unless somebody says."""
+    return REFERENCE_TEXT * usual_sequences(model) // SEQUENCES
+
+
 def ablations(
     model: HookedTransformer,
     layer: int | None = None,
@@ -469,25 +475,23 @@ def ablations(
     else:
         reference = tokens
         if isinstance(task, TextTask):
-            drawn = task.part("validation").sample(n_reference or REFERENCE_TEXT, seed)
+            n_reference = n_reference or usual_reference(model)
+            drawn = task.part("validation").sample(n_reference, seed)
             reference = Batch(drawn.tokens)  # a document may end where a sequence does
         methods.remove("optimal")
-        # A padded row has nothing to take another's place.
-        if Batch.of(model, reference).real is not None:
+        # A padded row has nothing to take another's place; and of a model with many weights, a
+        # third method takes long and says little that the others do not.
+        if Batch.of(model, reference).real is not None or usual_sequences(model) < SEQUENCES:
             methods.remove("resample")
-    parts = [
-        ablate(
-            model,
-            data,
-            heads_of(model, layer),
-            method,
-            task=task if tokens is None else None,
-            reference_tokens=None if method == "zero" else reference,
-            seed=derive(seed, Stream.SHOWN_RESAMPLE) if method == "resample" else None,
-        )
-        for method in methods
-    ]
-    return pd.concat(parts, ignore_index=True)
+    return ablate(
+        model,
+        data,
+        heads_of(model, layer),
+        methods,
+        task=task if tokens is None else None,
+        reference_tokens=reference,
+        seed=derive(seed, Stream.SHOWN_RESAMPLE),
+    )
 
 
 def answer_word(task: ProbedTask) -> str:

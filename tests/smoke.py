@@ -1,6 +1,8 @@
 """Install what was built into an empty environment, and try what a stranger tries first.
 
 ``python tests/smoke.py dist constraints.txt`` takes the wheel, with what it needs, then the sdist.
+With the wheel and its extra for notebooks, the quickest of these runs from top to bottom. Name
+others behind, or all: ``notebooks/*.ipynb``.
 """
 
 import os
@@ -27,6 +29,9 @@ print(gi.__version__)
 """
 
 
+QUICKEST = Path(__file__).parent.parent / "notebooks" / "03_ov_qk_and_gate_circuits.ipynb"
+
+
 class Elsewhere:
     """An environment that knows nothing of this checkout.
 
@@ -51,10 +56,14 @@ class Elsewhere:
         )  # fmt: skip
         return done.stdout
 
-    def install(self, built: Path, *of_pip: str) -> None:
+    def install(self, built: Path, *of_pip: str, extra: str = "") -> None:
         """A wheel or an sdist, with further arguments of ``pip install``."""
         self.run("python", "-m", "pip", "-q", "--disable-pip-version-check", "install",
-                 *of_pip, built.resolve())  # fmt: skip
+                 *of_pip, f"{built.resolve()}{extra}")  # fmt: skip
+
+    def execute(self, notebook: Path) -> None:
+        """A notebook from top to bottom, with the files that lie beside it; it is not saved."""
+        self.run("jupyter", "execute", "--timeout=300", notebook.resolve())
 
     def tried(self) -> str:
         """The version that is installed, once it does what a stranger tries first."""
@@ -65,7 +74,7 @@ class Elsewhere:
 
 
 if __name__ == "__main__":
-    dist, constraints = map(Path, sys.argv[1:])
+    dist, constraints, *notebooks = map(Path, sys.argv[1:])
     (wheel,), (sdist,) = dist.glob("*.whl"), dist.glob("*.tar.gz")
     with tempfile.TemporaryDirectory() as folder:
         there = Elsewhere(Path(folder))
@@ -76,3 +85,8 @@ if __name__ == "__main__":
         for built, of_pip in ways.items():
             there.install(built, *of_pip)
             print(f"{built}: {there.tried()}, {built.stat().st_size / 1e6:.1f} MB")
+            if built == wheel:
+                there.install(wheel, *of_pip, extra="[notebooks]")
+                for notebook in notebooks or [QUICKEST]:
+                    there.execute(notebook)
+                    print(f"{notebook} runs")

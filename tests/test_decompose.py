@@ -242,6 +242,9 @@ def test_every_layer_and_seed_is_measured_and_written(done, model):
         assert each["median"]["fvu"] == pytest.approx(sum(values) / 2)
         assert each["low"]["fvu"] < min(values) < max(values) < each["high"]["fvu"]
         assert set(KEYS) <= each["median"].keys()
+        assert each["measured"].keys() == each["median"].keys()
+        assert each["measured"]["fvu"]["on"].startswith("16 held-out sequences of 12 tokens (")
+        assert all(how["what"] and how["n"] == 2 for how in each["measured"].values())
     assert results["layers"]["all"]["median"]["ce"] > 0
     assert done.runs["positions"].dropna().unique().tolist() == [20 * 16 * 12]
 

@@ -185,6 +185,16 @@ def test_the_card_names_the_base_model_and_no_folder(hub: FakeHub, tmp_path: Pat
     expected = splice(opened, 1, block)(tokens)
     torch.testing.assert_close(back(tokens), expected)
 
+    # Where the base model is missing, it is named: as the card does, or by its shape.
+    folder.rename(tmp_path / "moved")
+    with refuses("hub-base-missing", repo=REPO, base="someone/base"):
+        fetch(hub, tmp_path / "cache")
+    push_to_hub(splice(opened, 1, block), "someone/other", **options)
+    shape = f"a {opened.cfg.original_architecture} of {opened.cfg.n_layers} layers"
+    with refuses("hub-base-missing", CheckpointError) as caught:
+        fetch(hub, tmp_path / "cache", repo_id="someone/other")
+    assert shape in str(caught.value)
+
 
 def test_a_card_that_the_checker_refuses_is_one_sentence(
     hub: FakeHub, model: HookedTransformer

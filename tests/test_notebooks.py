@@ -8,6 +8,7 @@ import re
 import struct
 import sys
 import types
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -227,24 +228,28 @@ def test_it_opens_with_a_title_and_the_install_cell(path: Path) -> None:
 
 
 @every_notebook
-@pytest.mark.parametrize("installed", [True, False])
+@pytest.mark.parametrize("missing", [None, "gated_interp", "anywidget"])
 @pytest.mark.parametrize("hosted", [True, False])
-def test_the_install_cell_installs_only_where_the_package_is_missing(
-    path: Path, installed: bool, hosted: bool, monkeypatch: pytest.MonkeyPatch
+def test_the_install_cell_installs_only_what_is_missing(
+    path: Path, missing: str | None, hosted: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     magics, widgets = [], []
+    there = importlib.util.find_spec
     shell = types.SimpleNamespace(run_line_magic=lambda *words: magics.append(words))
     if hosted:
         switch = types.SimpleNamespace(enable_custom_widget_manager=lambda: widgets.append(1))
         hosting = types.ModuleType("google.colab")
         hosting.output = switch  # type: ignore[attr-defined]
         monkeypatch.setitem(sys.modules, "google.colab", hosting)
-    if not installed:
-        monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    notebook = saved(path)
-    exec(python(code_cells(notebook)[0]), {"get_ipython": lambda: shell})
-    wanted = [("pip", 'install -q "gated-interp[notebooks]"')]
-    assert magics == ([] if installed else wanted)
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == missing else there(name)
+    )
+    notebook, names = saved(path), {"get_ipython": lambda: shell}
+    exec(python(code_cells(notebook)[0]), names)
+    # At first with numpy and torch as they are; then, as that did not help, with any.
+    wanted = "install -q gated-interp ipywidgets anywidget"
+    assert magics == ([("pip", wanted + " {kept}"), ("pip", wanted)] if missing else [])
+    assert names["kept"] == f"numpy=={version('numpy')} torch=={version('torch')}"
     # A hosted service shows live widgets only when asked to.
     live = any(WIDGET in output.get("data", {}) for output in outputs(notebook))
     assert widgets == ([1] if hosted and live else [])

@@ -36,6 +36,11 @@ def requirements():
 
 def test_one_version_everywhere():
     assert gated_interp.__version__ == PROJECT["version"] == version("gated-interp")
+    cited = re.search(r"^version: (.*)$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE)
+    changed = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert cited is not None
+    assert changed is not None
+    assert cited[1] == changed[1] == PROJECT["version"]
 
 
 def test_every_requirement_has_a_tested_version_that_satisfies_it():

@@ -49,6 +49,15 @@ def test_results_hold_what_is_promised_and_agree_with_the_tables(run):
     out, results, said = run
     assert json.loads((out / "results.json").read_text()) == results
     entry = results["experiments"]["3H4ST"]
+    # Beside every number: what it is, what it was measured on, and how many are counted.
+    config = ("recipe", "heads", "gated_heads", "trigrams", "seeds", "selected_seed",
+              "selected_toy_seed", "measured")  # fmt: skip
+    assert entry["measured"].keys() == entry.keys() - set(config)
+    for how in entry["measured"].values():
+        assert how.keys() == {"what", "on", "n", "of"}
+        assert "seed" in how["on"] or how["on"].startswith("the training")
+        assert "seed" in how["of"]
+        assert how["n"] in (1, 4)
     table = pd.read_csv(out / "3H4ST-runs.csv")
     assert entry["seeds"] == len(table) == 4
     assert entry["successes"] == table["success"].sum()
@@ -340,8 +349,9 @@ def test_what_the_last_version_had_finished_is_gone_on_with(tmp_path, monkeypatc
     said = []
     results = run_paper(config, tmp_path, workers=1, say=said.append)
     assert said == ["1 of 1 experiments are there already and are kept."]
-    assert results["experiments"] == {"4H5ST": entry}
-    assert read_results(tmp_path)["experiments"] == {"4H5ST": entry}
+    for found in (results, read_results(tmp_path)):
+        del found["experiments"]["4H5ST"]["measured"]
+        assert found["experiments"] == {"4H5ST": entry}
     assert sorted(p.name for p in tmp_path.iterdir() if p.suffix != ".lock") == [
         "config.json", "results.json"
     ]  # fmt: skip

@@ -7,6 +7,7 @@ import torch
 from commands import cli, one_sentence
 
 import gated_interp as gi
+import gated_interp.subject as subject_module
 from gated_interp.analysis.induction import repeated_random_tokens, repeats
 from gated_interp.anatomy.batch import Batch
 from gated_interp.subject import Subject
@@ -62,8 +63,18 @@ def test_a_layer_that_does_nothing_has_no_shares(model):
     with torch.no_grad():
         silent.blocks[1].attn.W_O.zero_()
     found = _shown(Subject.of(silent, 1))
-    assert found["sharing-L1"].words == sharing.NOTHING
+    assert found["sharing-L1"].words.startswith(sharing.NOTHING)
     assert found["head-effects-L1"].table["share"].isna().all()
+
+
+def test_a_model_with_many_weights_is_measured_on_less_and_says_so(model, monkeypatch):
+    monkeypatch.setattr(subject_module, "WEIGHTS", 1)
+    found = _shown(Subject.of(model, 1))
+    assert found["sharing-L1"].words.endswith("Measured on 8 sequences.")
+    assert found["head-effects-L1"].table["n"].unique().tolist() == [8]
+    assert "12 sequences of the validation part" in found["ablation"].words
+    assert found["ablation"].table["method"].unique().tolist() == ["zero", "mean"]
+    assert found["ablation"].table["n"].unique().tolist() == [8]
 
 
 def test_the_command_prints_them_on_repeats_and_on_prompts(model, tmp_path):

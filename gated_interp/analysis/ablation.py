@@ -35,6 +35,7 @@ from gated_interp.analysis.replacements import Edits, Method, Objective, Referen
 from gated_interp.analysis.rest import Rest
 from gated_interp.anatomy.batch import Batch, Mask, Tokens, logit_rows, position_mask
 from gated_interp.core.errors import GatedInterpError
+from gated_interp.metrics.predictions import log_probabilities
 from gated_interp.models.toy import HookedTransformer
 from gated_interp.tasks.skip_trigrams import TrigramBatch
 from gated_interp.tasks.task import ProbedTask, Probes
@@ -93,7 +94,7 @@ def ablate(
     model: HookedTransformer,
     tokens: Tokens | TrigramBatch | Probes,
     heads: Sequence[HeadLike] | None = None,
-    method: Method = "zero",
+    method: Method | Sequence[Method] = "zero",
     *,
     task: ProbedTask | None = None,
     metric: MetricFunction | None = None,
@@ -119,13 +120,14 @@ def ablate(
             measured; the loss at a position is that of the token after it. ``None`` is everywhere.
         attention_mask: ``[batch pos]``, 1 at tokens and 0 at padding, which no measure counts.
         method, at, reference_tokens, reference_mask, seed, objective: see :func:`without_heads`.
+            Several methods in one call share what they have in common, and give one table.
 
     Returns:
-        One row per set of heads and metric. Columns: ``kind`` (``head``, ``set`` or ``all``),
-        ``heads`` (``L0H0+L0H1``, ``all of layer 1`` or ``all heads``), ``method``, ``metric``,
-        ``trigram`` (missing where the metric is not of one), ``intact``, ``ablated``, ``change``
-        with ``low`` and ``high`` (95%, normal approximation over sequences or occurrences) and
-        ``n``. Metrics: ``loss`` (next-token cross-entropy, nats; left out where
+        One row per method, set of heads and metric. Columns: ``kind`` (``head``, ``set`` or
+        ``all``), ``heads`` (``L0H0+L0H1``, ``all of layer 1`` or ``all heads``), ``method``,
+        ``metric``, ``trigram`` (missing where the metric is not of one), ``intact``, ``ablated``,
+        ``change`` with ``low`` and ``high`` (95%, normal approximation over sequences or
+        occurrences) and ``n``. Metrics: ``loss`` (next-token cross-entropy, nats; left out where
         outputs are no tokens, ``d_vocab_out``), ``kl`` (of the intact model's
         prediction from the ablated one's, nats, mean over positions), ``logit`` and ``accuracy`` of
         each case's C at its B (accurate: strictly above every other logit); of one's own, its
@@ -165,23 +167,27 @@ def ablate(
         for name, mask in (("positions", positions), ("at", at))
     )
     reference = Reference(model, reference_tokens, reference_mask)
-    edits = [replacements(model, each, method, reference, seed, objective) for _, each in sets]
+    methods: list[Any] = [method] if isinstance(method, str) else [*method]
+    asked = [(each, kind, members) for each in methods for kind, members in sets]
+    edits = [
+        replacements(model, members, each, reference, seed, objective) for each, _, members in asked
+    ]
     # A metric of one's own may be of all logits together, so it gets all of them at once.
     rows = len(batch) if metric is not None else logit_rows(batch, model.cfg.d_vocab_out)
-    found: list[list[Outcome]] = [[] for _ in range(len(sets) + 1)]
+    found: list[list[Outcome]] = [[] for _ in range(len(asked) + 1)]
     rests: dict[int, Rest] = {}
     for first in range(0, len(batch), rows):
         here = slice(first, first + rows)
         part, known = batch[here], None if probes is None else probes.in_rows(first, rows)
         mine = None if where is None else where[here]
-        intact = part.logits(model)
-        found[0].append(outcome(intact, intact, part, known, metric, mine))
-        for i, (_, members) in enumerate(sets):
+        logits = part.logits(model)
+        intact = log_probabilities(logits) if metric is None else None
+        found[0].append(outcome(logits, intact, part, known, metric, mine))
+        del logits
+        for i, (how, _, members) in enumerate(asked):
             edit = edits[i]
-            if method == "resample":
-                edit = replacements(
-                    model, members, method, reference, seed, rows=(first, len(batch))
-                )
+            if how == "resample":
+                edit = replacements(model, members, how, reference, seed, rows=(first, len(batch)))
             edit = _only_at(edit, None if there is None else there[here])
             if len(edit) == 1:  # the layers before it stay as they are
                 layer = members[0][0]
@@ -196,9 +202,9 @@ def ablate(
             del logits
     before, *afters = map(together, found)
     table = []
-    for (kind, members), after in zip(sets, afters, strict=True):
+    for (how, kind, members), after in zip(asked, afters, strict=True):
         name = head_name(members[0]) if kind == "head" else heads_name(model, members)
-        label = {"kind": kind, "heads": name, "method": method}
+        label = {"kind": kind, "heads": name, "method": how}
         table += [{**label, **row} for row in _changes(before, after)]
     return pd.DataFrame(table).astype({"trigram": "Int64"})
 

@@ -23,7 +23,7 @@ from torch import Tensor
 from transformer_lens import FactoredMatrix
 from transformer_lens.utilities.activation_functions import apply_softcap
 
-from gated_interp.analysis.heads import HeadOfLayer, all_heads, head_counts, head_name, one_head
+from gated_interp.analysis.heads import HeadOfLayer, all_heads, head_name, one_head
 from gated_interp.analysis.writes import require_linear
 from gated_interp.anatomy.attention import Attention, Role
 from gated_interp.anatomy.batch import Batch, Tokens
@@ -336,12 +336,14 @@ def composition_scores(model: HookedTransformer, layer: int | None = None) -> pd
         require_layer(model, layer)
     rows = []
     left: set[str] = set()
-    lengths: dict[tuple[int, int], float] = {}
     eye = torch.eye(model.cfg.d_model).to(wide(model.embed.W_E))
     layers = [Attention.of(model, layer) for layer in range(model.cfg.n_layers)]
     norms = [passing(input_norm(model, layer), eye) for layer in range(model.cfg.n_layers)]
     # Of each layer's heads, the factors of what they write, through the norm behind it.
     writes = [(wide(a.attn.W_V), Written.of(model, a.layer).W_O) for a in layers]
+    # Sizes come from products of d_head x d_head: nothing of d_model x d_model is decomposed.
+    senders = [(W_O.double(), _gram(W_V.mT)) for W_V, W_O in writes]
+    lengths = [(before * _gram(W_O)).sum((-2, -1)).sqrt() for W_O, before in senders]
     for at, head in all_heads(model):
         if layer is not None and at < layer:
             continue
@@ -350,22 +352,19 @@ def composition_scores(model: HookedTransformer, layer: int | None = None) -> pd
         W_Q, W_K = attention.qk(head)
         reads_q, reads_k = N @ W_Q, N @ W_K
         W_V, W_O = (factor[head] for factor in writes[at])
-        receivers = {
-            "Q": FactoredMatrix(reads_q, reads_k.T),
-            "K": FactoredMatrix(reads_k, reads_q.T),
-            "V": FactoredMatrix(N @ W_V, W_O),
-        }
-        sizes = {kind: float(read.norm()) for kind, read in receivers.items()}
-        for sender_layer, n in enumerate(head_counts(model)[:at]):
+        receivers = {"Q": (reads_q, reads_k.T), "K": (reads_k, reads_q.T), "V": (N @ W_V, W_O)}
+        for sender_layer in range(at):
             if layer not in (None, at, sender_layer):
                 continue
-            for sender_head in range(n):
-                written = FactoredMatrix(*(factor[sender_head] for factor in writes[sender_layer]))
-                sender = (sender_layer, sender_head)
-                if sender not in lengths:
-                    lengths[sender] = float(written.norm())
-                for kind, read in receivers.items():
-                    size = lengths[sender] * sizes[kind]
+            writing, before = senders[sender_layer]
+            found = {}
+            for kind, (reads, gives) in receivers.items():
+                after, middle = _gram(gives), writing @ reads.double()
+                size = lengths[sender_layer] * (_gram(reads.mT) * after).sum().sqrt()
+                both = (before @ middle @ after * middle).sum((-2, -1)).clamp(min=0).sqrt()
+                found[kind] = (both / size).where(size > 0, 0.0).tolist()
+            for sender_head in range(len(writing)):
+                for kind, scores in found.items():
                     rows.append(
                         {
                             "sender_layer": sender_layer,
@@ -373,9 +372,9 @@ def composition_scores(model: HookedTransformer, layer: int | None = None) -> pd
                             "receiver_layer": at,
                             "receiver_head": head,
                             "kind": kind,
-                            "score": float((written @ read).norm()) / size if size else 0.0,
+                            "score": scores[sender_head],
                             "expected": random_composition(
-                                model.cfg.d_model, written.mdim, read.mdim
+                                model.cfg.d_model, writing.shape[1], receivers[kind][0].shape[1]
                             ),
                         }
                     )
@@ -383,6 +382,11 @@ def composition_scores(model: HookedTransformer, layer: int | None = None) -> pd
     table = pd.DataFrame(rows, columns=[*columns, "expected"])
     table.attrs["leaves_out"] = sorted(left)
     return table
+
+
+def _gram(x: Tensor) -> Tensor:
+    """``x`` times its transpose."""
+    return x.double() @ x.double().mT
 
 
 def _not_composed(attention: Attention) -> set[str]:

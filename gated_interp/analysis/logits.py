@@ -10,7 +10,7 @@ from torch import Tensor
 from gated_interp.anatomy.batch import Batch
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.precision import wide
-from gated_interp.metrics.predictions import kl_by_position, leads, losses_by_position
+from gated_interp.metrics.predictions import leads, loss_and_kl_by_position
 from gated_interp.tasks.task import Probes
 
 # (metric, case or None) to one value per sequence or per probe.
@@ -29,7 +29,7 @@ def metric_name(metric: MetricFunction) -> str:
 
 def outcome(
     logits: Float[Tensor, "batch pos d_vocab"],
-    intact: Float[Tensor, "batch pos d_vocab"],
+    intact: Float[Tensor, "batch pos d_vocab"] | None,
     batch: Batch,
     probes: Probes | None,
     metric: MetricFunction | None = None,
@@ -38,17 +38,20 @@ def outcome(
     """``loss`` and ``kl`` per sequence; with probes, ``logit`` and ``accuracy`` of each.
 
     Args:
+        intact: the intact model's log-probabilities; not needed where there is a ``metric``.
         metric: measured in the place of all these.
         positions: where loss and KL, or a metric of each position, are measured; padding is not.
     """
     if metric is not None:
         return {(metric_name(metric), None): metric_values(metric, logits, batch, positions)}
     measured: Outcome = {}
+    assert intact is not None
+    # Where outputs are no tokens, the loss of the first of them is made and left aside.
+    asked = batch.tokens if batch.next_token else torch.zeros_like(batch.tokens)
+    loss, kl = loss_and_kl_by_position(intact, logits, asked)
     if batch.next_token:
-        loss = losses_by_position(logits, batch.tokens)
         known = None if positions is None else positions[:, :-1]
         measured["loss", None] = mean_over(loss, _both(known, batch.real, batch.predicts))
-    kl = kl_by_position(intact, logits)
     measured["kl", None] = mean_over(kl, _both(positions, batch.real, batch.counted))
     if probes is None:
         return measured

@@ -19,41 +19,40 @@ from gated_interp.core.components import AbstractAttention
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.precision import wide
 from gated_interp.models.toy import HookedTransformer
-from gated_interp.replacements.gated_attention import GatedAttention
+from gated_interp.replacements.heads import HeadAttention
 from gated_interp.replacements.splice import chosen_layer
 
 # Tokens that run through the layers at once.
 TOKENS_AT_ONCE = 2**13
-# Positions that an attention reads at a time where what it reads does not matter.
-LEAST, MOST = 4, 16
 
 Where = Bool[Tensor, "..."] | slice | None
 """Positions: a mask ``[batch pos]`` or ``[pos]``, a slice of positions, or all of them."""
 
 
 @contextmanager
-def short_rows(attn: Any) -> Iterator[None]:
-    """While this lasts, the attention reads a few positions at a time: its z is replaced anyhow.
+def nothing_read(attn: Any) -> Iterator[None]:
+    """While this lasts, the attention reads next to nothing: its z is replaced anyhow.
 
-    What it makes of z is of each position alone. An attention whose code is not known, or that
-    somebody watches, stays as it is.
+    An attention whose code is not known, or that somebody watches, stays as it is.
     """
-    known = isinstance(attn, AbstractAttention) and type(attn).forward is AbstractAttention.forward
-    watched = any(module._forward_hooks or module._forward_pre_hooks for module in attn.modules())
-    if watched or not (known or type(attn) is GatedAttention):
+    known = any(
+        isinstance(attn, kind) and type(attn).forward is kind.forward
+        for kind in (AbstractAttention, HeadAttention)
+    )
+    if not known or any(m._forward_hooks or m._forward_pre_hooks for m in attn.modules()):
         yield
         return
     whole = attn.forward
 
     def forward(query_input: Tensor, key_input: Tensor, value_input: Tensor, **_: Any) -> Tensor:
-        rows, pos = query_input.shape[:2]
-        few = max(n for n in range(1, min(pos, MOST) + 1) if pos % n == 0)
-        if few < LEAST:
-            found: Tensor = whole(query_input, key_input, value_input, **_)
-            return found
-        each = (query_input, key_input, value_input)
-        short = [x.reshape(-1, few, *x.shape[2:]) for x in each]
-        return whole(*short).reshape(rows, pos, -1)
+        output: Tensor
+        if isinstance(attn, HeadAttention):
+            heads, d_head, _m = attn.W_O.shape
+            z = query_input.new_zeros(()).expand(*query_input.shape[:2], heads, d_head)
+            _z, output = attn.written(z)
+        else:  # of one position, in the place of whose z comes that of all
+            output = whole(*(x[:1, :1] for x in (query_input, key_input, value_input)))
+        return output
 
     attn.forward = forward
     try:
@@ -225,8 +224,8 @@ class Rest:
         self, rows: Int[Tensor, " row"], z: Float[Tensor, "row pos head_index d_head"]
     ) -> Float[Tensor, "row pos d_model"]:
         """The same, of as many rows as fit."""
-        edit: Edits = {f"blocks.{self.layer}.attn.hook_z": lambda old: z.to(old).reshape(old.shape)}
-        with short_rows(self.model.blocks[self.layer].attn), intervened(self.model, edit):
+        edit: Edits = {f"blocks.{self.layer}.attn.hook_z": lambda old: z.to(old)}
+        with nothing_read(self.model.blocks[self.layer].attn), intervened(self.model, edit):
             found: Tensor = self.model(
                 self.resid_pre[rows],
                 start_at_layer=self.layer,

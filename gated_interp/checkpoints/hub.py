@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from gated_interp.checkpoints.card import MARK, model_card
 from gated_interp.checkpoints.checkpoint import load, read_info, save
+from gated_interp.core.errors import CheckpointError, GatedInterpError
 from gated_interp.core.hub import downloaded, explained, hub_library
 from gated_interp.core.shipped import MODEL_FILE
 from gated_interp.models.toy import HookedTransformer, TaskTransformer
@@ -144,21 +145,34 @@ def from_hub(
     Raises:
         GatedInterpError: the extra is missing, or the hub cannot be reached, has no such
             repository, revision or file.
-        CheckpointError: the file is not a sound checkpoint.
+        CheckpointError: the file is not a sound checkpoint, or it holds blocks alone and their
+            model is not to be found; the sentence names that model.
 
     Examples:
         Not run by the tests, as it needs the network::
 
             model = from_hub("user/2H3ST-gated")
     """
-    path = downloaded(
-        repo_id,
-        filename,
-        revision=revision,
-        token=token,
-        endpoint=endpoint,
-        cache_dir=cache_dir,
-    )
-    model = load(path, base=base)
+    place: dict[str, Any] = {
+        "revision": revision, "token": token, "endpoint": endpoint, "cache_dir": cache_dir
+    }  # fmt: skip
+    path = downloaded(repo_id, filename, **place)
+    try:
+        model = load(path, base=base)
+    except CheckpointError as error:
+        if error.code not in ("referenced-model-missing", "referenced-model-in-memory"):
+            raise
+        named = _base_in_card(repo_id, place) or error.fields["model"]
+        raise CheckpointError("hub-base-missing", repo=repo_id, base=named) from error
     model.model_name = repo_id
     return model
+
+
+def _base_in_card(repo_id: str, place: dict[str, Any]) -> str | None:
+    """The base model that the repository's card names."""
+    try:
+        said = hub_library().metadata_load(downloaded(repo_id, "README.md", **place)) or {}
+    except (GatedInterpError, ValueError):  # no card, or one that cannot be read
+        return None
+    found = said.get("base_model")
+    return found if isinstance(found, str) else None

@@ -105,6 +105,11 @@ class Reference(Config):
             ("text", text or "none"),
         ]
 
+    @property
+    def said(self) -> str:
+        """Which model it is, in words."""
+        return f"a {self.architecture} of {self.n_layers} layers and d_model {self.d_model}"
+
     @classmethod
     def of_shipped(cls, model: HookedTransformer, name: str) -> "Reference":
         """How a checkpoint names a model that comes with the package."""

@@ -57,10 +57,11 @@ def _opened(path: Path, reference: Reference, base: Any) -> TaskTransformer:
             return model
     if places:
         raise CheckpointError("another-model-there", path=str(path), places=places)
+    which = reference.said
     if reference.path is None:
-        raise CheckpointError("referenced-model-in-memory", path=str(path))
+        raise CheckpointError("referenced-model-in-memory", path=str(path), model=which)
     looked = dict.fromkeys([reference.path, str(_beside(path, reference) or reference.path)])
-    raise CheckpointError("referenced-model-missing", path=str(path), looked=[*looked])
+    raise CheckpointError("referenced-model-missing", path=str(path), model=which, looked=[*looked])
 
 
 def _at(place: str, reference: Reference) -> Any:

@@ -26,6 +26,7 @@ from gated_interp.core.seeds import derive
 from gated_interp.core.streams import Stream
 from gated_interp.experiments.backends import connected
 from gated_interp.experiments.head_pages import overview_of, write_head_page
+from gated_interp.experiments.measured import of_decompose
 from gated_interp.experiments.processes import keyed
 from gated_interp.experiments.single import history_of, state_of, write_trained
 from gated_interp.experiments.store import Row, Store
@@ -312,6 +313,11 @@ def decompose(
     together = _together(model, out, layers, sorted({s for _, s in wanted}), source, sequences)
     runs = pd.concat([table, together]).sort_values(["layer", "seed"], ignore_index=True)
     results = summarised(runs, {"method": method, "fvu_target": fvu, "steps": steps})
+    on = f"{sequences} held-out sequences of {_positions(source, model)} tokens ({source})"
+    repeats = f"{REPEATS} sequences of repeated random tokens (seed 0), where tokens repeat"
+    for layer in results["layers"].values():
+        of = of_decompose(layer["median"], on, repeats, [row["seed"] for row in layer["seeds"]])
+        layer["measured"] = of
     write_text(out / RESULTS, json.dumps(results, indent=2) + "\n")
     found = DecomposeResult(runs, results, out, model)
     tokens = held_out(model, source, "test", READ)

@@ -14,6 +14,7 @@ from gated_interp.checkpoints.checkpoint import save
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.files import write_table, write_text
 from gated_interp.core.written import interval
+from gated_interp.experiments.measured import of_paper
 from gated_interp.experiments.originals import Toys
 from gated_interp.experiments.recipes import recipe_named
 from gated_interp.experiments.seeds import (
@@ -177,7 +178,10 @@ def run_paper(
         "config": config.to_dict(),
         "seconds": time.perf_counter() - started,
         "experiments": {
-            name: {k: v for k, v in entries[name].items() if k != "experiment"}
+            name: {
+                **{k: v for k, v in entries[name].items() if k != "experiment"},
+                "measured": of_paper(entries[name], config.every_seed),
+            }
             for name in config.experiments
         },
     }

@@ -14,6 +14,7 @@ from gated_interp.models.toy import HookedTransformer
 from gated_interp.replacements.gated_attention import GatedAttention
 from gated_interp.subject import Subject
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
+from gated_interp.tasks.text import TextTask
 from gated_interp.views.frontier import read_beside
 from gated_interp.views.page import GENERATOR, report_page
 from gated_interp.views.registry import shown_of
@@ -172,6 +173,10 @@ def _purpose(task: object) -> str:
             f", for {task.n_trigrams} skip trigrams: in sequences of {task.n_positions} tokens, "
             f"once an A has come, B1 is followed by C1{more}"
         )
+    if isinstance(task, TextTask):
+        text = " and ".join(f"“{Path(name).name}”" for name in task.text)
+        said = f"a vocabulary of {task.d_vocab:,} tokens, sequences of {task.n_positions}"
+        return f", for the text {text} ({said})" if text else f", for text ({said})"
     return "" if task is None else f", for {task}"
 
 

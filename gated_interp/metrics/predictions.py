@@ -89,11 +89,49 @@ def kl_by_position(
     """``KL(p || q)`` in nats at each position."""
 
     def divergence(p: Tensor, rows: slice, positions: slice) -> Tensor:
-        log_p = wide(p).log_softmax(-1)
         log_q = wide(logits_q[rows, positions]).log_softmax(-1)
-        return (log_p.exp() * (log_p - log_q)).sum(-1)
+        return _divergence(wide(p).log_softmax(-1), log_q)
 
     return _by_parts(divergence, logits_p)
+
+
+def log_probabilities(
+    logits: Float[Tensor, "batch pos d_vocab"],
+) -> Float[Tensor, "batch pos d_vocab"]:
+    """The logarithm of each token's probability, for :func:`loss_and_kl_by_position`."""
+    return wide(logits).log_softmax(-1)
+
+
+def loss_and_kl_by_position(
+    log_p: Float[Tensor, "batch pos d_vocab"],
+    logits_q: Float[Tensor, "batch pos d_vocab"],
+    tokens: Int[Tensor, "batch pos"],
+) -> tuple[Float[Tensor, "batch pos-1"], Float[Tensor, "batch pos"]]:
+    """:func:`losses_by_position` of ``q`` and :func:`kl_by_position`, with one softmax of ``q``.
+
+    Args:
+        log_p: see :func:`log_probabilities`.
+
+    Examples:
+        >>> p, q = torch.zeros(1, 3, 8), torch.arange(24.0).view(1, 3, 8)
+        >>> loss, kl = loss_and_kl_by_position(log_probabilities(p), q, torch.tensor([[0, 1, 2]]))
+        >>> loss.round().tolist(), kl.round().tolist()
+        ([[6.0, 5.0]], [[4.0, 4.0, 4.0]])
+    """
+    following = tokens.roll(-1, 1)[..., None]
+
+    def both(q: Tensor, rows: slice, positions: slice) -> Tensor:
+        log_q = wide(q).log_softmax(-1)
+        loss = -log_q.gather(-1, following[rows, positions])
+        kl = _divergence(log_p[rows, positions], log_q)
+        return torch.cat([loss, kl[..., None]], -1)
+
+    found = _by_parts(both, logits_q)
+    return found[:, :-1, 0], found[..., 1]
+
+
+def _divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
+    return (log_p.exp() * (log_p - log_q)).sum(-1)
 
 
 def row_means(
@@ -107,7 +145,7 @@ def row_means(
 
 def _by_parts(
     function: Callable[[Tensor, slice, slice], Tensor], logits: Float[Tensor, "batch pos d_vocab"]
-) -> Float[Tensor, "batch pos"]:
+) -> Float[Tensor, "batch pos *each"]:
     """``function`` of parts of ``logits`` and where they are, put together again."""
     batch, pos, d_vocab = logits.shape
     at_once = AT_ONCE if logits.numel() > 8 * AT_ONCE else AT_ONCE // 8

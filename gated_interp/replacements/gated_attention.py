@@ -263,7 +263,7 @@ class GatedAttention(HeadAttention):
             return super().terms(*inputs, real=real)
         q, k, v, pair = self._projected(real, *inputs)
         z, cost = self._by_rows(q, k, v, pair, real, costs=True)
-        z, output = self._written(z)
+        z, output = self.written(z)
         gates = [x.detach() for x in pair]  # counted where somebody asks
         n = len(z) * causal_pairs(z.shape[1]) if real is None else len(z)
         return Terms(output, z, cost / n, lambda: {"l0": self._l0(gates[0], gates[1], real).item()})

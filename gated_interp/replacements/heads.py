@@ -232,7 +232,7 @@ class HeadAttention(Replacement):
         real = None if attention_mask is None else attention_mask.bool()
         projected = self._projected(real, query_input, key_input, value_input)
         z, _ = self._by_rows(*projected, real, costs=False)
-        return self._written(z)[1]
+        return self.written(z)[1]
 
     def _projected(
         self, real: Tensor | None, query_input: Tensor, key_input: Tensor, value_input: Tensor
@@ -329,7 +329,7 @@ class HeadAttention(Replacement):
         pattern, cost = self.edited(pattern, pair, total)
         return torch.einsum("bhqk,bkhd->bqhd", pattern, v), cost
 
-    def _written(
+    def written(
         self, z: Float[Tensor, "batch pos head_index d_head"]
     ) -> tuple[Float[Tensor, "batch pos head_index d_head"], Float[Tensor, "batch pos d_model"]]:
         """What stands at ``hook_z``, and the output."""

@@ -9,15 +9,17 @@ from gated_interp.core import written
 from gated_interp.core.written import head_name
 from gated_interp.plots import ablation_bars
 from gated_interp.plots.text import head_effects
-from gated_interp.subject import Subject, answer_word
+from gated_interp.subject import Subject, answer_word, usual_reference
+from gated_interp.tasks.text import TextTask
 from gated_interp.views.shown import Shown, View, change, together
 
 METRICS = ("logit", "loss", "kl", "accuracy")
 WORDS = (
-    "What a head is worth depends on what takes its place: zeros, its mean output, or its output "
-    "in another sequence. Where heads share work, the loss without one of them says little about "
-    "its worth: the last row ablates all. In brackets: 95% intervals."
+    "What a head is worth depends on what takes its place, such as zeros, its mean output, or its "
+    "output in another sequence. Where heads share work, the loss without one of them says little "
+    "about its worth: the last row ablates all. In brackets: 95% intervals."
 )
+SOURCE = " Means, and outputs in other sequences, are of {n} sequences of the validation part."
 
 
 def show(subject: Subject) -> Iterator[Shown]:
@@ -25,6 +27,9 @@ def show(subject: Subject) -> Iterator[Shown]:
     if not subject.known:
         for layer in subject.layers:
             yield _by_head(subject, layer)
+    words = WORDS
+    if isinstance(subject.task, TextTask):
+        words += SOURCE.format(n=usual_reference(subject.model))
     for side, effects in subject.ablations.items():
         for i, metric in enumerate(METRICS if subject.known else METRICS[1:3]):
             mine = effects[effects["metric"] == metric]
@@ -32,7 +37,7 @@ def show(subject: Subject) -> Iterator[Shown]:
             yield Shown(
                 f"ablation-{metric}" if i else "ablation",
                 subject.said(side, title),
-                WORDS,
+                words,
                 mine if i else effects,
                 None if i or not subject.known else _bars(subject, side, mine),
                 face,

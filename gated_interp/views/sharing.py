@@ -15,7 +15,7 @@ from gated_interp.core import written
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.models.toy import HookedTransformer
 from gated_interp.plots.text import head_effects as drawn
-from gated_interp.subject import Subject
+from gated_interp.subject import Subject, usual_sequences
 from gated_interp.views.shown import Shown, View, change, together
 
 GEOMETRY = {
@@ -41,7 +41,8 @@ def show(subject: Subject) -> Iterator[Shown]:
     if subject.prompts:
         batch, positions, said = subject.batch, None, "your prompts"
     else:
-        tokens = repeated_random_tokens(subject.model, SEQUENCES, seed=subject.seed)
+        n = min(SEQUENCES, usual_sequences(subject.model))
+        tokens = repeated_random_tokens(subject.model, n, seed=subject.seed)
         batch, said = Batch.of(subject.model, tokens), "repeated random tokens"
         positions = repeats(batch)
     for done, layer in enumerate(subject.layers):
@@ -55,8 +56,9 @@ def show(subject: Subject) -> Iterator[Shown]:
         shared = {
             name: _geometry(model, layer, batch, positions) for name, model in subject.sides.items()
         }
-        yield _measures(subject, layer, effects, shared, said)
-        yield _heads(subject, layer, effects, said)
+        read = f" Measured on {len(batch):,} sequences."
+        yield _measures(subject, layer, effects, shared, said, read)
+        yield _heads(subject, layer, effects, said, read)
 
 
 def _geometry(
@@ -78,6 +80,7 @@ def _measures(
     effects: dict[str, HeadEffects],
     shared: dict[str, pd.Series],
     said: str,
+    read: str,
 ) -> Shown:
     rows, numbers = [], []
     for key, (words, _) in GEOMETRY.items():
@@ -105,13 +108,15 @@ def _measures(
     return Shown(
         f"sharing-L{layer}",
         f"How many heads share the work of layer {layer}, on {said}",
-        WORDS if matters else NOTHING,
+        (WORDS if matters else NOTHING) + read,
         pd.DataFrame(numbers),
         face=pd.DataFrame(rows),
     )
 
 
-def _heads(subject: Subject, layer: int, effects: dict[str, HeadEffects], said: str) -> Shown:
+def _heads(
+    subject: Subject, layer: int, effects: dict[str, HeadEffects], said: str, read: str
+) -> Shown:
     tables = {name: each.table() for name, each in effects.items()}
     columns = {"off": "off", "alone": "on alone", "shapley": "Shapley value"}
     face = together(
@@ -143,7 +148,7 @@ def _heads(subject: Subject, layer: int, effects: dict[str, HeadEffects], said: 
         title,
         "By how much the loss rises where a head is off (nats), how much of the layer's effect it "
         "brings back where it alone is on, and its Shapley value, the average over which others "
-        "are on. In brackets: 95% intervals over sequences.",
+        f"are on. In brackets: 95% intervals over sequences.{read}",
         together(tables),
         lambda: drawn(bars, layer=layer, title=title),
         face if len(effects) > 1 else face.drop(columns="model"),
