@@ -400,6 +400,8 @@ def test_bad_input_is_refused_in_a_sentence():
         gi.score_ranking({**scores, "L0H0": float("nan")}, ["L0H0"])
     with refuses("truth-without-contrast"):
         gi.score_ranking(scores, [])
+    with refuses("too-small", name="draws"):
+        gi.score_ranking(scores, ["L0H0"], draws=0)
     with refuses("no-prompts-for-faithfulness"):
         gi.score_ranking(scores)
     del scores["L1H2"]

@@ -104,7 +104,7 @@ def score_ranking(
 
     Raises:
         GatedInterpError: heads or edges without a finite score, a truth that is no list of names,
-            names others or holds none or all, neither truth nor prompts, and what
+            names others or holds none or all, neither truth nor prompts, no draws, and what
             :func:`attribute_edges` raises.
 
     Examples:
@@ -112,6 +112,8 @@ def score_ranking(
         >>> found.auroc
         1.0
     """
+    if draws < 1:
+        raise GatedInterpError("too-small", name="draws", value=draws, least=1)
     given = _scores(scores)
     if truth is not None and (isinstance(truth, str) or not isinstance(truth, Collection)):
         raise GatedInterpError("truth-not-names", kind=type(truth).__name__)
