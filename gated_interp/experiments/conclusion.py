@@ -220,7 +220,8 @@ def _sure(subject: Subject, reached: "Mapping[int, Reached]") -> Point:
         said.append("They say nothing of other seeds: this page is about one trained block.")
         for layer, trained in reached.items():
             if not trained.missed:
-                said.append(f"Its training{_at(subject, layer)} met its target: {trained.said}.")
+                how = "met" if trained.error <= trained.target else "came close to"
+                said.append(f"Its training{_at(subject, layer)} {how} its target: {trained.said}.")
     return Point("How sure we are.", " ".join(said))
 
 

@@ -66,13 +66,14 @@ def show(subject: Subject) -> Iterator[Shown]:
 
 def _finding(found: HeadOverview) -> str:
     """The heads without which the loss rises most."""
-    said = []
+    said: dict[str, list[str]] = {}
     for column, where in PANELS.items():
         if found.table[column].notna().any():
             best = found.table.nlargest(3, column)
             names = map(head_name, zip(best["layer"], best["head"], strict=True))
-            said.append(f"{', '.join(names)} {where}")
-    return f"The heads that matter most: {'; '.join(said)}"
+            said.setdefault(", ".join(names), []).append(where)
+    words = "; ".join(f"{names} {' and '.join(where)}" for names, where in said.items())
+    return f"The heads that matter most: {words}"
 
 
 def _how(found: HeadOverview) -> str:
