@@ -119,6 +119,7 @@ def test_a_frontier_has_means_over_seeds_of_each_setting():
     runs = pd.DataFrame(
         {
             "strength": ["as trained", "as trained", "weight 0", "weight 0.02"],
+            "toy_seed": [1, 2, 1, 1],
             "clean": [True, False, True, True],
             "fvu": [0.02, 0.04, 0.03, 0.05],
             "participation": [1.0, 2.0, 3.0, 4.0],
@@ -129,6 +130,9 @@ def test_a_frontier_has_means_over_seeds_of_each_setting():
     assert found.loc["as trained", "value"].tolist() == pytest.approx([0.5, 0.03, 1.5])
     assert found.loc["as trained", "kl"].tolist() == [2.0] * 3
     assert found.loc[("as trained", "clean blocks"), "low"] == pytest.approx(wilson(1, 2)[0])
+    twice = pd.concat([runs, runs])  # the same toys again are no more samples
+    again = ladder_trained.frontier_of({"longer": twice}).set_index(["setting", "measure"])
+    pd.testing.assert_frame_equal(again, found)
     assert found.groupby("setting", sort=False)["series"].first().tolist() == [
         "as trained", "longer, no adversary", "longer"
     ]  # fmt: skip

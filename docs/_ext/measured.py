@@ -988,9 +988,11 @@ def ladder_trained(part: str = "trained") -> pd.DataFrame:
     for strength, found in runs.groupby("strength", sort=False):
         row = {"strength": strength, "weight": str(strength).partition(",")[0]}
         row["clean"] = f"{found['clean'].sum()} of {len(found)}"
+        # Two seeds that got one toy are no two samples.
+        toys = found.groupby("toy_seed")[["fvu", "participation", "rise"]].mean()
         for name, digits in (("fvu", 3), ("participation", 2), ("rise", 3)):
-            row[name] = over_seeds(found[name], decimals(digits))
-            row[f"mean_{name}"] = decimals(digits)(found[name].mean())
+            row[name] = over_seeds(toys[name], decimals(digits))
+            row[f"mean_{name}"] = decimals(digits)(toys[name].mean())
         for name, rung in (("nothing", "nothing opened"), ("random", "opened at random")):
             row[name] = decimals(4)(found[rung].mean())
         rows.append(row)
@@ -1006,6 +1008,7 @@ def ladder_numbers() -> dict[str, str]:
         runs["weight"] = runs["strength"].str.partition(",")[0]
         of = {weight: found.set_index("seed") for weight, found in runs.groupby("weight")}
         said[f"{key}_n"] = count(len(of["as trained"]))
+        said[f"{key}_toys"] = count(of["as trained"]["toy_seed"].nunique())
         for name, weight in (
             ("_before", "as trained"),
             ("_control", "weight 0"),
@@ -1016,7 +1019,8 @@ def ladder_numbers() -> dict[str, str]:
         before, after = of["as trained"], of["weight 0.02"]
         said[f"{key}_before"] = decimals(1)(before["rise"].mean())
         said[f"{key}_after"] = decimals(3)(after["rise"].mean())
-    low, high = mean_interval((after["fvu"] - before["fvu"]).to_numpy())
+    more = (after["fvu"] - before["fvu"]).groupby(after["toy_seed"]).mean()
+    low, high = mean_interval(more.to_numpy())
     return said | {
         "held_share": percent(after["rise"].mean() / before["rise"].mean(), 1),
         "held_worst": percent((after["rise"] / before["rise"]).max(), 1),
@@ -1050,14 +1054,15 @@ def passes(runs: pd.DataFrame) -> str:
 
 
 def shared_numbers() -> dict[str, str]:
-    """What gated blocks do where each original head does half of both programs."""
-    runs = read("shared-heads.csv").query("method == 'gated'")
+    """What blocks do where each original head does half of both programs."""
+    runs, said = read("shared-heads.csv"), {}
     most = runs[runs["degrees"] == runs["degrees"].max()]
-    return {
-        "pure": percent(most["pure"].mean()),
-        "share": percent(most["share"].mean()),
-        "own": f"{int(runs['own'].sum())} of {len(runs)}",
-    }
+    for method, key in (("gated", ""), ("ungated + overlap", "overlap_")):
+        found = most[most["method"] == method]
+        said[f"{key}pure"] = percent(found["pure"].mean())
+        said[f"{key}share"] = percent(found["share"].mean())
+        said[f"{key}own"] = f"{int(found['own'].sum())} of {len(found)}"
+    return said
 
 
 def known_heads_numbers() -> dict[str, str]:
@@ -1076,7 +1081,12 @@ def known_heads_numbers() -> dict[str, str]:
         "original_held": of("held", "told", "original"),
         "held": of("held", "told"),
         "kept": of("kept", "wires"),
-        "second_topk_kept": of("kept", "wires", "topk copies", "second"),
+        **{
+            f"{part}_topk_kept": of("kept", "wires", "topk copies", part)
+            for part in ("first", "second")
+        },
+        "topk_held": of("held", "told", "topk copies"),
+        "topk_kept": of("kept", "wires", "topk copies"),
         **{f"{part}_held": of("held", "told", part=part) for part in ("first", "second")},
         **{f"{part}_kept": of("kept", "wires", part=part) for part in ("first", "second")},
         **{f"{part}_fvu": percent(fvu[part]) for part in ("first", "second")},

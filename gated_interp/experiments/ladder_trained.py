@@ -33,7 +33,7 @@ from gated_interp.experiments.seeds import (
     train_toy_seeds,
 )
 from gated_interp.experiments.store import read_table
-from gated_interp.metrics.intervals import mean_interval, wilson
+from gated_interp.metrics.intervals import clustered, mean_interval
 from gated_interp.models.toy import HookedTransformer
 from gated_interp.plots import save_figures
 from gated_interp.plots.ladder import ladder_frontier
@@ -169,6 +169,8 @@ MEASURES = {"clean": "clean blocks", "fvu": "FVU", "participation": "participati
 def frontier_of(runs: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """The ladder against each of :data:`MEASURES`, for ``plots.ladder.ladder_frontier``.
 
+    Intervals are over toys: two seeds that got one toy are no two samples.
+
     Args:
         runs: tables of :func:`against`, by the name of their adversary.
     """
@@ -178,13 +180,15 @@ def frontier_of(runs: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
             said = str(called)
             control = said == AS_TRAINED or said.startswith("weight 0,") or said == "weight 0"
             series = said if said == AS_TRAINED else f"{name}, no adversary" if control else name
-            kl, n = found["20 steps"], len(found)
+            of = found.groupby("toy_seed")[["20 steps", *MEASURES]].mean()
+            kl = of["20 steps"]
             end = dict(zip(("kl_low", "kl_high"), mean_interval(kl.to_numpy()), strict=True))
             for measure, words in MEASURES.items():
-                values = found[measure].astype(float)
+                values = of[measure].astype(float)
                 low, high = mean_interval(values.to_numpy())
                 if measure == "clean":
-                    low, high = wilson(int(values.sum()), n)
+                    values = found["clean"].astype(float)
+                    low, high = clustered(found["clean"].tolist(), found["toy_seed"].tolist())
                 row: dict[str, Any] = {"series": series, "setting": said, "measure": words}
                 row |= {"value": values.mean(), "low": low, "high": high, "kl": kl.mean()}
                 rows.append(row | end)
