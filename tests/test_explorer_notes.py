@@ -8,7 +8,9 @@ import pytest
 from refusals import refuses, says
 
 from gated_interp.explorer import HeadExplorer
-from gated_interp.explorer.notes import Note
+from gated_interp.explorer.notes import Note, note_of
+from gated_interp.explorer.saved import MOST, read_file, require_path
+from gated_interp.explorer.words import require_switch, require_words
 from gated_interp.models.analytic import manual_model
 from gated_interp.models.toy import HookedTransformer
 from gated_interp.replacements.gated_attention import GatedAttention
@@ -96,6 +98,35 @@ def test_a_link_keeps_all_of_it(spliced: HookedTransformer, explorer: HeadExplor
             other.restore(f"example=1&notes={bad}")
 
 
+def test_what_is_no_text_and_no_switch_gets_a_sentence(tmp_path: Path) -> None:
+    for value in (None, 5, ["a"], {}, b"a"):
+        with refuses("not-words", name="words"):
+            require_words("words", value)
+    with refuses("half-a-character"):
+        require_words("words", "a\ud800")
+    for value in ("no", 1, None):
+        with refuses("not-a-switch", name="on"):
+            require_switch("on", value)
+    for groups in ("abc", 5, None, {"a"}):
+        with refuses("groups-not-names"):
+            note_of(False, "", groups, "")
+    for bad in ((False, 5, [], ""), (False, "", [5], ""), (False, "", [], 5)):
+        with refuses("not-words"):
+            note_of(*bad)
+    for path in (None, 5, [], b"a.json"):
+        with refuses("not-words", name="path"):
+            read_file(path)
+    for path in ("", "a\0b", "x" * 300):
+        with refuses("not-a-path"):
+            read_file(path)
+        with refuses("not-a-path"):
+            require_path(path)
+    large = tmp_path / "large.json"
+    large.write_text(" " * (MOST + 1))
+    with refuses("explorer-file-too-large"):
+        read_file(large)
+
+
 def test_long_words_get_a_sentence(explorer: HeadExplorer) -> None:
     before = explorer.state
     for what, words, most in (("name", "x" * 10_240, 40), ("note", "é" * 601, 600)):
@@ -139,9 +170,13 @@ def test_a_file_leads_back(
     other.open(path)
     assert other.state == explorer.state
     assert path.read_text(encoding="utf-8") == explorer.widget.view["file"][1]
+    path.write_text(path.read_text(encoding="utf-8"), encoding="utf-8-sig")
+    other.open(path)  # as some editors save it
+    assert other.state == explorer.state
     # In another session the example has no such number, but is the same text.
     third = HeadExplorer(spliced, TASK, seed=5)
     third.open(path)
+    third.restore(explorer.link)
     assert third.state.tokens == explorer.state.tokens
     assert third.state.example is None
     assert third.state.notes == explorer.state.notes
@@ -169,6 +204,9 @@ def test_what_is_no_file_of_this_model_gets_a_sentence(
     path.write_text(json.dumps({**good, "state": {"tokens": "99"}}))
     with refuses("link-to-unknown-tokens"):
         explorer.open(path)
+    with refuses("not-an-explorer-file") as refused:
+        explorer.open(path)
+    assert "link" not in str(refused.value)
     with refuses("cannot-read"):
         explorer.open(tmp_path / "none.json")
     path.write_bytes(b"\xff\xfe\x00")

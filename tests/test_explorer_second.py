@@ -155,6 +155,10 @@ def test_path_by_path_is_what_hooks_give(
     explorer.set_head((0, 2), on=False)
     explorer.set_receiver(None if head is None else (1, head), part)
     paths = explorer.widget.view["second"]["paths"]
+    table = explorer.paths()
+    assert list(table.columns) == ["layer", "head", "share"]
+    flat = [x for row in paths["shares"] for x in row]
+    assert table["share"].tolist() == pytest.approx(flat, abs=1e-4)
     name, axis = "blocks.1.hook_resid_post", 2
     if head is not None:
         name = f"blocks.1.attn.hook_{part.replace(' ', '_')}" + ("s" if " " in part else "")
@@ -189,6 +193,7 @@ def test_the_manual_model_by_hand() -> None:
     # A layer of heads has only direct paths to the logits.
     explorer.set_receiver(None)
     assert explorer.widget.view["second"]["paths"]["shares"] == [[0, 1]]
+    assert explorer.paths()["share"].tolist() == pytest.approx([0, 1])
     with refuses("no-such-receiver", receiver="L0H1"):
         explorer.set_receiver("L0H1")
 
@@ -214,8 +219,13 @@ def test_prompts_that_cannot_be_compared_get_a_sentence(explorer: HeadExplorer) 
         explorer.set_second("1 2 x")
     explorer.set_second("")
     assert explorer.widget.view["second"] is None
+    for what in (explorer.shares, explorer.paths):
+        with refuses("no-second-prompt" if what == explorer.shares else "no-receiver"):
+            what()
+    explorer.set_receiver(None)
     with refuses("no-second-prompt"):
-        explorer.shares()
+        explorer.paths()
+    ask(explorer, "into", value="", part="")
     assert says("no-second-prompt", ask(explorer, "into", value="gated.logits", part="")["message"])
     explorer.set_second(WORDS)
     assert explorer.state == before
@@ -230,6 +240,46 @@ def test_prompts_that_cannot_be_compared_get_a_sentence(explorer: HeadExplorer) 
         assert not small.widget.view["second"]["models"][0]["refused"]
 
 
+def test_nearly_the_same_answers_are_said_to_differ_a_little(explorer: HeadExplorer) -> None:
+    model = explorer.session.benches["original"].model
+    close = HeadExplorer(
+        model, tokens=TOKENS,
+        metric=lambda logits, tokens: 1 + 1e-4 * logits.log_softmax(-1)[..., 3],
+    )  # fmt: skip
+    close.set_position(AT)
+    close.set_second(WORDS)
+    with refuses("prompts-answer-alike", limit="0.1% of the larger") as refused:
+        close.shares()
+    assert 1e-6 < refused.value.fields["difference"] < 1e-3
+    assert "less than 0.1% of the larger" in str(refused.value)
+    # A difference that counts is said beside the shares, however small it is.
+    shown = explorer.widget.view["second"]["models"][1]
+    assert float(shown["difference"]) == pytest.approx(shown["second"] - shown["first"], rel=0.05)
+
+
+def test_another_first_prompt_drops_the_second(explorer: HeadExplorer) -> None:
+    explorer.set_receiver(None)
+    before = explorer.state
+    explorer.type_tokens(" ".join(map(str, FIRST[0].tolist())))  # the same text
+    assert explorer.state.other == before.other
+    explorer.show_example(1)
+    assert explorer.state.other is None
+    assert explorer.state.receiver is None
+    explorer.set_second(WORDS)
+    explorer.type_tokens("1 2 3 4 5 6 7")
+    assert explorer.widget.view["second"] is None
+
+
+def test_a_link_names_the_tokens_of_the_first_prompt(
+    model: HookedTransformer, explorer: HeadExplorer
+) -> None:
+    other = HeadExplorer(model, tokens=TOKENS.flip(0))  # example 1 is another text
+    other.restore(explorer.link)
+    assert other.state.tokens == explorer.state.tokens
+    assert other.state.example is None
+    assert other.shares()["share"].tolist() == pytest.approx(explorer.shares()["share"].tolist())
+
+
 def test_a_link_keeps_the_second_prompt(model: HookedTransformer, explorer: HeadExplorer) -> None:
     for head, part in ((None, "query"), ("L1H4", "gate score"), ("L1H0", "key")):
         explorer.set_receiver(head, part)
@@ -237,6 +287,11 @@ def test_a_link_keeps_the_second_prompt(model: HookedTransformer, explorer: Head
         other.restore(explorer.link)
         assert other.state == explorer.state
         assert other.widget.view["second"] == explorer.widget.view["second"]
+    # From a gate's score to a head without a gate: its query is read.
+    explorer.set_receiver("L1H4", "gate score")
+    view = ask(explorer, "into", value="original.L1H2", part="gate score")
+    assert view["answers"] == "into"
+    assert view["second"]["paths"]["part"] == "query"
     explorer.set_receiver("L1H1", "value", "original")
     view = ask(explorer, "into", value="original.L1H2", part="key")
     assert view["second"]["paths"]["value"] == "original.L1H2"

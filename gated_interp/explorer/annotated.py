@@ -9,6 +9,7 @@ from gated_interp.core.written import head_name
 from gated_interp.explorer.notes import NO_NOTE, note_of, with_note
 from gated_interp.explorer.session import Session
 from gated_interp.explorer.state import ExplorerState
+from gated_interp.explorer.words import require_switch
 
 
 def with_words_of(
@@ -41,6 +42,7 @@ def members(state: ExplorerState, group: Any) -> list[tuple[str, Head]]:
 
 def with_group(session: Session, state: ExplorerState, group: Any, on: bool) -> ExplorerState:
     """``state`` with every head of a group switched on or off."""
+    require_switch("on", on)
     for model, head in members(state, group):
         state = session.with_head(state, head, on, model)
     return state

@@ -70,7 +70,7 @@ class Explorer {
     // JupyterLab's shortcuts would take the keys.
     host.dataset.lmSuppressShortcuts = "true";
     this.notes = new Notes(host, ask);
-    this.file = new SavedFile(ask, (words) => say(this.message, words));
+    this.file = new SavedFile(host, ask, (words) => say(this.message, words));
     this.bar();
     this.models = element("div", { className: "gi-models" });
     this.legend = element("div", { className: "gi-legend" });
@@ -556,7 +556,8 @@ class Explorer {
     card.root.classList.toggle("gi-is-off", !head.on);
     const note = this.notes.of(model.name, head.name);
     card.root.classList.toggle("gi-pinned", !!note?.pinned);
-    card.name.hidden = !note?.name;
+    // A name in one card leaves room in all of them, so that pictures stay in line.
+    card.name.hidden = !view.notes.heads.some((n) => n.name && n.layer === view.layer);
     say(card.name, note?.name ? `\u2068${note.name}\u2069` : "");
     card.name.title = note ? [note.name, note.note].filter(Boolean).join(": ") : "";
     say(card.note, note ? "note ✓" : "note");

@@ -16,9 +16,9 @@ from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.files import write_text
 from gated_interp.explorer.acts import acted, stepped
 from gated_interp.explorer.annotated import with_group, with_words_of
-from gated_interp.explorer.saved import file_text, state_of
+from gated_interp.explorer.saved import file_text, read_file, require_path, state_of
 from gated_interp.explorer.script import script
-from gated_interp.explorer.second import shares, with_second
+from gated_interp.explorer.second import path_shares, shares, with_second
 from gated_interp.explorer.session import Session
 from gated_interp.explorer.snapshot import snapshot
 from gated_interp.explorer.state import ExplorerState, link_of
@@ -178,13 +178,16 @@ class HeadExplorer:
         self._go(self.session.with_words(self.state, kind, words))
 
     def set_second(self, words: str) -> None:
-        """Take ``words`` as the second prompt, for patching; none without words."""
+        """Take ``words`` as the second prompt, for patching; none without words.
+
+        It is dropped when the first prompt changes.
+        """
         self._go(with_second(self.session, self.state, words))
 
     def set_receiver(
         self, head: HeadLike | None, part: str = "query", model: str | None = None
     ) -> None:
-        """Measure the paths from earlier heads into one head, or into the logits.
+        """Measure the paths from earlier heads into one head, or into the logits: see :meth:`paths`.
 
         Args:
             head: ``(layer, head)`` or its name; ``None`` for the logits.
@@ -207,9 +210,21 @@ class HeadExplorer:
                 differ.
         """
         name = self.session.name(model)
-        found = shares(self.session, self.state, name, self.session.n_layers)
-        rows = [(i, h, x) for i, row in enumerate(found) for h, x in enumerate(row or [])]
-        return pd.DataFrame(rows, columns=["layer", "head", "share"])
+        return _table(shares(self.session, self.state, name, self.session.n_layers))
+
+    def paths(self) -> pd.DataFrame:
+        """Patching path by path: how far each path into the receiver moves the answer.
+
+        Returns:
+            One row per head before the receiver of :meth:`set_receiver`: ``layer``, ``head``,
+            ``share``, as in :meth:`shares`, where only the direct path from the head to the
+            receiver sees the second prompt.
+
+        Raises:
+            GatedInterpError: no receiver, no second prompt, one of another length, or answers that
+                do not differ.
+        """
+        return _table(path_shares(self.session, self.state, self.session.n_layers))
 
     def annotate(
         self,
@@ -236,7 +251,7 @@ class HeadExplorer:
 
     def save(self, path: Path | str) -> Path:
         """Write the state, with all notes, to a JSON file that :meth:`open` reads."""
-        return write_text(path, file_text(self.session, self.state))
+        return write_text(require_path(path), file_text(self.session, self.state))
 
     def open(self, path: Path | str) -> None:
         """Go to the state that a file from :meth:`save`, or from the page, holds.
@@ -245,19 +260,14 @@ class HeadExplorer:
             GatedInterpError: a file that cannot be read, another kind of file, or the file of
                 another model.
         """
-        try:
-            text = Path(path).read_text(encoding="utf-8")
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or "it is not text in UTF-8"
-            raise GatedInterpError("cannot-read", path=path, reason=reason) from error
-        self._go(state_of(self.session, text))
+        self._go(state_of(self.session, read_file(path)))
 
     @property
     def link(self) -> str:
         """The state as a line of text, for :meth:`restore`; the served page's address ends in it.
 
         It names examples by their number, so it says the same to an explorer of the same model,
-        task and seed.
+        task and seed. With notes or a second prompt it holds the tokens, and no seed matters.
         """
         return link_of(self.state)
 
@@ -274,26 +284,27 @@ class HeadExplorer:
         """The state as a still figure, with what is off and what is predicted above it."""
         return snapshot(self.session, self._viewer, self.state, self.readings)
 
-    def _go(self, state: ExplorerState) -> None:
+    def _go(self, state: ExplorerState, answers: str = "") -> None:
         """To another state: all of it, or none of it where it cannot be read."""
         readings = self.session.read(state)
         shown = self._viewer.view(state, readings)
         self.state, self.readings, self.message = state, readings, ""
-        self._show(*shown)
+        self._show(*shown, answers)
 
     def _heard(self, message: Any) -> None:
         """What a button asks for; where it cannot be, say so and stay."""
+        asked = str(message.get("do")) if isinstance(message, dict) else ""
         try:
-            self._go(acted(self.session, self.state, message))
+            self._go(acted(self.session, self.state, message), asked)
         except GatedInterpError as problem:
             self.message = str(problem)
-            self._show(*self._viewer.view(self.state, self.readings, self.message))
+            self._show(*self._viewer.view(self.state, self.readings, self.message), asked)
 
-    def _show(self, view: dict[str, Any], patterns: bytes) -> None:
+    def _show(self, view: dict[str, Any], patterns: bytes, answers: str) -> None:
         self._drawn += 1  # else a view that is the last one again would not be drawn again
         with self.widget.hold_sync():
             self.widget.patterns = patterns
-            self.widget.view = {**view, "drawn": self._drawn}
+            self.widget.view = {**view, "answers": answers, "drawn": self._drawn}
 
     def _repr_mimebundle_(self, **options: Any) -> Any:
         shown = self.widget._repr_mimebundle_(**options)
@@ -305,3 +316,9 @@ class HeadExplorer:
         if self.session.n_layers > 1:
             counts.append(f"{self.session.n_layers} layers")
         return f"HeadExplorer({', '.join(counts)})"
+
+
+def _table(found: Sequence[Sequence[float] | None]) -> pd.DataFrame:
+    """Shares by layer as one row per head."""
+    rows = [(i, h, x) for i, row in enumerate(found) for h, x in enumerate(row or [])]
+    return pd.DataFrame(rows, columns=["layer", "head", "share"])

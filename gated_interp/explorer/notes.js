@@ -58,7 +58,8 @@ class Notes {
       onclick: (e) => this.ask({ do: "group", value: group.name,
         on: e.currentTarget.getAttribute("aria-pressed") !== "true" }),
     }, element("bdi", {}, group.name)));
-    this.groups.replaceChildren(...groups.map((group, i) => element("div", { className: "gi-group-row" },
+    const title = (words) => element("b", { className: "gi-where" }, words);
+    this.groups.replaceChildren(...groups.slice(0, 1).map(() => title("groups")), ...groups.map((group, i) => element("div", { className: "gi-group-row" },
       this.groupSwitches[i], this.groupSays[i],
       element("span", {}, group.heads.map(([model, head]) =>
         `${this.named(model, head)}${of(model)}`).join(", ")))));
@@ -67,7 +68,7 @@ class Notes {
       onclick: (e) => this.ask({ do: "head", model: note.model, head: note.label,
         on: e.currentTarget.getAttribute("aria-pressed") !== "true" }),
     }, `${note.label}${of(note.model)}`));
-    this.list.replaceChildren(...heads.map((note, i) => element("div", {
+    this.list.replaceChildren(title("heads"), ...heads.map((note, i) => element("div", {
       className: `gi-noted-row${note.pinned ? " gi-pinned" : ""}` },
       this.switches[i],
       element("button", { type: "button", className: "gi-only", "aria-label": `note on ${note.label}, ${note.model}`,
@@ -133,7 +134,7 @@ class Notes {
 const MOST = 500_000;
 
 class SavedFile {
-  constructor(ask, complain) {
+  constructor(host, ask, complain) {
     this.save = element("button", { type: "button", className: "gi-save",
       title: "save what is shown, with all notes, as a file", onclick: () => this.saved() }, "save file");
     this.chosen = element("input", { type: "file", accept: ".json,application/json", hidden: true,
@@ -141,9 +142,23 @@ class SavedFile {
         const [file] = this.chosen.files;
         this.chosen.value = "";
         if (!file) return;
-        if (file.size > MOST) complain("The file is too large to be one that the explorer saved. Choose another.");
-        else ask({ do: "file", value: await file.text() });
+        if (file.size > MOST) {
+          complain("The file is too large to be one that the explorer saved. Choose another.");
+          return;
+        }
+        const value = await file.text(), n = this.view.notes.heads.length;
+        const open = () => ask({ do: "file", value });
+        if (!n) { open(); return; }
+        say(this.warning, `The file replaces your notes on ${n} head${n > 1 ? "s" : ""}.`);
+        this.replace.onclick = () => { this.dialog.close(); open(); };
+        host.append(this.dialog);
+        this.dialog.showModal();
       } });
+    this.warning = element("p");
+    this.replace = element("button", { type: "button", className: "gi-keep" }, "open the file");
+    this.dialog = element("dialog", { className: "gi-dialog gi-replace", onclose: () => this.dialog.remove() },
+      this.warning, element("div", { className: "gi-bar" }, this.replace,
+        element("button", { type: "button", onclick: () => this.dialog.close() }, "keep my notes")));
     this.open = element("button", { type: "button", className: "gi-open-file",
       title: "open a file that an explorer saved", onclick: () => this.chosen.click() }, "open file");
   }

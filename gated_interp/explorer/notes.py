@@ -9,6 +9,7 @@ from typing import Any
 from gated_interp.analysis.heads import Head, head_name
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.written import UNSEEN
+from gated_interp.explorer.words import brief, require_switch
 
 LONGEST = {"name": 40, "group": 40, "note": 600}
 """Characters of each."""
@@ -50,8 +51,9 @@ def note_of(pinned: Any, name: Any, groups: Any, note: Any) -> Note:
         >>> note_of(True, " previous\\u202e  token ", ["early", "early", ""], "")
         Note(pinned=True, name='previous token', groups=('early',), note='')
     """
-    if type(pinned) is not bool or not isinstance(groups, Sequence) or isinstance(groups, str):
-        raise GatedInterpError("bad-note")
+    require_switch("pinned", pinned)
+    if not isinstance(groups, Sequence) or isinstance(groups, str | bytes):
+        raise GatedInterpError("groups-not-names", value=brief(groups))
     some = dict.fromkeys(_cleaned("group", group) for group in groups)
     found = tuple(filter(None, some))
     if len(found) > MOST_GROUPS:
@@ -65,7 +67,7 @@ def _cleaned(what: str, words: Any) -> str:
     Commas stand between groups, so a group has none.
     """
     if not isinstance(words, str):
-        raise GatedInterpError("bad-note")
+        raise GatedInterpError("not-words", name=what, value=brief(words))
     spaced = words.replace(",", " ") if what == "group" else words
     shown = " ".join(spaced.split())
     found = "".join(c for c in shown if c in JOINERS or unicodedata.category(c) not in UNSEEN)
@@ -100,10 +102,14 @@ def said(notes: Notes) -> str:
 
 def rows_of(words: str) -> list[list[Any]]:
     """The rows of what :func:`said` wrote: model, head, and the fields of a note."""
+    kinds = [str, str, bool, str, list, str]
     try:
         rows = json.loads(words)
         good = isinstance(rows, list) and all(
-            isinstance(row, list) and len(row) == 6 for row in rows
+            isinstance(row, list)
+            and [*map(type, row)] == kinds
+            and all(isinstance(group, str) for group in row[4])
+            for row in rows
         )
     except (ValueError, RecursionError):
         good = False

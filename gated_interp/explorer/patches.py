@@ -98,12 +98,17 @@ class Patches:
             return first, second
 
         first, second = kept(self._answers, (*pair.runs, pair.position, pair.asked), found)
-        least = LEAST * max(abs(first), abs(second))
-        if pair.asked.metric is None:
-            least = max(least, LEAST_NATS)
+        least, limit = LEAST * max(abs(first), abs(second)), f"{LEAST:.1%} of the larger"
+        if pair.asked.metric is None and least < LEAST_NATS:
+            least, limit = LEAST_NATS, f"{LEAST_NATS:g}"
         if not abs(second - first) > least:
             raise GatedInterpError(
-                "prompts-answer-alike", asked=pair.asked.name, first=first, second=second
+                "prompts-answer-alike",
+                asked=pair.asked.name,
+                first=first,
+                second=second,
+                difference=abs(second - first),
+                limit=limit,
             )
         return first, second
 

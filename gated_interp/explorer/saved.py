@@ -1,9 +1,13 @@
 """The state of an explorer as a file, to be sent and opened again with the same model."""
 
 import dataclasses
+import errno
 import json
 import math
+import os
 import re
+from os import PathLike, fspath
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
@@ -11,10 +15,12 @@ from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.written import visible
 from gated_interp.explorer.session import Session
 from gated_interp.explorer.state import ExplorerState, link_of, link_parts
+from gated_interp.explorer.words import brief
 
 FORMAT, VERSION = "gated-interp explorer", 1
 # Folding norms into weights rounds a little otherwise on another machine.
 CLOSE = 1e-4
+MOST = 500_000  # bytes of a file, see notes.js
 SHOWN = 60  # characters of a model's name in a message
 
 
@@ -36,6 +42,42 @@ def file_name(session: Session) -> str:
     return f"{plain.strip('-.') or 'model'}.explorer.json"
 
 
+def read_file(path: Any) -> str:
+    """The text of a file that the explorer saved.
+
+    Raises:
+        GatedInterpError: what is no path, and a file that cannot be read or is too large.
+    """
+    place = require_path(path)
+    try:
+        with place.open("rb") as file:
+            found = file.read(MOST + 1)
+        text = found.decode()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "it is not text in UTF-8"
+        raise GatedInterpError("cannot-read", path=place, reason=reason) from error
+    if len(found) > MOST:
+        raise GatedInterpError("explorer-file-too-large", path=place, most=MOST)
+    return text
+
+
+def require_path(path: Any) -> Path:
+    """``path`` as the path of a file."""
+    if not isinstance(path, str | PathLike) or not isinstance(fspath(path), str):
+        raise GatedInterpError("not-words", name="path", value=brief(path))
+    reason = "" if str(path) else "it is empty"
+    try:
+        os.lstat(path)
+    except OSError as error:
+        # Whatever else is wrong is said where the file is read or written.
+        reason = error.strerror if error.errno == errno.ENAMETOOLONG else reason
+    except ValueError:
+        reason = "no file's name can contain one of its characters"
+    if reason:
+        raise GatedInterpError("not-a-path", path=str(path)[:SHOWN], reason=reason)
+    return Path(path)
+
+
 def state_of(session: Session, text: str) -> ExplorerState:
     """The state that a file holds.
 
@@ -43,7 +85,7 @@ def state_of(session: Session, text: str) -> ExplorerState:
         GatedInterpError: no such file, one of a later version, or one of another model.
     """
     try:
-        whole = json.loads(text)
+        whole = json.loads(text.removeprefix("\ufeff"))  # some editors begin a file with it
     except (ValueError, RecursionError) as error:
         raise GatedInterpError("not-an-explorer-file") from error
     if not isinstance(whole, dict) or whole.get("format") != FORMAT:
@@ -60,6 +102,8 @@ def state_of(session: Session, text: str) -> ExplorerState:
         )
     parts = dict(parts)
     example = parts.pop("example", None)
+    if type(example) is int and 1 <= example <= len(session.examples):
+        parts["example"] = str(example)
     if "notes" in parts:
         parts["notes"] = json.dumps(parts["notes"])
     try:
@@ -68,11 +112,12 @@ def state_of(session: Session, text: str) -> ExplorerState:
         raise GatedInterpError("not-an-explorer-file") from error
     if not all(isinstance(value, str) for value in parts.values()):
         raise GatedInterpError("not-an-explorer-file")
-    state = session.at_link(link)
-    known = type(example) is int and 1 <= example <= len(session.examples)
-    if known and session.examples.tokens[example - 1] == state.tokens:
-        return dataclasses.replace(state, example=example - 1)
-    return state
+    try:
+        return session.at_link(link)
+    except GatedInterpError as problem:
+        if "link" not in problem.code:
+            raise
+        raise GatedInterpError("not-an-explorer-file") from problem
 
 
 def _same(theirs: dict[str, Any], ours: dict[str, Any]) -> bool:

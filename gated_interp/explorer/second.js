@@ -3,7 +3,11 @@
 class SecondPrompt {
   constructor(ask) {
     this.ask = ask;
-    const typed = () => ask({ do: "second", value: this.box.value });
+    const typed = () => {
+      this.sent = this.box.value;
+      ask({ do: "second", value: this.sent });
+    };
+    this.known = ""; // what this page last wrote into the box
     this.box = element("textarea", {
       rows: 1, spellcheck: false, className: "gi-second-box",
       placeholder: "a second prompt of the same number of tokens, for patching",
@@ -48,27 +52,49 @@ class SecondPrompt {
   draw(view, named) {
     const second = view.second;
     this.view = view;
-    this.body.hidden = this.clear.hidden = !second;
-    this.same.hidden = !!second;
-    // What was typed in vain stays, to be mended.
-    const box = second ? second.box : "";
-    if (!view.message && this.drawn !== view.link && this.box.value !== box) this.box.value = box;
-    this.drawn = view.link;
+    const refused = this.fill(view) || second?.refused;
+    this.body.hidden = !second && !refused;
+    this.clear.hidden = !second && !this.box.value;
     this.box.rows = view.is_text ? 2 : 1;
-    if (!second) { this.aim = undefined; this.stopped = false; return; }
-    this.root.classList.toggle("gi-wrong-length", !!second.refused);
-    for (const node of this.body.children) if (node !== this.says) node.hidden = !!second.refused;
-    if (second.refused) { say(this.says, second.refused); return; }
+    if (!second) { this.aim = undefined; this.stopped = false; }
+    this.root.classList.toggle("gi-wrong-length", !!refused);
+    for (const node of this.body.children) if (node !== this.says) node.hidden = !!refused;
+    if (refused) { say(this.says, refused); return; }
+    if (!second) return;
     const places = second.differ.map(([i, a, b]) => `${i}: ${a} → ${b}`);
     say(this.says, !places.length ? "Both prompts are the same." : `They differ at position ${
       places.join(", ")}${second.more ? ` and at ${second.more} more` : ""}.`);
     say(this.formula, `${second.formula}. Blue moves towards the second prompt’s answer, orange `
-      + `away from it; full colour at 100%.${view.layers > 1 ? " Click a head for the paths into it." : ""}`);
+      + `away from it; full colour at 100%.${view.layers > 1 ? " Click a head of layer 1 or later for the paths into it." : ""}`);
     this.heads.replaceChildren(...second.models.map((model) => this.map(view, named, model,
       `${model.name === "model" ? "" : `${model.name}: `}${model.asked} is `
-        + `${number(model.first)} with the first prompt, ${number(model.second)} with the second`)));
+        + `${number(model.first)} with the first prompt, ${number(model.second)} with the second: `
+        + (model.difference ?? "").replace("-", "−"))));
     this.drawPaths(view, named, second);
     this.measure(second);
+  }
+
+  // What is typed stays until it is sent, and what was refused until it is mended; returns why the
+  // shares are not those of what stands in the box.
+  fill(view) {
+    const box = view.second ? view.second.box : "", answered = view.answers === "second";
+    const moved = this.first !== undefined && this.first !== view.box;
+    this.first = view.box;
+    if (answered) this.refused = view.message;
+    const edited = this.box.value !== this.known && !(answered && this.box.value === this.sent);
+    if (["link", "file"].includes(view.answers) && !view.message) {
+      this.refused = "";
+      this.known = this.box.value = box;
+    } else if (moved && !view.second && this.known && !edited) {
+      // It was written for another text.
+      this.known = undefined;
+      this.refused = "The first prompt has changed. Change the second one too, and press “patch” to compare them.";
+    } else if (!view.message && !edited) {
+      this.refused = "";
+      if (this.box.value !== box) this.box.value = box;
+      this.known = box;
+    }
+    return this.refused;
   }
 
   drawPaths(view, named, second) {
@@ -102,7 +128,8 @@ class SecondPrompt {
     const deep = model.shares.length > 8;
     const tile = (value, layer, h) => {
       const name = `L${layer}H${h}`, words = value === null ? "not measured" : percent(value);
-      const label = `${named(model.name, name)}: ${words}`;
+      const label = `${named(model.name, name)}: ${words}${
+        model.asked && !layer && view.layers > 1 ? "; nothing comes before layer 0" : ""}`;
       const made = element("span", { className: "gi-share", title: label }, deep ? "" : element("b", {}, `H${h} `),
         deep || model.refused ? "" : value === null ? "…" : percent(value));
       const colour = shade(view.signed, 0.5 + 0.5 * Math.max(-1, Math.min(1, value ?? 0)));
@@ -117,7 +144,7 @@ class SecondPrompt {
     const rows = model.shares.map((values, layer) => element("div", { className: "gi-shares" },
       element("b", {}, deep ? String(layer) : `layer ${layer}`),
       element("div", {}, ...values.map((value, h) => tile(value, layer, h)))));
-    return element("div", { className: `gi-map gi-map-of-${model.name}` },
+    return element("div", { className: `gi-map gi-map-of-${model.name}${model.refused ? " gi-none-to-share" : ""}` },
       element("div", { className: "gi-says", title }, model.refused ? "" : title),
       element("div", { className: `gi-grid${deep ? " gi-deep" : ""}`, role: "group", "aria-label": title },
         ...rows),

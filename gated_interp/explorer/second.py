@@ -7,9 +7,10 @@ from typing import Any
 
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.written import head_name
-from gated_interp.explorer.patches import Pair, Patches, Receiver
+from gated_interp.explorer.patches import PARTS, Pair, Patches, Receiver
 from gated_interp.explorer.session import AT_ONCE, Session
 from gated_interp.explorer.state import ExplorerState
+from gated_interp.explorer.words import require_words
 
 FORMULA = (
     "share = (answer with this head’s output from the second prompt − answer to the first) / "
@@ -25,6 +26,7 @@ NAMED = 8
 
 def with_second(session: Session, state: ExplorerState, words: str) -> ExplorerState:
     """``state`` with another second prompt, as it is typed; without one where nothing is."""
+    require_words("words", words)
     if not words.strip():
         return dataclasses.replace(state, other=None, receiver=None)
     # What is shown, entered as it is, is the same tokens: also those without a first token.
@@ -42,7 +44,14 @@ def with_receiver(session: Session, state: ExplorerState, value: str, part: Any)
     if state.other is None:
         raise GatedInterpError("no-second-prompt")
     model, _, end = value.partition(".")
-    return session.with_receiver(state, model, None if end == "logits" else end, part)
+    if end == "logits":
+        return session.with_receiver(state, model, None)
+    # From a gated head to one without a gate, what is read there falls back to the query.
+    name = session.name(model)
+    parts = session.patches[name].parts(session.head(state, end, name))
+    if part in PARTS and part not in parts:
+        part = PARTS[0]
+    return session.with_receiver(state, name, end, part)
 
 
 def pair_of(session: Session, state: ExplorerState, model: str) -> Pair:
@@ -73,7 +82,8 @@ def shares(
 
 def path_shares(session: Session, state: ExplorerState, most: int = 0) -> list[list[float] | None]:
     """The same of the paths to the state's receiver, from the layers before it."""
-    assert state.receiver is not None
+    if state.receiver is None:
+        raise GatedInterpError("no-receiver")
     model, head, part = state.receiver
     pair, patches, receiver = (
         pair_of(session, state, model),
@@ -140,7 +150,9 @@ def _model_view(session: Session, state: ExplorerState, name: str) -> dict[str, 
     try:
         first, second = session.patches[name].answers(pair_of(session, state, name))
         values = shares(session, state, name)
-        said = {"first": round(first, 4), "second": round(second, 4), "refused": ""}
+        said: dict[str, Any] = {"first": round(first, 4), "second": round(second, 4)}
+        # A small difference makes large shares, so it is said beside them.
+        said |= {"difference": f"{second - first:+.2g}", "refused": ""}
     except GatedInterpError as problem:
         values, said = blank, {"first": None, "second": None, "refused": str(problem)}
     left = 0 if said["refused"] else values.count(None)

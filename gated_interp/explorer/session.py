@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import operator
 import re
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
@@ -34,6 +35,7 @@ from gated_interp.explorer.notes import note_of, rows_of, with_note
 from gated_interp.explorer.patches import PARTS, Patches
 from gated_interp.explorer.state import ExplorerState, link_parts, number
 from gated_interp.explorer.vocabulary import vocabulary_of
+from gated_interp.explorer.words import brief, require_switch, require_words
 from gated_interp.models.language_model import require_text
 from gated_interp.models.toy import HookedTransformer
 from gated_interp.replacements.splice import originals, unsplice
@@ -235,6 +237,7 @@ class Session:
         Args:
             head: its number in the layer shown, ``(layer, head)`` or its name.
         """
+        require_switch("on", on)
         name = self.name(model)
         one = self.head(state, head, name)
         off = state.off[name] - {one} if on else state.off[name] | {one}
@@ -263,6 +266,7 @@ class Session:
 
         A token is written as the page shows it, ``·`` for the space before a word.
         """
+        require_words("words", words)
         said = dict(zip(KINDS, (None, *SAID), strict=True))[_one_of("kind", kind, KINDS)]
         if said is None:
             return dataclasses.replace(state, question=None)
@@ -345,17 +349,22 @@ class Session:
 
     def at_example(self, state: ExplorerState, example: int) -> ExplorerState:
         """``state`` at a numbered example, read where its answer comes; the numbers go round."""
-        row = example % len(self.examples)
+        try:
+            row = operator.index(example) % len(self.examples)
+        except TypeError as error:
+            raise GatedInterpError("example-not-a-number", example=brief(example)) from error
+        tokens = self.examples.tokens[row]
         return dataclasses.replace(
             state,
-            tokens=self.examples.tokens[row],
+            tokens=tokens,
             position=self.examples.position[row],
             example=row,
-            **_elsewhere(state),
+            **_elsewhere(state, tokens),
         )
 
     def at_tokens(self, state: ExplorerState, words: str) -> ExplorerState:
         """``state`` at typed tokens, read where the last answer must come, else at the end."""
+        require_words("words", words)
         # What is shown, entered as it is, is the same tokens: also those without a first token.
         same = words == self.vocabulary.written(state.tokens)
         tokens = state.tokens if same else self.vocabulary.parse(words, self.longest)
@@ -363,7 +372,7 @@ class Session:
         if isinstance(self.task, SkipTrigramTask):
             last = armed_positions(self.task, tokens)[-1:]
         at = (last or [len(tokens) - 1])[0]
-        rest = _elsewhere(state)
+        rest = _elsewhere(state, tokens)
         return dataclasses.replace(state, tokens=tokens, position=at, example=None, **rest)
 
     def at_position(self, state: ExplorerState, position: int) -> ExplorerState:
@@ -376,14 +385,16 @@ class Session:
     def at_link(self, link: str) -> ExplorerState:
         """The state that a link says."""
         said = link_parts(link)
-        if "example" in said:
-            row = number(said["example"]) - 1
-            if not 0 <= row < len(self.examples):
-                raise GatedInterpError("link-to-no-example", example=row + 1)
+        row = number(said["example"]) - 1 if "example" in said else -1
+        there = 0 <= row < len(self.examples)
+        if "tokens" in said:
+            tokens = self._linked(said["tokens"])
+            example = row if there and self.examples.tokens[row] == tokens else None
+            state = dataclasses.replace(self.start, tokens=tokens, position=0, example=example)
+        elif there:
             state = self.at_example(self.start, row)
         else:
-            tokens = self._linked(said["tokens"])
-            state = dataclasses.replace(self.start, tokens=tokens, position=0, example=None)
+            raise GatedInterpError("link-to-no-example", example=row + 1)
         state = self.at_position(state, number(said.get("read", str(state.position))))
         state = self.with_method(state, said.get("method", "zero"))
         state = self.with_layer(state, number(said.get("layer", "0")))
@@ -472,10 +483,11 @@ class Session:
         return ", ".join(map(head_name, sorted(heads)))
 
 
-def _elsewhere(state: ExplorerState) -> dict[str, Any]:
-    """What a state leaves behind with its example: all that names positions of it."""
-    question = state.question
-    return {"edge": None, "question": None if (question or "").startswith("loss") else question}
+def _elsewhere(state: ExplorerState, tokens: tuple[int, ...]) -> dict[str, Any]:
+    """What a state leaves behind with its example: positions of it, and what it was compared to."""
+    question = None if (state.question or "").startswith("loss") else state.question
+    found: dict[str, Any] = {"edge": None, "question": question}
+    return found if tokens == state.tokens else {**found, "other": None, "receiver": None}
 
 
 def _first_token(model: HookedTransformer, text: Batch) -> list[float]:

@@ -62,9 +62,10 @@ def link_of(state: ExplorerState) -> str:
         >>> link_of(state)
         'tokens=7.0.1&read=2&off.gated=L0H3'
     """
-    example = {"tokens": ".".join(map(str, state.tokens))}
-    if state.example is not None:
-        example = {"example": str(state.example + 1)}
+    example = {} if state.example is None else {"example": str(state.example + 1)}
+    # With another seed the number means another text: whatever is about this text names its tokens.
+    if not example or state.other is not None or state.notes:
+        example["tokens"] = ".".join(map(str, state.tokens))
     said: dict[str, str] = {**example, "read": str(state.position)}
     for name, heads in state.off.items():
         if heads:

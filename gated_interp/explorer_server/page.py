@@ -39,6 +39,7 @@ REFUSALS = {
     400: "The explorer does not understand this request. Reload the page and try again.",
     403: f"The explorer answers only its own page, opened at {HOST} on this computer.",
     404: "There is no such page. The explorer's page is at the address without a path.",
+    413: "The explorer reads at most 1 MB at once. Shorten the text, or choose a smaller file.",
     415: "The explorer reads JSON only. Send the request as application/json.",
     503: "The explorer has stopped. Start it again with gated-interp explore.",
 }

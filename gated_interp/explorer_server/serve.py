@@ -82,11 +82,11 @@ def _answers(source: Any, base: Any) -> Answer:
             if request.get("at"):
                 state = session.at_link(request["at"])
             state = acted(session, state, request)
-            shown = viewer.view(state, session.read(state))
+            view, patterns = viewer.view(state, session.read(state))
         except GatedInterpError as problem:
             message = str(problem)
-            shown = viewer.view(state, session.read(state), message)
-        return packed(*shown)
+            view, patterns = viewer.view(state, session.read(state), message)
+        return packed({**view, "answers": str(request.get("do"))}, patterns)
 
     answer({"do": "look"})  # what is measured once is measured before anyone waits for it
     return answer

@@ -109,6 +109,12 @@ def test_heads_are_named_pinned_and_switched_in_groups(
     bad = tmp_path / "bad.json"
     bad.write_text("{")
     tab.page.locator("input[type=file]").set_input_files(bad)
+    tab.page.get_by_role("button", name="keep my notes").press("Enter")  # it asks first
+    expect(tab.page.locator(".gi-replace")).not_to_be_visible()
+    assert tab.page.locator(".gi-notes").inner_text() == rows
+    tab.page.locator("input[type=file]").set_input_files(bad)
+    expect(tab.page.locator(".gi-replace")).to_contain_text("replaces your notes on 2 heads")
+    tab.page.get_by_role("button", name="open the file").press("Enter")
     page.expect_message("not a file that the explorer saved")
     with explored("3H4ST-gated", tmp_path) as other:
         tab.page.goto(other)
