@@ -187,7 +187,7 @@ class HeadExplorer:
     def set_receiver(
         self, head: HeadLike | None, part: str = "query", model: str | None = None
     ) -> None:
-        """Measure the paths from earlier heads into one head, or into the logits: see :meth:`paths`.
+        """Measure the paths from earlier heads into one head, or the logits: see :meth:`paths`.
 
         Args:
             head: ``(layer, head)`` or its name; ``None`` for the logits.

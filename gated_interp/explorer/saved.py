@@ -70,7 +70,7 @@ def require_path(path: Any) -> Path:
         os.lstat(path)
     except OSError as error:
         # Whatever else is wrong is said where the file is read or written.
-        reason = error.strerror if error.errno == errno.ENAMETOOLONG else reason
+        reason = str(error.strerror) if error.errno == errno.ENAMETOOLONG else reason
     except ValueError:
         reason = "no file's name can contain one of its characters"
     if reason:
