@@ -265,8 +265,10 @@ def test_bad_input_leaves_the_last_good_state(
 
 @pytest.mark.parametrize("bad", ["BOS D1", "", "A " * 12])
 def test_what_is_shown_stays_until_the_input_is_mended(explorer: HeadExplorer, bad: str) -> None:
+    told = ("message", "answers", "drawn")
+
     def shown() -> tuple[object, ...]:
-        rest = {k: v for k, v in explorer.widget.view.items() if k not in ("message", "drawn")}
+        rest = {k: v for k, v in explorer.widget.view.items() if k not in told}
         return rest, explorer.widget.patterns, explorer.snapshot().to_json()
 
     ask(explorer, "tokens", value="BOS A C2 B1")

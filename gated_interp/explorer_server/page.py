@@ -84,7 +84,7 @@ def page_server(name: str, port: int, answer: Answer, worker: Executor) -> uvico
         if kind != "application/json":  # another page can send other types without asking
             raise HTTPException(415)
         try:
-            asked = json.loads(await request.body())
+            asked = json.loads(await _body(request))
         except (ValueError, RecursionError) as error:
             raise HTTPException(400) from error
         if not isinstance(asked, dict):
@@ -108,7 +108,6 @@ def page_server(name: str, port: int, answer: Answer, worker: Executor) -> uvico
     app = Starlette(
         routes=[Route("/state", state, methods=["POST"]), Route("/{path:path}", get)],
         exception_handlers={HTTPException: _refused},
-        max_body_size=LONGEST,
         lifespan=silent,
     )
     return uvicorn.Server(
@@ -128,6 +127,21 @@ def page_server(name: str, port: int, answer: Answer, worker: Executor) -> uvico
             timeout_graceful_shutdown=2,  # seconds for those who still ask when it stops
         )
     )
+
+
+async def _body(request: Request) -> bytes:
+    """All that is sent, where it is not too long; Starlette's own limit has no sentence."""
+    said = request.headers.get("Content-Length", "")
+    too_long, body = said.isdecimal() and int(said) > LONGEST, bytearray()
+    if not too_long:
+        async for part in request.stream():
+            body += part
+            too_long = len(body) > LONGEST
+            if too_long:
+                break
+    if too_long:
+        raise HTTPException(413)
+    return bytes(body)
 
 
 async def _refused(request: Request, problem: Exception) -> Response:
