@@ -68,8 +68,8 @@ class SecondPrompt {
       + `away from it; full colour at 100%.${view.layers > 1 ? " Click a head of layer 1 or later for the paths into it." : ""}`);
     this.heads.replaceChildren(...second.models.map((model) => this.map(view, named, model,
       `${model.name === "model" ? "" : `${model.name}: `}${model.asked} is `
-        + `${number(model.first)} with the first prompt, ${number(model.second)} with the second: `
-        + (model.difference ?? "").replace("-", "−"))));
+        + `${number(model.first)} with the first prompt, ${number(model.second)} with the second `
+        + `(difference ${(model.difference ?? "").replaceAll("-", "−")})`)));
     this.drawPaths(view, named, second);
     this.measure(second);
   }
