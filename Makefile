@@ -84,7 +84,7 @@ docs-serve: $(READY)  ## show the documentation at http://127.0.0.1:8000
 
 explorer-picture: $(READY)  ## take the README's picture of the explorer anew
 	$(ONE_THREAD) $(BIN)/python tests/explorer_picture.py docs/explorer.png
-	$(ONE_THREAD) $(BIN)/python tests/explorer_picture.py docs/explorer-patching.png --most 670 \
+	$(ONE_THREAD) $(BIN)/python tests/explorer_picture.py docs/explorer-patching.png --most 664 \
 	  --link 'tokens=7.0.5.1&read=3&other=7.4.5.1&into=gated.logits&notes=[["gated","L0H5",true,"answers B1",["answers"],"carries the difference"],["gated","L0H6",false,"pushes back",["answers"],""]]'
 
 dist: $(READY)  ## build wheel and sdist into dist, install them elsewhere and try them

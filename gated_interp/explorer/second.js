@@ -67,9 +67,9 @@ class SecondPrompt {
     say(this.formula, `${second.formula}. Blue moves towards the second prompt’s answer, orange `
       + `away from it; full colour at 100%.${view.layers > 1 ? " Click a head of layer 1 or later for the paths into it." : ""}`);
     this.heads.replaceChildren(...second.models.map((model) => this.map(view, named, model,
-      `${model.name === "model" ? "" : `${model.name}: `}${model.asked} is `
-        + `${number(model.first)} with the first prompt, ${number(model.second)} with the second `
-        + `(difference ${(model.difference ?? "").replaceAll("-", "−")})`)));
+      `${model.name === "model" ? "" : `${model.name}: `}${model.asked}: first prompt `
+        + `${number(model.first)}, second ${number(model.second)}, difference `
+        + `${(model.difference ?? "").replaceAll("-", "−")}`)));
     this.drawPaths(view, named, second);
     this.measure(second);
   }
