@@ -116,7 +116,7 @@ def loss_and_kl_by_position(
         >>> p, q = torch.zeros(1, 3, 8), torch.arange(24.0).view(1, 3, 8)
         >>> loss, kl = loss_and_kl_by_position(log_probabilities(p), q, torch.tensor([[0, 1, 2]]))
         >>> loss.round().tolist(), kl.round().tolist()
-        ([[6.0, 5.0]], [[4.0, 4.0, 4.0]])
+        ([[6.0, 5.0]], [[2.0, 2.0, 2.0]])
     """
     following = tokens.roll(-1, 1)[..., None]
 
