@@ -10,7 +10,7 @@ from torch import Tensor
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 from gated_interp.analysis.ablation import without_heads
-from gated_interp.explorer import HeadExplorer
+from gated_interp.explorer import HeadExplorer, second
 from gated_interp.models.analytic import manual_model
 from gated_interp.replacements.gated_attention import GatedAttention
 from gated_interp.replacements.splice import splice
@@ -325,3 +325,14 @@ def test_a_large_model_is_measured_layer_by_layer(
     assert left == [6, 5, 4, 3, 2, 1, 0]
     assert fresh.widget.view["second"]["models"] == whole
     assert fresh.widget.view["second"]["paths"] == paths
+
+
+def test_all_layers_are_measured_where_some_are_known(explorer: HeadExplorer) -> None:
+    def found(unknown: list[int], most: int) -> list[list[float] | None]:
+        return second._by_layer(explorer.session, 4, unknown, most, lambda at: [float(at)])
+
+    whole = [[0.0], [1.0], [2.0], [3.0]]
+    for unknown in ([0, 1, 2, 3], [0, 1, 2], [1], []):
+        assert found(unknown, 4) == whole
+    assert found([0, 1, 2], 1) == [None, None, [2.0], [3.0]]
+    assert found([0, 2], 0) == [None, [1.0], None, [3.0]]

@@ -19,7 +19,7 @@ from gated_interp.explorer.bench import AT_ONCE, Bench, kept
 PARTS = ("query", "key", "value", "gate score")
 """What a head receives; a gate's score is what its gate's query and key make together."""
 HOOKS = dict(zip(PARTS, ("hook_q", "hook_k", "hook_v", "hook_gate_scores"), strict=True))
-# Of the larger of two answers, and in nats or logits: below both, the answers are the same.
+# Answers that differ by less count as the same: a share of the larger, and nats or logits.
 LEAST, LEAST_NATS = 1e-3, 1e-3
 
 

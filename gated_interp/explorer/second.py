@@ -72,12 +72,10 @@ def shares(
     """
     pair, patches = pair_of(session, state, model), session.patches[model]
     bench = session.benches[model]
-    long = bench.heads_behind * len(state.tokens) >= AT_ONCE
-    unknown = patches.unmeasured(pair)
-    later = set(unknown[: len(unknown) - most]) if long else set()
-    with session.threads():
-        layers = range(len(bench.counts))
-        return [None if at in later else patches.heads(pair, at) for at in layers]
+    later = patches.unmeasured(pair)
+    if bench.heads_behind * len(state.tokens) < AT_ONCE:
+        most = len(later)
+    return _by_layer(session, len(bench.counts), later, most, lambda at: patches.heads(pair, at))
 
 
 def path_shares(session: Session, state: ExplorerState, most: int = 0) -> list[list[float] | None]:
@@ -85,19 +83,29 @@ def path_shares(session: Session, state: ExplorerState, most: int = 0) -> list[l
     if state.receiver is None:
         raise GatedInterpError("no-receiver")
     model, head, part = state.receiver
-    pair, patches, receiver = (
-        pair_of(session, state, model),
-        session.patches[model],
-        Receiver(head, part),
-    )
-    unknown = patches.unmeasured_paths(pair, receiver)
-    later = set(unknown[: len(unknown) - most]) if _takes_long(session, patches, pair) else set()
+    pair, patches = pair_of(session, state, model), session.patches[model]
+    receiver = Receiver(head, part)
+    later = patches.unmeasured_paths(pair, receiver)
+    if not _takes_long(patches, pair):
+        most = len(later)
+    before = patches.before(receiver)
+    return _by_layer(session, before, later, most, lambda at: patches.paths(pair, receiver, at))
+
+
+def _by_layer(
+    session: Session,
+    n: int,
+    unknown: Sequence[int],
+    most: int,
+    measure: Callable[[int], list[float]],
+) -> list[list[float] | None]:
+    """What ``measure`` finds of each layer, of at most ``most`` unknown ones: the last first."""
+    later = set(unknown[: max(0, len(unknown) - most)])
     with session.threads():
-        layers = range(patches.before(receiver))
-        return [None if at in later else patches.paths(pair, receiver, at) for at in layers]
+        return [None if at in later else measure(at) for at in range(n)]
 
 
-def _takes_long(session: Session, patches: Patches, pair: Pair) -> bool:
+def _takes_long(patches: Patches, pair: Pair) -> bool:
     """Whether all paths take long: each is two passes of the whole model."""
     blocks = patches.bench.model.blocks
     weights = sum(p.numel() for p in blocks.parameters()) * sum(patches.bench.counts)
