@@ -16,6 +16,7 @@ import pandas as pd
 import gated_interp
 from gated_interp.experiments.copying import TWO_HEADS
 from gated_interp.experiments.copying_figures import WORTH
+from gated_interp.experiments.ladder_trained import over_toys
 from gated_interp.experiments.shared_heads import TRIED
 from gated_interp.metrics.compute import training_share
 from gated_interp.metrics.intervals import clustered, mean_interval, paired_difference, wilson
@@ -980,21 +981,27 @@ def known_heads() -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def ladder_trained(part: str = "trained") -> pd.DataFrame:
-    """A row per setting of a training against the adversary: means over seeds, with intervals."""
-    rows = []
+def against(part: str) -> pd.DataFrame:
+    """The runs of a training against the adversary, with their weight and their rise."""
     runs = read(f"ladder-{part}.csv")
-    runs["rise"] = runs["20 steps"] - runs["nothing opened"]
-    for strength, found in runs.groupby("strength", sort=False):
-        row = {"strength": strength, "weight": str(strength).partition(",")[0]}
+    weight = runs["strength"].str.partition(",")[0]
+    return runs.assign(weight=weight, rise=runs["20 steps"] - runs["nothing opened"])
+
+
+LADDER = {"fvu": 3, "participation": 2, "rise": 3, "nothing opened": 4, "opened at random": 4}
+"""Numbers of a run, and their digits."""
+
+
+def ladder_trained(part: str = "trained") -> pd.DataFrame:
+    """A row per setting of a training against the adversary: means over toys, with intervals."""
+    rows = []
+    for strength, found in against(part).groupby("strength", sort=False):
+        row = {"strength": strength, "weight": found["weight"].iloc[0]}
         row["clean"] = f"{found['clean'].sum()} of {len(found)}"
-        # Two seeds that got one toy are no two samples.
-        toys = found.groupby("toy_seed")[["fvu", "participation", "rise"]].mean()
-        for name, digits in (("fvu", 3), ("participation", 2), ("rise", 3)):
-            row[name] = over_seeds(toys[name], decimals(digits))
-            row[f"mean_{name}"] = decimals(digits)(toys[name].mean())
-        for name, rung in (("nothing", "nothing opened"), ("random", "opened at random")):
-            row[name] = decimals(4)(found[rung].mean())
+        for name, values in over_toys(found, [*LADDER]).items():
+            digits = decimals(LADDER[str(name)])
+            row |= {str(name): over_seeds(values, digits), f"mean_{name}": digits(values.mean())}
+        row |= {"nothing": row["mean_nothing opened"], "random": row["mean_opened at random"]}
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -1003,27 +1010,26 @@ def ladder_numbers() -> dict[str, str]:
     """What training against the adversary does to the rise, the FVU and the clean rate."""
     said = {}
     for part, key in (("trained", "further"), ("trained-again", "held")):
-        runs = read(f"ladder-{part}.csv")
-        runs["rise"] = runs["20 steps"] - runs["nothing opened"]
-        runs["weight"] = runs["strength"].str.partition(",")[0]
-        of = {weight: found.set_index("seed") for weight, found in runs.groupby("weight")}
-        said[f"{key}_n"] = count(len(of["as trained"]))
-        said[f"{key}_toys"] = count(of["as trained"]["toy_seed"].nunique())
+        runs = dict(iter(against(part).set_index("seed").groupby("weight")))
+        of = {weight: over_toys(found, ["fvu", "rise"]) for weight, found in runs.items()}
+        said[f"{key}_n"] = count(len(runs["as trained"]))
+        said[f"{key}_toys"] = count(len(of["as trained"]))
         for name, weight in (
             ("_before", "as trained"),
             ("_control", "weight 0"),
             ("", "weight 0.02"),
         ):
             said[f"{key}_fvu{name}"] = percent(of[weight]["fvu"].mean(), 1)
-            said[f"{key}_clean{name}"] = count(of[weight]["clean"].sum())
+            said[f"{key}_clean{name}"] = count(runs[weight]["clean"].sum())
         before, after = of["as trained"], of["weight 0.02"]
         said[f"{key}_before"] = decimals(1)(before["rise"].mean())
         said[f"{key}_after"] = decimals(3)(after["rise"].mean())
-    more = (after["fvu"] - before["fvu"]).groupby(after["toy_seed"]).mean()
-    low, high = mean_interval(more.to_numpy())
+    # Of the last of them, whose FVU was held.
+    low, high = mean_interval((after["fvu"] - before["fvu"]).to_numpy())
+    worst = (runs["weight 0.02"]["rise"] / runs["as trained"]["rise"]).max()
     return said | {
         "held_share": percent(after["rise"].mean() / before["rise"].mean(), 1),
-        "held_worst": percent((after["rise"] / before["rise"]).max(), 1),
+        "held_worst": percent(worst, 1),
         "held_fvu_more": f"{100 * low:+.2f} to {100 * high:+.2f}",
     }
 

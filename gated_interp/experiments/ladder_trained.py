@@ -155,12 +155,18 @@ def measure_trained(path: Path, part: str = "trained") -> pd.DataFrame:
 
 
 def rungs_of(runs: pd.DataFrame) -> pd.DataFrame:
-    """The rungs of several runs, with 95% intervals over them."""
+    """The rungs of several runs, with 95% intervals over their toys."""
     rows = []
-    for rung in ("nothing opened", "opened at random", "20 steps", "layer zeroed"):
-        low, high = mean_interval(runs[rung].to_numpy())
-        rows.append({"rung": rung, "kl": runs[rung].mean(), "kl_low": low, "kl_high": high})
+    rungs = ["nothing opened", "opened at random", "20 steps", "layer zeroed"]
+    for rung, kl in over_toys(runs, rungs).items():
+        low, high = mean_interval(kl.to_numpy())
+        rows.append({"rung": rung, "kl": kl.mean(), "kl_low": low, "kl_high": high})
     return pd.DataFrame(rows)
+
+
+def over_toys(runs: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+    """The means of each toy's runs: two seeds that got one toy are no two samples."""
+    return runs.groupby("toy_seed")[[*columns]].mean()
 
 
 MEASURES = {"clean": "clean blocks", "fvu": "FVU", "participation": "participation"}
@@ -169,7 +175,7 @@ MEASURES = {"clean": "clean blocks", "fvu": "FVU", "participation": "participati
 def frontier_of(runs: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """The ladder against each of :data:`MEASURES`, for ``plots.ladder.ladder_frontier``.
 
-    Intervals are over toys: two seeds that got one toy are no two samples.
+    Means and intervals are over toys.
 
     Args:
         runs: tables of :func:`against`, by the name of their adversary.
@@ -180,7 +186,7 @@ def frontier_of(runs: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
             said = str(called)
             control = said == AS_TRAINED or said.startswith("weight 0,") or said == "weight 0"
             series = said if said == AS_TRAINED else f"{name}, no adversary" if control else name
-            of = found.groupby("toy_seed")[["20 steps", *MEASURES]].mean()
+            of = over_toys(found, ["20 steps", *MEASURES])
             kl = of["20 steps"]
             end = dict(zip(("kl_low", "kl_high"), mean_interval(kl.to_numpy()), strict=True))
             for measure, words in MEASURES.items():
