@@ -18,7 +18,12 @@ import pytest
 import site_build
 from filelock import FileLock
 
+from gated_interp.experiments.backends import Backend
+from gated_interp.experiments.processes import run_jobs
+from gated_interp.models.analytic import manual_model
 from gated_interp.models.toy import HookedTransformer, ToyConfig, build_toy
+from gated_interp.replacements.gated_attention import GatedAttention
+from gated_interp.replacements.splice import splice
 
 # It runs in an environment of its own, which has the compiler and not this package.
 collect_ignore = ["compile_circuits.py"]
@@ -28,6 +33,14 @@ collect_ignore = ["compile_circuits.py"]
 def toy() -> HookedTransformer:
     """An untrained 2H3ST toy: 8 tokens, 11 positions."""
     return build_toy(ToyConfig(n_trigrams=3, n_heads=2, seed=5))
+
+
+@pytest.fixture(scope="module")
+def spliced() -> HookedTransformer:
+    """The manual 2H3ST model with a random gated block of 5 heads spliced in."""
+    toy = manual_model(2, 3).model
+    block = GatedAttention.from_attention(toy.blocks[0].attn, 2.5, seed=3, gate_bias_init=0.4)
+    return splice(toy, 0, block)
 
 
 @pytest.fixture
@@ -69,6 +82,27 @@ def cluster(tmp_path):
         process.kill()
     for process in started:
         process.wait()
+
+
+@pytest.fixture
+def told(monkeypatch):
+    """Of a study: the jobs that it sends and whom it asks, as on a cluster; they run here."""
+
+    def of(study):
+        sent, asked = [], []
+
+        def run(function, jobs):
+            sent.extend(jobs)
+            yield from run_jobs(function, jobs, 1)
+
+        def connected(workers):
+            asked.append(workers)
+            return contextlib.nullcontext(Backend(run, 1, 1, None))
+
+        monkeypatch.setattr(study, "connected", connected)
+        return sent, asked
+
+    return of
 
 
 @pytest.fixture(scope="session")

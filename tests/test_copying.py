@@ -1,6 +1,5 @@
 """The study of copying in a pretrained model, on a small one that copies."""
 
-import contextlib
 import math
 
 import pandas as pd
@@ -13,10 +12,8 @@ from gated_interp.anatomy.batch import Batch
 from gated_interp.core.seeds import derive
 from gated_interp.core.streams import Stream
 from gated_interp.experiments import copying
-from gated_interp.experiments.backends import Backend
 from gated_interp.experiments.copying import METHODS, _activations, _captured, copying_study
 from gated_interp.experiments.copying_measures import CopyingConfig, measured, path_effects
-from gated_interp.experiments.processes import run_jobs
 from gated_interp.replacements.gated_attention import GatedAttention
 from gated_interp.replacements.splice import splice
 from gated_interp.replacements.topk import TopKAttention
@@ -127,19 +124,9 @@ def test_the_study_keeps_rows_and_goes_on(model, tmp_path):
     assert row["loss"] == pytest.approx(gated["loss"], rel=1e-3)
 
 
-def test_its_blocks_are_made_where_they_are_told(model, tmp_path, monkeypatch):
+def test_its_blocks_are_made_where_they_are_told(model, tmp_path, told):
     """As on a Dask cluster, whose workers are given the run folder alone."""
-    sent, asked = [], []
-
-    def run(function, jobs):
-        sent.extend(jobs)
-        yield from run_jobs(function, jobs, 1)
-
-    def connected(workers):
-        asked.append(workers)
-        return contextlib.nullcontext(Backend(run, 1, 1, None))
-
-    monkeypatch.setattr(copying, "connected", connected)
+    sent, asked = told(copying)
     how = {"methods": ["ungated"], "seeds": 1, **SMALL, "workers": "tcp://there:1"}
     copying_study(model, tmp_path, [1], **how)
     copying_study(model, tmp_path, [1], **how)

@@ -1,6 +1,5 @@
 """fit_gated and decompose: what trains, what is measured and written, and what is refused."""
 
-import contextlib
 import copy
 import json
 import math
@@ -21,8 +20,6 @@ from gated_interp.analysis.spare_heads import spare_heads
 from gated_interp.anatomy.batch import Batch
 from gated_interp.core.written import change
 from gated_interp.experiments import decompose as study
-from gated_interp.experiments.backends import Backend
-from gated_interp.experiments.processes import run_jobs
 from gated_interp.metrics.predictions import next_token_loss
 from gated_interp.plots.head_grid import head_grids
 from gated_interp.replacements.replacement import active
@@ -322,19 +319,9 @@ def test_an_interrupted_training_is_taken_up_again(done, model, monkeypatch, tmp
     assert again.runs.iloc[0]["kl"] == pytest.approx(whole["kl"], rel=1e-3)
 
 
-def test_its_trainings_run_where_they_are_told(done, model, tmp_path, monkeypatch):
+def test_its_trainings_run_where_they_are_told(done, model, tmp_path, told):
     """As on a cluster, whose workers are given the run folder alone."""
-    sent, asked = [], []
-
-    def run(function, jobs):
-        sent.extend(jobs)
-        yield from run_jobs(function, jobs, 1)
-
-    def connected(workers):
-        asked.append(workers)
-        return contextlib.nullcontext(Backend(run, 1, 1, None))
-
-    monkeypatch.setattr(study, "connected", connected)
+    sent, asked = told(study)
     how = {"layers": [1], "seeds": 2, **QUICK, "workers": "tcp://there:1"}
     found = gi.studies.decompose(model, tmp_path, **how).runs.drop(columns="seconds")
     gi.studies.decompose(model, tmp_path, **how)

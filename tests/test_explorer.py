@@ -18,21 +18,12 @@ from gated_interp.explorer.session import Session
 from gated_interp.explorer.vocabulary import NamedTokens
 from gated_interp.models.analytic import manual_model
 from gated_interp.models.toy import HookedTransformer, ToyConfig, build_toy
-from gated_interp.replacements.gated_attention import GatedAttention
-from gated_interp.replacements.splice import splice, unsplice
+from gated_interp.replacements.splice import unsplice
 from gated_interp.replacements.standalone import standalone
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
 
 TASK = SkipTrigramTask(n_trigrams=3)
 METHODS = ("zero", "mean", "resample", "optimal")
-
-
-@pytest.fixture(scope="module")
-def spliced() -> HookedTransformer:
-    """The manual 2H3ST model with a random gated block of 5 heads spliced in."""
-    toy = manual_model(2, 3).model
-    block = GatedAttention.from_attention(toy.blocks[0].attn, 2.5, seed=3, gate_bias_init=0.4)
-    return splice(toy, 0, block)
 
 
 @pytest.fixture

@@ -13,19 +13,10 @@ from gated_interp.explorer.saved import MOST, read_file, require_path
 from gated_interp.explorer.words import require_switch, require_words
 from gated_interp.models.analytic import manual_model
 from gated_interp.models.toy import HookedTransformer
-from gated_interp.replacements.gated_attention import GatedAttention
-from gated_interp.replacements.splice import splice
 from gated_interp.tasks.skip_trigrams import SkipTrigramTask
 
 TASK = SkipTrigramTask(n_trigrams=3)
 NASTY = '<script>a(1)</script>\u202e\u2066\x00\ud800 & "it\'s" 😀 שלום'
-
-
-@pytest.fixture(scope="module")
-def spliced() -> HookedTransformer:
-    toy = manual_model(2, 3).model
-    block = GatedAttention.from_attention(toy.blocks[0].attn, 2.5, seed=3, gate_bias_init=0.4)
-    return splice(toy, 0, block)
 
 
 @pytest.fixture
