@@ -108,7 +108,10 @@ def test_stacked_heads_are_opened_as_the_hooked_ones_are(steps):
     for run, made in enumerate(blocks):
         by_hand[run].backward()
         for name in ("raw_W_V", "raw_W_O", "W_Q", "W_K"):
-            assert_close(stack.weights.grad_of(name)[run], made.get_parameter(name).grad)
+            # Each sums over the pairs of tokens of all sequences, positive and negative.
+            assert_close(
+                stack.weights.grad_of(name)[run], made.get_parameter(name).grad, roundings=256
+            )
 
 
 def test_stacked_heads_are_opened_at_random_by_pairs_of_tokens():
