@@ -23,16 +23,17 @@ help:  ## list the targets
 setup: $(READY)  ## make .venv with the package and everything its development needs
 
 # Both are made anew whenever what is wanted or what was tested changes. What runs the package comes
-# first, so that `make reproduce` need not wait for the rest.
+# first, so that `make reproduce` need not wait for the rest. Python compiles what it imports, and
+# that is a small part of what pip would compile.
 $(RUNS): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	@echo "installing into $(VENV); this takes a minute or two"
-	$(BIN)/python -m pip install -q -c constraints.txt -e .
+	@echo "installing into $(VENV); this takes a minute"
+	$(BIN)/python -m pip install -q --no-compile -c constraints.txt -e .
 	@touch $@
 
 $(READY): $(RUNS)
 	@echo "installing what tests and docs need into $(VENV); this takes a minute"
-	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install -q --no-compile -c constraints.txt -e '.[dev]'
 	@touch $@
 
 reproduce: $(RUNS)  ## run the post's experiments into runs/paper; ARGS=--quick for a first look

@@ -85,7 +85,8 @@ def reproduce(
     drawn: list[Path] = []
     if not faults:
         with progress("drawing"):
-            drawn = draw_run(folder, figures, kinds, say=tell)
+            here = workers if isinstance(workers, int) else None
+            drawn = draw_run(folder, figures, kinds, workers=here, say=tell)
     table = results_table(results)
     # Ten columns would not fit a terminal; three experiments do.
     name, *measures = table.columns.tolist()

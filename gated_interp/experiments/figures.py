@@ -1,5 +1,6 @@
 """Figures of a finished run, drawn from its files alone."""
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import plotly.graph_objects as go
 from gated_interp.checkpoints.checkpoint import load
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.experiments.paper import read_results
+from gated_interp.experiments.processes import in_processes
 from gated_interp.models.toy import HookedTransformer
 from gated_interp.plots import loss_curves, reliability, save_figures
 from gated_interp.subject import Subject
@@ -26,23 +28,41 @@ def draw_run(
     out: Path | str,
     formats: Sequence[str] = ("svg", "png"),
     *,
-    say: Callable[[str], object] | None = None,
+    workers: int | None = None,
+    say: Callable[[str], object] = warnings.warn,
 ) -> list[Path]:
-    """Write the figures of the run folder ``run`` to ``out``, each with its CSV."""
+    """Write the figures of the run folder ``run`` to ``out``, each with its CSV.
+
+    Args:
+        workers: processes, each draws an experiment; all cores unless given.
+        say: takes the sentences of :func:`save_figures`.
+    """
     run, out = Path(run), Path(out)
-    results = read_results(run)
-    figures: dict[Path | str, tuple[go.Figure, Any]] = {}
-    for name in results["experiments"]:
-        gated = load(run / f"{name}-gated.safetensors")
-        found = pictures_of(gated, name)
-        history = drawn_steps(_read_csv(run / f"{name}-history.csv"))
-        selected = results["experiments"][name]["selected_seed"]
-        found[f"{name}-training"] = training_of(history, selected, name)
-        figures |= {out / stem: figure for stem, figure in found.items()}
-    runs = {name: _read_csv(run / f"{name}-runs.csv") for name in results["experiments"]}
-    table = reliability_table(results, runs)
-    figures[out / "reliability"] = (reliability_figure(table), table)
-    return save_figures(figures, formats, say=say)
+    experiments = read_results(run)["experiments"]
+    runs = {name: _read_csv(run / f"{name}-runs.csv") for name in experiments}
+    table = reliability_table(experiments, runs)
+    jobs = [
+        (name, _draw_experiment, (run, out, formats, name, entry["selected_seed"]))
+        for name, entry in experiments.items()
+    ]
+    drawn = dict(in_processes(jobs, workers))
+    for sentence in (s for name in experiments for s in drawn[name][1]):
+        say(sentence)
+    written = [path for name in experiments for path in drawn[name][0]]
+    last: dict[Path | str, Figure] = {out / "reliability": (reliability_figure(table), table)}
+    return list(dict.fromkeys(written + save_figures(last, formats, say=say)))
+
+
+def _draw_experiment(
+    run: Path, out: Path, formats: Sequence[str], name: str, selected: int
+) -> tuple[list[Path], list[str]]:
+    """The figures of one experiment: their files, and what is to be said of them."""
+    said: list[str] = []
+    found = pictures_of(load(run / f"{name}-gated.safetensors"), name)
+    history = drawn_steps(_read_csv(run / f"{name}-history.csv"))
+    found[f"{name}-training"] = training_of(history, selected, name)
+    figures: dict[Path | str, Figure] = {out / stem: figure for stem, figure in found.items()}
+    return save_figures(figures, formats, say=said.append), said
 
 
 def pictures_of(gated: HookedTransformer, name: str) -> dict[str, Figure]:
@@ -78,10 +98,12 @@ def reliability_figure(table: pd.DataFrame) -> go.Figure:
     return reliability(table, target=0.95, title=title)
 
 
-def reliability_table(results: dict[str, Any], runs: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+def reliability_table(
+    experiments: dict[str, Any], runs: Mapping[str, pd.DataFrame]
+) -> pd.DataFrame:
     """The rows of the reliability figure from ``results.json`` and the table of each run."""
     rows = []
-    for name, e in results["experiments"].items():
+    for name, e in experiments.items():
         low, high = e["clean_interval"]
         rows.append(
             {
