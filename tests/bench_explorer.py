@@ -1,4 +1,4 @@
-"""How long the explorer takes to answer a switch, measured in a browser, from click to paint."""
+"""How long the explorer takes to answer, measured in a browser, from click or Enter to paint."""
 
 import shutil
 import statistics
@@ -19,6 +19,22 @@ from gated_interp.models.language_model import (
 SWITCHES = 40
 THREADS = 2
 TEXT = "The quick brown fox jumps over the lazy dog. " * 5
+OTHER = TEXT.replace("brown", "green")
+# From Enter in the second prompt's box until the shares of so many heads are painted.
+SECOND_TIME = """async ([words, heads]) => {
+  const box = document.querySelector('.gi-second label textarea, .gi-second label input');
+  const tiles = () => [...document.querySelectorAll('.gi-patches .gi-share')]
+    .filter(tile => tile.checkVisibility()).length;
+  const start = performance.now();
+  box.value = words;
+  box.dispatchEvent(new Event('input', {bubbles: true}));
+  box.dispatchEvent(new KeyboardEvent('keydown', {key: 'Enter', bubbles: true}));
+  while (tiles() < heads) {
+    if (performance.now() - start > 300000) throw new Error(`${tiles()} of ${heads} are shown`);
+    await new Promise(done => requestAnimationFrame(() => setTimeout(done, 0)));
+  }
+  return performance.now() - start;
+}"""
 
 
 def bench_switches() -> list[dict[str, Any]]:
@@ -50,8 +66,12 @@ def bench_switches() -> list[dict[str, Any]]:
                 times = [
                     page.evaluate(SWITCH_TIME, f".gi-{name}-{i % heads}") for i in range(SWITCHES)
                 ]
+                if model == "2H3ST-gated":
+                    _typed(page, "BOS A C2 B1")
+                    patched = page.evaluate(SECOND_TIME, ["BOS C1 C2 B1", 2 + 8])
                 page.close()
             rows.append(_row(what, times, goal))
+        rows.append(_row("2H3ST, a second prompt: the shares of 10 heads", [patched], 200))
         if find_spec(PACKAGE):
             rows += _deep(browser, Path(folder))
         browser.close()
@@ -59,7 +79,7 @@ def bench_switches() -> list[dict[str, Any]]:
 
 
 def _deep(browser: Any, folder: Path) -> list[dict[str, Any]]:
-    from explorer_page import SWITCH_TIME, ExplorerPage
+    from explorer_page import SWITCH_TIME
     from servers import explored
 
     from gated_interp.experiments.smollm2 import smollm2_file
@@ -69,8 +89,7 @@ def _deep(browser: Any, folder: Path) -> list[dict[str, Any]]:
         page = browser.new_page(viewport={"width": 1400, "height": 1000})
         page.set_default_timeout(300_000)
         page.goto(address)
-        ExplorerPage(page).type_tokens(TEXT)
-        page.wait_for_function("document.querySelector('.gi-count').textContent === 'typed'")
+        _typed(page, TEXT)
         for layer in (0, 4, 8):
             page.click(f".gi-layer-{layer}")
             page.wait_for_selector(f".gi-layer-{layer}[aria-pressed=true]")
@@ -82,17 +101,29 @@ def _deep(browser: Any, folder: Path) -> list[dict[str, Any]]:
             for head in (0, 3, 6):
                 times["one head off"].append(page.evaluate(SWITCH_TIME, f".gi-model-{head}"))
                 page.evaluate(SWITCH_TIME, f".gi-model-{head}")
+        page.click(".gi-all")
+        page.wait_for_selector(".gi-all:disabled")
+        patched = page.evaluate(SECOND_TIME, [OTHER, 30 * 9])
         page.close()
-    return [_row(f"SmolLM2-135M, 64 tokens, {what}", each, 200) for what, each in times.items()]
+    rows = [_row(f"SmolLM2-135M, 64 tokens, {what}", each, 200) for what, each in times.items()]
+    return [*rows, _row("SmolLM2-135M, a second prompt: the shares of 270 heads", [patched], None)]
 
 
-def _row(what: str, times: list[float], goal: int) -> dict[str, Any]:
+def _typed(page: Any, words: str) -> None:
+    from explorer_page import ExplorerPage
+
+    explorer = ExplorerPage(page)
+    explorer.type_tokens(words)
+    explorer.expect_count("typed")
+
+
+def _row(what: str, times: list[float], goal: int | None) -> dict[str, Any]:
     return {
         "what": what,
         "best (ms)": min(times),
         "median (ms)": statistics.median(times),
         "slowest (ms)": max(times),
-        "goal (ms)": goal,
+        "goal (ms)": "none" if goal is None else goal,
     }
 
 

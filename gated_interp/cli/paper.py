@@ -57,7 +57,7 @@ def reproduce(
             --quick 6.
         out: Write to this run folder. Default: runs/paper, runs/reference for that recipe or
             runs/benchmarks; with --quick runs/paper-quick and so on.
-        quick: Use few seeds, for a result in under a minute.
+        quick: Use few seeds, for a first result in two or three minutes.
     """
     kinds = list(formats)
     if only == "benchmarks" or only in get_args(Benchmark):
