@@ -254,6 +254,25 @@ def test_the_page_on_attribution_says_what_its_table_holds():
     assert low["circuit"].tolist() == ["compiled-count"] * 3
     for method in ("EAP", "attribution patching"):
         assert worst["heads", "planted", method] == 1
+    assert runs.loc[runs["method"] == "Shapley values", "forward"].max() == 193
+    pairs = runs.query("method == 'pair interactions' and auroc < 0.9")
+    assert set(pairs["circuit"]) == {"compiled-two-hops-rasp"}
+    assert pairs["auroc"].agg(["min", "max"]).round(2).tolist() == [0.52, 0.63]
+    compiled = runs.query("source == 'compiled' and of == 'edges'").groupby("method")
+    assert (compiled["constructed"].median() < compiled["auroc"].median()).all()
+    assert runs.groupby("source")["circuit"].nunique().to_dict() == {"compiled": 8, "planted": 6}
+
+
+def test_the_true_nodes_of_known_circuits_matter_and_the_idle_ones_do_not():
+    rows = measured.known_circuits()
+    assert rows["true"].min() > 10 * rows["idle"].max()
+    assert (rows["built"] == rows["nodes"].str.count(",") + 1).all()
+
+
+def test_switching_silent_heads_on_moves_predictions_far_more_than_the_block_does():
+    cells = measured.read("frontier.csv", "method")
+    for method in ("gated", "gated (post)"):
+        assert (cells.loc[method, "kl_random"] > 50 * cells.loc[method, "kl"]).all()
 
 
 def test_the_page_on_shared_heads_says_what_its_tables_hold():
