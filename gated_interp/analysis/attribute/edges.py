@@ -65,8 +65,8 @@ def attribute_edges(
     - ``EAP-IG activations``: averaged over what the sender's own component writes, all others
       clean. ``(m + 1) C + 3`` forward, ``m C`` backward.
     - ``ACDC``: edges are cut one after another, from the logits back, and stay cut where the metric
-      changes by less than a threshold (Conmy et al., 2023, arXiv 2304.14997). ``T E`` forward. The
-      absolute score is the largest threshold at which the edge is kept, the signed one the change
+      changes by less than a threshold (Conmy et al., 2023, arXiv 2304.14997). ``T E + 2``
+      forward for ``T`` thresholds. The absolute score is the largest threshold at which the edge is kept, the signed one the change
       that decided at the lowest threshold.
 
     Args:

@@ -66,7 +66,8 @@ def attribute_heads(
       each leave out what one of ``L`` layers adds to the stream, times ``L / (L - 1)``; of one
       layer it is the size on the prompts. And queries and keys, in ``inputs``, are scored by the
       attention pattern that they make, computed and not estimated, as softmax may be saturated. A
-      head's keys are patched at all positions at once. 5 forward, ``L + 1`` backward.
+      head's keys are patched at all positions at once. 5 forward, ``L + 1`` backward, of
+      one layer 1.
     - ``EAP``, ``EAP-IG inputs``, ``EAP-IG activations``: the node's outgoing edges, see
       :func:`attribute_edges`. The signed score is their sum, the absolute score the sum of their
       sizes.
@@ -75,7 +76,7 @@ def attribute_heads(
       arXiv 2505.13737). The penalty weighs 0.1 in any unit, so give ``"loss"``, ``"kl"`` or a
       function in nats; of a function, worse is where the corrupted prompts move it. The signed
       score is ``G+ + G- - 1``: 1 facilitates, -1 interferes. It is of all prompts together, so it
-      has no interval. ``3 m`` forward and backward for ``m`` steps.
+      has no interval. ``3 m + 2`` forward, ``3 m`` backward for ``m`` steps.
 
     Args:
         clean, corrupted: ``[batch pos]``, compared row by row. Where no method patches
