@@ -66,8 +66,8 @@ def attribute_edges(
       clean. ``(m + 1) C + 3`` forward, ``m C`` backward.
     - ``ACDC``: edges are cut one after another, from the logits back, and stay cut where the metric
       changes by less than a threshold (Conmy et al., 2023, arXiv 2304.14997). ``T E + 2``
-      forward for ``T`` thresholds. The absolute score is the largest threshold at which the edge is kept, the signed one the change
-      that decided at the lowest threshold.
+      forward for ``T`` thresholds. The absolute score is the largest threshold at which the edge is
+      kept, the signed one the change that decided at the lowest threshold.
 
     Args:
         clean, corrupted: ``[batch pos]``, compared row by row.
