@@ -160,7 +160,19 @@ class Explorer {
       element("label", {}, this.first, " with the first token"), this.chips);
   }
 
-  typed() { this.ask({ do: "tokens", value: this.box.value }); }
+  typed() {
+    this.sent = this.box.value;
+    this.ask({ do: "tokens", value: this.sent });
+  }
+
+  // What is typed stays until it is sent or another text comes, what was refused until it is mended.
+  fill(view) {
+    const first = this.shown === undefined, kept = this.box.value !== this.shown;
+    const other = view.answers === "tokens" ? this.box.value === this.sent
+      : view.box !== this.shown || ["link", "file"].includes(view.answers);
+    if (first || (!view.message && (other || !kept))) this.box.value = view.box;
+    this.shown = view.box;
+  }
 
   async copied() {
     const link = this.address(this.view.link);
@@ -408,8 +420,7 @@ class Explorer {
     say(this.boxName, view.is_text ? "text " : "tokens ");
     this.box.rows = view.is_text ? 2 : 1;
     this.box.placeholder = view.hint;
-    // What was typed in vain stays, to be mended.
-    if (!view.message && this.box.value !== view.box) this.box.value = view.box;
+    this.fill(view);
     say(this.message, view.message);
     const same = this.tokens.children.length === view.tokens.length
       && view.tokens.every((t, i) => this.tokens.children[i].textContent === t);
@@ -531,7 +542,9 @@ class Explorer {
     const order = model.order.join();
     if (part.order !== order) {
       part.order = order;
+      const at = document.activeElement;
       part.grid.append(...model.order.map((h) => part.cards[h].root));
+      if (part.grid.contains(at)) at.focus(); // what is moved loses it
     }
     const most = Math.max(...model.heads.map((h) => Math.abs(h.effect ?? 0)), 1e-9);
     model.heads.forEach((head, h) => this.drawCard(view, model, m, head, part.cards[h], most));

@@ -2,6 +2,9 @@
 
 const HEAD = /^L\d+H\d+$/, HEADS_IN = /L\d+H\d+/g;
 
+// A dialog may be open again by the time it is told that it closed.
+const gone = (dialog) => { if (!dialog.open) dialog.remove(); };
+
 class Notes {
   constructor(host, ask) {
     this.host = host;
@@ -44,7 +47,7 @@ class Notes {
         say(this.groupSays[i], !group.off ? "all on" : group.off === n ? "all off" : `${group.off} of ${n} off`);
       });
     }
-    if (this.sent) {
+    if (this.sent && view.answers === "note") { // not an earlier act, answered meanwhile
       say(this.problem, view.message);
       if (!view.message) this.dialog.close();
       this.sent = false;
@@ -92,7 +95,7 @@ class Notes {
     this.problem = element("p", { className: "gi-problem", role: "alert" });
     this.title = element("h3");
     const button = (text, act) => element("button", { type: "button", onclick: act }, text);
-    this.dialog = element("dialog", { className: "gi-dialog gi-note-form", onclose: () => this.dialog.remove() },
+    this.dialog = element("dialog", { className: "gi-dialog gi-note-form", onclose: () => gone(this.dialog) },
       element("form", { onsubmit: (e) => { e.preventDefault(); this.send(); } },
         this.title, field("name ", this.name), field("groups, apart by commas ", this.inGroups),
         field("note ", this.words),
@@ -156,7 +159,7 @@ class SavedFile {
       } });
     this.warning = element("p");
     this.replace = element("button", { type: "button", className: "gi-keep" }, "open the file");
-    this.dialog = element("dialog", { className: "gi-dialog gi-replace", onclose: () => this.dialog.remove() },
+    this.dialog = element("dialog", { className: "gi-dialog gi-replace", onclose: () => gone(this.dialog) },
       this.warning, element("div", { className: "gi-bar" }, this.replace,
         element("button", { type: "button", onclick: () => this.dialog.close() }, "keep my notes")));
     this.open = element("button", { type: "button", className: "gi-open-file",

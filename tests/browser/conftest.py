@@ -20,6 +20,8 @@ from servers import (
     wait_until_answers,
 )
 
+WAIT = 90_000  # ms until something is missed: a busy machine answers late
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Everything in this folder is slow and needs a browser."""
@@ -37,8 +39,9 @@ def chromium() -> Iterator[Any]:
         if os.environ.get("CI") == "true":
             pytest.fail("no Chromium is installed; CI must have one (Debian: apt install chromium)")
         pytest.skip("no Chromium is installed")
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import expect, sync_playwright
 
+    expect.set_options(timeout=WAIT)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
         try:
@@ -51,7 +54,7 @@ def chromium() -> Iterator[Any]:
 def tab(chromium: Any) -> Iterator[Tab]:
     """An empty page of a fresh profile."""
     context = chromium.new_context(viewport={"width": 1400, "height": 1000})
-    context.set_default_timeout(90_000)
+    context.set_default_timeout(WAIT)
     try:
         yield Tab(context.new_page())
     finally:

@@ -1,6 +1,7 @@
 """Servers and pages for tests in a browser; all end with the test, also a failed one."""
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -114,19 +115,16 @@ def wait_until_answers(url: str, running: "subprocess.Popen[bytes]", log: Path) 
 @contextmanager
 def explored(model: str | Path, folder: Path, threads: int = 1) -> Iterator[str]:
     """The address of ``gated-interp explore`` of a model; its page may still wait for the model."""
-    log, port = folder / "explore.log", free_port()
-    command = [
-        *(sys.executable, "-m", "gated_interp.cli", "explore", str(model)),
-        *("--no-browser", "--port", str(port)),
-    ]
-    address = f"http://127.0.0.1:{port}/"
+    log = folder / "explore.log"
+    # It takes a free port itself: one found here may be gone by the time that it listens.
+    command = [sys.executable, "-m", "gated_interp.cli", "explore", str(model), "--no-browser"]
     with process(command, folder, log, threads) as running:
         end = time.monotonic() + READY
-        while address not in log.read_text() and running.poll() is None:
+        while not (said := re.search(r"http://127\.0\.0\.1:\d+/", log.read_text())):
+            assert running.poll() is None, log.read_text()
             assert time.monotonic() < end, log.read_text()
             time.sleep(0.2)
-        assert running.poll() is None, log.read_text()
-        yield address
+        yield said[0]
 
 
 class Lab:

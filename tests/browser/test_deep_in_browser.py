@@ -11,7 +11,6 @@ from servers import Tab, explored
 
 # All but what says a value by its length, and the rows and columns of answers.
 BOXES = ":is(button, select, textarea, h3, h4, canvas, div, .gi-layer > span)"
-expect.set_options(timeout=30_000)  # a busy machine answers late
 TEXT = "w1 w2 w3 w4 w5 w1 w2 w3"
 
 

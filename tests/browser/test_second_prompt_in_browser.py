@@ -120,6 +120,42 @@ def test_head_by_head_by_keyboard(served: str, tab: Tab) -> None:
     tab.assert_quiet({"127.0.0.1"})
 
 
+def test_what_is_typed_stays_until_it_is_sent(served: str, tab: Tab) -> None:
+    tab.page.goto(served)
+    page = ExplorerPage(tab.page)
+    box, words, other = page.tokens_box, page.tokens(), "BOS A C1 B1"
+    box.fill(other)
+    page.switch(2).click()
+    page.expect_pressed(2, False)
+    assert page.tokens() == other
+    page.expect_count("example 1 of 100")
+    box.press("Enter")
+    page.expect_count("typed")
+    page.type_tokens("7 0 5 1")
+    expect(box).to_have_value("BOS A C2 B1")
+    page.type_tokens("BOS X")
+    page.expect_message("'X' is not a token")
+    page.switch(2).click()
+    page.expect_pressed(2, True)
+    assert page.tokens() == "BOS X"
+    page.button("▶").click()  # another text
+    page.expect_count("example 1 of 100")
+    assert page.tokens() == words
+    # Also what is typed while the answer to the last text is under way.
+    tab.page.route("**/state", lambda route: (box.fill("BOS"), route.continue_()), times=1)
+    page.type_tokens(other)
+    page.expect_count("typed")
+    assert page.tokens() == "BOS"
+    page.switch(2).click()
+    page.expect_pressed(2, False)
+    assert page.tokens() == "BOS"
+    # A link says what is shown.
+    tab.page.goto(f"{served}#{tab.page.url.partition('#')[2].replace('off.', 'show.')}")
+    page.expect_pressed(2, True)
+    assert page.tokens() == other
+    tab.assert_quiet({"127.0.0.1"})
+
+
 def test_switches_move_no_box(served: str, tab: Tab) -> None:
     tab.page.goto(f"{served}#tokens=7.0.5.1&read=3&other=7.4.5.1&into=gated.logits")
     page = ExplorerPage(tab.page)
