@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gated_interp.analysis.ablation import Method, ablate
+from gated_interp.analysis.ablation import Method, ablate_sets, sets_of
 from gated_interp.analysis.circuit_tables import circuits_of
 from gated_interp.analysis.circuits import Circuit
 from gated_interp.analysis.example import Example, example_of
@@ -383,15 +383,10 @@ class Subject:
     def ablations(self) -> dict[str, pd.DataFrame]:
         """By side, what is lost without each head (of every layer of a task with known answers)."""
         effects: dict[str, pd.DataFrame] = {}
-        layers: list[int | None] = [None] if self.known else [*self.layers]
+        layers, tokens = (None, None) if self.known else (self.layers, self.batch)
         for side, model in self.sides.items():
-            each: list[pd.DataFrame] = []
-            for layer in layers:
-                self.tell(len(effects) * len(layers) + len(each), len(self.sides) * len(layers))
-                each.append(ablations(model, layer, None if self.known else self.batch))
-            # All heads of the model are ablated with each layer; once is enough.
-            once = [*(table[table["kind"] != "all"] for table in each[:-1]), each[-1]]
-            effects[side] = pd.concat(once, ignore_index=True)
+            self.tell(len(effects), len(self.sides))
+            effects[side] = ablations(model, layers, tokens)
         return effects
 
     def tell(self, done: int, total: int) -> None:
@@ -444,13 +439,13 @@ def usual_reference(model: HookedTransformer) -> int:
 
 def ablations(
     model: HookedTransformer,
-    layer: int | None = None,
+    layers: Sequence[int] | None = None,
     tokens: Batch | None = None,
     *,
     n: int = EXAMPLES,
     n_reference: int | None = None,
 ) -> pd.DataFrame:
-    """Every head (of ``layer``) alone and all at once, by each method of ablation.
+    """Every head (of some ``layers``) alone and all at once, by each method of ablation.
 
     Constants and resampled rows come from ordinary sequences: of the task, or of the validation
     part of a text; a model without either takes them from ``tokens``.
@@ -483,11 +478,19 @@ def ablations(
         # third method takes long and says little that the others do not.
         if Batch.of(model, reference).real is not None or usual_sequences(model) < SEQUENCES:
             methods.remove("resample")
-    return ablate(
+    each: list[int | None] = [None] if layers is None else [*layers]
+    asked = [
+        (method, *some)
+        for layer in each
+        for method in methods
+        for some in sets_of(model, heads_of(model, layer))
+        # All heads of the model are ablated once, not with each layer.
+        if some[0] != "all" or layer == each[-1]
+    ]
+    return ablate_sets(
         model,
         data,
-        heads_of(model, layer),
-        methods,
+        asked,
         task=task if tokens is None else None,
         reference_tokens=reference,
         seed=derive(seed, Stream.SHOWN_RESAMPLE),

@@ -6,6 +6,7 @@ import torch
 from closeness import assert_close
 from refusals import refuses
 
+from gated_interp.analysis import circuit_tables
 from gated_interp.analysis.circuits import (
     composition_scores,
     copying_score,
@@ -54,6 +55,24 @@ def test_prediction_for_a_wide_head():
     truth = conditional_pair(3)
     got = predict_from_circuits(truth.model, TOKENS)
     assert_close(got, truth.model(TOKENS))
+
+
+@pytest.mark.parametrize("centred", [False, True])
+def test_the_largest_entries_are_those_of_the_whole_matrix(centred, monkeypatch):
+    monkeypatch.setattr(circuit_tables, "ROWS", 3)
+    circuit = qk_circuit(models.two_layers(TASK), 0, 1)
+    whole = circuit.factors.AB
+    whole = whole - whole.mean(-1, keepdim=True) if centred else whole
+    values, index = whole.flatten().topk(7)
+    for rows in (None, torch.tensor([4, 1, 5])):
+        found = circuit_tables.largest(circuit, 7, centred=centred, rows=rows)
+        if rows is not None:
+            values, index = whole[rows].flatten().topk(7)
+        width = whole.shape[1]
+        known = range(len(whole)) if rows is None else rows.tolist()
+        places = [(known[i // width], i % width) for i in index.tolist()]
+        assert [(row, column) for row, column, _ in found] == places
+        assert_close(torch.tensor([value for *_, value in found]), values.detach())
 
 
 @pytest.mark.parametrize("make", [models.two_layers, lambda t: models.gated_layer(t, layer=0)])

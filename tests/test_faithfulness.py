@@ -9,6 +9,7 @@ from refusals import refuses
 from gated_interp.analysis.faithfulness import ABLATIONS, faithfulness, loss_recovered
 from gated_interp.analysis.replacements import other_rows
 from gated_interp.anatomy import batch
+from gated_interp.core.components import AbstractAttention
 from gated_interp.core.seeds import generator
 from gated_interp.metrics.reconstruction import fvu, l0
 from gated_interp.replacements.gated_attention import GatedAttention, GatedConfig
@@ -191,3 +192,16 @@ def test_what_is_there_without_blocks_or_text():
         faithfulness(model, 2, TOKENS)
     with refuses("token-outside-vocabulary"):
         loss_recovered(both_spliced(), TOKENS + 9)
+
+
+def test_attention_whose_output_is_replaced_reads_nothing(monkeypatch):
+    read, whole = [], AbstractAttention.calculate_attention_scores
+
+    def spy(self, q, k):
+        read.append(tuple(q.shape[:2]))
+        return whole(self, q, k)
+
+    model = both_spliced()
+    monkeypatch.setattr(AbstractAttention, "calculate_attention_scores", spy)
+    loss_recovered(model, [0, 1], TOKENS)
+    assert read.count((1, 1)) == 2 * len(ABLATIONS)  # the others: the originals, intact

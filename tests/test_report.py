@@ -18,8 +18,14 @@ from refusals import refuses, says
 from test_decompose import block, model, task  # noqa: F401
 
 import gated_interp as gi
-from gated_interp.analysis.circuit_tables import circuit_table, circuits_of, largest_entries
+from gated_interp.analysis.circuit_tables import (
+    circuit_table,
+    circuits_of,
+    largest_entries,
+    prefix_matching,
+)
 from gated_interp.analysis.holders import holders
+from gated_interp.analysis.induction import induction_scores, repeated_random_tokens
 from gated_interp.analysis.measures import shares
 from gated_interp.anatomy.batch import Batch
 from gated_interp.core.seeds import derive
@@ -227,9 +233,10 @@ def test_a_text_page_has_the_numbers_of_the_analyses(text_page, model, block):  
     effects = text_page.csv["effects-L1.csv"].query("model == 'block'").set_index("head")
     effects = effects.loc[read["head"], "effect"].tolist()
     assert effects == pytest.approx(read["effect"].tolist(), abs=1e-5)  # two ways to one number
-    expected = ablations(spliced, 1, Batch.of(spliced, tokens))
+    expected = ablations(spliced, [1], Batch.of(spliced, tokens))
     assert_same(text_page.csv["ablation-block.csv"], expected)
-    expected = largest_entries(spliced, 1, names)
+    scores = induction_scores(spliced, repeated_random_tokens(spliced))
+    expected = largest_entries(spliced, 1, names, prefix_matching(scores))
     assert_same(text_page.csv["circuits-block.csv"], expected)
 
 

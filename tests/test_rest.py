@@ -112,6 +112,25 @@ def test_its_own_attention_reads_nothing_unless_somebody_looks(block, monkeypatc
     assert "forward" not in vars(attn)
 
 
+def test_losses_are_made_of_a_few_logits_at_a_time(monkeypatch) -> None:
+    model = Column("GPT-2").build()
+    source = torch.Generator().manual_seed(5)
+    tokens = torch.randint(TASK.d_vocab, (5, N_CTX), generator=source)
+    rest, asked = Rest(model, 0, tokens), _asked()
+    asked[:, -1] = False
+    z = torch.randn(rest.z.shape, generator=source)
+    expected = torch.nn.functional.cross_entropy(
+        rest.logits(z, asked), tokens.roll(-1, 1)[asked], reduction="none"
+    )
+    monkeypatch.setattr(module, "LOSSES_AT_ONCE", 3 * model.cfg.d_vocab)
+    made = []
+    hook = model.unembed.register_forward_hook(lambda _m, _i, out: made.append(out.shape[1]))
+    assert_close(rest.losses(z, asked), expected, roundings=128)
+    hook.remove()
+    assert max(made) == 3
+    assert sum(made) == int(asked.sum())
+
+
 def test_logits_are_made_where_they_are_asked_for() -> None:
     model = Column("GPT-2").build()
     rest = Rest(model, 0, torch.ones(5, N_CTX, dtype=torch.long))

@@ -7,7 +7,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import pytest
 import torch
-from attention_models import gated, toy
+from attention_models import gated, toy, two_layers
 from closeness import assert_close
 from commands import cli
 from refusals import refuses
@@ -18,6 +18,7 @@ from gated_interp import views
 from gated_interp.analysis.circuit_tables import circuit_summary, circuit_table, circuits_of
 from gated_interp.analysis.example import example_of
 from gated_interp.analysis.superposition import loading_matrix
+from gated_interp.anatomy.batch import Batch
 from gated_interp.experiments.figures import GALLERY, pictures_of
 from gated_interp.experiments.report import report
 from gated_interp.models.analytic import coherent_head, manual_model, two_readers
@@ -204,6 +205,15 @@ def test_ablations_have_every_head_by_every_method(manual):
 def test_ablations_are_the_same_each_time(manual):
     first, second = (ablations(manual, n=60, n_reference=11) for _ in range(2))
     pd.testing.assert_frame_equal(first, second)
+
+
+def test_ablations_of_several_layers_are_those_of_each_and_of_all_heads_once():
+    model = two_layers(TASK)
+    batch = Batch.of(model, TASK.sample(6, 0).tokens)
+    first, second = (ablations(model, [layer], batch) for layer in (0, 1))
+    first = first[first["kind"] != "all"]
+    expected = pd.concat([first, second], ignore_index=True)
+    pd.testing.assert_frame_equal(ablations(model, [0, 1], batch), expected, check_exact=True)
 
 
 def test_an_example_is_what_the_model_does_there(spliced):

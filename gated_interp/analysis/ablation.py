@@ -35,7 +35,7 @@ from gated_interp.analysis.replacements import Edits, Method, Objective, Referen
 from gated_interp.analysis.rest import Rest
 from gated_interp.anatomy.batch import Batch, Mask, Tokens, logit_rows, position_mask
 from gated_interp.core.errors import GatedInterpError
-from gated_interp.metrics.predictions import log_probabilities
+from gated_interp.metrics.predictions import Prediction
 from gated_interp.models.toy import HookedTransformer
 from gated_interp.tasks.skip_trigrams import TrigramBatch
 from gated_interp.tasks.task import ProbedTask, Probes
@@ -150,6 +150,49 @@ def ablate(
         >>> ablate(truth.model, tokens, ["L0H0"], positions=second_half)["metric"].tolist()
         ['loss', 'kl', 'loss', 'kl']
     """
+    named = all_heads(model) if heads is None else require_heads(model, heads)
+    methods: list[Any] = [method] if isinstance(method, str) else [*method]
+    return ablate_sets(
+        model,
+        tokens,
+        [(each, *some) for each in methods for some in sets_of(model, named)],
+        task=task,
+        metric=metric,
+        positions=positions,
+        at=at,
+        attention_mask=attention_mask,
+        reference_tokens=reference_tokens,
+        reference_mask=reference_mask,
+        seed=seed,
+        objective=objective,
+    )
+
+
+def sets_of(model: HookedTransformer, named: list[Head]) -> list[tuple[str, list[Head]]]:
+    """Each head, those together, and all there are, each with its kind: what one call ablates."""
+    sets = [("head", [head]) for head in named]
+    if 1 < len(named) < len(all_heads(model)):
+        sets.append(("set", named))
+    return [*sets, ("all", all_heads(model))]
+
+
+@torch.no_grad()
+def ablate_sets(
+    model: HookedTransformer,
+    tokens: Tokens | TrigramBatch | Probes,
+    asked: Sequence[tuple[Method, str, list[Head]]],
+    *,
+    task: ProbedTask | None = None,
+    metric: MetricFunction | None = None,
+    positions: Bool[Tensor, "..."] | None = None,
+    at: Bool[Tensor, "..."] | None = None,
+    attention_mask: Mask | None = None,
+    reference_tokens: Tokens | None = None,
+    reference_mask: Mask | None = None,
+    seed: int | None = None,
+    objective: Objective = "kl",
+) -> pd.DataFrame:
+    """:func:`ablate`, of sets of heads, each with its method and kind, row by row."""
     if isinstance(tokens, TrigramBatch):
         tokens = _probes(tokens)
     probes = tokens if isinstance(tokens, Probes) else None
@@ -157,33 +200,26 @@ def ablate(
     batch = Batch.of(model, ids, attention_mask)
     if task is not None:
         _require_trigrams(task, probes)
-    named = all_heads(model) if heads is None else require_heads(model, heads)
-    sets: list[tuple[str, list[Head]]] = [("head", [head]) for head in named]
-    if 1 < len(named) < len(all_heads(model)):
-        sets.append(("set", named))
-    sets.append(("all", all_heads(model)))
     where, there = (
         None if mask is None else position_mask(name, mask, batch.tokens)
         for name, mask in (("positions", positions), ("at", at))
     )
     reference = Reference(model, reference_tokens, reference_mask)
-    methods: list[Any] = [method] if isinstance(method, str) else [*method]
-    asked = [(each, kind, members) for each in methods for kind, members in sets]
     edits = [
         replacements(model, members, each, reference, seed, objective) for each, _, members in asked
     ]
     # A metric of one's own may be of all logits together, so it gets all of them at once.
     rows = len(batch) if metric is not None else logit_rows(batch, model.cfg.d_vocab_out)
     found: list[list[Outcome]] = [[] for _ in range(len(asked) + 1)]
-    rests: dict[int, Rest] = {}
     for first in range(0, len(batch), rows):
         here = slice(first, first + rows)
         part, known = batch[here], None if probes is None else probes.in_rows(first, rows)
         mine = None if where is None else where[here]
         logits = part.logits(model)
-        intact = log_probabilities(logits) if metric is None else None
+        intact = Prediction.of(logits) if metric is None else None
         found[0].append(outcome(logits, intact, part, known, metric, mine))
         del logits
+        rests: dict[int, Rest] = {}
         for i, (how, _, members) in enumerate(asked):
             edit = edits[i]
             if how == "resample":
@@ -192,9 +228,9 @@ def ablate(
             if len(edit) == 1:  # the layers before it stay as they are
                 layer = members[0][0]
                 if layer not in rests:
-                    rests = {layer: Rest(model, layer, batch)}
+                    rests = {layer: Rest(model, layer, part)}
                 own: Any = next(iter(edit.values()))
-                logits = rests[layer].logits(own, rows=here)
+                logits = rests[layer].logits(own)
             else:
                 with intervened(model, edit):
                     logits = part.logits(model)

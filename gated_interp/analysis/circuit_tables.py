@@ -15,7 +15,6 @@ from gated_interp.analysis.circuits import (
     qk_circuit,
 )
 from gated_interp.analysis.heads import head_name, heads_of
-from gated_interp.analysis.induction import induction_scores, repeated_random_tokens
 from gated_interp.core.written import quoted
 from gated_interp.metrics.reconstruction import OPEN
 from gated_interp.models.toy import HookedTransformer
@@ -99,10 +98,9 @@ def largest_entries(
     model: HookedTransformer,
     layer: int,
     names: Sequence[str],
+    scores: Mapping[tuple[int, int], float],
     *,
     k: int = 3,
-    bos: int | None = None,
-    scores: Mapping[tuple[int, int], float] | None = None,
     rows: Int[Tensor, " row"] | None = None,
 ) -> pd.DataFrame:
     """One row per head: its scores and the largest entries of its circuits, for any vocabulary.
@@ -113,13 +111,9 @@ def largest_entries(
 
     Args:
         names: of tokens.
-        bos: the token that repeated random tokens begin with; that of the model's text unless
-            given.
-        scores: ``prefix_matching`` of each head, where it is known.
+        scores: see :func:`prefix_matching`.
         rows: the source and query tokens to look among; all unless given.
     """
-    if scores is None:
-        scores = prefix_matching(induction_scores(model, repeated_random_tokens(model, bos=bos)))
     table = []
     for head in heads_of(model, layer):
         ov, qk = ov_circuit(model, *head), qk_circuit(model, *head)
@@ -158,10 +152,12 @@ def largest(
     for start in range(0, left.shape[0], ROWS):
         block = left[start : start + ROWS] @ right
         block = block - block.mean(-1, keepdim=True) if centred else block
-        values, index = block.flatten().topk(min(k, block.numel()))
+        # The largest entries stand in the rows with the largest ones: a sort of few numbers.
+        best = block.amax(1).topk(min(k, len(block))).indices.sort().values
+        values, index = block[best].flatten().topk(min(k, block.numel()))
         width = block.shape[1]
         found += [
-            (known[start + i // width], i % width, value)
+            (known[start + int(best[i // width])], i % width, value)
             for i, value in zip(index.tolist(), values.tolist(), strict=True)
         ]
     return sorted(found, key=lambda entry: -entry[2])[:k]

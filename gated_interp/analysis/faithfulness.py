@@ -4,18 +4,25 @@ import dataclasses
 import functools
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from gated_interp.analysis.heads import head_counts, intervened
-from gated_interp.analysis.replacements import other_rows
+from gated_interp.analysis.replacements import Edits, other_rows
+from gated_interp.analysis.rest import nothing_read
 from gated_interp.anatomy.batch import Batch, Mask, Tokens, logit_rows
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.renamed import layer_first
 from gated_interp.core.seeds import generator
-from gated_interp.metrics.predictions import kl_divergence, next_token_loss
+from gated_interp.metrics.predictions import (
+    Prediction,
+    loss_and_kl_by_position,
+    next_token_loss,
+    row_means,
+)
 from gated_interp.metrics.reconstruction import (
     open_gates,
     squared_error,
@@ -230,10 +237,12 @@ def _measured(
     names = [*outs.values(), *(opened.values() if gates else ())]
     heads = head_counts(model)
     # Layers before a spliced one are the same in both models, so both read the same input.
-    befores = {i: unsplice(model, i) for i in layers} if compared else {}
-    original = functools.reduce(unsplice, layers, model) if len(befores) > 1 else None
+    original = functools.reduce(unsplice, layers, model) if compared else model
+    alone = len(layers) == 1
+    befores = {i: original if alone else unsplice(model, i) for i in layers} if compared else {}
     each: dict[str, list[Tensor]] = defaultdict(list)
     targets: dict[int, list[Tensor]] = defaultdict(list)
+    outputs: dict[int, list[Tensor]] = defaultdict(list)
     for part in batch.split(logit_rows(batch, model.cfg.d_vocab_out)):
         logits, seen = part.cache(model, names)
         l0 = torch.zeros(len(part), dtype=torch.float64, device=logits.device)
@@ -243,23 +252,26 @@ def _measured(
         each["cross_entropy"].append(_loss(logits, part))
         if not compared:
             continue
+        intact, own = part.cache(original, list(outs.values()))
         error = torch.zeros_like(l0)
         for i, before in befores.items():
-            intact, there = part.cache(before, outs[i])
+            there = own
+            if not alone:
+                _, there = part.cache(before, outs[i], stop_at_layer=i + 1)
             targets[i].append(there[outs[i]])
+            outputs[i].append(own[outs[i]])
             here = part.counted[..., None]
             error += squared_error(seen[outs[i]].double() * here, there[outs[i]].double() * here)
-        intact = intact if original is None else part.logits(original)
         each["squared_error"].append(error)
         each["original_cross_entropy"].append(_loss(intact, part))
-        each["kl"].append(kl_divergence(intact, logits, part.real).double())
+        each["kl"].append(_loss_and_kl(Prediction.of(intact), logits, part)[1])
     found = {name: torch.cat(parts) for name, parts in each.items()}
     if compared:
         whole = [torch.cat(parts).double() for parts in targets.values()]
         found["variation"] = torch.stack([_variation(target, batch) for target in whole]).sum(0)
         if text:
-            intact_model = befores[layers[0]] if original is None else original
-            found |= _ablated(intact_model, batch, list(outs.values()), seed)
+            written = {i: torch.cat(parts) for i, parts in outputs.items()}
+            found |= _ablated(original, batch, written, seed)
     return Faithfulness(**found)
 
 
@@ -273,45 +285,56 @@ def _loss(logits: Float[Tensor, "batch pos d_vocab"], batch: Batch) -> Float[Ten
     return next_token_loss(logits, batch.tokens, known).double()
 
 
+def _loss_and_kl(
+    intact: Prediction, logits: Float[Tensor, "batch pos d_vocab"], batch: Batch
+) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]]:
+    """:func:`_loss`, and the mean KL divergence from the intact model's predictions."""
+    loss, kl = loss_and_kl_by_position(intact, logits, batch.tokens)
+    loss = row_means(loss, batch.known) if loss.shape[1] else loss.new_zeros(len(batch))
+    return loss.double(), row_means(kl, batch.real).double()
+
+
 def _ablated(
-    original: HookedTransformer, batch: Batch, names: Sequence[str], seed: int
+    original: HookedTransformer,
+    batch: Batch,
+    outputs: dict[int, Float[Tensor, "batch pos d_model"]],
+    seed: int,
 ) -> dict[str, Float[Tensor, " sequence"]]:
-    """Cross-entropies, and KL, of ``original`` with something in the place of what layers write."""
-    outputs = _outputs(original, batch, names)
-    means = {name: batch.mean(out.double()).to(out) for name, out in outputs.items()}
+    """Cross-entropies, and KL, of ``original`` with something in the place of what layers write.
+
+    Args:
+        outputs: by layer, what it writes.
+    """
     puts = {
-        "zero": {name: torch.zeros_like(out[:1, :1]) for name, out in outputs.items()},
-        "mean": {name: mean[None, None] for name, mean in means.items()},
+        "zero": {i: out.new_zeros(()).expand_as(out) for i, out in outputs.items()},
+        "mean": {i: batch.mean(out.double()).to(out).expand_as(out) for i, out in outputs.items()},
     }
     alike = batch.real is None or bool((batch.real == batch.real[:1]).all())
     if alike and len(batch) > 1:
         others = other_rows(len(batch), generator(seed))
-        puts["resample"] = {name: out[others.to(out.device)] for name, out in outputs.items()}
+        puts["resample"] = {i: out[others.to(out.device)] for i, out in outputs.items()}
     found: dict[str, list[Tensor]] = defaultdict(list)
     rows = logit_rows(batch, original.cfg.d_vocab_out)
     for first in range(0, len(batch), rows):
         part = batch[first : first + rows]
-        intact = part.logits(original)
+        intact = Prediction.of(part.logits(original))
         for how, values in puts.items():
-            here = {n: v[first : first + rows] if len(v) > 1 else v for n, v in values.items()}
-            with intervened(original, {name: _writing(value) for name, value in here.items()}):
+            with ExitStack() as stack:
+                for i, value in values.items():
+                    edit: Edits = {
+                        f"blocks.{i}.hook_attn_out": _writing(value[first : first + rows])
+                    }
+                    stack.enter_context(intervened(original, edit))
+                    stack.enter_context(nothing_read(original.blocks[i].attn))
                 logits = part.logits(original)
-            found[f"ce_{how}"].append(_loss(logits, part))
-            found[f"kl_{how}"].append(kl_divergence(intact, logits, part.real).double())
+            loss, kl = _loss_and_kl(intact, logits, part)
+            found[f"ce_{how}"].append(loss)
+            found[f"kl_{how}"].append(kl)
     return {name: torch.cat(parts) for name, parts in found.items()}
 
 
 def _writing(value: Tensor) -> Callable[[Tensor], Tensor]:
-    return lambda output: value.expand_as(output)
-
-
-def _outputs(
-    model: HookedTransformer, batch: Batch, names: Sequence[str]
-) -> dict[str, Float[Tensor, "batch pos d_model"]]:
-    """What stands at ``names``."""
-    parts = batch.split(logit_rows(batch, model.cfg.d_vocab_out))
-    caches = [part.cache(model, list(names))[1] for part in parts]
-    return {name: torch.cat([cache[name] for cache in caches]) for name in names}
+    return lambda _output: value
 
 
 @layer_first
@@ -335,7 +358,7 @@ def dead_heads(
     if threshold < 0:
         raise GatedInterpError("is-negative", name="threshold", value=threshold)
     name = f"blocks.{layer}.attn.hook_z"
-    _, cache = batch.cache(model, name)
+    _, cache = batch.cache(model, name, stop_at_layer=layer + 1)
     return dead_from(cache[name][batch.counted][None], model.blocks[layer].attn.W_O, threshold)
 
 

@@ -19,11 +19,13 @@ from gated_interp.core.components import AbstractAttention
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.precision import wide
 from gated_interp.models.toy import HookedTransformer
-from gated_interp.replacements.heads import HeadAttention
+from gated_interp.replacements.heads import HeadAttention, is_hooked
 from gated_interp.replacements.splice import chosen_layer
 
 # Tokens that run through the layers at once.
-TOKENS_AT_ONCE = 2**13
+TOKENS_AT_ONCE = 2**11
+# Logits that a loss is made of at once.
+LOSSES_AT_ONCE = 2**21
 
 Where = Bool[Tensor, "..."] | slice | None
 """Positions: a mask ``[batch pos]`` or ``[pos]``, a slice of positions, or all of them."""
@@ -49,7 +51,11 @@ def nothing_read(attn: Any) -> Iterator[None]:
         if isinstance(attn, HeadAttention):
             heads, d_head, _m = attn.W_O.shape
             z = query_input.new_zeros(()).expand(*query_input.shape[:2], heads, d_head)
-            _z, output = attn.written(z)
+            if is_hooked(attn.hook_result):
+                _z, output = attn.written(z)
+            else:  # one product: the sum over heads of `written` copies z first
+                z = attn.hook_z(attn.kept(z))
+                output = z.flatten(2) @ attn.W_O.flatten(0, 1) + attn.b_O
         else:  # of one position, in the place of whose z comes that of all
             output = whole(*(x[:1, :1] for x in (query_input, key_input, value_input)))
         return output
@@ -198,8 +204,21 @@ class Rest:
         """
         chosen = self._rows(rows)
         following = self.batch.tokens.roll(-1, 1)[chosen][positions[chosen]]
-        logits = wide(self.logits(z, positions, rows))
-        return torch.nn.functional.cross_entropy(logits, following, reduction="none")
+        # Logits of a few positions at a time stay in the cache, and nobody keeps them.
+        at_once = max(1, LOSSES_AT_ONCE // self.model.unembed.W_U.shape[-1])
+        parts = zip(
+            torch.split(self.stream(z, rows)[positions[chosen]], at_once),
+            torch.split(following, at_once),
+            strict=True,
+        )
+        return torch.cat(
+            [
+                torch.nn.functional.cross_entropy(
+                    wide(self._unembedded(stream[None])[0]), ids, reduction="none"
+                )
+                for stream, ids in parts
+            ]
+        )
 
     def _rows(self, rows: Int[Tensor, " row"] | slice | None) -> Int[Tensor, " row"]:
         """The numbers of the rows that are asked for."""

@@ -40,7 +40,7 @@ def sparsity(
     """
     layer = chosen_layer(model, layer)
     batch, name = Batch.of(model, tokens, attention_mask), f"blocks.{layer}.attn.hook_z"
-    _, cache = batch.cache(model, name)
+    _, cache = batch.cache(model, name, stop_at_layer=layer + 1)
     # As one row, without the padding.
     z, W_O = wide(cache[name][batch.counted][None]), wide(model.blocks[layer].attn.W_O)
     found = {

@@ -25,8 +25,8 @@ from gated_interp.core.precision import wide
 from gated_interp.core.renamed import layer_first
 from gated_interp.models.toy import HookedTransformer
 
-# Numbers of every (position, head, token) that are made at once: some 30 MB of each.
-AT_ONCE = 2**23
+# Numbers of every (position, head, token) that are made at once: they stay in the cache.
+AT_ONCE = 2**20
 NOBODY = -1
 
 
@@ -203,8 +203,7 @@ def _holders(
     at = top[:, None]
     lead = writes.gather(-1, at[:, None].expand(-1, writes.shape[1], 1)) - writes
     harm = lead.clamp(max=0).sum(1).scatter_(1, at, 1.0)  # the token itself is no rival
-    keeps = torch.stack(
-        [(lead[:, h].clamp(min=0) + harm > 0).all(-1) for h in range(writes.shape[1])], 1
-    )
+    # Harm is never above 0: where a head has no lead, nothing has to be added to it.
+    keeps = torch.stack([(lead[:, h] + harm).amin(-1) > 0 for h in range(writes.shape[1])], 1)
     sole = (keeps.sum(1) == 1) & (effect > 0)
     return top, keeps.int().argmax(1).where(sole, NOBODY), effect

@@ -18,7 +18,7 @@ from gated_interp.models.toy import HookedTransformer
 Mask = Tensor | np.ndarray | Sequence[Any]
 """``[batch pos]``, 1 (or True) at tokens and 0 at padding."""
 
-AT_ONCE = 2**24
+AT_ONCE = 2**22
 """Logits that are there at once, beyond those of one sequence."""
 
 

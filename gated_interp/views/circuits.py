@@ -30,10 +30,10 @@ MOST_TOKENS = 2**14
 
 def _scores(
     subject: Subject, model: HookedTransformer, bos: int | None
-) -> dict[tuple[int, int], float] | None:
-    """Prefix matching of every head of a deep model, which the overview has of its own side."""
+) -> dict[tuple[int, int], float]:
+    """Prefix matching of every head; of a deep model the overview has it of its own side."""
     if subject.model.cfg.n_layers <= DEEP:
-        return None
+        return prefix_matching(induction_scores(model, repeated_random_tokens(model, bos=bos)))
     table = subject.overview.table
     if model is not subject.model:
         table = induction_scores(model, repeated_random_tokens(model, REPEATED, bos=bos))
@@ -65,8 +65,7 @@ def show(subject: Subject) -> Iterator[Shown]:
     for name, model in subject.sides.items():
         scores = _scores(subject, model, first)
         tables = [
-            largest_entries(model, i, subject.names, bos=first, rows=rows, scores=scores)
-            for i in subject.layers
+            largest_entries(model, i, subject.names, scores, rows=rows) for i in subject.layers
         ]
         table = pd.concat(tables, ignore_index=True)
         heads = ["head", "copying score", "prefix matching", "OV: source → output",
