@@ -364,6 +364,7 @@ def test_large_logits_are_made_in_parts(model, name, monkeypatch):
     wanted = numbers(PARTS[name](model, rows))
     room = 2 * rows.shape[1] * 13
     monkeypatch.setattr(batch, "AT_ONCE", room)
+    monkeypatch.setattr(batch, "FEW", 1)
     monkeypatch.setattr(subset_games, "AT_ONCE", room)
     sizes, logits_of = [], batch.Batch.logits
 

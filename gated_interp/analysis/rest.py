@@ -14,7 +14,7 @@ from torch import Tensor
 
 from gated_interp.analysis.heads import intervened
 from gated_interp.analysis.replacements import Edits
-from gated_interp.anatomy.batch import AT_ONCE, Batch, Mask, Tokens, position_mask
+from gated_interp.anatomy.batch import Batch, Mask, Tokens, logits_at_once, position_mask
 from gated_interp.core.components import AbstractAttention
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.precision import wide
@@ -230,8 +230,9 @@ class Rest:
         there = torch.zeros_like(self.batch.tokens, dtype=torch.bool)
         picked = self._picked(positions, torch.arange(len(there)))
         there[picked] = True
-        each = max(1, int(there.sum(1).max())) * self.model.unembed.W_U.shape[-1]
-        return max(1, min(AT_ONCE // each, TOKENS_AT_ONCE // there.shape[1]))
+        d_vocab = self.model.unembed.W_U.shape[-1]
+        fitting = logits_at_once(d_vocab) // (max(1, int(there.sum(1).max())) * d_vocab)
+        return max(1, min(fitting, TOKENS_AT_ONCE // there.shape[1]))
 
     @property
     def weights(self) -> int:

@@ -18,8 +18,9 @@ from gated_interp.models.toy import HookedTransformer
 Mask = Tensor | np.ndarray | Sequence[Any]
 """``[batch pos]``, 1 (or True) at tokens and 0 at padding."""
 
-AT_ONCE = 2**22
-"""Logits that are there at once, beyond those of one sequence."""
+AT_ONCE, MOST, FEW = 2**22, 2**24, 2**8
+"""Logits that are there at once, beyond those of one sequence: few enough for the cache, and of a
+large vocabulary more, as a pass of less than ``FEW`` positions reads all weights for little."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -220,8 +221,13 @@ def attention_mask(model: HookedTransformer, tokens: Tokens) -> Int[Tensor, "bat
 
 
 def logit_rows(batch: Batch, d_vocab: int) -> int:
-    """Sequences whose logits fit into :data:`AT_ONCE` numbers; at least one."""
-    return max(1, AT_ONCE // (batch.tokens.shape[1] * d_vocab))
+    """Sequences whose logits are there at once; at least one."""
+    return max(1, logits_at_once(d_vocab) // (batch.tokens.shape[1] * d_vocab))
+
+
+def logits_at_once(d_vocab: int) -> int:
+    """See :data:`AT_ONCE`."""
+    return max(AT_ONCE, min(MOST, FEW * d_vocab))
 
 
 def position_mask(name: str, mask: Tensor, tokens: Tensor) -> Bool[Tensor, "batch pos"]:
