@@ -14,7 +14,6 @@ from torch.utils._pytree import tree_iter
 from transformer_lens import HookedTransformerConfig
 
 import gated_interp as gi
-from gated_interp.analysis import subset_games
 from gated_interp.analysis.faithfulness import dead_heads
 from gated_interp.analysis.heads import intervened
 from gated_interp.analysis.sparsity import sparsity, switching_on
@@ -365,7 +364,6 @@ def test_large_logits_are_made_in_parts(model, name, monkeypatch):
     room = 2 * rows.shape[1] * 13
     monkeypatch.setattr(batch, "AT_ONCE", room)
     monkeypatch.setattr(batch, "FEW", 1)
-    monkeypatch.setattr(subset_games, "AT_ONCE", room)
     sizes, logits_of = [], batch.Batch.logits
 
     def noted(self, *args, **kwargs):

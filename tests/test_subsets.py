@@ -262,7 +262,8 @@ def test_what_is_sampled_of_a_task_without_answers():
 def test_in_parts_it_is_the_same(monkeypatch):
     model, tokens = models.two_layers(TASK), TASK.sample(9, seed=0).tokens
     whole = subset_values(model, tokens, layer=1).values["loss"]
-    monkeypatch.setattr(subset_games, "AT_ONCE", 3 * tokens.numel() * TASK.d_vocab)
+    room = 3 * tokens.numel() * TASK.d_vocab
+    monkeypatch.setattr(subset_games, "logits_at_once", lambda _d_vocab: room)
     assert_close(subset_values(model, tokens, layer=1).values["loss"], whole, **FLOAT)
 
 

@@ -35,7 +35,7 @@ from gated_interp.analysis.replacements import Edits, Method, Objective, Referen
 from gated_interp.analysis.rest import Rest
 from gated_interp.anatomy.batch import Batch, Mask, Tokens, logit_rows, position_mask
 from gated_interp.core.errors import GatedInterpError
-from gated_interp.metrics.predictions import Prediction
+from gated_interp.metrics.predictions import log_probabilities
 from gated_interp.models.toy import HookedTransformer
 from gated_interp.tasks.skip_trigrams import TrigramBatch
 from gated_interp.tasks.task import ProbedTask, Probes
@@ -216,7 +216,7 @@ def ablate_sets(
         part, known = batch[here], None if probes is None else probes.in_rows(first, rows)
         mine = None if where is None else where[here]
         logits = part.logits(model)
-        intact = Prediction.of(logits) if metric is None else None
+        intact = log_probabilities(logits) if metric is None else None
         found[0].append(outcome(logits, intact, part, known, metric, mine))
         del logits
         rests: dict[int, Rest] = {}

@@ -152,7 +152,7 @@ def largest(
     for start in range(0, left.shape[0], ROWS):
         block = left[start : start + ROWS] @ right
         block = block - block.mean(-1, keepdim=True) if centred else block
-        # The largest entries stand in the rows with the largest ones: a sort of few numbers.
+        # The k largest entries are in the k rows with the largest ones; only these are sorted.
         best = block.amax(1).topk(min(k, len(block))).indices.sort().values
         values, index = block[best].flatten().topk(min(k, block.numel()))
         width = block.shape[1]

@@ -18,7 +18,7 @@ from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.renamed import layer_first
 from gated_interp.core.seeds import generator
 from gated_interp.metrics.predictions import (
-    Prediction,
+    log_probabilities,
     loss_and_kl_by_position,
     next_token_loss,
     row_means,
@@ -249,8 +249,8 @@ def _measured(
         for i, name in opened.items():
             l0 += open_gates(seen[name], real=part.real) if name in seen else heads[i]
         each["l0"].append(l0)
-        each["cross_entropy"].append(_loss(logits, part))
         if not compared:
+            each["cross_entropy"].append(_loss(logits, part))
             continue
         intact, own = part.cache(original, list(outs.values()))
         error = torch.zeros_like(l0)
@@ -264,7 +264,9 @@ def _measured(
             error += squared_error(seen[outs[i]].double() * here, there[outs[i]].double() * here)
         each["squared_error"].append(error)
         each["original_cross_entropy"].append(_loss(intact, part))
-        each["kl"].append(_loss_and_kl(Prediction.of(intact), logits, part)[1])
+        loss, kl = _loss_and_kl(log_probabilities(intact), logits, part)
+        each["cross_entropy"].append(loss)
+        each["kl"].append(kl)
     found = {name: torch.cat(parts) for name, parts in each.items()}
     if compared:
         whole = [torch.cat(parts).double() for parts in targets.values()]
@@ -286,10 +288,12 @@ def _loss(logits: Float[Tensor, "batch pos d_vocab"], batch: Batch) -> Float[Ten
 
 
 def _loss_and_kl(
-    intact: Prediction, logits: Float[Tensor, "batch pos d_vocab"], batch: Batch
+    log_p: Float[Tensor, "batch pos d_vocab"],
+    logits: Float[Tensor, "batch pos d_vocab"],
+    batch: Batch,
 ) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]]:
-    """:func:`_loss`, and the mean KL divergence from the intact model's predictions."""
-    loss, kl = loss_and_kl_by_position(intact, logits, batch.tokens)
+    """:func:`_loss`, and the mean KL divergence from the intact model's log-probabilities."""
+    loss, kl = loss_and_kl_by_position(log_p, logits, batch.tokens)
     loss = row_means(loss, batch.known) if loss.shape[1] else loss.new_zeros(len(batch))
     return loss.double(), row_means(kl, batch.real).double()
 
@@ -317,7 +321,7 @@ def _ablated(
     rows = logit_rows(batch, original.cfg.d_vocab_out)
     for first in range(0, len(batch), rows):
         part = batch[first : first + rows]
-        intact = Prediction.of(part.logits(original))
+        intact = log_probabilities(part.logits(original))
         for how, values in puts.items():
             with ExitStack() as stack:
                 for i, value in values.items():

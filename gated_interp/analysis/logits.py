@@ -10,7 +10,7 @@ from torch import Tensor
 from gated_interp.anatomy.batch import Batch
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.precision import wide
-from gated_interp.metrics.predictions import Prediction, leads, loss_and_kl_by_position
+from gated_interp.metrics.predictions import leads, loss_and_kl_by_position
 from gated_interp.tasks.task import Probes
 
 # (metric, case or None) to one value per sequence or per probe.
@@ -29,7 +29,7 @@ def metric_name(metric: MetricFunction) -> str:
 
 def outcome(
     logits: Float[Tensor, "batch pos d_vocab"],
-    intact: Prediction | None,
+    intact: Float[Tensor, "batch pos d_vocab"] | None,
     batch: Batch,
     probes: Probes | None,
     metric: MetricFunction | None = None,
@@ -38,7 +38,7 @@ def outcome(
     """``loss`` and ``kl`` per sequence; with probes, ``logit`` and ``accuracy`` of each.
 
     Args:
-        intact: what the intact model predicts; not needed where there is a ``metric``.
+        intact: the intact model's log-probabilities; not needed where there is a ``metric``.
         metric: measured in the place of all these.
         positions: where loss and KL, or a metric of each position, are measured; padding is not.
     """

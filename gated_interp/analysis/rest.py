@@ -19,7 +19,7 @@ from gated_interp.core.components import AbstractAttention
 from gated_interp.core.errors import GatedInterpError
 from gated_interp.core.precision import wide
 from gated_interp.models.toy import HookedTransformer
-from gated_interp.replacements.heads import HeadAttention, is_hooked
+from gated_interp.replacements.heads import HeadAttention
 from gated_interp.replacements.splice import chosen_layer
 
 # Tokens that run through the layers at once.
@@ -51,11 +51,7 @@ def nothing_read(attn: Any) -> Iterator[None]:
         if isinstance(attn, HeadAttention):
             heads, d_head, _m = attn.W_O.shape
             z = query_input.new_zeros(()).expand(*query_input.shape[:2], heads, d_head)
-            if is_hooked(attn.hook_result):
-                _z, output = attn.written(z)
-            else:  # one product: the sum over heads of `written` copies z first
-                z = attn.hook_z(attn.kept(z))
-                output = z.flatten(2) @ attn.W_O.flatten(0, 1) + attn.b_O
+            _z, output = attn.written(z)
         else:  # of one position, in the place of whose z comes that of all
             output = whole(*(x[:1, :1] for x in (query_input, key_input, value_input)))
         return output

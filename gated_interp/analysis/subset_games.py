@@ -26,11 +26,11 @@ from gated_interp.analysis.logits import (
 from gated_interp.analysis.replacements import Method, Reference, constants
 from gated_interp.analysis.writes import ProbeWrites, is_linear, probe_writes
 from gated_interp.anatomy.batch import (
-    AT_ONCE,
     Batch,
     Mask,
     Tokens,
     logit_rows,
+    logits_at_once,
     token_vocabulary,
 )
 from gated_interp.core.errors import GatedInterpError
@@ -108,7 +108,8 @@ class HookedGame:
                 "too-many-subsets", subsets=len(distinct), sequences=len(self.batch)
             )
         found: list[Outcome] = []
-        at_once = max(1, AT_ONCE // (each * self.rows // len(self.batch)))
+        fitting = logits_at_once(self.model.cfg.d_vocab_out)
+        at_once = max(1, fitting // (each * self.rows // len(self.batch)))
         for part in torch.split(distinct, at_once):
             measured: list[list[Outcome]] = [[] for _ in part]
             for first in range(0, len(self.batch), self.rows):

@@ -203,7 +203,7 @@ def _holders(
     at = top[:, None]
     lead = writes.gather(-1, at[:, None].expand(-1, writes.shape[1], 1)) - writes
     harm = lead.clamp(max=0).sum(1).scatter_(1, at, 1.0)  # the token itself is no rival
-    # Harm is never above 0: where a head has no lead, nothing has to be added to it.
+    # A head that is behind a rival is part of the harm, so the sum is below 0 there.
     keeps = torch.stack([(lead[:, h] + harm).amin(-1) > 0 for h in range(writes.shape[1])], 1)
     sole = (keeps.sum(1) == 1) & (effect > 0)
     return top, keeps.int().argmax(1).where(sole, NOBODY), effect

@@ -18,9 +18,10 @@ from gated_interp.models.toy import HookedTransformer
 Mask = Tensor | np.ndarray | Sequence[Any]
 """``[batch pos]``, 1 (or True) at tokens and 0 at padding."""
 
-AT_ONCE, MOST, FEW = 2**22, 2**24, 2**8
-"""Logits that are there at once, beyond those of one sequence: few enough for the cache, and of a
-large vocabulary more, as a pass of less than ``FEW`` positions reads all weights for little."""
+AT_ONCE, FEW, MOST = 2**22, 2**8, 2**24
+"""Logits that are there at once, beyond those of one sequence: so many stay in the cache. With a
+large vocabulary that is less than ``FEW`` positions, and each pass reads all weights; then the
+logits of ``FEW`` positions, at most ``MOST``."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -85,6 +85,7 @@ def reproduce(
     drawn: list[Path] = []
     if not faults:
         with progress("drawing"):
+            # A cluster need not see the folder, so figures are drawn on this machine.
             here = workers if isinstance(workers, int) else None
             drawn = draw_run(folder, figures, kinds, workers=here, say=tell)
     table = results_table(results)

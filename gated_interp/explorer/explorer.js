@@ -13,6 +13,9 @@ const element = (tag, props = {}, ...children) => {
   return made;
 };
 
+// Whether somebody typed what is in a box: the page did not write it, and has not answered it.
+const edited = (box, known, answered) => box.value !== known && box.value !== answered;
+
 // Assign what differs only: the browser then lays out nothing for what stays.
 const say = (node, text) => { if (node.textContent !== text) node.textContent = text; };
 const set = (node, name, value) => {
@@ -167,11 +170,11 @@ class Explorer {
 
   // What is typed stays until it is sent or another text comes, what was refused until it is mended.
   fill(view) {
-    const first = this.shown === undefined, kept = this.box.value !== this.shown;
-    const other = view.answers === "tokens" ? this.box.value === this.sent
-      : view.box !== this.shown || ["link", "file"].includes(view.answers);
-    if (first || (!view.message && (other || !kept))) this.box.value = view.box;
-    this.shown = view.box;
+    const first = this.known === undefined, answered = view.answers === "tokens";
+    const other = !answered && (view.box !== this.known || ["link", "file"].includes(view.answers));
+    const typed = edited(this.box, this.known, answered && this.sent);
+    if (first || (!view.message && (other || !typed))) this.box.value = view.box;
+    this.known = view.box;
   }
 
   async copied() {
@@ -544,7 +547,7 @@ class Explorer {
       part.order = order;
       const at = document.activeElement;
       part.grid.append(...model.order.map((h) => part.cards[h].root));
-      if (part.grid.contains(at)) at.focus(); // what is moved loses it
+      if (part.grid.contains(at)) at.focus(); // a card that is moved loses it
     }
     const most = Math.max(...model.heads.map((h) => Math.abs(h.effect ?? 0)), 1e-9);
     model.heads.forEach((head, h) => this.drawCard(view, model, m, head, part.cards[h], most));

@@ -81,15 +81,15 @@ class SecondPrompt {
     const moved = this.first !== undefined && this.first !== view.box;
     this.first = view.box;
     if (answered) this.refused = view.message;
-    const edited = this.box.value !== this.known && !(answered && this.box.value === this.sent);
+    const typed = edited(this.box, this.known, answered && this.sent);
     if (["link", "file"].includes(view.answers) && !view.message) {
       this.refused = "";
       this.known = this.box.value = box;
-    } else if (moved && !view.second && this.known && !edited) {
+    } else if (moved && !view.second && this.known && !typed) {
       // It was written for another text.
       this.known = undefined;
       this.refused = "The first prompt has changed. Change the second one too, and press “patch” to compare them.";
-    } else if (!view.message && !edited) {
+    } else if (!view.message && !typed) {
       this.refused = "";
       if (this.box.value !== box) this.box.value = box;
       this.known = box;

@@ -5,7 +5,6 @@ large, so that no second tensor of their size is made (unless gradients are aske
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -96,36 +95,26 @@ def kl_by_position(
     return _by_parts(divergence, logits_p)
 
 
-class Prediction(NamedTuple):
-    """What a KL divergence from a prediction needs of it, for :func:`loss_and_kl_by_position`.
-
-    Attributes:
-        p: each token's probability.
-        certainty: the sum of ``p log p`` at each position.
-    """
-
-    p: Float[Tensor, "batch pos d_vocab"]
-    certainty: Float[Tensor, "batch pos"]
-
-    @classmethod
-    @torch.no_grad()
-    def of(cls, logits: Float[Tensor, "batch pos d_vocab"]) -> "Prediction":
-        """The prediction that logits make."""
-        log_p = wide(logits).log_softmax(-1)
-        certainty = _by_parts(lambda part, *_: torch.linalg.vecdot(part.exp(), part), log_p)
-        return cls(log_p.exp_(), certainty)
+def log_probabilities(
+    logits: Float[Tensor, "batch pos d_vocab"],
+) -> Float[Tensor, "batch pos d_vocab"]:
+    """The logarithm of each token's probability, for :func:`loss_and_kl_by_position`."""
+    return wide(logits).log_softmax(-1)
 
 
 def loss_and_kl_by_position(
-    intact: Prediction,
-    logits: Float[Tensor, "batch pos d_vocab"],
+    log_p: Float[Tensor, "batch pos d_vocab"],
+    logits_q: Float[Tensor, "batch pos d_vocab"],
     tokens: Int[Tensor, "batch pos"],
 ) -> tuple[Float[Tensor, "batch pos-1"], Float[Tensor, "batch pos"]]:
-    """:func:`losses_by_position`, and :func:`kl_by_position` from ``intact``, with one softmax.
+    """:func:`losses_by_position` of ``q`` and :func:`kl_by_position`, with one softmax of ``q``.
+
+    Args:
+        log_p: see :func:`log_probabilities`.
 
     Examples:
         >>> p, q = torch.zeros(1, 3, 8), torch.arange(24.0).view(1, 3, 8)
-        >>> loss, kl = loss_and_kl_by_position(Prediction.of(p), q, torch.tensor([[0, 1, 2]]))
+        >>> loss, kl = loss_and_kl_by_position(log_probabilities(p), q, torch.tensor([[0, 1, 2]]))
         >>> loss.round().tolist(), kl.round().tolist()
         ([[6.0, 5.0]], [[2.0, 2.0, 2.0]])
     """
@@ -133,12 +122,11 @@ def loss_and_kl_by_position(
 
     def both(q: Tensor, rows: slice, positions: slice) -> Tensor:
         log_q = wide(q).log_softmax(-1)
-        loss = -log_q.gather(-1, following[rows, positions])[..., 0]
-        # No exponential and no difference of each token: a product of what is there.
-        cross = torch.linalg.vecdot(intact.p[rows, positions], log_q)
-        return torch.stack([loss, intact.certainty[rows, positions] - cross], -1)
+        loss = -log_q.gather(-1, following[rows, positions])
+        kl = _divergence(log_p[rows, positions], log_q)
+        return torch.cat([loss, kl[..., None]], -1)
 
-    found = _by_parts(both, logits)
+    found = _by_parts(both, logits_q)
     return found[:, :-1, 0], found[..., 1]
 
 

@@ -316,9 +316,8 @@ class HeadAttention(Replacement):
         if real is not None:
             hidden = hidden | ~real[:, None, None, : k.shape[1]]
             blind = hidden.all(-1, keepdim=True)
-        # Added, not filled in: the same numbers in a quarter of the time.
-        shut = scores.new_zeros(hidden.shape).masked_fill_(hidden, -torch.inf)
-        scores = self.hook_attn_scores(scores + shut)
+        # Faster than filling in, with the same numbers.
+        scores = self.hook_attn_scores(torch.where(hidden, -torch.inf, scores))
         keys = scores.shape[-1]
         if self.scored is not None:
             scores = self.scored.with_sinks(scores)
@@ -340,7 +339,8 @@ class HeadAttention(Replacement):
             # [batch pos head_index d_model] is large; it is made only when somebody looks.
             result = self.hook_result(torch.einsum("bqhd,hdm->bqhm", z, self.W_O))
             return z, cast(Tensor, result.sum(2) + self.b_O)
-        return z, torch.einsum("bqhd,hdm->bqm", z, self.W_O) + self.b_O
+        # One product: the same as an einsum copies z first.
+        return z, z.flatten(2) @ self.W_O.flatten(0, 1) + self.b_O
 
     def in_one_piece(self) -> bool:
         """Whether all query positions must be seen at once: somebody looks at pairs."""

@@ -66,8 +66,8 @@ def attribute_heads(
       each leave out what one of ``L`` layers adds to the stream, times ``L / (L - 1)``; of one
       layer it is the size on the prompts. And queries and keys, in ``inputs``, are scored by the
       attention pattern that they make, computed and not estimated, as softmax may be saturated. A
-      head's keys are patched at all positions at once. 5 forward, ``L + 1`` backward, of
-      one layer 1.
+      head's keys are patched at all positions at once. 5 forward, ``L + 1`` backward
+      (1 if ``L`` is 1).
     - ``EAP``, ``EAP-IG inputs``, ``EAP-IG activations``: the node's outgoing edges, see
       :func:`attribute_edges`. The signed score is their sum, the absolute score the sum of their
       sizes.
