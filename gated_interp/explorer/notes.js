@@ -49,7 +49,10 @@ class Notes {
     }
     if (this.sent && view.answers === "note") { // not an earlier act, answered meanwhile
       say(this.problem, view.message);
-      if (!view.message) this.dialog.close();
+      if (!view.message) {
+        this.dialog.close();
+        if (this.listed) this.button(this.list, this.host)?.focus(); // the list was made anew
+      }
       this.sent = false;
     }
   }
@@ -116,8 +119,16 @@ class Notes {
     say(this.problem, "");
   }
 
+  // The button that opens the form of the head in hand, in the first of some places that has one.
+  button(...places) {
+    const { model, label } = this.editing, name = `note on ${label}, ${model}`;
+    return places.flatMap((place) => [...place.querySelectorAll("button")])
+      .find((node) => node.ariaLabel === name);
+  }
+
   edit(model, layer, label) {
     this.editing = { model, label };
+    this.listed = this.list.contains(document.activeElement);
     say(this.title, `${label}${model === "model" ? "" : `, ${model}`}`);
     this.fill(this.of(model, label) ?? {});
     this.host.append(this.dialog);

@@ -143,3 +143,20 @@ def test_heads_are_named_pinned_and_switched_in_groups(
         tab.page.locator("input[type=file]").set_input_files(file)
         page.expect_message("saved for “2H3ST-gated” (8 heads")
         page.expect_message("this page shows “3H4ST-gated”")
+
+
+def test_a_note_changed_in_the_list_keeps_the_focus(served: str, tab: Tab) -> None:
+    tab.page.goto(served)
+    write(tab, 5, "writes C1", "", "", False)
+    listed = tab.page.locator(".gi-noted").get_by_label("note on L0H5")
+    for name in ("sure", "unsure"):
+        listed.press("Enter")
+        tab.page.keyboard.type(name)
+        tab.page.keyboard.press("Enter")
+        expect(tab.page.locator(".gi-noted-row")).to_contain_text(name)
+        expect(listed).to_be_focused()
+    listed.press("Enter")
+    tab.page.get_by_text("forget all of this").press("Enter")
+    # The list no longer names the head; its card does.
+    expect(listed).to_have_count(0)
+    expect(tab.page.locator(".gi-of-gated").get_by_label("note on L0H5")).to_be_focused()
