@@ -59,7 +59,7 @@ class Elsewhere:
     def install(self, built: Path, *of_pip: str, extra: str = "") -> None:
         """A wheel or an sdist, with further arguments of ``pip install``."""
         self.run("python", "-m", "pip", "-q", "--disable-pip-version-check", "install",
-                 *of_pip, f"{built.resolve()}{extra}")  # fmt: skip
+                 "--no-compile", *of_pip, f"{built.resolve()}{extra}")  # fmt: skip
 
     def execute(self, notebook: Path) -> None:
         """A notebook from top to bottom, with the files that lie beside it; it is not saved."""
