@@ -24,11 +24,13 @@ setup: $(READY)  ## make .venv with the package and everything its development n
 
 # Both are made anew whenever what is wanted or what was tested changes. What runs the package comes
 # first, so that `make reproduce` need not wait for the rest. Python compiles what it imports, and
-# that is a small part of what pip would compile.
+# that is a small part of what pip would compile; a first command does it here, as later ones may
+# be told to write no bytecode.
 $(RUNS): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	@echo "installing into $(VENV); this takes a minute"
 	$(BIN)/python -m pip install -q --no-compile -c constraints.txt -e .
+	@$(BIN)/gated-interp verdict 2H3ST-gated > /dev/null
 	@touch $@
 
 $(READY): $(RUNS)
