@@ -53,7 +53,7 @@ test-machines: $(READY)  ## run the numeric tests with the settings of other mac
 	$(BIN)/python tests/machines.py
 
 # An environment of its own, as 4.x and what the package needs exclude each other. Minutes, mostly
-# downloads; CI runs it last, and it may fail.
+# downloads. CI does not run it.
 TL4 := .venv-tl4
 test-tl4:  ## try what works beside transformer_lens 4, in .venv-tl4; failures are shown, no more
 	-$(PYTHON) -m venv $(TL4)
