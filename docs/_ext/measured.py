@@ -206,6 +206,7 @@ def phase() -> dict[str, str]:
     three = cells[cells["trigrams"] >= 3]
     enough = three[three["heads"] >= three["trigrams"]]
     few = cells[cells["trigrams"] <= 2]
+    one = cells[(cells["trigrams"] == 1) & (cells["heads"] >= 6)]
     ten = cells[(cells["heads"] == 3) & (cells["trigrams"] >= 10)]
     return {
         "distributed": count(three["toys_distributed"].sum()),
@@ -215,6 +216,8 @@ def phase() -> dict[str, str]:
         "toys_clean": count(cells["toys_clean"].sum()),
         "toys_learnt": count(cells["toys_learnt"].sum()),
         "few_clean": count(few["toys_clean"].sum()),
+        "one_unclean": count((one["runs"] - one["clean"]).sum()),
+        "one_runs": count(one["runs"].sum()),
         "ten_learnt": count(ten["toys_learnt"].sum()),
         "ten_trained": count(ten["toys_trained"].sum()),
     }
@@ -471,7 +474,9 @@ def induction() -> pd.DataFrame:
             "all five off": said(off, "the five"),
             "only the strongest of the five left": said(off, "the five but the strongest"),
             "all other heads of the layer off": said(off, "all others of the layer"),
-            "path from L0H4 into the strongest matcher's keys patched": said(path, "K"),
+            "path patched: from L0H4 into the keys of the head that matches prefixes most": said(
+                path, "K"
+            ),
             "the same path into its gate": said(path, "gate"),
         }
     return pd.DataFrame(columns).rename_axis("what").reset_index()
@@ -531,6 +536,22 @@ def text_methods() -> pd.DataFrame:
     return rows.assign(compute=rows["ce_difference"].map(compute_recovered))
 
 
+# Why does a head look there?
+
+
+def edge() -> dict[str, str]:
+    """The score of the edge on that page, and what one component is of it; so of the write."""
+    table = read("why-this-edge.csv", "part", "key_component")["value"]
+    score, write = table["score"], table["write"]
+    found = {
+        "score": score.sum(),
+        "key": score["L0H4"].sum(),
+        "write": write.sum(),
+        "token": write["L0H7"],
+    }
+    return {name: decimals(1)(number) for name, number in found.items()}
+
+
 # Where gating should fail.
 
 
@@ -548,6 +569,7 @@ def benchmarks() -> dict[str, str]:
         "two_clean": count(len(two)),
         "two_right": count(right.sum()),
         "two_wrong": count((~right).sum()),
+        "two_wrong_foils": between(two.loc[~right, "false_alarms"], percent),
         "two_wrong_fvu": between(two.loc[~right, "fvu"], decimals(3)),
         "two_right_fvu": decimals(4)(two.loc[right, "fvu"].max()),
         "two_right_fvus": between(two.loc[right, "fvu"], decimals(4)),
@@ -770,6 +792,8 @@ def pretrained() -> dict[str, str]:
     same = reading[inputs].idxmax(axis=1) == reading["layer"].map(most)
     apart = earlier.query("method == 'original' and not copying")
     all_goals = blocks[["few", "faithful", "sparse"]].all(axis=1)
+    table = copying_rows()
+    controls = table[table["seed"].ge(12) & (table["method"] != TWO_HEADS)]
     first = earlier.query("method == 'gated'")
     first = first[first["layer"].isin(shared.index)]
 
@@ -795,7 +819,7 @@ def pretrained() -> dict[str, str]:
         "there": count(len(there)),
         "there_top2": or_dash(there["top2"], percent),
         "there_few": count(there["few"].sum()),
-        **{name: layers(most == name) for name in inputs},
+        **{f"most_{name}": layers(most == name) for name in inputs},
         "read": count(len(reading)),
         "same": count(same.sum()),
         "worth": between(originals["worth"], decimals(1)),
@@ -818,6 +842,7 @@ def pretrained() -> dict[str, str]:
         "shared_still": layers(~blocks.groupby("layer")["few"].all()),
         "still_top2": or_dash(blocks.loc[~blocks["few"], "top2"], percent),
         "necessary": or_dash(there["necessary2"], percent),
+        "controls_top2": percent(controls["top2"].max()),
         "apart": or_dash(apart["layer"], count),
         "apart_worth": or_dash(apart["worth"], decimals(3)),
     }
@@ -1120,6 +1145,7 @@ NUMBERS = {
     "frontier": frontier(),
     "decompose": decompose(),
     "gated": gated_numbers(),
+    "edge": edge(),
     "benchmarks": benchmarks(),
     "models": models(),
     "pretrained": pretrained(),
