@@ -16,8 +16,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-# A second thread divides the rows of a product, and with either of the other instructions it
-# changed no comparison: it is tried with two of them.
+# A second thread changed no comparison under any of these settings, so two of them have one.
 MACHINES = [
     {"OMP_NUM_THREADS": "2"},
     {"ATEN_CPU_CAPABILITY": "avx2", "OMP_NUM_THREADS": "2"},

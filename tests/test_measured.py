@@ -284,7 +284,7 @@ def test_the_page_on_shared_heads_says_what_its_tables_hold():
     for degrees, share in planted.items():
         assert abs(mean.loc[(degrees, "original"), "share"] - share) < 0.06
     half = mean.loc[45.0]
-    # Gates separate the programs, but spread each over two heads, and also what nobody shared.
+    # Gates separate the programs, but spread each over heads, and also what nobody shared.
     assert half.loc["original", "pure"] < 0.55
     assert half.loc["gated", "pure"] > 0.95
     assert half.loc["gated", "share"] < 0.8

@@ -19,9 +19,9 @@ Mask = Tensor | np.ndarray | Sequence[Any]
 """``[batch pos]``, 1 (or True) at tokens and 0 at padding."""
 
 AT_ONCE, FEW, MOST = 2**22, 2**8, 2**24
-"""Logits that are there at once, beyond those of one sequence: so many stay in the cache. With a
-large vocabulary that is less than ``FEW`` positions, and each pass reads all weights; then the
-logits of ``FEW`` positions, at most ``MOST``."""
+"""How many logits are there at once, beyond those of one sequence. ``AT_ONCE`` logits stay in the
+cache. With a large vocabulary they are those of a few positions, and every pass reads all weights
+for so little: then there are as many as ``FEW`` positions have, but at most ``MOST``."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -334,7 +334,7 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
 
 def draw(table: pd.DataFrame, out: Path | str) -> None:
     """Write the figure of the study, and the rows that it is drawn from."""
-    title = "Gates separate the programs, but spread each over two heads"
+    title = "Gates separate the programs, but spread most of them over two or three heads"
     figure = partial(carried_shares, summary(table), DRAWN, title=title)
     shown = Shown("shared-heads", title, "A point is a mean over seeds.", table, figure)
     write_all({Path(out) / shown.name: shown}, ("svg",))

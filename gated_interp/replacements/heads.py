@@ -316,7 +316,7 @@ class HeadAttention(Replacement):
         if real is not None:
             hidden = hidden | ~real[:, None, None, : k.shape[1]]
             blind = hidden.all(-1, keepdim=True)
-        # Faster than filling in, with the same numbers.
+        # `where` gives the numbers of masked_fill in less time.
         scores = self.hook_attn_scores(torch.where(hidden, -torch.inf, scores))
         keys = scores.shape[-1]
         if self.scored is not None:
@@ -339,7 +339,7 @@ class HeadAttention(Replacement):
             # [batch pos head_index d_model] is large; it is made only when somebody looks.
             result = self.hook_result(torch.einsum("bqhd,hdm->bqhm", z, self.W_O))
             return z, cast(Tensor, result.sum(2) + self.b_O)
-        # One product: the same as an einsum copies z first.
+        # One matrix product: an einsum would copy z first.
         return z, z.flatten(2) @ self.W_O.flatten(0, 1) + self.b_O
 
     def in_one_piece(self) -> bool:
